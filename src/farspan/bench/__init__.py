@@ -1,0 +1,1 @@
+"""Measure a server with prompts of exact length."""

@@ -1,0 +1,1 @@
+"""The built-in engine: small, readable, for one CPU or one GPU."""

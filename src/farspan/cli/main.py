@@ -1,0 +1,79 @@
+"""The `farspan` command: finds the verb's module, runs it, and turns failures into exit codes.
+
+Verbs are imported only when called, so that `farspan plan` never pays for what `farspan bench` needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from farspan import __version__
+from farspan.errors import FarspanError
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+# verb -> one line of help; the module is farspan.cli.<verb> and holds a click command named `command`.
+VERBS = {
+    "bench": "Send exact-length prompts to a server and measure honestly.",
+    "demo": "Prove a context end to end on this machine, no GPU needed.",
+    "probe": "Write the recall checkpoint, a tiny Llama 4 that copies back any needle.",
+    "prompt": "Build one prompt of exactly N tokens.",
+    "report": "Turn run folders into one HTML page and a Markdown table.",
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a verb's module only when that verb is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the verbs, sorted."""
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import and return one verb's command, or None when there is no such verb."""
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(f"farspan.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the verbs from the table, importing none of them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(sorted(VERBS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="farspan")
+def group() -> None:
+    """Size, serve and prove million-token LLM contexts.
+
+    Sizes are written 10k, 2M (decimal) or 2Mi (binary). Every verb takes --json and --help.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit: 0 good, 1 the verb's own failure, 2 bad input, 130 interrupted."""
+    try:
+        result = group.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(EXIT_BAD_INPUT)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_BAD_INPUT)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("farspan: interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except FarspanError as error:
+        click.echo(f"farspan: {error}", err=True)
+        sys.exit(EXIT_BAD_INPUT)
+    except BrokenPipeError:
+        sys.exit(EXIT_FAILED)
+    sys.exit(result if isinstance(result, int) else EXIT_OK)

@@ -1,0 +1,1 @@
+"""The KV cache behind the built-in engine."""
