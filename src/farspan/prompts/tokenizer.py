@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -100,9 +100,15 @@ class Tokenizer(ABC):
         """Return the text as it may stand in a prompt: control strings broken up, no NUL, normalized as needed."""
         if "\0" in text:
             text = text.replace("\0", "")
-        if self._control is not None and self._control.search(text):
+        if self.holds_control(text):
             text = self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
         return text
+
+    def holds_control(self, text: str) -> bool:
+        """Return whether a text holds a string the server would read as a control token."""
+        if not any(start in text for start in self._control_starts):
+            return False
+        return self._control.search(text) is not None
 
     def byte_lengths(self, ids: TokenIds) -> NDArray[np.int64] | None:  # noqa: ARG002
         """Return how many bytes of text each id stands for, or None where that is not a property of the id."""
@@ -113,11 +119,13 @@ class Tokenizer(ABC):
         return self.encode_pieces([piece])[0]
 
     @cached_property
-    def _control(self) -> re.Pattern[str] | None:
-        strings = [s for s in self.special_strings if len(s) > 1 and s.strip()]
-        return (
-            re.compile("|".join(map(re.escape, sorted(strings, key=len, reverse=True)))) if strings else None
-        )
+    def _control(self) -> re.Pattern[str]:
+        return any_of(string for string in self.special_strings if len(string) > 1 and string.strip())
+
+    @cached_property
+    def _control_starts(self) -> frozenset[str]:
+        """How control strings begin: looking for these few first is much faster than for all of them."""
+        return frozenset(string[:2] for string in self.special_strings if len(string) > 1 and string.strip())
 
     @cached_property
     def fillers(self) -> tuple[Filler, ...]:
@@ -184,6 +192,11 @@ def _tokenizer_file(path: Path) -> Path:
         f"{path} has neither tokenizer.json nor tokenizer.model",
         "give the folder of the model that is served",
     )
+
+
+def any_of(strings: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern that matches any of the strings, the longest first; none when there are none."""
+    return re.compile("|".join(map(re.escape, sorted(strings, key=len, reverse=True))) or r"(?!)")
 
 
 def as_ids(values: Any) -> TokenIds:
