@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ import click
 
 from farspan.errors import InputError
 from farspan.prompts.tasks import TASKS
-from farspan.prompts.write import PromptFormat, PromptOrder, WrittenPrompt, write_prompts
+from farspan.prompts.write import PromptFormat, PromptOrder, WrittenPrompt, process_start, write_prompts
 from farspan.sizes import format_seconds, parse_tokens
-
-_STARTED = time.perf_counter()
 
 _EPILOG = """\b
 Examples:
@@ -61,6 +58,7 @@ class _Tokens(click.ParamType[int]):
     type=click.Choice([kind.value for kind in PromptFormat]),
     default="text",
     show_default=True,
+    help="Write the text, or the token ids.",
 )
 @click.option(
     "-o",
@@ -115,7 +113,7 @@ def command(
         verify=verify,
         verify_with=verify_with,
     )
-    for written in write_prompts(order, sys.stdout.buffer, since=_STARTED):
+    for written in write_prompts(order, sys.stdout.buffer, since=process_start()):
         if as_json:
             click.echo(json.dumps(dataclasses.asdict(written)))
         else:

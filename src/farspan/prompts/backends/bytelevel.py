@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +25,14 @@ from farspan.prompts.template import ChatTemplate
 
 # Part of the key of cached conversions: raise it whenever the conversion or the check changes.
 _CONVERSION_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What came of a conversion: the vocabulary, or None, and why."""
+
+    vocabulary: BytePairVocabulary | None
+    reason: str
 
 
 class _NotConvertibleError(Exception):
@@ -53,25 +62,18 @@ def load_byte_level(
         # The cache saves time; where it cannot be written, the next run converts again.
         with contextlib.suppress(OSError):
             publish_folder(folder, lambda draft: _save_outcome(draft, kept))
-    if isinstance(outcome, str):
-        return outcome
-    return _tokenizer(outcome, path, fingerprint, template)
-
-
-def _tokenizer(
-    vocabulary: BytePairVocabulary, path: Path, fingerprint: str, template: ChatTemplate | None
-) -> BytePairTokenizer:
-    characters = sum(map(len, diverse_texts()))
+    if outcome.vocabulary is None:
+        return outcome.reason
     return BytePairTokenizer(
-        vocabulary,
+        outcome.vocabulary,
         name=str(path),
-        reason=f"tiktoken gives the same ids as tokenizers on {characters:,} characters of diverse text",
+        reason=outcome.reason,
         fingerprint=fingerprint,
         template=template,
     )
 
 
-def _convert_and_check(path: Path, recipe: Mapping[str, Any], fingerprint: str) -> BytePairVocabulary | str:
+def _convert_and_check(path: Path, recipe: Mapping[str, Any], fingerprint: str) -> _Outcome:
     from farspan.prompts.backends.huggingface import open_tokenizer
 
     try:
@@ -79,13 +81,13 @@ def _convert_and_check(path: Path, recipe: Mapping[str, Any], fingerprint: str) 
         composed = _composed(recipe)
         ranks, ids = _ranks(recipe)
     except _NotConvertibleError as reason:
-        return f"tiktoken cannot do it: {reason}"
+        return _Outcome(None, f"tiktoken cannot do it: {reason}")
     reference = open_tokenizer(path)
     bare = reference.encode("a", add_special_tokens=False).ids
     framed = reference.encode("a", add_special_tokens=True).ids
     middle = framed.index(bare[0]) if len(bare) == 1 and bare[0] in framed else -1
     if middle < 0:
-        return "tiktoken cannot do it: what goes before and after a text cannot be told"
+        return _Outcome(None, "tiktoken cannot do it: what goes before and after a text cannot be told")
     vocabulary = BytePairVocabulary(
         pattern=pattern,
         ranks=ranks,
@@ -95,12 +97,17 @@ def _convert_and_check(path: Path, recipe: Mapping[str, Any], fingerprint: str) 
         after=tuple(framed[middle + 1 :]),
         composed=composed,
     )
-    candidate = _tokenizer(vocabulary, path, fingerprint, None)
+    candidate = BytePairTokenizer(
+        vocabulary, name=str(path), reason="being checked", fingerprint=fingerprint, template=None
+    )
     for text in diverse_texts():
         clean = candidate.clean(text)
         if reference.encode(clean, add_special_tokens=False).ids != candidate.encode_ordinary(clean).tolist():
-            return "tiktoken gives other ids than tokenizers on diverse text"
-    return vocabulary
+            return _Outcome(None, "tiktoken gives other ids than tokenizers on diverse text")
+    characters = sum(map(len, diverse_texts()))
+    return _Outcome(
+        vocabulary, f"tiktoken gives the same ids as tokenizers on {characters:,} characters of diverse text"
+    )
 
 
 def _pattern(recipe: Mapping[str, Any]) -> str:
@@ -172,49 +179,48 @@ def _alphabet() -> dict[str, int]:
     return alphabet | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-def _save_outcome(folder: Path, outcome: BytePairVocabulary | str) -> None:
-    if isinstance(outcome, str):
-        (folder / "reason").write_text(outcome, "utf-8")
+def _save_outcome(folder: Path, outcome: _Outcome) -> None:
+    (folder / "reason").write_text(outcome.reason, "utf-8")
+    vocabulary = outcome.vocabulary
+    if vocabulary is None:
         return
-    assert outcome.ids is not None
+    assert vocabulary.ids is not None
+    rest = {
+        "pattern": vocabulary.pattern,
+        "specials": vocabulary.specials,
+        "before": vocabulary.before,
+        "after": vocabulary.after,
+        "composed": vocabulary.composed,
+    }
     np.savez(
         folder / "vocabulary.npz",
-        tokens=np.frombuffer(b"".join(outcome.ranks), np.uint8),
-        lengths=np.fromiter(map(len, outcome.ranks), np.int32, len(outcome.ranks)),
-        ids=outcome.ids,
-        rest=np.frombuffer(
-            orjson.dumps(
-                {
-                    "pattern": outcome.pattern,
-                    "specials": outcome.specials,
-                    "before": outcome.before,
-                    "after": outcome.after,
-                    "composed": outcome.composed,
-                }
-            ),
-            np.uint8,
-        ),
+        tokens=np.frombuffer(b"".join(vocabulary.ranks), np.uint8),
+        lengths=np.fromiter(map(len, vocabulary.ranks), np.int32, len(vocabulary.ranks)),
+        ids=vocabulary.ids,
+        rest=np.frombuffer(orjson.dumps(rest), np.uint8),
     )
 
 
-def _load_outcome(folder: Path) -> BytePairVocabulary | str | None:
+def _load_outcome(folder: Path) -> _Outcome | None:
+    """Return a saved outcome; None when there is none, or it is damaged."""
     try:
-        if (folder / "reason").is_file():
-            return (folder / "reason").read_text("utf-8")
-        with np.load(io.BytesIO((folder / "vocabulary.npz").read_bytes())) as saved:
+        reason = (folder / "reason").read_text("utf-8")
+        if not (folder / "vocabulary.npz").is_file():
+            return _Outcome(None, reason)
+        with np.load(folder / "vocabulary.npz") as saved:
             tokens, lengths, ids = saved["tokens"].tobytes(), saved["lengths"], saved["ids"]
             rest = orjson.loads(saved["rest"].tobytes())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
     ends = np.cumsum(lengths).tolist()
     starts = [0, *ends[:-1]]
-    ranks = {tokens[start:end]: i for i, (start, end) in enumerate(zip(starts, ends, strict=True))}
-    return BytePairVocabulary(
+    vocabulary = BytePairVocabulary(
         pattern=rest["pattern"],
-        ranks=ranks,
+        ranks={tokens[start:end]: i for i, (start, end) in enumerate(zip(starts, ends, strict=True))},
         ids=ids,
         specials=rest["specials"],
         before=tuple(rest["before"]),
         after=tuple(rest["after"]),
         composed=rest["composed"],
     )
+    return _Outcome(vocabulary, reason)

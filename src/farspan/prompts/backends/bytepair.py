@@ -36,7 +36,7 @@ class BytePairVocabulary:
     """
 
     pattern: str
-    ranks: Mapping[bytes, int]
+    ranks: dict[bytes, int]
     ids: NDArray[np.int32] | None
     specials: Mapping[str, int]
     before: tuple[int, ...]
@@ -68,7 +68,7 @@ class BytePairTokenizer(Tokenizer):
         self._encoding = tiktoken.Encoding(
             "farspan",
             pat_str=vocabulary.pattern,
-            mergeable_ranks=dict(vocabulary.ranks),
+            mergeable_ranks=vocabulary.ranks,
             special_tokens={_PLACEHOLDER: max(vocabulary.ranks.values()) + 1},
         )
 
