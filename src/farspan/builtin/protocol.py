@@ -72,10 +72,19 @@ class CompletionRequest(Sampling):
     add_special_tokens: bool = True
 
 
+class Message(BaseModel):
+    """One turn of a conversation; what else it holds is the chat template's business."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: str
+    content: str | list[dict[str, Any]]
+
+
 class ChatCompletionRequest(Sampling):
     """The body of /v1/chat/completions."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1)
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
 
@@ -87,7 +96,7 @@ class TokenizeRequest(BaseModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: list[Message] | None = None
     add_special_tokens: bool = True
 
 

@@ -124,9 +124,9 @@ class EngineRunner:
             while self._take_commands():
                 outputs = self._engine.step()
                 self._note_started()
+                self._publish_state()
                 for output in outputs:
                     self._deliver(output)
-                self._publish_state()
         except Exception:  # noqa: BLE001 whatever it was, nobody may wait for ever
             _LOG.exception("the engine failed")
         for stream in self._streams.values():
@@ -160,6 +160,11 @@ class EngineRunner:
         if stream is None:
             return
         now = time.monotonic()
+        # Counted before it is sent: who has the last token finds it in the metrics.
+        if output.finish_reason is not None:
+            del self._streams[output.request.request_id]
+            self._metrics.finished(output.finish_reason)
+            self._metrics.e2e_latency.observe(now - stream.arrived)
         if output.token_id is None:
             stream.send(EngineStoppedError(f"the engine failed on this request: {output.error}"))
         else:
@@ -167,10 +172,6 @@ class EngineRunner:
             cached = output.request.cached_tokens or 0
             stream.send(Generated(output.token_id, output.finish_reason, cached))
         stream.last = now
-        if output.finish_reason is not None:
-            del self._streams[output.request.request_id]
-            self._metrics.finished(output.finish_reason)
-            self._metrics.e2e_latency.observe(now - stream.arrived)
 
     def _measure(self, stream: _Stream, now: float) -> None:
         self._metrics.generation_tokens.inc()

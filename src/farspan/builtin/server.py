@@ -25,6 +25,7 @@ from farspan.builtin.protocol import (
     ChatCompletionRequest,
     CompletionRequest,
     DetokenizeRequest,
+    Message,
     Sampling,
     TokenizeRequest,
     token_ids,
@@ -151,7 +152,7 @@ def _add_token_routes(app: FastAPI, service: Service) -> None:
         if (body.prompt is None) == (body.messages is None):
             raise InputError("send either prompt or messages")
         if body.messages is not None:
-            ids = await asyncio.to_thread(service.tokenizer.encode_chat, body.messages)
+            ids = await asyncio.to_thread(service.tokenizer.encode_chat, _dump(body.messages))
         else:
             ids = await asyncio.to_thread(
                 service.tokenizer.encode, body.prompt or "", add_special_tokens=body.add_special_tokens
@@ -190,7 +191,7 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         body = _parse(ChatCompletionRequest, _json(await request.body()))
-        ids = await asyncio.to_thread(service.tokenizer.encode_chat, body.messages)
+        ids = await asyncio.to_thread(service.tokenizer.encode_chat, _dump(body.messages))
         limit = body.max_completion_tokens or body.max_tokens or service.engine.max_model_len - len(ids)
         return await _respond(service, request, body, ids, max(limit, 1), chat=True)
 
@@ -293,6 +294,10 @@ def _parse(kind: type[Body], raw: dict[str, Any]) -> Body:
                 f"the built-in engine does not know the field {field!r}", "leave it out"
             ) from error
         raise InputError(f"{field}: {first['msg']}") from error
+
+
+def _dump(messages: list[Message]) -> list[dict[str, Any]]:
+    return [message.model_dump() for message in messages]
 
 
 async def _refused(_: Request, error: Exception) -> Response:
