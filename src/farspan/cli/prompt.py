@@ -1,0 +1,143 @@
+"""`farspan prompt`: build prompts of exactly N tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from farspan.errors import InputError
+from farspan.prompts.tasks import TASKS
+from farspan.prompts.write import PromptFormat, PromptOrder, WrittenPrompt, process_start, write_prompts
+from farspan.sizes import format_seconds, parse_tokens
+
+_EPILOG = """\b
+Examples:
+  farspan prompt --tokens 10M --tokenizer ./Llama-4-Scout -o prompt.txt --json
+  farspan prompt --tokens 1M --tokenizer tokenizer.model --task needle --depth 0.3 --chat --verify -o prompt.txt
+  farspan prompt --tokens 128k --tokenizer http://localhost:8000 --corpus book.txt -o prompt.txt
+  farspan prompt --tokens 2M --tokenizer ./model --format ids -o prompt.npy        (or prompt.json)
+  farspan prompt --tokens 1M --tokenizer ./model --seed 1 --number 50 -o prompts/
+  farspan prompt --tokens 4k --tokenizer ./recall-checkpoint
+"""
+
+
+class _Tokens(click.ParamType[int]):
+    name = "tokens"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ARG002
+        return value if isinstance(value, int) else parse_tokens(value)
+
+
+@click.command(epilog=_EPILOG)
+@click.option(
+    "--tokens", type=_Tokens(), required=True, help="Exact length as the server counts: 10M, 64Ki, 12345."
+)
+@click.option(
+    "--tokenizer",
+    required=True,
+    metavar="PATH|URL",
+    help="Hugging Face folder, tokenizer.json, tokenizer.model, or a server that has /tokenize.",
+)
+@click.option("--corpus", metavar="PATH", help="Text file or folder of text; built-in text when left out.")
+@click.option(
+    "--task", type=click.Choice(sorted(TASKS)), default="needle", show_default=True, help="What is asked."
+)
+@click.option("--depth", type=float, default=0.5, show_default=True, help="Where the needle lies, 0 to 1.")
+@click.option("--count", type=int, metavar="K", help="How many things to plant, or hops of a chain.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides everything random.")
+@click.option("--chat", is_flag=True, help="The text is the user message of a chat; the template is counted.")
+@click.option("--output-tokens", type=_Tokens(), help="How long the reply may be.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice([kind.value for kind in PromptFormat]),
+    default="text",
+    show_default=True,
+    help="Write the text, or the token ids.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    default="-",
+    show_default=True,
+    help="Where to write; - is standard output. Ids are written as a numpy file, or as JSON to *.json.",
+)
+@click.option(
+    "--number", type=click.IntRange(min=1), default=1, help="Build several, into the folder -o names."
+)
+@click.option("--verify", is_flag=True, help="Encode the whole prompt again and compare.")
+@click.option(
+    "--verify-with", metavar="PATH|URL", help="Another tokenizer that must agree, such as the server's."
+)
+@click.option("--json", "as_json", is_flag=True, help="Say what was built as JSON, one object a prompt.")
+def command(
+    tokens: int,
+    tokenizer: str,
+    corpus: str | None,
+    task: str,
+    depth: float,
+    count: int | None,
+    seed: int,
+    chat: bool,
+    output_tokens: int | None,
+    kind: str,
+    output: str,
+    number: int,
+    verify: bool,
+    verify_with: str | None,
+    as_json: bool,
+) -> None:
+    """Build a prompt of exactly N tokens with something to find in it."""
+    to_stdout = output == "-"
+    if to_stdout and (as_json or number > 1):
+        raise InputError("the prompt would be mixed with other output", "name a file or folder with -o")
+    order = PromptOrder(
+        tokens=tokens,
+        tokenizer=tokenizer,
+        corpus=corpus,
+        task=task,
+        depth=depth,
+        seed=seed,
+        chat=chat,
+        output_tokens=output_tokens,
+        count=count,
+        format=PromptFormat(kind),
+        output=None if to_stdout else Path(output),
+        number=number,
+        verify=verify,
+        verify_with=verify_with,
+    )
+    for written in write_prompts(order, sys.stdout.buffer, since=process_start()):
+        if as_json:
+            click.echo(json.dumps(dataclasses.asdict(written)))
+        else:
+            click.echo(_describe(written), err=to_stdout)
+
+
+def _describe(written: WrittenPrompt) -> str:
+    verified = (
+        f", verified in {format_seconds(written.verify_seconds)}"
+        if written.verified_with
+        else ", not verified"
+    )
+    lines = [
+        f"{written.tokens:,} tokens in {format_seconds(written.seconds)}, "
+        f"peak memory {written.peak_rss_mib:.0f} MiB{verified}",
+        f"  text      {written.corpus}, seed {written.seed}",
+        f"  task      {written.task}, depth {written.depth:g}, planted at {_positions(written)}",
+        f"  answer    {written.answer or 'nothing planted'}",
+        f"  encoded   by {written.backend} ({written.backend_reason})",
+    ]
+    return "\n".join(lines if written.path is None else [*lines, f"  written   {written.path}"])
+
+
+def _positions(written: WrittenPrompt) -> str:
+    shown = ", ".join(f"{position:,}" for position in written.needle_positions[:6])
+    rest = len(written.needle_positions) - 6
+    return (f"{shown} and {rest} more" if rest > 0 else shown) or "no token"

@@ -1,0 +1,1 @@
+"""What encodes: tiktoken, tokenizers, or a server."""

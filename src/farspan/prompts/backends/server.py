@@ -1,0 +1,99 @@
+"""A server's own tokenizer, through its /tokenize endpoint (vLLM, SGLang, the built-in engine)."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from farspan.errors import InputError
+from farspan.prompts.backends.samples import diverse_texts
+from farspan.prompts.cuts import Proof
+from farspan.prompts.tokenizer import TokenIds, Tokenizer, as_ids
+
+_TIMEOUT_S = 600
+_GUARD = "a"
+
+
+class ServerTokenizer(Tokenizer):
+    """Counts what the server counts, because the server counts.
+
+    Args:
+        url: The server's base URL, with or without /v1.
+        model: The served model's name; the first of /v1/models when None.
+
+    Raises:
+        InputError: The server does not answer, or has no /tokenize.
+    """
+
+    backend = "server"
+    # What the server does to a text is not visible, so every prompt is counted by it as a whole.
+    proof = Proof.CHECKED
+
+    def __init__(self, url: str, model: str | None = None) -> None:
+        self._base = url.rstrip("/").removesuffix("/v1")
+        self.name = self._base
+        self.reason = "the server itself encodes"
+        self._model = model or self._first_model()
+        self._guard = len(self._tokenize({"prompt": _GUARD, "add_special_tokens": False}))
+        sample = "\n".join(text for text in diverse_texts()[:20] if text.isprintable())
+        ids = self._tokenize({"prompt": sample, "add_special_tokens": False})
+        self.fingerprint = blake2b(f"{self._model} {ids.tolist()}".encode(), digest_size=16).hexdigest()
+
+    def encode_request(self, text: str, *, chat: bool) -> TokenIds:
+        """Return what the server counts for a request."""
+        if chat:
+            messages = [{"role": "user", "content": text}]
+            return self._tokenize({"messages": messages, "add_generation_prompt": True})
+        return self._tokenize({"prompt": text, "add_special_tokens": True})
+
+    def encode_pieces(self, pieces: Sequence[str]) -> list[TokenIds]:
+        """Return the ids of each piece, encoded behind a guard word whose ids are dropped."""
+        return [
+            self._tokenize({"prompt": _GUARD + piece, "add_special_tokens": False})[self._guard :]
+            for piece in pieces
+        ]
+
+    def _first_model(self) -> str:
+        answer = self._ask("/v1/models", None)
+        try:
+            return str(answer["data"][0]["id"])
+        except (KeyError, IndexError, TypeError) as error:
+            raise InputError(
+                f"{self._base}/v1/models names no model", "give the URL of an OpenAI-compatible server"
+            ) from error
+
+    def _tokenize(self, request: dict[str, Any]) -> TokenIds:
+        answer = self._ask("/tokenize", {"model": self._model, **request})
+        tokens = answer.get("tokens") if isinstance(answer, dict) else None
+        if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens[:1]):
+            raise InputError(
+                f"{self._base}/tokenize does not answer with tokens",
+                "give the folder of the model that is served",
+            )
+        return as_ids(tokens)
+
+    def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
+        request = urllib.request.Request(
+            self._base + path,
+            data=None if body is None else orjson.dumps(body),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+                return orjson.loads(response.read())
+        except urllib.error.HTTPError as error:
+            said = error.read(300).decode("utf-8", "replace").strip()
+            raise InputError(
+                f"{self._base}{path} answers {error.code} {said}",
+                "give the folder of the model that is served",
+            ) from error
+        except (OSError, orjson.JSONDecodeError) as error:
+            reason = getattr(error, "reason", error)
+            raise InputError(
+                f"{self._base}{path} does not answer ({reason})", "start the server, or correct the URL"
+            ) from error

@@ -1,0 +1,189 @@
+"""Corpora: where a prompt's text comes from, in segments of about 2 MB that can be prepared one by one."""
+
+from __future__ import annotations
+
+import bisect
+import re
+from abc import ABC, abstractmethod
+from functools import cached_property
+from hashlib import blake2b
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from farspan.errors import InputError
+from farspan.prompts.cuts import find_cuts, is_cut
+from farspan.prompts.generator import GENERATOR_VERSION, generate_text
+
+SEGMENT_BYTES = 2_000_000
+
+# A text is brought into pieces of at most this many characters; each piece begins at a cut.
+PIECE_CHARACTERS = 16_384
+
+# A longer stretch without a space is given one, so that a cut is never far away.
+_LONGEST_STRETCH = 1024
+
+_BLOCK = 8 * 2**20
+_SEPARATOR = b"\n\n"
+
+
+class Corpus(ABC):
+    """Text in segments.
+
+    Attributes:
+        name: For messages.
+        key: Names the content: equal keys, equal text.
+        segments: How many segments there are; None when they never end.
+    """
+
+    name: str
+    key: str
+    segments: int | None
+
+    @abstractmethod
+    def segment(self, number: int) -> str:
+        """Return the text of a segment, as it is."""
+
+
+class BuiltinCorpus(Corpus):
+    """The built-in generator's endless text for one seed."""
+
+    segments = None
+
+    def __init__(self, seed: int = 0) -> None:
+        self.name = "built-in text"
+        self.key = f"builtin-{GENERATOR_VERSION}-{seed}"
+        self._seed = seed
+
+    def segment(self, number: int) -> str:
+        """Return one part of the generator's text."""
+        return generate_text(SEGMENT_BYTES, self._seed, number).decode("ascii")
+
+
+class TextCorpus(Corpus):
+    """A file, or all text files of a folder in the order of their names, joined by blank lines.
+
+    Raises:
+        InputError: The path is missing, unreadable, or holds no text.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.name = str(path)
+        files = _text_files(Path(path).expanduser())
+        sizes = [file.stat().st_size for file in files]
+        self._files = files
+        self._ends = list(accumulate(size + len(_SEPARATOR) for size in sizes))
+        self.segments = -(-self._size // SEGMENT_BYTES)
+
+    @cached_property
+    def key(self) -> str:  # type: ignore[override]
+        """A hash of the content."""
+        digest = blake2b(digest_size=16)
+        for start in range(0, self._size, _BLOCK):
+            digest.update(self._read(start, start + _BLOCK))
+        return digest.hexdigest()
+
+    def segment(self, number: int) -> str:
+        """Return one segment; bytes that are not UTF-8 become U+FFFD."""
+        return self._read(self._border(number), self._border(number + 1)).decode("utf-8", "replace")
+
+    @property
+    def _size(self) -> int:
+        return self._ends[-1]
+
+    def _border(self, number: int) -> int:
+        """Return where a segment begins: at the first cut after its share of the bytes, or between characters."""
+        start = number * SEGMENT_BYTES
+        if start == 0 or start >= self._size:
+            return min(start, self._size)
+        window = self._read(start, start + 4 * _LONGEST_STRETCH)
+        cut = re.search(rb"(?<=[!-~]) (?=[!-~])", window)
+        if cut:
+            return start + cut.start()
+        return start + next((i for i, byte in enumerate(window) if byte & 0xC0 != 0x80), 0)
+
+    def _read(self, start: int, end: int) -> bytes:
+        parts = []
+        position = start
+        while position < min(end, self._size):
+            number = bisect.bisect_right(self._ends, position)
+            first = self._ends[number - 1] if number else 0
+            last = min(end, self._ends[number])
+            with self._files[number].open("rb") as file:
+                file.seek(position - first)
+                content = file.read(min(last, self._ends[number] - len(_SEPARATOR)) - position)
+            # What the file does not have is the separator; a file cut short meanwhile is filled up with line breaks.
+            parts.append(content.ljust(last - position, b"\n"))
+            position = last
+        return b"".join(parts)
+
+
+def _text_files(path: Path) -> list[Path]:
+    fix = "give a text file, or a folder with text files"
+    if not path.exists():
+        raise InputError(f"{path} does not exist", fix)
+    candidates = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    files = []
+    for file in candidates:
+        if file != path and any(part.startswith(".") for part in file.relative_to(path).parts):
+            continue
+        try:
+            with file.open("rb") as opened:
+                start = opened.read(4096)
+        except OSError as error:
+            raise InputError(f"{file} cannot be read ({error.strerror})", fix) from error
+        if start.strip() and b"\0" not in start:
+            files.append(file)
+    if not files:
+        raise InputError(f"{path} holds no text", fix)
+    return files
+
+
+def split_pieces(text: str) -> list[str]:
+    """Split a text into pieces that each begin at a cut: a space, then a character that is not white space.
+
+    White space around the text goes, and a space is put first and into stretches that have none.
+    """
+    text = " " + _with_spaces(text.strip())
+    pieces = []
+    start = 0
+    while len(text) - start > PIECE_CHARACTERS:
+        end = start + PIECE_CHARACTERS
+        near = max(start, end - _LONGEST_STRETCH)
+        cut = _last_cut(text, near, end) or _last_cut(text, start, end)
+        if cut:
+            pieces.append(text[start:cut])
+            start = cut
+        else:
+            # Nothing but white space for a whole piece: leave it out.
+            pieces.append(text[start:end].rstrip())
+            text, start = " " + text[end:].lstrip(), 0
+    pieces.append(text[start:])
+    return [piece for piece in pieces if is_cut("x", piece)]
+
+
+def _last_cut(text: str, start: int, end: int) -> int:
+    """Return the last cut after `start` and before `end`, or 0."""
+    return max((start + cut for cut in find_cuts(text[start:end])), default=0)
+
+
+def _with_spaces(text: str) -> str:
+    """Give every stretch of more than 1,024 characters without a space one."""
+    content = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+    half = _LONGEST_STRETCH // 2
+    # A space in every half means none is further than the whole away from the next.
+    whole = content[: len(content) // half * half].reshape(-1, half)
+    if (whole == ord(" ")).any(axis=1).all():
+        return text
+    return re.sub(rf"[^ ]{{{_LONGEST_STRETCH},}}", lambda match: _broken(match[0]), text)
+
+
+def _broken(stretch: str) -> str:
+    half = _LONGEST_STRETCH // 2
+    parts = []
+    for start in range(0, len(stretch), half):
+        part = stretch[start : start + half]
+        spaced = re.sub(r"(?<=\S)\s(?=\S)", " ", part, count=1)
+        parts.append(spaced if spaced != part else re.sub(r"(?<=\S)(?=\S)", " ", part, count=1))
+    return "".join(parts)

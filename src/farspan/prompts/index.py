@@ -1,0 +1,133 @@
+"""The token index of a corpus: its ids and where they stand in its text, made once and then mapped from disk.
+
+Each segment is a folder of three files: the text as bytes, its ids (int32), and marks, which say for the start of
+every piece (about 16 KB) which token and which byte it is. Between two marks a cut's token number follows from the
+ids' byte lengths, or from encoding up to it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farspan.errors import InputError
+from farspan.prompts.cache import cache_folder, publish_folder
+from farspan.prompts.corpus import Corpus, split_pieces
+from farspan.prompts.tokenizer import TokenIds, Tokenizer
+
+# Part of the key: raise it whenever the layout of a segment or the way a text is split changes.
+_INDEX_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedSegment:
+    """One segment's text and ids, mapped from disk.
+
+    Attributes:
+        text: UTF-8.
+        ids: int32 [tokens].
+        marks: int64 [pieces + 1, 2]: the token and the byte at which each piece begins, and the ends.
+    """
+
+    text: memoryview
+    ids: TokenIds
+    marks: NDArray[np.int64]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the segment."""
+        return len(self.ids)
+
+    def piece_at(self, token: int) -> int:
+        """Return the number of the piece that holds a token."""
+        return int(np.searchsorted(self.marks[:, 0], token, side="right")) - 1
+
+    def piece(self, number: int) -> tuple[str, TokenIds]:
+        """Return a piece's text and ids."""
+        (first, start), (last, end) = self.marks[number].tolist(), self.marks[number + 1].tolist()
+        return str(self.text[start:end], "utf-8"), self.ids[first:last]
+
+
+class CorpusIndex:
+    """The segments of a corpus as one tokenizer sees them.
+
+    Args:
+        corpus: The text.
+        tokenizer: Whose ids.
+        folder: Where segments are kept; the cache folder when None.
+    """
+
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, folder: Path | None = None) -> None:
+        self.corpus = corpus
+        self.tokenizer = tokenizer
+        key = blake2b(f"{_INDEX_VERSION} {corpus.key} {tokenizer.fingerprint}".encode(), digest_size=16)
+        self._folder = (folder or cache_folder() / "index") / key.hexdigest()
+        self._segments: dict[int, IndexedSegment] = {}
+
+    def segment(self, number: int) -> IndexedSegment:
+        """Return a segment, made now if it is not in the cache."""
+        found = self._segments.get(number)
+        if found is None:
+            folder = self._folder / f"{number:06d}"
+            if not folder.is_dir():
+                self._make(number, folder)
+            found = self._segments[number] = _map_segment(folder)
+        return found
+
+    def prepare(self, numbers: Iterable[int]) -> None:
+        """Make several segments at once, one a core."""
+        missing = [number for number in dict.fromkeys(numbers) if number not in self._segments]
+        # tokenizers brings threads of its own.
+        workers = len(os.sched_getaffinity(0)) if self.tokenizer.backend == "tiktoken" else 1
+        if len(missing) < 2 or workers < 2:
+            return
+        with ThreadPoolExecutor(min(workers, len(missing))) as threads:
+            for _ in threads.map(self.segment, missing):
+                pass
+
+    def _make(self, number: int, folder: Path) -> None:
+        pieces = split_pieces(self.tokenizer.clean(self.corpus.segment(number)))
+        ids = self.tokenizer.encode_pieces(pieces)
+        encoded = [piece.encode() for piece in pieces]
+        marks = np.zeros((len(pieces) + 1, 2), np.int64)
+        marks[1:, 0] = np.cumsum([len(part) for part in ids])
+        marks[1:, 1] = np.cumsum([len(part) for part in encoded])
+
+        def write(draft: Path) -> None:
+            (draft / "text").write_bytes(b"".join(encoded))
+            np.save(draft / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, np.int32))
+            np.save(draft / "marks.npy", marks)
+
+        try:
+            publish_folder(folder, write)
+        except OSError as error:
+            raise InputError(
+                f"the token index cannot be written to {folder.parent} ({error.strerror})",
+                "free some space, or set XDG_CACHE_HOME to a folder that can be written",
+            ) from error
+
+
+def _map_segment(folder: Path) -> IndexedSegment:
+    try:
+        marks = np.load(folder / "marks.npy")
+        size = int(marks[-1, 1])
+        if size == 0:
+            return IndexedSegment(memoryview(b""), np.zeros(0, np.int32), marks)
+        ids = np.load(folder / "ids.npy", mmap_mode="r").view(np.ndarray)
+        with (folder / "text").open("rb") as file:
+            text = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        if len(ids) != marks[-1, 0] or len(text) != size:
+            raise ValueError("sizes do not agree")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the token index in {folder} is damaged ({error})", "delete that folder; it is made again"
+        ) from error
+    return IndexedSegment(text, ids, marks)

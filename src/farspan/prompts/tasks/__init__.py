@@ -1,0 +1,25 @@
+"""The tasks: what is planted, what is asked, and how a reply is scored."""
+
+from __future__ import annotations
+
+from farspan.prompts.tasks.chains import chain, variable_tracking
+from farspan.prompts.tasks.exercise import Exercise, Order, Planted, TaskMaker
+from farspan.prompts.tasks.facts import last_update, multi_key, multi_needle, needle
+from farspan.prompts.tasks.items import count, list_items, summarise
+from farspan.prompts.tasks.words import common_words, frequent_words
+
+TASKS: dict[str, TaskMaker] = {
+    "summarise": summarise,
+    "needle": needle,
+    "multi-needle": multi_needle,
+    "multi-key": multi_key,
+    "chain": chain,
+    "count": count,
+    "list": list_items,
+    "last-update": last_update,
+    "variable-tracking": variable_tracking,
+    "common-words": common_words,
+    "frequent-words": frequent_words,
+}
+
+__all__ = ["TASKS", "Exercise", "Order", "Planted", "TaskMaker"]
