@@ -130,6 +130,13 @@ class BenchOutcome:
         """True when every request was sent, answered and right."""
         return not self.failed and not self.unsent
 
+    @property
+    def exit_code(self) -> int:
+        """0 when good, 2 when no request was answered at all, 1 otherwise."""
+        if self.good:
+            return 0
+        return 1 if any(result.status.answered for result in self.results) else 2
+
 
 async def run_bench(
     options: BenchOptions, *, watcher: Watcher | None = None, make_prompt: PromptMaker | None = None
@@ -219,9 +226,12 @@ class _Load:
         if options.time_limit_s is not None:
             self._deadline = time.perf_counter() + options.time_limit_s
         client = Client(normalise_url(options.url), api_key=options.api_key, limits=options.limits)
-        async with client, asyncio.TaskGroup() as group:
-            for _ in range(min(options.concurrency, len(self._prepared))):
-                group.create_task(self._work(client))
+        try:
+            async with client, asyncio.TaskGroup() as group:
+                for _ in range(min(options.concurrency, len(self._prepared))):
+                    group.create_task(self._work(client))
+        except* InputError as errors:
+            raise _first(errors) from errors
 
     async def _work(self, client: Client) -> None:
         while self._prepared and not self._must_stop():
@@ -245,6 +255,12 @@ class _Load:
         elif self._unreachable >= _UNREACHABLE_IN_A_ROW:
             self.stopped = f"the server at {self._options.url} no longer takes connections"
         return bool(self.stopped)
+
+
+def _first(errors: BaseExceptionGroup[InputError]) -> InputError:
+    """Return the first error of a group: the others followed from the same cause."""
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _prompt_maker(server: ServerInfo, options: BenchOptions) -> PromptMaker:

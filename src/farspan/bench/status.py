@@ -18,3 +18,8 @@ class Status(StrEnum):
         "wrong_length"  # answered, but the server counted another number of prompt tokens than asked
     )
     WRONG_ANSWER = "wrong_answer"  # answered, but what was planted did not come back
+
+    @property
+    def answered(self) -> bool:
+        """True when a complete answer came, right or wrong."""
+        return self in (Status.OK, Status.WRONG_LENGTH, Status.WRONG_ANSWER)
