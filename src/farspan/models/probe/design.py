@@ -1,0 +1,175 @@
+"""The recall checkpoint's arithmetic: what its sizes and gains are, and how far its margin reaches.
+
+The hidden state has four blocks of D = head_dim channels, and two constant channels hold the rest of its energy:
+
+    A  the code of this token, ±1                        (from the embedding)
+    B  the code of the previous token                    (written by layer 0)
+    C  the code of the token that should come next       (written by the last layer, read by lm_head)
+    K  two channels of sqrt(D); the others are zero      (from the embedding)
+
+RMSNorm therefore scales by 1/sqrt(3/4) in layer 0 and by 1 in the last layer, exactly.
+
+Layer 0 is a previous-token head. Its query and key read the constant channels alone, the key turned by one position,
+so that the score of key j for query i is `rope_gain` x sum_f cos(w_f (i - j - 1)), largest at j = i - 1.
+
+The last layer is an induction head without positions: query = A, key = B - A, value = A. "B - A" rather than "B" makes
+the first token of each attention chunk, whose only neighbour in reach is itself, match nothing instead of itself.
+
+Each head of both layers moves its own slice of the code, and in the last layer sees it rolled by its own number, so an
+answer is right only when every head, and every tensor-parallel rank, did its part.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farspan.errors import InputError
+from farspan.models.probe.codes import correlation_bound
+from farspan.models.probe.words import VOCAB_SIZE
+
+# Rounding unit (largest relative error of one rounding) of each KV cache dtype.
+KV_ROUNDING = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "fp8_e4m3": 2.0**-4}
+
+# What a softmax over N keys must leave to the right one: with a lead of ln(N) + 7 it gets more than 99.9 %.
+_LEAD = 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeDesign:
+    """Sizes and gains of one recall checkpoint.
+
+    Attributes:
+        num_attention_heads: Query heads; each moves head_dim / num_attention_heads channels of the code.
+        num_key_value_heads: KV heads; must divide num_attention_heads. Tensor parallelism can go this far
+            without replicating KV heads.
+        head_dim: Length of a code and of a head, 64 or 128.
+        num_hidden_layers: A multiple of 4; every fourth layer is full attention without RoPE, and the last one answers.
+        attention_chunk_size: Tokens in a chunk of the chunked-local layers.
+        max_position_embeddings: Longest context the config allows, tokens.
+        num_local_experts: 0 for dense MLPs, otherwise the experts of every layer's mixture.
+        intermediate_size: Width of the MLPs and experts; their weights are zero.
+    """
+
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 8
+    head_dim: int = 64
+    num_hidden_layers: int = 4
+    attention_chunk_size: int = 8192
+    max_position_embeddings: int = 2**20
+    num_local_experts: int = 0
+    intermediate_size: int = 256
+
+    # Every pair of channels turns at a frequency between 1/2 and 1. A small theta is the point: float32 angles near
+    # position 10,000,000 are wrong by up to half a radian, independently in each pair, and 32 pairs that all tell
+    # neighbours apart outvote that error, where the usual theta leaves the matter to three or four of them.
+    rope_theta: float = 2.0
+    rope_gain: float = 4.0
+    # Powers of two, so that bf16 and FP8 E4M3 hold every key and query entry exactly.
+    query_gain: float = 16.0
+    key_gain: float = 2.0
+    answer_gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        correlation_bound(self.head_dim)
+        if self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads:
+            raise InputError(
+                f"{self.num_key_value_heads} KV heads do not divide {self.num_attention_heads} attention heads",
+                "choose KV heads that divide them",
+            )
+        if self.head_dim % self.num_attention_heads:
+            raise InputError(
+                f"{self.num_attention_heads} attention heads do not divide a code of {self.head_dim}",
+                "choose a power of two up to the head dimension",
+            )
+        if self.num_hidden_layers < 4 or self.num_hidden_layers % 4:
+            raise InputError(
+                f"{self.num_hidden_layers} layers", "use a multiple of 4: every fourth has no RoPE"
+            )
+        for name in ("attention_chunk_size", "max_position_embeddings", "intermediate_size"):
+            if getattr(self, name) < 2:
+                raise InputError(f"{name} is {getattr(self, name)}", "it must be at least 2")
+        if self.num_local_experts < 0:
+            raise InputError(f"{self.num_local_experts} experts", "use 0 for dense MLPs")
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of the hidden state: four blocks of a code's length."""
+        return 4 * self.head_dim
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens in the vocabulary."""
+        return VOCAB_SIZE
+
+    @property
+    def constant(self) -> float:
+        """Value of each of the two constant channels: together they carry the energy of two codes."""
+        return math.sqrt(self.head_dim)
+
+    @property
+    def match_score(self) -> float:
+        """S: the score, after the 1/sqrt(head_dim) scale, of a query against a key made of the same code."""
+        return self.query_gain * self.key_gain * math.sqrt(self.head_dim)
+
+    def rope_frequencies(self) -> NDArray[np.float64]:
+        """Return w_f of each channel pair, radians a token, [head_dim / 2], rounded to float32 as engines hold them."""
+        exponent = np.arange(0, self.head_dim, 2, dtype=np.float32) / np.float32(self.head_dim)
+        return np.asarray(1.0 / np.float32(self.rope_theta) ** exponent, dtype=np.float64)
+
+
+def copy_leak(design: ProbeDesign) -> float:
+    """Return the share of layer 0's attention that misses the previous token, at worst over a chunk, exact angles.
+
+    sum over d != 0 of exp(-rope_gain x sum_f (1 - cos(w_f d))), d from -1 (the token itself) to the chunk's length.
+    """
+    frequencies = design.rope_frequencies()
+    total = 0.0
+    for start in range(-1, design.attention_chunk_size, 65536):
+        distance = np.arange(start, min(start + 65536, design.attention_chunk_size))
+        gap = (1 - np.cos(np.outer(distance, frequencies))).sum(axis=1)
+        total += float(np.exp(-design.rope_gain * gap[distance != 0]).sum())
+    return total / (1 + total)
+
+
+def recall_margin(design: ProbeDesign, kv_dtype: str = "bfloat16", copy_error: float | None = None) -> float:
+    """Return how many nats the right key leads the best wrong one by, at worst over all tokens.
+
+        margin = S (1 - 3 rho) (1 - u)^2 - 2 S e
+
+    S is `match_score`. A matching key scores S (1 - rho(key, value)) and a wrong one at most 2 rho S, with rho the
+    largest correlation of two codes (`codes.correlation_bound`): hence 1 - 3 rho. u is the rounding unit of the KV
+    dtype; it enters squared because FP8 attention rounds the query as well, and it multiplies the whole, not its
+    parts, because all entries of a query, and all non-zero entries of a key, have one magnitude and so round alike.
+    e is the error of the copied code: layer 0's leak and one bf16 rounding; it can add to a wrong key's score and take
+    from the right one's, hence twice. Attention temperature tuning only multiplies the query by more than 1, and is
+    left out.
+
+    Args:
+        design: The checkpoint's sizes and gains.
+        kv_dtype: One of `KV_ROUNDING`.
+        copy_error: e, when it has been measured; by default it is computed with exact angles.
+
+    Raises:
+        InputError: The KV dtype is not known.
+    """
+    if kv_dtype not in KV_ROUNDING:
+        raise InputError(f"unknown KV dtype {kv_dtype!r}", f"use one of {', '.join(KV_ROUNDING)}")
+    rho = correlation_bound(design.head_dim)
+    unit = KV_ROUNDING[kv_dtype]
+    error = 2 * copy_leak(design) + 2.0**-8 if copy_error is None else copy_error
+    score = design.match_score
+    return score * (1 - 3 * rho) * (1 - unit) ** 2 - 2 * score * error
+
+
+def required_margin(keys: int) -> float:
+    """Return the lead, in nats, that leaves the right one of `keys` keys more than 99.9 % of the attention."""
+    return math.log(keys) + _LEAD
+
+
+def longest_recall(design: ProbeDesign, kv_dtype: str = "bfloat16") -> float:
+    """Return the number of keys up to which `recall_margin` suffices."""
+    return math.exp(min(recall_margin(design, kv_dtype) - _LEAD, 700.0))
