@@ -12,6 +12,12 @@ from farspan.bench.server import ServerInfo
 class Watcher:
     """Hears of every step of a bench; this one ignores them. Methods run on the event loop: be quick."""
 
+    def step(self, line: str) -> None:
+        """Something begins or has happened, in one line."""
+
+    def waiting(self, seconds: float, line: str) -> None:
+        """A server is starting, for so many seconds; `line` is the last thing it printed."""
+
     def opened(self, folder: Path, server: ServerInfo) -> None:
         """The server has answered and the run folder is open."""
 

@@ -172,5 +172,5 @@ def command(
     else:
         print_points(stdout_console(), outcome)
         click.echo(f"Results are in {outcome.folder}; farspan report {outcome.folder} makes a page of them.")
-    print_failures(outcome)
+    print_failures(outcome, when_stopped=f"go on with --run {folder} --resume")
     return outcome.exit_code

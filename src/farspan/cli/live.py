@@ -9,6 +9,7 @@ from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -38,7 +39,7 @@ class PlainWatcher(Watcher):
     ) -> None:
         return None
 
-    def say(self, line: str) -> None:
+    def step(self, line: str) -> None:
         """Write one line, as it is: names and errors from a server are never read as markup."""
         self._console.print(Text(line), soft_wrap=True)
 
@@ -46,18 +47,18 @@ class PlainWatcher(Watcher):
         """Say what is measured and where the results go."""
         version = f" {server.version}" if server.version else ""
         engine = f" ({server.owned_by}{version})" if server.owned_by else ""
-        self.say(f"{server.model} at {server.url}{engine}; results go to {folder}")
+        self.step(f"{server.model} at {server.url}{engine}; results go to {folder}")
 
     def sending(self, total: int, skipped: int) -> None:
         """Say how much there is to do."""
         self._total, self._finished = total, 0
         earlier = f", {skipped} are there already" if skipped else ""
-        self.say(f"{total} requests to send{earlier}")
+        self.step(f"{total} requests to send{earlier}")
 
     def finished(self, result: Result) -> None:
         """Write the request's line."""
         self._finished += 1
-        self.say(f"[{self._finished}/{self._total}] {describe_result(result)}")
+        self.step(f"[{self._finished}/{self._total}] {describe_result(result)}")
 
 
 class LiveWatcher(PlainWatcher):
@@ -85,6 +86,10 @@ class LiveWatcher(PlainWatcher):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+
+    def waiting(self, seconds: float, line: str) -> None:
+        """Show that a server is starting."""
+        self._bar.update(self._task, description=f"starting, {format_seconds(seconds)}: {escape(line[:60])}")
 
     def preparing(self, job: Job, number: int, total: int) -> None:
         """Show how many prompts are built."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +24,7 @@ def stdout_console() -> Console:
 
 def print_points(console: Console, outcome: BenchOutcome) -> None:
     """Print one row for every context and depth."""
-    table = Table(title=None, header_style="bold", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for name in (
         "context",
         "depth",
@@ -43,8 +44,13 @@ def print_points(console: Console, outcome: BenchOutcome) -> None:
     console.print(table)
 
 
-def print_failures(outcome: BenchOutcome) -> None:
-    """Print what failed, one line a kind, with what to do about it; and why requests were left unsent."""
+def print_failures(outcome: BenchOutcome, *, when_stopped: str) -> None:
+    """Print what failed, one line a kind, with what to do about it; and why requests were left unsent.
+
+    Args:
+        outcome: The bench.
+        when_stopped: What to do about requests left unsent.
+    """
     failures = list_failures(outcome.results)
     if len(failures) == 1 and failures[0].count == len(outcome.results) > 1:
         failure = failures[0]
@@ -55,9 +61,7 @@ def print_failures(outcome: BenchOutcome) -> None:
             click.echo(f"farspan: {failure}", err=True)
     if outcome.stopped:
         click.echo(
-            f"farspan: {outcome.stopped}; {outcome.unsent} requests were not sent, go on with"
-            f" --run {outcome.folder} --resume",
-            err=True,
+            f"farspan: {outcome.stopped}, {outcome.unsent} requests were not sent; {when_stopped}", err=True
         )
 
 

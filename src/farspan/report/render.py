@@ -14,7 +14,7 @@ from farspan.bench.runs import load_run
 from farspan.errors import InputError
 from farspan.report.charts import check_drawing, draw_prefill_rate, draw_ttft
 from farspan.report.tables import ReportData, build_report
-from farspan.sizes import format_bytes, format_seconds, format_tokens
+from farspan.sizes import format_seconds, format_tokens
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _MARKDOWN = re.compile(
@@ -94,7 +94,6 @@ def _environment(*, autoescape: bool) -> Environment:
         "tokens": format_tokens,
         "count": _write_count,
         "seconds": _write_seconds,
-        "bytes": format_bytes,
         "rate": _write_rate,
         "percent": _write_percent,
         "clean": clean,

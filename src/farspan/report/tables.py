@@ -112,7 +112,7 @@ def write_headline(results: Sequence[Result]) -> str:
 def choose_figures(results: Sequence[Result]) -> tuple[KeyFigure, ...]:
     """Choose the figures for the top of the page: those of the longest proven context."""
     good = sum(result.status is Status.OK for result in results)
-    figures = [KeyFigure("Right answers", f"{good} of {len(results)}", "complete, of the length asked for")]
+    figures = [KeyFigure("Right answers", f"{good} of {len(results)}", "complete, of exact length")]
     proven = find_proven(results)
     if proven is None:
         return tuple(figures)
