@@ -137,6 +137,7 @@ def test_any_json_is_read_or_called_malformed(message: Any) -> None:
         (b'{"detail": "Not Found"}', "Not Found"),
         (b"<html>\n<b>413</b>", "<html> <b>413</b>"),
         (b"", ""),
+        (b'{"error": "\\u001b[31m red\\n\\u202e"}', "\ufffd[31m red \ufffd"),
     ],
 )
 def test_error_bodies(body: bytes, words: str) -> None:

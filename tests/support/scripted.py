@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from aiohttp import web
 
 from farspan.bench.schedule import Job
+from farspan.models.probe import vocabulary
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Script:
     raw: bytes | None = None  # sent instead of the events
     reply: str | None = None
     hang: bool = False
+    recall: bool = False  # answer as the recall checkpoint does: what followed the last token's earlier self
     refuse_early: bool = False  # answer before the body has been read
 
 
@@ -92,6 +95,11 @@ class ScriptedServer:
         reply = [f"w{int(words[-1]) + i} " for i in range(wanted)]
         if script.reply is not None:
             reply = [script.reply]
+        if script.recall:
+            known = vocabulary().tokens
+            ids = [known.index(word) for word in words] if isinstance(prompt, str) else words
+            begin = ids.index(ids[-1]) + 1
+            reply = [f"{known[token]} " for token in ids[begin : begin + wanted]]
         finish = "length" if script.stop_after is None else "stop"
         usage = None
         if script.usage:
@@ -142,6 +150,12 @@ class ScriptedServer:
 @asynccontextmanager
 async def serve_script() -> AsyncIterator[ScriptedServer]:
     server = ScriptedServer()
+    async with serve(server, 0):
+        yield server
+
+
+@asynccontextmanager
+async def serve(server: ScriptedServer, port: int) -> AsyncIterator[None]:
     app = web.Application(client_max_size=2**30)
     app.router.add_get("/v1/models", server.models)
     app.router.add_get("/version", version)
@@ -149,14 +163,38 @@ async def serve_script() -> AsyncIterator[ScriptedServer]:
     app.router.add_post("/v1/chat/completions", server.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     host, port = runner.addresses[0][:2]
     server.url = f"http://{host}:{port}"
     try:
-        yield server
+        yield
     finally:
         await runner.cleanup()
+
+
+@contextmanager
+def serve_in_thread() -> Iterator[ScriptedServer]:
+    """Serve from a loop of its own, for tests whose code under test runs a loop too."""
+    server = ScriptedServer()
+    loop = asyncio.new_event_loop()
+    ready = threading.Event()
+    stop = asyncio.Event()
+
+    async def run() -> None:
+        async with serve(server, 0):
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield server
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(20)
+        loop.close()
 
 
 async def version(request: web.Request) -> web.Response:

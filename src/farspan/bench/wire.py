@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from farspan.printable import printable
+
 
 class Api(StrEnum):
     """Which API a request uses."""
@@ -150,12 +152,12 @@ def error_text(message: Any) -> str:
         for key in ("error", "message", "detail"):
             inner = message.get(key)
             if isinstance(inner, str) and inner:
-                return inner
+                return error_text(inner)
             if isinstance(inner, dict):
                 return error_text(inner)
             if inner:
                 break
-    return message if isinstance(message, str) else _shorten(orjson.dumps(message))
+    return _shorten(message.encode()) if isinstance(message, str) else _shorten(orjson.dumps(message))
 
 
 def read_error_body(body: bytes) -> str:
@@ -183,5 +185,5 @@ def _count(value: Any) -> int | None:
 
 
 def _shorten(data: bytes, limit: int = 500) -> str:
-    text = " ".join(data[: limit * 4].decode("utf-8", "replace").split())
+    text = printable(" ".join(data[: limit * 4].decode("utf-8", "replace").split()))
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -21,6 +21,7 @@ from farspan.cli.options import parse_fractions
 from farspan.cli.points import print_failures, print_points, stdout_console
 from farspan.demo import DemoOptions, DemoOutcome, run_demo
 from farspan.launch.local import LaunchError
+from farspan.printable import printable
 from farspan.sizes import format_seconds, parse_token_list
 
 EPILOG = """\b
@@ -107,7 +108,7 @@ def _print_tail(lines: tuple[str, ...]) -> None:
     if lines:
         click.echo("The server's last lines:", err=True)
     for line in lines:
-        click.echo(f"  {line}", err=True)
+        click.echo(f"  {printable(line)}", err=True)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from farspan.bench.schedule import Job
 from farspan.bench.server import ServerInfo
 from farspan.bench.status import Status
 from farspan.bench.watch import Watcher
+from farspan.printable import printable
 from farspan.sizes import format_seconds, format_tokens
 
 _SHOWN_RUNNING = 8
@@ -41,7 +42,7 @@ class PlainWatcher(Watcher):
 
     def step(self, line: str) -> None:
         """Write one line, as it is: names and errors from a server are never read as markup."""
-        self._console.print(Text(line), soft_wrap=True)
+        self._console.print(Text(printable(line)), soft_wrap=True)
 
     def opened(self, folder: Path, server: ServerInfo) -> None:
         """Say what is measured and where the results go."""
@@ -89,7 +90,9 @@ class LiveWatcher(PlainWatcher):
 
     def waiting(self, seconds: float, line: str) -> None:
         """Show that a server is starting."""
-        self._bar.update(self._task, description=f"starting, {format_seconds(seconds)}: {escape(line[:60])}")
+        self._bar.update(
+            self._task, description=f"starting, {format_seconds(seconds)}: {escape(printable(line)[:60])}"
+        )
 
     def preparing(self, job: Job, number: int, total: int) -> None:
         """Show how many prompts are built."""

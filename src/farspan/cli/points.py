@@ -11,6 +11,7 @@ from rich.text import Text
 from farspan.bench.advice import list_failures
 from farspan.bench.run import BenchOutcome
 from farspan.bench.summary import Point, list_points
+from farspan.printable import printable
 from farspan.sizes import format_seconds, format_tokens
 
 _PIPE_WIDTH = 150  # columns when nobody says how wide the output is
@@ -55,10 +56,10 @@ def print_failures(outcome: BenchOutcome, *, when_stopped: str) -> None:
     if len(failures) == 1 and failures[0].count == len(outcome.results) > 1:
         failure = failures[0]
         same = f"{failure.status}: {failure.error}; {failure.fix}"
-        click.echo(f"farspan: all {failure.count} requests failed alike: {same}", err=True)
+        click.echo(printable(f"farspan: all {failure.count} requests failed alike: {same}"), err=True)
     else:
         for failure in failures:
-            click.echo(f"farspan: {failure}", err=True)
+            click.echo(printable(f"farspan: {failure}"), err=True)
     if outcome.stopped:
         click.echo(
             f"farspan: {outcome.stopped}, {outcome.unsent} requests were not sent; {when_stopped}", err=True

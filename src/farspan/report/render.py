@@ -12,11 +12,11 @@ from markupsafe import Markup
 from farspan import __version__
 from farspan.bench.runs import load_run
 from farspan.errors import InputError
+from farspan.printable import printable
 from farspan.report.charts import check_drawing, draw_prefill_rate, draw_ttft
 from farspan.report.tables import ReportData, build_report
 from farspan.sizes import format_seconds, format_tokens
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _MARKDOWN = re.compile(
     r"([\\`*_\[\]<>|~&#!])|(?<=http)(:)(?=//)|(?<=https)(:)(?=//)|(?<=www)(\.)", re.IGNORECASE
 )
@@ -72,13 +72,8 @@ def render_markdown(data: ReportData) -> str:
 
 def escape_markdown(text: object) -> str:
     """Return text on one line in which nothing is markup, a table border or a link."""
-    flat = " ".join(clean(str(text)).split())
+    flat = " ".join(printable(text).split())
     return _MARKDOWN.sub(lambda match: f"\\{match.group()}", flat)
-
-
-def clean(text: object) -> str:
-    """Replace control characters and those that reverse the direction of writing."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text))
 
 
 def _environment(*, autoescape: bool) -> Environment:
@@ -96,7 +91,7 @@ def _environment(*, autoescape: bool) -> Environment:
         "seconds": _write_seconds,
         "rate": _write_rate,
         "percent": _write_percent,
-        "clean": clean,
+        "clean": printable,
         "md": escape_markdown,
     }
     return environment
