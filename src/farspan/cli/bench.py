@@ -82,12 +82,16 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     "  [default: the folder the server names as its model's root]",
 )
 @click.option(
-    "--api", type=click.Choice(list(Api)), default=Api.COMPLETIONS, show_default=True, help="The API to use."
+    "--api",
+    type=click.Choice([api.value for api in Api]),
+    default=Api.COMPLETIONS.value,
+    show_default=True,
+    help="The API to use.",
 )
 @click.option(
     "--prompt-as",
-    type=click.Choice(list(PromptAs)),
-    default=PromptAs.IDS,
+    type=click.Choice([form.value for form in PromptAs]),
+    default=PromptAs.IDS.value,
     show_default=True,
     help="How the completions API gets its prompt; a chat always takes text.",
 )
