@@ -25,7 +25,7 @@ from farspan.sizes import format_bytes, parse_tokens
 @click.option(
     "--kv-cache-gib", default=None, type=float, help="Room for the KV cache.  [default: half the free memory]"
 )
-@click.option("--max-num-batched-tokens", default=2048, help="Most tokens of one step.")
+@click.option("--max-num-batched-tokens", default=4096, help="Most tokens of one step.")
 @click.option("--max-num-seqs", default=64, help="Most requests in progress at once.")
 @click.option("--dtype", default="auto", type=click.Choice(["auto", "float32", "bfloat16"]))
 @click.option("--device", default="cpu", help="cpu, cuda or cuda:N.")

@@ -32,7 +32,7 @@ class EngineOptions:
 
     max_model_len: int | None = None
     kv_cache_gib: float | None = None
-    max_num_batched_tokens: int = 2048
+    max_num_batched_tokens: int = 4096
     max_num_seqs: int = 64
 
     def __post_init__(self) -> None:
