@@ -25,16 +25,16 @@ from farspan.sizes import parse_token_list
 EPILOG = """\b
 Examples:
   farspan bench --url http://localhost:8000 --contexts 10k,100k,1M
-  farspan bench --url http://localhost:8000 --contexts 1M --depths 0.1,0.5,0.9 --repeats 3 --run runs/scout
-  farspan bench --url http://localhost:8000 --contexts 1M --depths 0.1,0.5,0.9 --repeats 5 --run runs/scout
-  --resume farspan bench --url http://localhost:8000 --contexts 100k --concurrency 8 --api chat --json
+  farspan bench --url http://localhost:8000 --contexts 1M --depths 0.1,0.9 --run runs/a
+  farspan bench --url http://localhost:8000 --contexts 1M,2M --depths 0.1,0.9 --run runs/a --resume
+  farspan bench --url http://localhost:8000 --contexts 100k --concurrency 8 --api chat --json
 
 \b
 Exit code: 0 every request was answered and right; 1 some request failed or was wrong;
 2 bad input, or no request was answered at all."""
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, context_settings={"max_content_width": 110})
 @click.option(
     "--url", "--base-url", required=True, help="The server's address, such as http://localhost:8000."
 )
@@ -82,12 +82,16 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     "  [default: the folder the server names as its model's root]",
 )
 @click.option(
-    "--api", type=click.Choice(list(Api)), default=Api.COMPLETIONS, show_default=True, help="The API to use."
+    "--api",
+    type=click.Choice([api.value for api in Api]),
+    default=Api.COMPLETIONS.value,
+    show_default=True,
+    help="The API to use.",
 )
 @click.option(
     "--prompt-as",
-    type=click.Choice(list(PromptAs)),
-    default=PromptAs.IDS,
+    type=click.Choice([form.value for form in PromptAs]),
+    default=PromptAs.IDS.value,
     show_default=True,
     help="How the completions API gets its prompt; a chat always takes text.",
 )
