@@ -101,6 +101,18 @@ def test_aliases_are_those_of_vllm(
     assert (request["prompt_tokens"], request["output_tokens"]) == (300, 5)
 
 
+@pytest.mark.parametrize("form", [("--prompt-as", "text"), ("--api", "chat")])
+def test_text_is_sent_when_asked_for(run: Any, recall: ScriptedServer, form: tuple[str, str]) -> None:
+    # BOS, and for a chat the header too, are the server's to add.
+    recall.script = Script(recall=True, count_offset=1 if "text" in form else 4)
+    code, out, _ = run(*form, "--json")
+    assert code == 0, out
+    request = recall.requests[0]
+    text = request["prompt"] if "text" in form else request["messages"][0]["content"]
+    assert isinstance(text, str)
+    assert {r["score"] for r in json.loads(out)["requests"]} == {1.0}
+
+
 def test_some_failures_exit_with_1_and_say_what_to_do(run: Any, recall: ScriptedServer) -> None:
     recall.scripts = [Script(status=400, error={"error": {"message": "the prompt is too long"}})]
     code, out, err = run()

@@ -70,6 +70,8 @@ async def test_so_many_at_a_time(server: ScriptedServer, tmp_path: Path, concurr
     outcome = await bench(options(server, tmp_path, repeats=2, concurrency=concurrency))
     assert outcome.good
     assert server.most_running == concurrency
+    expected = {("co-running",)} if concurrency > 1 else {()}
+    assert {result.labels for result in outcome.results} == expected
 
 
 async def test_one_bad_request_does_not_stop_the_others(server: ScriptedServer, tmp_path: Path) -> None:

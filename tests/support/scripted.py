@@ -92,10 +92,11 @@ class ScriptedServer:
         prompt = body["messages"][0]["content"] if chat else body["prompt"]
         words = prompt.split() if isinstance(prompt, str) else prompt
         wanted = min(body["max_tokens"], script.stop_after or body["max_tokens"])
-        reply = [f"w{int(words[-1]) + i} " for i in range(wanted)]
         if script.reply is not None:
             reply = [script.reply]
-        if script.recall:
+        elif not script.recall:
+            reply = [f"w{int(words[-1]) + i} " for i in range(wanted)]
+        else:
             known = vocabulary().tokens
             ids = [known.index(word) for word in words] if isinstance(prompt, str) else words
             begin = ids.index(ids[-1]) + 1

@@ -76,7 +76,7 @@ class Result:
         return Job(self.context, self.depth, self.repeat, self.seed, self.output_asked)
 
 
-def measure(job: Job, exchange: Exchange, *, answer: str, score: float) -> Result:
+def measure(job: Job, exchange: Exchange, *, answer: str, score: float, company: int = 1) -> Result:
     """Turn an exchange into a result.
 
     Args:
@@ -84,12 +84,13 @@ def measure(job: Job, exchange: Exchange, *, answer: str, score: float) -> Resul
         exchange: What the client saw.
         answer: What was planted.
         score: How much of it the reply brings back, 0 to 1; ignored when the request failed.
+        company: The most requests that we had under way at a time meanwhile, this one included.
     """
     usage = exchange.usage or Usage()
     finished = exchange.status is Status.OK
     times = exchange.token_times_s if exchange.streamed else ()
     ttft = times[0] if times else None
-    evidence = find_labels(job, exchange) if finished else {}
+    evidence = find_labels(job, exchange, company) if finished else {}
     warm = bool(usage.cached_tokens)
     status, error = exchange.status, exchange.error
     if finished and usage.prompt_tokens is not None and usage.prompt_tokens != job.context:
@@ -137,7 +138,7 @@ def summarise_gaps(times_s: tuple[float, ...]) -> Gaps | None:
     return Gaps(mean=float(gaps.mean()), p50=float(p50), p99=float(p99))
 
 
-def find_labels(job: Job, exchange: Exchange) -> dict[str, str]:
+def find_labels(job: Job, exchange: Exchange, company: int = 1) -> dict[str, str]:
     """Find what limits the trust in a complete answer: label to the evidence for it."""
     usage = exchange.usage or Usage()
     events = len(exchange.token_times_s)
@@ -163,4 +164,6 @@ def find_labels(job: Job, exchange: Exchange) -> dict[str, str]:
         labels["truncated"] = f"{produced} of {job.output_tokens} output tokens ({why})"
     if exchange.streamed and usage.output_tokens is not None and events != usage.output_tokens:
         labels["itl-per-event"] = f"{usage.output_tokens} tokens came in {events} events: gaps are per event"
+    if company > 1:
+        labels["co-running"] = f"{company} requests were under way at a time: TTFT may hold queueing"
     return labels

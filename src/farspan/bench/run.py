@@ -218,6 +218,7 @@ class _Load:
         self._prepared = prepared
         self._watcher = watcher
         self._unreachable = 0
+        self._company: dict[Job, int] = {}  # for each request under way, the most there were at a time
         self._deadline: float | None = None
 
     async def run(self) -> None:
@@ -237,6 +238,9 @@ class _Load:
         while self._prepared and not self._must_stop():
             request = self._prepared.popleft()
             self._watcher.started(request.job)
+            self._company[request.job] = 1
+            for job in self._company:
+                self._company[job] = max(self._company[job], len(self._company))
             exchange = await client.send(
                 self._options.api,
                 request.map_body(),
@@ -244,7 +248,13 @@ class _Load:
                 on_first_token=partial(self._watcher.first_token, request.job),
             )
             request.discard()
-            result = measure(request.job, exchange, answer=request.answer, score=request.score(exchange.text))
+            result = measure(
+                request.job,
+                exchange,
+                answer=request.answer,
+                score=request.score(exchange.text),
+                company=self._company.pop(request.job),
+            )
             self._unreachable = self._unreachable + 1 if result.status is Status.UNREACHABLE else 0
             await asyncio.to_thread(self._store.add, result)
             self._watcher.finished(result)

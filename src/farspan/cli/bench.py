@@ -25,16 +25,16 @@ from farspan.sizes import parse_token_list
 EPILOG = """\b
 Examples:
   farspan bench --url http://localhost:8000 --contexts 10k,100k,1M
-  farspan bench --url http://localhost:8000 --contexts 1M --depths 0.1,0.5,0.9 --repeats 3 --run runs/scout
-  farspan bench --url http://localhost:8000 --contexts 1M --depths 0.1,0.5,0.9 --repeats 5 --run runs/scout
-  --resume farspan bench --url http://localhost:8000 --contexts 100k --concurrency 8 --api chat --json
+  farspan bench --url http://localhost:8000 --contexts 1M --depths 0.1,0.9 --run runs/a
+  farspan bench --url http://localhost:8000 --contexts 1M,2M --depths 0.1,0.9 --run runs/a --resume
+  farspan bench --url http://localhost:8000 --contexts 100k --concurrency 8 --api chat --json
 
 \b
 Exit code: 0 every request was answered and right; 1 some request failed or was wrong;
 2 bad input, or no request was answered at all."""
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=EPILOG, context_settings={"max_content_width": 110})
 @click.option(
     "--url", "--base-url", required=True, help="The server's address, such as http://localhost:8000."
 )
