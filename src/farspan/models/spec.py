@@ -68,7 +68,7 @@ class IndexerSpec:
     """A sparse-attention indexer with a key cache of its own, kept on every rank.
 
     DeepSeek V3.2 style (`fp8_scale_block` > 0): `head_dim` FP8 values and one float32 scale per block,
-    whatever the KV dtype (vllm 0.32.0 models/deepseek_v2.py: DeepseekV32IndexerCache, head_dim + head_dim // 128 * 4).
+    whatever the KV dtype (vllm 0.32.0 models/deepseek_v2.py: DeepseekV32IndexerCache).
     With `fp8_scale_block` = 0 the keys are kept in the KV dtype.
     """
 
@@ -286,6 +286,6 @@ class ModelSpec:
                 continue
             if kv_heads % tp and tp % kv_heads:
                 raise InputError(
-                    f"tensor parallel {tp} neither divides nor is a multiple of {self.name}'s {kv_heads} KV heads",
-                    "choose a size that does",
+                    f"tensor parallel {tp} does not fit the {kv_heads} KV heads of {self.name}",
+                    "choose a size that divides them or is a multiple of them",
                 )

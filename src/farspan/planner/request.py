@@ -107,7 +107,7 @@ class EnginePlan:
         weights_bytes: Weights on one GPU as the engine loads them, its RoPE tables included.
         available_kv_bytes: What is left for KV on one GPU.
         capacity_tokens: Longest single request, prompt and answer together, with these flags.
-        max_concurrency: Requests of `context` tokens at once, as a ratio; the engine's own figure if it has one.
+        max_concurrency: Requests of `context` tokens at once, a ratio; the engine's own figure if it has one.
         printed: Figures this version prints at start, by its own words.
         pools: Tokens that fit, by kind of pool.
         ledger: Every allocation on one GPU.
