@@ -71,7 +71,7 @@ class MemoryLedger:
     def __post_init__(self) -> None:
         names = [line.name for line in self.allocations]
         if len(set(names)) != len(names):
-            raise InputError(f"a ledger names an allocation twice: {sorted(names)}", "report this as a defect")
+            raise InputError(f"a ledger names a line twice: {sorted(names)}", "report this as a defect")
 
     def __iter__(self) -> Iterator[Allocation]:
         return iter(self.allocations)
