@@ -69,7 +69,7 @@ class IndexerSpec:
 
     DeepSeek V3.2 style (`fp8_scale_block` > 0): `head_dim` FP8 values and one float32 scale per block,
     whatever the KV dtype (vllm 0.32.0 models/deepseek_v2.py: DeepseekV32IndexerCache).
-    With `fp8_scale_block` = 0 the keys are kept in the KV dtype.
+    With `fp8_scale_block` = 0 the keys are bf16, also whatever the KV dtype (MiniMax M3).
     """
 
     num_heads: int
@@ -77,11 +77,12 @@ class IndexerSpec:
     top_k: int  # tokens (or blocks, MiniMax M3) a query attends to
     fp8_scale_block: int = 128
 
-    def bytes_per_entry(self, kv_value_bytes: int) -> int:
+    @property
+    def entry_bytes(self) -> int:
         """Bytes of one index key."""
         if self.fp8_scale_block:
             return self.head_dim + self.head_dim // self.fp8_scale_block * 4
-        return self.head_dim * kv_value_bytes
+        return self.head_dim * 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +168,15 @@ class LayerSpec:
             return 0
         return self.kv_heads_per_rank(tp) * (self.head_dim + self.value_head_dim) * kv_value_bytes
 
-    def indexer_entry_bytes(self, kv_value_bytes: int) -> int:
+    @property
+    def indexer_entry_bytes(self) -> int:
         """Bytes of one index key on one rank; 0 without an indexer."""
-        return self.indexer.bytes_per_entry(kv_value_bytes) if self.indexer else 0
+        return self.indexer.entry_bytes if self.indexer else 0
 
     def kv_bytes_per_token(self, kv_value_bytes: int, tp: int = 1) -> int:
         """Bytes one kept token takes on one rank, indexer included; a COMPRESSED layer's window only."""
         entry = self.kv_entry_bytes(kv_value_bytes, tp)
-        return entry + (self.indexer_entry_bytes(kv_value_bytes) if self.tokens_per_entry == 1 else 0)
+        return entry + (self.indexer_entry_bytes if self.tokens_per_entry == 1 else 0)
 
     def kv_tokens_kept(self, context: int) -> int:
         """Tokens a finished prefill of `context` tokens must keep (no page rounding, no batch in flight)."""
@@ -186,7 +188,7 @@ class LayerSpec:
         """Bytes this layer keeps of one request of `context` tokens on one rank, recurrent state included."""
         total = self.kv_tokens_kept(context) * self.kv_bytes_per_token(kv_value_bytes, tp)
         if self.attention is AttentionKind.COMPRESSED and self.tokens_per_entry:
-            entry = self.kv_entry_bytes(kv_value_bytes, tp) + self.indexer_entry_bytes(kv_value_bytes)
+            entry = self.kv_entry_bytes(kv_value_bytes, tp) + self.indexer_entry_bytes
             total += context // self.tokens_per_entry * entry
         return total + self.state_bytes(tp)
 

@@ -37,7 +37,7 @@ class Shard(StrEnum):
 class WeightTensor:
     """Identical tensors of a model: `copies` of `shape`, divided by `shard`.
 
-    `units` counts the KV heads for Shard.KV_HEADS. `quantized` says whether a weight quantization may apply.
+    `units` counts the KV heads for Shard.KV_HEADS. `quantized` says whether the model's quantization reaches it.
     `dtype_bytes` is 0 for the model's dtype, else fixed (a float32 router bias).
     """
 
@@ -61,22 +61,22 @@ class WeightTensor:
 
 @dataclass(frozen=True, slots=True)
 class QuantSpec:
-    """A weight quantization: `bits` a weight, and one scale of `scale_bits` per `group` weights, for tensors
-    marked quantized in `parts`; everything else stays in the model's dtype."""
+    """A weight quantization: `bits` a weight, and one scale of `scale_bits` (zero point included) per `group`
+    weights, for the tensors marked quantized; everything else stays in the model's dtype."""
 
-    method: str  # "fp8", "mxfp4", "int4", ...
+    method: str  # "fp8", "mxfp4", "awq", ...
     bits: int
-    group: int  # weights that share a scale; 0 for one scale a tensor (counted as nothing)
+    group: int  # weights that share a scale; 0 for one scale a tensor or a channel (counted as nothing)
     scale_bits: int
-    parts: frozenset[WeightPart]
 
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
-    """A cos/sin table an engine builds once: `positions` x `rotary_dim` values.
+    """A cos/sin table an engine builds once: `positions` x `rotary_dim` values. `kind` is the rope type.
 
     Scout's is 10,485,760 x 128: 2.5 GiB in bf16 (vLLM), 5.0 GiB in float32 (SGLang on CUDA), on every rank.
     """
 
     rotary_dim: int
     positions: int
+    kind: str = "default"
