@@ -37,7 +37,7 @@ class Shard(StrEnum):
 class WeightTensor:
     """Identical tensors of a model: `copies` of `shape`, divided by `shard`.
 
-    `units` counts the KV heads for Shard.KV_HEADS. `quantized` says whether the model's quantization reaches it.
+    `units` counts the KV heads for Shard.KV_HEADS. `quantized`: the model's quantization reaches it.
     `dtype_bytes` is 0 for the model's dtype, else fixed (a float32 router bias).
     """
 

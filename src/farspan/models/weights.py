@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -25,7 +25,7 @@ class WeightBreakdown:
 
 def _rank_elements(tensor: WeightTensor, tp: int) -> int:
     """Elements of all copies on one rank."""
-    if tensor.shard is Shard.REPLICATED or tp == 1 and tensor.shard is not Shard.VOCAB:
+    if tensor.shard is Shard.REPLICATED or (tp == 1 and tensor.shard is not Shard.VOCAB):
         return tensor.count
     if tensor.shard is Shard.VOCAB:
         rows = -(-tensor.shape[0] // _VOCAB_PADDING) * _VOCAB_PADDING
@@ -45,7 +45,7 @@ def tensor_bytes(
     return elements * (tensor.dtype_bytes or dtype_bytes)
 
 
-def _sum(parts: list[tuple[WeightPart, int]]) -> WeightBreakdown:
+def _sum(parts: Iterable[tuple[WeightPart, int]]) -> WeightBreakdown:
     by_part: dict[WeightPart, int] = {}
     for part, amount in parts:
         by_part[part] = by_part.get(part, 0) + amount

@@ -76,7 +76,7 @@ def attention(
 
 
 def latent_attention(weights: WeightsBuilder, *, hidden: int, heads: int, latent: LatentSpec) -> None:
-    """Multi-head latent attention: the down-projections are whole on every rank, the rest is split by head."""
+    """Multi-head latent attention: down-projections whole on every rank, the rest split by head."""
     name = "layers.*.self_attn."
     query = heads * (latent.nope_dim + latent.rope_dim)
     if latent.q_lora_rank:

@@ -139,7 +139,7 @@ def _expert_dtype(decoder: Decoder) -> None:
 
 
 def _ropes(reader: ConfigReader, positions: int) -> list[RopeSpec]:
-    """Plain RoPE for the windows, YaRN for the compressed latents (vllm 0.32.0 deepseek_v4/common/rope.py)."""
+    """Plain RoPE for windows, YaRN for compressed latents (vllm 0.32.0 deepseek_v4/common/rope.py)."""
     size = reader.integer("qk_rope_head_dim")
     section = rope_section(reader)
     tables = [RopeSpec(size, positions)]

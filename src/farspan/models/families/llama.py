@@ -1,4 +1,4 @@
-"""Llama 3, Mistral, Mixtral, Qwen 2, Qwen 3 and Qwen 3 MoE: grouped-query attention and a SwiGLU or MoE MLP."""
+"""Llama 3, Mistral, Mixtral, Qwen 2, Qwen 3 and Qwen 3 MoE: grouped-query attention, SwiGLU or experts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def _windows(reader: ConfigReader, architecture: str, layers: int) -> list[int |
     """The window of each layer, or None for full attention.
 
     Qwen: layers from `max_window_layers` on slide when `use_sliding_window` is set (transformers 5.23
-    models/qwen2/configuration_qwen2.py). Mistral and Mixtral: every layer slides when `sliding_window` is set.
+    models/qwen2/configuration_qwen2.py). Mistral and Mixtral: every layer slides when `sliding_window` is
+    set.
     """
     window = reader.integer("sliding_window", 0)
     if not architecture.startswith("Qwen"):

@@ -1,4 +1,4 @@
-"""Qwen 3.5: Gated DeltaNet in three layers of four, gated full attention in the fourth, dense or sparse MLPs."""
+"""Qwen 3.5: Gated DeltaNet in three layers of four, gated full attention in the fourth, MLPs or experts."""
 
 from __future__ import annotations
 

@@ -10,19 +10,79 @@ from farspan.errors import InputError
 # Fields that Hugging Face writes for every model and that change no byte of weights or KV: token ids,
 # generation defaults, training-time rates, bookkeeping.
 HARMLESS = frozenset(
-    """
-    _attn_implementation _name_or_path add_cross_attention architectures attention_dropout auto_map bad_words_ids
-    begin_suppress_tokens bos_token_id chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id
-    diversity_penalty do_sample dtype early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id
-    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id hidden_dropout_prob
-    id2label ignore_index initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length
-    min_length model_type no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions
-    output_hidden_states output_router_logits output_scores pad_token_id prefix pretraining_tp problem_type
-    pruned_heads remove_invalid_values repetition_penalty resid_pdrop return_dict return_dict_in_generate
-    rms_norm_eps router_aux_loss_coef router_jitter_noise sep_token_id suppress_tokens task_specific_params
-    temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript
-    transformers_version typical_p unk_token_id use_bfloat16 use_cache
-    """.split()
+    {
+        "_attn_implementation",
+        "_name_or_path",
+        "add_cross_attention",
+        "architectures",
+        "attention_dropout",
+        "auto_map",
+        "bad_words_ids",
+        "begin_suppress_tokens",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "cross_attention_hidden_size",
+        "decoder_start_token_id",
+        "diversity_penalty",
+        "do_sample",
+        "dtype",
+        "early_stopping",
+        "embd_pdrop",
+        "encoder_no_repeat_ngram_size",
+        "eos_token_id",
+        "exponential_decay_length_penalty",
+        "finetuning_task",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "hidden_dropout_prob",
+        "id2label",
+        "ignore_index",
+        "initializer_range",
+        "is_decoder",
+        "is_encoder_decoder",
+        "label2id",
+        "length_penalty",
+        "max_length",
+        "min_length",
+        "model_type",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "output_scores",
+        "pad_token_id",
+        "prefix",
+        "pretraining_tp",
+        "problem_type",
+        "pruned_heads",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "resid_pdrop",
+        "return_dict",
+        "return_dict_in_generate",
+        "rms_norm_eps",
+        "router_aux_loss_coef",
+        "router_jitter_noise",
+        "sep_token_id",
+        "suppress_tokens",
+        "task_specific_params",
+        "temperature",
+        "tf_legacy_loss",
+        "tie_encoder_decoder",
+        "tokenizer_class",
+        "top_k",
+        "top_p",
+        "torch_dtype",
+        "torchscript",
+        "transformers_version",
+        "typical_p",
+        "unk_token_id",
+        "use_bfloat16",
+        "use_cache",
+    }
 )
 
 _MISSING = object()
@@ -126,7 +186,7 @@ class ConfigReader:
         return ConfigReader(value, self._source, f"{self._path}{name}.")
 
     def expect(self, name: str, *allowed: object) -> None:
-        """Accept the field only when absent, null, or one of `allowed`: any other value changes the layout."""
+        """Accept the field only when absent, null, or one of `allowed`: others change the layout."""
         value = self._value(name, None)
         if value is not None and value not in allowed:
             names = ", ".join(map(repr, allowed)) or "absent"

@@ -40,7 +40,7 @@ def _norm(weights: WeightsBuilder, name: str, size: int, *, bias: bool = True, c
 
 
 def llama4(reader: ConfigReader, weights: WeightsBuilder, text_hidden: int) -> None:
-    """Llama 4's tower, pixel-shuffle adapter and projector (transformers 5.23 models/llama4/modeling_llama4.py)."""
+    """Llama 4's tower, pixel-shuffle adapter and projector (transformers 5.23 models/llama4)."""
     hidden, depth = reader.integer("hidden_size"), reader.integer("num_hidden_layers")
     width, patch = reader.integer("intermediate_size"), reader.integer("patch_size")
     channels = reader.integer("num_channels", 3)
