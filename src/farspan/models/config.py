@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from farspan.errors import InputError
@@ -11,6 +12,13 @@ from farspan.models import catalog, hub
 from farspan.models.families import family_reader
 from farspan.models.families.reader import ConfigReader
 from farspan.models.spec import ModelSpec
+
+WEIGHT_FORMATS: dict[str, object] = {
+    "bf16": None,
+    "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    "int4": {"quant_method": "awq", "bits": 4, "group_size": 128},
+    "mxfp4": {"quant_method": "mxfp4"},
+}
 
 
 def spec_from_config(config: Mapping[str, object], name: str, source: str = "") -> ModelSpec:
@@ -33,8 +41,29 @@ def spec_from_config(config: Mapping[str, object], name: str, source: str = "") 
     return family_reader(architectures[0])(reader, name)
 
 
-def read_config_file(path: Path) -> ModelSpec:
-    """Read a config.json, or the one in a folder.
+def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:
+    """Return the config as if its checkpoint kept its weights in another format.
+
+    `bf16` drops any quantization; `fp8` keeps every projection in FP8 with 128 x 128 blocks, as
+    `--quantization fp8` and most FP8 checkpoints do; `int4` in 4 bits with groups of 128; `mxfp4` the routed
+    experts only.
+
+    Raises:
+        InputError: The format is none of these.
+    """
+    if weights not in WEIGHT_FORMATS:
+        raise InputError(f"{weights!r} is not a weight format", f"choose one of {', '.join(WEIGHT_FORMATS)}")
+    changed = dict(config)
+    text = changed.get("text_config")
+    if isinstance(text, Mapping):
+        changed["text_config"] = {key: text[key] for key in text if key != "quantization_config"}
+    changed["quantization_config"] = WEIGHT_FORMATS[weights]
+    changed.pop("expert_dtype", None)
+    return changed
+
+
+def read_config_file(path: Path, weights: str = "") -> ModelSpec:
+    """Read a config.json, or the one in a folder; `weights` as in `load_model`.
 
     Raises:
         InputError: There is no such file, it is not JSON, or farspan does not know what it describes.
@@ -51,14 +80,16 @@ def read_config_file(path: Path) -> ModelSpec:
     if not isinstance(config, dict):
         raise InputError(f"{file} is not a JSON object", "give the model's config.json")
     name = file.resolve().parent.name if file.name == "config.json" else file.stem
-    return spec_from_config(config, name, str(file))
+    return spec_from_config(override_weights(config, weights) if weights else config, name, str(file))
 
 
-def load_model(model: str, *, allow_network: bool = True) -> ModelSpec:
+def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> ModelSpec:
     """Find and read a model: an existing path, a catalog name or alias, or a hub id.
 
     Args:
         model: What the user wrote.
+        weights: Plan as if the weights were kept in this format (see `override_weights`); empty for the
+            checkpoint's own.
         allow_network: Whether a hub id may be asked for over the network; the local Hugging Face cache is
             always looked at.
 
@@ -67,12 +98,15 @@ def load_model(model: str, *, allow_network: bool = True) -> ModelSpec:
     """
     path = Path(model).expanduser()
     if path.exists():
-        return read_config_file(path)
+        return read_config_file(path, weights)
     entry = catalog.find(model)
     if entry is not None:
-        return spec_from_config(entry.config(), entry.name)
+        config = entry.config()
+        spec = spec_from_config(override_weights(config, weights) if weights else config, entry.name)
+        return replace(spec, notes=spec.notes + (() if weights else entry.notes()))
     if hub.is_hub_id(model):
-        return spec_from_config(hub.fetch_config(model, allow_network=allow_network), model)
+        config = hub.fetch_config(model, allow_network=allow_network)
+        return spec_from_config(override_weights(config, weights) if weights else config, model)
     close = catalog.suggestions(model)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(catalog.names())}"
     raise InputError(

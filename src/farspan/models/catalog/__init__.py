@@ -52,6 +52,10 @@ class CatalogEntry:
                 target.setdefault(key, value)
         return config
 
+    def notes(self) -> tuple[str, ...]:
+        """Where each addition comes from, for the reader of a plan."""
+        return tuple(addition["source"] for addition in _additions().get(self.hub_id, []))
+
 
 @lru_cache(maxsize=1)
 def _additions() -> dict[str, Any]:
