@@ -9,7 +9,8 @@ from enum import StrEnum
 class Origin(StrEnum):
     """How far a figure can be trusted."""
 
-    MEASURED = "measured"  # read off a real card
+    MEASURED = "measured"  # read off a real card for this catalog
+    REPORTED = "reported"  # what torch printed on such cards, in out-of-memory messages others published
     DOCUMENTED = "documented"  # the vendor's data sheet
     ASSUMED = "assumed"  # derived from a documented figure by a rule the docs state
 
