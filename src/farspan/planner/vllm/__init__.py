@@ -1,0 +1,1 @@
+"""vLLM's memory model, by version."""
