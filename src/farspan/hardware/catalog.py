@@ -1,8 +1,8 @@
 """The GPUs farspan knows.
 
 Bandwidth, rates and links are the vendors' data sheets, dense (no sparsity). Memory is what torch reports,
-which is less than the sticker and less than nvidia-smi: measured (to the byte), or as torch's own messages on such
-cards round it, or assumed.
+which is less than the sticker and less than nvidia-smi: measured (to the byte), or as torch's own messages on
+such cards round it, or assumed.
 """
 
 from __future__ import annotations

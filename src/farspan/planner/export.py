@@ -1,0 +1,164 @@
+"""Plans as JSON objects, for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from farspan.planner.ledger import MemoryLedger
+from farspan.planner.levers import Lever
+from farspan.planner.questions import Found, Question
+from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.planner.sweep import SweepPoint
+
+_GIB = 2**30
+
+
+def _gib(count: float) -> float:
+    return round(count / _GIB, 4)
+
+
+def ledger_object(ledger: MemoryLedger) -> list[dict[str, Any]]:
+    """The lines of a ledger."""
+    return [
+        {
+            "name": line.name,
+            "bytes": line.bytes,
+            "gib": _gib(line.bytes),
+            "when": line.when.value,
+            "where": "host" if line.on_host else "gpu",
+            "grows_with": line.grows_with,
+            "formula": line.formula,
+            "source": line.source,
+            "basis": line.basis.value,
+        }
+        for line in ledger
+    ]
+
+
+def time_objects(plan: EnginePlan) -> dict[str, Any]:
+    """The keys of a plan's times; None where no time was estimated."""
+    time = plan.time
+    if time is None:
+        return {"ttft_s": None, "itl_s": None, "prefill_tokens_per_s": None}
+    return {
+        "ttft_s": {
+            "floor": round(time.ttft_floor_s, 4),
+            "expected": round(time.ttft_expected_s, 4),
+            "basis": time.basis,
+            "fitted": time.fitted,
+            "terms": [
+                {
+                    "name": term.name,
+                    "floor": round(term.floor_s, 4),
+                    "expected": round(term.expected_s, 4),
+                    "formula": term.formula,
+                }
+                for term in time.terms
+            ],
+        },
+        "itl_s": {"floor": round(time.itl_floor_s, 6), "expected": round(time.itl_expected_s, 6)},
+        "prefill_tokens_per_s": round(time.prefill_rate, 1),
+    }
+
+
+def plan_object(plan: EnginePlan) -> dict[str, Any]:
+    """One engine's plan."""
+    return {
+        "engine": plan.engine,
+        "version": plan.version,
+        "starts": plan.starts,
+        "fits": plan.fits,
+        "reason": plan.reason,
+        "weights_gib": _gib(plan.weights_bytes),
+        "available_kv_gib": _gib(plan.available_kv_bytes),
+        "available_kv_bytes": plan.available_kv_bytes,
+        "capacity_tokens": plan.capacity_tokens,
+        "max_concurrency": round(plan.max_concurrency, 4),
+        "printed": dict(plan.printed),
+        "pools": dict(plan.pools),
+        "ledger": ledger_object(plan.ledger),
+        "free_gib": _gib(plan.ledger.free_bytes),
+        "flags": list(plan.flags),
+        "env": dict(plan.env),
+        "warnings": list(plan.warnings),
+        **time_objects(plan),
+    }
+
+
+def lever_object(lever: Lever) -> dict[str, Any]:
+    """One lever."""
+    return {
+        "change": lever.change,
+        "costs": lever.costs,
+        "bytes_freed": lever.bytes_freed,
+        "capacity_tokens": lever.capacity_tokens,
+        "fits": lever.fits,
+    }
+
+
+def request_object(request: PlanRequest) -> dict[str, Any]:
+    """What was asked."""
+    return {
+        "model": request.model.name,
+        "gpu": request.gpu.name,
+        "gpu_memory_bytes": request.gpu.memory_bytes,
+        "gpu_memory_basis": request.gpu.memory_origin.value,
+        "gpus": request.gpus,
+        "tp": request.tp,
+        "context": request.context,
+        "concurrency": request.concurrency,
+        "output_tokens": request.output_tokens,
+        "kv_dtype": request.kv_dtype.value,
+        "notes": list(request.model.notes),
+    }
+
+
+def answer_object(
+    request: PlanRequest,
+    plans: Iterable[EnginePlan],
+    refusals: Mapping[str, str],
+    fixes: Mapping[str, Iterable[Lever]],
+) -> dict[str, Any]:
+    """The whole answer: the request, every engine under `engines`, and a single engine's keys at the top too."""
+    engines: dict[str, Any] = {}
+    for plan in plans:
+        engines[plan.engine] = plan_object(plan)
+        engines[plan.engine]["levers"] = [lever_object(lever) for lever in fixes.get(plan.engine, ())]
+    for engine, why in refusals.items():
+        engines[engine] = {"engine": engine, "fits": False, "reason": why, "refused": True}
+    answer: dict[str, Any] = {}
+    if len(engines) == 1:
+        answer.update(next(iter(engines.values())))
+    answer["fits"] = any(engine["fits"] for engine in engines.values())
+    return {**request_object(request), **answer, "engines": engines}
+
+
+def point_object(point: SweepPoint) -> dict[str, Any]:
+    """One row of a sweep."""
+    row: dict[str, Any] = {"context": point.context, "engine": point.engine, "fits": point.fits}
+    plan = point.plan
+    if plan is None:
+        return {**row, "reason": point.refusal, "refused": True}
+    return {
+        **row,
+        "version": plan.version,
+        "reason": plan.reason,
+        "capacity_tokens": plan.capacity_tokens,
+        "max_concurrency": round(plan.max_concurrency, 4),
+        "available_kv_gib": _gib(plan.available_kv_bytes),
+        "printed": dict(plan.printed),
+        **time_objects(plan),
+    }
+
+
+def search_object(request: PlanRequest, question: Question, found: Iterable[Found]) -> dict[str, Any]:
+    """The answers to a search, by engine."""
+    asked = request_object(request)
+    del asked["tp" if question is Question.GPUS else question.value]
+    engines: dict[str, Any] = {}
+    for answer in found:
+        engines[answer.engine] = {"value": answer.value, "refusal": answer.refusal or None}
+        if answer.plan is not None:
+            engines[answer.engine].update(plan_object(answer.plan))
+    return {**asked, "find": question.value, "engines": engines}
