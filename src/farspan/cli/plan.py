@@ -14,7 +14,7 @@ from farspan.models.config import WEIGHT_FORMATS, load_model
 from farspan.models.spec import KvDtype
 from farspan.planner import export, text
 from farspan.planner.engine_flags import parse_engine_flags
-from farspan.planner.levers import levers
+from farspan.planner.levers import find_fix
 from farspan.planner.plan import ENGINES, plan_engines
 from farspan.planner.questions import Question, search
 from farspan.planner.request import PlanRequest
@@ -44,30 +44,26 @@ def _print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-@click.command(
-    "plan",
-    epilog=_EPILOG,
-    context_settings={"ignore_unknown_options": False, "help_option_names": ["-h", "--help"]},
-)
+@click.command("plan", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
 @click.argument("engine_flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE FLAGS]")
 @click.option("--gpus", default="detect", show_default=True, help="8xH200, H100, or detect.")
 @click.option("--tp", type=int, help="Tensor-parallel size; all GPUs when not given.")
 @click.option("--engine", type=click.Choice(ENGINES), help="One engine; all side by side when not given.")
 @click.option("--engine-version", default="", help="The engine's version; the newest known when not given.")
-@click.option(
-    "--accept-nearest-version", is_flag=True, help="Plan an unknown version as the nearest known one."
-)
+@click.option("--accept-nearest-version", is_flag=True, help="Plan an unknown version as the nearest.")
 @click.option("--context", help="Longest request, prompt and answer together: 128k, 2M, 2Mi.")
 @click.option("--contexts", help="Several contexts, one row each: 128k,1M,10M.")
 @click.option("--concurrency", default=1, show_default=True, help="Requests of that length at once.")
 @click.option("--output-tokens", default="200", show_default=True, help="Tokens of the answer.")
 @click.option(
-    "--kv-dtype", default="auto", show_default=True, type=click.Choice([kind.value for kind in KvDtype])
+    "--kv-dtype",
+    default="auto",
+    show_default=True,
+    type=click.Choice([kind.value for kind in KvDtype]),
+    help="Type of the KV cache.",
 )
-@click.option(
-    "--weights", default="", type=click.Choice(["", *WEIGHT_FORMATS]), help="Plan other weight formats."
-)
+@click.option("--weights", type=click.Choice(list(WEIGHT_FORMATS)), help="Plan as if weights were kept so.")
 @click.option("--available-kv-gib", type=float, help="KV memory of one GPU as the engine's log says.")
 @click.option("--find", type=click.Choice(list(Question)), help="Search for the largest or fewest.")
 @click.option("--explain", is_flag=True, help="Show formulas and sources.")
@@ -86,7 +82,7 @@ def command(
     concurrency: int,
     output_tokens: str,
     kv_dtype: str,
-    weights: str,
+    weights: str | None,
     available_kv_gib: float | None,
     find: str | None,
     explain: bool,
@@ -97,15 +93,15 @@ def command(
 
     MODEL is a catalog name (llama-4-scout), a config.json, its folder, or a hub id (owner/name).
     """
-    spec = load_model(model, weights=weights, allow_network=not offline)
+    spec = load_model(model, weights=weights or "", allow_network=not offline)
     node = parse_node(gpus)
     if engine is None and (engine_version or engine_flags):
         raise InputError(
             "--engine-version and engine flags belong to one engine", "add --engine vllm or sglang"
         )
-    if available_kv_gib is not None and available_kv_gib <= 0:
+    if available_kv_gib is not None and not 0 < available_kv_gib < float("inf"):
         raise InputError(
-            f"--available-kv-gib {available_kv_gib} is not positive", "copy it from the engine's log"
+            f"--available-kv-gib {available_kv_gib} is not a memory size", "copy it from the engine's log"
         )
     longest = spec.max_position_embeddings
     request = PlanRequest(
@@ -141,7 +137,7 @@ def _answer_plan(
 ) -> bool:
     plans, refusals = plan_engines(request, engines)
     wanted = as_json or explain or len(engines) == 1
-    fixes = {plan.engine: levers(request, plan) for plan in plans if wanted and not plan.fits}
+    fixes = {plan.engine: find_fix(request, plan) for plan in plans if wanted and not plan.fits}
     if as_json:
         _print_json(export.answer_object(request, plans, refusals, fixes))
     else:
@@ -154,12 +150,7 @@ def _answer_sweep(
 ) -> bool:
     points = list(sweep(request, contexts, engines))
     if as_json:
-        answer = {
-            **export.request_object(request),
-            "points": [export.point_object(point) for point in points],
-        }
-        del answer["context"]
-        _print_json(answer)
+        _print_json(export.sweep_object(request, points))
     else:
         click.echo(text.where(request))
         _print(text.sweep_lines(points))

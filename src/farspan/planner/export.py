@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from farspan.planner.ledger import MemoryLedger
-from farspan.planner.levers import Lever
+from farspan.planner.levers import Fix, Lever
 from farspan.planner.questions import Found, Question
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.sweep import SweepPoint
@@ -97,6 +97,21 @@ def lever_object(lever: Lever) -> dict[str, Any]:
     }
 
 
+def fix_object(fix: Fix) -> dict[str, Any] | None:
+    """The levers that together make it fit, and the plan after them."""
+    if not fix.pull:
+        return None
+    after = fix.pull[-1].plan
+    return {
+        "changes": [lever.change for lever in fix.pull],
+        "flags": list(after.flags),
+        "env": dict(after.env),
+        "version": after.version,
+        "capacity_tokens": after.capacity_tokens,
+        "max_concurrency": round(after.max_concurrency, 4),
+    }
+
+
 def request_object(request: PlanRequest) -> dict[str, Any]:
     """What was asked."""
     return {
@@ -118,13 +133,15 @@ def answer_object(
     request: PlanRequest,
     plans: Iterable[EnginePlan],
     refusals: Mapping[str, str],
-    fixes: Mapping[str, Iterable[Lever]],
+    fixes: Mapping[str, Fix],
 ) -> dict[str, Any]:
-    """The whole answer: the request, every engine under `engines`, and a single engine's keys at the top too."""
+    """The whole answer: the request, every engine under `engines`, a single engine's keys at the top too."""
     engines: dict[str, Any] = {}
     for plan in plans:
         engines[plan.engine] = plan_object(plan)
-        engines[plan.engine]["levers"] = [lever_object(lever) for lever in fixes.get(plan.engine, ())]
+        fix = fixes.get(plan.engine)
+        engines[plan.engine]["levers"] = [lever_object(lever) for lever in fix.levers] if fix else []
+        engines[plan.engine]["fix"] = fix_object(fix) if fix else None
     for engine, why in refusals.items():
         engines[engine] = {"engine": engine, "fits": False, "reason": why, "refused": True}
     answer: dict[str, Any] = {}
@@ -150,6 +167,13 @@ def point_object(point: SweepPoint) -> dict[str, Any]:
         "printed": dict(plan.printed),
         **time_objects(plan),
     }
+
+
+def sweep_object(request: PlanRequest, points: Iterable[SweepPoint]) -> dict[str, Any]:
+    """A whole sweep."""
+    asked = request_object(request)
+    del asked["context"]
+    return {**asked, "points": [point_object(point) for point in points]}
 
 
 def search_object(request: PlanRequest, question: Question, found: Iterable[Found]) -> dict[str, Any]:

@@ -201,10 +201,9 @@ def bytes_freed(before: EnginePlan, after: EnginePlan, concurrency: int) -> int:
     room = max(grown, shrunk) if grown >= 0 else grown
     if before.max_concurrency <= 0 or after.max_concurrency <= 0:
         return room
-    each = (
-        before.available_kv_bytes / before.max_concurrency - after.available_kv_bytes / after.max_concurrency
-    )
-    return room + round(each * concurrency)
+    each_before = before.available_kv_bytes / before.max_concurrency
+    each_after = after.available_kv_bytes / after.max_concurrency
+    return room + round((each_before - each_after) * concurrency)
 
 
 def levers(request: PlanRequest, plan: EnginePlan) -> tuple[Lever, ...]:
@@ -245,6 +244,19 @@ def _words(candidate: _Candidate, changed: PlanRequest) -> str:
     if candidate.apply is _rows:
         return f"--max-running-requests {changed.int_flag(8, '--max-running-requests')}"
     return candidate.change
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """All levers that help, and those to pull together so that the request fits (none when none do)."""
+
+    levers: tuple[Lever, ...]
+    pull: tuple[Lever, ...]
+
+
+def find_fix(request: PlanRequest, plan: EnginePlan) -> Fix:
+    """What to change about a plan that does not fit."""
+    return Fix(levers(request, plan), cheapest_fix(request, plan))
 
 
 def cheapest_fix(request: PlanRequest, plan: EnginePlan, most: int = 4) -> tuple[Lever, ...]:

@@ -20,7 +20,7 @@ _PLANNERS = {
     "builtin": ("farspan.planner.builtin", "plan_builtin"),
 }
 ENGINES = tuple(_PLANNERS)
-# Room a rank needs beside its weights before it can hold any KV: the CUDA context alone takes 0.6 GiB on an H200.
+# Room a rank needs beside its weights before any KV: the CUDA context alone takes 0.6 GiB on an H200.
 _BESIDE_WEIGHTS = 2**30
 
 

@@ -1,4 +1,4 @@
-"""The longest context, the most requests, the fewest GPUs: plans searched for the largest or smallest that fits."""
+"""The longest context, the most requests, the fewest GPUs: a search among plans."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _search_one(request: PlanRequest, question: Question, engine: str) -> Found:
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
     """The largest value in [low, high] for which `fits` holds, 0 when it does not hold for `low`.
 
-    `fits` must hold up to some value and fail above it: more context, or more requests, never need less memory.
+    `fits` must hold up to some value and fail above it: a longer context never needs less memory.
     """
     if not fits(low):
         return 0

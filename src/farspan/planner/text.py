@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from farspan.planner.levers import Lever
+from farspan.planner.levers import Fix, Lever
 from farspan.planner.questions import Found, Question
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.sweep import SweepPoint
@@ -19,7 +19,7 @@ _COMMANDS = {
 
 
 def table(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
-    """Rows as aligned columns; the columns in `right` are aligned to the right. The last column is not padded."""
+    """Rows as aligned columns; the columns in `right` are aligned to the right."""
     if not rows:
         return []
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -54,7 +54,8 @@ def answer_line(request: PlanRequest, plans: Sequence[EnginePlan], refusals: Map
     if good:
         return f"{what} fits {where(request)} with {names}: {good[0].reason}."
     if len(plans) == 1:
-        return f"{what} does not fit {where(request)} with {plans[0].engine} {plans[0].version}: {plans[0].reason}."
+        engine = f"{plans[0].engine} {plans[0].version}"
+        return f"{what} does not fit {where(request)} with {engine}: {plans[0].reason}."
     return f"{what} does not fit {where(request)} on any of {', '.join(plan.engine for plan in plans)}."
 
 
@@ -79,8 +80,8 @@ def time_line(plan: EnginePlan) -> str:
     if time is None:
         return ""
     return (
-        f"time to first token {format_seconds(time.ttft_expected_s)} (floor {format_seconds(time.ttft_floor_s)}), "
-        f"then {format_seconds(time.itl_expected_s)} a token; {time.basis}"
+        f"time to first token {format_seconds(time.ttft_expected_s)} "
+        f"(floor {format_seconds(time.ttft_floor_s)}), then {format_seconds(time.itl_expected_s)} a token; {time.basis}"
     )
 
 
@@ -154,14 +155,27 @@ def _times(plan: EnginePlan, *, explain: bool) -> Iterator[str]:
         yield from (f"  {line}" for line in table(rows, right=(1, 2)))
 
 
-def engine_lines(plan: EnginePlan, model: str, levers: Iterable[Lever], *, explain: bool) -> Iterator[str]:
+def _fix_lines(fix: Fix, model: str) -> Iterator[str]:
+    """What to pull so that it fits, as a command, and every lever there is."""
+    if fix.pull:
+        after = fix.pull[-1].plan
+        changes = " and ".join(lever.change for lever in fix.pull)
+        yield f"It fits with {changes} ({after.max_concurrency:.2f}x):"
+        yield from command_lines(after, model)
+        yield ""
+    yield "What helps, cheapest first, each alone:"
+    yield from (f"  {line}" for line in lever_lines(fix.levers))
+    if not fix.pull and fix.levers:
+        yield "  no four of these together make it fit"
+
+
+def engine_lines(plan: EnginePlan, model: str, fix: Fix | None, *, explain: bool) -> Iterator[str]:
     """Everything about one engine, below the answer."""
     if plan.fits:
         yield from command_lines(plan, model)
         yield ""
-    else:
-        yield "What to change, cheapest first:"
-        yield from (f"  {line}" for line in lever_lines(levers))
+    elif fix is not None:
+        yield from _fix_lines(fix, model)
         yield ""
     for warning in plan.warnings:
         yield f"! {warning}"
@@ -183,7 +197,7 @@ def answer_lines(
     model: str,
     plans: Sequence[EnginePlan],
     refusals: Mapping[str, str],
-    fixes: Mapping[str, Iterable[Lever]],
+    fixes: Mapping[str, Fix],
     *,
     explain: bool,
 ) -> Iterator[str]:
@@ -193,14 +207,14 @@ def answer_lines(
     yield ""
     if len(plans) + len(refusals) == 1:
         plan = plans[0]
-        yield from engine_lines(plan, model, fixes.get(plan.engine, ()), explain=explain)
+        yield from engine_lines(plan, model, fixes.get(plan.engine), explain=explain)
         return
     yield from side_by_side(plans, refusals)
     for plan in plans:
         if explain:
             yield ""
             yield f"-- {plan.engine} {plan.version}"
-            yield from engine_lines(plan, model, fixes.get(plan.engine, ()), explain=True)
+            yield from engine_lines(plan, model, fixes.get(plan.engine), explain=True)
         elif plan.fits:
             yield ""
             yield from command_lines(plan, model)
@@ -231,11 +245,12 @@ def sweep_lines(points: Iterable[SweepPoint]) -> list[str]:
 def search_lines(request: PlanRequest, question: Question, found: Sequence[Found]) -> Iterator[str]:
     """The answers to a search, one row an engine."""
     wanted = format_tokens(request.context)
+    name, count = request.model.name, request.concurrency
     gpus = f"{request.gpus}x {request.gpu.name}, TP {request.tp}"
     titles = {
-        Question.CONTEXT: f"longest context of {request.model.name}, {request.concurrency} at once, on {gpus}",
-        Question.CONCURRENCY: f"most requests of {wanted} at once of {request.model.name} on {gpus}",
-        Question.GPUS: f"fewest {request.gpu.name} for {request.model.name} at {wanted} x {request.concurrency}",
+        Question.CONTEXT: f"longest context of {name}, {count} at once, on {gpus}",
+        Question.CONCURRENCY: f"most requests of {wanted} at once of {name} on {gpus}",
+        Question.GPUS: f"fewest {request.gpu.name} for {name}, {count} x {wanted}",
     }
     yield titles[question]
     rows = [["engine", "answer", "first token", "flags or why not"]]
