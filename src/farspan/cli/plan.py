@@ -10,7 +10,7 @@ import click
 
 from farspan.errors import InputError
 from farspan.hardware.catalog import parse_node
-from farspan.models.config import WEIGHT_FORMATS, load_model
+from farspan.models.config import WEIGHT_FORMATS, engine_model_name, load_model
 from farspan.models.spec import KvDtype
 from farspan.planner import export, text
 from farspan.planner.engine_flags import parse_engine_flags
@@ -65,7 +65,9 @@ def _print_json(value: object) -> None:
 )
 @click.option("--weights", type=click.Choice(list(WEIGHT_FORMATS)), help="Plan as if weights were kept so.")
 @click.option("--available-kv-gib", type=float, help="KV memory of one GPU as the engine's log says.")
-@click.option("--find", type=click.Choice(list(Question)), help="Search for the largest or fewest.")
+@click.option(
+    "--find", type=click.Choice([kind.value for kind in Question]), help="Search for the largest or fewest."
+)
 @click.option("--explain", is_flag=True, help="Show formulas and sources.")
 @click.option("--offline", is_flag=True, help="Never ask the Hugging Face hub for a config.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -127,7 +129,8 @@ def command(
     elif context is None:
         raise InputError("nothing is asked", "give --context, --contexts or --find context")
     else:
-        fits = _answer_plan(request, model, engines, explain=explain, as_json=as_json)
+        name = engine_model_name(model)
+        fits = _answer_plan(request, name, engines, explain=explain, as_json=as_json)
     if not fits:
         sys.exit(EXIT_DOES_NOT_FIT)
 

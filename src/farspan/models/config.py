@@ -113,3 +113,12 @@ def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> 
         f"{model!r} is neither a file, nor a folder, nor a catalog name",
         f"{hint} A hub id has an owner: owner/name",
     )
+
+
+def engine_model_name(model: str) -> str:
+    """What to call the model on an engine's command line: a folder, or a hub id for a catalog name."""
+    path = Path(model).expanduser()
+    if path.exists():
+        return str(path.parent if path.is_file() else path)
+    entry = catalog.find(model)
+    return entry.hub_id if entry is not None else model

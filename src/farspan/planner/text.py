@@ -81,7 +81,8 @@ def time_line(plan: EnginePlan) -> str:
         return ""
     return (
         f"time to first token {format_seconds(time.ttft_expected_s)} "
-        f"(floor {format_seconds(time.ttft_floor_s)}), then {format_seconds(time.itl_expected_s)} a token; {time.basis}"
+        f"(floor {format_seconds(time.ttft_floor_s)}), "
+        f"then {format_seconds(time.itl_expected_s)} a token; {time.basis}"
     )
 
 
