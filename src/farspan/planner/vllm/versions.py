@@ -27,6 +27,15 @@ class SizeLine(StrEnum):
     ONE_LINE = "one line"  # the same, with the concurrency on the same line
 
 
+class Runner(StrEnum):
+    """Which models run on the second model runner, which keeps its block tables twice."""
+
+    NONE = "none"
+    LISTED = "listed"  # some architectures
+    DENSE = "dense"  # these and every dense model without recurrent layers
+    ALL = "all"
+
+
 class PageUnify(StrEnum):
     """What happens when layers of different kinds have pages of different sizes."""
 
@@ -64,6 +73,12 @@ class VllmRules:
         calculates_kv_scales: Whether `--calculate-kv-scales` exists.
         auto_max_model_len: Whether `--max-model-len auto` (or -1) exists.
         large_card_bytes: Cards at least this large get the largest default batch; 0 for no such tier.
+        second_runner: Which models run on the second model runner by default.
+        second_runner_models: Architectures that do, for Runner.LISTED and Runner.DENSE.
+        aligns_tables: Whether rows of the block table are a multiple of 128 tokens long.
+        sampler_bytes: Bytes the sampler takes for each logit while it warms up.
+        prefix_caches_states: Whether prefix caching is on by default for models with recurrent layers.
+        e5m2_meets_quantized_query: Whether FlashAttention on Hopper accepts E5M2 and then asserts E4M3.
         smallest_window_block: Whether sliding-window layers start from the smallest block of the kernel.
     """
 
@@ -91,6 +106,12 @@ class VllmRules:
     calculates_kv_scales: bool = True
     auto_max_model_len: bool = False
     large_card_bytes: int = 0
+    second_runner: Runner = Runner.NONE
+    second_runner_models: frozenset[str] = frozenset()
+    aligns_tables: bool = False
+    sampler_bytes: int = 30
+    prefix_caches_states: bool = False
+    e5m2_meets_quantized_query: bool = True
     smallest_window_block: bool = False
 
 
@@ -119,6 +140,19 @@ _V0_24 = replace(
     version="0.24.0",
     connector_support_checked=True,
     size_line=SizeLine.CAPACITY,
+    second_runner=Runner.LISTED,
+    second_runner_models=frozenset(
+        {
+            "Qwen3ForCausalLM",
+            "DeepseekV2ForCausalLM",
+            "Qwen2MoeForCausalLM",
+            "GraniteMoeForCausalLM",
+            "LlamaForCausalLM",
+            "MistralForCausalLM",
+        }
+    ),
+    sampler_bytes=16,
+    e5m2_meets_quantized_query=False,
 )
 _V0_27 = replace(
     _V0_24,
@@ -130,6 +164,9 @@ _V0_27 = replace(
     separates_latent_size=True,
     promotes=True,
     smallest_window_block=True,
+    second_runner=Runner.DENSE,
+    second_runner_models=frozenset({"KimiK3ForConditionalGeneration"}),
+    prefix_caches_states=True,
 )
 _V0_29 = replace(
     _V0_27,
@@ -140,6 +177,8 @@ _V0_29 = replace(
     separates_value_size=True,
     calculates_kv_scales=False,
     large_card_bytes=160 * 2**30,
+    second_runner=Runner.ALL,
+    aligns_tables=True,
 )
 _V0_32 = replace(_V0_29, version="0.32.0", smallest_window_block=False, state_page_uniform=True)
 _V0_33 = replace(_V0_32, version="0.33.0")
