@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 from farspan.errors import InputError
 from farspan.models.tensors import DTYPE_BYTES, QuantSpec, RopeSpec, WeightPart, WeightTensor
@@ -276,18 +277,27 @@ class ModelSpec:
         Raises:
             InputError: `tp` does not divide the query heads, or fits the KV heads neither way.
         """
-        for layer in self.layers:
-            heads, kv_heads = layer.num_heads, layer.num_kv_heads
-            if tp < 1 or heads % tp:
-                choices = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
-                raise InputError(
-                    f"tensor parallel {tp} does not divide the {heads} attention heads of {self.name}",
-                    f"choose one of {choices}",
-                )
-            if layer.attention in (AttentionKind.MLA, AttentionKind.COMPRESSED) or not kv_heads:
-                continue
-            if kv_heads % tp and tp % kv_heads:
-                raise InputError(
-                    f"tensor parallel {tp} does not fit the {kv_heads} KV heads of {self.name}",
-                    "choose a size that divides them or is a multiple of them",
-                )
+        refusal = _tp_refusal(self, tp)
+        if refusal is not None:
+            raise InputError(*refusal)
+
+
+@lru_cache(maxsize=1024)
+def _tp_refusal(model: ModelSpec, tp: int) -> tuple[str, str] | None:
+    """Why `tp` does not do, and the fix; None when it does. Sweeps ask it for every point."""
+    for layer in model.layers:
+        heads, kv_heads = layer.num_heads, layer.num_kv_heads
+        if tp < 1 or heads % tp:
+            choices = ", ".join(str(size) for size in range(1, heads + 1) if heads % size == 0)
+            return (
+                f"tensor parallel {tp} does not divide the {heads} attention heads of {model.name}",
+                f"choose one of {choices}",
+            )
+        if layer.attention in (AttentionKind.MLA, AttentionKind.COMPRESSED) or not kv_heads:
+            continue
+        if kv_heads % tp and tp % kv_heads:
+            return (
+                f"tensor parallel {tp} does not fit the {kv_heads} KV heads of {model.name}",
+                "choose a size that divides them or is a multiple of them",
+            )
+    return None

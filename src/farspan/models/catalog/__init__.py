@@ -6,6 +6,7 @@ weight quantization), each with where it is documented; they are merged in befor
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class CatalogEntry:
             for key in addition["path"]:
                 target = target[key]
             for key, value in addition["fields"].items():
-                target.setdefault(key, value)
+                target.setdefault(key, copy.deepcopy(value))
         return config
 
     def notes(self) -> tuple[str, ...]:
