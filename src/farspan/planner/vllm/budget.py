@@ -1,8 +1,8 @@
 """What vLLM leaves for KV on a card: the fraction it may use, less weights, less what its profile run takes.
 
 The subtraction is vLLM's. What the profile run measures cannot be computed from a config: it is fitted to two
-servers (vLLM 0.12.0, Scout TP 8 on 8x H200: 89.71 GiB left; vLLM 0.24.0, one rank of it alone: 94.88 GiB), two
-equations for the constants below; how they share the two sums is an assumption.
+servers (vLLM 0.12.0, Scout TP 8 on 8x H200: 89.71 GiB left; vLLM 0.24.0, one rank of it alone: 94.88 GiB).
+These are two equations for the constants below; how the constants share the two sums is an assumption.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def human_int(text: str, flag: str) -> int:
         power = "kmgt".find(unit.lower()) + 1 if unit else 0
         if unit == unit.lower():
             whole, _, fraction = number.partition(".")
-            value, rest = divmod(int(whole + fraction) * 1000**power, int(10 ** len(fraction)))
+            value, rest = divmod(int(whole + fraction) * int(1000**power), int(10 ** len(fraction)))
             if not rest:
                 return value
         elif "." not in number:

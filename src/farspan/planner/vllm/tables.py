@@ -1,4 +1,4 @@
-"""What --max-model-len and --max-num-seqs reserve outside the KV budget: a row a request in every block table."""
+"""What --max-model-len reserves outside the KV budget: a row for every request in every block table."""
 
 from __future__ import annotations
 
