@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -39,15 +40,28 @@ def prefill_work(model: ModelSpec, tp: int, tokens: int) -> PrefillWork:
 
 def decode_bytes(model: ModelSpec, tp: int, context: int, kv_dtype: KvDtype) -> tuple[float, float]:
     """Bytes one rank reads for one decoded token: KV of `context` tokens, and the weights that work on it."""
-    width = kv_dtype.value_bytes(model.dtype_bytes)
-    kv = 0.0
+    kept, state = _read_coefficients(model, tp, kv_dtype.value_bytes(model.dtype_bytes))
+    kv = sum(rate * min(context, most) for rate, most in kept)
+    return float(kv + state), _active_weight_bytes(model, tp)
+
+
+@lru_cache(maxsize=256)
+def _read_coefficients(
+    model: ModelSpec, tp: int, width: int
+) -> tuple[tuple[tuple[float, float], ...], float]:
+    """(bytes a kept token, most tokens read) over all layers, and the recurrent state's bytes."""
+    rates: dict[float, float] = {}
+    state = 0.0
     for layer in model.layers:
-        kept = layer.kv_tokens_kept(context)
+        state += layer.state_bytes(tp)
+        if layer.kv_tokens_kept(1) == 0:
+            continue
+        most = math.inf if layer.window is None else float(layer.window)
         if layer.indexer is not None:
-            kv += kept * layer.indexer_entry_bytes
-            kept = min(kept, layer.indexer.top_k)
-        kv += kept * layer.kv_entry_bytes(width, tp) + layer.state_bytes(tp)
-    return kv, _active_weight_bytes(model, tp)
+            rates[most] = rates.get(most, 0.0) + layer.indexer_entry_bytes
+            most = min(most, float(layer.indexer.top_k))
+        rates[most] = rates.get(most, 0.0) + layer.kv_entry_bytes(width, tp)
+    return tuple((rate, most) for most, rate in rates.items()), state
 
 
 @lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
@@ -153,6 +154,7 @@ def decode_floor(model: ModelSpec, gpu: Gpu, tp: int, context: int, kv_dtype: Kv
     return sum(decode_bytes(model, tp, context, kv_dtype)) / gpu.bandwidth
 
 
+@lru_cache(maxsize=256)
 def choose_fit(engine: str, version: str, gpu: str, kv_dtype: KvDtype, backend: str) -> tuple[Fit, bool, str]:
     """The fit to use, whether it is this very combination's, and how to say so."""
     kv = "fp8" if kv_dtype.is_fp8 else "bf16"
@@ -183,7 +185,7 @@ def prefix_tree_seconds(version: str, tokens: int, chunk: int) -> float:
     points = PREFIX_TREE_S.get(version)
     if points is None or tokens <= 0 or chunk <= 0:
         return 0.0
-    scale = (PREFIX_TREE_CHUNK / chunk) ** PREFIX_TREE_CHUNK_POWER
+    scale = math.pow(PREFIX_TREE_CHUNK / chunk, PREFIX_TREE_CHUNK_POWER)
     return _interpolate(points, tokens) * scale
 
 
@@ -213,5 +215,4 @@ def _interpolate(points: tuple[tuple[float, float], ...], tokens: float) -> floa
     upper = max(1, upper)
     (x0, y0), (x1, y1) = points[upper - 1], points[upper]
     slope = math.log(y1 / y0) / math.log(x1 / x0)
-    seconds: float = y0 * (tokens / x0) ** slope
-    return seconds
+    return y0 * math.pow(tokens / x0, slope)

@@ -7,7 +7,8 @@ Mirrors `ServerArgs._handle_gpu_memory_settings` and `_handle_attention_backend_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
@@ -92,18 +93,28 @@ class Resolved:
     multimodal: bool
 
 
-def resolve(given: GivenFlags, model: ModelSpec, gpu: Gpu, tp: int, rules: SglangRules) -> Resolved:
-    """Fill in what was not given.
+def resolve(
+    given: GivenFlags, model: ModelSpec, gpu: Gpu, tp: int, rules: SglangRules, context: int
+) -> Resolved:
+    """Fill in what was not given; the server's context length is `context` unless a flag sets it.
 
     Raises:
         InputError: SGLang would refuse the combination.
     """
-    if given.context_length > model.max_position_embeddings:
+    length = context if given.context_length is None else given.context_length
+    if length > model.max_position_embeddings:
         raise InputError(
-            f"--context-length {given.context_length} is above the {model.max_position_embeddings} tokens of "
-            f"{model.name}",
+            f"--context-length {length} is above the {model.max_position_embeddings} tokens of {model.name}",
             f"ask for at most {model.max_position_embeddings}",
         )
+    return replace(_resolve(given, model, gpu, tp, rules, length > 8192), context_length=length)
+
+
+@lru_cache(maxsize=64)
+def _resolve(
+    given: GivenFlags, model: ModelSpec, gpu: Gpu, tp: int, rules: SglangRules, long_context: bool
+) -> Resolved:
+    """All of it but the context length, of which only its being long matters."""
     smi = smi_mib(gpu)
     chunk, graph_max = _size_class(smi, tp, rules)
     chunk = chunk if given.chunked_prefill_size is None else given.chunked_prefill_size
@@ -140,10 +151,10 @@ def resolve(given: GivenFlags, model: ModelSpec, gpu: Gpu, tp: int, rules: Sglan
         )
         if multimodal:
             fraction *= 0.95  # for a vision tower of ViT-L's size (adjust_mem_fraction_for_vlm)
-    if decode == "aiter" and given.context_length > 8192:
+    if decode == "aiter" and long_context:
         fraction *= 0.85
     return Resolved(
-        context_length=given.context_length,
+        context_length=0,
         kv_dtype=kv_dtype,
         mem_fraction_static=fraction,
         fraction_is_default=given.mem_fraction_static is None,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from farspan.errors import InputError
-from farspan.models.spec import AttentionKind, KvDtype
+from farspan.hardware.gpu import Gpu
+from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
 from farspan.planner.request import PlanRequest
 from farspan.planner.sglang.versions import SglangRules
 
@@ -54,7 +56,7 @@ class HicacheFlags:
 class GivenFlags:
     """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit."""
 
-    context_length: int
+    context_length: int | None
     kv_dtype: KvDtype
     mem_fraction_static: float | None
     max_running_requests: int | None
@@ -80,12 +82,26 @@ class GivenFlags:
 
 
 def read_flags(request: PlanRequest, rules: SglangRules) -> GivenFlags:
-    """Read the engine flags of a request.
+    """Read the engine flags of a request; the same flags are read once.
 
     Raises:
         InputError: A flag contradicts the request, has a value SGLang refuses, does not exist in this
             version, or asks for something whose memory is not mirrored.
     """
+    items = tuple(request.engine_flags.items())
+    return _read(items, request.model, request.gpu, request.tp, request.kv_dtype, rules)
+
+
+@lru_cache(maxsize=64)
+def _read(
+    items: tuple[tuple[str, str | None], ...],
+    model: ModelSpec,
+    gpu: Gpu,
+    tp: int,
+    kv_dtype: KvDtype,
+    rules: SglangRules,
+) -> GivenFlags:
+    request = PlanRequest(model, gpu, tp, tp, context=0, kv_dtype=kv_dtype, engine_flags=dict(items))
     _refuse(request, rules)
     hicache = None
     if request.has_flag("--enable-hierarchical-cache"):
@@ -107,7 +123,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> GivenFlags:
     decode_graph_backend = request.text_flag("", "--cuda-graph-backend-decode")
     prefill_graph_backend = request.text_flag("", "--cuda-graph-backend-prefill")
     return GivenFlags(
-        context_length=request.int_flag(request.context, *CONTEXT_LENGTH),
+        context_length=_optional_int(request, *CONTEXT_LENGTH),
         kv_dtype=_kv_dtype(request),
         mem_fraction_static=fraction,
         max_running_requests=_optional_int(request, *MAX_REQUESTS),

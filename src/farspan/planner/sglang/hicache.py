@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from farspan.models.spec import ModelSpec
+from farspan.models.spec import AttentionKind, ModelSpec
 from farspan.planner.sglang.defaults import Resolved
 from farspan.planner.sglang.flags import GivenFlags
 from farspan.planner.sglang.pool import KvLayout, PoolSizes
@@ -80,7 +80,7 @@ def hicache_warnings(
     ]
     if rules.hybrid_flag and hybrid:
         found.append(f"{rules.version} cannot combine HiCache with --hybrid-kvcache-ratio.")
-    chunked = any(layer.attention.value == "chunked_local" for layer in model.layers)
+    chunked = any(layer.attention is AttentionKind.CHUNKED_LOCAL for layer in model.layers)
     if rules.hybrid_flag and chunked and resolved.decode_backend == "flashinfer":
         found.append(
             f"HiCache's default I/O backend switches decode to FlashInfer in {rules.version}, which gives "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import ModelSpec
@@ -237,7 +238,13 @@ def runtime_lines(
 
 
 def activation_bytes(model: ModelSpec, tp: int, tokens: int) -> int:
-    """Live activations of one prefill chunk: six residual-width tensors, QKV, and the widest MLP twice."""
+    """Live activations of one prefill chunk."""
+    return tokens * _activation_bytes_per_token(model, tp)
+
+
+@lru_cache(maxsize=256)
+def _activation_bytes_per_token(model: ModelSpec, tp: int) -> int:
+    """Six residual-width tensors, QKV, and the widest MLP twice."""
     width = model.dtype_bytes
     attention = max(
         layer.num_heads // tp * layer.head_dim * 2 + 2 * layer.kv_heads_per_rank(tp) * layer.head_dim
@@ -252,4 +259,4 @@ def activation_bytes(model: ModelSpec, tp: int, tokens: int) -> int:
         )
         for layer in model.layers
     )
-    return tokens * width * (6 * model.hidden_size + attention + 2 * -(-mlp // tp))
+    return width * (6 * model.hidden_size + attention + 2 * -(-mlp // tp))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from farspan.errors import InputError
 from farspan.models.spec import AttentionKind, ModelSpec
@@ -34,7 +35,7 @@ from farspan.planner.sglang.tables import GraphShape, captured_batch, graph_tabl
 from farspan.planner.sglang.versions import KNOWN_VERSIONS, SglangRules, rules_of
 from farspan.planner.sglang.warnings import start_warnings
 from farspan.planner.timing import estimate_time
-from farspan.planner.versions import resolve_version
+from farspan.planner.versions import ResolvedVersion, resolve_version
 from farspan.sizes import format_bytes
 
 _OWN_FLAGS = ("--tp-size", "--tensor-parallel-size", "--tp", "--context-length", "--kv-cache-dtype")
@@ -65,9 +66,7 @@ def plan_sglang(request: PlanRequest) -> EnginePlan:
         InputError: Unknown version, a flag SGLang refuses or farspan does not mirror, a TP size or context
             the model does not allow, an architecture this version does not implement.
     """
-    chosen = resolve_version(
-        "sglang", request.engine_version, KNOWN_VERSIONS, accept_nearest=request.accept_nearest_version
-    )
+    chosen = _version(request.engine_version, request.accept_nearest_version)
     rules = rules_of(chosen.version)
     model = request.model
     if model.architecture in rules.missing:
@@ -75,9 +74,9 @@ def plan_sglang(request: PlanRequest) -> EnginePlan:
             f"sglang {rules.version} has no implementation of {model.architecture}",
             "choose a newer --engine-version, or plan it for vLLM",
         )
-    model.check_tp(request.tp)
+    _check_tp(model, request.tp)
     given = read_flags(request, rules)
-    resolved = resolve(given, model, request.gpu, request.tp, rules)
+    resolved = resolve(given, model, request.gpu, request.tp, rules, request.context)
     hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
     layout = kv_layout(model, resolved.kv_dtype, request.tp, rules, hybrid=hybrid)
     load = load_lines(model, request.gpu, request.tp, resolved, rules)
@@ -135,7 +134,7 @@ def _build(
             sizes.state_slots, rules, radix_cache=given.radix_cache, overlap=given.overlap
         )
     rows = request_rows(
-        sizes.full_tokens, resolved.context_length, given.max_running_requests, rules, state_cap
+        sizes.row_tokens, resolved.context_length, given.max_running_requests, rules, state_cap
     )
     batch = captured_batch(resolved.graph_bs, rows) if resolved.graph_bs and rows > 0 else 0
     shape = graph_shape(request.model, request.tp, resolved, layout, batch, rows, amd=_amd(request))
@@ -174,23 +173,31 @@ def graph_shape(
     model: ModelSpec, tp: int, resolved: Resolved, layout: KvLayout, batch: int, rows: int, *, amd: bool
 ) -> GraphShape:
     """The sizes an attention backend's graph state depends on."""
-    chunks = [layer.window or 0 for layer in model.layers_of(AttentionKind.CHUNKED_LOCAL)]
-    windows = [layer.window or 0 for layer in model.layers_of(AttentionKind.SLIDING_WINDOW)]
+    chunk, window, top_k = _windows(model)
     pattern = model.layers[0]
     return GraphShape(
         batch=batch,
         context_length=resolved.context_length,
         page_size=resolved.page_size,
-        chunk=max(chunks, default=0),
-        window=max(chunks + windows, default=0),
+        chunk=chunk,
+        window=max(chunk, window),
         split_pools=layout.window_layers > 0,
         heads=max(1, pattern.num_heads // tp),
         value_dim=pattern.value_head_dim or pattern.head_dim,
         rows=rows,
         uses_mla=layout.latent,
-        index_top_k=max((layer.indexer.top_k for layer in model.layers if layer.indexer), default=0),
+        index_top_k=top_k,
         amd=amd,
     )
+
+
+@lru_cache(maxsize=64)
+def _windows(model: ModelSpec) -> tuple[int, int, int]:
+    """The attention chunk, the sliding window and the index top-k of a model, 0 where it has none."""
+    chunks = [layer.window or 0 for layer in model.layers_of(AttentionKind.CHUNKED_LOCAL)]
+    windows = [layer.window or 0 for layer in model.layers_of(AttentionKind.SLIDING_WINDOW)]
+    top_k = [layer.indexer.top_k for layer in model.layers if layer.indexer]
+    return max(chunks, default=0), max(windows, default=0), max(top_k, default=0)
 
 
 def free_when_started(ledger: MemoryLedger, *, certain_only: bool = False) -> int:
@@ -230,7 +237,13 @@ def _answer(state: SglangState, notes: tuple[str, ...]) -> EnginePlan:
         capacity_tokens=limits.longest_request,
         max_concurrency=limits.concurrency,
         printed=printed_figures(
-            state.rules, state.resolved, state.layout, state.sizes, state.rows, state.ledger
+            state.rules,
+            state.resolved,
+            state.layout,
+            sizes,
+            state.rows,
+            state.given.max_prefill_tokens,
+            state.ledger,
         ),
         pools=pools,
         ledger=state.ledger,
@@ -354,6 +367,16 @@ def _no_pool(
         flags=(),
         warnings=notes,
     )
+
+
+@lru_cache(maxsize=64)
+def _version(wanted: str, accept_nearest: bool) -> ResolvedVersion:
+    return resolve_version("sglang", wanted, KNOWN_VERSIONS, accept_nearest=accept_nearest)
+
+
+@lru_cache(maxsize=256)
+def _check_tp(model: ModelSpec, tp: int) -> None:
+    model.check_tp(tp)
 
 
 def _amd(request: PlanRequest) -> bool:

@@ -9,6 +9,7 @@ srt/model_executor/model_runner.py) and `DefaultPoolConfigurator`, `HybridSWAPoo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from farspan.errors import FarspanError, InputError
 from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec
@@ -69,12 +70,14 @@ class PoolSizes:
     Args:
         full_tokens: `full_layer_tokens`, and `max_total_num_tokens`.
         window_tokens: `swa_layer_tokens`; 0 when there is one pool.
+        row_tokens: Tokens the request slots are estimated from: before 0.5.16 all layers alike, before any cap.
         state_slots: `max_mamba_cache_size`; 0 without recurrent layers.
         state_bytes: Bytes of the recurrent-state pool, its padding slot included.
     """
 
     full_tokens: int
     window_tokens: int
+    row_tokens: int
     state_slots: int
     state_bytes: int
 
@@ -96,6 +99,7 @@ class SplitSettings:
     mamba_slots: int | None
 
 
+@lru_cache(maxsize=256)
 def kv_layout(model: ModelSpec, kv_dtype: KvDtype, tp: int, rules: SglangRules, *, hybrid: bool) -> KvLayout:
     """Read a model's KV layout as SGLang does.
 
@@ -132,6 +136,7 @@ def kv_layout(model: ModelSpec, kv_dtype: KvDtype, tp: int, rules: SglangRules, 
     )
 
 
+@lru_cache(maxsize=256)
 def is_hybrid(model: ModelSpec, rules: SglangRules, *, ratio: float | None, off: bool) -> bool:
     """Whether window layers get a pool of their own."""
     if off or not any(layer.attention in _WINDOWED for layer in model.layers):
@@ -151,10 +156,13 @@ def solve_pools(available: float, layout: KvLayout, settings: SplitSettings, rul
     """
     slots, state_bytes = _state_pool(available, layout, settings, rules)
     rest = available - state_bytes
+    row_tokens = 0
     page = settings.page_size
+    if rules.hybrid_flag and layout.window_layers and page > 1:
+        raise PoolError(f"sglang {rules.version} splits its pools at page size 1 only", "use --page-size 1")
     if rules.hybrid_flag:
-        full, window = _split_before_0_5_16(rest, layout, settings)
-    elif layout.window_layers and _sized_by_requests(layout, settings):
+        full, window, row_tokens = _split_before_0_5_16(rest, layout, settings)
+    elif layout.window_layers and _sized_by_requests(layout, settings, rules):
         window = _align_up(_request_cap(layout, settings), page)
         full = int((int(rest) - window * layout.window_cell_bytes) // layout.cell_bytes) // page * page
         if settings.max_total_tokens is not None and settings.max_total_tokens < full:
@@ -178,7 +186,7 @@ def solve_pools(available: float, layout: KvLayout, settings: SplitSettings, rul
         window = 0
     if full <= 0:
         raise PoolError("no KV token fits beside the weights", "raise --mem-fraction-static or use more GPUs")
-    return PoolSizes(full, window, slots, state_bytes)
+    return PoolSizes(full, window, row_tokens or full, slots, state_bytes)
 
 
 def pool_bytes(tokens: int, layers: int, layer_bytes: int, page_size: int) -> int:
@@ -186,30 +194,34 @@ def pool_bytes(tokens: int, layers: int, layer_bytes: int, page_size: int) -> in
     return (tokens + page_size) * layers * layer_bytes if layers else 0
 
 
-def _split_before_0_5_16(rest: float, layout: KvLayout, settings: SplitSettings) -> tuple[int, int]:
-    """0.5.6.post2: all layers alike first, then shared out (`init_memory_pool`, `set_num_token_hybrid`)."""
+def _split_before_0_5_16(rest: float, layout: KvLayout, settings: SplitSettings) -> tuple[int, int, int]:
+    """0.5.6.post2: all layers alike first, then shared out (`init_memory_pool`, `set_num_token_hybrid`).
+
+    Returns full tokens, window tokens, and the tokens profiled before either.
+    """
     layers = layout.full_layers + layout.window_layers
     page = settings.page_size
     cell = layers * layout.full_layer_bytes + layout.indexer_bytes
-    tokens = _capped(int(rest // cell), settings) // page * page
+    profiled = int(rest // cell)
+    tokens = _capped(profiled, settings) // page * page
     if not layout.window_layers:
-        return tokens, 0
+        return tokens, 0, profiled
     if settings.hybrid_ratio is not None:  # Llama 4, one full layer in four
         ratio = settings.hybrid_ratio
         share = (1 - ratio) + ratio * layout.window / settings.context_length
         window = 4 * tokens * share // (3 * share + 1)
         full = 4 * tokens - 12 * tokens * share // (3 * share + 1)
-        return int(full // page * page), int(window // page * page)
+        return int(full // page * page), int(window // page * page), profiled
     full = int(tokens * layers / (settings.swa_ratio * layout.window_layers + layout.full_layers))
-    return full, int(full * settings.swa_ratio)
+    return full, int(full * settings.swa_ratio), profiled
 
 
-def _sized_by_requests(layout: KvLayout, settings: SplitSettings) -> bool:
+def _sized_by_requests(layout: KvLayout, settings: SplitSettings, rules: SglangRules) -> bool:
     """`SWARequestCapPoolConfigurator.is_applicable`."""
     return (
         settings.max_running_requests is not None
         and not settings.radix_cache
-        and settings.chunked_prefill_size > 0
+        and (settings.chunked_prefill_size > 0 or not rules.sizing_needs_chunks)
         and layout.full_layers > 0
     )
 

@@ -118,7 +118,7 @@ def graph_tables(backend: str, shape: GraphShape, rules: SglangRules) -> tuple[G
     if backend == "triton":
         return _triton(shape, rules)
     if backend == "flashinfer":
-        return _flashinfer_mla(shape) if shape.uses_mla else _flashinfer(shape)
+        return _flashinfer_mla(shape) if shape.uses_mla else _flashinfer(shape, rules)
     if backend == "trtllm_mha":
         return _trtllm_mha(shape, rules)
     if backend in ("trtllm_mla", "flashmla"):
@@ -170,6 +170,8 @@ def _triton(shape: GraphShape, rules: SglangRules) -> tuple[GraphTable, ...]:
         GraphTable("attention logits", 4 * logits, f"4 B x {logits:,}"),
         GraphTable("num_kv_splits", INT32 * batch, f"4 B x {batch:,}"),
     ]
+    if not rules.triton_mask:
+        tables.append(GraphTable("uneven_batch", INT32, "4 B"))
     if rules.triton_mask:
         tables.append(GraphTable("custom_mask", batch * context, f"1 B x {batch:,} x {context:,}"))
     if shape.window:
@@ -178,25 +180,27 @@ def _triton(shape: GraphShape, rules: SglangRules) -> tuple[GraphTable, ...]:
                 "window_kv_indices", INT64 * batch * shape.window, f"8 B x {batch:,} x {shape.window:,}"
             )
         )
-        per_row = INT32 * 2 if rules.newest_api else INT32
-        tables.append(GraphTable("window splits", per_row * batch, f"{per_row} B x {batch:,}"))
+        tables.append(GraphTable("window splits", 2 * INT32 * batch, f"8 B x {batch:,}"))
     if rules.newest_api and shape.split_pools:
         tables.append(GraphTable("swa_out_cache_loc", INT64 * batch, f"8 B x {batch:,}"))
     return tuple(tables)
 
 
-def _flashinfer(shape: GraphShape) -> tuple[GraphTable, ...]:
+def _flashinfer(shape: GraphShape, rules: SglangRules) -> tuple[GraphTable, ...]:
     """`FlashInferAttnBackend.init_cuda_graph_state`: one index list a wrapper, two wrappers with a window."""
     batch, context = shape.batch, shape.context_length
     wrappers = 2 if shape.window and not shape.chunk else 1
     indptr = 2 * wrappers * (shape.rows + 1)
-    return (
+    tables = (
         GraphTable(
             "kv_indices", INT32 * batch * context * wrappers, f"4 B x {batch:,} x {context:,} x {wrappers}"
         ),
         GraphTable("custom_mask", batch * context, f"1 B x {batch:,} x {context:,}"),
         GraphTable("indptr", INT32 * indptr, f"4 B x {indptr:,}"),
     )
+    if rules.newest_api and shape.split_pools:
+        return (*tables, GraphTable("swa_out_cache_loc", INT64 * batch, f"8 B x {batch:,}"))
+    return tables
 
 
 def _flashinfer_mla(shape: GraphShape) -> tuple[GraphTable, ...]:

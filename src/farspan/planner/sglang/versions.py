@@ -23,9 +23,9 @@ _NEVER_HYBRID = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SglangRules:
-    """What one version does that another does not.
+    """What one version does that another does not. Compared and hashed by identity.
 
     Args:
         version: The version mirrored.
@@ -34,9 +34,7 @@ class SglangRules:
         hybrid_architectures: Architectures whose window layers get a pool of their own by default; None for
             every model with a sliding window except Llama 4.
         never_hybrid: Architectures for which split pools are switched off.
-        splits_by_layer_size: Whether the split counts the bytes of each kind of layer, not all alike.
-        sizes_pool_by_requests: Whether an explicit --max-running-requests with --disable-radix-cache sizes
-            the window pool from the requests it must hold.
+        sizing_needs_chunks: Whether sizing the window pool by --max-running-requests needs chunked prefill.
         padding_row: Whether the request-to-token table has one more row than requests.
         rows_capped_by_pool: Whether rows are also capped at half the pool's tokens.
         encoder_page_table: Whether FA3's graph state holds an encoder page table for every model.
@@ -59,8 +57,7 @@ class SglangRules:
     hybrid_flag: bool
     hybrid_architectures: frozenset[str] | None
     never_hybrid: frozenset[str]
-    splits_by_layer_size: bool
-    sizes_pool_by_requests: bool
+    sizing_needs_chunks: bool
     padding_row: bool
     rows_capped_by_pool: bool
     encoder_page_table: bool
@@ -90,8 +87,7 @@ _RULES = (
         hybrid_flag=True,
         hybrid_architectures=None,
         never_hybrid=_NEVER_HYBRID | {"GptOssForCausalLM"},
-        splits_by_layer_size=False,
-        sizes_pool_by_requests=False,
+        sizing_needs_chunks=False,
         padding_row=False,
         rows_capped_by_pool=False,
         encoder_page_table=True,
@@ -128,8 +124,7 @@ _RULES = (
         hybrid_flag=False,
         hybrid_architectures=_SWA_ALWAYS,
         never_hybrid=_NEVER_HYBRID,
-        splits_by_layer_size=True,
-        sizes_pool_by_requests=True,
+        sizing_needs_chunks=False,
         padding_row=True,
         rows_capped_by_pool=True,
         encoder_page_table=False,
@@ -152,8 +147,7 @@ _RULES = (
         hybrid_flag=False,
         hybrid_architectures=_SWA_ALWAYS,
         never_hybrid=_NEVER_HYBRID,
-        splits_by_layer_size=True,
-        sizes_pool_by_requests=True,
+        sizing_needs_chunks=True,
         padding_row=True,
         rows_capped_by_pool=True,
         encoder_page_table=False,

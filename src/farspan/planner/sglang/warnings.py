@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from farspan.models.spec import AttentionKind, KvDtype
+from functools import lru_cache
+
+from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
 from farspan.planner.request import PlanRequest
 from farspan.planner.sglang.admission import Admission
 from farspan.planner.sglang.defaults import Resolved
@@ -31,7 +33,7 @@ def start_warnings(
 ) -> tuple[str, ...]:
     """Warnings about one planned server, the most costly mistake first."""
     found = [
-        *_tables(request, rules, resolved, layout, load, rows, left),
+        *_tables(request, rules, resolved, layout, load, rows, left, given.swa_ratio),
         *_version_traps(request, rules, given, resolved),
     ]
     if limits.hangs_above:
@@ -44,10 +46,10 @@ def start_warnings(
             f"With --context-length {resolved.context_length} the longest prompt is "
             f"{limits.longest_prompt:,} tokens; one more is answered with HTTP 400."
         )
-    heads = {layer.num_kv_heads for layer in request.model.layers if layer.num_kv_heads}
-    if not layout.latent and heads and request.tp > max(heads):
+    heads = _kv_heads(request.model)
+    if not layout.latent and 0 < heads < request.tp:
         found.append(
-            f"TP {request.tp} exceeds the {max(heads)} KV heads: each rank keeps a copy, so more ranks do "
+            f"TP {request.tp} exceeds the {heads} KV heads: each rank keeps a copy, so more ranks do "
             "not hold more tokens of one request."
         )
     if resolved.fraction_is_default and resolved.multimodal:
@@ -66,6 +68,7 @@ def _tables(
     load: LoadLines,
     rows: int,
     left: int,
+    swa_ratio: float,
 ) -> list[str]:
     """The request table: what it costs, and why the fraction is no cure."""
     table = request_table_bytes(rows, resolved.context_length, rules)
@@ -80,7 +83,7 @@ def _tables(
     if left < 0:
         fraction = resolved.mem_fraction_static + left / load.free_before
         budget = load.free_after - load.free_before * (1 - fraction)
-        cell = layout.cell_bytes + given_window_cell(layout)
+        cell = layout.cell_bytes + swa_ratio * layout.window_cell_bytes
         tokens = int(budget // cell) if budget > 0 else 0
         found.append(
             f"Lowering --mem-fraction-static is no cure: it would have to fall to {max(fraction, 0):.2f} "
@@ -92,17 +95,26 @@ def _tables(
     return found
 
 
-def given_window_cell(layout: KvLayout) -> int:
-    """Bytes a token takes in the window layers when they keep every token."""
-    return layout.window_cell_bytes
+@lru_cache(maxsize=64)
+def _kv_heads(model: ModelSpec) -> int:
+    return max(layer.num_kv_heads for layer in model.layers)
+
+
+@lru_cache(maxsize=64)
+def _is_chunked(model: ModelSpec) -> bool:
+    return any(layer.attention is AttentionKind.CHUNKED_LOCAL for layer in model.layers)
 
 
 def _version_traps(
     request: PlanRequest, rules: SglangRules, given: GivenFlags, resolved: Resolved
 ) -> list[str]:
     found = []
-    chunked = any(layer.attention is AttentionKind.CHUNKED_LOCAL for layer in request.model.layers)
-    if rules.hybrid_flag and chunked and resolved.page_size > 1 and resolved.attention_backend == "fa3":
+    if (
+        rules.hybrid_flag
+        and _is_chunked(request.model)
+        and resolved.page_size > 1
+        and resolved.attention_backend == "fa3"
+    ):
         found.append(
             f"Page size {resolved.page_size} with Llama 4 on fa3 gives wrong answers in {rules.version} (a "
             "token table is passed as a page table). Use --page-size 1."
