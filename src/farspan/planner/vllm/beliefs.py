@@ -12,14 +12,14 @@ from farspan.sizes import GIB, format_bytes
 _TABLES_WORTH_SAYING = 2 * GIB
 
 
-def warnings(state: VllmState) -> tuple[str, ...]:
+def warnings(state: VllmState, *, starts: bool) -> tuple[str, ...]:
     """Warnings about one planned server, the most costly mistake first."""
     return (
-        *_waits_for_ever(state),
+        *(_waits_for_ever(state) if starts else ()),
         *_who_turned_hybrid_off(state),
         *_tables(state),
         *_fp8(state),
-        *_printed_size(state),
+        *(_printed_size(state) if starts else ()),
         *_parallel(state),
         *_units(state),
         *_recurrent(state),
@@ -27,7 +27,7 @@ def warnings(state: VllmState) -> tuple[str, ...]:
 
 
 def _waits_for_ever(state: VllmState) -> list[str]:
-    if not state.starts or state.capacity >= state.max_model_len:
+    if state.capacity >= state.max_model_len:
         return []
     checked = "counts windowed layers as if hybrid groups were on"
     if state.rules.check is CapacityCheck.FIRST_GROUP:
@@ -55,19 +55,18 @@ def _who_turned_hybrid_off(state: VllmState) -> list[str]:
 
 
 def _tables(state: VllmState) -> list[str]:
-    tables = state.ledger["block tables"].bytes
     if state.requests_chosen:
         return [
             f"With the default {MAX_NUM_SEQS} {state.default_requests} the block tables alone would take "
             f"{format_bytes(state.default_tables)} a GPU outside the budget, and the server would run out of "
             f"memory: this plan sets {MAX_NUM_SEQS} {state.limits.requests}."
         ]
-    if tables < _TABLES_WORTH_SAYING:
+    if state.tables < _TABLES_WORTH_SAYING:
         return []
     return [
-        f"The block tables take {format_bytes(tables)} a GPU outside --gpu-memory-utilization: a row of "
-        f"{state.max_model_len:,} tokens for each of {state.limits.requests} requests. {MAX_NUM_SEQS} 8 makes "
-        "them negligible."
+        f"The block tables take {format_bytes(state.tables)} a GPU outside --gpu-memory-utilization: a row "
+        f"of {state.max_model_len:,} tokens for each of {state.limits.requests} requests. {MAX_NUM_SEQS} 8 "
+        "makes them negligible."
     ]
 
 
@@ -76,7 +75,7 @@ def _fp8(state: VllmState) -> list[str]:
         return []
     found = []
     own_figure = state.request.available_kv_bytes is not None
-    if own_figure or state.concurrency_with(KvDtype.AUTO) >= state.request.concurrency:
+    if own_figure or state.holds_with(KvDtype.AUTO) >= state.request.concurrency:
         longest = state.capacity_with(KvDtype.AUTO)
         if longest >= state.request.context:
             found.append(
@@ -92,7 +91,7 @@ def _fp8(state: VllmState) -> list[str]:
 
 
 def _printed_size(state: VllmState) -> list[str]:
-    if not state.starts or len(state.layout.groups) < 2:
+    if len(state.layout.groups) < 2:
         return []
     printed = kv_cache_size_tokens(state.layout, state.num_blocks, state.max_model_len, state.in_flight)
     if state.rules.size_line is SizeLine.DIVIDED:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 
 from farspan.errors import InputError
-from farspan.models.spec import KvDtype
+from farspan.hardware.gpu import Gpu
+from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.request import PlanRequest
 from farspan.planner.vllm.versions import VllmRules
 
@@ -132,7 +134,22 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> GivenFlags:
         InputError: A flag contradicts the request, has a value vLLM refuses, does not exist in this version,
             or asks for something whose memory is not mirrored.
     """
-    asked = replace(request, engine_flags=normalized(request.engine_flags))
+    return _read(
+        tuple(request.engine_flags.items()), request.model, request.gpu, request.tp, request.kv_dtype, rules
+    )
+
+
+@lru_cache(maxsize=1024)
+def _read(
+    flags: tuple[tuple[str, str | None], ...],
+    model: ModelSpec,
+    gpu: Gpu,
+    tp: int,
+    kv_dtype: KvDtype,
+    rules: VllmRules,
+) -> GivenFlags:
+    """Read flags; nothing else of a request changes what they mean."""
+    asked = PlanRequest(model, gpu, tp, tp, 1, kv_dtype=kv_dtype, engine_flags=normalized(dict(flags)))
     _refuse(asked, rules)
     length, auto = _max_model_len(asked, rules)
     fraction = (

@@ -53,6 +53,8 @@ class KvGroup:
 
     def blocks(self, tokens: int, in_flight: int) -> int:
         """Blocks of the pool one request of `tokens` tokens holds for this group."""
+        if len(self.distinct) == 1:
+            return self.distinct[0].blocks(tokens, in_flight)
         return max(spec.blocks(tokens, in_flight) for spec in self.distinct)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import ModelSpec
 from farspan.models.weights import rank_weight_bytes
@@ -14,6 +16,8 @@ from farspan.planner.vllm.budget import (
     GRAPH_BYTES,
     NON_TORCH_BYTES,
     Budget,
+    ProfileRun,
+    weight_bytes,
 )
 from farspan.planner.vllm.pool import KvLayout
 from farspan.planner.vllm.tables import table_lines
@@ -38,8 +42,8 @@ def make_ledger(
 ) -> MemoryLedger:
     """Every allocation of one rank."""
     lines = [
-        *_load_lines(model, tp, budget, rules),
-        *_profile_lines(model, tp, limits, budget, rules),
+        *_load_lines(model, tp, rules),
+        *_profile_lines(model, tp, limits, budget.profile, rules),
         *_pool_lines(layout, num_blocks, budget, rules),
         *table_lines(model, layout, max_model_len, limits, rules),
     ]
@@ -58,11 +62,13 @@ def make_ledger(
     return MemoryLedger(tuple(lines), gpu.memory_bytes)
 
 
-def _load_lines(model: ModelSpec, tp: int, budget: Budget, rules: VllmRules) -> list[Allocation]:
+@lru_cache(maxsize=256)
+def _load_lines(model: ModelSpec, tp: int, rules: VllmRules) -> tuple[Allocation, ...]:
+    weights, rope = weight_bytes(model, tp)
     parts = rank_weight_bytes(model, tp).by_part
     listed = ", ".join(f"{part.value} {format_bytes(size)}" for part, size in parts.items() if size)
     tables = " + ".join(f"{rope.positions:,} x {rope.rotary_dim}" for rope in model.ropes) or "none"
-    return [
+    return (
         Allocation(
             name="CUDA context",
             bytes=CONTEXT_BYTES,
@@ -74,7 +80,7 @@ def _load_lines(model: ModelSpec, tp: int, budget: Budget, rules: VllmRules) -> 
         ),
         Allocation(
             name="weights",
-            bytes=budget.weights,
+            bytes=weights,
             when=Phase.LOAD,
             grows_with="parameters over --tensor-parallel-size",
             formula=listed,
@@ -83,20 +89,20 @@ def _load_lines(model: ModelSpec, tp: int, budget: Budget, rules: VllmRules) -> 
         ),
         Allocation(
             name="RoPE tables",
-            bytes=budget.rope,
+            bytes=rope,
             when=Phase.LOAD,
             grows_with="max_position_embeddings of the model, not --max-model-len",
             formula=f"({tables}) x {model.dtype_bytes} B, on every rank",
             source=f"vllm {rules.version} model_executor/layers/rotary_embedding: _compute_cos_sin_cache",
             basis=Basis.MIRRORED,
         ),
-    ]
+    )
 
 
+@lru_cache(maxsize=1024)
 def _profile_lines(
-    model: ModelSpec, tp: int, limits: BatchLimits, budget: Budget, rules: VllmRules
-) -> list[Allocation]:
-    profile = budget.profile
+    model: ModelSpec, tp: int, limits: BatchLimits, profile: ProfileRun, rules: VllmRules
+) -> tuple[Allocation, ...]:
     by_forward = profile.forward >= profile.sampler
     lines = [
         Allocation(
@@ -150,7 +156,7 @@ def _profile_lines(
             basis=Basis.FITTED,
         )
     )
-    return lines
+    return tuple(lines)
 
 
 def _pool_lines(layout: KvLayout, num_blocks: int, budget: Budget, rules: VllmRules) -> list[Allocation]:
@@ -169,3 +175,10 @@ def _pool_lines(layout: KvLayout, num_blocks: int, budget: Budget, rules: VllmRu
             basis=Basis.MIRRORED if budget.given else Basis.FITTED,
         )
     ]
+
+
+def gpu_total(layout: KvLayout, num_blocks: int, budget: Budget, tables: int, *, graphs: bool) -> int:
+    """Bytes of every line on the GPU, without the lines: for deciding, many times over, whether they fit."""
+    pool = num_blocks * layout.bytes_per_block
+    fixed = CONTEXT_BYTES + budget.weights + budget.rope + budget.profile.total
+    return fixed + pool + tables + (GRAPH_BYTES if graphs else 0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
 from farspan.planner.ledger import MemoryLedger
@@ -15,7 +14,6 @@ from farspan.planner.vllm.budget import gib, kv_budget
 from farspan.planner.vllm.flags import (
     CHUNKED_HYBRID_ENV,
     ENV_NAMES,
-    LONG_CONTEXT_ENV,
     MAX_MODEL_LEN,
     MAX_NUM_SEQS,
     GivenFlags,
@@ -25,16 +23,33 @@ from farspan.planner.vllm.flags import (
 from farspan.planner.vllm.hybrid import hybrid_state
 from farspan.planner.vllm.kv_groups import GroupingError
 from farspan.planner.vllm.layers import default_block_size, kv_layout, resolve_kv_dtype
-from farspan.planner.vllm.lines import make_ledger
 from farspan.planner.vllm.printed import SIZE_KEY, concurrency_key, kv_cache_size_tokens
+from farspan.planner.vllm.refusals import refusal
 from farspan.planner.vllm.state import VllmState
 from farspan.planner.vllm.tables import table_bytes
-from farspan.planner.vllm.versions import VllmRules, first_version_with, rules_for
-from farspan.sizes import format_bytes
+from farspan.planner.vllm.versions import VllmRules, rules_for
 
 # Fewer requests at once, tried in turn when the default's block tables would not fit beside the pool.
 _FEWER_REQUESTS = (256, 64, 16, 8, 4, 2, 1)
 _OWN_FLAGS = (MAX_MODEL_LEN, MAX_NUM_SEQS, "--kv-cache-dtype", "--tensor-parallel-size", "-tp", *ENV_NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """A settled server and whether it starts and holds what was asked."""
+
+    state: VllmState
+    refusal: str
+
+    @property
+    def fits(self) -> bool:
+        request, state = self.state.request, self.state
+        return (
+            not self.refusal
+            and request.context <= state.max_model_len
+            and state.limits.requests >= request.concurrency
+            and state.holds >= request.concurrency
+        )
 
 
 def plan_vllm(request: PlanRequest) -> EnginePlan:
@@ -47,35 +62,51 @@ def plan_vllm(request: PlanRequest) -> EnginePlan:
         InputError: Unknown version, a flag vLLM refuses or farspan does not mirror, a TP size the model does
             not allow, a kind of attention whose cache is not mirrored.
     """
+    return _plan(request, outline=False)
+
+
+def outline_vllm(request: PlanRequest) -> EnginePlan:
+    """The same plan without ledger and warnings, several times as fast: for sweeps and searches.
+
+    Raises:
+        InputError: As `plan_vllm`.
+    """
+    return _plan(request, outline=True)
+
+
+def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
     rules, resolved = rules_for(request.engine_version, accept_nearest=request.accept_nearest_version)
     request.model.check_tp(request.tp)
     given = read_flags(request, rules)
     notes = (resolved.warning,) if resolved.warning else ()
     try:
-        state = _settle(request, rules, given, allow_env=False)
-        if not state.fits and state.hybrid.env_decides:
+        verdict = _settle(request, rules, given, allow_env=False)
+        if not verdict.fits and verdict.state.hybrid.env_decides:
             other = _settle(request, rules, given, allow_env=True)
-            state = other if other.fits or other.capacity > state.capacity else state
+            verdict = other if other.fits or other.state.capacity > verdict.state.capacity else verdict
     except GroupingError as error:
-        return _refused(request, rules, given, str(error), notes)
-    return _answer(state, notes)
+        return _ungrouped(request, rules, given, str(error), notes)
+    return _answer(verdict, notes, outline=outline)
 
 
-def _settle(request: PlanRequest, rules: VllmRules, given: GivenFlags, *, allow_env: bool) -> VllmState:
-    """Settle flags, layers and budget; fewer requests at once when the default does not fit the card.
+def _settle(request: PlanRequest, rules: VllmRules, given: GivenFlags, *, allow_env: bool) -> _Verdict:
+    """Settle flags, layers and budget; fewer requests at once when the defaults do not fit the card.
+
+    A memory fraction given by hand is taken at its word, and so is `--max-num-seqs`.
 
     Raises:
         GroupingError: vLLM cannot group the layers.
     """
     state = _state(request, rules, given, allow_env=allow_env)
-    if given.max_num_seqs is not None or _overflow(state) <= 0:
-        return state
-    for requests in _FEWER_REQUESTS:
-        if request.concurrency <= requests < state.limits.requests:
-            smaller = _state(request, rules, given, allow_env=allow_env, requests=requests)
-            if _overflow(smaller) <= 0:
-                return smaller
-    return state
+    by_hand = given.max_num_seqs is not None or given.gpu_memory_utilization is not None
+    if state.lacking > 0 and not by_hand:
+        for requests in _FEWER_REQUESTS:
+            if request.concurrency <= requests < state.limits.requests:
+                smaller = _state(request, rules, given, allow_env=allow_env, requests=requests)
+                if smaller.lacking <= 0:
+                    state = smaller
+                    break
+    return _Verdict(state, refusal(state))
 
 
 def _state(
@@ -105,21 +136,10 @@ def _state(
     available = num_blocks * layout.bytes_per_block if given.num_blocks else budget.available
     in_flight = limits.in_flight(rules)
     if given.auto_max_model_len:
-        longest = layout.estimated_max_model_len(available, max_model_len, in_flight)
-        max_model_len = longest or max_model_len
-    ledger = make_ledger(
-        model,
-        request.gpu,
-        request.tp,
-        layout,
-        num_blocks,
-        max_model_len,
-        limits,
-        budget,
-        rules,
-        graphs=not given.enforce_eager,
-    )
-    state = VllmState(
+        max_model_len = layout.estimated_max_model_len(available, max_model_len, in_flight) or max_model_len
+    second = on_second_runner(model, rules)
+    tables = table_bytes(layout, max_model_len, limits.requests, second_runner=second)
+    return VllmState(
         request=request,
         rules=rules,
         given=given,
@@ -132,107 +152,43 @@ def _state(
         max_model_len=max_model_len,
         limits=limits,
         default_requests=default.requests,
-        default_tables=table_bytes(
-            layout, max_model_len, default.requests, second_runner=on_second_runner(model, rules)
-        ),
+        default_tables=tables // limits.requests * default.requests,
+        tables=tables,
         budget=budget,
         num_blocks=num_blocks,
-        ledger=ledger,
-        refusal="",
+        available=available,
+        in_flight=in_flight,
         capacity=layout.longest_request(num_blocks, in_flight),
     )
-    return replace(state, refusal=next(_refusals(state, available), ""))
 
 
 def _prefix_caching(model: ModelSpec, given: GivenFlags, rules: VllmRules) -> bool:
     if given.prefix_caching is not None:
         return given.prefix_caching
-    recurrent = any(True for _ in model.layers_of(AttentionKind.LINEAR))
-    return rules.prefix_caches_states or not recurrent
+    return rules.prefix_caches_states or not any(True for _ in model.layers_of(AttentionKind.LINEAR))
 
 
-def _overflow(state: VllmState) -> int:
-    """Bytes the server lacks once everything is allocated; what the engine's own log says is not doubted."""
-    if state.request.available_kv_bytes is not None:
-        return 0
-    return -state.ledger.free_bytes
-
-
-def _refusals(state: VllmState, available: int) -> Iterator[str]:
-    """Why the server does not start, in the order vLLM finds out."""
-    request, rules, layout = state.request, state.rules, state.layout
-    first = first_version_with(request.model.architecture, rules)
-    if first:
-        yield f"vLLM {rules.version} does not know {request.model.architecture}; {first} does"
-    if state.hybrid.refusal:
-        yield state.hybrid.refusal
-    limit = request.model.max_position_embeddings
-    if state.max_model_len > limit and not state.given.long_context_env:
-        yield (
-            f"{MAX_MODEL_LEN} {state.max_model_len} is above the model's {limit:,} positions; "
-            f"{LONG_CONTEXT_ENV}=1 would allow it, with answers nobody vouches for"
-        )
-    if _e5m2_asserts(state):
-        yield (
-            "fp8_e5m2 meets a quantized query and vLLM asserts kv_cache_dtype in {fp8, fp8_e4m3}: "
-            "use fp8_e4m3"
-        )
-    if layout.check_bytes(available) <= 0:
-        yield _no_memory(state, available)
-    elif not layout.passes_check(available, state.max_model_len, state.in_flight):
-        needed = layout.needed_bytes(state.max_model_len, state.in_flight)
-        estimate = layout.estimated_max_model_len(available, state.max_model_len, state.in_flight)
-        yield (
-            f"vLLM refuses to start: {state.max_model_len:,} tokens need {gib(needed)} of KV cache and "
-            f"{gib(layout.check_bytes(available))} is available; estimated maximum model length {estimate:,}"
-        )
-    lacking = _overflow(state)
-    if lacking > 0:
-        tables = state.ledger["block tables"].bytes
-        yield (
-            f"{format_bytes(lacking)} short while the server warms up: the budget takes "
-            f"{format_bytes(state.budget.requested)} and the block tables {format_bytes(tables)} beside it; "
-            f"lower --gpu-memory-utilization or {MAX_NUM_SEQS}"
-        )
-
-
-def _no_memory(state: VllmState, available: int) -> str:
-    budget = state.budget
-    if budget.given:
-        return f"vLLM refuses to start: {gib(available)} for KV cache does not hold one block"
-    return (
-        f"vLLM refuses to start: of {gib(budget.requested)} it may use, weights take "
-        f"{gib(budget.weights + budget.rope)} and the profile run {gib(budget.profile.total)}, "
-        "which leaves no memory for cache blocks"
-    )
-
-
-def _e5m2_asserts(state: VllmState) -> bool:
-    """Whether E5M2 meets a query quantized to E4M3 (vllm 0.12.0 attention/layer.py: Attention.forward)."""
-    if state.kv_dtype is not KvDtype.FP8_E5M2:
-        return False
-    generation = state.request.gpu.capability[0]
-    return generation == 10 or (generation == 9 and state.rules.e5m2_meets_quantized_query)
-
-
-def _answer(state: VllmState, notes: tuple[str, ...]) -> EnginePlan:
+def _answer(verdict: _Verdict, notes: tuple[str, ...], *, outline: bool) -> EnginePlan:
+    state = verdict.state
     request = state.request
+    if not outline:
+        notes = (*notes, *warnings(state, starts=not verdict.refusal))
     return EnginePlan(
         engine="vllm",
         version=state.rules.version,
-        starts=state.starts,
-        fits=state.fits,
-        reason=_reason(state),
+        starts=not verdict.refusal,
+        fits=verdict.fits,
+        reason=verdict.refusal or _reason(state, fits=verdict.fits),
         weights_bytes=state.budget.weights + state.budget.rope,
         available_kv_bytes=max(state.budget.available, 0),
         capacity_tokens=state.capacity,
         max_concurrency=state.max_concurrency,
         printed=_printed(state),
         pools={"token slots": state.num_blocks * state.layout.block_size},
-        ledger=state.ledger,
+        ledger=MemoryLedger((), request.gpu.memory_bytes) if outline else state.ledger(),
         flags=server_flags(state),
         env=_env(state),
-        warnings=(*notes, *warnings(state)),
+        warnings=notes,
         time=estimate_time(
             request.model,
             request.gpu,
@@ -246,17 +202,16 @@ def _answer(state: VllmState, notes: tuple[str, ...]) -> EnginePlan:
     )
 
 
-def _reason(state: VllmState) -> str:
+def _reason(state: VllmState, *, fits: bool) -> str:
+    """One sentence about a server that starts."""
     request = state.request
-    if state.refusal:
-        return state.refusal
     if request.context > state.max_model_len:
         return f"{MAX_MODEL_LEN} {state.max_model_len} is below the {request.context:,} tokens asked for"
     if state.limits.requests < request.concurrency:
         return f"{MAX_NUM_SEQS} {state.limits.requests} is below {request.concurrency} requests"
     pool = f"{gib(state.num_blocks * state.layout.bytes_per_block)} of KV cache"
     held = f"{state.max_concurrency:.2f} requests of {request.context:,} tokens"
-    if state.fits:
+    if fits:
         return f"{pool} holds {held}; the longest single request is {state.capacity:,} tokens"
     if state.capacity < request.context:
         return (
@@ -272,14 +227,12 @@ def _printed(state: VllmState) -> dict[str, int | float | str]:
     printed: dict[str, int | float | str] = {
         "Model loading took": gib(state.budget.weights + state.budget.rope),
     }
-    if state.budget.available > 0:
-        printed["Available KV cache memory"] = gib(state.budget.available)
-    if state.num_blocks <= 0:
+    if state.available <= 0 or state.num_blocks <= 0:
         return printed
-    if not layout.passes_check(state.num_blocks * layout.bytes_per_block, length, state.in_flight):
-        estimate = layout.estimated_max_model_len(state.budget.available, length, state.in_flight)
-        printed["estimated maximum model length"] = estimate
-        return printed
+    printed["Available KV cache memory"] = gib(state.budget.available)
+    if not layout.passes_check(state.available, length, state.in_flight):
+        estimate = layout.estimated_max_model_len(state.available, length, state.in_flight)
+        return {**printed, "estimated maximum model length": estimate}
     printed[SIZE_KEY] = kv_cache_size_tokens(layout, state.num_blocks, length, state.in_flight)
     printed[concurrency_key(length)] = round(layout.concurrency(state.num_blocks, length, state.in_flight), 2)
     return printed
@@ -303,7 +256,7 @@ def _env(state: VllmState) -> dict[str, str]:
     return {**asked, CHUNKED_HYBRID_ENV: "1"} if state.env_chosen else asked
 
 
-def _refused(
+def _ungrouped(
     request: PlanRequest, rules: VllmRules, given: GivenFlags, reason: str, notes: tuple[str, ...]
 ) -> EnginePlan:
     """The plan of a server whose layers vLLM cannot group."""

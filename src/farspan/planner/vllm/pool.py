@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from farspan.planner.vllm.kv_groups import KvGroup, LayerSpecs, make_groups
+from farspan.planner.vllm.kv_spec import FULL_KINDS
 from farspan.planner.vllm.versions import CapacityCheck, VllmRules
 
 # Block 0 of the pool is a placeholder no request may hold (vllm v1/core/block_pool.py: null_block).
@@ -49,12 +50,27 @@ class KvLayout:
 
     def longest_request(self, num_blocks: int, in_flight: int, *, copies: int = 1) -> int:
         """Longest context of which `copies` requests fit in the pool without its placeholder; 0 for none."""
-        usable = num_blocks - NULL_BLOCKS
+        usable = (num_blocks - NULL_BLOCKS) // copies
         # No group holds more tokens than the whole pool has slots, unless its cost does not grow with them.
         limit = max(usable, 1) * max(group.spec.block_size for group in self.groups)
-        return largest_fitting(
-            lambda tokens: self.request_blocks(tokens, in_flight) * copies <= usable, limit
-        )
+        guess = self._longest_past_windows(usable, limit, in_flight)
+        if guess:
+            longer = self.request_blocks(guess + 1, in_flight)
+            if self.request_blocks(guess, in_flight) <= usable < longer:
+                return guess
+        return largest_fitting(lambda tokens: self.request_blocks(tokens, in_flight) <= usable, limit)
+
+    def _longest_past_windows(self, usable: int, limit: int, in_flight: int) -> int:
+        """The answer, if it is longer than every window and all full layers have one block size; else 0.
+
+        Past the windows only full layers take more: what is left to them is shared out evenly.
+        """
+        growing = [group for group in self.groups if group.spec.kind in FULL_KINDS]
+        blocks = {group.spec.block_size for group in growing}
+        if len(blocks) != 1:
+            return 0
+        fixed = sum(group.blocks(limit, in_flight) for group in self.groups if group not in growing)
+        return max(usable - fixed, 0) // len(growing) * blocks.pop()
 
     def needed_bytes(self, tokens: int, in_flight: int) -> int:
         """Bytes the engine believes one request of `tokens` tokens takes, by the check of this version."""

@@ -12,6 +12,7 @@ from farspan.planner.vllm.budget import Budget
 from farspan.planner.vllm.flags import GivenFlags
 from farspan.planner.vllm.hybrid import HybridState
 from farspan.planner.vllm.layers import kv_layout
+from farspan.planner.vllm.lines import gpu_total, make_ledger
 from farspan.planner.vllm.pool import NULL_BLOCKS, KvLayout
 from farspan.planner.vllm.versions import VllmRules
 
@@ -34,10 +35,11 @@ class VllmState:
         limits: Batch limits.
         default_requests: max_num_seqs had the plan not lowered it.
         default_tables: Block tables in bytes with that default.
+        tables: Block tables in bytes.
         budget: The KV budget.
         num_blocks: Blocks of the pool.
-        ledger: Every allocation.
-        refusal: Why the server does not start, in one sentence; empty when it does.
+        available: Bytes the capacity check compares with.
+        in_flight: Tokens windowed layers reserve beside their window.
         capacity: Longest single request in tokens.
     """
 
@@ -54,21 +56,24 @@ class VllmState:
     limits: BatchLimits
     default_requests: int
     default_tables: int
+    tables: int
     budget: Budget
     num_blocks: int
-    ledger: MemoryLedger
-    refusal: str
+    available: int
+    in_flight: int
     capacity: int
 
     @property
-    def starts(self) -> bool:
-        """Whether the server starts."""
-        return not self.refusal
+    def lacking(self) -> int:
+        """Bytes the server lacks once everything is allocated, negative when it does not.
 
-    @property
-    def in_flight(self) -> int:
-        """Tokens windowed layers reserve beside their window."""
-        return self.limits.in_flight(self.rules)
+        A KV figure from the engine's own log is not doubted.
+        """
+        if self.request.available_kv_bytes is not None:
+            return 0
+        graphs = not self.given.enforce_eager
+        total = gpu_total(self.layout, self.num_blocks, self.budget, self.tables, graphs=graphs)
+        return total - self.request.gpu.memory_bytes
 
     @property
     def requests_chosen(self) -> bool:
@@ -81,14 +86,23 @@ class VllmState:
         return self.layout.concurrency(self.num_blocks, self.request.context, self.in_flight)
 
     @property
-    def fits(self) -> bool:
-        """Whether the server starts and as many requests as asked for run at once."""
-        request = self.request
-        return (
-            self.starts
-            and request.context <= self.max_model_len
-            and self.limits.requests >= request.concurrency
-            and self._holds(self.layout, self.num_blocks) >= request.concurrency
+    def holds(self) -> int:
+        """Whole requests of the asked context at once, the placeholder block left out."""
+        return self._holds(self.layout, self.num_blocks)
+
+    def ledger(self) -> MemoryLedger:
+        """Every allocation."""
+        return make_ledger(
+            self.request.model,
+            self.request.gpu,
+            self.request.tp,
+            self.layout,
+            self.num_blocks,
+            self.max_model_len,
+            self.limits,
+            self.budget,
+            self.rules,
+            graphs=not self.given.enforce_eager,
         )
 
     def capacity_with(self, kv_dtype: KvDtype) -> int:
@@ -96,7 +110,7 @@ class VllmState:
         layout = self._layout_with(kv_dtype)
         return layout.longest_request(layout.num_blocks(self.budget.available), self.in_flight)
 
-    def concurrency_with(self, kv_dtype: KvDtype) -> int:
+    def holds_with(self, kv_dtype: KvDtype) -> int:
         """Whole requests of the asked context at once with another KV type."""
         layout = self._layout_with(kv_dtype)
         return self._holds(layout, layout.num_blocks(self.budget.available))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from farspan.planner.versions import ResolvedVersion, resolve_version
 
@@ -201,6 +202,7 @@ _FIRST_SEEN = {
 }
 
 
+@lru_cache(maxsize=256)
 def rules_for(wanted: str, *, accept_nearest: bool) -> tuple[VllmRules, ResolvedVersion]:
     """The rules of a version (empty: the newest known), and what was resolved.
 
