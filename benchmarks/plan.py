@@ -2,7 +2,7 @@
 
     python benchmarks/plan.py [--runs 15] [--points 10000] [--json plan.json]
 
-A fresh process counts interpreter start, imports, reading the model and printing. A sweep counts planning only.
+A fresh process counts interpreter start, imports, reading the model and printing; a sweep, planning only.
 """
 
 from __future__ import annotations
