@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from farspan.planner.kvcost import kv_cost
 from farspan.planner.ledger import MemoryLedger
 from farspan.planner.levers import Fix, Lever
 from farspan.planner.questions import Found, Question
@@ -129,6 +130,40 @@ def request_object(request: PlanRequest) -> dict[str, Any]:
     }
 
 
+def kv_object(request: PlanRequest) -> dict[str, Any]:
+    """What one request keeps on one GPU, engines' rounding apart."""
+    cost = kv_cost(request)
+    return {
+        "dtype": cost.dtype,
+        "bytes_per_token": cost.bytes_per_token,
+        "bytes": cost.bytes,
+        "gib": _gib(cost.bytes),
+        "kinds": [{"layers": kind.layers, "keeps": kind.keeps, "bytes": kind.bytes} for kind in cost.kinds],
+    }
+
+
+def refusal_object(engine: str, why: str) -> dict[str, Any]:
+    """An engine that refuses the request, with every key of a plan."""
+    none = dict.fromkeys(("version", "weights_gib", "available_kv_gib", "available_kv_bytes", "free_gib"))
+    empty: dict[str, Any] = {"printed": {}, "pools": {}, "ledger": [], "flags": [], "env": {}, "warnings": []}
+    return {
+        "engine": engine,
+        "refused": True,
+        "starts": False,
+        "fits": False,
+        "reason": why,
+        "capacity_tokens": 0,
+        "max_concurrency": 0.0,
+        **none,
+        **empty,
+        "ttft_s": None,
+        "itl_s": None,
+        "prefill_tokens_per_s": None,
+        "levers": [],
+        "fix": None,
+    }
+
+
 def answer_object(
     request: PlanRequest,
     plans: Iterable[EnginePlan],
@@ -143,12 +178,12 @@ def answer_object(
         engines[plan.engine]["levers"] = [lever_object(lever) for lever in fix.levers] if fix else []
         engines[plan.engine]["fix"] = fix_object(fix) if fix else None
     for engine, why in refusals.items():
-        engines[engine] = {"engine": engine, "fits": False, "reason": why, "refused": True}
+        engines[engine] = refusal_object(engine, why)
     answer: dict[str, Any] = {}
     if len(engines) == 1:
         answer.update(next(iter(engines.values())))
     answer["fits"] = any(engine["fits"] for engine in engines.values())
-    return {**request_object(request), **answer, "engines": engines}
+    return {**request_object(request), "kv": kv_object(request), **answer, "engines": engines}
 
 
 def point_object(point: SweepPoint) -> dict[str, Any]:

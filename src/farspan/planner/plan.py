@@ -13,11 +13,12 @@ from farspan.sizes import format_bytes, format_tokens
 
 EnginePlanner = Callable[[PlanRequest], EnginePlan]
 
-# engine -> module and function of its memory model; imported when asked for.
+# engine -> module of its memory model, imported when asked for. It has plan_<engine> and, where a ledger
+# costs time, outline_<engine>, the same without ledger and warnings.
 _PLANNERS = {
-    "vllm": ("farspan.planner.vllm.plan", "plan_vllm"),
-    "sglang": ("farspan.planner.sglang.plan", "plan_sglang"),
-    "builtin": ("farspan.planner.builtin", "plan_builtin"),
+    "vllm": "farspan.planner.vllm.plan",
+    "sglang": "farspan.planner.sglang.plan",
+    "builtin": "farspan.planner.builtin",
 }
 ENGINES = tuple(_PLANNERS)
 # Room a rank needs beside its weights before any KV: the CUDA context alone takes 0.6 GiB on an H200.
@@ -32,8 +33,18 @@ def engine_planner(engine: str) -> EnginePlanner:
     """
     if engine not in _PLANNERS:
         raise InputError(f"{engine!r} is not an engine farspan plans", f"choose one of {', '.join(ENGINES)}")
-    module, function = _PLANNERS[engine]
-    return cast(EnginePlanner, getattr(importlib.import_module(module), function))
+    return cast(EnginePlanner, getattr(importlib.import_module(_PLANNERS[engine]), f"plan_{engine}"))
+
+
+def engine_outliner(engine: str) -> EnginePlanner:
+    """The memory model of an engine at its fastest: the same figures, the ledger and warnings may be empty.
+
+    Raises:
+        InputError: There is no such engine.
+    """
+    planner = engine_planner(engine)
+    outline = getattr(importlib.import_module(_PLANNERS[engine]), f"outline_{engine}", planner)
+    return cast(EnginePlanner, outline)
 
 
 def check_request(request: PlanRequest) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from farspan.errors import InputError
-from farspan.planner.plan import check_request, engine_planner, plan_engine, valid_tps
+from farspan.planner.plan import check_request, engine_outliner, plan_engine, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
 
 MOST_GPUS = 64
+MOST_REQUESTS = 2**16
 
 
 class Question(StrEnum):
@@ -83,7 +84,7 @@ def largest_context(request: PlanRequest, engine: str) -> int:
 
     The server is planned with that context as its limit, so what it allocates for long contexts counts.
     """
-    planner = engine_planner(engine)
+    planner = engine_outliner(engine)
     shortest = min(request.output_tokens + 1, request.model.max_position_embeddings)
     check_request(replace(request, context=shortest))
     return _largest(
@@ -94,9 +95,20 @@ def largest_context(request: PlanRequest, engine: str) -> int:
 
 
 def largest_concurrency(request: PlanRequest, engine: str) -> int:
-    """How many requests of `request.context` tokens run at once with these flags; 0 when none does."""
-    plan = plan_engine(replace(request, concurrency=1), engine)
-    return int(plan.max_concurrency) if plan.fits else 0
+    """How many requests of `request.context` tokens run at once; 0 when none does.
+
+    Each count is planned anew: an engine's plan may choose flags by how many requests are wanted.
+    """
+    planner = engine_outliner(engine)
+    check_request(replace(request, concurrency=1))
+
+    def fits(count: int) -> bool:
+        return planner(replace(request, concurrency=count)).fits
+
+    high = 1
+    while high < MOST_REQUESTS and fits(high):
+        high *= 2
+    return _largest(1, high, fits)
 
 
 def fewest_gpus(request: PlanRequest, engine: str, most: int = MOST_GPUS) -> int:
@@ -105,7 +117,7 @@ def fewest_gpus(request: PlanRequest, engine: str, most: int = MOST_GPUS) -> int
     Raises:
         InputError: The engine refuses the request at every size.
     """
-    planner, refusal, asked = engine_planner(engine), None, False
+    planner, refusal, asked = engine_outliner(engine), None, False
     for tp in valid_tps(request, most):
         candidate = replace(request, gpus=tp, tp=tp)
         try:

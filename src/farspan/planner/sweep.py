@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from farspan.errors import InputError
-from farspan.planner.plan import check_request, engine_planner
+from farspan.planner.plan import check_request, engine_outliner
 from farspan.planner.request import EnginePlan, PlanRequest
 
 
@@ -26,8 +26,8 @@ class SweepPoint:
 
 
 def sweep(request: PlanRequest, contexts: Iterable[int], engines: Iterable[str]) -> Iterator[SweepPoint]:
-    """Plan every context on every engine; what is refused for one context does not stop the others."""
-    planners = [(engine, engine_planner(engine)) for engine in engines]
+    """Plan every context on every engine, without ledgers; a refusal of one does not stop the others."""
+    planners = [(engine, engine_outliner(engine)) for engine in engines]
     for context in contexts:
         point = replace(request, context=context)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from farspan.planner.kvcost import kv_cost
 from farspan.planner.levers import Fix, Lever
 from farspan.planner.questions import Found, Question
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -72,6 +73,16 @@ def command_lines(plan: EnginePlan, model: str) -> list[str]:
             current += f" {shlex.quote(word)}"
     lines.append(current)
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
+
+
+def kv_line(request: PlanRequest) -> str:
+    """What one request keeps, in one line."""
+    cost = kv_cost(request)
+    kinds = ", ".join(
+        f"{kind.layers} layers keep {kind.keeps} ({format_bytes(kind.bytes)})" for kind in cost.kinds
+    )
+    what = f"{format_tokens(request.context)} keeps {format_bytes(cost.bytes)} of {cost.dtype} KV"
+    return f"One request of {what} on each GPU: {kinds}."
 
 
 def time_line(plan: EnginePlan) -> str:
@@ -204,7 +215,8 @@ def answer_lines(
 ) -> Iterator[str]:
     """The whole answer."""
     yield answer_line(request, plans, refusals)
-    yield from (f"note: {note}" for note in request.model.notes)
+    yield kv_line(request)
+    yield from (f"Note: {note}." for note in request.model.notes)
     yield ""
     if len(plans) + len(refusals) == 1:
         plan = plans[0]
