@@ -87,7 +87,10 @@ def estimate(run: dict[str, Any]) -> Any:
     )
 
 
-@pytest.mark.parametrize("fit", FITS, ids=lambda fit: f"{fit.engine}-{fit.version}-{fit.kv}")
+MEASURED = [fit for fit in FITS if fit.engine != "builtin"]
+
+
+@pytest.mark.parametrize("fit", MEASURED, ids=lambda fit: f"{fit.engine}-{fit.version}-{fit.kv}")
 def test_stored_efficiencies_are_the_fit_of_the_observed_runs(fit: Fit) -> None:
     linear, attention = refit()[fit.engine, fit.version, fit.kv]
     assert fit.linear == pytest.approx(linear, rel=2e-3)
@@ -98,7 +101,7 @@ def test_stored_efficiencies_are_the_fit_of_the_observed_runs(fit: Fit) -> None:
 
 
 def test_every_measured_version_has_a_stored_fit() -> None:
-    assert {(fit.engine, fit.version, fit.kv) for fit in FITS} == set(refit())
+    assert {(fit.engine, fit.version, fit.kv) for fit in MEASURED} == set(refit())
 
 
 @pytest.mark.parametrize(
@@ -148,7 +151,7 @@ def test_a_combination_nobody_measured_says_so() -> None:
         ("vllm", "0.24.0", "H100", KvDtype.AUTO),
         ("vllm", "0.12.0", "B200", KvDtype.FP8_E4M3),
         ("sglang", "0.5.23", "H200", KvDtype.AUTO),
-        ("builtin", "0", "H200", KvDtype.AUTO),
+        ("builtin", "0.1.0", "H200", KvDtype.AUTO),
     ):
         fit, fitted, basis = choose_fit(engine, version, gpu, kv, "fa3")
         assert not fitted

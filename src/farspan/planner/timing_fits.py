@@ -101,6 +101,19 @@ FITS: tuple[Fit, ...] = (
         _STEP_S,
         "prompts of 66k and 262k tokens, one rank of Scout alone on one H200, triton backend",
     ),
+    # Never run whole: torch's flash attention alone, 8192 queries over 1M keys, at 281 TFLOP/s.
+    Fit(
+        "builtin",
+        "0.0",
+        "H200",
+        "bf16",
+        "",
+        _LINEAR,
+        0.284,
+        _DECODE,
+        _STEP_S,
+        "torch's flash attention alone on one H200; the rest is vLLM 0.12.0's",
+    ),
 )
 
 # Seconds of CPU the prefix tree takes for a whole prompt (tokens, seconds), one core, chunks of 8192 tokens.

@@ -1,8 +1,9 @@
-"""Runs SGLang's own memory arithmetic: `python oracle.py VERSION FOLDER`, a JSON case a line in, an answer a line out.
+"""Runs SGLang's own memory arithmetic: `python oracle.py VERSION FOLDER`, JSON lines in and out.
 
-FOLDER holds the unpacked `sglang` package of VERSION. Its pool configurators, request-table sizing and attention
-backends' graph state run unchanged; what they read from a running server (free memory, flags, the process
-groups) is answered from the case. Tensors are made on torch's meta device, so sizes are exact and cost nothing.
+FOLDER holds the unpacked `sglang` package of VERSION. Its pool configurators, request-table sizing and
+attention backends' graph state run unchanged; what they read from a running server (free memory, flags, the
+process groups) is answered from the case. Tensors are made on torch's meta device: sizes are exact and cost
+nothing.
 """
 
 from __future__ import annotations
@@ -101,11 +102,10 @@ def answer_readers(readers: dict[str, Any]) -> None:
 
 def pool_from_0_5_16(case: dict[str, Any], version: str) -> dict[str, Any]:
     import sglang.srt.configs.model_config as configs
-    import sglang.srt.layers.cp.utils
     import sglang.srt.mem_cache.allocation_sizing as sizing
     import sglang.srt.mem_cache.kv_cache_configurator as kv
     import sglang.srt.mem_cache.memory_pool as pools
-    import sglang.srt.model_executor.pool_configurator as pool
+    import sglang.srt.model_executor.pool_configurator  # noqa: F401 likewise
 
     schedule = Values(
         mem_fraction_static=case["fraction"],

@@ -1,9 +1,9 @@
 """Stand-ins for packages SGLang imports and its memory arithmetic never uses.
 
 SGLang's own planning code is plain Python on torch tensors, but importing it pulls in kernels, servers and
-tokenizers. Every top-level package that is not installed is answered with a module whose attributes are all
-`Anything`: a class that can be called, subclassed, subscripted, or-ed and used as a decorator. A stand-in that
-reached the arithmetic would show as a wrong or missing number, since `Anything` is no number.
+tokenizers. Every package it imports that is not installed is answered with a module whose attributes are all
+`Anything`: a class that can be called, subclassed, subscripted, or-ed and used as a decorator. A stand-in
+that reached the arithmetic would show as a wrong or missing number, since `Anything` is no number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from abc import ABCMeta
 from collections.abc import Iterable
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 
 class _AnythingType(ABCMeta):
@@ -61,7 +61,7 @@ class Anything(metaclass=_AnythingType):
 
 
 class _StubModule(ModuleType):
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
     __version__ = "0.0.0"
 
     def __getattr__(self, name: str) -> Any:

@@ -20,11 +20,14 @@ from hypothesis import strategies as st
 
 from farspan.hardware.gpu import Gpu, Origin
 from farspan.models.spec import AttentionKind, KvDtype, LatentSpec, LayerSpec, ModelSpec, StateTensor
+from farspan.planner.request import PlanRequest
 from farspan.planner.sglang.defaults import (
     capture_batch_sizes,
     default_fraction,
     prefill_capture_sizes,
+    resolve,
 )
+from farspan.planner.sglang.flags import read_flags
 from farspan.planner.sglang.pool import (
     PoolError,
     SplitSettings,
@@ -298,10 +301,6 @@ def default_cases(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def test_defaults_of_a_card_are_sglangs_own(oracle: tuple[Oracle, SglangRules]) -> None:
-    from farspan.planner.sglang.defaults import resolve
-    from farspan.planner.sglang.flags import read_flags
-    from farspan.planner.request import PlanRequest
-
     process, rules = oracle
     model = ModelSpec(
         "case",

@@ -58,7 +58,8 @@ def admission(
     elif sizes.window_tokens:
         held = min(request_tokens, window_tokens_per_request(layout, page_size))
         in_flight = (2 if overlap else 1) * max(chunk, 0) + page_size
-        concurrency = min(concurrency, max(0.0, (sizes.window_tokens - in_flight) / held))
+        # However small the pool, one request runs: its chunks are cut to what is free (_swa_chunk_cap).
+        concurrency = min(concurrency, max(1.0, (sizes.window_tokens - in_flight) / held))
         if chunk <= 0:
             longest = min(longest, sizes.window_tokens - layout.window - page_size)
     return Admission(longest_prompt, longest, min(concurrency, float(rows)), hangs)

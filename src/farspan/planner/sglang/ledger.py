@@ -27,6 +27,7 @@ GIB = 2**30
 _CONTEXT_ONE_GPU = int(0.67 * GIB)  # 139.80 GiB less the 139.13 GB free before loading (0.5.16, one H200)
 _CONTEXT_MANY_GPUS = int(0.90 * GIB)  # from what the pools of 0.5.6.post2 left over on 8x H200
 _LOAD_REMAINDER = int(0.17 * GIB)  # 30.27 GB used by loading Scout less its tensors and RoPE table (0.5.16)
+_SMALL = 2**20
 _GRAPH_MIB_PER_BATCH = 2  # SGLang's own rule of thumb: reserve_for_graph_mb
 _WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SGLANG_FLASHINFER_WORKSPACE_SIZE
 
@@ -170,7 +171,20 @@ def graph_lines(
             f"sglang {rules.version} SGLANG_FLASHINFER_WORKSPACE_SIZE",
             Basis.MIRRORED,
         )
+    small = [table for table in tables if table.bytes < _SMALL]
+    if small:
+        yield Allocation(
+            "CUDA graphs: small buffers",
+            sum(table.bytes for table in small),
+            Phase.GRAPHS,
+            "--cuda-graph-max-bs",
+            ", ".join(f"{table.name} {table.formula}" for table in small),
+            f"sglang {rules.version} {backend} init_cuda_graph_state",
+            Basis.MIRRORED,
+        )
     for table in tables:
+        if table.bytes < _SMALL:
+            continue
         yield Allocation(
             f"CUDA graphs: {table.name}",
             table.bytes,

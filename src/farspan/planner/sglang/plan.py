@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from farspan.errors import InputError
@@ -62,10 +62,35 @@ class SglangState:
 def plan_sglang(request: PlanRequest) -> EnginePlan:
     """What SGLang would do with a request.
 
+    Flags given by hand are planned as they are. When none are given and the defaults do not fit, the plan
+    adds the flags that cure it, and says so.
+
     Raises:
         InputError: Unknown version, a flag SGLang refuses or farspan does not mirror, a TP size or context
             the model does not allow, an architecture this version does not implement.
     """
+    plan = _plan(request)
+    if plan.fits or request.engine_flags:
+        return plan
+    for flags in cures(request):
+        cured = _plan(replace(request, engine_flags=flags))
+        if cured.fits or (cured.starts and not plan.starts):
+            added = " ".join(f"{name} {value}" for name, value in flags.items())
+            note = f"SGLang's defaults do not serve this request ({plan.reason}): farspan adds {added}."
+            plan = replace(cured, warnings=(note, *cured.warnings))
+        if plan.fits:
+            break
+    return plan
+
+
+def cures(request: PlanRequest) -> tuple[dict[str, str | None], ...]:
+    """Flags to try in turn when the defaults do not serve: fewer rows, then a smaller window pool too."""
+    rows: dict[str, str | None] = {"--max-running-requests": str(max(8, request.concurrency))}
+    return rows, {**rows, "--swa-full-tokens-ratio": "0.05"}
+
+
+def _plan(request: PlanRequest) -> EnginePlan:
+    """Plan a request with exactly its flags."""
     chosen = _version(request.engine_version, request.accept_nearest_version)
     rules = rules_of(chosen.version)
     model = request.model

@@ -70,7 +70,7 @@ class PoolSizes:
     Args:
         full_tokens: `full_layer_tokens`, and `max_total_num_tokens`.
         window_tokens: `swa_layer_tokens`; 0 when there is one pool.
-        row_tokens: Tokens the request slots are estimated from: before 0.5.16 all layers alike, before any cap.
+        row_tokens: Tokens the request slots follow: before 0.5.16 all layers alike, before any cap.
         state_slots: `max_mamba_cache_size`; 0 without recurrent layers.
         state_bytes: Bytes of the recurrent-state pool, its padding slot included.
     """
@@ -156,6 +156,8 @@ def solve_pools(available: float, layout: KvLayout, settings: SplitSettings, rul
     """
     slots, state_bytes = _state_pool(available, layout, settings, rules)
     rest = available - state_bytes
+    if rest <= 0:
+        raise _no_token()
     row_tokens = 0
     page = settings.page_size
     if rules.hybrid_flag and layout.window_layers and page > 1:
@@ -185,8 +187,12 @@ def solve_pools(available: float, layout: KvLayout, settings: SplitSettings, rul
         full = _capped(int(rest) // layout.cell_bytes // page * page, settings) // page * page
         window = 0
     if full <= 0:
-        raise PoolError("no KV token fits beside the weights", "raise --mem-fraction-static or use more GPUs")
+        raise _no_token()
     return PoolSizes(full, window, row_tokens or full, slots, state_bytes)
+
+
+def _no_token() -> PoolError:
+    return PoolError("no KV token fits beside the weights", "raise --mem-fraction-static or use more GPUs")
 
 
 def pool_bytes(tokens: int, layers: int, layer_bytes: int, page_size: int) -> int:
