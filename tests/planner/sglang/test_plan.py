@@ -123,7 +123,11 @@ def test_the_warning_gives_the_cure_and_says_why_the_fraction_is_none() -> None:
     text = " ".join(found.warnings)
     assert "76.3 GiB" in text
     assert "--max-running-requests 8" in text
-    assert "Lowering --mem-fraction-static is no cure: it would have to fall to 0.45" in text
+    assert "no cure: --mem-fraction-static would have to fall to 0.45" in text
+    at_2m = plan("0.5.6.post2", 2_097_152, KvDtype.AUTO, flags={"--mem-fraction-static": "0.85"})
+    assert not at_2m.starts
+    assert not any("no cure" in warning for warning in at_2m.warnings)
+    assert any("would have to fall to 0.79 for the server to start" in w for w in at_2m.warnings)
     lowered = plan("0.5.16", flags={"--mem-fraction-static": "0.44", "--disable-cuda-graph": None})
     assert lowered.starts
     assert lowered.pools["full"] == pytest.approx(3_200_000, rel=0.05)
@@ -224,6 +228,7 @@ def test_the_ledger_adds_up_and_names_what_it_does_not_know() -> None:
     assert found.ledger.gpu_bytes + found.ledger.free_bytes == H200.memory_bytes
     assert {line.name for line in found.ledger if line.basis is Basis.ASSUMED} == {
         "CUDA graphs: captured",
+        "CUDA graphs: prefill",
         "Prefill activations",
     }
     weights = found.ledger["Weights"].bytes + found.ledger["RoPE tables"].bytes

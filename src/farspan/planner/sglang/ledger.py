@@ -28,6 +28,7 @@ _CONTEXT_ONE_GPU = int(0.67 * GIB)  # 139.80 GiB less the 139.13 GB free before 
 _CONTEXT_MANY_GPUS = int(0.90 * GIB)  # from what the pools of 0.5.6.post2 left over on 8x H200
 _LOAD_REMAINDER = int(0.17 * GIB)  # 30.27 GB used by loading Scout less its tensors and RoPE table (0.5.16)
 _SMALL = 2**20
+_PREFILL_MIB_PER_SIZE = 8
 _GRAPH_MIB_PER_BATCH = 2  # SGLang's own rule of thumb: reserve_for_graph_mb
 _WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SGLANG_FLASHINFER_WORKSPACE_SIZE
 
@@ -194,6 +195,16 @@ def graph_lines(
             f"sglang {rules.version} {backend} init_cuda_graph_state",
             Basis.MIRRORED if table.mirrored else Basis.ASSUMED,
         )
+    if resolved.prefill_graph_sizes:
+        yield Allocation(
+            "CUDA graphs: prefill",
+            _PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes * 2**20,
+            Phase.GRAPHS,
+            "--cuda-graph-max-bs-prefill",
+            f"{_PREFILL_MIB_PER_SIZE} MiB x {resolved.prefill_graph_sizes} sizes (SGLang's rule of thumb)",
+            f"sglang {rules.version} reserve_for_graph_mb",
+            Basis.ASSUMED,
+        )
     if captured:
         yield Allocation(
             "CUDA graphs: captured",
@@ -211,7 +222,6 @@ def runtime_lines(
     tp: int,
     prompt: int,
     resolved: Resolved,
-    tier: HostTier | None,
     rules: SglangRules,
     *,
     radix_cache: bool,
@@ -238,6 +248,10 @@ def runtime_lines(
             f"sglang {rules.version} srt/mem_cache/radix_cache.py: a node keeps the whole index array",
             Basis.MIRRORED,
         )
+
+
+def host_lines(tier: HostTier | None, rules: SglangRules) -> Iterator[Allocation]:
+    """HiCache's pools in the machine's memory: one rank's share."""
     if tier is not None:
         yield Allocation(
             "HiCache host pools",

@@ -16,6 +16,7 @@ from farspan.planner.sglang.hicache import HostTier, hicache_warnings, host_tier
 from farspan.planner.sglang.ledger import (
     LoadLines,
     graph_lines,
+    host_lines,
     load_lines,
     pool_lines,
     runtime_lines,
@@ -171,10 +172,9 @@ def _build(
         (
             *load.lines,
             *pool_lines(layout, sizes, rows, resolved, rules),
+            *host_lines(tier, rules),
             *graph_lines(tables, batch, captured, resolved, rules),
-            *runtime_lines(
-                request.model, request.tp, prompt, resolved, tier, rules, radix_cache=given.radix_cache
-            ),
+            *runtime_lines(request.model, request.tp, prompt, resolved, rules, radix_cache=given.radix_cache),
         ),
         request.gpu.memory_bytes,
     )

@@ -85,13 +85,19 @@ def _tables(
         budget = load.free_after - load.free_before * (1 - fraction)
         cell = layout.cell_bytes + swa_ratio * layout.window_cell_bytes
         tokens = int(budget // cell) if budget > 0 else 0
-        found.append(
-            f"Lowering --mem-fraction-static is no cure: it would have to fall to {max(fraction, 0):.2f} "
-            f"before the server starts, and the pool would then hold about {tokens:,} tokens."
-            if tokens
-            else "Lowering --mem-fraction-static is no cure: no fraction leaves room for both the weights "
-            "and the tables."
-        )
+        fall = f"--mem-fraction-static would have to fall to {max(fraction, 0):.2f}"
+        if tokens >= request.context * request.concurrency:
+            found.append(f"{fall} for the server to start, with a pool of about {tokens:,} tokens.")
+        elif tokens > 0:
+            found.append(
+                f"Lowering the fraction is no cure: {fall} before the server starts, and the pool would then "
+                f"hold about {tokens:,} tokens, too few for the request."
+            )
+        else:
+            found.append(
+                "Lowering --mem-fraction-static is no cure: no fraction leaves room for both the weights and "
+                "the tables."
+            )
     return found
 
 
