@@ -1,0 +1,83 @@
+"""How fast `farspan plan` answers: one question in a fresh process, and sweeps of 10,000 points in one.
+
+    python benchmarks/plan.py [--runs 15] [--points 10000] [--json plan.json]
+
+A fresh process counts interpreter start, imports, reading the model and printing; a sweep, planning only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from farspan.hardware.catalog import parse_node
+from farspan.models.config import load_model
+from farspan.planner.plan import ENGINES
+from farspan.planner.request import PlanRequest
+from farspan.planner.sweep import sweep
+
+QUESTION = ["plan", "llama-4-scout", "--gpus", "8xH200", "--context", "10M", "--json"]
+FITS_OR_NOT = (0, 3)
+
+
+def one_question(arguments: list[str], runs: int) -> list[float]:
+    """Wall seconds of `runs` fresh processes, after one that warms the file cache."""
+    command = [sys.executable, "-m", "farspan", *arguments]
+    seconds = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        code = subprocess.run(command, stdout=subprocess.DEVNULL, env=os.environ, check=False).returncode
+        seconds.append(time.perf_counter() - start)
+        if code not in FITS_OR_NOT:
+            raise SystemExit(f"{' '.join(command)} exited with {code}")
+    return seconds[1:]
+
+
+def sweep_seconds(engine: str, points: int) -> tuple[float, int]:
+    """Seconds to plan `points` contexts on one engine, and how many fit."""
+    node = parse_node("8xH200")
+    model = load_model("llama-4-scout")
+    request = PlanRequest(model=model, gpu=node.gpu, gpus=8, tp=8, context=1_000_000)
+    longest = model.max_position_embeddings
+    contexts = range(1_000, longest, (longest - 1_000) // points)[:points]
+    list(sweep(replace(request, output_tokens=1), [1_000], [engine]))
+    start = time.perf_counter()
+    fits = sum(point.fits for point in sweep(request, contexts, [engine]))
+    return time.perf_counter() - start, fits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--points", type=int, default=10_000)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    results: dict[str, object] = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+    }
+    print(f"{'question':<28} {'median s':>9} {'worst s':>9}")
+    questions = {"all engines": QUESTION} | {engine: [*QUESTION, "--engine", engine] for engine in ENGINES}
+    for name, arguments in questions.items():
+        seconds = one_question(arguments, options.runs)
+        results[f"question {name}"] = {"median_s": statistics.median(seconds), "worst_s": max(seconds)}
+        print(f"{name:<28} {statistics.median(seconds):>9.3f} {max(seconds):>9.3f}")
+    print(f"\n{'sweep of points':<28} {'seconds':>9} {'us/point':>9} {'fit':>7}")
+    for engine in ENGINES:
+        taken, fits = sweep_seconds(engine, options.points)
+        results[f"sweep {engine}"] = {"points": options.points, "seconds": taken, "fit": fits}
+        print(f"{engine:<28} {taken:>9.3f} {taken / options.points * 1e6:>9.1f} {fits:>7}")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""SGLang's allocations on one GPU as ledger lines, in the order the server makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from farspan.hardware.gpu import Gpu
+from farspan.models.spec import ModelSpec
+from farspan.models.tensors import WeightPart
+from farspan.models.weights import rank_weight_bytes
+from farspan.planner.ledger import Allocation, Basis, Phase
+from farspan.planner.sglang.defaults import Resolved
+from farspan.planner.sglang.hicache import HostTier
+from farspan.planner.sglang.pool import KvLayout, PoolSizes, pool_bytes
+from farspan.planner.sglang.tables import (
+    GraphTable,
+    index_bytes,
+    radix_copy_bytes,
+    request_table_bytes,
+    rope_bytes,
+)
+from farspan.planner.sglang.versions import SglangRules
+
+GIB = 2**30
+_CONTEXT_ONE_GPU = int(0.67 * GIB)  # 139.80 GiB less the 139.13 GB free before loading (0.5.16, one H200)
+_CONTEXT_MANY_GPUS = int(0.90 * GIB)  # from what the pools of 0.5.6.post2 left over on 8x H200
+_LOAD_REMAINDER = int(0.17 * GIB)  # 30.27 GB used by loading Scout less its tensors and RoPE table (0.5.16)
+_SMALL = 2**20
+_PREFILL_MIB_PER_SIZE = 8
+_GRAPH_MIB_PER_BATCH = 2  # SGLang's own rule of thumb: reserve_for_graph_mb
+_WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SGLANG_FLASHINFER_WORKSPACE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class LoadLines:
+    """What is on the GPU before the pools: lines, free bytes before loading, and after it."""
+
+    lines: tuple[Allocation, ...]
+    free_before: int
+    free_after: int
+    weights_bytes: int
+
+
+def load_lines(model: ModelSpec, gpu: Gpu, tp: int, resolved: Resolved, rules: SglangRules) -> LoadLines:
+    """The driver's context, the weights of one rank and the RoPE tables."""
+    context = _CONTEXT_ONE_GPU if tp == 1 else _CONTEXT_MANY_GPUS
+    weights = rank_weight_bytes(model, tp)
+    vision = weights.by_part.get(WeightPart.VISION, 0) + weights.by_part.get(WeightPart.PROJECTOR, 0)
+    tensors = weights.total - (0 if resolved.multimodal else vision)
+    ropes = sum(rope_bytes(rope, resolved.context_length) for rope in model.ropes)
+    table = ", ".join(f"{rope.positions:,} x {rope.rotary_dim} x 4 B" for rope in model.ropes)
+    lines = (
+        Allocation(
+            "CUDA context and communicators",
+            context,
+            Phase.LOAD,
+            "GPUs" if tp > 1 else "",
+            f"{context / GIB:.2f} GiB",
+            "sglang 0.5.16 log of one H200: 139.80 GiB less 139.13 free"
+            if tp == 1
+            else "sglang 0.5.6.post2 on 8x H200, what the pools left over",
+            Basis.FITTED,
+        ),
+        Allocation(
+            "Weights",
+            tensors,
+            Phase.LOAD,
+            "model, 1/TP",
+            f"tensors of one of {tp} ranks"
+            + ("" if resolved.multimodal or not vision else ", no vision tower"),
+            "the checkpoint's tensor shapes",
+            Basis.MIRRORED,
+        ),
+        Allocation(
+            "RoPE tables",
+            ropes,
+            Phase.LOAD,
+            "the model's longest context",
+            f"{table} (float32)",
+            f"sglang {rules.version} srt/layers/rotary_embedding: RotaryEmbedding.__init__",
+            Basis.MIRRORED,
+        ),
+        Allocation(
+            "Other load-time buffers",
+            _LOAD_REMAINDER,
+            Phase.LOAD,
+            "",
+            "0.17 GiB",
+            "sglang 0.5.16 log of Scout: 30.27 GB used by loading, less the lines above",
+            Basis.FITTED,
+        ),
+    )
+    before = gpu.memory_bytes - context
+    return LoadLines(lines, before, before - tensors - ropes - _LOAD_REMAINDER, tensors + ropes)
+
+
+def pool_lines(
+    layout: KvLayout, sizes: PoolSizes, rows: int, resolved: Resolved, rules: SglangRules
+) -> Iterator[Allocation]:
+    """The request table, the pools and their index arrays."""
+    source = f"sglang {rules.version} {rules.pool_source}"
+    page, context = resolved.page_size, resolved.context_length
+    table_rows = rows + rules.padding_row
+    yield Allocation(
+        "Request-to-token table",
+        request_table_bytes(rows, context, rules),
+        Phase.POOL,
+        "--max-running-requests x --context-length",
+        f"{table_rows:,} rows x ({context:,} + 4) x 4 B, outside --mem-fraction-static",
+        f"sglang {rules.version} srt/mem_cache/memory_pool.py: ReqToTokenPool",
+        Basis.MIRRORED,
+    )
+    if sizes.state_bytes:
+        yield Allocation(
+            "Recurrent state pool",
+            sizes.state_bytes,
+            Phase.POOL,
+            "--mamba-full-memory-ratio",
+            f"{sizes.state_slots:,} slots x {layout.state_bytes:,} B",
+            f"sglang {rules.version} _handle_max_mamba_cache",
+            Basis.MIRRORED,
+        )
+    if layout.window_layers:
+        yield Allocation(
+            "KV pool, window layers",
+            pool_bytes(sizes.window_tokens, layout.window_layers, layout.window_layer_bytes, page),
+            Phase.POOL,
+            "--mem-fraction-static, --swa-full-tokens-ratio",
+            f"({sizes.window_tokens:,} + {page}) x {layout.window_layers} layers x "
+            f"{layout.window_layer_bytes} B",
+            source,
+            Basis.MIRRORED,
+        )
+    full = pool_bytes(sizes.full_tokens, layout.full_layers, layout.stored_layer_bytes, page)
+    full += (sizes.full_tokens + page) * layout.indexer_bytes
+    yield Allocation(
+        "KV pool, full layers" if layout.window_layers else "KV pool",
+        full,
+        Phase.POOL,
+        "--mem-fraction-static",
+        f"({sizes.full_tokens:,} + {page}) x {layout.full_layers} layers x {layout.stored_layer_bytes} B"
+        + (f" + {layout.indexer_bytes} B of index keys" if layout.indexer_bytes else ""),
+        source,
+        Basis.MIRRORED,
+    )
+    yield Allocation(
+        "Token index arrays",
+        index_bytes(sizes.full_tokens, sizes.window_tokens, page, rules),
+        Phase.POOL,
+        "tokens in the pools",
+        "8 B a free token or page" + (", 8 B a full-pool token for the map" if layout.window_layers else ""),
+        f"sglang {rules.version} srt/mem_cache/allocator",
+        Basis.MIRRORED,
+    )
+
+
+def graph_lines(
+    tables: tuple[GraphTable, ...], batch: int, captured: int, resolved: Resolved, rules: SglangRules
+) -> Iterator[Allocation]:
+    """The attention backend's workspace and graph state, and the captured graphs."""
+    backend = resolved.decode_backend
+    workspace = max(_WORKSPACE_MIB.get(name, 0) for name in (backend, resolved.attention_backend))
+    if workspace:
+        yield Allocation(
+            "Attention workspace",
+            workspace * 2**20,
+            Phase.GRAPHS,
+            "",
+            f"{workspace} MiB",
+            f"sglang {rules.version} SGLANG_FLASHINFER_WORKSPACE_SIZE",
+            Basis.MIRRORED,
+        )
+    small = [table for table in tables if table.bytes < _SMALL]
+    if small:
+        yield Allocation(
+            "CUDA graphs: small buffers",
+            sum(table.bytes for table in small),
+            Phase.GRAPHS,
+            "--cuda-graph-max-bs",
+            ", ".join(f"{table.name} {table.formula}" for table in small),
+            f"sglang {rules.version} {backend} init_cuda_graph_state",
+            Basis.MIRRORED,
+        )
+    for table in tables:
+        if table.bytes < _SMALL:
+            continue
+        yield Allocation(
+            f"CUDA graphs: {table.name}",
+            table.bytes,
+            Phase.GRAPHS,
+            "--cuda-graph-max-bs x --context-length",
+            table.formula,
+            f"sglang {rules.version} {backend} init_cuda_graph_state",
+            Basis.MIRRORED if table.mirrored else Basis.ASSUMED,
+        )
+    if resolved.prefill_graph_sizes:
+        yield Allocation(
+            "CUDA graphs: prefill",
+            _PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes * 2**20,
+            Phase.GRAPHS,
+            "--cuda-graph-max-bs-prefill",
+            f"{_PREFILL_MIB_PER_SIZE} MiB x {resolved.prefill_graph_sizes} sizes (SGLang's rule of thumb)",
+            f"sglang {rules.version} reserve_for_graph_mb",
+            Basis.ASSUMED,
+        )
+    if captured:
+        yield Allocation(
+            "CUDA graphs: captured",
+            _GRAPH_MIB_PER_BATCH * batch * 2**20,
+            Phase.GRAPHS,
+            "--cuda-graph-max-bs",
+            f"{_GRAPH_MIB_PER_BATCH} MiB x {batch} (SGLang's own rule of thumb), {captured} sizes",
+            f"sglang {rules.version} reserve_for_graph_mb",
+            Basis.ASSUMED,
+        )
+
+
+def runtime_lines(
+    model: ModelSpec,
+    tp: int,
+    prompt: int,
+    resolved: Resolved,
+    rules: SglangRules,
+    *,
+    radix_cache: bool,
+) -> Iterator[Allocation]:
+    """What a request adds once the server answers."""
+    tokens = resolved.chunked_prefill_size if resolved.chunked_prefill_size > 0 else prompt
+    tokens = min(tokens, prompt)
+    yield Allocation(
+        "Prefill activations",
+        activation_bytes(model, tp, tokens),
+        Phase.RUNTIME,
+        "--chunked-prefill-size",
+        f"{tokens:,} tokens x residual stream, QKV and the widest MLP",
+        "counted from the layer sizes; no server was measured",
+        Basis.ASSUMED,
+    )
+    if rules.radix_copies_indices and radix_cache:
+        yield Allocation(
+            "Prefix tree: index copies",
+            radix_copy_bytes(prompt, resolved.chunked_prefill_size),
+            Phase.RUNTIME,
+            "the square of the prompt over --chunked-prefill-size",
+            f"8 B x C k(k+1)/2, C = {resolved.chunked_prefill_size:,}, N = {prompt:,}",
+            f"sglang {rules.version} srt/mem_cache/radix_cache.py: a node keeps the whole index array",
+            Basis.MIRRORED,
+        )
+
+
+def host_lines(tier: HostTier | None, rules: SglangRules) -> Iterator[Allocation]:
+    """HiCache's pools in the machine's memory: one rank's share."""
+    if tier is not None:
+        yield Allocation(
+            "HiCache host pools",
+            tier.bytes,
+            Phase.POOL,
+            "--hicache-ratio or --hicache-size",
+            f"{tier.full_tokens:,} tokens" + (f" and {tier.window_tokens:,}" if tier.window_tokens else ""),
+            f"sglang {rules.version} HostKVCache.__init__",
+            Basis.MIRRORED,
+            on_host=True,
+        )
+
+
+def activation_bytes(model: ModelSpec, tp: int, tokens: int) -> int:
+    """Live activations of one prefill chunk."""
+    return tokens * _activation_bytes_per_token(model, tp)
+
+
+@lru_cache(maxsize=256)
+def _activation_bytes_per_token(model: ModelSpec, tp: int) -> int:
+    """Six residual-width tensors, QKV, and the widest MLP twice."""
+    width = model.dtype_bytes
+    attention = max(
+        layer.num_heads // tp * layer.head_dim * 2 + 2 * layer.kv_heads_per_rank(tp) * layer.head_dim
+        for layer in model.layers
+    )
+    mlp = max(
+        max(
+            layer.intermediate_size,
+            layer.moe.intermediate_size * layer.moe.top_k + layer.moe.shared_intermediate_size
+            if layer.moe
+            else 0,
+        )
+        for layer in model.layers
+    )
+    return width * (6 * model.hidden_size + attention + 2 * -(-mlp // tp))
