@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from farspan.errors import InputError
-from farspan.models import catalog, hub
+from farspan.models import catalog
 from farspan.models.families import family_reader
 from farspan.models.families.reader import ConfigReader
 from farspan.models.spec import ModelSpec
@@ -104,6 +104,8 @@ def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> 
         config = entry.config()
         spec = spec_from_config(override_weights(config, weights) if weights else config, entry.name)
         return replace(spec, notes=spec.notes + (() if weights else entry.notes()))
+    from farspan.models import hub
+
     if hub.is_hub_id(model):
         config = hub.fetch_config(model, allow_network=allow_network)
         return spec_from_config(override_weights(config, weights) if weights else config, model)
