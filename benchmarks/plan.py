@@ -24,13 +24,17 @@ from farspan.planner.plan import ENGINES
 from farspan.planner.request import PlanRequest
 from farspan.planner.sweep import sweep
 
-QUESTION = ["plan", "llama-4-scout", "--gpus", "8xH200", "--context", "10M", "--json"]
+SCOUT = ("llama-4-scout", "8xH200", 10_000_000)
+# The built-in engine runs on one GPU.
+SMALL = ("llama-3.1-8b", "1xH200", 128_000)
 FITS_OR_NOT = (0, 3)
 
 
-def one_question(arguments: list[str], runs: int) -> list[float]:
-    """Wall seconds of `runs` fresh processes, after one that warms the file cache."""
-    command = [sys.executable, "-m", "farspan", *arguments]
+def one_question(engine: str, runs: int) -> list[float]:
+    """Wall seconds of `runs` fresh processes, after one that warms the file cache; all engines when empty."""
+    model, gpus, context = SMALL if engine == "builtin" else SCOUT
+    command = [sys.executable, "-m", "farspan", "plan", model, "--gpus", gpus, "--context", str(context)]
+    command += ["--json", *(["--engine", engine] if engine else [])]
     seconds = []
     for _ in range(runs + 1):
         start = time.perf_counter()
@@ -43,11 +47,11 @@ def one_question(arguments: list[str], runs: int) -> list[float]:
 
 def sweep_seconds(engine: str, points: int) -> tuple[float, int]:
     """Seconds to plan `points` contexts on one engine, and how many fit."""
-    node = parse_node("8xH200")
-    model = load_model("llama-4-scout")
-    request = PlanRequest(model=model, gpu=node.gpu, gpus=8, tp=8, context=1_000_000)
+    name, gpus, _ = SMALL if engine == "builtin" else SCOUT
+    node, model = parse_node(gpus), load_model(name)
+    request = PlanRequest(model=model, gpu=node.gpu, gpus=node.count, tp=node.count, context=1_000)
     longest = model.max_position_embeddings
-    contexts = range(1_000, longest, (longest - 1_000) // points)[:points]
+    contexts = range(1_000, longest, max(1, (longest - 1_000) // points))[:points]
     list(sweep(replace(request, output_tokens=1), [1_000], [engine]))
     start = time.perf_counter()
     fits = sum(point.fits for point in sweep(request, contexts, [engine]))
@@ -65,9 +69,9 @@ def main() -> None:
         "cores": os.cpu_count(),
     }
     print(f"{'question':<28} {'median s':>9} {'worst s':>9}")
-    questions = {"all engines": QUESTION} | {engine: [*QUESTION, "--engine", engine] for engine in ENGINES}
-    for name, arguments in questions.items():
-        seconds = one_question(arguments, options.runs)
+    for engine in ("", *ENGINES):
+        seconds = one_question(engine, options.runs)
+        name = engine or "all engines"
         results[f"question {name}"] = {"median_s": statistics.median(seconds), "worst_s": max(seconds)}
         print(f"{name:<28} {statistics.median(seconds):>9.3f} {max(seconds):>9.3f}")
     print(f"\n{'sweep of points':<28} {'seconds':>9} {'us/point':>9} {'fit':>7}")

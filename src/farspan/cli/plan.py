@@ -1,4 +1,7 @@
-"""`farspan plan`: what fits, with which flags, and how long it takes, before anything is launched."""
+"""`farspan plan`: what fits, with which flags, and how long it takes, before anything is launched.
+
+Modules are imported where they are used: a plan must answer in 0.3 s, and imports are most of that.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,9 @@ from farspan.errors import InputError
 from farspan.hardware.catalog import parse_node
 from farspan.models.config import WEIGHT_FORMATS, engine_model_name, load_model
 from farspan.models.spec import KvDtype
-from farspan.planner import export, text
 from farspan.planner.engine_flags import parse_engine_flags
-from farspan.planner.levers import find_fix
 from farspan.planner.plan import ENGINES, plan_engines
-from farspan.planner.questions import Question, search
 from farspan.planner.request import PlanRequest
-from farspan.planner.sweep import sweep
 from farspan.sizes import parse_token_list, parse_tokens
 
 EXIT_DOES_NOT_FIT = 3
@@ -66,7 +65,7 @@ def _print_json(value: object) -> None:
 @click.option("--weights", type=click.Choice(list(WEIGHT_FORMATS)), help="Plan as if weights were kept so.")
 @click.option("--available-kv-gib", type=float, help="KV memory of one GPU as the engine's log says.")
 @click.option(
-    "--find", type=click.Choice([kind.value for kind in Question]), help="Search for the largest or fewest."
+    "--find", type=click.Choice(["context", "concurrency", "gpus"]), help="Search for the largest or fewest."
 )
 @click.option("--explain", is_flag=True, help="Show formulas and sources.")
 @click.option("--offline", is_flag=True, help="Never ask the Hugging Face hub for a config.")
@@ -123,7 +122,7 @@ def command(
     )
     engines = (engine,) if engine else ENGINES
     if find:
-        fits = _answer_search(request, Question(find), engines, as_json=as_json)
+        fits = _answer_search(request, find, engines, as_json=as_json)
     elif contexts:
         fits = _answer_sweep(request, parse_token_list(contexts), engines, as_json=as_json)
     elif context is None:
@@ -139,11 +138,18 @@ def _answer_plan(
     request: PlanRequest, model: str, engines: tuple[str, ...], *, explain: bool, as_json: bool
 ) -> bool:
     plans, refusals = plan_engines(request, engines)
-    wanted = as_json or explain or len(engines) == 1
-    fixes = {plan.engine: find_fix(request, plan) for plan in plans if wanted and not plan.fits}
+    fixes = {}
+    if as_json or explain or len(engines) == 1:
+        from farspan.planner.levers import find_fix
+
+        fixes = {plan.engine: find_fix(request, plan) for plan in plans if not plan.fits}
     if as_json:
+        from farspan.planner import export
+
         _print_json(export.answer_object(request, plans, refusals, fixes))
     else:
+        from farspan.planner import text
+
         _print(text.answer_lines(request, model, plans, refusals, fixes, explain=explain))
     return any(plan.fits for plan in plans)
 
@@ -151,6 +157,9 @@ def _answer_plan(
 def _answer_sweep(
     request: PlanRequest, contexts: tuple[int, ...], engines: tuple[str, ...], *, as_json: bool
 ) -> bool:
+    from farspan.planner import export, text
+    from farspan.planner.sweep import sweep
+
     points = list(sweep(request, contexts, engines))
     if as_json:
         _print_json(export.sweep_object(request, points))
@@ -161,9 +170,11 @@ def _answer_sweep(
     return served == set(contexts)
 
 
-def _answer_search(
-    request: PlanRequest, question: Question, engines: tuple[str, ...], *, as_json: bool
-) -> bool:
+def _answer_search(request: PlanRequest, find: str, engines: tuple[str, ...], *, as_json: bool) -> bool:
+    from farspan.planner import export, text
+    from farspan.planner.questions import Question, search
+
+    question = Question(find)
     found = search(request, question, engines)
     if as_json:
         _print_json(export.search_object(request, question, found))

@@ -7,7 +7,6 @@ such cards round it, or assumed.
 
 from __future__ import annotations
 
-import difflib
 import re
 
 from farspan.errors import InputError
@@ -100,6 +99,8 @@ def find_gpu(name: str) -> Gpu:
     gpu = _BY_KEY.get(_ALIASES.get(key, key))
     if gpu is None:
         known = [candidate.name for candidate in _GPUS]
+        import difflib
+
         close = difflib.get_close_matches(name.upper(), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
         raise InputError(f"{name!r} is not a GPU farspan knows", hint)

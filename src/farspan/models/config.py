@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from farspan.errors import InputError
-from farspan.models import catalog, hub
+from farspan.models import catalog
 from farspan.models.families import family_reader
 from farspan.models.families.reader import ConfigReader
 from farspan.models.spec import ModelSpec
@@ -98,21 +98,30 @@ def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> 
     """
     path = Path(model).expanduser()
     if path.exists():
-        return read_config_file(path, weights)
+        return _noted(read_config_file(path, weights), weights)
     entry = catalog.find(model)
     if entry is not None:
         config = entry.config()
         spec = spec_from_config(override_weights(config, weights) if weights else config, entry.name)
-        return replace(spec, notes=spec.notes + (() if weights else entry.notes()))
+        return _noted(spec, weights, entry.notes())
+    from farspan.models import hub
+
     if hub.is_hub_id(model):
         config = hub.fetch_config(model, allow_network=allow_network)
-        return spec_from_config(override_weights(config, weights) if weights else config, model)
+        spec = spec_from_config(override_weights(config, weights) if weights else config, model)
+        return _noted(spec, weights)
     close = catalog.suggestions(model)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(catalog.names())}"
     raise InputError(
         f"{model!r} is neither a file, nor a folder, nor a catalog name",
         f"{hint} A hub id has an owner: owner/name",
     )
+
+
+def _noted(spec: ModelSpec, weights: str, published: tuple[str, ...] = ()) -> ModelSpec:
+    """Add what a reader must know: the catalog's additions, or that the weights are not the own."""
+    own = (f"planned with {weights} weights: give the engine a checkpoint kept so",) if weights else published
+    return replace(spec, notes=spec.notes + own)
 
 
 def engine_model_name(model: str) -> str:

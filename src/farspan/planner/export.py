@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from farspan.planner.kvcost import kv_cost
-from farspan.planner.ledger import MemoryLedger
-from farspan.planner.levers import Fix, Lever
-from farspan.planner.questions import Found, Question
-from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.planner.sweep import SweepPoint
+
+if TYPE_CHECKING:
+    from farspan.planner.ledger import MemoryLedger
+    from farspan.planner.levers import Fix, Lever
+    from farspan.planner.questions import Found, Question
+    from farspan.planner.request import EnginePlan, PlanRequest
+    from farspan.planner.sweep import SweepPoint
 
 _GIB = 2**30
 
@@ -214,7 +216,7 @@ def sweep_object(request: PlanRequest, points: Iterable[SweepPoint]) -> dict[str
 def search_object(request: PlanRequest, question: Question, found: Iterable[Found]) -> dict[str, Any]:
     """The answers to a search, by engine."""
     asked = request_object(request)
-    del asked["tp" if question is Question.GPUS else question.value]
+    del asked["tp" if question.value == "gpus" else question.value]
     engines: dict[str, Any] = {}
     for answer in found:
         engines[answer.engine] = {"value": answer.value, "refusal": answer.refusal or None}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from farspan.planner.kvcost import kv_cost
-from farspan.planner.levers import Fix, Lever
-from farspan.planner.questions import Found, Question
-from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.planner.sweep import SweepPoint
 from farspan.sizes import format_bytes, format_seconds, format_tokens
+
+if TYPE_CHECKING:
+    from farspan.planner.levers import Fix, Lever
+    from farspan.planner.questions import Found, Question
+    from farspan.planner.request import EnginePlan, PlanRequest
+    from farspan.planner.sweep import SweepPoint
 
 _COMMANDS = {
     "vllm": ("vllm", "serve", "{model}"),
@@ -261,11 +264,11 @@ def search_lines(request: PlanRequest, question: Question, found: Sequence[Found
     name, count = request.model.name, request.concurrency
     gpus = f"{request.gpus}x {request.gpu.name}, TP {request.tp}"
     titles = {
-        Question.CONTEXT: f"longest context of {name}, {count} at once, on {gpus}",
-        Question.CONCURRENCY: f"most requests of {wanted} at once of {name} on {gpus}",
-        Question.GPUS: f"fewest {request.gpu.name} for {name}, {count} x {wanted}",
+        "context": f"longest context of {name}, {count} at once, on {gpus}",
+        "concurrency": f"most requests of {wanted} at once of {name} on {gpus}",
+        "gpus": f"fewest {request.gpu.name} for {name}, {count} x {wanted}",
     }
-    yield titles[question]
+    yield titles[question.value]
     rows = [["engine", "answer", "first token", "flags or why not"]]
     for answer in found:
         plan = answer.plan

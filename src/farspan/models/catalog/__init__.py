@@ -7,14 +7,13 @@ weight quantization), each with where it is documented; they are merged in befor
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
-_PACKAGE = "farspan.models.catalog"
+_FOLDER = Path(__file__).parent
 _ADDITIONS = "additions.json"
 # Short names people use, where dropping the hub name's suffixes is not enough.
 _ALIASES = {
@@ -44,7 +43,7 @@ class CatalogEntry:
 
     def config(self) -> dict[str, Any]:
         """The published config with its documented additions merged in."""
-        config: dict[str, Any] = json.loads((resources.files(_PACKAGE) / self.file).read_text("utf-8"))
+        config: dict[str, Any] = json.loads((_FOLDER / self.file).read_bytes())
         for addition in _additions().get(self.hub_id, []):
             target = config
             for key in addition["path"]:
@@ -60,7 +59,7 @@ class CatalogEntry:
 
 @lru_cache(maxsize=1)
 def _additions() -> dict[str, Any]:
-    additions: dict[str, Any] = json.loads((resources.files(_PACKAGE) / _ADDITIONS).read_text("utf-8"))
+    additions: dict[str, Any] = json.loads((_FOLDER / _ADDITIONS).read_bytes())
     return additions
 
 
@@ -68,7 +67,7 @@ def _additions() -> dict[str, Any]:
 def entries() -> tuple[CatalogEntry, ...]:
     """Every model of the catalog, by name."""
     found = []
-    for item in resources.files(_PACKAGE).iterdir():
+    for item in _FOLDER.iterdir():
         if item.name.endswith(".json") and item.name != _ADDITIONS:
             hub_id = item.name.removesuffix(".json").replace("--", "/", 1)
             found.append(CatalogEntry(hub_id.split("/")[1].lower(), hub_id, item.name))
@@ -92,4 +91,6 @@ def find(text: str) -> CatalogEntry | None:
 
 def suggestions(text: str) -> list[str]:
     """Names close to a mistyped one."""
+    import difflib
+
     return difflib.get_close_matches(text.lower(), [*_ALIASES, *names()], n=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from farspan.models.families import blocks, vision
+from farspan.models.families import blocks
 from farspan.models.families.decoder import Decoder, nested
 from farspan.models.families.reader import ConfigReader
 from farspan.models.families.rope import section_table
@@ -154,5 +154,7 @@ def read(reader: ConfigReader, name: str) -> ModelSpec:
     reader.ignore("vision_soft_tokens_per_image")
     tower = reader.section("vision_config")
     if tower is not None:
+        from farspan.models.families import vision
+
         vision.gemma4(tower, decoder.weights, decoder.hidden)
     return decoder.build(ropes)

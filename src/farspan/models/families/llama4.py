@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farspan.models.families import blocks, vision
+from farspan.models.families import blocks
 from farspan.models.families.decoder import Decoder, flat, nested
 from farspan.models.families.reader import ConfigReader
 from farspan.models.families.rope import rope_table
@@ -117,6 +117,8 @@ def read(reader: ConfigReader, name: str) -> ModelSpec:
         if tower is None:
             notes = ("the config has no vision_config: the vision tower's weights are not counted",)
         else:
+            from farspan.models.families import vision
+
             vision.llama4(tower, decoder.weights, decoder.hidden)
     head_dim = decoder.layers[0].head_dim
     return decoder.build([rope_table(decoder.reader, head_dim, decoder.positions)], notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farspan.models.families import blocks, vision
+from farspan.models.families import blocks
 from farspan.models.families.decoder import Decoder, nested
 from farspan.models.families.reader import ConfigReader
 from farspan.models.families.rope import rope_table
@@ -122,6 +122,8 @@ def read(reader: ConfigReader, name: str) -> ModelSpec:
     reader.ignore("image_token_id", "video_token_id", "vision_end_token_id", "vision_start_token_id")
     tower = reader.section("vision_config")
     if tower is not None:
+        from farspan.models.families import vision
+
         vision.qwen3(tower, decoder.weights, decoder.hidden)
     head_dim = decoder.reader.integer("head_dim")
     return decoder.build([rope_table(decoder.reader, head_dim, decoder.positions)])
