@@ -5,8 +5,6 @@ import pytest
 
 from farspan.builtin.engine import Engine, EngineOptions
 from farspan.builtin.model import LlamaModel
-from farspan.builtin.sampling import SamplingParams
-from farspan.builtin.scheduler import FinishReason, Request
 from farspan.models.probe import write_probe
 
 
@@ -33,19 +31,3 @@ def engine(probe_model: LlamaModel) -> Iterator[Engine]:
     made = Engine(probe_model, EngineOptions(kv_cache_gib=1, max_num_batched_tokens=512))
     yield made
     assert made.statistics().reserved_bytes == 0, "an ended request kept its room"
-
-
-def drain(engine: Engine) -> dict[str, list[int]]:
-    """Step until there is no work; return each request's tokens."""
-    tokens: dict[str, list[int]] = {}
-    while engine.has_work:
-        for output in engine.step():
-            assert output.finish_reason is not FinishReason.ERROR, output.error
-            assert output.token_id is not None
-            tokens.setdefault(output.request.request_id, []).append(output.token_id)
-    return tokens
-
-
-def ask(engine: Engine, prompt: object, params: SamplingParams, name: str = "r") -> list[int]:
-    engine.add(Request(name, prompt, params))  # type: ignore[arg-type]
-    return drain(engine)[name]

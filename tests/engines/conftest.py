@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from served import MAX_MODEL_LEN, ServedCheckpoint
 
 from farspan.bench.ready import find_missing
 from farspan.launch.local import LocalServer, find_free_port
 from farspan.launch.readiness import wait_ready
 from farspan.models.probe import write_probe
 
-MAX_MODEL_LEN = 131_072
 # vLLM looks for a GPU, for the hub and for somebody to report to; there is none of them here.
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
@@ -24,12 +23,6 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
 }
-
-
-@dataclass(frozen=True)
-class ServedCheckpoint:
-    url: str
-    folder: Path
 
 
 @pytest.fixture(scope="session")
