@@ -82,7 +82,7 @@ def least_tokens(tokenizer: Tokenizer, exercise: Exercise, *, seed: int, chat: b
 def _opening(exercise: Exercise, seed: int) -> str:
     first = 100 + seed * _FIRST_DIGITS_STEP % _FIRST_DIGITS
     if not exercise.introduction:
-        return f"{first}:"
+        return str(first)
     rest = random.Random(f"nonce {seed}").randrange(10**9)
     return f"{first}{rest:09d} is the number of this request. {exercise.introduction}"
 

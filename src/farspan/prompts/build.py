@@ -96,7 +96,9 @@ def build_prompt(
         least = least_tokens(tokenizer, exercise, seed=seed, chat=chat)
     raise InputError(
         f"a {task} prompt does not fit {tokens} tokens: with this tokenizer it takes at least {least}",
-        "ask for more tokens, plant less, or use --task summarise",
+        "ask for more tokens"
+        if task == "summarise"
+        else "ask for more tokens, plant less, or use --task summarise",
     )
 
 

@@ -11,10 +11,11 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from farspan.errors import InputError
 from farspan.prompts.cuts import find_cuts, is_cut
-from farspan.prompts.generator import GENERATOR_VERSION, generate_text
+from farspan.prompts.generator import GENERATOR_VERSION, choose_phrases, generate_text, grammar
 
 SEGMENT_BYTES = 2_000_000
 
@@ -45,6 +46,19 @@ class Corpus(ABC):
     def segment(self, number: int) -> str:
         """Return the text of a segment, as it is."""
 
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """The phrases all segments are made of, each beginning at a cut; empty when there are none."""
+        return ()
+
+    def segment_phrases(self, number: int) -> NDArray[np.int64]:
+        """Return which phrases a segment is made of.
+
+        Raises:
+            NotImplementedError: The corpus has no phrases.
+        """
+        raise NotImplementedError(f"{self.name} is not made of phrases, segment {number}")
+
 
 class BuiltinCorpus(Corpus):
     """The built-in generator's endless text for one seed."""
@@ -59,6 +73,15 @@ class BuiltinCorpus(Corpus):
     def segment(self, number: int) -> str:
         """Return one part of the generator's text."""
         return generate_text(SEGMENT_BYTES, self._seed, number).decode("ascii")
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """The generator's phrases."""
+        return grammar().phrases
+
+    def segment_phrases(self, number: int) -> NDArray[np.int64]:
+        """Return which phrases a segment is made of."""
+        return choose_phrases(SEGMENT_BYTES, self._seed, number)
 
 
 class TextCorpus(Corpus):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -20,11 +20,16 @@ from numpy.typing import NDArray
 
 from farspan.errors import InputError
 from farspan.prompts.cache import cache_folder, publish_folder
-from farspan.prompts.corpus import Corpus, split_pieces
-from farspan.prompts.tokenizer import TokenIds, Tokenizer
+from farspan.prompts.corpus import PIECE_CHARACTERS, Corpus, split_pieces
+from farspan.prompts.cuts import Proof
+from farspan.prompts.parts import WordTable
+from farspan.prompts.tokenizer import TokenIds, Tokenizer, as_ids
 
 # Part of the key: raise it whenever the layout of a segment or the way a text is split changes.
 _INDEX_VERSION = 1
+
+# From so many segments on, encoding all phrases of a corpus once is cheaper than encoding the segments.
+_PHRASES_PAY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,43 +81,77 @@ class CorpusIndex:
         """Return a segment, made now if it is not in the cache."""
         found = self._segments.get(number)
         if found is None:
-            folder = self._folder / f"{number:06d}"
-            if not folder.is_dir():
-                self._make(number, folder)
-            found = self._segments[number] = _map_segment(folder)
+            if not self._folder_of(number).is_dir():
+                self._make(number)
+            found = self._segments[number] = _map_segment(self._folder_of(number))
         return found
 
     def prepare(self, numbers: Iterable[int]) -> None:
         """Make several segments at once, one a core."""
-        missing = [number for number in dict.fromkeys(numbers) if number not in self._segments]
-        # tokenizers brings threads of its own.
-        workers = len(os.sched_getaffinity(0)) if self.tokenizer.backend == "tiktoken" else 1
-        if len(missing) < 2 or workers < 2:
-            return
-        with ThreadPoolExecutor(min(workers, len(missing))) as threads:
-            for _ in threads.map(self.segment, missing):
+        missing = [number for number in dict.fromkeys(numbers) if not self._folder_of(number).is_dir()]
+        if len(missing) >= _PHRASES_PAY and self._phrases_add_up():
+            table = WordTable.of(self.tokenizer, self.corpus.phrases)
+            self._run(lambda number: self._save(number, _from_phrases(self.corpus, number, table)), missing)
+        elif self.tokenizer.backend == "tiktoken":  # the others bring threads of their own
+            self._run(self.segment, missing)
+
+    def _phrases_add_up(self) -> bool:
+        """Return whether the corpus is made of phrases whose ids do not depend on what surrounds them."""
+        phrases = self.corpus.phrases
+        if not phrases or self.tokenizer.proof is Proof.CHECKED:
+            return False
+        return not self.tokenizer.holds_control("".join(phrases))
+
+    def _run(self, make: Callable[[int], object], numbers: Sequence[int]) -> None:
+        with ThreadPoolExecutor(max(1, min(usable_cores(), len(numbers)))) as threads:
+            for _ in threads.map(make, numbers):
                 pass
 
-    def _make(self, number: int, folder: Path) -> None:
+    def _folder_of(self, number: int) -> Path:
+        return self._folder / f"{number:06d}"
+
+    def _make(self, number: int) -> None:
         pieces = split_pieces(self.tokenizer.clean(self.corpus.segment(number)))
         ids = self.tokenizer.encode_pieces(pieces)
         encoded = [piece.encode() for piece in pieces]
         marks = np.zeros((len(pieces) + 1, 2), np.int64)
         marks[1:, 0] = np.cumsum([len(part) for part in ids])
         marks[1:, 1] = np.cumsum([len(part) for part in encoded])
+        joined = np.concatenate(ids) if ids else np.zeros(0, np.int32)
+        self._save(number, IndexedSegment(memoryview(b"".join(encoded)), joined, marks))
 
+    def _save(self, number: int, segment: IndexedSegment) -> None:
         def write(draft: Path) -> None:
-            (draft / "text").write_bytes(b"".join(encoded))
-            np.save(draft / "ids.npy", np.concatenate(ids) if ids else np.zeros(0, np.int32))
-            np.save(draft / "marks.npy", marks)
+            (draft / "text").write_bytes(segment.text)
+            np.save(draft / "ids.npy", segment.ids)
+            np.save(draft / "marks.npy", segment.marks)
 
         try:
-            publish_folder(folder, write)
+            publish_folder(self._folder_of(number), write)
         except OSError as error:
             raise InputError(
-                f"the token index cannot be written to {folder.parent} ({error.strerror})",
+                f"the token index cannot be written to {self._folder} ({error.strerror})",
                 "free some space, or set XDG_CACHE_HOME to a folder that can be written",
             ) from error
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _from_phrases(corpus: Corpus, number: int, table: WordTable) -> IndexedSegment:
+    """Put a segment together from phrases whose ids are known: they meet at cuts, so nothing is left to encode."""
+    chosen = corpus.segment_phrases(number)
+    tokens = np.cumsum(table.ids.lengths[chosen])
+    sizes = np.cumsum(table.text.lengths[chosen])
+    last = np.searchsorted(sizes, np.arange(PIECE_CHARACTERS, sizes[-1], PIECE_CHARACTERS), side="right") - 1
+    last = np.append(last, len(chosen) - 1)
+    marks = np.zeros((len(last) + 1, 2), np.int64)
+    marks[1:, 0], marks[1:, 1] = tokens[last], sizes[last]
+    return IndexedSegment(
+        memoryview(table.text.gather(chosen).tobytes()), as_ids(table.ids.gather(chosen)), marks
+    )
 
 
 def _map_segment(folder: Path) -> IndexedSegment:

@@ -1,7 +1,7 @@
 """The words and sentence shapes of the built-in text. Everything is plain ASCII English, one phrase a slot.
 
-`CATEGORIES` maps a slot's name to its phrases; each phrase brings the space or comma before it. `SENTENCES` are
-sequences of slots. Nothing here resembles what a task plants, so a planted fact occurs once.
+Every phrase begins with a space and ends in another character, so that phrases meet at cuts, where token counts add
+up. Nothing here resembles what a task plants, so a planted fact occurs once.
 """
 
 # ruff: noqa: SIM905 - word lists read better as text
@@ -80,69 +80,78 @@ Not long afterwards|For a while|Until then|As far as anyone knew|Every other wee
 """.replace("\n", "|")
 
 
+_CLOSINGS = """
+Nothing more was said|That was all|So it remained|Nobody objected|The matter was settled|And that was that
+""".replace("\n", "|")
+
+
 def _phrases(block: str) -> list[str]:
     return [phrase for phrase in block.split("|") if phrase]
-
-
-def _spaced(phrases: list[str]) -> list[str]:
-    return [f" {phrase}" for phrase in phrases]
 
 
 def _article(phrase: str) -> str:
     return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
 
 
-def categories() -> dict[str, list[str]]:
-    """Return the phrases of every slot."""
+def _slots() -> dict[str, list[str]]:
     people = [f"{adjective} {noun}" for adjective, noun in product(_ADJECTIVES, _phrases(_PEOPLE))]
     things = [f"{adjective} {noun}" for adjective, noun in product(_ADJECTIVES, _phrases(_THINGS))]
-    names = [f"{first} {last}" for first, last in product(_FIRST_NAMES, _LAST_NAMES)]
-    places = [
-        f" {preposition} the {place}" for preposition, place in product(_PREPOSITIONS, _phrases(_PLACES))
-    ]
     years = range(1790, 1990)
+    openings = _phrases(_OPENINGS)
     return {
-        "gap": [" "] * 6 + ["\n\n"],
         "Person": [f"The {person}" for person in people],
         "Someone": [_article(person).capitalize() for person in people],
-        "Name": names,
-        "Opening": [f"{opening}," for opening in _phrases(_OPENINGS)],
-        "person": [f" the {person}" for person in people],
-        "someone": [f" {_article(person)}" for person in people],
-        "name": _spaced(names),
-        "thing": [f" the {thing}" for thing in things] + [f" {_article(thing)}" for thing in things],
-        "place": places,
-        "did": _spaced(_phrases(_TRANSITIVE)),
-        "went": _spaced(_phrases(_INTRANSITIVE)),
-        "adverb": _spaced(_phrases(_ADVERBS)),
-        "when": [f" in the {season} of {year}" for season, year in product(_SEASONS, years)]
-        + [f" in {month} {year}" for month, year in product(_MONTHS, years)],
-        "reason": [f", {reason}" for reason in _phrases(_REASONS)],
-        "money": [f" for {amount} crowns" for amount in range(12, 960)],
-        "distance": [f", some {count} paces away" for count in range(11, 400)],
-        "and": [", and", ", but", ", so", "; then"],
-        "who": [", who had once", ", who never", ", who had often"],
-        "comma": [","],
-        "stop": ["."] * 11 + ["!"],
+        "Name": [f"{first} {last}" for first, last in product(_FIRST_NAMES, _LAST_NAMES)],
+        "Opening": openings,
+        "Break": [f"{closing}.\n\n{opening}" for closing, opening in product(_phrases(_CLOSINGS), openings)],
+        "person": [f"the {person}" for person in people],
+        "someone": [_article(person) for person in people],
+        "thing": [f"the {thing}" for thing in things] + [_article(thing) for thing in things],
+        "place": [f"{where} the {place}" for where, place in product(_PREPOSITIONS, _phrases(_PLACES))],
+        "did": _phrases(_TRANSITIVE),
+        "went": _phrases(_INTRANSITIVE),
+        "adverb": _phrases(_ADVERBS),
+        "when": [f"in the {season} of {year}" for season, year in product(_SEASONS, years)]
+        + [f"in {month} {year}" for month, year in product(_MONTHS, years)],
+        "reason": _phrases(_REASONS),
+        "money": [f"for {amount} crowns" for amount in range(12, 960)],
+        "distance": [f"some {count} paces away" for count in range(11, 400)],
+        "and": ["and", "but", "so", "while"],
+        "who": ["who had once", "who never", "who had often"],
     }
 
 
+# Slots with the punctuation that follows them. `Break` ends a paragraph and opens the next.
 SENTENCES = tuple(
     sentence.split()
     for sentence in (
-        "Person did thing place stop",
-        "Person went adverb reason stop",
-        "Name did thing when stop",
-        "Name did thing money and person went stop",
-        "Someone did thing place reason stop",
-        "Opening person did thing adverb stop",
-        "Opening name went place when stop",
-        "Opening someone did thing distance stop",
-        "Person who did thing comma went place stop",
-        "Name went place and person did thing stop",
-        "Person did thing and name did thing adverb stop",
-        "Name who did thing comma did thing money reason stop",
-        "Someone went place when stop",
-        "Opening person went adverb and someone did thing stop",
+        "Person did thing place.",
+        "Person went adverb, reason.",
+        "Name did thing when.",
+        "Name did thing money, and person went.",
+        "Someone did thing place, reason.",
+        "Opening, person did thing adverb.",
+        "Opening, Name went place when.",
+        "Opening, someone did thing, distance.",
+        "Person, who did thing, went place.",
+        "Name went place, and person did thing.",
+        "Person did thing, and Name did thing adverb.",
+        "Name, who did thing, did thing money.",
+        "Someone went place when.",
+        "Opening, person went adverb, and someone did thing.",
+        "Person did thing, reason!",
+        "Break, someone did thing place.",
+        "Break, Name did thing adverb, reason.",
     )
 )
+
+
+def categories() -> dict[str, list[str]]:
+    """Return the phrases of every slot that occurs in the sentences, punctuation included."""
+    slots = _slots()
+    used = dict.fromkeys(slot for sentence in SENTENCES for slot in sentence)
+    found = {}
+    for slot in used:
+        name = slot.rstrip(",.!")
+        found[slot] = [f" {phrase}{slot[len(name) :]}" for phrase in slots[name]]
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +27,18 @@ class Ragged:
     @classmethod
     def of_strings(cls, strings: Sequence[str]) -> Ragged:
         """Pack strings as UTF-8."""
-        return cls.of_arrays([np.frombuffer(string.encode(), np.uint8) for string in strings])
+        encoded = [string.encode() for string in strings]
+        return cls._of(np.frombuffer(b"".join(encoded), np.uint8), encoded)
 
     @classmethod
     def of_arrays(cls, arrays: Sequence[NDArray[Any]]) -> Ragged:
         """Pack arrays of one type."""
-        lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
-        return cls(np.concatenate(arrays), np.cumsum(lengths) - lengths, lengths)
+        return cls._of(np.concatenate(arrays), arrays)
+
+    @classmethod
+    def _of(cls, data: NDArray[Any], sequences: Sequence[Sized]) -> Ragged:
+        lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
+        return cls(data, np.cumsum(lengths) - lengths, lengths)
 
     def gather(self, chosen: NDArray[Any]) -> NDArray[Any]:
         """Return the chosen sequences, one after the other."""

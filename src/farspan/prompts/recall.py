@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from farspan.errors import InputError
 from farspan.prompts.parts import Part, TextPart, WordsPart, WordTable
 from farspan.prompts.prompt import Prompt
+from farspan.prompts.ragged import Ragged
 from farspan.prompts.scoring import Match, Scorer
-from farspan.prompts.tokenizer import RecallVocabulary, Tokenizer
+from farspan.prompts.tokenizer import RecallVocabulary, Tokenizer, as_ids
 
 # Words at the very beginning that differ from prompt to prompt, before which nothing is planted.
 _NONCE_WORDS = 8
@@ -193,7 +194,11 @@ def _parts(
     tokenizer: Tokenizer, vocabulary: RecallVocabulary, chosen: NDArray[np.uint16], *, chat: bool
 ) -> list[Part]:
     words = [*vocabulary.haystack_words, *vocabulary.needle_words]
-    table = WordTable.of(tokenizer, [f" {word}" for word in words])
+    ids = as_ids([*vocabulary.haystack_ids, *vocabulary.needle_ids])
+    one_each = np.ones(len(ids), np.int64)
+    table = WordTable(
+        Ragged.of_strings([f" {word}" for word in words]), Ragged(ids, np.arange(len(ids)), one_each)
+    )
     first = words[int(chosen[0])]
     head = TextPart(tokenizer.encode_request(first, chat=chat), first.encode())
     return [head, WordsPart.of(table, chosen[1:])]

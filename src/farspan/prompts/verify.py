@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,7 +14,11 @@ from farspan.prompts.parts import TextPart
 from farspan.prompts.prompt import Prompt
 from farspan.prompts.tokenizer import Tokenizer
 
-_ATTEMPTS = 16
+# How often a prompt is built, and how often its filling is tried, before giving up.
+_BUILDS = 8
+
+_MOST_FILLED = 64
+_NEAR_CHARACTERS = 2000
 
 
 class InexactPromptError(FarspanError):
@@ -53,23 +58,56 @@ def settle(build: Callable[[int], Prompt | None], tokenizer: Tokenizer, tokens: 
         tokens: The length the whole must have.
 
     Raises:
-        InputError: No length given to `build` leads to the one asked for.
+        InputError: No filling leads to that length.
     """
     budget = tokens
-    for _ in range(_ATTEMPTS):
+    for _ in range(_BUILDS):
         prompt = build(budget)
         if prompt is None:
             return None
-        text = prompt.text
-        ids = tokenizer.encode_request(text, chat=prompt.chat)
-        if len(ids) == tokens:
-            positions = _positions(prompt, tokenizer)
-            return replace(prompt, parts=[TextPart(ids, text.encode())], needle_positions=positions)
-        budget += tokens - len(ids)
+        closing = b"".join(prompt.parts[-1].iter_text()).decode()
+        before = prompt.text.removesuffix(closing)
+        missing = tokens - len(tokenizer.encode_request(before + closing, chat=prompt.chat))
+        if 0 <= missing <= _MOST_FILLED:
+            settled = _fill(prompt, tokenizer, before, closing, tokens)
+            if settled is not None:
+                return settled
+        # A little short is right: words can be added, but not taken away.
+        budget += missing - min(_MOST_FILLED // 4, tokens // 16)
     raise InputError(
         f"no prompt of exactly {tokens:,} tokens was found with {tokenizer.name}",
         "try another length or seed",
     )
+
+
+def _fill(prompt: Prompt, tokenizer: Tokenizer, before: str, closing: str, tokens: int) -> Prompt | None:
+    """Add words before the closing until the whole has the right length; None when no words do.
+
+    What a word adds is measured on the last few thousand characters; the whole is encoded to confirm it.
+    """
+    choice = random.Random(f"settle {prompt.seed}")
+    filling = ""
+    for _ in range(_BUILDS):
+        ids = tokenizer.encode_request(before + filling + closing, chat=prompt.chat)
+        missing = tokens - len(ids)
+        if missing == 0:
+            text = before + filling + closing
+            positions = _positions(prompt, tokenizer)
+            return replace(prompt, parts=[TextPart(ids, text.encode())], needle_positions=positions)
+        if missing < 0:
+            return None
+        near = (before + filling)[-_NEAR_CHARACTERS:]
+        start = len(tokenizer.encode_request(near + closing, chat=prompt.chat))
+        added = ""
+        for _ in range(_MOST_FILLED * 4):
+            longer = added + choice.choice(tokenizer.fillers).text
+            more = len(tokenizer.encode_request(near + longer + closing, chat=prompt.chat)) - start
+            if more <= missing:
+                added = longer
+            if more == missing:
+                break
+        filling += added
+    return None
 
 
 def _positions(prompt: Prompt, tokenizer: Tokenizer) -> tuple[int, ...]:

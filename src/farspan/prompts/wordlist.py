@@ -57,7 +57,7 @@ class WordCounts(ABC):
         """Return about how many tokens the shortest body has, to the next power of two."""
         lengths = WordTable.of(tokenizer, [f" {word}" for word in self.words]).ids.lengths
         tokens = 1
-        while self.counts(lengths, tokens) is None:
+        while self.counts(lengths, tokens) is None and tokens < 2**40:
             tokens *= 2
         return tokens
 

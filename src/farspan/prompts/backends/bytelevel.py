@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import zipfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -76,13 +77,16 @@ def load_byte_level(
 def _convert_and_check(path: Path, recipe: Mapping[str, Any], fingerprint: str) -> _Outcome:
     from farspan.prompts.backends.huggingface import open_tokenizer
 
-    try:
-        pattern = _pattern(recipe)
-        composed = _composed(recipe)
-        ranks, ids = _ranks(recipe)
-    except _NotConvertibleError as reason:
-        return _Outcome(None, f"tiktoken cannot do it: {reason}")
-    reference = open_tokenizer(path)
+    # Opening a large tokenizer takes seconds, most of them without the interpreter's lock.
+    with ThreadPoolExecutor(1) as thread:
+        opened = thread.submit(open_tokenizer, path)
+        try:
+            pattern = _pattern(recipe)
+            composed = _composed(recipe)
+            ranks, ids = _ranks(recipe)
+        except _NotConvertibleError as reason:
+            return _Outcome(None, f"tiktoken cannot do it: {reason}")
+        reference = opened.result()
     bare = reference.encode("a", add_special_tokens=False).ids
     framed = reference.encode("a", add_special_tokens=True).ids
     middle = framed.index(bare[0]) if len(bare) == 1 and bare[0] in framed else -1
@@ -148,26 +152,20 @@ def _ranks(recipe: Mapping[str, Any]) -> tuple[dict[bytes, int], np.ndarray[Any,
             raise _NotConvertibleError(f"its model sets {option}")
     alphabet = _alphabet()
     vocabulary: dict[str, int] = model["vocab"]
+    added = {token["content"] for token in recipe.get("added_tokens") or ()}
+    words = [word for word in vocabulary if word not in added]
+    if not set().union(*words) <= alphabet.keys() <= vocabulary.keys():
+        raise _NotConvertibleError("its vocabulary is not byte-level")
+    # Every character stands for one byte; as Latin-1, characters and bytes are the same numbers.
+    to_bytes = str.maketrans({character: chr(byte) for character, byte in alphabet.items()})
+    merged = ["".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
+    whole = words if model.get("ignore_merges") else []
     try:
-        ranks = {bytes([byte]): i for i, (_, byte) in enumerate(sorted(alphabet.items()))}
-        ids = [vocabulary[character] for character in sorted(alphabet)]
-        for merge in model["merges"]:
-            left, right = merge.split(" ") if isinstance(merge, str) else merge
-            token = bytes([alphabet[character] for character in left + right])
-            if token not in ranks:
-                ranks[token] = len(ranks)
-                ids.append(vocabulary[left + right])
-        if model.get("ignore_merges"):
-            added = {token["content"] for token in recipe.get("added_tokens") or ()}
-            for word, number in vocabulary.items():
-                if word not in added:
-                    token = bytes([alphabet[character] for character in word])
-                    if token not in ranks:
-                        ranks[token] = len(ranks)
-                        ids.append(number)
-    except (KeyError, ValueError) as error:
-        raise _NotConvertibleError("its vocabulary is not byte-level") from error
-    return ranks, np.array(ids, np.int32)
+        ids = {word: vocabulary[word] for word in [*sorted(alphabet), *merged, *whole]}
+    except KeyError as error:
+        raise _NotConvertibleError("a merge makes a token it does not have") from error
+    ranks = {word.translate(to_bytes).encode("latin-1"): rank for rank, word in enumerate(ids)}
+    return ranks, np.fromiter(ids.values(), np.int32, len(ids))
 
 
 @cache

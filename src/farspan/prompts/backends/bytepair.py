@@ -83,7 +83,7 @@ class BytePairTokenizer(Tokenizer):
 
     def encode_pieces(self, pieces: Sequence[str]) -> list[TokenIds]:
         """Return the ids of each piece; one thread, the interpreter's lock released."""
-        if self.proof is Proof.CHECKED:
+        if self.proof is Proof.CHECKED or not pieces:
             return [self.encode_ordinary(piece) for piece in pieces]
         # Pieces meet at cuts, so they can be encoded in one call, and byte lengths tell where each one's ids end.
         ids = self.encode_ordinary("".join(pieces))

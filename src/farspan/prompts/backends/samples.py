@@ -46,4 +46,4 @@ def diverse_texts() -> tuple[str, ...]:
         )
     shuffled = [" ".join(choice.sample(_SENTENCES, 6)) for _ in range(60)]
     pairs = [first + second for first in _SENTENCES for second in _SENTENCES]
-    return (*_SENTENCES, *pairs, *shuffled, *mixed, generate_text(200_000, 1).decode())
+    return (*_SENTENCES, *pairs, *shuffled, *mixed, generate_text(100_000, 1).decode())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from farspan.prompts.scoring import Match, Scorer
 from farspan.prompts.tasks.exercise import Exercise, Order, Planted, ask, spread
-from farspan.prompts.tasks.names import codes, places
+from farspan.prompts.tasks.names import codes, draw, places
 
 # Chains of variables beside the one that is asked for.
 _OTHER_CHAINS = 2
@@ -43,7 +43,7 @@ def variable_tracking(order: Order) -> Iterator[Exercise]:
     hops = order.count or 4
     length = hops + 1
     names = _variables(length * (_OTHER_CHAINS + 1), order)
-    numbers = [code[:5] for code in codes(_OTHER_CHAINS + 1, order.choice)]
+    numbers = codes(_OTHER_CHAINS + 1, order.choice)
     planted = []
     for number, chain_of in zip(numbers, _groups(names, length), strict=True):
         values = [number, *(f"VAR {name}" for name in chain_of)]
@@ -71,7 +71,7 @@ def _variables(count: int, order: Order) -> list[str]:
     """Return different names of five capital letters."""
     letters = string.ascii_uppercase
     names = []
-    for number in order.choice.sample(range(len(letters) ** 5), count):
+    for number in draw(len(letters) ** 5, count, order.choice):
         name = ""
         for _ in range(5):
             number, letter = divmod(number, len(letters))

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import random
 
+from farspan.errors import InputError
+
 _QUALITIES = (
     "amber azure cobalt coral crimson ebony emerald indigo ivory jade lilac maroon ochre olive opal pearl ruby saffron "
     "scarlet teal topaz turquoise umber violet"
@@ -22,7 +24,7 @@ _ENDS = "bek dal dis fax gan grim hov kis lund mik nost pol rad sk tov vik wen x
 def places(count: int, choice: random.Random) -> list[str]:
     """Return different place names, such as `Velingrim`; at most 6,000."""
     size = len(_BEGINNINGS) * len(_MIDDLES) * len(_ENDS)
-    return [_place(number) for number in choice.sample(range(size), count)]
+    return [_place(number) for number in draw(size, count, choice)]
 
 
 def objects(count: int, choice: random.Random) -> list[str]:
@@ -30,7 +32,7 @@ def objects(count: int, choice: random.Random) -> list[str]:
     each = len(_QUALITIES) * len(_OBJECTS)
     size = each * len(_BEGINNINGS) * len(_MIDDLES) * len(_ENDS)
     found = []
-    for number in choice.sample(range(size), count):
+    for number in draw(size, count, choice):
         place, rest = divmod(number, each)
         quality, thing = divmod(rest, len(_OBJECTS))
         found.append(f"{_QUALITIES[quality]} {_OBJECTS[thing]} of {_place(place)}")
@@ -39,7 +41,18 @@ def objects(count: int, choice: random.Random) -> list[str]:
 
 def codes(count: int, choice: random.Random) -> list[str]:
     """Return different numbers of seven digits."""
-    return [str(number) for number in choice.sample(range(1_000_000, 10_000_000), count)]
+    return [str(1_000_000 + number) for number in draw(9_000_000, count, choice)]
+
+
+def draw(size: int, count: int, choice: random.Random) -> list[int]:
+    """Return different numbers below `size`.
+
+    Raises:
+        InputError: There are not so many.
+    """
+    if count > size:
+        raise InputError(f"{count:,} different things cannot be planted", f"plant at most {size:,}")
+    return choice.sample(range(size), count)
 
 
 def _place(number: int) -> str:

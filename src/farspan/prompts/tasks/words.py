@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+from farspan.errors import InputError
 from farspan.prompts.scoring import Match, Scorer
 from farspan.prompts.tasks.exercise import Exercise, Order
+from farspan.prompts.tasks.names import draw
 from farspan.prompts.wordlist import CommonCounts, WordCounts, ZipfCounts
 
 _VOWELS = "aeiou"
@@ -16,17 +18,19 @@ _CONSONANTS = "bdfgklmnprstvz"
 _WORDS = 20_000
 _CODED_WORDS = 2_000
 
+_MOST_ASKED = 100
+
 
 def common_words(order: Order) -> Iterator[Exercise]:
     """A list of words of which some stand ten times as often as the others."""
-    number = order.count or 10
+    number = _number(order.count or 10)
     words = _invent(_WORDS, 3, order.choice)
     yield from _exercises(order, words, number, CommonCounts(tuple(words), common=number))
 
 
 def frequent_words(order: Order) -> Iterator[Exercise]:
     """A list of words whose counts fall as 1 / rank^2."""
-    number = order.count or 3
+    number = _number(order.count or 3)
     words = _invent(_CODED_WORDS, 4, order.choice)
     yield from _exercises(order, words, number, ZipfCounts(tuple(words), frequent=number))
 
@@ -47,11 +51,19 @@ def _exercises(order: Order, words: list[str], number: int, counts: WordCounts) 
     )
 
 
+def _number(count: int) -> int:
+    if count > _MOST_ASKED:
+        raise InputError(
+            f"{count:,} most common words are too many to tell apart", f"ask for at most {_MOST_ASKED}"
+        )
+    return count
+
+
 def _invent(count: int, syllables: int, choice: random.Random) -> list[str]:
     """Return different words of so many syllables of two letters."""
     pairs = [consonant + vowel for consonant in _CONSONANTS for vowel in _VOWELS]
     words = []
-    for number in choice.sample(range(len(pairs) ** syllables), count):
+    for number in draw(len(pairs) ** syllables, count, choice):
         word = ""
         for _ in range(syllables):
             number, syllable = divmod(number, len(pairs))
