@@ -67,8 +67,13 @@ def _fused(q: torch.Tensor, run: Run, causal: bool, scale: float) -> tuple[torch
         )
         return output, logsum
     group = q.shape[1] // key.shape[1]
-    if group > 1:  # the CUDA kernel wants as many key heads as query heads; the copy is one run long
+    if group > 1:  # the CUDA kernels want as many key heads as query heads; the copy is one run long
         key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    if q.dtype == torch.float32:  # the flash kernel takes 16-bit types only; this one pads the log-sum-exp
+        result = torch.ops.aten._scaled_dot_product_efficient_attention(
+            q, key, value, None, True, 0.0, causal, scale=scale
+        )
+        return result[0], result[1][:, :, : q.shape[2]]
     result = torch.ops.aten._scaled_dot_product_flash_attention(
         q, key, value, 0.0, causal, False, scale=scale
     )
