@@ -152,7 +152,7 @@ def attention_layer(
     width: int = 0,
     moe: MoeSpec | None = None,
 ) -> LayerSpec:
-    """The record of a grouped-query layer: sliding if it has a window, dense (`width`) if it has no experts."""
+    """The record of a grouped-query layer: sliding if it has a window, dense (`width`) without experts."""
     return LayerSpec(
         index=index,
         attention=AttentionKind.SLIDING_WINDOW if window else AttentionKind.FULL,
