@@ -32,8 +32,8 @@ def _unlisted(state: VllmState) -> list[str]:
     if is_listed(architecture):
         return []
     return [
-        f"No vLLM up to {KNOWN_VERSIONS[-1]} lists {architecture}: planned as if vLLM treated its layers like "
-        "those of other models."
+        f"No vLLM up to {KNOWN_VERSIONS[-1]} lists {architecture}: planned as if vLLM treated its layers "
+        "like those of other models."
     ]
 
 
