@@ -16,6 +16,7 @@ from farspan.models.weights import (
     rank_weight_bytes,
     rope_table_bytes,
     total_parameters,
+    with_fp8_weights,
 )
 
 GIB = 2**30
@@ -152,6 +153,9 @@ def test_weight_formats_replace_the_checkpoints_own() -> None:
     assert rank_weight_bytes(load_model("kimi-k2.5", weights="bf16")).total == pytest.approx(
         2 * kimi, rel=1e-3
     )
+    llama = load_model("llama-3.1-70b")
+    again = rank_weight_bytes(with_fp8_weights(llama)).total
+    assert again == rank_weight_bytes(load_model("llama-3.1-70b", weights="fp8")).total
     with pytest.raises(InputError, match="not a weight format"):
         override_weights({}, "fp3")
 

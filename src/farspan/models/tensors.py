@@ -37,7 +37,8 @@ class Shard(StrEnum):
 class WeightTensor:
     """Identical tensors of a model: `copies` of `shape`, divided by `shard`.
 
-    `units` counts the KV heads for Shard.KV_HEADS. `quantized`: the model's quantization reaches it.
+    `units` counts the KV heads for Shard.KV_HEADS. `quantizable`: a projection, which a quantization may
+    reach; `quantized`: the model's own does.
     `dtype_bytes` is 0 for the model's dtype, else fixed (a float32 router bias).
     """
 
@@ -47,6 +48,7 @@ class WeightTensor:
     shard: Shard = Shard.REPLICATED
     copies: int = 1
     units: int = 0
+    quantizable: bool = False
     quantized: bool = False
     dtype_bytes: int = 0
 

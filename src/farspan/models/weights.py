@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -98,3 +98,14 @@ def active_parameters(model: ModelSpec) -> WeightBreakdown:
 def rope_table_bytes(model: ModelSpec, value_bytes: int) -> int:
     """Bytes of the cos/sin tables on each rank, at `value_bytes` a value (2 in vLLM, 4 in SGLang on CUDA)."""
     return sum(rope.positions * rope.rotary_dim for rope in model.ropes) * value_bytes
+
+
+@lru_cache(maxsize=64)
+def with_fp8_weights(model: ModelSpec) -> ModelSpec:
+    """The model as if every projection were kept in FP8 with one float32 scale per 128 x 128 weights."""
+    return replace(
+        model,
+        weights=tuple(replace(tensor, quantized=tensor.quantizable) for tensor in model.weights),
+        quantization=QuantSpec("fp8", 8, 128 * 128, 32),
+        notes=(*model.notes, "planned with fp8 weights: give the engine a checkpoint kept so"),
+    )

@@ -5,11 +5,12 @@ A lever is a changed request; what it frees is found by planning that request, n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from farspan.errors import InputError
 from farspan.models.spec import KvDtype
+from farspan.models.weights import with_fp8_weights
 from farspan.planner.ledger import Phase
 from farspan.planner.plan import check_request, engine_planner, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -20,6 +21,7 @@ class Lever:
     """One change and what it gives.
 
     Args:
+        rank: Its place in the order of cost.
         change: What to do, as flags where it is flags.
         costs: What the user pays.
         bytes_freed: Bytes a GPU more for the request: less taken outside the pool, a larger pool, or fewer
@@ -30,6 +32,7 @@ class Lever:
         plan: Its plan.
     """
 
+    rank: int
     change: str
     costs: str
     bytes_freed: int
@@ -113,6 +116,13 @@ def _fraction(name: str, value: float) -> Callable[[PlanRequest], PlanRequest | 
     return apply
 
 
+def _fp8_weights(request: PlanRequest) -> PlanRequest | None:
+    """A checkpoint in FP8, where the model is not quantized already."""
+    if request.model.quantization is not None:
+        return None
+    return replace(request, model=with_fp8_weights(request.model), available_kv_bytes=None)
+
+
 def _more_ranks(request: PlanRequest) -> PlanRequest | None:
     """The next larger tensor-parallel size the GPUs at hand allow."""
     larger = [tp for tp in valid_tps(request, request.gpus) if tp > request.tp]
@@ -175,6 +185,12 @@ _CANDIDATES = (
     _Candidate("--disable-cuda-graph", "slower decode", _SGLANG, _set("--disable-cuda-graph", None)),
     _Candidate("--kv-cache-dtype fp8_e4m3", "some exactness in long recall", (*_BOTH, "builtin"), _fp8_kv),
     _Candidate(
+        "--weights fp8",
+        "another checkpoint, some exactness everywhere",
+        _BOTH,
+        _fp8_weights,
+    ),
+    _Candidate(
         "more tensor-parallel ranks",
         "fewer replicas on the same GPUs",
         (*_BOTH, "builtin"),
@@ -208,32 +224,36 @@ def bytes_freed(before: EnginePlan, after: EnginePlan, concurrency: int) -> int:
 
 def levers(request: PlanRequest, plan: EnginePlan) -> tuple[Lever, ...]:
     """Every change that helps, in order of what it costs the user; those that free nothing are left out."""
-    planner, found = engine_planner(plan.engine), []
-    for candidate in _CANDIDATES:
-        if plan.engine not in candidate.engines:
-            continue
-        changed = candidate.apply(request)
-        if changed is None:
-            continue
-        try:
-            check_request(changed)
-            after = planner(changed)
-        except InputError:
-            continue
-        freed = bytes_freed(plan, after, request.concurrency)
-        if freed > 0 or (after.fits and not plan.fits):
-            found.append(
-                Lever(
-                    change=_words(candidate, changed),
-                    costs=candidate.costs,
-                    bytes_freed=freed,
-                    capacity_tokens=after.capacity_tokens,
-                    fits=after.fits,
-                    request=changed,
-                    plan=after,
-                )
-            )
-    return tuple(found)
+    found = (_pull(rank, request, plan) for rank in range(len(_CANDIDATES)))
+    return tuple(lever for lever in found if lever is not None)
+
+
+def _pull(rank: int, request: PlanRequest, plan: EnginePlan) -> Lever | None:
+    """One lever pulled, or None where it does not apply, is refused, or does not help."""
+    candidate = _CANDIDATES[rank]
+    if plan.engine not in candidate.engines:
+        return None
+    changed = candidate.apply(request)
+    if changed is None:
+        return None
+    try:
+        check_request(changed)
+        after = engine_planner(plan.engine)(changed)
+    except InputError:
+        return None
+    freed = bytes_freed(plan, after, request.concurrency)
+    if freed <= 0 and not (after.fits and not plan.fits):
+        return None
+    return Lever(
+        rank=rank,
+        change=_words(candidate, changed),
+        costs=candidate.costs,
+        bytes_freed=freed,
+        capacity_tokens=after.capacity_tokens,
+        fits=after.fits,
+        request=changed,
+        plan=after,
+    )
 
 
 def _words(candidate: _Candidate, changed: PlanRequest) -> str:
@@ -259,20 +279,37 @@ def find_fix(request: PlanRequest, plan: EnginePlan) -> Fix:
     return Fix(levers(request, plan), cheapest_fix(request, plan))
 
 
-def cheapest_fix(request: PlanRequest, plan: EnginePlan, most: int = 4) -> tuple[Lever, ...]:
-    """The levers to pull, one after the other, until the request fits; empty when nothing known makes it fit.
+def cheapest_fix(request: PlanRequest, plan: EnginePlan) -> tuple[Lever, ...]:
+    """The levers to pull one after the other until the request fits; empty when none of them do it.
 
-    One lever alone is preferred; else the cheapest that helps is pulled and the search goes on from there.
+    The cheapest that helps is pulled until the request fits, in a second round if need be: some help only
+    after others. Then, the dearest first, each one that turns out not to be needed is left alone. Where that
+    leads nowhere, one lever that does it alone will.
     """
-    pulled: list[Lever] = []
-    for _ in range(most):
-        choices = levers(request, plan)
-        enough = next((lever for lever in choices if lever.fits), None)
-        if enough is not None:
-            return (*pulled, enough)
-        if not choices:
-            return ()
-        best = choices[0]
-        pulled.append(best)
-        request, plan = best.request, best.plan
-    return ()
+    ranks: list[int] = []
+    state, now = request, plan
+    for rank in (*range(len(_CANDIDATES)), *range(len(_CANDIDATES))):
+        lever = None if now.fits or rank in ranks else _pull(rank, state, now)
+        if lever is not None:
+            ranks.append(rank)
+            state, now = lever.request, lever.plan
+    if not now.fits:
+        alone = (_pull(rank, request, plan) for rank in range(len(_CANDIDATES)))
+        return next(((lever,) for lever in alone if lever is not None and lever.fits), ())
+    for rank in reversed(ranks.copy()):
+        fewer = [other for other in ranks if other != rank]
+        pulled = _pull_all(fewer, request, plan)
+        if pulled and pulled[-1].fits:
+            ranks = fewer
+    return _pull_all(ranks, request, plan)
+
+
+def _pull_all(ranks: Iterable[int], request: PlanRequest, plan: EnginePlan) -> tuple[Lever, ...]:
+    """Levers pulled in order, each on top of those before it; what does not help there is left out."""
+    pulled = []
+    for rank in ranks:
+        lever = _pull(rank, request, plan)
+        if lever is not None:
+            pulled.append(lever)
+            request, plan = lever.request, lever.plan
+    return tuple(pulled)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import active_parameters, rank_weight_bytes, total_parameters
 
 
-@dataclass(frozen=True, slots=True)
-class PrefillWork:
+class PrefillWork(NamedTuple):
     """Operations of one rank for a whole prompt.
 
     Args:

@@ -181,7 +181,7 @@ def _fix_lines(fix: Fix, model: str) -> Iterator[str]:
     yield "What helps, cheapest first, each alone:"
     yield from (f"  {line}" for line in lever_lines(fix.levers))
     if not fix.pull and fix.levers:
-        yield "  no four of these together make it fit"
+        yield "  all of these together do not make it fit"
 
 
 def engine_lines(plan: EnginePlan, model: str, fix: Fix | None, *, explain: bool) -> Iterator[str]:

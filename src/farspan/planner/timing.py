@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
@@ -24,8 +25,7 @@ from farspan.planner.timing_fits import (
 from farspan.planner.versions import version_key
 
 
-@dataclass(frozen=True, slots=True)
-class TimeTerm:
+class TimeTerm(NamedTuple):
     """One part of the time to the first token, in seconds."""
 
     name: str
@@ -129,8 +129,7 @@ def estimate_time(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PrefillFloor:
+class PrefillFloor(NamedTuple):
     """Seconds at the peak, by kind of work."""
 
     linear: float

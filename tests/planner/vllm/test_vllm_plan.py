@@ -199,6 +199,10 @@ class TestWarnings:
             plan(10_000, "0.24.0", model=load_model("deepseek-v3")), "copy of the whole latent cache"
         )
 
+    def test_architecture_no_version_lists(self) -> None:
+        assert self.has(plan(100_000, "0.33.0", model=load_model("step-3.7-flash")), "planned as if vLLM")
+        assert not self.has(plan(100_000, "0.33.0"), "planned as if vLLM")
+
     def test_first_group_check_of_0_14_lets_a_server_start_that_hangs(self) -> None:
         answer = plan(10_485_760, "0.14.0", available_kv_bytes=50 * GIB)
         assert answer.starts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from farspan.models.families.weights_builder import WeightsBuilder
-from farspan.models.spec import LatentSpec
+from farspan.models.spec import AttentionKind, IndexerSpec, LatentSpec, LayerSpec, MoeSpec
 from farspan.models.tensors import Shard, WeightPart
 
 _ATTENTION = WeightPart.ATTENTION
@@ -138,3 +138,30 @@ def layer_norms(weights: WeightsBuilder, hidden: int) -> None:
     """The norms before attention and before the MLP."""
     weights.norm("layers.*.input_layernorm", hidden)
     weights.norm("layers.*.post_attention_layernorm", hidden)
+
+
+def attention_layer(
+    index: int,
+    *,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    value_dim: int = 0,
+    window: int | None = None,
+    indexer: IndexerSpec | None = None,
+    width: int = 0,
+    moe: MoeSpec | None = None,
+) -> LayerSpec:
+    """The record of a grouped-query layer: sliding if it has a window, dense (`width`) without experts."""
+    return LayerSpec(
+        index=index,
+        attention=AttentionKind.SLIDING_WINDOW if window else AttentionKind.FULL,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        value_head_dim=value_dim or head_dim,
+        window=window or None,
+        indexer=indexer,
+        intermediate_size=0 if moe else width,
+        moe=moe,
+    )

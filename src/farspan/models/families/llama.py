@@ -6,7 +6,7 @@ from farspan.models.families import blocks
 from farspan.models.families.decoder import flat
 from farspan.models.families.reader import ConfigReader
 from farspan.models.families.rope import rope_table
-from farspan.models.spec import AttentionKind, LayerSpec, ModelSpec, MoeSpec
+from farspan.models.spec import ModelSpec, MoeSpec
 
 
 def _windows(reader: ConfigReader, architecture: str, layers: int) -> list[int | None]:
@@ -83,17 +83,14 @@ def read(reader: ConfigReader, name: str) -> ModelSpec:
             blocks.router(weights, count=moe.num_experts, hidden=hidden)
             blocks.experts(weights, count=moe.num_experts, hidden=hidden, width=moe.intermediate_size)
         blocks.layer_norms(weights, hidden)
-        window = windows[index]
         decoder.layers.append(
-            LayerSpec(
-                index=index,
-                attention=AttentionKind.SLIDING_WINDOW if window else AttentionKind.FULL,
-                num_heads=heads,
-                num_kv_heads=kv_heads,
+            blocks.attention_layer(
+                index,
+                heads=heads,
+                kv_heads=kv_heads,
                 head_dim=head_dim,
-                value_head_dim=head_dim,
-                window=window,
-                intermediate_size=0 if moe else width,
+                window=windows[index],
+                width=width,
                 moe=moe,
             )
         )

@@ -6,7 +6,7 @@ from farspan.models.families import blocks
 from farspan.models.families.decoder import flat
 from farspan.models.families.reader import ConfigReader
 from farspan.models.families.rope import rope_table
-from farspan.models.spec import AttentionKind, LayerSpec, ModelSpec, MoeSpec
+from farspan.models.spec import ModelSpec, MoeSpec
 
 
 def read(reader: ConfigReader, name: str) -> ModelSpec:
@@ -62,15 +62,14 @@ def read(reader: ConfigReader, name: str) -> ModelSpec:
             blocks.gated_mlp(weights, "layers.*.mlp", hidden=hidden, width=width)
         blocks.layer_norms(weights, hidden)
         decoder.layers.append(
-            LayerSpec(
-                index=index,
-                attention=AttentionKind.SLIDING_WINDOW if prefix else AttentionKind.FULL,
-                num_heads=heads,
-                num_kv_heads=kv_heads,
+            blocks.attention_layer(
+                index,
+                heads=heads,
+                kv_heads=kv_heads,
                 head_dim=head_dim,
-                value_head_dim=value_dim,
+                value_dim=value_dim,
                 window=window if prefix else None,
-                intermediate_size=0 if sparse[index] else width,
+                width=width,
                 moe=moe if sparse[index] else None,
             )
         )

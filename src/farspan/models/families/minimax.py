@@ -7,7 +7,7 @@ from farspan.models.families.decoder import Decoder, flat
 from farspan.models.families.reader import ConfigReader
 from farspan.models.families.rope import rope_table
 from farspan.models.families.weights_builder import WeightsBuilder
-from farspan.models.spec import AttentionKind, IndexerSpec, LayerSpec, ModelSpec, MoeSpec
+from farspan.models.spec import IndexerSpec, ModelSpec, MoeSpec
 from farspan.models.tensors import WeightPart
 
 
@@ -92,15 +92,13 @@ def read(reader: ConfigReader, name: str) -> ModelSpec:
             blocks.gated_mlp(weights, "layers.*.mlp", hidden=hidden, width=dense_width)
         blocks.layer_norms(weights, hidden)
         decoder.layers.append(
-            LayerSpec(
-                index=index,
-                attention=AttentionKind.FULL,
-                num_heads=heads,
-                num_kv_heads=kv_heads,
+            blocks.attention_layer(
+                index,
+                heads=heads,
+                kv_heads=kv_heads,
                 head_dim=head_dim,
-                value_head_dim=head_dim,
                 indexer=indexer if indexed[index] else None,
-                intermediate_size=0 if sparse[index] else dense_width,
+                width=dense_width,
                 moe=moe if sparse[index] else None,
             )
         )

@@ -6,7 +6,7 @@ from farspan.models.families import blocks
 from farspan.models.families.decoder import flat
 from farspan.models.families.reader import ConfigReader
 from farspan.models.families.rope import rope_table
-from farspan.models.spec import AttentionKind, LayerSpec, ModelSpec, MoeSpec
+from farspan.models.spec import ModelSpec, MoeSpec
 from farspan.models.tensors import Shard, WeightPart
 
 
@@ -48,15 +48,13 @@ def read(reader: ConfigReader, name: str) -> ModelSpec:
         blocks.layer_norms(weights, hidden)
         slides = kinds[index] == "sliding_attention"
         decoder.layers.append(
-            LayerSpec(
-                index=index,
-                attention=AttentionKind.SLIDING_WINDOW if slides else AttentionKind.FULL,
-                num_heads=heads,
-                num_kv_heads=kv_heads,
+            blocks.attention_layer(
+                index,
+                heads=heads,
+                kv_heads=kv_heads,
                 head_dim=head_dim,
-                value_head_dim=head_dim,
                 window=window if slides else None,
-                intermediate_size=0 if routed else width,
+                width=width,
                 moe=moe if routed else None,
             )
         )

@@ -41,7 +41,9 @@ class WeightsBuilder:
         dtype_bytes: int = 0,
     ) -> None:
         """Record one tensor; `*` in `name` stands for the current layer."""
-        tensor = WeightTensor(name, part, shape, shard, 1, units, quantizable, dtype_bytes)
+        tensor = WeightTensor(
+            name, part, shape, shard, units=units, quantizable=quantizable, dtype_bytes=dtype_bytes
+        )
         self._layers.setdefault(tensor, []).extend([self._layer] * copies)
 
     def linear(
@@ -80,14 +82,14 @@ class WeightsBuilder:
         """Return the tensors, each marked with whether the quantization reaches it."""
         built = []
         for tensor, layers in self._layers.items():
-            if not tensor.quantized or self.quantization is None:
-                built.append(replace(tensor, copies=len(layers), quantized=False))
+            if not tensor.quantizable or self.quantization is None:
+                built.append(replace(tensor, copies=len(layers)))
                 continue
             reached = sum(self.quantization.reaches(self._full_name(tensor.name, layer)) for layer in layers)
             if reached:
                 built.append(replace(tensor, copies=reached, quantized=True))
             if reached < len(layers):
-                built.append(replace(tensor, copies=len(layers) - reached, quantized=False))
+                built.append(replace(tensor, copies=len(layers) - reached))
         return tuple(built)
 
     def _full_name(self, name: str, layer: int) -> str:

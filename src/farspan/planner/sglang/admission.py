@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from farspan.planner.sglang.pool import KvLayout, PoolSizes, window_tokens_per_request
 from farspan.planner.sglang.versions import SglangRules
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """Limits of a started server, in tokens.
 
     Args:

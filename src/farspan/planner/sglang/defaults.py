@@ -7,8 +7,8 @@ Mirrors `ServerArgs._handle_gpu_memory_settings` and `_handle_attention_backend_
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
@@ -62,8 +62,7 @@ _TEXT_ONLY_BY_DEFAULT = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(NamedTuple):
     """What the server runs with.
 
     Args:
@@ -107,7 +106,7 @@ def resolve(
             f"--context-length {length} is above the {model.max_position_embeddings} tokens of {model.name}",
             f"ask for at most {model.max_position_embeddings}",
         )
-    return replace(_resolve(given, model, gpu, tp, rules, length > 8192), context_length=length)
+    return _resolve(given, model, gpu, tp, rules, length > 8192)._replace(context_length=length)
 
 
 @lru_cache(maxsize=64)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
@@ -39,8 +39,7 @@ _NOT_MIRRORED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class HicacheFlags:
+class HicacheFlags(NamedTuple):
     """The host tier as asked for: `ratio` to the GPU's pool, or `size_gb` (1e9 bytes), a rank.
 
     `explicit` says whether either was given; without it 0.5.23 shrinks the ratio to the machine.
@@ -52,8 +51,7 @@ class HicacheFlags:
     io_backend: str
 
 
-@dataclass(frozen=True, slots=True)
-class GivenFlags:
+class GivenFlags(NamedTuple):
     """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit."""
 
     context_length: int | None

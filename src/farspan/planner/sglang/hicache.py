@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from farspan.models.spec import AttentionKind, ModelSpec
 from farspan.planner.sglang.defaults import Resolved
@@ -16,8 +16,7 @@ _HOST_FRACTION = 0.8  # --hicache-host-memory-fraction
 _SLACK = 0.05  # _ALLOCATION_SLACK_FRACTION
 
 
-@dataclass(frozen=True, slots=True)
-class HostTier:
+class HostTier(NamedTuple):
     """The host tier of one rank: tokens and bytes, the ratio used, and why it would not start (or empty)."""
 
     full_tokens: int

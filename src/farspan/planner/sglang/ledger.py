@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import ModelSpec
@@ -33,8 +33,7 @@ _GRAPH_MIB_PER_BATCH = 2  # SGLang's own rule of thumb: reserve_for_graph_mb
 _WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SGLANG_FLASHINFER_WORKSPACE_SIZE
 
 
-@dataclass(frozen=True, slots=True)
-class LoadLines:
+class LoadLines(NamedTuple):
     """What is on the GPU before the pools: lines, free bytes before loading, and after it."""
 
     lines: tuple[Allocation, ...]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from farspan.errors import InputError
 from farspan.models.spec import AttentionKind, ModelSpec
@@ -42,8 +43,7 @@ from farspan.sizes import format_bytes
 _OWN_FLAGS = ("--tp-size", "--tensor-parallel-size", "--tp", "--context-length", "--kv-cache-dtype")
 
 
-@dataclass(frozen=True, slots=True)
-class SglangState:
+class SglangState(NamedTuple):
     """Everything computed for one server, for the warnings and the tests."""
 
     request: PlanRequest

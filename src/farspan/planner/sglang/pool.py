@@ -8,8 +8,8 @@ srt/model_executor/model_runner.py) and `DefaultPoolConfigurator`, `HybridSWAPoo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from farspan.errors import FarspanError, InputError
 from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec
@@ -26,8 +26,7 @@ class PoolError(FarspanError):
     """SGLang would stop while sizing its pools: the server does not start with these flags."""
 
 
-@dataclass(frozen=True, slots=True)
-class KvLayout:
+class KvLayout(NamedTuple):
     """Bytes of one token on one rank, by pool.
 
     Args:
@@ -63,8 +62,7 @@ class KvLayout:
         return self.window_layers * self.window_layer_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSizes:
+class PoolSizes(NamedTuple):
     """What the pools hold.
 
     Args:
@@ -82,8 +80,7 @@ class PoolSizes:
     state_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class SplitSettings:
+class SplitSettings(NamedTuple):
     """What decides the split: tokens a page, the ratio, and the requests the window pool must hold."""
 
     page_size: int

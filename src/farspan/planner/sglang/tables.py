@@ -5,7 +5,7 @@ Nothing here is subtracted when the KV pool is sized: it must fit in what --mem-
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from farspan.models.tensors import RopeSpec
 from farspan.planner.sglang.versions import SglangRules
@@ -17,8 +17,7 @@ _FEWEST_ROWS, _MOST_ROWS, _ROWS_PER_CONTEXT = 2048, 4096, 512
 _ROPE_MARGIN, _ROPE_ALIGN = 256, 128  # SGLANG_ROPE_CACHE_SAFETY_MARGIN, SGLANG_ROPE_CACHE_ALIGN
 
 
-@dataclass(frozen=True, slots=True)
-class GraphShape:
+class GraphShape(NamedTuple):
     """What an attention backend's graph state is sized by.
 
     Args:
@@ -50,8 +49,7 @@ class GraphShape:
     amd: bool
 
 
-@dataclass(frozen=True, slots=True)
-class GraphTable:
+class GraphTable(NamedTuple):
     """One buffer of the graph state; `mirrored` is False where the backend's own code was not mirrored."""
 
     name: str

@@ -6,7 +6,7 @@ from farspan.models.spec import AttentionKind, KvDtype
 from farspan.planner.vllm.flags import CHUNKED_HYBRID_ENV, MAX_MODEL_LEN, MAX_NUM_SEQS, normalized
 from farspan.planner.vllm.printed import kv_cache_size_tokens
 from farspan.planner.vllm.state import VllmState
-from farspan.planner.vllm.versions import CapacityCheck, SizeLine
+from farspan.planner.vllm.versions import KNOWN_VERSIONS, CapacityCheck, SizeLine, is_listed
 from farspan.sizes import GIB, format_bytes
 
 _TABLES_WORTH_SAYING = 2 * GIB
@@ -23,7 +23,18 @@ def warnings(state: VllmState, *, starts: bool) -> tuple[str, ...]:
         *_parallel(state),
         *_units(state),
         *_recurrent(state),
+        *_unlisted(state),
     )
+
+
+def _unlisted(state: VllmState) -> list[str]:
+    architecture = state.request.model.architecture
+    if is_listed(architecture):
+        return []
+    return [
+        f"No vLLM up to {KNOWN_VERSIONS[-1]} lists {architecture}: planned as if vLLM treated its layers "
+        "like those of other models."
+    ]
 
 
 def _waits_for_ever(state: VllmState) -> list[str]:

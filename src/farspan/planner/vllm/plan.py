@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
+from farspan.hardware.gpu import Gpu
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
 from farspan.planner.ledger import MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.timing import estimate_time
-from farspan.planner.vllm.batch import batch_limits, on_second_runner
+from farspan.planner.vllm.batch import BatchLimits, batch_limits, on_second_runner
 from farspan.planner.vllm.beliefs import warnings
-from farspan.planner.vllm.budget import gib, kv_budget
+from farspan.planner.vllm.budget import Budget, gib, kv_budget
 from farspan.planner.vllm.flags import (
     CHUNKED_HYBRID_ENV,
     ENV_NAMES,
@@ -20,14 +22,15 @@ from farspan.planner.vllm.flags import (
     normalized,
     read_flags,
 )
-from farspan.planner.vllm.hybrid import hybrid_state
+from farspan.planner.vllm.hybrid import HybridState, hybrid_state
 from farspan.planner.vllm.kv_groups import GroupingError
 from farspan.planner.vllm.layers import default_block_size, kv_layout, resolve_kv_dtype
+from farspan.planner.vllm.pool import KvLayout
 from farspan.planner.vllm.printed import SIZE_KEY, concurrency_key, kv_cache_size_tokens
 from farspan.planner.vllm.refusals import refusal
 from farspan.planner.vllm.state import VllmState
 from farspan.planner.vllm.tables import table_bytes
-from farspan.planner.vllm.versions import VllmRules, rules_for
+from farspan.planner.vllm.versions import RULES, VllmRules, rules_for
 
 # Fewer requests at once, tried in turn when the default's block tables would not fit beside the pool.
 _FEWER_REQUESTS = (256, 64, 16, 8, 4, 2, 1)
@@ -36,20 +39,22 @@ _OWN_FLAGS = (MAX_MODEL_LEN, MAX_NUM_SEQS, "--kv-cache-dtype", "--tensor-paralle
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """A settled server and whether it starts and holds what was asked."""
+    """A settled server, why it does not start, and whether it holds what was asked."""
 
     state: VllmState
     refusal: str
+    fits: bool
 
-    @property
-    def fits(self) -> bool:
-        request, state = self.state.request, self.state
-        return (
-            not self.refusal
-            and request.context <= state.max_model_len
-            and state.limits.requests >= request.concurrency
-            and state.holds >= request.concurrency
-        )
+
+def _verdict(state: VllmState) -> _Verdict:
+    request, why = state.request, refusal(state)
+    fits = (
+        not why
+        and request.context <= state.max_model_len
+        and state.limits.requests >= request.concurrency
+        and state.holds >= request.concurrency
+    )
+    return _Verdict(state, why, fits)
 
 
 def plan_vllm(request: PlanRequest) -> EnginePlan:
@@ -106,59 +111,108 @@ def _settle(request: PlanRequest, rules: VllmRules, given: GivenFlags, *, allow_
                 if smaller.lacking <= 0:
                     state = smaller
                     break
-    return _Verdict(state, refusal(state))
+    return _verdict(state)
 
 
-def _state(
-    request: PlanRequest, rules: VllmRules, given: GivenFlags, *, allow_env: bool, requests: int | None = None
-) -> VllmState:
-    model = request.model
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What a server is whatever the context: its layout, its budget, its pool. Sizes as in VllmState."""
+
+    hybrid: HybridState
+    env_chosen: bool
+    kv_dtype: KvDtype
+    block_size: int
+    prefix_caching: bool
+    layout: KvLayout
+    budget: Budget
+    num_blocks: int
+    available: int
+    in_flight: int
+    capacity: int
+    second_runner: bool
+
+
+@lru_cache(maxsize=1024)
+def _frame(
+    model: ModelSpec,
+    gpu: Gpu,
+    tp: int,
+    version: str,
+    given: GivenFlags,
+    limits: BatchLimits,
+    available_kv_bytes: int | None,
+    allow_env: bool,
+) -> _Frame:
+    rules = RULES[version]
     hybrid = hybrid_state(model, given, rules, allow_env=allow_env)
     kv_dtype = resolve_kv_dtype(model, given.kv_dtype)
-    block_size = given.block_size or default_block_size(model, request.gpu, kv_dtype, rules)
+    block_size = given.block_size or default_block_size(model, gpu, kv_dtype, rules)
     prefix_caching = _prefix_caching(model, given, rules)
     layout = kv_layout(
         model,
         rules,
-        tp=request.tp,
+        tp=tp,
         kv_dtype=kv_dtype,
         block_size=block_size,
         hybrid=hybrid.on,
         prefix_caching=prefix_caching,
     )
-    max_model_len = given.max_model_len or request.context
-    if given.auto_max_model_len:
-        max_model_len = model.max_position_embeddings
-    default = batch_limits(given, request.gpu, max_model_len, rules)
-    limits = default if requests is None else replace(default, requests=requests)
-    budget = kv_budget(model, request.gpu, request.tp, limits, given, rules, request.available_kv_bytes)
+    budget = kv_budget(model, gpu, tp, limits, given, rules, available_kv_bytes)
     num_blocks = given.num_blocks or layout.num_blocks(budget.available)
-    available = num_blocks * layout.bytes_per_block if given.num_blocks else budget.available
     in_flight = limits.in_flight(rules)
-    if given.auto_max_model_len:
-        max_model_len = layout.estimated_max_model_len(available, max_model_len, in_flight) or max_model_len
-    second = on_second_runner(model, rules)
-    tables = table_bytes(layout, max_model_len, limits.requests, second_runner=second)
-    return VllmState(
-        request=request,
-        rules=rules,
-        given=given,
+    return _Frame(
         hybrid=hybrid,
         env_chosen=allow_env and hybrid.on and not rules.chunked_hybrid_default,
         kv_dtype=kv_dtype,
         block_size=block_size,
         prefix_caching=prefix_caching,
         layout=layout,
+        budget=budget,
+        num_blocks=num_blocks,
+        available=num_blocks * layout.bytes_per_block if given.num_blocks else budget.available,
+        in_flight=in_flight,
+        capacity=layout.longest_request(num_blocks, in_flight),
+        second_runner=on_second_runner(model, rules),
+    )
+
+
+def _state(
+    request: PlanRequest, rules: VllmRules, given: GivenFlags, *, allow_env: bool, requests: int | None = None
+) -> VllmState:
+    model = request.model
+    max_model_len = given.max_model_len or request.context
+    if given.auto_max_model_len:
+        max_model_len = model.max_position_embeddings
+    default = batch_limits(given, request.gpu, max_model_len, rules)
+    limits = default if requests is None else replace(default, requests=requests)
+    frame = _frame(
+        model, request.gpu, request.tp, rules.version, given, limits, request.available_kv_bytes, allow_env
+    )
+    layout = frame.layout
+    if given.auto_max_model_len:
+        longest = layout.estimated_max_model_len(frame.available, max_model_len, frame.in_flight)
+        max_model_len = longest or max_model_len
+    tables = table_bytes(layout, max_model_len, limits.requests, second_runner=frame.second_runner)
+    return VllmState(
+        request=request,
+        rules=rules,
+        given=given,
+        hybrid=frame.hybrid,
+        env_chosen=frame.env_chosen,
+        kv_dtype=frame.kv_dtype,
+        block_size=frame.block_size,
+        prefix_caching=frame.prefix_caching,
+        layout=layout,
         max_model_len=max_model_len,
         limits=limits,
         default_requests=default.requests,
         default_tables=tables // limits.requests * default.requests,
         tables=tables,
-        budget=budget,
-        num_blocks=num_blocks,
-        available=available,
-        in_flight=in_flight,
-        capacity=layout.longest_request(num_blocks, in_flight),
+        budget=frame.budget,
+        num_blocks=frame.num_blocks,
+        available=frame.available,
+        in_flight=frame.in_flight,
+        capacity=frame.capacity,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from farspan.planner.vllm.kv_groups import KvGroup, LayerSpecs, make_groups
 from farspan.planner.vllm.kv_spec import FULL_KINDS
@@ -13,9 +14,11 @@ from farspan.planner.vllm.versions import CapacityCheck, VllmRules
 NULL_BLOCKS = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class KvLayout:
     """The layers of one model as vLLM caches them; nothing here depends on memory or context.
+
+    Compared and hashed by identity, so that what is computed from it can be remembered cheaply.
 
     Args:
         layers: Spec of every layer, before grouping.
@@ -42,7 +45,7 @@ class KvLayout:
 
     def request_blocks(self, tokens: int, in_flight: int) -> int:
         """Blocks one request of `tokens` tokens holds, all groups together."""
-        return sum(group.blocks(tokens, in_flight) for group in self.groups)
+        return _request_blocks(self, tokens, in_flight)
 
     def concurrency(self, num_blocks: int, tokens: int, in_flight: int) -> float:
         """Requests of `tokens` tokens at once, as printed (vllm: get_max_concurrency_for_kv_cache_config)."""
@@ -77,6 +80,8 @@ class KvLayout:
         if self.rules.check is CapacityCheck.LAYERS:
             return layers_bytes(self.layers, tokens, in_flight)
         counted = self.groups[:1] if self.rules.check is CapacityCheck.FIRST_GROUP else self.groups
+        if counted is self.groups:
+            return self.bytes_per_block * self.request_blocks(tokens, in_flight)
         return self.bytes_per_block * sum(group.blocks(tokens, in_flight) for group in counted)
 
     def check_bytes(self, available: int) -> int:
@@ -97,6 +102,11 @@ class KvLayout:
         """
         budget = self.check_bytes(available)
         return largest_fitting(lambda tokens: self.needed_bytes(tokens, in_flight) <= budget, max_model_len)
+
+
+@lru_cache(maxsize=4096)
+def _request_blocks(layout: KvLayout, tokens: int, in_flight: int) -> int:
+    return sum([group.blocks(tokens, in_flight) for group in layout.groups])
 
 
 def layers_bytes(layers: LayerSpecs, tokens: int, in_flight: int) -> int:

@@ -213,6 +213,15 @@ def rules_for(wanted: str, *, accept_nearest: bool) -> tuple[VllmRules, Resolved
     return RULES[resolved.version], resolved
 
 
+# Architectures no known version lists, though their configs name them.
+_NEVER_SEEN = frozenset({"MiniMaxM3ForCausalLM", "Step3p7FlashForCausalLM"})
+
+
+def is_listed(architecture: str) -> bool:
+    """Whether some known version lists the architecture, as far as farspan looked."""
+    return architecture not in _NEVER_SEEN
+
+
 def first_version_with(architecture: str, rules: VllmRules) -> str:
     """The first known version that lists `architecture`, if `rules` is older than it; else empty."""
     first = _FIRST_SEEN.get(architecture, "")
