@@ -64,7 +64,7 @@ class BytePairTokenizer(Tokenizer):
         self.proof = Proof.PATTERN if vocabulary.pattern in PROVEN_PATTERNS else Proof.CHECKED
         self.special_strings = tuple(vocabulary.specials)
         self.template = template
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._encoding = tiktoken.Encoding(
             "farspan",
             pat_str=vocabulary.pattern,
@@ -74,11 +74,11 @@ class BytePairTokenizer(Tokenizer):
 
     def encode_ordinary(self, text: str) -> TokenIds:
         """Return the ids of a text in which nothing is a control token, in one call whatever its length."""
-        if self._vocabulary.composed and not text.isascii():
+        if self.vocabulary.composed and not text.isascii():
             text = unicodedata.normalize("NFC", text)
         ranks = self._encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
-        if self._vocabulary.ids is not None:
-            return self._vocabulary.ids[ranks]
+        if self.vocabulary.ids is not None:
+            return self.vocabulary.ids[ranks]
         return ranks.view(np.int32)
 
     def encode_pieces(self, pieces: Sequence[str]) -> list[TokenIds]:
@@ -95,7 +95,7 @@ class BytePairTokenizer(Tokenizer):
         """Return everything the server counts; the text itself is encoded in one call."""
         if self.holds_control(text):
             raise InputError("the text holds a control token of the model", "remove it from the text")
-        vocabulary = self._vocabulary
+        vocabulary = self.vocabulary
         if not chat:
             return np.concatenate(
                 [as_ids(vocabulary.before), self.encode_ordinary(text), as_ids(vocabulary.after)]
@@ -123,23 +123,23 @@ class BytePairTokenizer(Tokenizer):
 
     def clean(self, text: str) -> str:
         """Also bring the text to the Unicode form the tokenizer would."""
-        if self._vocabulary.composed and not text.isascii():
+        if self.vocabulary.composed and not text.isascii():
             text = unicodedata.normalize("NFC", text)
         return super().clean(text)
 
     @cached_property
     def _lengths(self) -> NDArray[np.int64]:
-        ranks = self._vocabulary.ranks
+        ranks = self.vocabulary.ranks
         rank = np.fromiter(ranks.values(), np.int64, len(ranks))
         length = np.fromiter(map(len, ranks), np.int64, len(ranks))
-        ids = rank if self._vocabulary.ids is None else self._vocabulary.ids[rank]
+        ids = rank if self.vocabulary.ids is None else self.vocabulary.ids[rank]
         table = np.zeros(int(ids.max()) + 1, np.int64)
         table[ids] = length
         return table
 
     def _specials(self, text: str) -> Iterator[re.Match[str]]:
         """Yield the control tokens of a template's text."""
-        return any_of(string for string in self._vocabulary.specials if string in text).finditer(text)
+        return any_of(string for string in self.vocabulary.specials if string in text).finditer(text)
 
     def _encode_mixed(self, text: str) -> list[TokenIds]:
         """Encode a template's text: control tokens and what stands between them."""
@@ -148,7 +148,7 @@ class BytePairTokenizer(Tokenizer):
         for match in self._specials(text):
             if match.start() > position:
                 parts.append(self.encode_ordinary(text[position : match.start()]))
-            parts.append(as_ids(self._vocabulary.specials[match[0]]))
+            parts.append(as_ids(self.vocabulary.specials[match[0]]))
             position = match.end()
         if position < len(text):
             parts.append(self.encode_ordinary(text[position:]))
