@@ -12,6 +12,7 @@ import click
 
 from farspan import __version__
 from farspan.errors import FarspanError
+from farspan.printable import printable
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -73,7 +74,8 @@ def main() -> None:
         click.echo("farspan: interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except FarspanError as error:
-        click.echo(f"farspan: {error}", err=True)
+        # A message may quote a server; control characters stay out of the terminal.
+        click.echo(f"farspan: {printable(str(error))}", err=True)
         sys.exit(EXIT_BAD_INPUT)
     except BrokenPipeError:
         sys.exit(EXIT_FAILED)
