@@ -51,12 +51,18 @@ class LoadSizes(NamedTuple):
 def load_sizes(model: ModelSpec, gpu: Gpu, tp: int, resolved: Resolved) -> LoadSizes:
     """The driver's context, the weights of one rank and the RoPE tables."""
     context = _CONTEXT_ONE_GPU if tp == 1 else _CONTEXT_MANY_GPUS
-    weights = rank_weight_bytes(model, tp)
-    vision = weights.by_part.get(WeightPart.VISION, 0) + weights.by_part.get(WeightPart.PROJECTOR, 0)
-    tensors = weights.total - (0 if resolved.multimodal else vision)
+    tensors = _tensor_bytes(model, tp, resolved.multimodal)
     ropes = sum(rope_bytes(rope, resolved.context_length) for rope in model.ropes)
     before = gpu.memory_bytes - context
     return LoadSizes(context, tensors, ropes, before, before - tensors - ropes - _LOAD_REMAINDER)
+
+
+@lru_cache(maxsize=256)
+def _tensor_bytes(model: ModelSpec, tp: int, multimodal: bool) -> int:
+    """Weights of one rank; without a vision tower for a server that takes text only."""
+    weights = rank_weight_bytes(model, tp)
+    vision = weights.by_part.get(WeightPart.VISION, 0) + weights.by_part.get(WeightPart.PROJECTOR, 0)
+    return weights.total - (0 if multimodal else vision)
 
 
 def load_lines(

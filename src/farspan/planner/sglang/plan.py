@@ -7,11 +7,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from farspan.errors import InputError
-from farspan.models.spec import ModelSpec
+from farspan.hardware.gpu import Gpu
+from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.ledger import MemoryLedger, Phase
 from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.planner.sglang.defaults import Resolved, resolve
-from farspan.planner.sglang.flags import read_flags
+from farspan.planner.sglang.defaults import LONG_CONTEXT, Resolved, resolve, with_context
+from farspan.planner.sglang.flags import GivenFlags, read_flags
 from farspan.planner.sglang.hicache import hicache_warnings
 from farspan.planner.sglang.ledger import (
     LoadSizes,
@@ -19,6 +20,7 @@ from farspan.planner.sglang.ledger import (
     load_sizes,
 )
 from farspan.planner.sglang.pool import (
+    KvLayout,
     PoolError,
     is_hybrid,
     kv_layout,
@@ -29,7 +31,7 @@ from farspan.planner.sglang.state import SglangState, build_state, kv_bytes, mak
 from farspan.planner.sglang.versions import KNOWN_VERSIONS, SglangRules, rules_of
 from farspan.planner.sglang.warnings import start_warnings
 from farspan.planner.timing import estimate_time
-from farspan.planner.versions import ResolvedVersion, resolve_version
+from farspan.planner.versions import resolve_version
 from farspan.sizes import format_bytes
 
 _OWN_FLAGS = ("--tp-size", "--tensor-parallel-size", "--tp", "--context-length", "--kv-cache-dtype")
@@ -103,24 +105,58 @@ class _NoPool(NamedTuple):
     error: PoolError
 
 
-def _verdict(request: PlanRequest) -> _Verdict:
-    """Judge a request with exactly its flags."""
-    chosen = _version(request.engine_version, request.accept_nearest_version)
+class _Settings(NamedTuple):
+    """What does not depend on the context: worked out once for a sweep."""
+
+    rules: SglangRules
+    given: GivenFlags
+    resolved: Resolved
+    layout: KvLayout
+    notes: tuple[str, ...]
+
+
+@lru_cache(maxsize=64)
+def _settings(
+    flags: tuple[tuple[str, str | None], ...],
+    model: ModelSpec,
+    gpu: Gpu,
+    tp: int,
+    kv_dtype: KvDtype,
+    version: str,
+    accept_nearest: bool,
+    long_context: bool,
+) -> _Settings:
+    chosen = resolve_version("sglang", version, KNOWN_VERSIONS, accept_nearest=accept_nearest)
     rules = rules_of(chosen.version)
-    model = request.model
     if model.architecture in rules.missing:
         raise InputError(
             f"sglang {rules.version} has no implementation of {model.architecture}",
             "choose a newer --engine-version, or plan it for vLLM",
         )
-    _check_tp(model, request.tp)
-    given = read_flags(request, rules)
-    resolved = resolve(given, model, request.gpu, request.tp, rules, request.context)
+    model.check_tp(tp)
+    given = read_flags(PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags)), rules)
+    resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
     hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
-    layout = kv_layout(model, resolved.kv_dtype, request.tp, rules, hybrid=hybrid)
+    layout = kv_layout(model, resolved.kv_dtype, tp, rules, hybrid=hybrid)
+    return _Settings(rules, given, resolved, layout, (chosen.warning,) if chosen.warning else ())
+
+
+def _verdict(request: PlanRequest) -> _Verdict:
+    """Judge a request with exactly its flags."""
+    model = request.model
+    rules, given, settled, layout, notes = _settings(
+        tuple(request.engine_flags.items()),
+        model,
+        request.gpu,
+        request.tp,
+        request.kv_dtype,
+        request.engine_version,
+        request.accept_nearest_version,
+        request.context > LONG_CONTEXT,
+    )
+    resolved = with_context(settled, given, model, request.context)
     load = load_sizes(model, request.gpu, request.tp, resolved)
     available = kv_bytes(request, load, resolved, rules)
-    notes = (chosen.warning,) if chosen.warning else ()
     try:
         sizes = solve_pools(available, layout, split_settings(given, resolved), rules)
     except PoolError as error:
@@ -289,13 +325,3 @@ def _no_pool(stopped: _NoPool, notes: tuple[str, ...]) -> EnginePlan:
         flags=(),
         warnings=notes,
     )
-
-
-@lru_cache(maxsize=64)
-def _version(wanted: str, accept_nearest: bool) -> ResolvedVersion:
-    return resolve_version("sglang", wanted, KNOWN_VERSIONS, accept_nearest=accept_nearest)
-
-
-@lru_cache(maxsize=256)
-def _check_tp(model: ModelSpec, tp: int) -> None:
-    model.check_tp(tp)

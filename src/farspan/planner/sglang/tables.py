@@ -51,8 +51,8 @@ class GraphShape(NamedTuple):
 
 
 class GraphTable(NamedTuple):
-    """One buffer of the graph state: `width` bytes times the `factors`; `mirrored` is False where the backend's
-    code was not mirrored."""
+    """One buffer of the graph state: `width` bytes times the `factors`; `mirrored` is False where the
+    backend's code was not mirrored."""
 
     name: str
     width: int
