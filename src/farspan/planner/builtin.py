@@ -5,6 +5,8 @@ Mirrors farspan's own `builtin` and `kv` packages: one GPU, KV in the model's dt
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from farspan import __version__
 from farspan.errors import InputError
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
@@ -17,6 +19,7 @@ from farspan.sizes import GIB, format_bytes
 
 _CONTEXT = int(0.67 * GIB)  # 139.80 GiB less the 139.13 free to a process on one H200
 _ARCHITECTURES = frozenset({"LlamaForCausalLM", "Llama4ForConditionalGeneration", "Llama4ForCausalLM"})
+_EVERY_TOKEN = 2**62
 _LARGEST_BLOCK = 65536  # farspan/kv/growing.py
 _FLAGS = frozenset(
     {"--max-model-len", "--kv-cache-gib", "--max-num-batched-tokens", "--max-num-seqs", "--dtype"}
@@ -28,13 +31,19 @@ def needed_bytes(model: ModelSpec, value_bytes: int, step_tokens: int, tokens: i
 
     A full layer keeps every position; a chunked-local one the chunk a step starts in and those it passes.
     """
-    total = 0
+    return sum(rate * min(tokens, most) for rate, most in _rates(model, value_bytes, step_tokens))
+
+
+@lru_cache(maxsize=64)
+def _rates(model: ModelSpec, value_bytes: int, step_tokens: int) -> tuple[tuple[int, int], ...]:
+    """(bytes a kept token, most tokens kept) over all layers."""
+    rates: dict[int, int] = {}
     for layer in model.layers:
-        kept = tokens
+        most = _EVERY_TOKEN
         if layer.attention is AttentionKind.CHUNKED_LOCAL and layer.window:
-            kept = min(tokens, layer.window * (1 + -(-step_tokens // layer.window)))
-        total += kept * layer.kv_entry_bytes(value_bytes)
-    return total
+            most = layer.window * (1 + -(-step_tokens // layer.window))
+        rates[most] = rates.get(most, 0) + layer.kv_entry_bytes(value_bytes)
+    return tuple((rate, most) for most, rate in rates.items())
 
 
 def plan_builtin(request: PlanRequest) -> EnginePlan:
@@ -158,6 +167,7 @@ def _cap(request: PlanRequest, free: int, wanted: int, working: int) -> tuple[in
     return default, False
 
 
+@lru_cache(maxsize=64)
 def _working_bytes(model: ModelSpec, value_bytes: int, tokens: int) -> int:
     """Activations of one step, and the copy of one run's keys and values for every query head
     (farspan/builtin/attention.py: _fused)."""

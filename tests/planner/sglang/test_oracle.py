@@ -326,7 +326,7 @@ def test_defaults_of_a_card_are_sglangs_own(oracle: tuple[Oracle, SglangRules]) 
         if case["max_running_requests"] is not None:
             flags["--max-running-requests"] = str(case["max_running_requests"])
         request = PlanRequest(model, gpu, case["tp"], case["tp"], 100_000, engine_flags=flags)
-        mine = resolve(read_flags(request, rules), model, gpu, case["tp"], rules, 100_000)
+        mine = resolve(read_flags(request, rules), model, gpu, case["tp"], rules, long_context=True)
         theirs = process.ask(case)
         assert mine.chunked_prefill_size == theirs["chunk"]
         if case["graphs"]:

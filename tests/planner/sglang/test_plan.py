@@ -15,7 +15,8 @@ from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
 from farspan.planner.ledger import Basis, Phase
 from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.planner.sglang.plan import free_when_started, plan_sglang
+from farspan.planner.sglang.plan import outline_sglang, plan_sglang
+from farspan.planner.sglang.state import free_when_started
 from farspan.planner.sglang.tables import radix_copy_bytes, request_rows
 from farspan.planner.sglang.versions import KNOWN_VERSIONS, rules_of
 
@@ -175,6 +176,29 @@ def test_the_longest_prompt_is_said() -> None:
     assert any(
         "9,999,993 tokens" in warning for warning in found.warnings
     )  # min(context, pool) - 1 - 5, exclusive
+
+
+@pytest.mark.parametrize("version", KNOWN_VERSIONS)
+@pytest.mark.parametrize("context", [100_000, 2_097_152, 7_000_000, 10_000_000])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"--mem-fraction-static": "0.85"},
+        {"--mem-fraction-static": "0.8", "--max-running-requests": "8"},
+        {"--mem-fraction-static": "0.8", "--max-running-requests": "8", "--attention-backend": "triton"},
+    ],
+)
+def test_the_outline_is_the_plan_without_its_ledger(
+    version: str, context: int, flags: dict[str, str | None]
+) -> None:
+    asked = request(version, context, flags=flags)
+    full, outline = plan_sglang(asked), outline_sglang(asked)
+    for name in ("starts", "fits", "reason", "pools", "capacity_tokens", "max_concurrency", "flags", "time"):
+        assert getattr(full, name) == getattr(outline, name), name
+    assert full.starts == (free_when_started(full.ledger) >= 0)
+    if full.fits:
+        assert full.ledger.free_bytes >= 0
 
 
 def test_rows_are_clamped_between_2048_and_4096() -> None:

@@ -17,6 +17,8 @@ from farspan.planner.vllm import KNOWN_VERSIONS, outline_vllm, plan_vllm
 from farspan.planner.vllm.batch import batch_limits
 from farspan.planner.vllm.flags import CHUNKED_HYBRID_ENV, human_int, read_flags
 from farspan.planner.vllm.hybrid import hybrid_state
+from farspan.planner.vllm.layers import kv_layout, prefix_caching
+from farspan.planner.vllm.pool import KvLayout
 from farspan.planner.vllm.versions import RULES
 
 AVAILABLE = 96_330_000_000
@@ -291,6 +293,43 @@ class TestRefusals:
         answer = plan(100_000, "0.24.0", "--max-num-seqs=4", concurrency=5)
         assert not answer.fits
         assert "--max-num-seqs 4 is below 5 requests" in answer.reason
+
+
+def layout_of(model: str, version: str, **changes: Any) -> KvLayout:
+    settings = {"tp": 1, "kv_dtype": KvDtype.AUTO, "block_size": 16, "hybrid": True, "prefix_caching": True}
+    return kv_layout(load_model(model, allow_network=False), RULES[version], **{**settings, **changes})
+
+
+def test_window_layers_choose_their_own_block_in_0_27_and_0_29() -> None:
+    """A token of a sliding layer of Gemma 4 takes as much as two of a full layer."""
+    old = layout_of("gemma-4-26b-a4b", "0.29.0", block_size=32)
+    new = layout_of("gemma-4-26b-a4b", "0.33.0", block_size=32)
+    assert {group.spec.block_size for group in old.groups} == {16, 32}
+    assert {group.spec.block_size for group in new.groups} == {32, 64}
+
+
+def test_prefix_caching_keeps_a_second_state() -> None:
+    states = [
+        sum(group.blocks(1, 0) for group in layout_of("qwen3.5-27b", "0.33.0", prefix_caching=on).groups)
+        for on in (False, True)
+    ]
+    assert states[1] - states[0] == 3  # 48 recurrent layers beside 16 full ones: three groups
+    assert read_prefix_caching("0.24.0") == (False, True)
+    assert read_prefix_caching("0.33.0") == (True, True)
+
+
+def read_prefix_caching(version: str) -> tuple[bool, bool]:
+    """Whether prefix caching is on by default for a recurrent model, and for Scout."""
+    recurrent = request(1000, version, model=load_model("qwen3.5-27b", allow_network=False))
+    rules = RULES[version]
+    return tuple(
+        prefix_caching(asked.model, read_flags(asked, rules), rules)
+        for asked in (recurrent, request(1000, version))
+    )  # type: ignore[return-value]
+
+
+def test_latent_blocks_beside_recurrent_layers_are_multiples_of_128() -> None:
+    assert layout_of("kimi-k3", "0.33.0", tp=8).block_size % 128 == 0
 
 
 def test_auto_max_model_len() -> None:

@@ -73,6 +73,43 @@ def has_value_sizes(question: Question) -> bool:
     )
 
 
+def directed() -> list[Question]:
+    """Questions made by hand, each for a rule that changed between versions."""
+    full = KvSpec(SpecKind.FULL, 16, 1, 128, 128, 2)
+    window = KvSpec(SpecKind.SLIDING_WINDOW, 16, 1, 128, 128, 2, 1024)
+    latent = KvSpec(SpecKind.MLA, 16, 1, 576, 0, 2, cache_dtype="auto")
+    narrow = KvSpec(SpecKind.MLA, 16, 1, 132, 0, 2, cache_dtype="auto")
+    wide = KvSpec(SpecKind.FULL, 16, 1, 192, 192, 2)
+    uneven = KvSpec(SpecKind.FULL, 16, 1, 192, 128, 2)
+    large = KvSpec(SpecKind.FULL, 32, 1, 128, 128, 2)
+    state = KvSpec(SpecKind.STATE, 100_000, state_bytes=8192, state_blocks=1)
+    other_state = KvSpec(SpecKind.STATE, 100_000, state_bytes=16384, state_blocks=1)
+    models = [
+        [full] * 20 + [window] * 28,  # numbers of layers nearly equal
+        [full] * 20 + [window] * 24,
+        [latent] * 10 + [window] * 12,  # pages that do not divide, beside MLA
+        [wide] * 10 + [window] * 12,  # pages that do not divide
+        [wide] * 6 + [uneven] * 9,  # value sizes
+        [wide] * 6 + [uneven] * 9 + [window] * 10,
+        [uneven] * 6 + [wide] * 9 + [window] * 10,
+        [latent] * 8 + [narrow] * 8,  # latent sizes
+        [large] * 8 + [window] * 24,  # block sizes
+        [state] * 9 + [other_state] * 7,  # state pages
+    ]
+    return [
+        Question(
+            layers={f"model.layers.{index}.attn": spec for index, spec in enumerate(model)},
+            max_model_len=100_000,
+            max_num_batched_tokens=2048,
+            batches_in_flight=2,
+            hybrid=hybrid,
+            available=60_000_000_000,
+        )
+        for model in models
+        for hybrid in (True, False)
+    ]
+
+
 def collect(count: int) -> list[Question]:
     """The first questions of the strategy, the same every time, each of another kind of answer."""
     from hypothesis import HealthCheck, given, settings
@@ -99,7 +136,7 @@ def collect(count: int) -> list[Question]:
 def main(arguments: list[str]) -> None:
     """Ask every version every question and write the answers."""
     python, *folders = arguments
-    questions = collect(QUESTIONS)
+    questions = [*directed(), *collect(QUESTIONS)]
     records = [{"question": compact(question), "answers": {}} for question in questions]
     for folder in folders:
         version, _, path = folder.partition("=")

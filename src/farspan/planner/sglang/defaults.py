@@ -7,7 +7,6 @@ Mirrors `ServerArgs._handle_gpu_memory_settings` and `_handle_attention_backend_
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 from farspan.errors import InputError
@@ -57,6 +56,7 @@ _FA3_BEFORE_0_5_16 = frozenset(
     }
 )
 _LLAMA4_BACKENDS = frozenset({"fa3", "aiter", "triton", "trtllm_mha", "intel_xpu"})
+LONG_CONTEXT = 8192  # above it AITER takes 15 % off the fraction
 _TEXT_ONLY_BY_DEFAULT = frozenset(
     {"Gemma3ForConditionalGeneration", "Llama4ForConditionalGeneration", "Step3VLForConditionalGeneration"}
 )
@@ -92,13 +92,11 @@ class Resolved(NamedTuple):
     multimodal: bool
 
 
-def resolve(
-    given: GivenFlags, model: ModelSpec, gpu: Gpu, tp: int, rules: SglangRules, context: int
-) -> Resolved:
-    """Fill in what was not given; the server's context length is `context` unless a flag sets it.
+def with_context(resolved: Resolved, given: GivenFlags, model: ModelSpec, context: int) -> Resolved:
+    """Set the server's context length: `context` unless a flag sets it.
 
     Raises:
-        InputError: SGLang would refuse the combination.
+        InputError: It is above what the model allows.
     """
     length = context if given.context_length is None else given.context_length
     if length > model.max_position_embeddings:
@@ -106,14 +104,17 @@ def resolve(
             f"--context-length {length} is above the {model.max_position_embeddings} tokens of {model.name}",
             f"ask for at most {model.max_position_embeddings}",
         )
-    return _resolve(given, model, gpu, tp, rules, length > 8192)._replace(context_length=length)
+    return resolved._replace(context_length=length)
 
 
-@lru_cache(maxsize=64)
-def _resolve(
-    given: GivenFlags, model: ModelSpec, gpu: Gpu, tp: int, rules: SglangRules, long_context: bool
+def resolve(
+    given: GivenFlags, model: ModelSpec, gpu: Gpu, tp: int, rules: SglangRules, *, long_context: bool
 ) -> Resolved:
-    """All of it but the context length, of which only its being long matters."""
+    """Fill in what was not given, except the context length: only its being above `LONG_CONTEXT` matters.
+
+    Raises:
+        InputError: SGLang would refuse the combination.
+    """
     smi = smi_mib(gpu)
     chunk, graph_max = _size_class(smi, tp, rules)
     chunk = chunk if given.chunked_prefill_size is None else given.chunked_prefill_size

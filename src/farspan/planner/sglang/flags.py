@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 from farspan.errors import InputError
-from farspan.hardware.gpu import Gpu
-from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
+from farspan.models.spec import AttentionKind, KvDtype
 from farspan.planner.request import PlanRequest
 from farspan.planner.sglang.versions import SglangRules
 
@@ -80,26 +78,12 @@ class GivenFlags(NamedTuple):
 
 
 def read_flags(request: PlanRequest, rules: SglangRules) -> GivenFlags:
-    """Read the engine flags of a request; the same flags are read once.
+    """Read the engine flags of a request.
 
     Raises:
         InputError: A flag contradicts the request, has a value SGLang refuses, does not exist in this
             version, or asks for something whose memory is not mirrored.
     """
-    items = tuple(request.engine_flags.items())
-    return _read(items, request.model, request.gpu, request.tp, request.kv_dtype, rules)
-
-
-@lru_cache(maxsize=64)
-def _read(
-    items: tuple[tuple[str, str | None], ...],
-    model: ModelSpec,
-    gpu: Gpu,
-    tp: int,
-    kv_dtype: KvDtype,
-    rules: SglangRules,
-) -> GivenFlags:
-    request = PlanRequest(model, gpu, tp, tp, context=0, kv_dtype=kv_dtype, engine_flags=dict(items))
     _refuse(request, rules)
     hicache = None
     if request.has_flag("--enable-hierarchical-cache"):

@@ -33,24 +33,46 @@ _GRAPH_MIB_PER_BATCH = 2  # SGLang's own rule of thumb: reserve_for_graph_mb
 _WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SGLANG_FLASHINFER_WORKSPACE_SIZE
 
 
-class LoadLines(NamedTuple):
-    """What is on the GPU before the pools: lines, free bytes before loading, and after it."""
+class LoadSizes(NamedTuple):
+    """What is on the GPU before the pools, in bytes, and what is free before and after loading."""
 
-    lines: tuple[Allocation, ...]
+    context: int
+    tensors: int
+    ropes: int
     free_before: int
     free_after: int
-    weights_bytes: int
+
+    @property
+    def weights_bytes(self) -> int:
+        """Weights and RoPE tables."""
+        return self.tensors + self.ropes
 
 
-def load_lines(model: ModelSpec, gpu: Gpu, tp: int, resolved: Resolved, rules: SglangRules) -> LoadLines:
+def load_sizes(model: ModelSpec, gpu: Gpu, tp: int, resolved: Resolved) -> LoadSizes:
     """The driver's context, the weights of one rank and the RoPE tables."""
     context = _CONTEXT_ONE_GPU if tp == 1 else _CONTEXT_MANY_GPUS
+    tensors = _tensor_bytes(model, tp, resolved.multimodal)
+    ropes = sum(rope_bytes(rope, resolved.context_length) for rope in model.ropes)
+    before = gpu.memory_bytes - context
+    return LoadSizes(context, tensors, ropes, before, before - tensors - ropes - _LOAD_REMAINDER)
+
+
+@lru_cache(maxsize=256)
+def _tensor_bytes(model: ModelSpec, tp: int, multimodal: bool) -> int:
+    """Weights of one rank; without a vision tower for a server that takes text only."""
     weights = rank_weight_bytes(model, tp)
     vision = weights.by_part.get(WeightPart.VISION, 0) + weights.by_part.get(WeightPart.PROJECTOR, 0)
-    tensors = weights.total - (0 if resolved.multimodal else vision)
-    ropes = sum(rope_bytes(rope, resolved.context_length) for rope in model.ropes)
+    return weights.total - (0 if multimodal else vision)
+
+
+def load_lines(
+    load: LoadSizes, model: ModelSpec, tp: int, resolved: Resolved, rules: SglangRules
+) -> tuple[Allocation, ...]:
+    """The lines of what is loaded."""
+    context = load.context
+    vision = model.has_vision and not resolved.multimodal
     table = ", ".join(f"{rope.positions:,} x {rope.rotary_dim} x 4 B" for rope in model.ropes)
-    lines = (
+    return (
         Allocation(
             "CUDA context and communicators",
             context,
@@ -64,17 +86,16 @@ def load_lines(model: ModelSpec, gpu: Gpu, tp: int, resolved: Resolved, rules: S
         ),
         Allocation(
             "Weights",
-            tensors,
+            load.tensors,
             Phase.LOAD,
             "model, 1/TP",
-            f"tensors of one of {tp} ranks"
-            + ("" if resolved.multimodal or not vision else ", no vision tower"),
+            f"tensors of one of {tp} ranks" + (", no vision tower" if vision else ""),
             "the checkpoint's tensor shapes",
             Basis.MIRRORED,
         ),
         Allocation(
             "RoPE tables",
-            ropes,
+            load.ropes,
             Phase.LOAD,
             "the model's longest context",
             f"{table} (float32)",
@@ -91,8 +112,55 @@ def load_lines(model: ModelSpec, gpu: Gpu, tp: int, resolved: Resolved, rules: S
             Basis.FITTED,
         ),
     )
-    before = gpu.memory_bytes - context
-    return LoadLines(lines, before, before - tensors - ropes - _LOAD_REMAINDER, tensors + ropes)
+
+
+def used_bytes(
+    load: LoadSizes,
+    layout: KvLayout,
+    sizes: PoolSizes,
+    rows: int,
+    tables: tuple[GraphTable, ...],
+    batch: int,
+    resolved: Resolved,
+    rules: SglangRules,
+) -> int:
+    """Bytes of every line up to the graphs: what must fit for the server to start. Sums what the lines say,
+    without writing them."""
+    page = resolved.page_size
+    return (
+        load.context
+        + load.weights_bytes
+        + _LOAD_REMAINDER
+        + request_table_bytes(rows, resolved.context_length, rules)
+        + sizes.state_bytes
+        + pool_bytes(sizes.window_tokens, layout.window_layers, layout.window_layer_bytes, page)
+        + full_pool_bytes(layout, sizes, page)
+        + index_bytes(sizes.full_tokens, sizes.window_tokens, page, rules)
+        + _workspace_bytes(resolved)
+        + sum(table.bytes for table in tables)
+        + (_PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes + _GRAPH_MIB_PER_BATCH * batch) * 2**20
+    )
+
+
+def full_pool_bytes(layout: KvLayout, sizes: PoolSizes, page_size: int) -> int:
+    """Bytes of the full pool, index keys included."""
+    keys = (sizes.full_tokens + page_size) * layout.indexer_bytes
+    return pool_bytes(sizes.full_tokens, layout.full_layers, layout.stored_layer_bytes, page_size) + keys
+
+
+def _workspace_bytes(resolved: Resolved) -> int:
+    backends = (resolved.decode_backend, resolved.attention_backend)
+    return max(_WORKSPACE_MIB.get(name, 0) for name in backends) * 2**20
+
+
+def prefill_bytes(
+    model: ModelSpec, tp: int, prompt: int, resolved: Resolved, rules: SglangRules, *, radix_cache: bool
+) -> tuple[int, int]:
+    """Bytes a prompt adds at run time: activations of a chunk, and the prefix tree's index copies."""
+    chunk = resolved.chunked_prefill_size
+    activations = activation_bytes(model, tp, min(chunk if chunk > 0 else prompt, prompt))
+    copies = radix_copy_bytes(prompt, chunk) if rules.radix_copies_indices and radix_cache else 0
+    return activations, copies
 
 
 def pool_lines(
@@ -132,11 +200,9 @@ def pool_lines(
             source,
             Basis.MIRRORED,
         )
-    full = pool_bytes(sizes.full_tokens, layout.full_layers, layout.stored_layer_bytes, page)
-    full += (sizes.full_tokens + page) * layout.indexer_bytes
     yield Allocation(
         "KV pool, full layers" if layout.window_layers else "KV pool",
-        full,
+        full_pool_bytes(layout, sizes, page),
         Phase.POOL,
         "--mem-fraction-static",
         f"({sizes.full_tokens:,} + {page}) x {layout.full_layers} layers x {layout.stored_layer_bytes} B"
@@ -160,14 +226,14 @@ def graph_lines(
 ) -> Iterator[Allocation]:
     """The attention backend's workspace and graph state, and the captured graphs."""
     backend = resolved.decode_backend
-    workspace = max(_WORKSPACE_MIB.get(name, 0) for name in (backend, resolved.attention_backend))
+    workspace = _workspace_bytes(resolved)
     if workspace:
         yield Allocation(
             "Attention workspace",
-            workspace * 2**20,
+            workspace,
             Phase.GRAPHS,
             "",
-            f"{workspace} MiB",
+            f"{workspace // 2**20} MiB",
             f"sglang {rules.version} SGLANG_FLASHINFER_WORKSPACE_SIZE",
             Basis.MIRRORED,
         )
@@ -226,21 +292,21 @@ def runtime_lines(
     radix_cache: bool,
 ) -> Iterator[Allocation]:
     """What a request adds once the server answers."""
-    tokens = resolved.chunked_prefill_size if resolved.chunked_prefill_size > 0 else prompt
-    tokens = min(tokens, prompt)
+    activations, copies = prefill_bytes(model, tp, prompt, resolved, rules, radix_cache=radix_cache)
+    tokens = min(resolved.chunked_prefill_size if resolved.chunked_prefill_size > 0 else prompt, prompt)
     yield Allocation(
         "Prefill activations",
-        activation_bytes(model, tp, tokens),
+        activations,
         Phase.RUNTIME,
         "--chunked-prefill-size",
         f"{tokens:,} tokens x residual stream, QKV and the widest MLP",
         "counted from the layer sizes; no server was measured",
         Basis.ASSUMED,
     )
-    if rules.radix_copies_indices and radix_cache:
+    if copies:
         yield Allocation(
             "Prefix tree: index copies",
-            radix_copy_bytes(prompt, resolved.chunked_prefill_size),
+            copies,
             Phase.RUNTIME,
             "the square of the prompt over --chunked-prefill-size",
             f"8 B x C k(k+1)/2, C = {resolved.chunked_prefill_size:,}, N = {prompt:,}",

@@ -5,6 +5,7 @@ Nothing here is subtracted when the KV pool is sized: it must fit in what --mem-
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 from farspan.models.tensors import RopeSpec
@@ -50,12 +51,23 @@ class GraphShape(NamedTuple):
 
 
 class GraphTable(NamedTuple):
-    """One buffer of the graph state; `mirrored` is False where the backend's own code was not mirrored."""
+    """One buffer of the graph state: `width` bytes times the `factors`; `mirrored` is False where the
+    backend's code was not mirrored."""
 
     name: str
-    bytes: int
-    formula: str
+    width: int
+    factors: tuple[int, ...]
     mirrored: bool = True
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the buffer."""
+        return self.width * prod(self.factors)
+
+    @property
+    def formula(self) -> str:
+        """The arithmetic, as the ledger shows it."""
+        return f"{self.width} B x " + " x ".join(f"{factor:,}" for factor in self.factors)
 
 
 def request_rows(
@@ -102,9 +114,9 @@ def radix_copy_bytes(prompt: int, chunk: int) -> int:
 
 
 def captured_batch(graph_bs: tuple[int, ...], rows: int) -> int:
-    """The largest captured batch: never above the request slots (`get_batch_sizes_to_capture`)."""
-    fitting = [size for size in graph_bs if size <= rows]
-    return rows if max(graph_bs) > rows else max(fitting)
+    """The largest captured batch: the largest asked for, or the request slots where they are fewer
+    (`get_batch_sizes_to_capture` adds them to its list)."""
+    return min(max(graph_bs), rows)
 
 
 def graph_tables(backend: str, shape: GraphShape, rules: SglangRules) -> tuple[GraphTable, ...]:
@@ -128,8 +140,7 @@ def graph_tables(backend: str, shape: GraphShape, rules: SglangRules) -> tuple[G
         if 0 < shape.index_top_k <= 2048 and not shape.amd:  # dsa_drop_wide_page_table
             return (_table("real_page_table", shape.batch, _pages(width, 64)),)
         return (_table("page_table", shape.batch, width),)
-    table = _table("kv_indices", shape.batch, shape.context_length)
-    return (GraphTable(table.name, table.bytes, table.formula, mirrored=False),)
+    return (_table("kv_indices", shape.batch, shape.context_length)._replace(mirrored=False),)
 
 
 def _flash_attention(shape: GraphShape, rules: SglangRules) -> tuple[GraphTable, ...]:
@@ -141,20 +152,20 @@ def _flash_attention(shape: GraphShape, rules: SglangRules) -> tuple[GraphTable,
         lengths += 1 + -(-batch // 4) * 4 * 4  # scheduler metadata
     tables = [
         _table("page_table", batch, pages),
-        GraphTable("strided_indices", INT64 * pages, f"8 B x {pages:,}"),
-        GraphTable("sequence lengths", INT32 * lengths, f"4 B x {lengths:,}"),
+        GraphTable("strided_indices", INT64, (pages,)),
+        GraphTable("sequence lengths", INT32, (lengths,)),
     ]
     if shape.chunk:
         virtual = batch * -(-context // shape.chunk)
         per_block = _pages(shape.chunk, shape.page_size)
         tables.append(_table("local_block_table", virtual, per_block))
-        tables.append(GraphTable("local lengths", INT32 * (2 * virtual + 1), f"4 B x {2 * virtual + 1:,}"))
+        tables.append(GraphTable("local lengths", INT32, (2 * virtual + 1,)))
     if rules.swa_page_table and shape.split_pools:
         tables.append(_table("swa_page_table", batch, pages))
-        tables.append(GraphTable("swa_out_cache_loc", INT64 * batch, f"8 B x {batch:,}"))
+        tables.append(GraphTable("swa_out_cache_loc", INT64, (batch,)))
     if rules.encoder_page_table:
         tables.append(_table("encoder_page_table", batch, context))
-        tables.append(GraphTable("encoder lengths", INT32 * (2 * batch + 1), f"4 B x {2 * batch + 1:,}"))
+        tables.append(GraphTable("encoder lengths", INT32, (2 * batch + 1,)))
     return tuple(tables)
 
 
@@ -164,23 +175,19 @@ def _triton(shape: GraphShape, rules: SglangRules) -> tuple[GraphTable, ...]:
     splits = 16 if shape.amd else 8
     logits = batch * shape.heads * splits * (shape.value_dim + 1)
     tables = [
-        GraphTable("kv_indices", INT64 * batch * context, f"8 B x {batch:,} x {context:,}"),
-        GraphTable("attention logits", 4 * logits, f"4 B x {logits:,}"),
-        GraphTable("num_kv_splits", INT32 * batch, f"4 B x {batch:,}"),
+        GraphTable("kv_indices", INT64, (batch, context)),
+        GraphTable("attention logits", 4, (logits,)),
+        GraphTable("num_kv_splits", INT32, (batch,)),
     ]
     if not rules.triton_mask:
-        tables.append(GraphTable("uneven_batch", INT32, "4 B"))
+        tables.append(GraphTable("uneven_batch", INT32, (1,)))
     if rules.triton_mask:
-        tables.append(GraphTable("custom_mask", batch * context, f"1 B x {batch:,} x {context:,}"))
+        tables.append(GraphTable("custom_mask", 1, (batch, context)))
     if shape.window:
-        tables.append(
-            GraphTable(
-                "window_kv_indices", INT64 * batch * shape.window, f"8 B x {batch:,} x {shape.window:,}"
-            )
-        )
-        tables.append(GraphTable("window splits", 2 * INT32 * batch, f"8 B x {batch:,}"))
+        tables.append(GraphTable("window_kv_indices", INT64, (batch, shape.window)))
+        tables.append(GraphTable("window splits", 2 * INT32, (batch,)))
     if rules.newest_api and shape.split_pools:
-        tables.append(GraphTable("swa_out_cache_loc", INT64 * batch, f"8 B x {batch:,}"))
+        tables.append(GraphTable("swa_out_cache_loc", INT64, (batch,)))
     return tuple(tables)
 
 
@@ -190,14 +197,12 @@ def _flashinfer(shape: GraphShape, rules: SglangRules) -> tuple[GraphTable, ...]
     wrappers = 2 if shape.window and not shape.chunk else 1
     indptr = 2 * wrappers * (shape.rows + 1)
     tables = (
-        GraphTable(
-            "kv_indices", INT32 * batch * context * wrappers, f"4 B x {batch:,} x {context:,} x {wrappers}"
-        ),
-        GraphTable("custom_mask", batch * context, f"1 B x {batch:,} x {context:,}"),
-        GraphTable("indptr", INT32 * indptr, f"4 B x {indptr:,}"),
+        GraphTable("kv_indices", INT32, (batch, context, wrappers)),
+        GraphTable("custom_mask", 1, (batch, context)),
+        GraphTable("indptr", INT32, (indptr,)),
     )
     if rules.newest_api and shape.split_pools:
-        return (*tables, GraphTable("swa_out_cache_loc", INT64 * batch, f"8 B x {batch:,}"))
+        return (*tables, GraphTable("swa_out_cache_loc", INT64, (batch,)))
     return tables
 
 
@@ -211,16 +216,16 @@ def _trtllm_mha(shape: GraphShape, rules: SglangRules) -> tuple[GraphTable, ...]
     pages = _pages(shape.context_length, shape.page_size)
     tables = [_table("page_table", shape.batch, pages)]
     if rules.hybrid_flag:
-        tables.append(GraphTable("strided_indices", INT64 * pages, f"8 B x {pages:,}"))
+        tables.append(GraphTable("strided_indices", INT64, (pages,)))
     elif shape.split_pools:
         tables.append(_table("swa_page_table", shape.batch, pages))
-        tables.append(GraphTable("swa_out_cache_loc", INT64 * shape.batch, f"8 B x {shape.batch:,}"))
-    tables.append(GraphTable("cache_seqlens", INT32 * shape.batch, f"4 B x {shape.batch:,}"))
+        tables.append(GraphTable("swa_out_cache_loc", INT64, (shape.batch,)))
+    tables.append(GraphTable("cache_seqlens", INT32, (shape.batch,)))
     return tuple(tables)
 
 
 def _table(name: str, rows: int, columns: int) -> GraphTable:
-    return GraphTable(name, INT32 * rows * columns, f"4 B x {rows:,} x {columns:,}")
+    return GraphTable(name, INT32, (rows, columns))
 
 
 def _pages(tokens: int, page_size: int) -> int:

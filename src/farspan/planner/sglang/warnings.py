@@ -9,7 +9,7 @@ from farspan.planner.request import PlanRequest
 from farspan.planner.sglang.admission import Admission
 from farspan.planner.sglang.defaults import Resolved
 from farspan.planner.sglang.flags import GivenFlags
-from farspan.planner.sglang.ledger import LoadLines
+from farspan.planner.sglang.ledger import LoadSizes
 from farspan.planner.sglang.pool import KvLayout, PoolSizes
 from farspan.planner.sglang.tables import radix_copy_bytes, request_table_bytes
 from farspan.planner.sglang.versions import SglangRules
@@ -25,7 +25,7 @@ def start_warnings(
     given: GivenFlags,
     resolved: Resolved,
     layout: KvLayout,
-    load: LoadLines,
+    load: LoadSizes,
     sizes: PoolSizes,
     rows: int,
     limits: Admission,
@@ -65,7 +65,7 @@ def _tables(
     rules: SglangRules,
     resolved: Resolved,
     layout: KvLayout,
-    load: LoadLines,
+    load: LoadSizes,
     rows: int,
     left: int,
     swa_ratio: float,

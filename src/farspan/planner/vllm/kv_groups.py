@@ -223,7 +223,10 @@ def _with_page(name: str, spec: KvSpec, page: int, rules: VllmRules) -> KvSpec:
 
 def _groups_of_equal_pages(specs: LayerSpecs, rules: VllmRules) -> tuple[KvGroup, ...]:
     """Buckets of like layers, cut into groups of one size (_get_kv_cache_groups_uniform_page_size)."""
-    buckets = _buckets(specs, rules)
+    same: dict[KvSpec, list[str]] = {}
+    for name, spec in specs.items():
+        same.setdefault(spec, []).append(name)
+    buckets = list(same.values())
     sizes = [len(names) for names in buckets]
     group_size = max(sizes) if max(sizes) < min(sizes) * rules.near_ratio else min(sizes)
     groups = []
@@ -233,27 +236,3 @@ def _groups_of_equal_pages(specs: LayerSpecs, rules: VllmRules) -> tuple[KvGroup
             chosen = names[index::count]
             groups.append(KvGroup(tuple(chosen), _merge([specs[name] for name in chosen], rules)))
     return tuple(groups)
-
-
-def _buckets(specs: LayerSpecs, rules: VllmRules) -> list[list[str]]:
-    """Layer names of like specs together, in order of first appearance."""
-    same: dict[KvSpec, list[str]] = {}
-    for name, spec in specs.items():
-        same.setdefault(spec, []).append(name)
-    if not rules.merges_kinds:
-        return list(same.values())
-    names: list[list[str]] = []
-    members: list[list[KvSpec]] = []
-    for spec, layer_names in same.items():
-        for bucket, known in zip(names, members, strict=True):
-            try:
-                _merge([*known, spec], rules)
-            except (_CannotMergeError, GroupingError):
-                continue
-            bucket.extend(layer_names)
-            known.append(spec)
-            break
-        else:
-            names.append(list(layer_names))
-            members.append([spec])
-    return names

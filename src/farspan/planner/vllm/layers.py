@@ -7,6 +7,7 @@ from functools import lru_cache
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec
+from farspan.planner.vllm.flags import GivenFlags
 from farspan.planner.vllm.kv_spec import KvSpec, SpecKind, ceil_div
 from farspan.planner.vllm.pool import KvLayout, make_layout
 from farspan.planner.vllm.versions import VllmRules
@@ -92,6 +93,13 @@ def resolve_kv_dtype(model: ModelSpec, wanted: KvDtype) -> KvDtype:
     return KvDtype.FP8_DS_MLA if sparse_latent and wanted.is_fp8 else wanted
 
 
+def prefix_caching(model: ModelSpec, given: GivenFlags, rules: VllmRules) -> bool:
+    """Whether prefix caching is on (vllm config/model.py: is_prefix_caching_supported)."""
+    if given.prefix_caching is not None:
+        return given.prefix_caching
+    return rules.prefix_caches_states or not any(True for _ in model.layers_of(AttentionKind.LINEAR))
+
+
 def aligned_block(model: ModelSpec, rules: VllmRules, *, tp: int, kv_dtype: KvDtype, block_size: int) -> int:
     """The block size once an attention page is at least as large as a recurrent state.
 
@@ -103,7 +111,7 @@ def aligned_block(model: ModelSpec, rules: VllmRules, *, tp: int, kv_dtype: KvDt
         return block_size
     token = _token_bytes(model, attention[0], tp, kv_dtype)
     alignment = max(_KERNEL_BLOCK, block_size)
-    if rules.state_page_uniform and attention[0].attention is AttentionKind.MLA:
+    if rules.aligns_latent_blocks and attention[0].attention is AttentionKind.MLA:
         alignment = max(alignment, 128)
     return max(block_size, alignment * ceil_div(max(states), alignment * token))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from farspan.hardware.gpu import Gpu
-from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
+from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.ledger import MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.timing import estimate_time
@@ -24,7 +24,12 @@ from farspan.planner.vllm.flags import (
 )
 from farspan.planner.vllm.hybrid import HybridState, hybrid_state
 from farspan.planner.vllm.kv_groups import GroupingError
-from farspan.planner.vllm.layers import default_block_size, kv_layout, resolve_kv_dtype
+from farspan.planner.vllm.layers import (
+    default_block_size,
+    kv_layout,
+    prefix_caching,
+    resolve_kv_dtype,
+)
 from farspan.planner.vllm.pool import KvLayout
 from farspan.planner.vllm.printed import SIZE_KEY, concurrency_key, kv_cache_size_tokens
 from farspan.planner.vllm.refusals import refusal
@@ -147,7 +152,7 @@ def _frame(
     hybrid = hybrid_state(model, given, rules, allow_env=allow_env)
     kv_dtype = resolve_kv_dtype(model, given.kv_dtype)
     block_size = given.block_size or default_block_size(model, gpu, kv_dtype, rules)
-    prefix_caching = _prefix_caching(model, given, rules)
+    prefix_cached = prefix_caching(model, given, rules)
     layout = kv_layout(
         model,
         rules,
@@ -155,7 +160,7 @@ def _frame(
         kv_dtype=kv_dtype,
         block_size=block_size,
         hybrid=hybrid.on,
-        prefix_caching=prefix_caching,
+        prefix_caching=prefix_cached,
     )
     budget = kv_budget(model, gpu, tp, limits, given, rules, available_kv_bytes)
     num_blocks = given.num_blocks or layout.num_blocks(budget.available)
@@ -165,7 +170,7 @@ def _frame(
         env_chosen=allow_env and hybrid.on and not rules.chunked_hybrid_default,
         kv_dtype=kv_dtype,
         block_size=block_size,
-        prefix_caching=prefix_caching,
+        prefix_caching=prefix_cached,
         layout=layout,
         budget=budget,
         num_blocks=num_blocks,
@@ -214,12 +219,6 @@ def _state(
         in_flight=frame.in_flight,
         capacity=frame.capacity,
     )
-
-
-def _prefix_caching(model: ModelSpec, given: GivenFlags, rules: VllmRules) -> bool:
-    if given.prefix_caching is not None:
-        return given.prefix_caching
-    return rules.prefix_caches_states or not any(True for _ in model.layers_of(AttentionKind.LINEAR))
 
 
 def _answer(verdict: _Verdict, notes: tuple[str, ...], *, outline: bool) -> EnginePlan:

@@ -62,14 +62,13 @@ class VllmRules:
         size_line: How the KV cache size is printed.
         page_unify: What happens to pages of different sizes.
         pads_state_pages: Whether a smaller recurrent-state page is padded to the largest page.
-        merges_kinds: Whether layers whose specs differ in nothing but a promoted window share a bucket.
         latent_falls_back: Whether windowed layers beside MLA become full when pages cannot be made alike.
         near_ratio: Kinds closer than this in number of layers take the larger number as group size.
         separates_value_size: Whether full layers with unequal value head sizes are kept apart.
         separates_latent_size: Whether MLA layers with unequal sizes are kept apart.
         promotes: Whether windowed layers take the full layers' block size when hybrid groups are off.
         window_value_size: Whether a sliding-window layer may have a value head size of its own.
-        state_blocks_fixed: Whether a recurrent layer needs a fixed number of blocks a request.
+        aligns_latent_blocks: Whether MLA beside recurrent layers has blocks of a multiple of 128 tokens.
         state_page_uniform: Whether recurrent layers with unequal pages are kept apart.
         calculates_kv_scales: Whether `--calculate-kv-scales` exists.
         auto_max_model_len: Whether `--max-model-len auto` (or -1) exists.
@@ -95,14 +94,13 @@ class VllmRules:
     size_line: SizeLine = SizeLine.DIVIDED
     page_unify: PageUnify = PageUnify.STRICT
     pads_state_pages: bool = False
-    merges_kinds: bool = False
     latent_falls_back: bool = False
     near_ratio: float = 1.25
     separates_value_size: bool = False
     separates_latent_size: bool = False
     promotes: bool = False
     window_value_size: bool = False
-    state_blocks_fixed: bool = False
+    aligns_latent_blocks: bool = False
     state_page_uniform: bool = False
     calculates_kv_scales: bool = True
     auto_max_model_len: bool = False
@@ -134,7 +132,6 @@ _V0_20 = replace(
     check=CapacityCheck.GROUPS,
     near_ratio=1.5,
     window_value_size=True,
-    state_blocks_fixed=True,
 )
 _V0_24 = replace(
     _V0_20,
@@ -160,8 +157,8 @@ _V0_27 = replace(
     version="0.27.1",
     counts_batches_in_flight=True,
     pads_state_pages=True,
-    merges_kinds=True,
     latent_falls_back=True,
+    aligns_latent_blocks=True,
     separates_latent_size=True,
     promotes=True,
     smallest_window_block=True,
@@ -180,8 +177,9 @@ _V0_29 = replace(
     large_card_bytes=160 * 2**30,
     second_runner=Runner.ALL,
     aligns_tables=True,
+    state_page_uniform=True,
 )
-_V0_32 = replace(_V0_29, version="0.32.0", smallest_window_block=False, state_page_uniform=True)
+_V0_32 = replace(_V0_29, version="0.32.0", smallest_window_block=False)
 _V0_33 = replace(_V0_32, version="0.33.0")
 
 RULES = {
