@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from samples import make_result
 
 from farspan import demo
 from farspan.bench.runs import load_run
@@ -18,6 +17,7 @@ from farspan.bench.status import Status
 from farspan.demo import DemoOptions, predict_seconds, run_demo
 from farspan.errors import InputError
 from farspan.launch.local import LaunchError
+from samples import make_result
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTED = ROOT / "tests" / "support" / "scripted_main.py"

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Script, ScriptedServer, serve_in_thread
 
 from farspan.bench.runs import load_run
 from farspan.bench.status import Status
 from farspan.cli.main import main
 from farspan.models.probe import write_probe
+from scripted import Script, ScriptedServer, serve_in_thread
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 

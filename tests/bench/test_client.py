@@ -6,11 +6,11 @@ import time
 
 import numpy as np
 import pytest
-from scripted import Script, ScriptedServer
 
 from farspan.bench.client import Client, Exchange, Limits
 from farspan.bench.status import Status
 from farspan.bench.wire import Api, Usage, encode_body
+from scripted import Script, ScriptedServer
 
 IDS = np.arange(1, 101, dtype=np.int32)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 import pytest
-from scripted import Script, ScriptedServer, counting_prompt, serve_script
 
 from farspan.bench.advice import list_failures
 from farspan.bench.measure import Result
@@ -18,6 +17,7 @@ from farspan.bench.summary import list_points, summarise
 from farspan.bench.watch import Watcher
 from farspan.bench.wire import Api
 from farspan.errors import InputError
+from scripted import Script, ScriptedServer, counting_prompt, serve_script
 
 
 def options(server: ScriptedServer, folder: Path, **changes: Any) -> BenchOptions:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import make_result
 
 from farspan.bench.runs import Identity, RunInfo, RunStore, load_run, new_start, open_run
 from farspan.bench.server import ServerInfo
 from farspan.bench.status import Status
 from farspan.errors import InputError
+from samples import make_result
 
 IDENTITY = Identity("m", "completions", "ids", "needle", 7, False)
 

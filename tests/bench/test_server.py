@@ -4,10 +4,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from scripted import ScriptedServer
 
 from farspan.bench.server import ServerInfo, ask_server, check_lengths, find_tokenizer, normalise_url
 from farspan.errors import InputError
+from scripted import ScriptedServer
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_drive import ask, drain
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recall_prompts import WORDS, recall_prompt
 
+from engine_drive import ask, drain
 from farspan.builtin.engine import Engine, EngineOptions
 from farspan.builtin.model import LlamaModel, Piece
 from farspan.builtin.sampling import SamplingParams, sample
 from farspan.builtin.scheduler import FinishReason, Request
 from farspan.errors import InputError
 from farspan.kv.interface import KVCacheError, Run, SequenceKV
+from recall_prompts import WORDS, recall_prompt
 
 GREEDY = SamplingParams(max_tokens=4, temperature=0)
 CHUNK = 256

@@ -4,12 +4,12 @@ import io
 from pathlib import Path
 
 from rich.console import Console
-from samples import make_result
 
 from farspan.bench.schedule import Job
 from farspan.bench.server import ServerInfo
 from farspan.bench.status import Status
 from farspan.cli.live import LiveWatcher, PlainWatcher, choose_watcher, describe_result
+from samples import make_result
 
 JOBS = [Job(context, 0.5, 0, 7, 4) for context in range(1000, 13_000, 1000)]
 HOSTILE = "[bold]bold[/bold] [/oops] \x1b[31m"

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import MAX_MODEL_LEN, ServedCheckpoint
 
 from farspan.bench.ready import find_missing
 from farspan.launch.local import LocalServer, find_free_port
 from farspan.launch.readiness import wait_ready
 from farspan.models.probe import write_probe
+from served import MAX_MODEL_LEN, ServedCheckpoint
 
 # vLLM looks for a GPU, for the hub and for somebody to report to; there is none of them here.
 ENVIRONMENT = {

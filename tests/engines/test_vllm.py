@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from served import MAX_MODEL_LEN, ServedCheckpoint
 
 pytestmark = pytest.mark.engines

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from run_folders import write_run
-from samples import make_result
 
 from farspan.bench.measure import Result
 from farspan.bench.status import Status
 from farspan.errors import InputError
 from farspan.report.render import escape_markdown, write_report
+from run_folders import write_run
+from samples import make_result
 
 HOSTILE = (
     "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"

@@ -3,8 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from run_folders import write_run
-from samples import make_result
 
 from farspan.bench.measure import Result
 from farspan.bench.status import Status
@@ -18,6 +16,8 @@ from farspan.report.tables import (
     tabulate_recall,
     write_headline,
 )
+from run_folders import write_run
+from samples import make_result
 
 
 def grid() -> list[Result]:

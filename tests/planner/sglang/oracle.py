@@ -16,6 +16,7 @@ from types import SimpleNamespace as Values
 from typing import Any
 
 import torch
+
 from stubs import install
 
 HIDDEN = (

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from vllm_engine import farspan_answer
-from vllm_golden import GOLDEN, expand, short
 
 from farspan.planner.vllm.versions import KNOWN_VERSIONS, RULES
+from vllm_engine import farspan_answer
+from vllm_golden import GOLDEN, expand, short
 
 RECORDS: list[dict[str, Any]] = json.loads(GOLDEN.read_text(encoding="utf-8"))
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scout import GIB, H200, one_rank, request, scout
 
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
@@ -17,6 +16,7 @@ from farspan.planner.vllm.layers import kv_layout
 from farspan.planner.vllm.pool import NULL_BLOCKS
 from farspan.planner.vllm.printed import SIZE_KEY, concurrency_key, size_lines
 from farspan.planner.vllm.versions import RULES
+from scout import GIB, H200, one_rank, request, scout
 
 OBSERVED: dict[str, Any] = json.loads(Path(__file__).with_name("observed.json").read_text())
 TABLE = OBSERVED["table"]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from vllm_engine import Engine, Question, engines_python, farspan_answer
-from vllm_models import questions
 
 from farspan.planner.vllm.versions import RULES
+from vllm_engine import Engine, Question, engines_python, farspan_answer
+from vllm_models import questions
 
 pytestmark = pytest.mark.engines
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from scout import GIB, request, scout
 
 from farspan.errors import InputError
 from farspan.hardware.catalog import find_gpu
@@ -20,6 +19,7 @@ from farspan.planner.vllm.hybrid import hybrid_state
 from farspan.planner.vllm.layers import kv_layout, prefix_caching
 from farspan.planner.vllm.pool import KvLayout
 from farspan.planner.vllm.versions import RULES
+from scout import GIB, request, scout
 
 AVAILABLE = 96_330_000_000
 HYBRID, FULL = 15_629_536, 3_919_648

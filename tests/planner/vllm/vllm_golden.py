@@ -16,10 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vllm_engine import Engine, Question
-
 from farspan.planner.vllm.kv_spec import KvSpec, SpecKind
 from farspan.planner.vllm.versions import RULES
+from vllm_engine import Engine, Question
 
 GOLDEN = Path(__file__).with_name("golden_answers.json")
 QUESTIONS = 60
@@ -113,6 +112,7 @@ def directed() -> list[Question]:
 def collect(count: int) -> list[Question]:
     """The first questions of the strategy, the same every time, each of another kind of answer."""
     from hypothesis import HealthCheck, given, settings
+
     from vllm_models import questions
 
     found: list[Question] = []

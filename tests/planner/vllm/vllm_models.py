@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
-from vllm_engine import Question
 
 from farspan.planner.vllm.kv_spec import KvSpec, SpecKind
+from vllm_engine import Question
 
 BLOCKS = (16, 32, 64)
 
