@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent
+PAGES = (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md")))
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEAD = re.compile(r"\s*\|\s*head -(\d+)$")
 _DID_NOT_RUN = 2  # farspan's exit code for bad input; 3 means "does not fit" and is an answer
@@ -72,7 +73,7 @@ def main() -> int:
     parser.add_argument("pages", nargs="*", type=Path, help="all pages when none is named")
     options = parser.parse_args()
     stale = []
-    for page in options.pages or sorted(DOCS.glob("*.md")):
+    for page in options.pages or PAGES:
         before = page.read_text("utf-8")
         after = refreshed(before)
         if after == before:

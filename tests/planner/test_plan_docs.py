@@ -1,4 +1,4 @@
-"""Every figure on the pages under docs/ is what its command prints today."""
+"""Every figure in the README and on the pages under docs/ is what its command prints today."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from types import ModuleType
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(page for page in DOCS.glob("*.md") if "$ farspan plan" in page.read_text("utf-8"))
+PAGES = [
+    page
+    for page in (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md")))
+    if "$ farspan plan" in page.read_text("utf-8")
+]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,7 @@ def refresh() -> ModuleType:
 
 
 def test_there_are_pages_to_check() -> None:
-    assert {"kv-cost.md", "longest-context.md", "planner-peers.md"} <= {page.name for page in PAGES}
+    assert {"README.md", "kv-cost.md", "longest-context.md", "planner-peers.md"} <= {page.name for page in PAGES}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
