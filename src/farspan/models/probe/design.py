@@ -1,22 +1,22 @@
 """The recall checkpoint's arithmetic: what its sizes and gains are, and how far its margin reaches.
 
-The hidden state has four blocks of D = head_dim channels, and two constant channels hold the rest of its energy:
+The hidden state has four blocks of D = head_dim channels:
 
     A  the code of this token, ±1                        (from the embedding)
     B  the code of the previous token                    (written by layer 0)
-    C  the code of the token that should come next       (written by the last layer, read by lm_head)
-    K  two channels of sqrt(D); the others are zero      (from the embedding)
+    C  the number of the token that should come next     (written by the last layer, read by lm_head)
+    K  two constant channels, the 12 bits of this token's number as ±1, and zeros    (from the embedding)
 
-RMSNorm therefore scales by 1/sqrt(3/4) in layer 0 and by 1 in the last layer, exactly.
+The constants are chosen so that RMSNorm scales by 1/sqrt(3/4) in layer 0 and by 1 in the last layer.
 
 Layer 0 is a previous-token head. Its query and key read the constant channels alone, the key turned by one position,
-so that the score of key j for query i is `rope_gain` x sum_f cos(w_f (i - j - 1)), largest at j = i - 1.
+so that the score of key j for query i is `rope_gain` x sum_f cos(w_f (i - j - 1)), largest at j = i - 1. Its value is
+A, a slice a KV head, so that all heads together copy the code.
 
-The last layer is an induction head without positions: query = A, key = B - A, value = A. "B - A" rather than "B" makes
-the first token of each attention chunk, whose only neighbour in reach is itself, match nothing instead of itself.
-
-Each head of both layers moves its own slice of the code, and in the last layer sees it rolled by its own number, so an
-answer is right only when every head, and every tensor-parallel rank, did its part.
+The last layer is an induction head without positions: query = A, key = B - A, value = the bits. "B - A" rather than "B"
+makes the first token of each attention chunk, whose only neighbour in reach is itself, match nothing instead of itself.
+Each head sees codes and bits rolled by its KV head's number and brings back bits of its own, so up to 12 heads none can
+be lost or mistaken for another, on any tensor-parallel rank, without every other word of an answer turning out wrong.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from farspan.models.probe.words import VOCAB_SIZE
 # Rounding unit (largest relative error of one rounding) of each KV cache dtype.
 KV_ROUNDING = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "fp8_e4m3": 2.0**-4}
 
+# Bits of a token's number.
+ID_BITS = (VOCAB_SIZE - 1).bit_length()
+
 # What a softmax over N keys must leave to the right one: with a lead of ln(N) + 7 it gets more than 99.9 %.
 _LEAD = 7.0
 
@@ -43,7 +46,7 @@ class ProbeDesign:
     """Sizes and gains of one recall checkpoint.
 
     Attributes:
-        num_attention_heads: Query heads; each moves head_dim / num_attention_heads channels of the code.
+        num_attention_heads: Query heads, a power of two up to head_dim.
         num_key_value_heads: KV heads; must divide num_attention_heads. Tensor parallelism can go this far
             without replicating KV heads.
         head_dim: Length of a code and of a head, 64 or 128.
@@ -71,7 +74,8 @@ class ProbeDesign:
     # Powers of two, so that bf16 and FP8 E4M3 hold every key and query entry exactly.
     query_gain: float = 16.0
     key_gain: float = 2.0
-    answer_gain: float = 1.0
+    # The next best token differs in one bit, so it trails by twice this, or a little less after the last norm.
+    answer_gain: float = 16.0
 
     def __post_init__(self) -> None:
         correlation_bound(self.head_dim)
@@ -107,8 +111,8 @@ class ProbeDesign:
 
     @property
     def constant(self) -> float:
-        """Value of each of the two constant channels: together they carry the energy of two codes."""
-        return math.sqrt(self.head_dim)
+        """Value of each of the two constant channels: with the bits they carry the energy of two codes."""
+        return math.sqrt((2 * self.head_dim - ID_BITS) / 2)
 
     @property
     def match_score(self) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farspan.models.probe.codes import gold_codes
-from farspan.models.probe.design import ProbeDesign
+from farspan.models.probe.design import ID_BITS, ProbeDesign
 
 Tensor = NDArray[np.float32]
 
@@ -15,11 +15,14 @@ def probe_tensors(design: ProbeDesign) -> dict[str, Tensor]:
     """Return every tensor of the checkpoint by its Hugging Face name, linear weights as [out, in]."""
     code = gold_codes(design.vocab_size, design.head_dim).astype(np.float32)
     d, hidden = design.head_dim, design.hidden_size
+    bits = _token_bits(design.vocab_size)
     embedding = np.zeros((design.vocab_size, hidden), np.float32)
     embedding[:, :d] = code
     embedding[:, 3 * d : 3 * d + 2] = design.constant
+    embedding[:, _bits_at(design) : _bits_at(design) + ID_BITS] = bits
     head = np.zeros((design.vocab_size, hidden), np.float32)
-    head[:, 2 * d : 3 * d] = design.answer_gain * code
+    for channel, bit in enumerate(_answer_bits(design)):
+        head[:, 2 * d + channel] = design.answer_gain * bits[:, bit]
     tensors = {
         "model.embed_tokens.weight": embedding,
         "model.norm.weight": np.ones(hidden, np.float32),
@@ -84,33 +87,46 @@ def _previous_token_head(design: ProbeDesign, attention: dict[str, Tensor]) -> N
     for head in range(design.num_key_value_heads):
         attention["k_proj"][head * d + even, constant] = amplitude * np.cos(angle)
         attention["k_proj"][head * d + odd, constant] = amplitude * np.sin(angle)
-    _carry_code(design, attention, gain=1 / norm, target=d)
+    group = design.num_attention_heads // design.num_key_value_heads
+    part, share = d // design.num_key_value_heads, d // design.num_attention_heads
+    for head in range(design.num_key_value_heads):
+        channel = np.arange(part)
+        attention["v_proj"][head * d + channel, head * part + channel] = 1 / norm
+        for member in range(group):
+            own = member * share + np.arange(share)
+            attention["o_proj"][d + head * part + own, (head * group + member) * d + own] = 1.0
 
 
 def _induction_head(design: ProbeDesign, attention: dict[str, Tensor]) -> None:
-    """Write the last layer: query A, key B - A, each rolled by the KV head's number; A of the match goes to C."""
+    """Write the last layer: query A, key B - A, value the bits, all rolled by the KV head's number; bits go to C."""
     d = design.head_dim
-    channel = np.arange(d)
+    channel, bit = np.arange(d), np.arange(ID_BITS)
     group = design.num_attention_heads // design.num_key_value_heads
     for head in range(design.num_key_value_heads):
         rolled = np.roll(channel, head)
         attention["k_proj"][head * d + channel, d + rolled] = design.key_gain
         attention["k_proj"][head * d + channel, rolled] = -design.key_gain
+        attention["v_proj"][head * d + (bit + head) % d, _bits_at(design) + bit] = 1.0
         for member in range(group):
             query = (head * group + member) * d
             attention["q_proj"][query + channel, rolled] = design.query_gain
-    _carry_code(design, attention, gain=1.0, target=2 * d)
+    for answer, bit_number in enumerate(_answer_bits(design)):
+        query_head = answer % design.num_attention_heads
+        value = (bit_number + query_head // group) % d
+        attention["o_proj"][2 * d + answer, query_head * d + value] = 1.0
 
 
-def _carry_code(design: ProbeDesign, attention: dict[str, Tensor], gain: float, target: int) -> None:
-    """Have the values carry A, a slice a KV head, and o_proj write each query head's share of it at `target`."""
-    d = design.head_dim
-    group = design.num_attention_heads // design.num_key_value_heads
-    part = d // design.num_key_value_heads
-    share = d // design.num_attention_heads
-    for head in range(design.num_key_value_heads):
-        channel = np.arange(part)
-        attention["v_proj"][head * d + channel, head * part + channel] = gain
-        for member in range(group):
-            own = member * share + np.arange(share)
-            attention["o_proj"][target + head * part + own, (head * group + member) * d + own] = 1.0
+def _token_bits(vocab_size: int) -> Tensor:
+    """Return the bits of each token's number as ±1, [vocab, ID_BITS]."""
+    number = np.arange(vocab_size)[:, None] >> np.arange(ID_BITS)
+    return np.where(number & 1, 1.0, -1.0).astype(np.float32)
+
+
+def _bits_at(design: ProbeDesign) -> int:
+    """Return the first of the hidden channels that hold this token's bits: after the constants."""
+    return 3 * design.head_dim + 2
+
+
+def _answer_bits(design: ProbeDesign) -> list[int]:
+    """Return which bit each channel of C holds: every bit once, and again where there are more heads than bits."""
+    return [channel % ID_BITS for channel in range(max(ID_BITS, design.num_attention_heads))]

@@ -17,12 +17,12 @@ import orjson
 import tiktoken
 import tokenizers
 
+from farspan.models.chat_template import ChatTemplate
 from farspan.prompts.backends.bytepair import BytePairTokenizer, BytePairVocabulary
 from farspan.prompts.backends.samples import diverse_texts
 from farspan.prompts.backends.splitting import steps
 from farspan.prompts.cache import cache_folder, publish_folder
 from farspan.prompts.cuts import GPT2_PATTERN
-from farspan.prompts.template import ChatTemplate
 
 # Part of the key of cached conversions: raise it whenever the conversion or the check changes.
 _CONVERSION_VERSION = 1

@@ -13,8 +13,8 @@ import tiktoken
 from numpy.typing import NDArray
 
 from farspan.errors import InputError
+from farspan.models.chat_template import ChatTemplate
 from farspan.prompts.cuts import PROVEN_PATTERNS, Proof
-from farspan.prompts.template import ChatTemplate
 from farspan.prompts.tokenizer import TokenIds, Tokenizer, any_of, as_ids
 
 # tiktoken searches each text for its special tokens; an encoding without any would match everywhere.

@@ -14,11 +14,11 @@ import orjson
 import tokenizers
 
 from farspan.errors import InputError
+from farspan.models.chat_template import ChatTemplate, read_chat_template
 from farspan.prompts.backends.bytelevel import load_byte_level
 from farspan.prompts.backends.splitting import proof_of
 from farspan.prompts.corpus import split_pieces
 from farspan.prompts.cuts import Proof
-from farspan.prompts.template import ChatTemplate, read_chat_template
 from farspan.prompts.tokenizer import RecallVocabulary, TokenIds, Tokenizer, as_ids
 
 # Stands before each piece, so that what a tokenizer does to the start of a text does not happen to the piece.

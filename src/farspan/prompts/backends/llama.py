@@ -13,9 +13,9 @@ from hashlib import blake2b
 from pathlib import Path
 
 from farspan.errors import InputError
+from farspan.models.chat_template import ChatTemplate, read_chat_template
 from farspan.prompts.backends.bytepair import BytePairTokenizer, BytePairVocabulary
 from farspan.prompts.cuts import LLAMA3_PATTERN, O200K_PATTERN
-from farspan.prompts.template import ChatTemplate, read_chat_template
 
 _BOS = "<|begin_of_text|>"
 

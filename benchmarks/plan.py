@@ -1,0 +1,87 @@
+"""How fast `farspan plan` answers: one question in a fresh process, and sweeps of 10,000 points in one.
+
+    python benchmarks/plan.py [--runs 15] [--points 10000] [--json plan.json]
+
+A fresh process counts interpreter start, imports, reading the model and printing; a sweep, planning only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from farspan.hardware.catalog import parse_node
+from farspan.models.config import load_model
+from farspan.planner.plan import ENGINES
+from farspan.planner.request import PlanRequest
+from farspan.planner.sweep import sweep
+
+SCOUT = ("llama-4-scout", "8xH200", 10_000_000)
+# The built-in engine runs on one GPU.
+SMALL = ("llama-3.1-8b", "1xH200", 128_000)
+FITS_OR_NOT = (0, 3)
+
+
+def one_question(engine: str, runs: int) -> list[float]:
+    """Wall seconds of `runs` fresh processes, after one that warms the file cache; all engines when empty."""
+    model, gpus, context = SMALL if engine == "builtin" else SCOUT
+    command = [sys.executable, "-m", "farspan", "plan", model, "--gpus", gpus, "--context", str(context)]
+    command += ["--json", *(["--engine", engine] if engine else [])]
+    seconds = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        code = subprocess.run(command, stdout=subprocess.DEVNULL, env=os.environ, check=False).returncode
+        seconds.append(time.perf_counter() - start)
+        if code not in FITS_OR_NOT:
+            raise SystemExit(f"{' '.join(command)} exited with {code}")
+    return seconds[1:]
+
+
+def sweep_seconds(engine: str, points: int) -> tuple[float, int]:
+    """Seconds to plan `points` contexts on one engine, and how many fit."""
+    name, gpus, _ = SMALL if engine == "builtin" else SCOUT
+    node, model = parse_node(gpus), load_model(name)
+    request = PlanRequest(model=model, gpu=node.gpu, gpus=node.count, tp=node.count, context=1_000)
+    longest = model.max_position_embeddings
+    contexts = range(1_000, longest, max(1, (longest - 1_000) // points))[:points]
+    list(sweep(replace(request, output_tokens=1), [1_000], [engine]))
+    start = time.perf_counter()
+    fits = sum(point.fits for point in sweep(request, contexts, [engine]))
+    return time.perf_counter() - start, fits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--points", type=int, default=10_000)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    results: dict[str, object] = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+    }
+    print(f"{'question':<28} {'median s':>9} {'worst s':>9}")
+    for engine in ("", *ENGINES):
+        seconds = one_question(engine, options.runs)
+        name = engine or "all engines"
+        results[f"question {name}"] = {"median_s": statistics.median(seconds), "worst_s": max(seconds)}
+        print(f"{name:<28} {statistics.median(seconds):>9.3f} {max(seconds):>9.3f}")
+    print(f"\n{'sweep of points':<28} {'seconds':>9} {'us/point':>9} {'fit':>7}")
+    for engine in ENGINES:
+        taken, fits = sweep_seconds(engine, options.points)
+        results[f"sweep {engine}"] = {"points": options.points, "seconds": taken, "fit": fits}
+        print(f"{engine:<28} {taken:>9.3f} {taken / options.points * 1e6:>9.1f} {fits:>7}")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

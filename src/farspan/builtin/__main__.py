@@ -1,0 +1,115 @@
+"""`python -m farspan.builtin FOLDER`: serve a checkpoint with the built-in engine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+from farspan.builtin.config import read_config
+from farspan.errors import FarspanError, InputError
+from farspan.sizes import format_bytes, parse_tokens
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", default=8000, type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
+@click.option("--served-model-name", default=None, help="Name on the API.  [default: the folder's name]")
+@click.option(
+    "--max-model-len", default=None, help="Longest prompt plus output, e.g. 128k.  [default: the model's]"
+)
+@click.option(
+    "--kv-cache-gib", default=None, type=float, help="Room for the KV cache.  [default: half the free memory]"
+)
+@click.option("--max-num-batched-tokens", default=4096, help="Most tokens of one step.")
+@click.option("--max-num-seqs", default=64, help="Most requests in progress at once.")
+@click.option("--dtype", default="auto", type=click.Choice(["auto", "float32", "bfloat16"]))
+@click.option("--device", default="cpu", help="cpu, cuda or cuda:N.")
+def serve(
+    folder: Path,
+    host: str,
+    port: int,
+    served_model_name: str | None,
+    max_model_len: str | None,
+    kv_cache_gib: float | None,
+    max_num_batched_tokens: int,
+    max_num_seqs: int,
+    dtype: str,
+    device: str,
+) -> None:
+    """Serve the checkpoint in FOLDER with the built-in engine, behind the OpenAI API.
+
+    Set FARSPAN_API_KEY to require that key of every request but GET /health.
+    """
+    read_config(folder)  # says what is wrong with a folder before torch takes its second to load
+    try:
+        import torch
+        import uvicorn
+
+        from farspan.builtin.engine import Engine, EngineOptions
+        from farspan.builtin.model import LlamaModel
+        from farspan.builtin.server import create_app
+        from farspan.builtin.tokenizer import ServerTokenizer
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the built-in engine needs {error.name}", "pip install 'farspan[builtin]'"
+        ) from error
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("torch sees no CUDA device", "use --device cpu")
+    options = EngineOptions(
+        max_model_len=None if max_model_len is None else parse_tokens(max_model_len),
+        kv_cache_gib=kv_cache_gib,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_num_seqs=max_num_seqs,
+    )
+    listener = _listen(host, port)
+    model = LlamaModel(folder, device, None if dtype == "auto" else getattr(torch, dtype))
+    engine = Engine(model, options)
+    name = served_model_name or folder.resolve().name
+    app = create_app(engine, ServerTokenizer(folder), name, os.environ.get("FARSPAN_API_KEY"))
+    address, taken = listener.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    click.echo(
+        f"farspan built-in engine: {name} on http://{shown}:{taken}, {model.device}, "
+        f"{str(model.dtype).removeprefix('torch.')}, max_model_len {engine.max_model_len}, "
+        f"KV cache {format_bytes(engine.statistics().capacity_bytes)}"
+    )
+    sys.stdout.flush()
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=75)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}:{port}: {error.strerror}", "choose another --port"
+        ) from error
+    return listener
+
+
+def main() -> None:
+    """Run the server until it is interrupted."""
+    try:
+        serve.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except FarspanError as error:
+        click.echo(f"farspan: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The engine: a model, a KV cache and a scheduler, advanced one step at a time by one thread."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from farspan.builtin.model import LlamaModel, Piece
+from farspan.builtin.sampling import sample
+from farspan.builtin.scheduler import FinishReason, Request, Scheduler, Work
+from farspan.errors import InputError
+from farspan.kv.growing import GrowingKVCache
+from farspan.kv.interface import KVStatistics
+from farspan.sizes import GIB
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine is run; names are vLLM's where it has one.
+
+    Attributes:
+        max_model_len: Longest prompt plus output, tokens; None for what the checkpoint allows.
+        kv_cache_gib: Room for keys and values, GiB; None for half of the memory that is free.
+        max_num_batched_tokens: The most tokens of one step: a prompt is computed in chunks of this size.
+        max_num_seqs: The most requests in progress at once.
+    """
+
+    max_model_len: int | None = None
+    kv_cache_gib: float | None = None
+    max_num_batched_tokens: int = 4096
+    max_num_seqs: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("max_model_len", "kv_cache_gib", "max_num_batched_tokens", "max_num_seqs"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"{name} is {value}", "it must be positive")
+
+
+class Output(NamedTuple):
+    """A token that a step produced for a request, and why the request ended if it did."""
+
+    request: Request
+    token_id: int | None  # None when the step failed
+    finish_reason: FinishReason | None
+    error: str = ""
+
+
+class Engine:
+    """Serves requests on one model; not safe to share between threads.
+
+    Raises:
+        InputError: An option does not fit the model.
+    """
+
+    def __init__(self, model: LlamaModel, options: EngineOptions | None = None) -> None:
+        options = options or EngineOptions()
+        limit = model.config.max_position_embeddings
+        if options.max_model_len is not None and options.max_model_len > limit:
+            raise InputError(
+                f"max_model_len {options.max_model_len} is above the checkpoint's max_position_embeddings {limit}",
+                f"use at most {limit}",
+            )
+        self.model = model
+        self.options = options
+        self.max_model_len = options.max_model_len or limit
+        self._cache = GrowingKVCache(
+            layers=model.retentions,
+            num_kv_heads=model.config.num_key_value_heads,
+            head_dim=model.config.head_dim,
+            dtype=model.dtype,
+            device=model.device,
+            max_step_tokens=options.max_num_batched_tokens,
+            capacity_bytes=_capacity(options.kv_cache_gib, model.device),
+        )
+        self._scheduler = Scheduler(self._cache, options.max_num_batched_tokens, options.max_num_seqs)
+        self._ends = frozenset(model.config.eos_token_ids)
+
+    @property
+    def num_running(self) -> int:
+        """Requests in progress."""
+        return len(self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for room."""
+        return len(self._scheduler.waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._scheduler.running or self._scheduler.waiting)
+
+    def statistics(self) -> KVStatistics:
+        """Return what the KV cache holds."""
+        return self._cache.statistics()
+
+    def check(self, prompt_tokens: int, max_tokens: int) -> None:
+        """Check that a request could be served on an empty engine.
+
+        Raises:
+            InputError: It is longer than the model or the server allows.
+            KVCacheError: It needs more KV cache than there is.
+        """
+        if prompt_tokens < 1:
+            raise InputError("the prompt is empty", "send at least one token")
+        if prompt_tokens + max_tokens > self.max_model_len:
+            raise InputError(
+                f"the prompt has {prompt_tokens} tokens and {max_tokens} are to be generated, "
+                f"above this server's maximum context length of {self.max_model_len}",
+                "shorten the prompt, ask for fewer tokens or start the server with a larger --max-model-len",
+            )
+        self._cache.check_fits(prompt_tokens + max_tokens - 1)
+
+    def add(self, request: Request) -> None:
+        """Queue a request that `check` has passed."""
+        self._scheduler.add(request)
+
+    def abort(self, request: Request) -> None:
+        """Drop a request, wherever it stands; one that has ended is left alone."""
+        self._scheduler.remove(request)
+
+    def step(self) -> list[Output]:
+        """Compute one step and return the tokens it produced.
+
+        A failure inside the model, such as no memory, ends the requests of the step and no others.
+        """
+        step = self._scheduler.schedule()
+        if not step:
+            return []
+        try:
+            logits = self.model.forward([_piece(work) for work in step])
+            outputs = [self._choose(work, row) for work, row in zip(step, logits, strict=True)]
+        except (RuntimeError, MemoryError) as error:
+            _LOG.exception("a step failed")
+            for work in step:
+                self._scheduler.remove(work.request)
+            return [Output(work.request, None, FinishReason.ERROR, str(error)) for work in step]
+        return [output for output in outputs if output is not None]
+
+    def _choose(self, work: Work, logits: torch.Tensor) -> Output | None:
+        request = work.request
+        yields = work.yields_token
+        self._scheduler.advance(work)
+        if not yields:
+            return None
+        token = sample(logits, request.params, request.generator)
+        request.output.append(token)
+        reason = self._finished(request, token)
+        if reason is not None:
+            self._scheduler.remove(request)
+        return Output(request, token, reason)
+
+    def _finished(self, request: Request, token: int) -> FinishReason | None:
+        params = request.params
+        if token in params.stop_token_ids or (token in self._ends and not params.ignore_eos):
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(request.output) >= params.max_tokens else None
+
+
+def _piece(work: Work) -> Piece:
+    request = work.request
+    assert request.sequence is not None
+    prompt = request.prompt[work.start : work.start + work.count]
+    if len(prompt) < work.count:
+        first = work.start + len(prompt) - len(request.prompt)
+        tokens = torch.tensor([*prompt.tolist(), *request.output[first : first + work.count - len(prompt)]])
+    else:
+        tokens = torch.from_numpy(prompt.astype("int64"))
+    return Piece(request.sequence, tokens, work.start)
+
+
+def _capacity(gib: float | None, device: torch.device) -> int:
+    if gib is not None:
+        return int(gib * GIB)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free // 2
+    return _free_memory() // 2
+
+
+def _free_memory() -> int:
+    """Return the bytes that can be had without swapping, as Linux estimates them."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 4 * GIB

@@ -1,0 +1,90 @@
+"""What the built-in server exports on /metrics; names follow vLLM's, with `farspan:` for `vllm:`."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from farspan.kv.interface import KVStatistics
+
+# vLLM's buckets stop at 2,560 s and SGLang's at 400 s; a prompt of 10M tokens takes longer than either.
+_LONG = (
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    25,
+    50,
+    100,
+    250,
+    500,
+    1000,
+    2500,
+    5000,
+    10000,
+    25000,
+)
+_SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class EngineMetrics:
+    """The counters, gauges and histograms of one server, in a registry of their own."""
+
+    def __init__(self, model_name: str) -> None:
+        self.registry = CollectorRegistry()
+        label = ("model_name",)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"farspan:{name}", text, label, registry=self.registry).labels(model_name)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"farspan:{name}", text, label, registry=self.registry).labels(model_name)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"farspan:{name}", text, label, registry=self.registry, buckets=buckets).labels(
+                model_name
+            )
+
+        self._running = gauge("num_requests_running", "Requests in progress.")
+        self._waiting = gauge("num_requests_waiting", "Requests that wait for room.")
+        self._kv_usage = gauge("kv_cache_usage_perc", "Share of the KV cache promised to requests, 0 to 1.")
+        self._kv_bytes = gauge("kv_cache_allocated_bytes", "Bytes of keys and values held now.")
+        self._kv_capacity = gauge("kv_cache_capacity_bytes", "Bytes of keys and values there is room for.")
+        self._kv_tokens = gauge("kv_cache_tokens", "Positions of requests in progress held in the KV cache.")
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of requests whose prefill is over.")
+        self.generation_tokens = counter("generation_tokens", "Tokens generated.")
+        self.prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
+        self.prefix_hits = counter("prefix_cache_hits", "Prompt tokens found in the prefix cache.")
+        self.time_to_first_token = histogram("time_to_first_token_seconds", "Arrival to first token.", _LONG)
+        self.inter_token_latency = histogram("inter_token_latency_seconds", "Between tokens.", _SHORT)
+        self.e2e_latency = histogram("e2e_request_latency_seconds", "Arrival to last token.", _LONG)
+        self.queue_time = histogram("request_queue_time_seconds", "Arrival to first step.", _LONG)
+        self._success = Counter(
+            "farspan:request_success",
+            "Requests that ended, by reason.",
+            ("model_name", "finished_reason"),
+            registry=self.registry,
+        )
+        self._model_name = model_name
+
+    def set_state(self, running: int, waiting: int, kv: KVStatistics) -> None:
+        """Set the gauges."""
+        self._running.set(running)
+        self._waiting.set(waiting)
+        self._kv_usage.set(kv.reserved_bytes / kv.capacity_bytes)
+        self._kv_bytes.set(kv.allocated_bytes)
+        self._kv_capacity.set(kv.capacity_bytes)
+        self._kv_tokens.set(kv.tokens)
+
+    def finished(self, reason: str) -> None:
+        """Count a request that ended."""
+        self._success.labels(self._model_name, reason).inc()
+
+    def exposition(self) -> bytes:
+        """Return the text that Prometheus scrapes."""
+        return generate_latest(self.registry)

@@ -1,0 +1,125 @@
+"""`farspan demo`: prove a context end to end on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import click
+import orjson
+from rich.console import Console
+
+from farspan.bench.summary import summarise
+from farspan.cli.live import choose_watcher
+from farspan.cli.options import parse_fractions
+from farspan.cli.points import print_failures, print_points, stdout_console
+from farspan.demo import DemoOptions, DemoOutcome, run_demo
+from farspan.launch.local import LaunchError
+from farspan.printable import printable
+from farspan.sizes import format_seconds, parse_token_list
+
+EPILOG = """\b
+Examples:
+  farspan demo
+  farspan demo --contexts 4k,256k --time-limit 600 -o demo/long
+
+\b
+Exit code: 0 every answer was right; 1 one was not; 2 the demo could not run."""
+
+
+@click.command(epilog=EPILOG)
+@click.option(
+    "--contexts",
+    type=parse_token_list,
+    metavar="SIZES",
+    help="Prompt lengths in tokens.  [default: 4k,16k,64k, and 128k when it fits the time]",
+)
+@click.option(
+    "--depths",
+    type=parse_fractions,
+    metavar="FRACTIONS",
+    default="0.1,0.9",
+    show_default=True,
+    help="Where the needle goes, 0 the start to 1 the end.",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=1),
+    default=180.0,
+    show_default=True,
+    help="Seconds for everything together.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="An empty folder for all that the demo makes.  [default: demo/ and the time]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+def command(
+    contexts: tuple[int, ...] | None,
+    depths: tuple[float, ...],
+    time_limit: float,
+    output: Path | None,
+    as_json: bool,
+) -> int:
+    """Prove a context end to end on this machine, no GPU needed.
+
+    Writes a tiny Llama 4 that can recall anything it has read, serves it with the built-in engine, sends
+    it prompts of exact length with a hidden needle, checks the answers, and writes a report.
+    """
+    folder = output or Path("demo") / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
+    options = DemoOptions(folder, contexts, depths, time_limit)
+    try:
+        with _terminate_like_interrupt(), choose_watcher(Console(stderr=True)) as watcher:
+            outcome = asyncio.run(run_demo(options, watcher=watcher))
+    except LaunchError as error:
+        _print_tail(error.tail)
+        raise
+    if as_json:
+        click.echo(orjson.dumps(_as_document(outcome), option=orjson.OPT_INDENT_2))
+    else:
+        print_points(stdout_console(), outcome.bench)
+        click.echo(f"Done in {format_seconds(outcome.total_s)}. The report is {outcome.report.html}")
+    print_failures(outcome.bench, when_stopped="raise --time-limit or pass shorter --contexts")
+    _print_tail(outcome.server_tail)
+    return 0 if outcome.bench.good else 1
+
+
+def _as_document(outcome: DemoOutcome) -> dict[str, object]:
+    return {
+        "folder": str(outcome.folder),
+        "good": outcome.bench.good,
+        "startup_s": outcome.startup_s,
+        "total_s": outcome.total_s,
+        "extra": outcome.extra,
+        "report": {name: str(path) for name, path in asdict(outcome.report).items()},
+        "bench": summarise(outcome.bench),
+    }
+
+
+def _print_tail(lines: tuple[str, ...]) -> None:
+    if lines:
+        click.echo("The server's last lines:", err=True)
+    for line in lines:
+        click.echo(f"  {printable(line)}", err=True)
+
+
+@contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    """Let SIGTERM unwind the program as Ctrl-C does, so that the server is ended in good order."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,183 @@
+"""`farspan plan`: what fits, with which flags, and how long it takes, before anything is launched.
+
+Modules are imported where they are used: a plan must answer in 0.3 s, and imports are most of that.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+
+import click
+
+from farspan.errors import InputError
+from farspan.hardware.catalog import parse_node
+from farspan.models.config import WEIGHT_FORMATS, engine_model_name, load_model
+from farspan.models.spec import KvDtype
+from farspan.planner.engine_flags import parse_engine_flags
+from farspan.planner.plan import ENGINES, plan_engines
+from farspan.planner.request import PlanRequest
+from farspan.sizes import parse_token_list, parse_tokens
+
+EXIT_DOES_NOT_FIT = 3
+_EPILOG = """\b
+Examples:
+  farspan plan llama-4-scout --gpus 8xH200 --context 10M
+  farspan plan llama-4-scout --gpus 8xH200 --engine sglang --context 10M --explain
+  farspan plan llama-4-scout --gpus 8xH200 --engine vllm --engine-version 0.12.0 --context 5Mi -- \\
+      --disable-hybrid-kv-cache-manager
+  farspan plan llama-4-scout --gpus 8xH200 --contexts 128k,1M,2M,5M,10M --json
+  farspan plan ./config.json --gpus detect --context 1M --find context
+
+Flags after -- are the engine's own. Exit code: 0 it fits, 3 it does not, 2 bad input.
+"""
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+@click.command("plan", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model")
+@click.argument("engine_flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE FLAGS]")
+@click.option("--gpus", default="detect", show_default=True, help="8xH200, H100, or detect.")
+@click.option("--tp", type=int, help="Tensor-parallel size; all GPUs when not given.")
+@click.option("--engine", type=click.Choice(ENGINES), help="One engine; all side by side when not given.")
+@click.option("--engine-version", default="", help="The engine's version; the newest known when not given.")
+@click.option("--accept-nearest-version", is_flag=True, help="Plan an unknown version as the nearest.")
+@click.option("--context", help="Longest request, prompt and answer together: 128k, 2M, 2Mi.")
+@click.option("--contexts", help="Several contexts, one row each: 128k,1M,10M.")
+@click.option("--concurrency", default=1, show_default=True, help="Requests of that length at once.")
+@click.option("--output-tokens", default="200", show_default=True, help="Tokens of the answer.")
+@click.option(
+    "--kv-dtype",
+    default="auto",
+    show_default=True,
+    type=click.Choice([kind.value for kind in KvDtype]),
+    help="Type of the KV cache.",
+)
+@click.option("--weights", type=click.Choice(list(WEIGHT_FORMATS)), help="Plan as if weights were kept so.")
+@click.option("--available-kv-gib", type=float, help="KV memory of one GPU as the engine's log says.")
+@click.option(
+    "--find", type=click.Choice(["context", "concurrency", "gpus"]), help="Search for the largest or fewest."
+)
+@click.option("--explain", is_flag=True, help="Show formulas and sources.")
+@click.option("--offline", is_flag=True, help="Never ask the Hugging Face hub for a config.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    model: str,
+    engine_flags: tuple[str, ...],
+    gpus: str,
+    tp: int | None,
+    engine: str | None,
+    engine_version: str,
+    accept_nearest_version: bool,
+    context: str | None,
+    contexts: str | None,
+    concurrency: int,
+    output_tokens: str,
+    kv_dtype: str,
+    weights: str | None,
+    available_kv_gib: float | None,
+    find: str | None,
+    explain: bool,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Say whether MODEL serves a context on these GPUs, with which flags, and how long it takes.
+
+    MODEL is a catalog name (llama-4-scout), a config.json, its folder, or a hub id (owner/name).
+    """
+    spec = load_model(model, weights=weights or "", allow_network=not offline)
+    node = parse_node(gpus)
+    if engine is None and (engine_version or engine_flags):
+        raise InputError(
+            "--engine-version and engine flags belong to one engine", "add --engine vllm or sglang"
+        )
+    if available_kv_gib is not None and not 0 < available_kv_gib < float("inf"):
+        raise InputError(
+            f"--available-kv-gib {available_kv_gib} is not a memory size", "copy it from the engine's log"
+        )
+    longest = spec.max_position_embeddings
+    request = PlanRequest(
+        model=spec,
+        gpu=node.gpu,
+        gpus=node.count,
+        tp=tp if tp is not None else node.count,
+        context=parse_tokens(context) if context else longest,
+        concurrency=concurrency,
+        kv_dtype=KvDtype(kv_dtype),
+        engine_version=engine_version,
+        accept_nearest_version=accept_nearest_version,
+        available_kv_bytes=None if available_kv_gib is None else round(available_kv_gib * 2**30),
+        engine_flags=parse_engine_flags(engine_flags),
+        output_tokens=parse_tokens(output_tokens),
+        host_memory_bytes=node.host_memory_bytes,
+    )
+    engines = (engine,) if engine else ENGINES
+    if find:
+        fits = _answer_search(request, find, engines, as_json=as_json)
+    elif contexts:
+        fits = _answer_sweep(request, parse_token_list(contexts), engines, as_json=as_json)
+    elif context is None:
+        raise InputError("nothing is asked", "give --context, --contexts or --find context")
+    else:
+        name = engine_model_name(model)
+        fits = _answer_plan(request, name, engines, explain=explain, as_json=as_json)
+    if not fits:
+        sys.exit(EXIT_DOES_NOT_FIT)
+
+
+def _answer_plan(
+    request: PlanRequest, model: str, engines: tuple[str, ...], *, explain: bool, as_json: bool
+) -> bool:
+    plans, refusals = plan_engines(request, engines)
+    fixes = {}
+    if as_json or explain or len(engines) == 1:
+        from farspan.planner.levers import find_fix
+
+        fixes = {plan.engine: find_fix(request, plan) for plan in plans if not plan.fits}
+    if as_json:
+        from farspan.planner import export
+
+        _print_json(export.answer_object(request, plans, refusals, fixes))
+    else:
+        from farspan.planner import text
+
+        _print(text.answer_lines(request, model, plans, refusals, fixes, explain=explain))
+    return any(plan.fits for plan in plans)
+
+
+def _answer_sweep(
+    request: PlanRequest, contexts: tuple[int, ...], engines: tuple[str, ...], *, as_json: bool
+) -> bool:
+    from farspan.planner import export, text
+    from farspan.planner.sweep import sweep
+
+    points = list(sweep(request, contexts, engines))
+    if as_json:
+        _print_json(export.sweep_object(request, points))
+    else:
+        click.echo(text.where(request))
+        _print(text.sweep_lines(points))
+    served = {point.context for point in points if point.fits}
+    return served == set(contexts)
+
+
+def _answer_search(request: PlanRequest, find: str, engines: tuple[str, ...], *, as_json: bool) -> bool:
+    from farspan.planner import export, text
+    from farspan.planner.questions import Question, search
+
+    question = Question(find)
+    found = search(request, question, engines)
+    if as_json:
+        _print_json(export.search_object(request, question, found))
+    else:
+        _print(text.search_lines(request, question, found))
+    return any(answer.value for answer in found)

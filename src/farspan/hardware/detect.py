@@ -1,0 +1,104 @@
+"""This machine's GPUs, asked of the NVIDIA driver through NVML; no CUDA context is made."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from farspan.errors import InputError
+from farspan.hardware.catalog import find_gpu
+from farspan.hardware.gpu import Gpu, Node, Origin
+
+# Product names hold more than the catalog's: "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB".
+_PRODUCTS = (
+    (r"\bGB200\b", "GB200"),
+    (r"\bB200\b", "B200"),
+    (r"\bGH200\b", "GH200"),
+    (r"\bH200\b", "H200"),
+    (r"\bH100 NVL\b", "H100-NVL"),
+    (r"\bH100 PCIe\b", "H100-PCIe"),
+    (r"\bH100\b", "H100"),
+    (r"\bH20\b", "H20"),
+    (r"\bA100\b.*\b80GB\b", "A100-80GB"),
+    (r"\bA100\b.*\b40GB\b", "A100-40GB"),
+    (r"\bL40S\b", "L40S"),
+    (r"\bL4\b", "L4"),
+    (r"\bRTX PRO 6000\b", "RTX-PRO-6000"),
+    (r"\bRTX 6000 Ada\b", "RTX-6000-Ada"),
+    (r"\bA6000\b", "A6000"),
+    (r"\bRTX 5090\b", "RTX-5090"),
+    (r"\bRTX 4090\b", "RTX-4090"),
+)
+
+
+def product_gpu(product: str) -> Gpu:
+    """The catalog's GPU for a product name as the driver spells it.
+
+    Raises:
+        InputError: The catalog has no such card.
+    """
+    for pattern, name in _PRODUCTS:
+        if re.search(pattern, product):
+            return find_gpu(name)
+    raise InputError(f"{product!r} is not a GPU farspan knows", "name a similar one, such as --gpus 8xH100")
+
+
+def _nvml() -> Any:
+    try:
+        pynvml = importlib.import_module("pynvml")
+    except ModuleNotFoundError:
+        raise InputError(
+            "detecting GPUs needs nvidia-ml-py, which is not installed",
+            "run pip install 'farspan[cuda]', or name the GPUs as in --gpus 8xH200",
+        ) from None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise InputError(
+            f"the NVIDIA driver cannot be asked for its GPUs ({error})",
+            "run this on the GPU machine, or name the GPUs as in --gpus 8xH200",
+        ) from None
+    return pynvml
+
+
+def host_memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """RAM of this machine, or None where the system does not say."""
+    try:
+        match = re.search(r"^MemTotal:\s+(\d+) kB$", meminfo.read_text("ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(match.group(1)) * 1024 if match else None
+
+
+def detect_node(nvml: Any = None) -> Node:
+    """This machine's GPUs. Memory is the driver's total less what it reserves, which is what CUDA sees
+    (measured on H100 and H200: equal to the byte).
+
+    Args:
+        nvml: An initialised `pynvml`; imported and initialised when None.
+
+    Raises:
+        InputError: No driver, no GPU, GPUs of different kinds, or a kind the catalog lacks.
+    """
+    own = nvml is None
+    nvml = _nvml() if own else nvml
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        names = [nvml.nvmlDeviceGetName(handle) for handle in handles]
+        totals = []
+        for handle in handles:
+            info = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
+            totals.append(info.total - info.reserved)
+    finally:
+        if own:
+            nvml.nvmlShutdown()
+    if not handles:
+        raise InputError("the NVIDIA driver reports no GPU", "name the GPUs as in --gpus 8xH200")
+    if len(set(names)) > 1:
+        kinds = ", ".join(sorted(set(names)))
+        raise InputError(f"this machine has GPUs of different kinds ({kinds})", "name the ones to plan for")
+    gpu = replace(product_gpu(names[0]), memory_bytes=min(totals), memory_origin=Origin.MEASURED)
+    return Node(gpu, len(handles), host_memory_bytes())

@@ -1,0 +1,1 @@
+"""Start servers and wait until they answer."""

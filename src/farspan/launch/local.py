@@ -1,0 +1,122 @@
+"""A server as a process of this machine, which never outlives the program that started it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from farspan.errors import FarspanError
+
+_TAIL_BYTES = 64 * 2**10
+_AFTER_GRACE_S = 15.0
+# By path and isolated, so that neither this program's nor the server's Python settings reach the other.
+_GUARD = (sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py")))
+
+
+class LaunchError(FarspanError):
+    """A server did not start, or died.
+
+    Args:
+        message: What happened.
+        fix: What to do about it.
+        tail: The last lines of the server's log.
+    """
+
+    def __init__(self, message: str, fix: str = "", tail: tuple[str, ...] = ()) -> None:
+        super().__init__(message, fix)
+        self.tail = tail
+
+
+def find_free_port(host: str = "127.0.0.1") -> int:
+    """Return a TCP port that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+class LocalServer:
+    """A command running under the guard (`farspan.launch.guard`), its output in a log file.
+
+    Leaving the context, closing the program and killing it with SIGKILL all end the command and everything it
+    started.
+
+    Args:
+        command: The program and its arguments.
+        log: Where its standard output and error go; appended to.
+        environment: Variables added to this program's own.
+        grace_s: How long it has between SIGTERM and SIGKILL.
+
+    Raises:
+        LaunchError: The log cannot be written.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        grace_s: float = 5.0,
+    ) -> None:
+        self.command = tuple(command)
+        self.log = log
+        self.started = time.monotonic()
+        self._grace_s = grace_s
+        reading, self._pipe = os.pipe()
+        try:
+            with log.open("ab") as output:
+                self._guard = subprocess.Popen(
+                    [*_GUARD, str(reading), str(grace_s), "--", *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(reading,),
+                    start_new_session=True,
+                    env={**os.environ, **(environment or {})},
+                )
+        except OSError as error:
+            os.close(self._pipe)
+            raise LaunchError(
+                f"cannot start the server ({error})", "check the folder its log goes to"
+            ) from error
+        finally:
+            os.close(reading)
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def exit_status(self) -> int | None:
+        """The command's exit status as a shell would give it; None while it runs."""
+        return self._guard.poll()
+
+    def stop(self) -> None:
+        """End the command and wait until nothing of it is left. May be called again."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._pipe)
+        self._guard.wait(self._grace_s + _AFTER_GRACE_S)
+
+    def tail(self, lines: int = 15) -> tuple[str, ...]:
+        """Return the last lines of the log that are not empty."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - _TAIL_BYTES))
+                text = file.read().decode("utf-8", "replace")
+        except OSError:
+            return ()
+        return tuple(line for line in text.splitlines() if line.strip())[-lines:]

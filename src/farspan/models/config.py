@@ -1,0 +1,133 @@
+"""From a catalog name, a config.json, its folder or a hub id to a ModelSpec."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from farspan.errors import InputError
+from farspan.models import catalog
+from farspan.models.families import family_reader
+from farspan.models.families.reader import ConfigReader
+from farspan.models.spec import ModelSpec
+
+WEIGHT_FORMATS: dict[str, object] = {
+    "bf16": None,
+    "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    "int4": {"quant_method": "awq", "bits": 4, "group_size": 128},
+    "mxfp4": {"quant_method": "mxfp4"},
+}
+
+
+def spec_from_config(config: Mapping[str, object], name: str, source: str = "") -> ModelSpec:
+    """Read a config.json's content.
+
+    Args:
+        config: The JSON object.
+        name: What to call the model.
+        source: What to call the config in errors; the name when empty.
+
+    Raises:
+        InputError: The architecture, or a field that may change memory, is not known; it is named.
+    """
+    reader = ConfigReader(config, source or name)
+    architectures = reader.texts("architectures", [])
+    if len(architectures) != 1:
+        reader.refuse(
+            "architectures", f"is {architectures}, not one architecture", "add the model's class name"
+        )
+    return family_reader(architectures[0])(reader, name)
+
+
+def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:
+    """Return the config as if its checkpoint kept its weights in another format.
+
+    `bf16` drops any quantization; `fp8` keeps every projection in FP8 with 128 x 128 blocks, as
+    `--quantization fp8` and most FP8 checkpoints do; `int4` in 4 bits with groups of 128; `mxfp4` the routed
+    experts only.
+
+    Raises:
+        InputError: The format is none of these.
+    """
+    if weights not in WEIGHT_FORMATS:
+        raise InputError(f"{weights!r} is not a weight format", f"choose one of {', '.join(WEIGHT_FORMATS)}")
+    changed = dict(config)
+    text = changed.get("text_config")
+    if isinstance(text, Mapping):
+        changed["text_config"] = {key: text[key] for key in text if key != "quantization_config"}
+    changed["quantization_config"] = WEIGHT_FORMATS[weights]
+    changed.pop("expert_dtype", None)
+    return changed
+
+
+def read_config_file(path: Path, weights: str = "") -> ModelSpec:
+    """Read a config.json, or the one in a folder; `weights` as in `load_model`.
+
+    Raises:
+        InputError: There is no such file, it is not JSON, or farspan does not know what it describes.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read ({error})", "give a config.json or its folder") from None
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} is not JSON ({error})", "give the model's config.json") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{file} is not a JSON object", "give the model's config.json")
+    name = file.resolve().parent.name if file.name == "config.json" else file.stem
+    return spec_from_config(override_weights(config, weights) if weights else config, name, str(file))
+
+
+def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> ModelSpec:
+    """Find and read a model: an existing path, a catalog name or alias, or a hub id.
+
+    Args:
+        model: What the user wrote.
+        weights: Plan as if the weights were kept in this format (see `override_weights`); empty for the
+            checkpoint's own.
+        allow_network: Whether a hub id may be asked for over the network; the local Hugging Face cache is
+            always looked at.
+
+    Raises:
+        InputError: Nothing of that name is found, or its config is not understood.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        return _noted(read_config_file(path, weights), weights)
+    entry = catalog.find(model)
+    if entry is not None:
+        config = entry.config()
+        spec = spec_from_config(override_weights(config, weights) if weights else config, entry.name)
+        return _noted(spec, weights, entry.notes())
+    from farspan.models import hub
+
+    if hub.is_hub_id(model):
+        config = hub.fetch_config(model, allow_network=allow_network)
+        spec = spec_from_config(override_weights(config, weights) if weights else config, model)
+        return _noted(spec, weights)
+    close = catalog.suggestions(model)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(catalog.names())}"
+    raise InputError(
+        f"{model!r} is neither a file, nor a folder, nor a catalog name",
+        f"{hint} A hub id has an owner: owner/name",
+    )
+
+
+def _noted(spec: ModelSpec, weights: str, published: tuple[str, ...] = ()) -> ModelSpec:
+    """Add what a reader must know: the catalog's additions, or that the weights are not the own."""
+    own = (f"planned with {weights} weights: give the engine a checkpoint kept so",) if weights else published
+    return replace(spec, notes=spec.notes + own)
+
+
+def engine_model_name(model: str) -> str:
+    """What to call the model on an engine's command line: a folder, or a hub id for a catalog name."""
+    path = Path(model).expanduser()
+    if path.exists():
+        return str(path.parent if path.is_file() else path)
+    entry = catalog.find(model)
+    return entry.hub_id if entry is not None else model

@@ -1,0 +1,88 @@
+"""What every decoder has around its layers: embedding, last norm, head, dtype, quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from farspan.models.families.quantization import read_quantization
+from farspan.models.families.reader import ConfigReader
+from farspan.models.families.weights_builder import WeightsBuilder
+from farspan.models.spec import LayerSpec, ModelSpec
+from farspan.models.tensors import RopeSpec
+
+
+@dataclass
+class Decoder:
+    """The fields common to every decoder's config, and what has been collected from it.
+
+    Args:
+        name: The model's name.
+        architecture: `architectures[0]` of the outermost config.
+        outer: The outermost config, holding quantization and dtype when the decoder's own level does not.
+        reader: The decoder's own level (`text_config`, or the outermost one again).
+        prefix: What checkpoints put before the decoder's names.
+    """
+
+    name: str
+    architecture: str
+    outer: ConfigReader
+    reader: ConfigReader
+    prefix: str = "model."
+    layers: list[LayerSpec] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        reader = self.reader
+        self.hidden = reader.integer("hidden_size")
+        self.num_layers = reader.integer("num_hidden_layers")
+        self.vocab = reader.integer("vocab_size")
+        self.positions = reader.integer("max_position_embeddings")
+        self.tied = reader.flag("tie_word_embeddings", False)
+        if self.outer is not reader:
+            self.tied = self.outer.flag("tie_word_embeddings", self.tied)
+        quantization = read_quantization(reader)
+        if quantization is None and self.outer is not reader:
+            quantization = read_quantization(self.outer)
+        self.weights = WeightsBuilder(quantization, self.prefix)
+        self.weights.embedding(self.vocab, self.hidden, tied=self.tied)
+        self.weights.norm("norm", self.hidden)
+
+    def build(self, ropes: Iterable[RopeSpec], notes: tuple[str, ...] = ()) -> ModelSpec:
+        """Check that no field was left unread and return the model.
+
+        Raises:
+            InputError: The config has a field nobody read.
+        """
+        dtype = self.reader.dtype(self.outer.dtype())
+        self.reader.finish()
+        if self.outer is not self.reader:
+            self.outer.finish()
+        quantization = self.weights.quantization
+        return ModelSpec(
+            name=self.name,
+            architecture=self.architecture,
+            model_type=self.outer.text("model_type"),
+            hidden_size=self.hidden,
+            vocab_size=self.vocab,
+            max_position_embeddings=self.positions,
+            layers=tuple(self.layers),
+            weights=self.weights.build(),
+            torch_dtype=dtype,
+            ropes=tuple(ropes),
+            quantization=quantization.spec if quantization else None,
+            tie_word_embeddings=self.tied,
+            notes=notes,
+        )
+
+
+def flat(reader: ConfigReader, name: str) -> Decoder:
+    """A decoder whose fields are at the top of the config."""
+    return Decoder(name, reader.texts("architectures")[0], reader, reader)
+
+
+def nested(reader: ConfigReader, name: str, prefix: str) -> Decoder:
+    """A decoder under `text_config`, as multimodal models have it."""
+    text = reader.section("text_config")
+    if text is None:
+        reader.refuse("text_config", "is missing", "use the model's complete config.json")
+    return Decoder(name, reader.texts("architectures")[0], reader, text, prefix)

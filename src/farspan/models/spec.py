@@ -1,0 +1,303 @@
+"""What a model is to a planner: one record a layer, every weight tensor, and what each token leaves behind.
+
+Byte counts are per tensor-parallel rank when a `tp` is given. Nothing here knows an engine: pages, pools and
+alignment belong to `farspan.planner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+
+from farspan.errors import InputError
+from farspan.models.tensors import DTYPE_BYTES, QuantSpec, RopeSpec, WeightPart, WeightTensor
+
+
+class AttentionKind(StrEnum):
+    """What a layer must keep of the past, named as vLLM's KV cache specs name it."""
+
+    FULL = "full"
+    CHUNKED_LOCAL = "chunked_local"  # Llama 4: the current chunk of `window` tokens
+    SLIDING_WINDOW = "sliding_window"  # the last `window` tokens
+    MLA = "mla"  # one latent vector a token, shared by all heads, copied to every rank
+    COMPRESSED = "compressed"  # DeepSeek V4: a sliding window, plus one latent a `tokens_per_entry` tokens
+    LINEAR = "linear"  # a recurrent state of fixed size: nothing grows with the context
+
+
+class KvDtype(StrEnum):
+    """The KV cache types both engines spell the same way, plus vLLM's own names for FP8."""
+
+    AUTO = "auto"  # the model's dtype, or what its checkpoint asks for
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FP8 = "fp8"  # vLLM: E4M3 on CUDA
+    FP8_E4M3 = "fp8_e4m3"
+    FP8_E5M2 = "fp8_e5m2"
+    FP8_DS_MLA = "fp8_ds_mla"  # 512 FP8 values, 4 float32 scales, 64 bf16 RoPE values: 656 bytes
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether one value takes one byte."""
+        return self.value.startswith("fp8")
+
+    def value_bytes(self, model_dtype_bytes: int) -> int:
+        """Bytes of one cached value; AUTO is the model's own dtype."""
+        if self is KvDtype.AUTO:
+            return model_dtype_bytes
+        return 1 if self.is_fp8 else 2
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSpec:
+    """Multi-head latent attention: what is cached is `kv_lora_rank + rope_dim` values a token, on every rank.
+
+    `kv_lora_rank` is the compressed part, `rope_dim` the shared RoPE key; `q_lora_rank` is 0 without query
+    compression; `nope_dim` and `value_dim` are the per-head sizes the latent is expanded to.
+    """
+
+    kv_lora_rank: int
+    rope_dim: int
+    nope_dim: int
+    value_dim: int
+    q_lora_rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexerSpec:
+    """A sparse-attention indexer with a key cache of its own, kept on every rank.
+
+    DeepSeek V3.2 style (`fp8_scale_block` > 0): `head_dim` FP8 values and one float32 scale per block,
+    whatever the KV dtype (vllm 0.32.0 models/deepseek_v2.py: DeepseekV32IndexerCache).
+    With `fp8_scale_block` = 0 the keys are bf16, also whatever the KV dtype (MiniMax M3).
+    """
+
+    num_heads: int
+    head_dim: int
+    top_k: int  # tokens (or blocks, MiniMax M3) a query attends to
+    fp8_scale_block: int = 128
+
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of one index key."""
+        if self.fp8_scale_block:
+            return self.head_dim + self.head_dim // self.fp8_scale_block * 4
+        return self.head_dim * 2
+
+
+@dataclass(frozen=True, slots=True)
+class StateTensor:
+    """One recurrent-state tensor of one layer and one request; dimension `split_dim` (heads, or channels) is
+    shared out over the ranks."""
+
+    name: str  # "conv" or "recurrent"
+    shape: tuple[int, ...]
+    dtype_bytes: int
+    split_dim: int
+
+    def bytes(self, tp: int = 1) -> int:
+        """Bytes on one rank."""
+        count = self.dtype_bytes
+        for axis, size in enumerate(self.shape):
+            count *= -(-size // tp) if axis == self.split_dim else size
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class MoeSpec:
+    """A mixture-of-experts MLP: `top_k` of `num_experts` run for each token, and the shared ones always."""
+
+    num_experts: int
+    top_k: int
+    intermediate_size: int
+    shared_intermediate_size: int = 0  # of all shared experts together
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """One decoder layer: what its attention keeps and how wide its MLP is.
+
+    Args:
+        index: Position in the model, from 0.
+        attention: What the layer keeps of the past.
+        num_heads: Query heads (value heads of a LINEAR layer).
+        num_kv_heads: Key/value heads; 1 for MLA and COMPRESSED; 0 for LINEAR.
+        head_dim: Size of one key; of one cached latent for MLA and COMPRESSED.
+        value_head_dim: Size of one value; 0 where the value is the latent itself.
+        window: Chunk (CHUNKED_LOCAL) or window (SLIDING_WINDOW, COMPRESSED) in tokens, else None.
+        rope: Whether positions are rotated; False for NoPE layers.
+        latent: MLA dimensions, for MLA only.
+        indexer: Sparse-attention indexer and its cache, if any.
+        states: Recurrent state, for LINEAR only.
+        tokens_per_entry: COMPRESSED: tokens folded into one cached latent; 0 keeps the window only. Else 1.
+        shares_kv_with: Index of the layer whose KV this one reads; it then keeps none of its own.
+        intermediate_size: Dense MLP width; 0 when the layer has experts only.
+        moe: The experts, if any.
+    """
+
+    index: int
+    attention: AttentionKind
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    value_head_dim: int
+    window: int | None = None
+    rope: bool = True
+    latent: LatentSpec | None = None
+    indexer: IndexerSpec | None = None
+    states: tuple[StateTensor, ...] = ()
+    tokens_per_entry: int = 1
+    shares_kv_with: int | None = None
+    intermediate_size: int = 0
+    moe: MoeSpec | None = None
+
+    def kv_heads_per_rank(self, tp: int) -> int:
+        """KV heads on one rank: divided while there are enough, then one copy a rank (vllm 0.32.0
+        config/model.py: get_num_kv_heads, max(1, total // tp))."""
+        if self.attention in (AttentionKind.MLA, AttentionKind.COMPRESSED):
+            return 1
+        return max(1, self.num_kv_heads // tp) if self.num_kv_heads else 0
+
+    def kv_entry_bytes(self, kv_value_bytes: int, tp: int = 1) -> int:
+        """Bytes one cached entry takes on one rank, without the indexer: K and V of its heads, or one latent.
+
+        An entry is one token, except in a COMPRESSED layer (see `tokens_per_entry`). LINEAR and KV-sharing
+        layers have none.
+        """
+        if self.attention is AttentionKind.LINEAR or self.shares_kv_with is not None:
+            return 0
+        return self.kv_heads_per_rank(tp) * (self.head_dim + self.value_head_dim) * kv_value_bytes
+
+    @property
+    def indexer_entry_bytes(self) -> int:
+        """Bytes of one index key on one rank; 0 without an indexer."""
+        return self.indexer.entry_bytes if self.indexer else 0
+
+    def kv_bytes_per_token(self, kv_value_bytes: int, tp: int = 1) -> int:
+        """Bytes one kept token takes on one rank, indexer included; a COMPRESSED layer's window only."""
+        entry = self.kv_entry_bytes(kv_value_bytes, tp)
+        return entry + (self.indexer_entry_bytes if self.tokens_per_entry == 1 else 0)
+
+    def kv_tokens_kept(self, context: int) -> int:
+        """Tokens a finished prefill of `context` tokens must keep (no page rounding, no batch in flight)."""
+        if self.attention is AttentionKind.LINEAR or self.shares_kv_with is not None:
+            return 0
+        return min(context, self.window) if self.window is not None else context
+
+    def kv_bytes(self, context: int, kv_value_bytes: int, tp: int = 1) -> int:
+        """Bytes this layer keeps of one request of `context` tokens on one rank, recurrent state included."""
+        total = self.kv_tokens_kept(context) * self.kv_bytes_per_token(kv_value_bytes, tp)
+        if self.attention is AttentionKind.COMPRESSED and self.tokens_per_entry:
+            entry = self.kv_entry_bytes(kv_value_bytes, tp) + self.indexer_entry_bytes
+            total += context // self.tokens_per_entry * entry
+        return total + self.state_bytes(tp)
+
+    def state_bytes(self, tp: int = 1) -> int:
+        """Recurrent-state bytes of one request on one rank."""
+        return sum(state.bytes(tp) for state in self.states)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelSpec:
+    """A whole model. Compared and hashed by identity, so that results computed from it can be cached cheaply.
+
+    Args:
+        name: Catalog name, or the folder the config came from.
+        architecture: `architectures[0]` of the config.
+        model_type: The config's `model_type`.
+        hidden_size: Width of the residual stream.
+        vocab_size: Rows of the embedding.
+        max_position_embeddings: Longest context the config allows, in tokens.
+        layers: One record a decoder layer.
+        weights: Every weight tensor, vision included; multi-token-prediction layers are not.
+        torch_dtype: The dtype of unquantized weights.
+        ropes: Distinct cos/sin tables of the language model.
+        quantization: How the checkpoint's weights are quantized, or None.
+        tie_word_embeddings: Whether the output head is the embedding.
+        notes: What a reader of any figure must know: an assumption made, a published quantization.
+    """
+
+    name: str
+    architecture: str
+    model_type: str
+    hidden_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    layers: tuple[LayerSpec, ...]
+    weights: tuple[WeightTensor, ...]
+    torch_dtype: str = "bfloat16"
+    ropes: tuple[RopeSpec, ...] = ()
+    quantization: QuantSpec | None = None
+    tie_word_embeddings: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def dtype_bytes(self) -> int:
+        """Bytes of one unquantized weight, and of one KV value when the KV dtype is auto."""
+        return DTYPE_BYTES[self.torch_dtype]
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return len(self.layers)
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads of the widest layer."""
+        return max(layer.num_heads for layer in self.layers)
+
+    @property
+    def num_kv_heads(self) -> int:
+        """KV heads of the layer that has most; 1 for MLA, 0 when every layer is recurrent."""
+        return max(layer.num_kv_heads for layer in self.layers)
+
+    @property
+    def has_vision(self) -> bool:
+        """Whether the checkpoint carries a vision tower."""
+        return any(weight.part is WeightPart.VISION for weight in self.weights)
+
+    def layers_of(self, *kinds: AttentionKind) -> Iterator[LayerSpec]:
+        """The layers whose attention is one of `kinds`, in order."""
+        return (layer for layer in self.layers if layer.attention in kinds)
+
+    def kv_bytes_per_token(self, kv_dtype: KvDtype = KvDtype.AUTO, tp: int = 1) -> int:
+        """Bytes a token takes on one rank when every layer keeps it: the most that hybrid pools save from."""
+        width = kv_dtype.value_bytes(self.dtype_bytes)
+        return sum(layer.kv_bytes_per_token(width, tp) for layer in self.layers)
+
+    def kv_bytes(self, context: int, kv_dtype: KvDtype = KvDtype.AUTO, tp: int = 1) -> int:
+        """Bytes one request of `context` tokens must keep on one rank, each layer by its own rule."""
+        width = kv_dtype.value_bytes(self.dtype_bytes)
+        return sum(layer.kv_bytes(context, width, tp) for layer in self.layers)
+
+    def check_tp(self, tp: int) -> None:
+        """Refuse a tensor-parallel size the engines refuse.
+
+        Raises:
+            InputError: `tp` does not divide the query heads, or fits the KV heads neither way.
+        """
+        refusal = _tp_refusal(self, tp)
+        if refusal is not None:
+            raise InputError(*refusal)
+
+
+@lru_cache(maxsize=1024)
+def _tp_refusal(model: ModelSpec, tp: int) -> tuple[str, str] | None:
+    """Why `tp` does not do, and the fix; None when it does. Sweeps ask it for every point."""
+    for layer in model.layers:
+        heads, kv_heads = layer.num_heads, layer.num_kv_heads
+        if tp < 1 or heads % tp:
+            choices = ", ".join(str(size) for size in range(1, heads + 1) if heads % size == 0)
+            return (
+                f"tensor parallel {tp} does not divide the {heads} attention heads of {model.name}",
+                f"choose one of {choices}",
+            )
+        if layer.attention in (AttentionKind.MLA, AttentionKind.COMPRESSED) or not kv_heads:
+            continue
+        if kv_heads % tp and tp % kv_heads:
+            return (
+                f"tensor parallel {tp} does not fit the {kv_heads} KV heads of {model.name}",
+                "choose a size that divides them or is a multiple of them",
+            )
+    return None

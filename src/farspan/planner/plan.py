@@ -1,0 +1,139 @@
+"""Does it fit, on each engine, before anything is launched."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from farspan.errors import InputError
+from farspan.models.weights import rank_weight_bytes
+from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.sizes import format_bytes, format_tokens
+
+EnginePlanner = Callable[[PlanRequest], EnginePlan]
+
+# engine -> module of its memory model, imported when asked for. It has plan_<engine> and, where a ledger
+# costs time, outline_<engine>, the same without ledger and warnings.
+_PLANNERS = {
+    "vllm": "farspan.planner.vllm.plan",
+    "sglang": "farspan.planner.sglang.plan",
+    "builtin": "farspan.planner.builtin",
+}
+ENGINES = tuple(_PLANNERS)
+# Room a rank needs beside its weights before any KV: the CUDA context alone takes 0.6 GiB on an H200.
+_BESIDE_WEIGHTS = 2**30
+
+
+def engine_planner(engine: str) -> EnginePlanner:
+    """The memory model of an engine.
+
+    Raises:
+        InputError: There is no such engine.
+    """
+    if engine not in _PLANNERS:
+        raise InputError(f"{engine!r} is not an engine farspan plans", f"choose one of {', '.join(ENGINES)}")
+    return cast(EnginePlanner, getattr(importlib.import_module(_PLANNERS[engine]), f"plan_{engine}"))
+
+
+def engine_outliner(engine: str) -> EnginePlanner:
+    """The memory model of an engine at its fastest: the same figures, the ledger and warnings may be empty.
+
+    Raises:
+        InputError: There is no such engine.
+    """
+    planner = engine_planner(engine)
+    outline = getattr(importlib.import_module(_PLANNERS[engine]), f"outline_{engine}", planner)
+    return cast(EnginePlanner, outline)
+
+
+def check_request(request: PlanRequest) -> None:
+    """Refuse what no engine could serve.
+
+    Raises:
+        InputError: More ranks than GPUs, a TP the heads do not allow, a context the model does not, weights
+            larger than a GPU, or a count below one.
+    """
+    model, gpu = request.model, request.gpu
+    for name, value in (("--tp", request.tp), ("--concurrency", request.concurrency)):
+        if value < 1:
+            raise InputError(f"{name} {value} is not positive", "give at least 1")
+    if request.tp > request.gpus:
+        raise InputError(
+            f"tensor parallel {request.tp} needs {request.tp} GPUs and there are {request.gpus}",
+            f"use --tp {request.gpus} or --gpus {request.tp}x{gpu.name}",
+        )
+    model.check_tp(request.tp)
+    if request.context > model.max_position_embeddings:
+        longest = model.max_position_embeddings
+        raise InputError(
+            f"a context of {format_tokens(request.context)} is above the {format_tokens(longest)} tokens "
+            f"{model.name} was made for",
+            f"use --context {format_tokens(longest).replace(',', '')} or less",
+        )
+    _check_weights(request)
+
+
+def _check_weights(request: PlanRequest) -> None:
+    model, gpu = request.model, request.gpu
+    weights = rank_weight_bytes(model, request.tp).total
+    if weights + _BESIDE_WEIGHTS <= gpu.memory_bytes:
+        return
+    enough = [
+        tp
+        for tp in valid_tps(request, 64)
+        if rank_weight_bytes(model, tp).total + _BESIDE_WEIGHTS <= gpu.memory_bytes
+    ]
+    fix = f"use --tp {enough[0]} or more, or a smaller weight format" if enough else "use a larger GPU"
+    raise InputError(
+        f"the weights of {model.name} take {format_bytes(weights)} on each of {request.tp} "
+        f"GPU{'s' if request.tp > 1 else ''}, and a {gpu.name} has {format_bytes(gpu.memory_bytes)}",
+        fix,
+    )
+
+
+def valid_tps(request: PlanRequest, most: int) -> list[int]:
+    """Tensor-parallel sizes up to `most` that the model's heads allow."""
+    sizes = []
+    for tp in range(1, most + 1):
+        try:
+            request.model.check_tp(tp)
+        except InputError:
+            continue
+        sizes.append(tp)
+    return sizes
+
+
+def plan_engine(request: PlanRequest, engine: str) -> EnginePlan:
+    """Plan one engine.
+
+    Raises:
+        InputError: The request is refused (see `check_request`), or the engine refuses a flag or version.
+    """
+    check_request(request)
+    return engine_planner(engine)(request)
+
+
+def plan_engines(
+    request: PlanRequest, engines: Sequence[str] = ENGINES
+) -> tuple[list[EnginePlan], dict[str, str]]:
+    """Plan several engines side by side.
+
+    Returns:
+        The plans, and for each engine that refuses the request (no such architecture, a flag it lacks) why.
+
+    Raises:
+        InputError: No engine could serve the request, or only one was asked for and it refuses.
+    """
+    check_request(request)
+    plans, refusals = [], {}
+    for engine in engines:
+        try:
+            plans.append(engine_planner(engine)(request))
+        except InputError as error:
+            if len(engines) == 1:
+                raise
+            refusals[engine] = str(error)
+    if not plans:
+        raise InputError("; ".join(f"{engine}: {why}" for engine, why in refusals.items()))
+    return plans, refusals

@@ -1,0 +1,134 @@
+"""The longest context, the most requests, the fewest GPUs: a search among plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from farspan.errors import InputError
+from farspan.planner.plan import check_request, engine_outliner, plan_engine, valid_tps
+from farspan.planner.request import EnginePlan, PlanRequest
+
+MOST_GPUS = 64
+MOST_REQUESTS = 2**16
+
+
+class Question(StrEnum):
+    """What can be searched for."""
+
+    CONTEXT = "context"  # the longest at the wanted concurrency
+    CONCURRENCY = "concurrency"  # the most requests of the wanted context
+    GPUS = "gpus"  # the fewest for the wanted context and concurrency
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer of one engine: `value` (0 when nothing fits) and the plan that gives it, or a refusal."""
+
+    engine: str
+    question: Question
+    value: int
+    plan: EnginePlan | None
+    refusal: str = ""
+
+
+def search(request: PlanRequest, question: Question, engines: Iterable[str]) -> list[Found]:
+    """Put one question to several engines; one engine's refusal does not stop the others.
+
+    Raises:
+        InputError: Only one engine was asked and it refuses.
+    """
+    names, answers = list(engines), []
+    for engine in names:
+        try:
+            answers.append(_search_one(request, question, engine))
+        except InputError as error:
+            if len(names) == 1:
+                raise
+            answers.append(Found(engine, question, 0, None, str(error)))
+    return answers
+
+
+def _search_one(request: PlanRequest, question: Question, engine: str) -> Found:
+    if question is Question.CONTEXT:
+        value = largest_context(request, engine)
+        answered = replace(request, context=value) if value else None
+    elif question is Question.GPUS:
+        value = fewest_gpus(request, engine)
+        answered = replace(request, gpus=value, tp=value) if value else None
+    else:
+        value = largest_concurrency(request, engine)
+        answered = replace(request, concurrency=value) if value else None
+    return Found(engine, question, value, plan_engine(answered, engine) if answered else None)
+
+
+def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The largest value in [low, high] for which `fits` holds, 0 when it does not hold for `low`.
+
+    `fits` must hold up to some value and fail above it: a longer context never needs less memory.
+    """
+    if not fits(low):
+        return 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def largest_context(request: PlanRequest, engine: str) -> int:
+    """The longest context that fits `request.concurrency` times; 0 when not even a short one does.
+
+    The server is planned with that context as its limit, so what it allocates for long contexts counts.
+    """
+    planner = engine_outliner(engine)
+    shortest = min(request.output_tokens + 1, request.model.max_position_embeddings)
+    check_request(replace(request, context=shortest))
+    return _largest(
+        shortest,
+        request.model.max_position_embeddings,
+        lambda context: planner(replace(request, context=context)).fits,
+    )
+
+
+def largest_concurrency(request: PlanRequest, engine: str) -> int:
+    """How many requests of `request.context` tokens run at once; 0 when none does.
+
+    Each count is planned anew: an engine's plan may choose flags by how many requests are wanted.
+    """
+    planner = engine_outliner(engine)
+    check_request(replace(request, concurrency=1))
+
+    def fits(count: int) -> bool:
+        return planner(replace(request, concurrency=count)).fits
+
+    high = 1
+    while high < MOST_REQUESTS and fits(high):
+        high *= 2
+    return _largest(1, high, fits)
+
+
+def fewest_gpus(request: PlanRequest, engine: str, most: int = MOST_GPUS) -> int:
+    """The fewest GPUs of this kind that do, all in one tensor-parallel group; 0 when `most` are not enough.
+
+    Raises:
+        InputError: The engine refuses the request at every size.
+    """
+    planner, refusal, asked = engine_outliner(engine), None, False
+    for tp in valid_tps(request, most):
+        candidate = replace(request, gpus=tp, tp=tp)
+        try:
+            check_request(candidate)
+            plan = planner(candidate)
+        except InputError as error:
+            refusal = error
+            continue
+        asked = True
+        if plan.fits:
+            return tp
+    if refusal is not None and not asked:
+        raise refusal
+    return 0

@@ -1,0 +1,134 @@
+"""The question put to an engine's memory model, and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from farspan.errors import InputError
+from farspan.hardware.gpu import Gpu
+from farspan.models.spec import KvDtype, ModelSpec
+
+if TYPE_CHECKING:
+    from farspan.planner.ledger import MemoryLedger
+    from farspan.planner.timing import TimeEstimate
+
+EngineFlags = Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """What is asked of one engine.
+
+    Args:
+        model: The model.
+        gpu: The GPU, all alike.
+        gpus: GPUs at hand.
+        tp: Tensor-parallel size; one rank a GPU, `tp <= gpus`.
+        context: Longest request in tokens, prompt and answer together (`--max-model-len`).
+        concurrency: Requests of that length that must run at once.
+        kv_dtype: The KV cache type asked for.
+        engine_version: A version of the engine; empty for the newest one known.
+        accept_nearest_version: Plan with the nearest known version when `engine_version` is not known.
+        available_kv_bytes: The engine's own figure for KV memory on one GPU, from a log; replaces ours.
+        engine_flags: Flags as given to the engine, keys with their dashes, None for a switch.
+        output_tokens: Tokens of the answer, for the time of a whole request.
+        host_memory_bytes: RAM of the machine, when known.
+    """
+
+    model: ModelSpec
+    gpu: Gpu
+    gpus: int
+    tp: int
+    context: int
+    concurrency: int = 1
+    kv_dtype: KvDtype = KvDtype.AUTO
+    engine_version: str = ""
+    accept_nearest_version: bool = False
+    available_kv_bytes: int | None = None
+    engine_flags: EngineFlags = field(default_factory=dict)
+    output_tokens: int = 200
+    host_memory_bytes: int | None = None
+
+    def has_flag(self, *names: str) -> bool:
+        """Whether any of these spellings was given."""
+        return any(name in self.engine_flags for name in names)
+
+    def int_flag(self, default: int, *names: str) -> int:
+        """The whole number given under one of these spellings, else `default`.
+
+        Raises:
+            InputError: What was given is not a whole number.
+        """
+        text = self.text_flag("", *names)
+        try:
+            return int(text) if text else default
+        except ValueError:
+            raise InputError(f"{names[0]} {text!r} is not a whole number", "write it in digits") from None
+
+    def float_flag(self, default: float, *names: str) -> float:
+        """The number given under one of these spellings, else `default`.
+
+        Raises:
+            InputError: What was given is not a number.
+        """
+        text = self.text_flag("", *names)
+        try:
+            return float(text) if text else default
+        except ValueError:
+            raise InputError(f"{names[0]} {text!r} is not a number", "write it as 0.85") from None
+
+    def text_flag(self, default: str, *names: str) -> str:
+        """The text given under one of these spellings, else `default`.
+
+        Raises:
+            InputError: The flag was given without the value it needs.
+        """
+        for name in names:
+            if name in self.engine_flags:
+                text = self.engine_flags[name]
+                if text is None:
+                    raise InputError(f"{name} needs a value", f"write {name} VALUE")
+                return text
+        return default
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """What one engine would do with a request.
+
+    Args:
+        engine: "vllm", "sglang" or "builtin".
+        version: The version whose arithmetic was used.
+        starts: Whether the server would start at all.
+        fits: Whether it starts and `concurrency` requests of `context` tokens run at once.
+        reason: One sentence: why it fits, or which allocation breaks it and by how much.
+        weights_bytes: Weights on one GPU as the engine loads them, its RoPE tables included.
+        available_kv_bytes: What is left for KV on one GPU.
+        capacity_tokens: Longest single request, prompt and answer together, with these flags.
+        max_concurrency: Requests of `context` tokens at once, a ratio; the engine's own figure if it has one.
+        printed: Figures this version prints at start, by its own words.
+        pools: Tokens that fit, by kind of pool.
+        ledger: Every allocation on one GPU.
+        flags: The engine's arguments, ready to paste, one word an item.
+        env: Environment variables the flags need.
+        warnings: Where a common belief is wrong or a trap is near; one sentence each.
+    """
+
+    engine: str
+    version: str
+    starts: bool
+    fits: bool
+    reason: str
+    weights_bytes: int
+    available_kv_bytes: int
+    capacity_tokens: int
+    max_concurrency: float
+    printed: Mapping[str, int | float | str]
+    pools: Mapping[str, int]
+    ledger: MemoryLedger
+    flags: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    time: TimeEstimate | None = None

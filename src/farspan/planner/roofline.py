@@ -1,0 +1,130 @@
+"""What a prompt and a decoded token cost one GPU in operations and bytes, from the layers alone."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec
+from farspan.models.tensors import WeightPart
+from farspan.models.weights import active_parameters, rank_weight_bytes, total_parameters
+
+
+class PrefillWork(NamedTuple):
+    """Operations of one rank for a whole prompt.
+
+    Args:
+        linear: Multiply-adds of all weights, two operations each; the output head once.
+        attention: Layers that attend to everything: quadratic in the prompt.
+        local: Chunked, windowed, sparse and recurrent layers: linear in the prompt.
+    """
+
+    linear: float
+    attention: float
+    local: float
+
+
+def prefill_work(model: ModelSpec, tp: int, tokens: int) -> PrefillWork:
+    """Operations of a prompt of `tokens` on one of `tp` ranks.
+
+    A head attends to a key with 2 (key size + value size) operations; causal attention over N tokens has
+    N^2/2 pairs (12 layers x 5 heads x 512 x N^2/2 = 1.54e16 at N = 1e6 for one rank of Scout at TP 8).
+    """
+    full, local = _attention_coefficients(model, tp)
+    linear = 2.0 * _linear_parameters(model) * tokens / tp
+    windowed = sum(rate * _local_pairs(kind, window, tokens) for rate, kind, window in local)
+    return PrefillWork(linear, full * tokens * tokens / 2, windowed)
+
+
+def decode_bytes(model: ModelSpec, tp: int, context: int, kv_dtype: KvDtype) -> tuple[float, float]:
+    """Bytes one rank reads for one decoded token: KV of `context` tokens, and the weights that work on it."""
+    kept, state = _read_coefficients(model, tp, kv_dtype.value_bytes(model.dtype_bytes))
+    kv = sum(rate * min(context, most) for rate, most in kept)
+    return float(kv + state), _active_weight_bytes(model, tp)
+
+
+@lru_cache(maxsize=256)
+def _read_coefficients(
+    model: ModelSpec, tp: int, width: int
+) -> tuple[tuple[tuple[float, float], ...], float]:
+    """(bytes a kept token, most tokens read) over all layers, and the recurrent state's bytes."""
+    rates: dict[float, float] = {}
+    state = 0.0
+    for layer in model.layers:
+        state += layer.state_bytes(tp)
+        if layer.kv_tokens_kept(1) == 0:
+            continue
+        most = math.inf if layer.window is None else float(layer.window)
+        if layer.indexer is not None:
+            rates[most] = rates.get(most, 0.0) + layer.indexer_entry_bytes
+            most = min(most, float(layer.indexer.top_k))
+        rates[most] = rates.get(most, 0.0) + layer.kv_entry_bytes(width, tp)
+    return tuple((rate, most) for most, rate in rates.items()), state
+
+
+@lru_cache(maxsize=64)
+def _linear_parameters(model: ModelSpec) -> int:
+    """Parameters a prompt token is multiplied with; the output head runs on the last token only."""
+    active = active_parameters(model)
+    return (
+        active.total - active.by_part.get(WeightPart.LM_HEAD, 0) - active.by_part.get(WeightPart.EMBEDDING, 0)
+    )
+
+
+@lru_cache(maxsize=256)
+def _active_weight_bytes(model: ModelSpec, tp: int) -> float:
+    """Weight bytes one rank reads for one token: each part's bytes times its active share."""
+    bytes_by_part, active, total = (
+        rank_weight_bytes(model, tp).by_part,
+        active_parameters(model).by_part,
+        total_parameters(model).by_part,
+    )
+    return sum(
+        bytes_by_part.get(part, 0) * count / total[part] for part, count in active.items() if total.get(part)
+    )
+
+
+@lru_cache(maxsize=256)
+def _attention_coefficients(
+    model: ModelSpec, tp: int
+) -> tuple[float, tuple[tuple[float, AttentionKind, int], ...]]:
+    """Operations a pair of tokens costs in all unbounded layers; (operations, kind, window) of the others."""
+    full = 0.0
+    local: dict[tuple[AttentionKind, int], float] = {}
+    for layer in model.layers:
+        rate, kind, window = _pair_operations(layer, tp), layer.attention, layer.window or 0
+        if layer.indexer is not None:
+            index = 2.0 * layer.indexer.num_heads * layer.indexer.head_dim
+            full += index if kind is AttentionKind.MLA else index / tp
+            kind, window = AttentionKind.SLIDING_WINDOW, layer.indexer.top_k
+        elif kind is AttentionKind.LINEAR:
+            window = 1
+        if window:
+            local[kind, window] = local.get((kind, window), 0.0) + rate
+        else:
+            full += rate
+    return full, tuple((rate, kind, window) for (kind, window), rate in local.items())
+
+
+def _pair_operations(layer: LayerSpec, tp: int) -> float:
+    """Operations one query token and one key cost in one layer on one rank."""
+    heads = layer.num_heads / tp
+    if layer.attention is AttentionKind.LINEAR:
+        # Reading and updating a head's state matrix: four operations an element.
+        return sum(4.0 * state.bytes(tp) / state.dtype_bytes for state in layer.states)
+    if layer.latent is not None:
+        latent = layer.latent
+        return 2.0 * heads * (latent.nope_dim + latent.rope_dim + latent.value_dim)
+    value = layer.value_head_dim or layer.head_dim
+    return 2.0 * heads * (layer.head_dim + value)
+
+
+def _local_pairs(kind: AttentionKind, window: int, tokens: int) -> float:
+    """Query-key pairs of a prompt: a chunk's queries see half of it on average, a full window's all of it."""
+    if kind is AttentionKind.CHUNKED_LOCAL:
+        chunks, rest = divmod(tokens, window)
+        return (chunks * window * window + rest * rest) / 2
+    if tokens <= window:
+        return tokens * tokens / 2
+    return window * window / 2 + (tokens - window) * float(window)

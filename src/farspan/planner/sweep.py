@@ -1,0 +1,42 @@
+"""Many contexts, one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from farspan.errors import InputError
+from farspan.planner.plan import check_request, engine_outliner
+from farspan.planner.request import EnginePlan, PlanRequest
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPoint:
+    """One context on one engine: the plan, or why there is none."""
+
+    context: int
+    engine: str
+    plan: EnginePlan | None
+    refusal: str
+
+    @property
+    def fits(self) -> bool:
+        """Whether the engine serves this context."""
+        return self.plan is not None and self.plan.fits
+
+
+def sweep(request: PlanRequest, contexts: Iterable[int], engines: Iterable[str]) -> Iterator[SweepPoint]:
+    """Plan every context on every engine, without ledgers; a refusal of one does not stop the others."""
+    planners = [(engine, engine_outliner(engine)) for engine in engines]
+    for context in contexts:
+        point = replace(request, context=context)
+        try:
+            check_request(point)
+        except InputError as error:
+            yield from (SweepPoint(context, engine, None, str(error)) for engine, _ in planners)
+            continue
+        for engine, planner in planners:
+            try:
+                yield SweepPoint(context, engine, planner(point), "")
+            except InputError as error:
+                yield SweepPoint(context, engine, None, str(error))

@@ -1,0 +1,217 @@
+"""How long a request takes: a physical floor, and what to expect from efficiencies fitted to real runs.
+
+Floor: operations over the GPU's dense peak, bytes over its bandwidth; nothing runs faster. Expected: the same
+terms over the efficiencies of `timing_fits`, plus the CPU time of SGLang's prefix tree where it was measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from farspan.hardware.gpu import Gpu
+from farspan.models.spec import KvDtype, ModelSpec
+from farspan.planner.roofline import decode_bytes, prefill_work
+from farspan.planner.timing_fits import (
+    FITS,
+    PREFIX_TREE_CHUNK,
+    PREFIX_TREE_CHUNK_POWER,
+    PREFIX_TREE_S,
+    Fit,
+)
+from farspan.planner.versions import version_key
+
+
+class TimeTerm(NamedTuple):
+    """One part of the time to the first token, in seconds."""
+
+    name: str
+    floor_s: float
+    expected_s: float
+    formula: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimeEstimate:
+    """Time of one request alone on the server, cold.
+
+    Args:
+        ttft_floor_s: No hardware of this kind reaches the first token sooner.
+        ttft_expected_s: What to expect.
+        itl_floor_s: Floor of the time between tokens, at the full context.
+        itl_expected_s: What to expect of it.
+        prompt_tokens: Tokens of the prompt.
+        output_tokens: Tokens of the answer.
+        fitted: Whether this engine version was fitted on this GPU and KV type; else efficiencies are assumed.
+        basis: How the expectation was reached, in words.
+        terms: The parts of the time to the first token.
+    """
+
+    ttft_floor_s: float
+    ttft_expected_s: float
+    itl_floor_s: float
+    itl_expected_s: float
+    prompt_tokens: int
+    output_tokens: int
+    fitted: bool
+    basis: str
+    terms: tuple[TimeTerm, ...]
+
+    @property
+    def request_floor_s(self) -> float:
+        """Floor of the whole request: first token and the steps after it."""
+        return self.ttft_floor_s + max(0, self.output_tokens - 1) * self.itl_floor_s
+
+    @property
+    def request_expected_s(self) -> float:
+        """Expected time of the whole request."""
+        return self.ttft_expected_s + max(0, self.output_tokens - 1) * self.itl_expected_s
+
+    @property
+    def prefill_rate(self) -> float:
+        """Expected prompt tokens a second."""
+        return self.prompt_tokens / self.ttft_expected_s
+
+
+def estimate_time(
+    model: ModelSpec,
+    gpu: Gpu,
+    *,
+    tp: int,
+    engine: str,
+    version: str,
+    prompt_tokens: int,
+    output_tokens: int,
+    kv_dtype: KvDtype,
+    backend: str = "",
+    chunk: int = PREFIX_TREE_CHUNK,
+    prefix_tree: bool = True,
+) -> TimeEstimate:
+    """Estimate one cold request alone on a server.
+
+    `backend` is the prefill attention backend where it matters; `chunk` and `prefix_tree` are SGLang's
+    --chunked-prefill-size and whether its prefix tree is on. Pure.
+    """
+    fit, fitted, basis = choose_fit(engine, version, gpu.name, kv_dtype, backend)
+    floors = floor_terms(model, gpu, tp, prompt_tokens, kv_dtype)
+    terms = [
+        TimeTerm("weights", floors.linear, floors.linear / fit.linear, f"{fit.linear:.2f} of the peak"),
+        TimeTerm(
+            "attention",
+            floors.attention,
+            floors.attention / fit.attention,
+            f"{fit.attention:.3f} of the peak",
+        ),
+        TimeTerm(
+            "local attention", floors.local, floors.local / fit.attention, f"{fit.attention:.3f} of the peak"
+        ),
+    ]
+    tree = prefix_tree_seconds(version, prompt_tokens, chunk) if engine == "sglang" and prefix_tree else 0.0
+    if tree:
+        terms.append(TimeTerm("prefix tree (CPU)", 0.0, tree, "measured on one core, scaled to this prompt"))
+        basis += "; prefix tree from CPU measurements of this version"
+    elif engine == "sglang" and prefix_tree:
+        basis += "; the prefix tree's CPU time was not measured for this version and is left out"
+    itl_floor = decode_floor(model, gpu, tp, prompt_tokens + output_tokens, kv_dtype)
+    return TimeEstimate(
+        ttft_floor_s=sum(term.floor_s for term in terms),
+        ttft_expected_s=sum(term.expected_s for term in terms),
+        itl_floor_s=itl_floor,
+        itl_expected_s=fit.step_s + itl_floor / fit.decode,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        fitted=fitted,
+        basis=basis,
+        terms=tuple(terms),
+    )
+
+
+class PrefillFloor(NamedTuple):
+    """Seconds at the peak, by kind of work."""
+
+    linear: float
+    attention: float
+    local: float
+
+
+def floor_terms(model: ModelSpec, gpu: Gpu, tp: int, tokens: int, kv_dtype: KvDtype) -> PrefillFloor:
+    """Seconds of a prompt at the dense peak, FP8 peak for FP8 weights and for attention on an FP8 cache."""
+    work = prefill_work(model, tp, tokens)
+    fp8_weights = model.quantization is not None and model.quantization.method == "fp8"
+    linear_peak = gpu.fp8_flops if fp8_weights and gpu.fp8_flops else gpu.bf16_flops
+    attention_peak = gpu.fp8_flops if kv_dtype.is_fp8 and gpu.fp8_flops else gpu.bf16_flops
+    return PrefillFloor(
+        work.linear / linear_peak, work.attention / attention_peak, work.local / attention_peak
+    )
+
+
+def decode_floor(model: ModelSpec, gpu: Gpu, tp: int, context: int, kv_dtype: KvDtype) -> float:
+    """Seconds one decoded token takes at the memory's peak bandwidth."""
+    return sum(decode_bytes(model, tp, context, kv_dtype)) / gpu.bandwidth
+
+
+@lru_cache(maxsize=256)
+def choose_fit(engine: str, version: str, gpu: str, kv_dtype: KvDtype, backend: str) -> tuple[Fit, bool, str]:
+    """The fit to use, whether it is this very combination's, and how to say so."""
+    kv = "fp8" if kv_dtype.is_fp8 else "bf16"
+    same = [fit for fit in FITS if fit.engine == engine and (not fit.backend or fit.backend == backend)]
+    exact = [fit for fit in same if (fit.version, fit.gpu, fit.kv) == (version, gpu, kv)]
+    if exact:
+        return exact[0], True, f"fitted to {exact[0].runs}"
+    fallback = FITS[0]
+    candidates = [fit for fit in same if fit.kv == kv] or same
+    if candidates:
+        key = version_key(version)
+        older = [fit for fit in candidates if version_key(fit.version) <= key]
+        fallback = max(older or candidates, key=lambda fit: version_key(fit.version))
+    what = " ".join(part for part in (engine, version, backend, f"{kv} KV on {gpu}") if part)
+    return (
+        fallback,
+        False,
+        f"assumed: no run of {what} was measured; efficiencies of {fallback.engine} {fallback.version} "
+        f"({fallback.kv} KV, {fallback.gpu}) are used, fitted to {fallback.runs}",
+    )
+
+
+def prefix_tree_seconds(version: str, tokens: int, chunk: int) -> float:
+    """CPU seconds SGLang's prefix tree takes for a prompt prefilled in chunks; 0 where it was not measured.
+
+    Log-log interpolation of the measured points, their end slopes beyond them.
+    """
+    points = PREFIX_TREE_S.get(version)
+    if points is None or tokens <= 0 or chunk <= 0:
+        return 0.0
+    scale = math.pow(PREFIX_TREE_CHUNK / chunk, PREFIX_TREE_CHUNK_POWER)
+    return _interpolate(points, tokens) * scale
+
+
+def fit_prefill(points: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """Efficiencies (linear, attention) that reproduce measured seconds best, in relative least squares.
+
+    Each point is (linear floor, attention floor, measured seconds). Two points are met exactly.
+    """
+    a11 = sum((linear / seconds) ** 2 for linear, _, seconds in points)
+    a22 = sum((attention / seconds) ** 2 for _, attention, seconds in points)
+    a12 = sum(linear * attention / seconds**2 for linear, attention, seconds in points)
+    b1 = sum(linear / seconds for linear, _, seconds in points)
+    b2 = sum(attention / seconds for _, attention, seconds in points)
+    determinant = a11 * a22 - a12 * a12
+    return determinant / (b1 * a22 - b2 * a12), determinant / (a11 * b2 - a12 * b1)
+
+
+def fit_decode(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """(bandwidth share, seconds a step) through two measured (floor, seconds between tokens) points."""
+    (floor_a, seconds_a), (floor_b, seconds_b) = points
+    share = (floor_b - floor_a) / (seconds_b - seconds_a)
+    return share, seconds_a - floor_a / share
+
+
+def _interpolate(points: tuple[tuple[float, float], ...], tokens: float) -> float:
+    upper: int = next((i for i, (x, _) in enumerate(points) if x >= tokens), len(points) - 1)
+    upper = max(1, upper)
+    (x0, y0), (x1, y1) = points[upper - 1], points[upper]
+    slope = math.log(y1 / y0) / math.log(x1 / x0)
+    return y0 * math.pow(tokens / x0, slope)

@@ -1,0 +1,125 @@
+"""Efficiencies fitted to runs of real servers; `tests/planner/test_timing.py` fits them again."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Fit(NamedTuple):
+    """How close to the roofline one engine version came on one GPU.
+
+    Args:
+        engine: "vllm", "sglang" or "builtin".
+        version: The version that ran.
+        gpu: The GPU it ran on.
+        kv: "bf16" or "fp8".
+        backend: Attention backend, or empty for the engine's default.
+        linear: Share of the peak in matrix products of weights; collectives and launch gaps included.
+        attention: Share of the peak in attention, FP8 peak for an FP8 cache.
+        decode: Share of the memory bandwidth while decoding.
+        step_s: Seconds a decoding step takes besides reading memory.
+        runs: What it was fitted to, in words.
+    """
+
+    engine: str
+    version: str
+    gpu: str
+    kv: str
+    backend: str
+    linear: float
+    attention: float
+    decode: float
+    step_s: float
+    runs: str
+
+
+# Only vLLM 0.24.0 reported the time between tokens: every fit uses its decoding figures.
+_DECODE, _STEP_S = 0.46603, 0.0081454
+# A single run cannot tell linear from attention work: it borrows the linear efficiency three runs determine.
+_LINEAR = 0.27480
+
+# The first is the fallback where nothing closer was measured.
+FITS: tuple[Fit, ...] = (
+    Fit(
+        "vllm",
+        "0.12.0",
+        "H200",
+        "bf16",
+        "",
+        _LINEAR,
+        0.43271,
+        _DECODE,
+        _STEP_S,
+        "three prompts of 2.8M to 6.4M tokens, Scout on 8x H200",
+    ),
+    Fit(
+        "vllm",
+        "0.12.0",
+        "H200",
+        "fp8",
+        "",
+        _LINEAR,
+        0.26508,
+        _DECODE,
+        _STEP_S,
+        "one prompt of 9.8M tokens, Scout on 8x H200",
+    ),
+    Fit(
+        "vllm",
+        "0.24.0",
+        "H200",
+        "bf16",
+        "",
+        0.20096,
+        0.72861,
+        _DECODE,
+        _STEP_S,
+        "prompts of 66k and 1M tokens, one rank of Scout alone on one H200, without collectives",
+    ),
+    Fit(
+        "sglang",
+        "0.5.6.post2",
+        "H200",
+        "bf16",
+        "fa3",
+        _LINEAR,
+        0.27113,
+        _DECODE,
+        _STEP_S,
+        "one prompt of 2.1M tokens, Scout on 8x H200, eager decode",
+    ),
+    Fit(
+        "sglang",
+        "0.5.16",
+        "H200",
+        "fp8",
+        "triton",
+        0.044858,
+        0.036903,
+        _DECODE,
+        _STEP_S,
+        "prompts of 66k and 262k tokens, one rank of Scout alone on one H200, triton backend",
+    ),
+    # Never run whole: torch's flash attention alone, 8192 queries over 1M keys, at 281 TFLOP/s.
+    Fit(
+        "builtin",
+        "0.0",
+        "H200",
+        "bf16",
+        "",
+        _LINEAR,
+        0.284,
+        _DECODE,
+        _STEP_S,
+        "torch's flash attention alone on one H200; the rest is vLLM 0.12.0's",
+    ),
+)
+
+# Seconds of CPU the prefix tree takes for a whole prompt (tokens, seconds), one core, chunks of 8192 tokens.
+PREFIX_TREE_S: dict[str, tuple[tuple[float, float], ...]] = {
+    "0.5.6.post2": ((1e6, 15.0), (2e6, 101.0), (10e6, 10800.0)),
+    "0.5.23": ((2e6, 3.1), (4e6, 18.8), (9.5e6, 150.0)),
+}
+PREFIX_TREE_CHUNK = 8192
+# 0.5.6.post2 at 2M tokens: 101 s with chunks of 8192, 2.2 s with chunks of 131072.
+PREFIX_TREE_CHUNK_POWER = 1.38

@@ -1,0 +1,228 @@
+"""What changed when in vLLM's memory arithmetic: a record of rules for each version that was read and run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import lru_cache
+
+from farspan.planner.versions import ResolvedVersion, resolve_version
+
+ENGINE = "vllm"
+
+
+class CapacityCheck(StrEnum):
+    """What the engine adds up at start to see whether one request of max_model_len fits."""
+
+    LAYERS = "layers"  # every layer by its own kind, before layers are merged when hybrid groups are off
+    FIRST_GROUP = "first group"  # the first KV group only
+    GROUPS = "groups"  # all KV groups
+    GROUPS_LESS_NULL = "groups less the null block"  # all KV groups, in the pool without its reserved block
+
+
+class SizeLine(StrEnum):
+    """How "KV cache size" is worked out and printed."""
+
+    DIVIDED = "divided"  # (num_blocks // groups) x block: the same with hybrid groups on and off
+    CAPACITY = "capacity"  # int(concurrency x max_model_len)
+    ONE_LINE = "one line"  # the same, with the concurrency on the same line
+
+
+class Runner(StrEnum):
+    """Which models run on the second model runner, which keeps its block tables twice."""
+
+    NONE = "none"
+    LISTED = "listed"  # some architectures
+    DENSE = "dense"  # these and every dense model without recurrent layers
+    ALL = "all"
+
+
+class PageUnify(StrEnum):
+    """What happens when layers of different kinds have pages of different sizes."""
+
+    STRICT = "strict"  # larger blocks for the smaller page, or the engine refuses to start
+    PAD = "pad"  # pages that do not divide are padded to the largest
+
+
+@dataclass(frozen=True, slots=True)
+class VllmRules:
+    """The memory arithmetic of one vLLM version.
+
+    Args:
+        version: The version.
+        default_utilization: `--gpu-memory-utilization` when it is not given.
+        subtracts_graphs: Whether the estimate of CUDA graph memory is taken from the KV budget.
+        chunked_hybrid_default: Default of VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE.
+        hybrid_preference: Whether `--no-disable-hybrid-kv-cache-manager` is a wish of its own, kept against a
+            KV connector and an error against anything else that turns hybrid groups off.
+        events_disable_hybrid: Whether `--kv-events-config` turns hybrid groups off.
+        connector_support_checked: Whether a KV connector that supports hybrid groups leaves them on.
+        counts_batches_in_flight: Whether windowed layers reserve for every batch in flight, not for one.
+        check: What is added up to see whether max_model_len fits.
+        size_line: How the KV cache size is printed.
+        page_unify: What happens to pages of different sizes.
+        pads_state_pages: Whether a smaller recurrent-state page is padded to the largest page.
+        latent_falls_back: Whether windowed layers beside MLA become full when pages cannot be made alike.
+        near_ratio: Kinds closer than this in number of layers take the larger number as group size.
+        separates_value_size: Whether full layers with unequal value head sizes are kept apart.
+        separates_latent_size: Whether MLA layers with unequal sizes are kept apart.
+        promotes: Whether windowed layers take the full layers' block size when hybrid groups are off.
+        window_value_size: Whether a sliding-window layer may have a value head size of its own.
+        aligns_latent_blocks: Whether MLA beside recurrent layers has blocks of a multiple of 128 tokens.
+        state_page_uniform: Whether recurrent layers with unequal pages are kept apart.
+        calculates_kv_scales: Whether `--calculate-kv-scales` exists.
+        auto_max_model_len: Whether `--max-model-len auto` (or -1) exists.
+        large_card_bytes: Cards at least this large get the largest default batch; 0 for no such tier.
+        second_runner: Which models run on the second model runner by default.
+        second_runner_models: Architectures that do, for Runner.LISTED and Runner.DENSE.
+        aligns_tables: Whether rows of the block table are a multiple of 128 tokens long.
+        sampler_bytes: Bytes the sampler takes for each logit while it warms up.
+        prefix_caches_states: Whether prefix caching is on by default for models with recurrent layers.
+        e5m2_meets_quantized_query: Whether FlashAttention on Hopper accepts E5M2 and then asserts E4M3.
+        smallest_window_block: Whether sliding-window layers start from the smallest block of the kernel.
+    """
+
+    version: str
+    default_utilization: float
+    subtracts_graphs: bool = False
+    chunked_hybrid_default: bool = False
+    hybrid_preference: bool = False
+    events_disable_hybrid: bool = True
+    connector_support_checked: bool = False
+    counts_batches_in_flight: bool = False
+    check: CapacityCheck = CapacityCheck.LAYERS
+    size_line: SizeLine = SizeLine.DIVIDED
+    page_unify: PageUnify = PageUnify.STRICT
+    pads_state_pages: bool = False
+    latent_falls_back: bool = False
+    near_ratio: float = 1.25
+    separates_value_size: bool = False
+    separates_latent_size: bool = False
+    promotes: bool = False
+    window_value_size: bool = False
+    aligns_latent_blocks: bool = False
+    state_page_uniform: bool = False
+    calculates_kv_scales: bool = True
+    auto_max_model_len: bool = False
+    large_card_bytes: int = 0
+    second_runner: Runner = Runner.NONE
+    second_runner_models: frozenset[str] = frozenset()
+    aligns_tables: bool = False
+    sampler_bytes: int = 30
+    prefix_caches_states: bool = False
+    e5m2_meets_quantized_query: bool = True
+    smallest_window_block: bool = False
+
+
+_V0_12 = VllmRules("0.12.0", default_utilization=0.9)
+_V0_13 = replace(_V0_12, version="0.13.0", hybrid_preference=True)
+_V0_14 = replace(
+    _V0_13,
+    version="0.14.0",
+    chunked_hybrid_default=True,
+    check=CapacityCheck.FIRST_GROUP,
+    auto_max_model_len=True,
+)
+_V0_20 = replace(
+    _V0_14,
+    version="0.20.0",
+    default_utilization=0.92,
+    subtracts_graphs=True,
+    events_disable_hybrid=False,
+    check=CapacityCheck.GROUPS,
+    near_ratio=1.5,
+    window_value_size=True,
+)
+_V0_24 = replace(
+    _V0_20,
+    version="0.24.0",
+    connector_support_checked=True,
+    size_line=SizeLine.CAPACITY,
+    second_runner=Runner.LISTED,
+    second_runner_models=frozenset(
+        {
+            "Qwen3ForCausalLM",
+            "DeepseekV2ForCausalLM",
+            "Qwen2MoeForCausalLM",
+            "GraniteMoeForCausalLM",
+            "LlamaForCausalLM",
+            "MistralForCausalLM",
+        }
+    ),
+    sampler_bytes=16,
+    e5m2_meets_quantized_query=False,
+)
+_V0_27 = replace(
+    _V0_24,
+    version="0.27.1",
+    counts_batches_in_flight=True,
+    pads_state_pages=True,
+    latent_falls_back=True,
+    aligns_latent_blocks=True,
+    separates_latent_size=True,
+    promotes=True,
+    smallest_window_block=True,
+    second_runner=Runner.DENSE,
+    second_runner_models=frozenset({"KimiK3ForConditionalGeneration"}),
+    prefix_caches_states=True,
+)
+_V0_29 = replace(
+    _V0_27,
+    version="0.29.0",
+    check=CapacityCheck.GROUPS_LESS_NULL,
+    size_line=SizeLine.ONE_LINE,
+    page_unify=PageUnify.PAD,
+    separates_value_size=True,
+    calculates_kv_scales=False,
+    large_card_bytes=160 * 2**30,
+    second_runner=Runner.ALL,
+    aligns_tables=True,
+    state_page_uniform=True,
+)
+_V0_32 = replace(_V0_29, version="0.32.0", smallest_window_block=False)
+_V0_33 = replace(_V0_32, version="0.33.0")
+
+RULES = {
+    rules.version: rules for rules in (_V0_12, _V0_13, _V0_14, _V0_20, _V0_24, _V0_27, _V0_29, _V0_32, _V0_33)
+}
+KNOWN_VERSIONS = tuple(RULES)
+
+# First version, of the known ones, whose registry lists the architecture. Older ones are not here.
+_FIRST_SEEN = {
+    "MiMoV2FlashForCausalLM": "0.14.0",
+    "Qwen3_5ForConditionalGeneration": "0.20.0",
+    "Qwen3_5MoeForConditionalGeneration": "0.20.0",
+    "DeepseekV4ForCausalLM": "0.20.0",
+    "Gemma4ForConditionalGeneration": "0.20.0",
+    "KimiK25ForConditionalGeneration": "0.20.0",
+    "GlmMoeDsaForCausalLM": "0.20.0",
+    "KimiK3ForConditionalGeneration": "0.27.1",
+}
+
+
+@lru_cache(maxsize=256)
+def rules_for(wanted: str, *, accept_nearest: bool) -> tuple[VllmRules, ResolvedVersion]:
+    """The rules of a version (empty: the newest known), and what was resolved.
+
+    Raises:
+        InputError: The version is not known and `accept_nearest` is False.
+    """
+    resolved = resolve_version(ENGINE, wanted, KNOWN_VERSIONS, accept_nearest=accept_nearest)
+    return RULES[resolved.version], resolved
+
+
+# Architectures no known version lists, though their configs name them.
+_NEVER_SEEN = frozenset({"MiniMaxM3ForCausalLM", "Step3p7FlashForCausalLM"})
+
+
+def is_listed(architecture: str) -> bool:
+    """Whether some known version lists the architecture, as far as farspan looked."""
+    return architecture not in _NEVER_SEEN
+
+
+def first_version_with(architecture: str, rules: VllmRules) -> str:
+    """The first known version that lists `architecture`, if `rules` is older than it; else empty."""
+    first = _FIRST_SEEN.get(architecture, "")
+    if first and KNOWN_VERSIONS.index(first) > KNOWN_VERSIONS.index(rules.version):
+        return first
+    return ""

@@ -1,0 +1,205 @@
+"""The engine on the recall checkpoint: needles found however prompts are cut, batched, aborted or placed."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine_drive import ask, drain
+from farspan.builtin.engine import Engine, EngineOptions
+from farspan.builtin.model import LlamaModel, Piece
+from farspan.builtin.sampling import SamplingParams, sample
+from farspan.builtin.scheduler import FinishReason, Request
+from farspan.errors import InputError
+from farspan.kv.interface import KVCacheError, Run, SequenceKV
+from recall_prompts import WORDS, recall_prompt
+
+GREEDY = SamplingParams(max_tokens=4, temperature=0)
+CHUNK = 256
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tokens=st.integers(20, 3000),
+    depth=st.floats(0, 1),
+    seed=st.integers(0, 2**32 - 1),
+    step=st.sampled_from([64, 255, 256, 257, 1024, 8192]),
+)
+def test_needle_is_found_at_any_length_depth_and_step(
+    probe_model: LlamaModel, tokens: int, depth: float, seed: int, step: int
+) -> None:
+    engine = Engine(probe_model, EngineOptions(kv_cache_gib=1, max_num_batched_tokens=step))
+    prompt, answer = recall_prompt(tokens, depth, seed=seed, chunk=CHUNK)
+    assert ask(engine, prompt, GREEDY) == answer
+
+
+def test_needle_is_found_in_bfloat16(probe_folder: Any) -> None:
+    engine = Engine(LlamaModel(probe_folder, dtype=torch.bfloat16), EngineOptions(kv_cache_gib=1))
+    for depth in (0.0, 0.5, 1.0):
+        prompt, answer = recall_prompt(5000, depth, chunk=CHUNK)
+        assert ask(engine, prompt, GREEDY) == answer
+
+
+class AtTheEnd(SequenceKV):
+    """The last part of a longer sequence: its positions are real, what lay before `first` is simply not there."""
+
+    def __init__(self, layers: int, first: int) -> None:
+        self.first = first
+        self.parts: list[list[Run]] = [[] for _ in range(layers)]
+
+    cached_tokens = 0
+    length = 0
+
+    def append(self, count: int) -> None: ...
+
+    def retain(self, position: int) -> None: ...
+
+    def close(self) -> None: ...
+
+    def write(self, layer: int, start: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        self.parts[layer].append(Run(key, value))
+
+    def runs(self, layer: int, start: int, stop: int) -> list[Run]:
+        low, high = max(start, self.first) - self.first, stop - self.first
+        if low >= high:
+            return []
+        key = torch.cat([run.key for run in self.parts[layer]])
+        value = torch.cat([run.value for run in self.parts[layer]])
+        return [Run(key[low:high], value[low:high])]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_needle_is_found_at_position_ten_million(probe_folder: Any, dtype: torch.dtype) -> None:
+    """The last 4,000 of 10,000,000 tokens, at their own positions: what float32 angles do there is all in it."""
+    model = LlamaModel(probe_folder, dtype=dtype)
+    prompt, answer = recall_prompt(4000, 0.3, chunk=CHUNK)
+    first = 10_000_000 // CHUNK * CHUNK - len(prompt) // CHUNK * CHUNK
+    sequence = AtTheEnd(len(model.config.layers), first)
+    tokens = torch.from_numpy(prompt.astype("int64"))
+    position, found = first, []
+    for _ in answer:
+        logits = model.forward([Piece(sequence, tokens, position)])
+        position += len(tokens)
+        tokens = logits.argmax(-1)
+        found.append(int(tokens))
+    assert found == answer
+
+
+def test_batching_changes_no_answer(engine: Engine) -> None:
+    cases = {str(n): recall_prompt(n, 0.4, seed=n, chunk=CHUNK) for n in (40, 700, 1300, 90, 2000)}
+    for name, (prompt, _) in cases.items():
+        engine.add(Request(name, prompt, GREEDY))
+    assert drain(engine) == {name: answer for name, (_, answer) in cases.items()}
+
+
+def test_decoding_goes_on_while_another_prompt_is_computed(engine: Engine) -> None:
+    short, _ = recall_prompt(50, 0.4, chunk=CHUNK)
+    long, answer = recall_prompt(4000, 0.4, chunk=CHUNK)
+    engine.add(Request("short", short, SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)))
+    engine.step()
+    engine.add(Request("long", long, GREEDY))
+    order = []
+    while engine.has_work:
+        order += [output.request.request_id for output in engine.step()]
+    assert order.index("long") >= 7, "eight steps of prefill, a token of the other in each"
+    assert order.count("short") == 19
+    assert order.count("long") == len(answer)
+
+
+def test_requests_wait_for_room_and_come_in_order(probe_model: LlamaModel) -> None:
+    engine = Engine(probe_model, EngineOptions(kv_cache_gib=0.004, max_num_batched_tokens=512))
+    prompt, answer = recall_prompt(1500, 0.4, chunk=CHUNK)
+    for name in "abc":
+        engine.add(Request(name, prompt, GREEDY))
+    engine.step()
+    assert (engine.num_running, engine.num_waiting) == (1, 2)
+    tokens = drain(engine)
+    assert list(tokens) == ["a", "b", "c"]
+    assert all(found == answer for found in tokens.values())
+
+
+def test_too_long_is_refused_with_the_reason(probe_model: LlamaModel) -> None:
+    engine = Engine(probe_model, EngineOptions(kv_cache_gib=0.001, max_model_len=10_000))
+    with pytest.raises(
+        InputError, match=r"above this server's maximum context length of 10000.*--max-model-len"
+    ):
+        engine.check(9_990, 11)
+    with pytest.raises(KVCacheError, match="KV cache and there are"):
+        engine.check(9_000, 11)
+    with pytest.raises(InputError, match="the prompt is empty"):
+        engine.check(0, 1)
+    with pytest.raises(InputError, match="max_position_embeddings"):
+        Engine(probe_model, EngineOptions(max_model_len=30_000_000))
+    with pytest.raises(InputError, match="max_num_seqs is 0"):
+        EngineOptions(max_num_seqs=0)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_abort_gives_room_back_wherever_the_request_stands(engine: Engine, steps: int) -> None:
+    prompt, answer = recall_prompt(1200, 0.4, chunk=CHUNK)
+    gone = Request("gone", prompt, GREEDY)
+    engine.add(gone)
+    engine.add(Request("stays", prompt, GREEDY))
+    for _ in range(steps):
+        engine.step()
+    engine.abort(gone)
+    engine.abort(gone)
+    assert drain(engine)["stays"] == answer
+
+
+def test_failure_in_a_step_ends_its_requests_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt, answer = recall_prompt(300, 0.4, chunk=CHUNK)
+
+    def out_of_memory(pieces: list[Piece]) -> torch.Tensor:
+        raise RuntimeError("could not allocate 8 EiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.model, "forward", out_of_memory)
+        engine.add(Request("a", prompt, GREEDY))
+        (output,) = engine.step()
+    assert output.finish_reason is FinishReason.ERROR
+    assert "8 EiB" in output.error
+    assert ask(engine, prompt, GREEDY, "b") == answer
+
+
+def test_end_token_stops_unless_ignored(engine: Engine) -> None:
+    prompt, answer = recall_prompt(300, 0.4, chunk=CHUNK)
+    end = WORDS.eos_token_ids[1]
+    where = int(np.flatnonzero(prompt == answer[2])[0])
+    prompt[where] = end
+    assert ask(engine, prompt, SamplingParams(max_tokens=8, temperature=0)) == [*answer[:2], end]
+    ignoring = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
+    assert len(ask(engine, prompt, ignoring)) == 8
+    stopping = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True, stop_token_ids=(answer[1],))
+    assert ask(engine, prompt, stopping) == answer[:2]
+
+
+def test_sampling_keeps_to_its_limits() -> None:
+    torch.manual_seed(0)
+    logits = torch.tensor([2.0, 1.9, 0.0, -1.0, -5.0])
+
+    def drawn(**changes: Any) -> list[int]:
+        params = SamplingParams(seed=7, **changes)
+        generator = params.generator()
+        return [sample(logits, params, generator) for _ in range(400)]
+
+    assert set(drawn(temperature=0)) == {0}
+    assert set(drawn(top_k=2)) == {0, 1}
+    assert set(drawn(top_p=0.4)) == {0}
+    assert set(drawn(top_p=0.6)) == {0, 1}
+    assert set(drawn(temperature=100)) == {0, 1, 2, 3, 4}
+    assert drawn() == drawn()
+    share = drawn().count(0) / 400
+    assert abs(share - float(torch.softmax(logits, 0)[0])) < 0.08
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"max_tokens": 0}, "max_tokens"), ({"temperature": -1}, "temperature"), ({"top_p": 0}, "top_p")],
+)
+def test_impossible_sampling_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        SamplingParams(**changes)

@@ -1,0 +1,217 @@
+"""`farspan plan` as users and scripts meet it: exit codes, JSON keys, first lines, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from farspan.cli.plan import command
+from farspan.errors import FarspanError, InputError
+
+SCOUT = ["llama-4-scout", "--gpus", "8xH200", "--tp", "8"]
+KEYS = {
+    "fits",
+    "reason",
+    "weights_gib",
+    "available_kv_gib",
+    "capacity_tokens",
+    "max_concurrency",
+    "printed",
+    "pools",
+    "ledger",
+    "flags",
+    "warnings",
+    "ttft_s",
+}
+
+
+def invoke(*arguments: str) -> Result:
+    result = CliRunner().invoke(command, list(arguments))
+    if isinstance(result.exception, FarspanError):
+        raise result.exception
+    return result
+
+
+def answer(*arguments: str) -> dict[str, Any]:
+    result = invoke(*arguments, "--json")
+    assert result.exit_code in (0, 3), result.output
+    value: dict[str, Any] = json.loads(result.stdout)
+    assert (result.exit_code == 0) == value["fits"]
+    return value
+
+
+def test_the_command_others_script_against() -> None:
+    arguments = [
+        *SCOUT,
+        *("--engine", "vllm", "--engine-version", "0.24.0", "--context", "10M", "--concurrency", "1"),
+        *("--kv-dtype", "fp8_e4m3", "--available-kv-gib", "90.3", "--json", "--"),
+        *("--gpu-memory-utilization", "0.85", "--max-num-batched-tokens", "16384"),
+    ]
+    result = invoke(*arguments)
+    assert result.exit_code == 0
+    value = json.loads(result.stdout)
+    assert value.keys() >= KEYS
+    assert value["engines"]["vllm"].keys() >= KEYS
+    assert value["available_kv_gib"] == 90.3
+    assert value["version"] == "0.24.0"
+    assert value["ttft_s"].keys() >= {"floor", "expected", "basis"}
+    assert all(
+        line.keys() >= {"name", "bytes", "when", "grows_with", "formula", "source", "basis"}
+        for line in value["ledger"]
+    )
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "builtin"])
+def test_every_engine_has_the_keys(engine: str) -> None:
+    value = answer("llama-3.1-8b", "--gpus", "1xH100", "--engine", engine, "--context", "100k")
+    assert value.keys() >= KEYS
+    assert value["fits"]
+    assert value["engines"][engine]["flags"] == value["flags"]
+
+
+def test_side_by_side_when_no_engine_is_named() -> None:
+    value = answer(*SCOUT, "--context", "10M")
+    assert set(value["engines"]) == {"vllm", "sglang", "builtin"}
+    assert value["engines"]["vllm"]["fits"]
+    assert not value["engines"]["builtin"]["fits"]
+    assert all(engine.keys() >= KEYS for engine in value["engines"].values())
+    text = invoke(*SCOUT, "--context", "10M")
+    assert text.exit_code == 0
+    first = text.stdout.splitlines()[0]
+    assert first.startswith("10M fits llama-4-scout-17b-16e-instruct on 8x H200, TP 8 with vllm")
+    assert "not on builtin" in first
+
+
+def test_what_does_not_fit_exits_3_and_says_what_to_change() -> None:
+    flags = ("--mem-fraction-static", "0.65", "--disable-cuda-graph")
+    result = invoke(*SCOUT, "--engine", "sglang", "--context", "10M", "--kv-dtype", "fp8_e4m3", "--", *flags)
+    assert result.exit_code == 3
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("10M does not fit")
+    assert any(line.startswith("It fits with --max-running-requests 8") for line in lines)
+    assert any("What helps, cheapest first" in line for line in lines)
+
+
+def test_the_answer_comes_first_then_flags_then_the_ledger() -> None:
+    result = invoke(*SCOUT, "--engine", "vllm", "--context", "10M")
+    assert result.exit_code == 0
+    text = result.stdout
+    command_at = text.index("vllm serve meta-llama/Llama-4-Scout-17B-16E-Instruct")
+    ledger_at = text.index("Memory on each GPU:")
+    assert 0 < command_at < ledger_at
+    assert "--max-model-len 10000000" in text
+
+
+def test_explain_shows_formulas_and_sources() -> None:
+    plain = invoke(*SCOUT, "--engine", "vllm", "--context", "1M").stdout
+    explained = invoke(*SCOUT, "--engine", "vllm", "--context", "1M", "--explain").stdout
+    value = answer(*SCOUT, "--engine", "vllm", "--context", "1M")
+    for line in value["ledger"]:
+        assert line["formula"] in explained
+        assert line["source"] in explained
+    assert len(explained.splitlines()) >= len(plain.splitlines()) + 2 * len(value["ledger"])
+
+
+def test_a_sweep_has_a_row_a_context() -> None:
+    result = invoke(*SCOUT, "--engine", "vllm", "--contexts", "128k,1M,2M,5M,10M", "--json")
+    assert result.exit_code == 0
+    points = json.loads(result.stdout)["points"]
+    assert [point["context"] for point in points] == [128_000, 10**6, 2 * 10**6, 5 * 10**6, 10**7]
+    assert all(point["fits"] for point in points)
+    times = [point["ttft_s"]["expected"] for point in points]
+    assert times == sorted(times)
+    ratios = [point["max_concurrency"] for point in points]
+    assert ratios == sorted(ratios, reverse=True)
+    missed = invoke(
+        *SCOUT, "--engine", "sglang", "--contexts", "128k,10M", "--", "--mem-fraction-static", "0.8"
+    )
+    assert missed.exit_code == 3
+    assert len(missed.stdout.splitlines()) == 4
+
+
+def test_find_prints_one_row_an_engine() -> None:
+    result = invoke(*SCOUT, "--find", "context")
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 5
+    value = json.loads(invoke(*SCOUT, "--find", "context", "--engine", "vllm", "--json").stdout)
+    assert value["engines"]["vllm"]["value"] == 10_485_760
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--context", "10M", "--tp", "3"], "does not divide"),
+        (["--context", "11M"], "above the 10Mi tokens"),
+        (["--context", "1M", "--gpus", "1xH100", "--tp", "1"], "take .* GiB on each of 1 GPU"),
+        (["--context", "1M", "--engine", "vllm", "--engine-version", "0.12.7"], "it knows 0.12.0"),
+        (["--context", "1M", "--engine-version", "0.12.0"], "belong to one engine"),
+        (["--context", "banana"], "not a token count"),
+        (["--context", "1M", "--gpus", "8xVoodoo"], "not a GPU"),
+        (["--context", "1M", "--concurrency", "0"], "not positive"),
+        (["--context", "1M", "--available-kv-gib", "nan"], "not a memory size"),
+        (["--context", "1M", "--available-kv-gib", "-1"], "not a memory size"),
+        (["--context", "1M", "--engine", "vllm", "--", "--max-num-seqs", "many"], "not a whole number"),
+        (["--context", "1M", "--engine", "vllm", "--", "0.85"], "belongs to no engine flag"),
+        ([], "nothing is asked"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        invoke(*SCOUT, *arguments)
+    assert "\n" not in str(caught.value)
+    assert caught.value.fix
+
+
+def test_an_unknown_model() -> None:
+    with pytest.raises(InputError, match="did you mean llama-4-scout"):
+        invoke("llama-4-scut", "--gpus", "8xH200", "--context", "1M")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    source = Path(__file__).parents[2] / "src"
+    environment = {**os.environ, "PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "farspan", "plan", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
+def test_exit_codes_of_the_real_command() -> None:
+    assert run(*SCOUT, "--context", "1M", "--engine", "vllm").returncode == 0
+    tight = ("--", "--mem-fraction-static", "0.80")
+    assert run(*SCOUT, "--context", "10M", "--engine", "sglang", *tight).returncode == 3
+    bad = run(*SCOUT, "--context", "11M")
+    assert bad.returncode == 2
+    assert bad.stdout == ""
+    assert bad.stderr.startswith("farspan: a context of 11M")
+    assert len(bad.stderr.splitlines()) == 1
+    assert run(*SCOUT, "--nonsense").returncode == 2
+
+
+def test_planning_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from farspan.cli.main import group\n"
+        "try: group.main(['plan', *sys.argv[1:]], standalone_mode=False)\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'rich', 'aiohttp', 'huggingface_hub', 'jinja2'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *SCOUT, "--context", "1M", "--json"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    assert ran.stdout.splitlines()[-1] == "[]"

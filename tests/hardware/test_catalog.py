@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from farspan.errors import InputError
+from farspan.hardware.catalog import find_gpu, gpus, parse_node
+from farspan.hardware.gpu import Origin
+
+
+def test_memory_is_what_torch_reports() -> None:
+    # torch.cuda.get_device_properties(0).total_memory, read off the cards.
+    assert find_gpu("H200").memory_bytes == 150_109_880_320
+    assert find_gpu("H100").memory_bytes == 85_017_493_504
+    assert find_gpu("h200").memory_origin is Origin.MEASURED
+    assert find_gpu("B200").memory_bytes / 2**30 == pytest.approx(178.35, abs=0.01)
+
+
+def test_every_name_finds_its_gpu() -> None:
+    assert len({gpu.name for gpu in gpus()}) == len(gpus())
+    for gpu in gpus():
+        assert find_gpu(gpu.name) is gpu
+        assert find_gpu(gpu.name.lower().replace("-", " ")) is gpu
+        # A dense FP8 unit is at least as fast as bf16; no card moves fewer bytes than a disk.
+        assert gpu.fp8_flops == 0 or gpu.fp8_flops >= gpu.bf16_flops
+        assert gpu.bandwidth > 2e11
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "count"),
+    [
+        ("8xH200", "H200", 8),
+        ("H200", "H200", 1),
+        ("4 x a100", "A100-80GB", 4),
+        ("2xRTX PRO 6000", "RTX-PRO-6000", 2),
+    ],
+)
+def test_parse_node(text: str, name: str, count: int) -> None:
+    node = parse_node(text)
+    assert (node.gpu.name, node.count) == (name, count)
+
+
+@pytest.mark.parametrize("text", ["", "8x", "0xH200", "xH200", "-1xH200", "8 H200 GPUs!"])
+def test_parse_node_refuses(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_node(text)
+
+
+def test_an_unknown_gpu_names_a_close_one() -> None:
+    with pytest.raises(InputError, match="did you mean H200"):
+        parse_node("8xH2000")
+    with pytest.raises(InputError, match="known are H200"):
+        find_gpu("voodoo2")

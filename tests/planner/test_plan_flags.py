@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from farspan.errors import InputError
+from farspan.planner.engine_flags import parse_engine_flags
+from farspan.planner.versions import resolve_version, version_key
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        ([], {}),
+        (["--gpu-memory-utilization", "0.85"], {"--gpu-memory-utilization": "0.85"}),
+        (["--gpu_memory_utilization=0.85"], {"--gpu-memory-utilization": "0.85"}),
+        (["--enforce-eager", "--max-num-seqs", "8"], {"--enforce-eager": None, "--max-num-seqs": "8"}),
+        (["-tp", "8"], {"--tensor-parallel-size": "8"}),
+        (["--max-model-len", "-1"], {"--max-model-len": "-1"}),
+        (
+            ["--cuda-graph-bs", "1", "2", "4", "--page-size", "1"],
+            {"--cuda-graph-bs": "1 2 4", "--page-size": "1"},
+        ),
+        (["--max-num-seqs", "8", "--max-num-seqs", "16"], {"--max-num-seqs": "16"}),
+        (["--override={}"], {"--override": "{}"}),
+    ],
+)
+def test_engine_flags(words: list[str], flags: dict[str, str | None]) -> None:
+    assert parse_engine_flags(words) == flags
+
+
+def test_a_word_without_a_flag_is_refused() -> None:
+    with pytest.raises(InputError, match=r"'0\.85' after -- belongs to no engine flag"):
+        parse_engine_flags(["0.85"])
+    with pytest.raises(InputError, match="belongs to no engine flag"):
+        parse_engine_flags(["--a=1", "2"])
+
+
+def test_versions_sort_as_released() -> None:
+    order = ["0.4.9", "0.5.6", "0.5.6.post2", "0.5.7", "0.5.16", "0.12.0", "1.0"]
+    assert sorted(order, key=version_key) == order
+    assert version_key("v0.12.0") == version_key("0.12.0")
+    for text in ("", "newest", "0", "0.12.0rc1"):
+        with pytest.raises(InputError, match="not an engine version"):
+            version_key(text)
+
+
+def test_an_unknown_version_needs_consent() -> None:
+    known = ("0.12.0", "0.24.0", "0.33.0")
+    assert resolve_version("vllm", "", known, accept_nearest=False) == ("0.33.0", "")
+    assert resolve_version("vllm", "0.24.0", known, accept_nearest=False) == ("0.24.0", "")
+    with pytest.raises(
+        InputError,
+        match=r"knows 0\.12\.0, 0\.24\.0, 0\.33\.0.*--accept-nearest-version to plan with 0\.24\.0",
+    ):
+        resolve_version("vllm", "0.25.1", known, accept_nearest=False)
+    version, warning = resolve_version("vllm", "0.25.1", known, accept_nearest=True)
+    assert version == "0.24.0"
+    assert "0.25.1 is not known" in warning
+    assert resolve_version("vllm", "0.1.0", known, accept_nearest=True).version == "0.12.0"

@@ -1,0 +1,40 @@
+"""Results as a bench would have made them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from farspan.bench.measure import Gaps, Result
+from farspan.bench.status import Status
+
+
+def make_result(**changes: Any) -> Result:
+    """Return a good, cold result of 10,000 tokens, changed as told."""
+    values: dict[str, Any] = {
+        "context": 10_000,
+        "depth": 0.5,
+        "repeat": 0,
+        "seed": 7,
+        "output_asked": 4,
+        "started_at": "2026-01-01T00:00:00.000+00:00",
+        "status": Status.OK,
+        "error": "",
+        "http_status": 200,
+        "prompt_tokens": 10_000,
+        "cached_tokens": 0,
+        "output_tokens": 4,
+        "ttft_s": 2.0,
+        "itl_s": Gaps(0.1, 0.1, 0.12),
+        "e2e_s": 2.3,
+        "bytes_sent_s": 0.01,
+        "body_bytes": 50_000,
+        "prefill_tokens_per_s": 5000.0,
+        "finish_reason": "length",
+        "score": 1.0,
+        "answer": "Zuri Bado",
+        "reply": "Zuri Bado",
+        "labels": (),
+        "evidence": {},
+        "token_times_s": (2.0, 2.1, 2.2, 2.3),
+    }
+    return Result(**(values | changes))
