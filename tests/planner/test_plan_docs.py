@@ -27,7 +27,9 @@ def refresh() -> ModuleType:
 
 
 def test_there_are_pages_to_check() -> None:
-    assert {"README.md", "kv-cost.md", "longest-context.md", "planner-peers.md"} <= {page.name for page in PAGES}
+    assert {"README.md", "kv-cost.md", "longest-context.md", "planner-peers.md"} <= {
+        page.name for page in PAGES
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
