@@ -3,8 +3,8 @@
     python benchmarks/prefill.py --vllm-python .venv-engines/bin/python [--contexts 8k,32k,100k] [-o prefill.json]
 
 Both serve the recall checkpoint over HTTP and get prompts of the same lengths, each unique; the time is that to the
-first token. vLLM runs in bf16, the checkpoint's dtype and its default, and in float32, which the built-in engine uses
-on a CPU; the ratio is against the faster of the two. One server runs at a time.
+first token. vLLM runs in bfloat16, the checkpoint's dtype and its default, and in float32, which the built-in engine
+uses on a CPU; the ratio is against the faster of the two. One server runs at a time.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ def main() -> None:
     parser.add_argument("--contexts", type=parse_token_list, default=(8_000, 32_000, 100_000))
     parser.add_argument("--heads", type=int, default=2, help="attention and KV heads of the checkpoint")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--dtypes", default="bfloat16,float32", help="of vLLM; the ratio is against its fastest"
+    )
     parser.add_argument("-o", "--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     measured: dict[str, Rates] = {}
@@ -51,11 +54,8 @@ def main() -> None:
             *(str(arguments.vllm_python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)),
             *("--enforce-eager", "--no-enable-prefix-caching", "--max-model-len", str(limit)),
         ]
-        engines = {
-            "built-in": [sys.executable, "-m", "farspan.builtin", str(folder)],
-            "vllm bf16": [*vllm, "--dtype", "bfloat16"],
-            "vllm float32": [*vllm, "--dtype", "float32"],
-        }
+        engines = {"built-in": [sys.executable, "-m", "farspan.builtin", str(folder)]}
+        engines |= {f"vllm {dtype}": [*vllm, "--dtype", dtype] for dtype in arguments.dtypes.split(",")}
         for engine, command in engines.items():
             print(f"{engine}...", file=sys.stderr, flush=True)
             measured[engine] = asyncio.run(
