@@ -2,8 +2,8 @@
 
     PYTHON prompt_builders.py TOOL TOKENIZER_FOLDER TOKENS OUTPUT [--repeat N]
 
-Writes the prompt's text, and prints one JSON line: seconds to start (imports, tokenizer, corpus), seconds to make each
-prompt and write it, the process's largest resident memory.
+Writes the prompt's text, and prints one JSON line: seconds to start (imports, tokenizer, corpus), seconds and CPU
+seconds to make each prompt and write it, the process's largest resident memory.
 """
 
 from __future__ import annotations
@@ -55,13 +55,15 @@ def aiperf(folder: str, tokens: int) -> Builder:
 
 def genai_bench(folder: str, tokens: int) -> Builder:
     from genai_bench.sampling.text import TextSampler
+    from genai_bench.scenarios.base import Scenario
 
     spec = importlib.util.find_spec("genai_bench")
     assert spec is not None
     assert spec.submodule_search_locations
     lines = (Path(spec.submodule_search_locations[0]) / "data" / "sonnet.txt").read_text().splitlines()
     sampler = TextSampler(auto_tokenizer(folder), "model", "text", lines)
-    return lambda: sampler._sample_text(tokens)
+    scenario = Scenario.from_string(f"D({tokens},1)")
+    return lambda: sampler.sample(scenario).prompt
 
 
 def sglang(folder: str, tokens: int) -> Builder:
@@ -129,15 +131,17 @@ def main() -> None:
     arguments = parser.parse_args()
     build = globals()[arguments.tool.replace("-", "_")](arguments.folder, arguments.tokens)
     start_s = time.perf_counter() - started
-    prompt_s = []
+    prompt_s, cpu_s = [], []
     for _ in range(arguments.repeat):
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         if arguments.tool == "farspan":
             build(arguments.output)
         else:
-            arguments.output.write_text(build(), encoding="utf-8")
+            arguments.output.write_bytes(build().encode())
         prompt_s.append(time.perf_counter() - began)
-    print(json.dumps({"start_s": start_s, "prompt_s": prompt_s, "peak_rss_mib": peak_rss_mib()}))
+        cpu_s.append(time.process_time() - cpu_began)
+    figures = {"start_s": start_s, "prompt_s": prompt_s, "cpu_s": cpu_s, "peak_rss_mib": peak_rss_mib()}
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -48,16 +48,16 @@ PEERS = [*PACKAGES, "vllm"]
 
 @dataclass(frozen=True)
 class Run:
-    """One prompt made by one tool."""
+    """One prompt made by one tool; the times are 0 when none was made, and the note says why."""
 
     tool: str
-    version: str
     tokens: int
-    start_s: float
-    prompt_s: float
-    peak_rss_mib: float
-    counted: int | None
     note: str = ""
+    start_s: float = 0.0
+    prompt_s: float = 0.0
+    prompt_cpu_s: float = 0.0
+    peak_rss_mib: float = 0.0
+    counted: int | None = None
 
 
 @contextlib.contextmanager
@@ -143,76 +143,59 @@ def measure(
 
 
 def counted(tokenizer: BytePairTokenizer, path: Path) -> int | None:
-    """Count a text as a server would; None when it holds control tokens, which a server may refuse."""
+    """Count a text as a server would; None when there is none, or it holds control tokens."""
     try:
-        return len(tokenizer.encode_request(path.read_text(encoding="utf-8"), chat=False))
-    except InputError:
+        # As bytes: reading as text would turn line ends into others.
+        return len(tokenizer.encode_request(path.read_bytes().decode(), chat=False))
+    except (InputError, FileNotFoundError):
         return None
 
 
+def runs_of(
+    tool: str, said: dict[str, object] | str, tokens: int, counted: int | None, notes: list[str]
+) -> Iterator[Run]:
+    """Yield what a worker said: its first prompt under the first note, the fastest later one under the second."""
+    if isinstance(said, str):
+        yield Run(tool, tokens, said)
+        return
+    times = list(zip(said["prompt_s"], said["cpu_s"], strict=True))
+    for note, (seconds, cpu) in zip(notes, [times[0], min(times[1:], default=times[0])], strict=False):
+        yield Run(tool, tokens, note, said["start_s"], seconds, cpu, said["peak_rss_mib"], counted)
+
+
 def compare(arguments: argparse.Namespace, work: Path, model: Path) -> Iterator[Run]:
-    """Yield a run for each tool and length; farspan's cold, with a cached index, and for a further prompt."""
+    """Yield a run for each tool and length; farspan's with nothing cached, with an index, and for a further prompt."""
     tokenizer = load_tokenizer_model(model)
     folder = work / "llama4"
     write_tokenizer_folder(model, folder)
     given = dict(entry.split("=", 1) for entry in arguments.python)
     output = work / "prompt.txt"
-    source = str(Path(__file__).resolve().parents[1] / "src")
+
+    def run(
+        tool: str, python: Path, path: Path, environment: dict[str, str], repeat: int = 1
+    ) -> dict[str, object] | str:
+        output.unlink(missing_ok=True)
+        with held(arguments.lock):
+            return measure(tool, python, path, tokens, output, arguments.limit, environment, repeat)
+
     for tokens in arguments.lengths:
-        environment = {"XDG_CACHE_HOME": str(work / f"cache-{tokens}"), "PYTHONPATH": source}
-        for cache, label in (("cold", "nothing cached"), ("warm", "cached index")):
-            for path, kind in ((model, "tokenizer.model"), (folder, "tokenizer.json")):
-                environment["XDG_CACHE_HOME"] = str(work / f"cache-{tokens}-{path.name}")
-                with held(arguments.lock):
-                    said = measure(
-                        "farspan",
-                        Path(sys.executable),
-                        path,
-                        tokens,
-                        output,
-                        arguments.limit,
-                        environment,
-                        repeat=1 if cache == "cold" else 4,
-                    )
-                assert isinstance(said, dict), said
-                first, *others = said["prompt_s"]
-                rows = [(first, label)] + ([(sorted(others)[1], "a further prompt")] if others else [])
-                for seconds, note in rows:
-                    yield Run(
-                        "farspan",
-                        "",
-                        tokens,
-                        said["start_s"],
-                        seconds,
-                        said["peak_rss_mib"],
-                        counted(tokenizer, output),
-                        f"{kind}, {note}",
-                    )
+        for path in (model, folder):
+            environment = {
+                "XDG_CACHE_HOME": str(work / f"cache-{tokens}-{path.name}"),
+                "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src"),
+            }
+            name = f"farspan ({'tokenizer.model' if path == model else 'tokenizer.json'})"
+            for repeat, notes in ((1, ["nothing cached"]), (4, ["index cached", "a further prompt"])):
+                said = run("farspan", Path(sys.executable), path, environment, repeat)
+                yield from runs_of(name, said, tokens, counted(tokenizer, output), notes)
         for tool in arguments.tools:
-            if tool in given:
-                python = Path(given[tool])
-            elif tool in PACKAGES and arguments.venvs:
-                python = make_environment(tool, arguments.venvs)
-            else:
+            if tool not in given and (tool not in PACKAGES or not arguments.venvs):
                 continue
-            output.unlink(missing_ok=True)
-            with held(arguments.lock):
-                said = measure(
-                    tool, python, folder, tokens, output, arguments.limit, {"CUDA_VISIBLE_DEVICES": ""}
-                )
-            version = version_of(tool, python)
-            if isinstance(said, str):
-                yield Run(tool, version, tokens, 0, 0, 0, None, said)
-            else:
-                yield Run(
-                    tool,
-                    version,
-                    tokens,
-                    said["start_s"],
-                    said["prompt_s"][0],
-                    said["peak_rss_mib"],
-                    counted(tokenizer, output),
-                )
+            python = Path(given[tool]) if tool in given else make_environment(tool, arguments.venvs)
+            said = run(tool, python, folder, {"CUDA_VISIBLE_DEVICES": ""})
+            yield from runs_of(
+                f"{tool} {version_of(tool, python)}", said, tokens, counted(tokenizer, output), [""]
+            )
 
 
 def generator_rate(size: int = 2_000_000, parts: int = 24) -> float:
@@ -239,20 +222,18 @@ def task_seconds(model: Path, tokens: int) -> dict[str, float]:
 def table(runs: list[Run]) -> str:
     """Return the runs as a Markdown table."""
     lines = [
-        "| tool | tokens | start s | prompt s | peak RSS MiB | as the server counts |",
-        "|---|---|---|---|---|---|",
+        "| tool | tokens | start s | prompt s | of CPU | peak RSS MiB | as the server counts |",
+        "|---|---|---|---|---|---|---|",
     ]
     for run in runs:
-        name = " ".join(filter(None, [run.tool, run.version])) + (
-            f" ({run.note})" if run.tool == "farspan" else ""
-        )
+        name = f"{run.tool}, {run.note}" if run.note and run.prompt_s else run.tool
         if not run.prompt_s:
-            lines.append(f"| {name} | {format_tokens(run.tokens)} | | {run.note} | | |")
+            lines.append(f"| {name} | {format_tokens(run.tokens)} | | {run.note} | | | |")
             continue
         off = None if run.counted is None else run.counted - run.tokens
-        share = "" if not off else f" ({off / run.tokens:+.2%})"
-        exact = "holds control tokens" if off is None else "exact" if off == 0 else f"{off:+,}{share}"
-        figures = f"{run.start_s:.2f} | {run.prompt_s:.2f} | {run.peak_rss_mib:,.0f}"
+        share = f" ({off / run.tokens:+.1%})" if off and abs(off) > run.tokens / 1000 else ""
+        exact = "cannot be counted" if off is None else "exact" if off == 0 else f"{off:+,}{share}"
+        figures = f"{run.start_s:.2f} | {run.prompt_s:.2f} | {run.prompt_cpu_s:.2f} | {run.peak_rss_mib:,.0f}"
         lines.append(f"| {name} | {format_tokens(run.tokens)} | {figures} | {exact} |")
     return "\n".join(lines)
 
