@@ -47,8 +47,8 @@ class ServerTokenizer(Tokenizer):
     def encode_request(self, text: str, *, chat: bool) -> TokenIds:
         """Return what the server counts for a request."""
         if chat:
-            messages = [{"role": "user", "content": text}]
-            return self._tokenize({"messages": messages, "add_generation_prompt": True})
+            # A generation prompt is what servers add unless told otherwise, as they do for a chat.
+            return self._tokenize({"messages": [{"role": "user", "content": text}]})
         return self._tokenize({"prompt": text, "add_special_tokens": True})
 
     def encode_pieces(self, pieces: Sequence[str]) -> list[TokenIds]:
