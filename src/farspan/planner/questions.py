@@ -90,7 +90,7 @@ def largest_context(request: PlanRequest, engine: str) -> int:
     return _largest(
         shortest,
         request.model.max_position_embeddings,
-        lambda context: planner(replace(request, context=context)).fits,
+        lambda context: planner(request.at(context)).fits,
     )
 
 

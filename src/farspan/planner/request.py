@@ -35,6 +35,7 @@ class PlanRequest:
         engine_flags: Flags as given to the engine, keys with their dashes, None for a switch.
         output_tokens: Tokens of the answer, for the time of a whole request.
         host_memory_bytes: RAM of the machine, when known.
+        as_given: Plan exactly the flags given: add none that would make the request fit.
     """
 
     model: ModelSpec
@@ -50,6 +51,26 @@ class PlanRequest:
     engine_flags: EngineFlags = field(default_factory=dict)
     output_tokens: int = 200
     host_memory_bytes: int | None = None
+    as_given: bool = False
+
+    def at(self, context: int) -> PlanRequest:
+        """The same question about another context. Sweeps ask it for every point: dataclasses.replace is slow."""
+        return PlanRequest(
+            self.model,
+            self.gpu,
+            self.gpus,
+            self.tp,
+            context,
+            self.concurrency,
+            self.kv_dtype,
+            self.engine_version,
+            self.accept_nearest_version,
+            self.available_kv_bytes,
+            self.engine_flags,
+            self.output_tokens,
+            self.host_memory_bytes,
+            self.as_given,
+        )
 
     def has_flag(self, *names: str) -> bool:
         """Whether any of these spellings was given."""
@@ -102,7 +123,8 @@ class EnginePlan:
         engine: "vllm", "sglang" or "builtin".
         version: The version whose arithmetic was used.
         starts: Whether the server would start at all.
-        fits: Whether it starts and `concurrency` requests of `context` tokens run at once.
+        fits: Whether, with `flags` and `env`, it starts and `concurrency` requests of `context` tokens run
+            at once.
         reason: One sentence: why it fits, or which allocation breaks it and by how much.
         weights_bytes: Weights on one GPU as the engine loads them, its RoPE tables included.
         available_kv_bytes: What is left for KV on one GPU.
@@ -114,6 +136,8 @@ class EnginePlan:
         flags: The engine's arguments, ready to paste, one word an item.
         env: Environment variables the flags need.
         warnings: Where a common belief is wrong or a trap is near; one sentence each.
+        time: How long one request takes.
+        added: Flags and variables in `flags` and `env` that nobody gave: farspan set them to make it fit.
     """
 
     engine: str
@@ -132,3 +156,12 @@ class EnginePlan:
     env: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     time: TimeEstimate | None = None
+    added: tuple[str, ...] = ()
+
+    @property
+    def fits_with_defaults(self) -> bool:
+        """Whether it fits with what was given alone, the engine's defaults for the rest.
+
+        Planners add something only where that does not fit.
+        """
+        return self.fits and not self.added

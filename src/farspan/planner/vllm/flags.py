@@ -22,6 +22,7 @@ ENV_NAMES = (CHUNKED_HYBRID_ENV, GRAPH_ESTIMATE_ENV, LONG_CONTEXT_ENV)
 MAX_MODEL_LEN = "--max-model-len"
 MAX_NUM_SEQS = "--max-num-seqs"
 _TP = ("--tensor-parallel-size", "-tp")
+_WRITTEN_BY_FARSPAN = (MAX_MODEL_LEN, MAX_NUM_SEQS, "--kv-cache-dtype", *_TP)
 _DISABLE_HYBRID = "--disable-hybrid-kv-cache-manager"
 _ENABLE_HYBRID = "--no-disable-hybrid-kv-cache-manager"
 _DTYPES = {
@@ -50,9 +51,9 @@ _NEUTRAL = ("1", "0", "null", "none")
 _EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class GivenFlags:
-    """What was given, None where vLLM chooses.
+    """What was given, None where vLLM chooses. Compared and hashed by identity: it is part of cache keys.
 
     Args:
         max_model_len: Tokens; None for the request's context.
@@ -78,6 +79,8 @@ class GivenFlags:
         images: Whether the vision tower serves images.
         throughput_mode: `--performance-mode throughput`, which doubles the default batch.
         calculate_kv_scales: Whether `--calculate-kv-scales` was given.
+        passed_on: Words of the flags farspan does not write itself, as given.
+        env: Environment variables, as given.
     """
 
     max_model_len: int | None
@@ -103,6 +106,8 @@ class GivenFlags:
     images: bool
     throughput_mode: bool
     calculate_kv_scales: bool
+    passed_on: tuple[str, ...]
+    env: Mapping[str, str]
 
 
 def human_int(text: str, flag: str) -> int:
@@ -187,7 +192,17 @@ def _read(
         images=_images(asked),
         throughput_mode=asked.text_flag("", "--performance-mode") == "throughput",
         calculate_kv_scales=_switch(asked, "--calculate-kv-scales") is True,
+        passed_on=_passed_on(asked),
+        env={name: value or "" for name, value in asked.engine_flags.items() if not name.startswith("-")},
     )
+
+
+def _passed_on(request: PlanRequest) -> tuple[str, ...]:
+    words: list[str] = []
+    for name, value in request.engine_flags.items():
+        if name.startswith("-") and name not in _WRITTEN_BY_FARSPAN:
+            words += [name] if value is None else [name, value]
+    return tuple(words)
 
 
 def normalized(flags: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -177,8 +177,8 @@ def _pool_lines(layout: KvLayout, num_blocks: int, budget: Budget, rules: VllmRu
     ]
 
 
-def gpu_total(layout: KvLayout, num_blocks: int, budget: Budget, tables: int, *, graphs: bool) -> int:
-    """Bytes of every line on the GPU, without the lines: for deciding, many times over, whether they fit."""
+def beside_tables(layout: KvLayout, num_blocks: int, budget: Budget, *, graphs: bool) -> int:
+    """Bytes of every line on the GPU but the block tables: to decide, many times over, whether they fit."""
     pool = num_blocks * layout.bytes_per_block
     fixed = CONTEXT_BYTES + budget.weights + budget.rope + budget.profile.total
-    return fixed + pool + tables + (GRAPH_BYTES if graphs else 0)
+    return fixed + pool + (GRAPH_BYTES if graphs else 0)

@@ -44,9 +44,9 @@ class PageUnify(StrEnum):
     PAD = "pad"  # pages that do not divide are padded to the largest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class VllmRules:
-    """The memory arithmetic of one vLLM version.
+    """The memory arithmetic of one vLLM version. Compared and hashed by identity: it is part of cache keys.
 
     Args:
         version: The version.
