@@ -114,32 +114,33 @@ def load_lines(
     )
 
 
-def used_bytes(
-    load: LoadSizes,
-    layout: KvLayout,
-    sizes: PoolSizes,
-    rows: int,
-    tables: tuple[GraphTable, ...],
-    batch: int,
-    resolved: Resolved,
-    rules: SglangRules,
+def fixed_bytes(
+    load: LoadSizes, layout: KvLayout, sizes: PoolSizes, resolved: Resolved, rules: SglangRules
 ) -> int:
-    """Bytes of every line up to the graphs: what must fit for the server to start. Sums what the lines say,
-    without writing them."""
+    """Bytes of every line the context does not change, up to the graphs: sums what the lines say, without
+    writing them."""
     page = resolved.page_size
     return (
         load.context
         + load.weights_bytes
         + _LOAD_REMAINDER
-        + request_table_bytes(rows, resolved.context_length, rules)
         + sizes.state_bytes
         + pool_bytes(sizes.window_tokens, layout.window_layers, layout.window_layer_bytes, page)
         + full_pool_bytes(layout, sizes, page)
         + index_bytes(sizes.full_tokens, sizes.window_tokens, page, rules)
         + _workspace_bytes(resolved)
-        + sum(table.bytes for table in tables)
-        + (_PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes + _GRAPH_MIB_PER_BATCH * batch) * 2**20
+        + _PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes * 2**20
     )
+
+
+def context_bytes(
+    rows: int, tables: tuple[GraphTable, ...], batch: int, resolved: Resolved, rules: SglangRules
+) -> int:
+    """Bytes of the lines the context changes, up to the graphs."""
+    total = request_table_bytes(rows, resolved.context_length, rules) + _GRAPH_MIB_PER_BATCH * batch * 2**20
+    for table in tables:
+        total += table.bytes
+    return total
 
 
 def full_pool_bytes(layout: KvLayout, sizes: PoolSizes, page_size: int) -> int:

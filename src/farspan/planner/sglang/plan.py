@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -24,10 +24,10 @@ from farspan.planner.sglang.pool import (
     PoolError,
     is_hybrid,
     kv_layout,
-    solve_pools,
 )
 from farspan.planner.sglang.printed import printed_figures
-from farspan.planner.sglang.state import SglangState, build_state, kv_bytes, make_ledger, split_settings
+from farspan.planner.sglang.state import Frame, SglangState, build_state, kv_bytes, make_frame, make_ledger
+from farspan.planner.sglang.tables import rope_bytes
 from farspan.planner.sglang.versions import KNOWN_VERSIONS, SglangRules, rules_of
 from farspan.planner.sglang.warnings import start_warnings
 from farspan.planner.timing import estimate_time
@@ -40,8 +40,8 @@ _OWN_FLAGS = ("--tp-size", "--tensor-parallel-size", "--tp", "--context-length",
 def plan_sglang(request: PlanRequest) -> EnginePlan:
     """What SGLang would do with a request.
 
-    Flags given by hand are planned as they are. When none are given and the defaults do not fit, the plan
-    adds the flags that cure it, and says so.
+    Flags given by hand are planned as they are. Where none of them touches SGLang's memory and the defaults
+    do not fit, the plan adds the flags that cure it, and says so (not with `request.as_given`).
 
     Raises:
         InputError: Unknown version, a flag SGLang refuses or farspan does not mirror, a TP size or context
@@ -60,28 +60,28 @@ def outline_sglang(request: PlanRequest) -> EnginePlan:
 
 
 def _settle(request: PlanRequest, *, outline: bool) -> EnginePlan:
-    """Plan with the flags given; with the cures when none were and the defaults do not serve."""
+    """Plan with the flags given; with the cures where these say nothing of memory and do not serve."""
     first = verdict = _verdict(request)
-    added = ""
-    if not verdict.fits and not request.engine_flags:
-        for flags in cures(request):
-            cured = _verdict(replace(request, engine_flags=flags))
+    added: tuple[str, ...] = ()
+    if not verdict.fits and not request.as_given and _settings_of(request).open_to_cures:
+        for flags in cures(request.concurrency):
+            cured = _verdict(request.with_flags({**request.engine_flags, **flags}))
             if cured.fits or (cured.starts and not verdict.starts):
-                verdict = cured
-                added = " ".join(f"{name} {value}" for name, value in flags.items())
+                verdict, added = cured, tuple(f"{name} {value}" for name, value in flags.items())
             if verdict.fits:
                 break
-    plan = _answer(verdict, outline=outline)
+    plan = _answer(verdict, added, outline=outline)
     if not added or outline:
         return plan
-    why = _answer(first, outline=True).reason
-    note = f"SGLang's defaults do not serve this request ({why}): farspan adds {added}."
+    why = _answer(first, (), outline=True).reason
+    note = f"SGLang's defaults do not serve this request ({why}): farspan adds {' '.join(added)}."
     return replace(plan, warnings=(note, *plan.warnings))
 
 
-def cures(request: PlanRequest) -> tuple[dict[str, str | None], ...]:
+@lru_cache(maxsize=64)
+def cures(concurrency: int) -> tuple[dict[str, str | None], ...]:
     """Flags to try in turn when the defaults do not serve: fewer rows, then a smaller window pool too."""
-    rows: dict[str, str | None] = {"--max-running-requests": str(max(8, request.concurrency))}
+    rows: dict[str, str | None] = {"--max-running-requests": str(max(8, concurrency))}
     return rows, {**rows, "--swa-full-tokens-ratio": "0.05"}
 
 
@@ -105,14 +105,40 @@ class _NoPool(NamedTuple):
     error: PoolError
 
 
-class _Settings(NamedTuple):
-    """What does not depend on the context: worked out once for a sweep."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Settings:
+    """What does not depend on the context: worked out once for a sweep. Compared and hashed by identity.
+
+    `open_to_cures` says that the flags given leave SGLang's memory as its defaults have it, so that farspan
+    may add flags; a server that somebody sized by hand is planned as it is.
+    """
 
     rules: SglangRules
     given: GivenFlags
     resolved: Resolved
     layout: KvLayout
+    open_to_cures: bool
     notes: tuple[str, ...]
+
+    def decisive(self, model: ModelSpec, context_length: int) -> int:
+        """`context_length` where loading or the split of the pools depends on it, else 0."""
+        reserved = any(
+            rope_bytes(rope, context_length) > rope.positions * rope.rotary_dim * 4 for rope in model.ropes
+        )
+        return context_length if reserved or self.given.hybrid_ratio is not None else 0
+
+
+def _settings_of(request: PlanRequest) -> _Settings:
+    return _settings(
+        tuple(request.engine_flags.items()),
+        request.model,
+        request.gpu,
+        request.tp,
+        request.kv_dtype,
+        request.engine_version,
+        request.accept_nearest_version,
+        request.context > LONG_CONTEXT,
+    )
 
 
 @lru_cache(maxsize=64)
@@ -134,48 +160,66 @@ def _settings(
             "choose a newer --engine-version, or plan it for vLLM",
         )
     model.check_tp(tp)
-    given = read_flags(PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags)), rules)
+    asked = PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags))
+    given = read_flags(asked, rules)
+    untouched = read_flags(asked.with_flags({}), rules)
     resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
     hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
-    layout = kv_layout(model, resolved.kv_dtype, tp, rules, hybrid=hybrid)
-    return _Settings(rules, given, resolved, layout, (chosen.warning,) if chosen.warning else ())
+    return _Settings(
+        rules=rules,
+        given=given,
+        resolved=resolved,
+        layout=kv_layout(model, resolved.kv_dtype, tp, rules, hybrid=hybrid),
+        open_to_cures=given
+        == untouched._replace(context_length=given.context_length, kv_dtype=given.kv_dtype),
+        notes=(chosen.warning,) if chosen.warning else (),
+    )
+
+
+@lru_cache(maxsize=256)
+def _frame(
+    settings: _Settings,
+    model: ModelSpec,
+    gpu: Gpu,
+    tp: int,
+    available_kv_bytes: int | None,
+    context_length: int,
+) -> Frame:
+    """The pools of a server; `context_length` is 0 where nothing in them depends on it."""
+    resolved = settings.resolved._replace(context_length=context_length)
+    return make_frame(
+        model, gpu, tp, available_kv_bytes, settings.rules, settings.given, resolved, settings.layout
+    )
 
 
 def _verdict(request: PlanRequest) -> _Verdict:
     """Judge a request with exactly its flags."""
-    model = request.model
-    rules, given, settled, layout, notes = _settings(
-        tuple(request.engine_flags.items()),
-        model,
-        request.gpu,
-        request.tp,
-        request.kv_dtype,
-        request.engine_version,
-        request.accept_nearest_version,
-        request.context > LONG_CONTEXT,
-    )
-    resolved = with_context(settled, given, model, request.context)
-    load = load_sizes(model, request.gpu, request.tp, resolved)
-    available = kv_bytes(request, load, resolved, rules)
+    model, gpu, tp = request.model, request.gpu, request.tp
+    settings = _settings_of(request)
+    resolved = with_context(settings.resolved, settings.given, model, request.context)
+    decisive = settings.decisive(model, resolved.context_length)
     try:
-        sizes = solve_pools(available, layout, split_settings(given, resolved), rules)
+        frame = _frame(settings, model, gpu, tp, request.available_kv_bytes, decisive)
     except PoolError as error:
-        stopped = _NoPool(request, rules, resolved, load, available, error)
-        return _Verdict(stopped, starts=False, fits=False, notes=notes)
-    state = build_state(request, rules, given, resolved, layout, load, available, sizes)
+        load = load_sizes(model, gpu, tp, resolved)
+        available = kv_bytes(request.available_kv_bytes, load, resolved, settings.rules)
+        stopped = _NoPool(request, settings.rules, resolved, load, available, error)
+        return _Verdict(stopped, starts=False, fits=False, notes=settings.notes)
+    state = build_state(request, resolved, frame)
     limits = state.limits
     starts = state.left_started >= 0 and not state.refusal and state.rows > 0
     holds = limits.longest_request + 2 >= request.context and request.context <= resolved.context_length
     fits = starts and state.left_running >= 0 and holds and limits.concurrency >= request.concurrency
-    return _Verdict(state, starts, fits, notes)
+    return _Verdict(state, starts, fits, settings.notes)
 
 
-def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
-    """The plan a verdict stands for."""
+def _answer(verdict: _Verdict, added: tuple[str, ...], *, outline: bool) -> EnginePlan:
+    """The plan a verdict stands for; `added` are the flags nobody gave."""
     state, starts, fits, notes = verdict
     if isinstance(state, _NoPool):
         return _no_pool(state, notes)
-    request, sizes, limits = state.request, state.sizes, state.limits
+    request, frame, limits = state.request, state.frame, state.limits
+    sizes = frame.sizes
     runs = state.left_running >= 0
     pools = {"full": sizes.full_tokens}
     if sizes.window_tokens:
@@ -187,23 +231,23 @@ def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
     ledger = make_ledger(state) if shown else MemoryLedger((), request.gpu.memory_bytes)
     return EnginePlan(
         engine="sglang",
-        version=state.rules.version,
+        version=frame.rules.version,
         starts=starts,
         fits=fits,
         reason=_reason(state, ledger, starts=starts, fits=fits),
-        weights_bytes=state.load.weights_bytes,
-        available_kv_bytes=int(state.available),
+        weights_bytes=frame.load.weights_bytes,
+        available_kv_bytes=int(frame.available),
         capacity_tokens=limits.longest_request,
         max_concurrency=limits.concurrency,
         printed={}
         if outline
         else printed_figures(
-            state.rules,
+            frame.rules,
             state.resolved,
-            state.layout,
+            frame.layout,
             sizes,
             state.rows,
-            state.given.max_prefill_tokens,
+            frame.given.max_prefill_tokens,
             ledger,
         ),
         pools=pools,
@@ -215,40 +259,42 @@ def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
             request.gpu,
             tp=request.tp,
             engine="sglang",
-            version=state.rules.version,
+            version=frame.rules.version,
             prompt_tokens=max(1, request.context - request.output_tokens),
             output_tokens=request.output_tokens,
             kv_dtype=state.resolved.kv_dtype,
             backend=state.resolved.attention_backend,
             chunk=state.resolved.chunked_prefill_size,
-            prefix_tree=state.given.radix_cache,
+            prefix_tree=frame.given.radix_cache,
         ),
+        added=added,
     )
 
 
 def _warnings(state: SglangState) -> tuple[str, ...]:
-    hybrid = state.layout.window_layers > 0
+    frame = state.frame
+    hybrid = frame.layout.window_layers > 0
     return (
         *start_warnings(
             state.request,
-            state.rules,
-            state.given,
+            frame.rules,
+            frame.given,
             state.resolved,
-            state.layout,
-            state.load,
-            state.sizes,
+            frame.layout,
+            frame.load,
+            frame.sizes,
             state.rows,
             state.limits,
             state.left_started,
         ),
-        *hicache_warnings(state.given, state.resolved, state.request.model, hybrid, state.rules),
+        *hicache_warnings(frame.given, state.resolved, state.request.model, hybrid, frame.rules),
     )
 
 
 def _reason(state: SglangState, ledger: MemoryLedger, *, starts: bool, fits: bool) -> str:
     """One sentence: why it fits, or what breaks it and by how much."""
     request, limits, left = state.request, state.limits, state.left_started
-    pool = f"{state.sizes.full_tokens:,} tokens"
+    pool = f"{state.frame.sizes.full_tokens:,} tokens"
     if fits:
         return (
             f"{request.context:,} tokens fit {limits.concurrency:.2f} times in a pool of {pool}, "
@@ -279,7 +325,7 @@ def _reason(state: SglangState, ledger: MemoryLedger, *, starts: bool, fits: boo
                 f"a prompt above the window pool's {limits.hangs_above:,} tokens waits for ever: admission "
                 "up to 0.5.10 needs room for all of it there"
             )
-        return f"the pool holds {pool}, {request.context - state.sizes.full_tokens:,} too few for one request"
+        return f"the pool holds {pool}, {request.context - state.frame.sizes.full_tokens:,} too few for one request"
     if state.left_running < 0:
         breaker = ledger.first_overflow()
         return (
