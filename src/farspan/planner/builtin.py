@@ -53,6 +53,19 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
         InputError: More than one rank, a model it does not run, a KV type other than the model's, a flag it
             does not have.
     """
+    return _plan(request, outline=False)
+
+
+def outline_builtin(request: PlanRequest) -> EnginePlan:
+    """The same plan without ledger and warnings, for sweeps and searches.
+
+    Raises:
+        InputError: As `plan_builtin`.
+    """
+    return _plan(request, outline=True)
+
+
+def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
     model = request.model
     _refuse(request)
     value_bytes = {"float32": 4, "bfloat16": 2}.get(request.text_flag("", "--dtype"), model.dtype_bytes)
@@ -66,11 +79,11 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
     cap, raised = _cap(request, free, wanted, working)
     capacity = longest_sequence(model, value_bytes, step, cap)
     concurrency = min(cap / needed, float(sequences)) if free > 0 else 0.0
-    ledger = MemoryLedger(
-        _lines(request, weights, value_bytes, min(wanted, cap), cap, working, step), request.gpu.memory_bytes
-    )
+    held = max(0, min(wanted, cap))
+    left = free - held - working
     starts = free > 0
-    fits = starts and concurrency >= request.concurrency and ledger.free_bytes >= 0
+    fits = starts and concurrency >= request.concurrency and left >= 0
+    lines = () if outline else _lines(request, weights, value_bytes, held, cap, working, step)
     flags = ["--device", "cuda", "--max-model-len", str(request.context)]
     if raised:
         flags += ["--kv-cache-gib", f"{cap / GIB:.2f}"]
@@ -82,7 +95,7 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
         version=__version__,
         starts=starts,
         fits=fits,
-        reason=_reason(request, free, needed, cap, sequences, ledger, fits=fits),
+        reason=_reason(request, free, needed, cap, sequences, left, fits=fits),
         weights_bytes=weights,
         available_kv_bytes=max(0, cap),
         capacity_tokens=capacity,
@@ -94,9 +107,9 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
             f"bytes at {request.context:,} tokens": needed,
             "bytes at the cap": max(0, cap),
         },
-        ledger=ledger,
+        ledger=MemoryLedger(lines, request.gpu.memory_bytes),
         flags=tuple(flags),
-        warnings=_warnings(raised),
+        warnings=() if outline else _warnings(raised),
         time=estimate_time(
             model,
             request.gpu,
@@ -107,19 +120,22 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
             output_tokens=request.output_tokens,
             kv_dtype=KvDtype.AUTO,
         ),
+        added=(f"--kv-cache-gib {cap / GIB:.2f}",) if raised else (),
     )
 
 
 def longest_sequence(model: ModelSpec, value_bytes: int, step_tokens: int, cap: int) -> int:
     """Most positions one sequence may have when all of it may take `cap` bytes."""
-    low, high = 0, max(0, cap)  # a position takes at least a byte
-    while low < high:
-        middle = (low + high + 1) // 2
-        if needed_bytes(model, value_bytes, step_tokens, middle) <= cap:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    room, reached = max(0, cap), 0
+    rates = sorted(_rates(model, value_bytes, step_tokens), key=lambda kept: kept[1])
+    slope = sum(rate for rate, _ in rates)
+    for rate, most in rates:
+        # Up to here every remaining layer takes more with each position; past it, those of `rate` do not.
+        if slope * (most - reached) > room:
+            return reached + room // slope
+        room -= slope * (most - reached)
+        slope, reached = slope - rate, most
+    return reached
 
 
 def _refuse(request: PlanRequest) -> None:
@@ -146,6 +162,7 @@ def _refuse(request: PlanRequest) -> None:
         raise InputError("--dtype is auto, float32 or bfloat16 for the built-in engine", "choose one of them")
 
 
+@lru_cache(maxsize=64)
 def _weight_bytes(model: ModelSpec, value_bytes: int) -> int:
     """Text weights in the engine's dtype; the vision tower is not loaded."""
     by_part = rank_weight_bytes(model, 1).by_part
@@ -162,7 +179,7 @@ def _cap(request: PlanRequest, free: int, wanted: int, working: int) -> tuple[in
     if request.has_flag("--kv-cache-gib"):
         return int(request.float_flag(0.0, "--kv-cache-gib") * GIB), False
     default = max(0, free) // 2
-    if default < wanted <= free - working:
+    if default < wanted <= free - working and not request.as_given:
         return -(-wanted // (GIB // 100)) * (GIB // 100), True
     return default, False
 
@@ -220,7 +237,7 @@ def _lines(
         ),
         Allocation(
             f"KV cache of {request.concurrency} x {request.context:,} tokens",
-            max(0, held),
+            held,
             Phase.RUNTIME,
             "tokens in full layers, a chunk and a step in chunked-local ones",
             f"{request.concurrency} x {needed_bytes(model, value_bytes, step, request.context):,} B",
@@ -245,7 +262,7 @@ def _reason(
     needed: int,
     cap: int,
     sequences: int,
-    ledger: MemoryLedger,
+    left: int,
     *,
     fits: bool,
 ) -> str:
@@ -258,7 +275,7 @@ def _reason(
         return f"--max-num-seqs {sequences} is below {request.concurrency} requests"
     if cap < needed * request.concurrency:
         return f"{one}, {request.concurrency} of them more than the {format_bytes(cap)} the cache may grow to"
-    return f"{format_bytes(-ledger.free_bytes)} short while serving: {one}"
+    return f"{format_bytes(-left)} short while serving: {one}"
 
 
 def _warnings(raised: bool) -> tuple[str, ...]:

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
 
-from farspan.errors import InputError
-from farspan.hardware.gpu import Gpu
-from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.ledger import MemoryLedger, Phase
 from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.planner.sglang.defaults import LONG_CONTEXT, Resolved, resolve, with_context
-from farspan.planner.sglang.flags import GivenFlags, read_flags
+from farspan.planner.sglang.defaults import Resolved
 from farspan.planner.sglang.hicache import hicache_warnings
 from farspan.planner.sglang.ledger import (
-    LoadSizes,
     load_lines,
-    load_sizes,
-)
-from farspan.planner.sglang.pool import (
-    KvLayout,
-    PoolError,
-    is_hybrid,
-    kv_layout,
 )
 from farspan.planner.sglang.printed import printed_figures
-from farspan.planner.sglang.state import Frame, SglangState, build_state, kv_bytes, make_frame, make_ledger
-from farspan.planner.sglang.tables import rope_bytes
-from farspan.planner.sglang.versions import KNOWN_VERSIONS, SglangRules, rules_of
+from farspan.planner.sglang.server import NoPool, Server, Verdict, hopeless, prepare, verdict_of
+from farspan.planner.sglang.state import SglangState, make_ledger
 from farspan.planner.sglang.warnings import start_warnings
 from farspan.planner.timing import estimate_time
-from farspan.planner.versions import resolve_version
 from farspan.sizes import format_bytes
 
 _OWN_FLAGS = ("--tp-size", "--tensor-parallel-size", "--tp", "--context-length", "--kv-cache-dtype")
@@ -60,163 +45,51 @@ def outline_sglang(request: PlanRequest) -> EnginePlan:
 
 
 def _settle(request: PlanRequest, *, outline: bool) -> EnginePlan:
-    """Plan with the flags given; with the cures where these say nothing of memory and do not serve."""
-    first = verdict = _verdict(request)
+    """Plan with the flags given; with the first cure that serves where these say nothing of memory."""
+    server = prepare(request)
     added: tuple[str, ...] = ()
-    if not verdict.fits and not request.as_given and _settings_of(request).open_to_cures:
-        for flags in cures(request.concurrency):
-            cured = _verdict(request.with_flags({**request.engine_flags, **flags}))
-            if cured.fits or (cured.starts and not verdict.starts):
-                verdict, added = cured, tuple(f"{name} {value}" for name, value in flags.items())
-            if verdict.fits:
-                break
-    plan = _answer(verdict, added, outline=outline)
+    verdict = None if hopeless(server) else verdict_of(server)
+    if (verdict is None or not verdict.fits) and not request.as_given and server.settings.open_to_cures:
+        verdict, added = _cured(server, verdict)
+    plan = _answer(verdict or verdict_of(server), added, outline=outline)
     if not added or outline:
         return plan
-    why = _answer(first, (), outline=True).reason
+    why = _answer(verdict_of(server), (), outline=True).reason
     note = f"SGLang's defaults do not serve this request ({why}): farspan adds {' '.join(added)}."
     return replace(plan, warnings=(note, *plan.warnings))
 
 
+def _cured(server: Server, first: Verdict | None) -> tuple[Verdict | None, tuple[str, ...]]:
+    """The first cure that serves; else the last, if the server then at least starts and did not before; else
+    the server as it was."""
+    request = server.request
+    tried: list[tuple[Server, tuple[str, ...]]] = []
+    for flags in cures(request.concurrency, windowed=server.settings.layout.window_layers > 0):
+        cured = prepare(request.with_flags({**request.engine_flags, **flags}))
+        added = tuple(f"{name} {value}" for name, value in flags.items())
+        tried.append((cured, added))
+        verdict = None if hopeless(cured) else verdict_of(cured)
+        if verdict is not None and verdict.fits:
+            return verdict, added
+    cured, added = tried[-1]
+    last = verdict_of(cured)
+    if last.starts and not (first or verdict_of(server)).starts:
+        return last, added
+    return first, ()
+
+
 @lru_cache(maxsize=64)
-def cures(concurrency: int) -> tuple[dict[str, str | None], ...]:
-    """Flags to try in turn when the defaults do not serve: fewer rows, then a smaller window pool too."""
+def cures(concurrency: int, *, windowed: bool) -> tuple[dict[str, str | None], ...]:
+    """Flags to try in turn when the defaults do not serve: fewer rows, then a smaller window pool too, where
+    window layers have one."""
     rows: dict[str, str | None] = {"--max-running-requests": str(max(8, concurrency))}
-    return rows, {**rows, "--swa-full-tokens-ratio": "0.05"}
+    return (rows, {**rows, "--swa-full-tokens-ratio": "0.05"}) if windowed else (rows,)
 
 
-class _Verdict(NamedTuple):
-    """One set of flags: the server, or why its pools could not be sized, and what it does."""
-
-    state: SglangState | _NoPool
-    starts: bool
-    fits: bool
-    notes: tuple[str, ...]
-
-
-class _NoPool(NamedTuple):
-    """A server that stops while sizing its pools."""
-
-    request: PlanRequest
-    rules: SglangRules
-    resolved: Resolved
-    load: LoadSizes
-    available: float
-    error: PoolError
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Settings:
-    """What does not depend on the context: worked out once for a sweep. Compared and hashed by identity.
-
-    `open_to_cures` says that the flags given leave SGLang's memory as its defaults have it, so that farspan
-    may add flags; a server that somebody sized by hand is planned as it is.
-    """
-
-    rules: SglangRules
-    given: GivenFlags
-    resolved: Resolved
-    layout: KvLayout
-    open_to_cures: bool
-    notes: tuple[str, ...]
-
-    def decisive(self, model: ModelSpec, context_length: int) -> int:
-        """`context_length` where loading or the split of the pools depends on it, else 0."""
-        reserved = any(
-            rope_bytes(rope, context_length) > rope.positions * rope.rotary_dim * 4 for rope in model.ropes
-        )
-        return context_length if reserved or self.given.hybrid_ratio is not None else 0
-
-
-def _settings_of(request: PlanRequest) -> _Settings:
-    return _settings(
-        tuple(request.engine_flags.items()),
-        request.model,
-        request.gpu,
-        request.tp,
-        request.kv_dtype,
-        request.engine_version,
-        request.accept_nearest_version,
-        request.context > LONG_CONTEXT,
-    )
-
-
-@lru_cache(maxsize=64)
-def _settings(
-    flags: tuple[tuple[str, str | None], ...],
-    model: ModelSpec,
-    gpu: Gpu,
-    tp: int,
-    kv_dtype: KvDtype,
-    version: str,
-    accept_nearest: bool,
-    long_context: bool,
-) -> _Settings:
-    chosen = resolve_version("sglang", version, KNOWN_VERSIONS, accept_nearest=accept_nearest)
-    rules = rules_of(chosen.version)
-    if model.architecture in rules.missing:
-        raise InputError(
-            f"sglang {rules.version} has no implementation of {model.architecture}",
-            "choose a newer --engine-version, or plan it for vLLM",
-        )
-    model.check_tp(tp)
-    asked = PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags))
-    given = read_flags(asked, rules)
-    untouched = read_flags(asked.with_flags({}), rules)
-    resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
-    hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
-    return _Settings(
-        rules=rules,
-        given=given,
-        resolved=resolved,
-        layout=kv_layout(model, resolved.kv_dtype, tp, rules, hybrid=hybrid),
-        open_to_cures=given
-        == untouched._replace(context_length=given.context_length, kv_dtype=given.kv_dtype),
-        notes=(chosen.warning,) if chosen.warning else (),
-    )
-
-
-@lru_cache(maxsize=256)
-def _frame(
-    settings: _Settings,
-    model: ModelSpec,
-    gpu: Gpu,
-    tp: int,
-    available_kv_bytes: int | None,
-    context_length: int,
-) -> Frame:
-    """The pools of a server; `context_length` is 0 where nothing in them depends on it."""
-    resolved = settings.resolved._replace(context_length=context_length)
-    return make_frame(
-        model, gpu, tp, available_kv_bytes, settings.rules, settings.given, resolved, settings.layout
-    )
-
-
-def _verdict(request: PlanRequest) -> _Verdict:
-    """Judge a request with exactly its flags."""
-    model, gpu, tp = request.model, request.gpu, request.tp
-    settings = _settings_of(request)
-    resolved = with_context(settings.resolved, settings.given, model, request.context)
-    decisive = settings.decisive(model, resolved.context_length)
-    try:
-        frame = _frame(settings, model, gpu, tp, request.available_kv_bytes, decisive)
-    except PoolError as error:
-        load = load_sizes(model, gpu, tp, resolved)
-        available = kv_bytes(request.available_kv_bytes, load, resolved, settings.rules)
-        stopped = _NoPool(request, settings.rules, resolved, load, available, error)
-        return _Verdict(stopped, starts=False, fits=False, notes=settings.notes)
-    state = build_state(request, resolved, frame)
-    limits = state.limits
-    starts = state.left_started >= 0 and not state.refusal and state.rows > 0
-    holds = limits.longest_request + 2 >= request.context and request.context <= resolved.context_length
-    fits = starts and state.left_running >= 0 and holds and limits.concurrency >= request.concurrency
-    return _Verdict(state, starts, fits, settings.notes)
-
-
-def _answer(verdict: _Verdict, added: tuple[str, ...], *, outline: bool) -> EnginePlan:
+def _answer(verdict: Verdict, added: tuple[str, ...], *, outline: bool) -> EnginePlan:
     """The plan a verdict stands for; `added` are the flags nobody gave."""
     state, starts, fits, notes = verdict
-    if isinstance(state, _NoPool):
+    if isinstance(state, NoPool):
         return _no_pool(state, notes)
     request, frame, limits = state.request, state.frame, state.limits
     sizes = frame.sizes
@@ -351,7 +224,7 @@ def server_flags(request: PlanRequest, resolved: Resolved) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _no_pool(stopped: _NoPool, notes: tuple[str, ...]) -> EnginePlan:
+def _no_pool(stopped: NoPool, notes: tuple[str, ...]) -> EnginePlan:
     """The plan of a server that stops while sizing its pools."""
     request, rules, load = stopped.request, stopped.rules, stopped.load
     lines = load_lines(load, request.model, request.tp, stopped.resolved, rules)
