@@ -32,7 +32,8 @@ class PlanRequest:
         engine_version: A version of the engine; empty for the newest one known.
         accept_nearest_version: Plan with the nearest known version when `engine_version` is not known.
         available_kv_bytes: The engine's own figure for KV memory on one GPU, from a log; replaces ours.
-        engine_flags: Flags as given to the engine, keys with their dashes, None for a switch.
+        engine_flags: Flags as given to the engine, keys with their dashes, None for a switch; environment
+            variables by their names.
         output_tokens: Tokens of the answer, for the time of a whole request.
         host_memory_bytes: RAM of the machine, when known.
         as_given: Plan exactly the flags given: add none that would make the request fit.

@@ -32,7 +32,7 @@ _NOT_MIRRORED = {
     "--disaggregation-mode": "disaggregated prefill and decode",
     "--enable-two-batch-overlap": "two-batch overlap",
     "--cuda-graph-config": "CUDA graph settings as JSON (use --cuda-graph-max-bs-decode and the like)",
-    "--cpu-offload-gb": "weight offload",
+    "--offload-group-size": "prefetching weight offload",
     "--prefill-only-disable-kv-cache": "serving without a KV cache",
 }
 
@@ -50,7 +50,8 @@ class HicacheFlags(NamedTuple):
 
 
 class GivenFlags(NamedTuple):
-    """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit."""
+    """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit;
+    `cpu_offload_bytes` of weights stay in the machine's memory, for each GPU."""
 
     context_length: int | None
     kv_dtype: KvDtype
@@ -75,6 +76,7 @@ class GivenFlags(NamedTuple):
     mamba_ratio: float
     mamba_slots: int | None
     hicache: HicacheFlags | None
+    cpu_offload_bytes: int
 
 
 def read_flags(request: PlanRequest, rules: SglangRules) -> GivenFlags:
@@ -136,6 +138,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> GivenFlags:
         mamba_ratio=request.float_flag(0.9, "--mamba-full-memory-ratio"),
         mamba_slots=_optional_int(request, "--max-mamba-cache-size"),
         hicache=hicache,
+        cpu_offload_bytes=request.int_flag(0, "--cpu-offload-gb") * 2**30,
     )
 
 

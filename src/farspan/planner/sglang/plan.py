@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
+from farspan.planner.engine_flags import split_environment
 from farspan.planner.ledger import MemoryLedger, Phase
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.sglang.defaults import Resolved
@@ -140,6 +141,7 @@ def _answer(verdict: Verdict, added: tuple[str, ...], *, outline: bool) -> Engin
             chunk=state.resolved.chunked_prefill_size,
             prefix_tree=frame.given.radix_cache,
         ),
+        env=split_environment(request.engine_flags)[1],
         added=added,
     )
 
@@ -215,7 +217,7 @@ def server_flags(request: PlanRequest, resolved: Resolved) -> tuple[str, ...]:
     words = ["--tp-size", str(request.tp), "--context-length", str(resolved.context_length)]
     if resolved.kv_dtype.value != "auto":
         words += ["--kv-cache-dtype", resolved.kv_dtype.value]
-    for name, value in request.engine_flags.items():
+    for name, value in split_environment(request.engine_flags)[0].items():
         if name in _OWN_FLAGS:
             continue
         words.append(name)

@@ -15,7 +15,7 @@ from farspan.planner.sglang.flags import GivenFlags, read_flags
 from farspan.planner.sglang.ledger import LoadSizes, load_sizes
 from farspan.planner.sglang.pool import KvLayout, PoolError, is_hybrid, kv_layout
 from farspan.planner.sglang.state import Frame, SglangState, build_state, kv_bytes, make_frame
-from farspan.planner.sglang.tables import request_rows, request_table_bytes, rope_bytes
+from farspan.planner.sglang.tables import request_rows, request_table_bytes, rope_covers
 from farspan.planner.sglang.versions import KNOWN_VERSIONS, SglangRules, rules_of
 from farspan.planner.versions import resolve_version
 
@@ -44,23 +44,29 @@ class NoPool(NamedTuple):
 class Settings:
     """What does not depend on the context: worked out once for a sweep. Compared and hashed by identity.
 
-    `open_to_cures` says that the flags given leave SGLang's memory as its defaults have it, so that farspan
-    may add flags; a server that somebody sized by hand is planned as it is.
+    Args:
+        rules: The version's rules.
+        given: Flags as given.
+        resolved: Flags once SGLang's defaults are filled in, without the context length.
+        layout: Bytes a token.
+        rope_covers: A context up to which no RoPE table is grown.
+        open_to_cures: Whether the flags given leave SGLang's memory as its defaults have it, so that farspan
+            may add flags; a server that somebody sized by hand is planned as it is.
+        notes: Warnings about the version.
     """
 
     rules: SglangRules
     given: GivenFlags
     resolved: Resolved
     layout: KvLayout
+    rope_covers: int
     open_to_cures: bool
     notes: tuple[str, ...]
 
-    def decisive(self, model: ModelSpec, context_length: int) -> int:
+    def decisive(self, context_length: int) -> int:
         """`context_length` where loading or the split of the pools depends on it, else 0."""
-        reserved = any(
-            rope_bytes(rope, context_length) > rope.positions * rope.rotary_dim * 4 for rope in model.ropes
-        )
-        return context_length if reserved or self.given.hybrid_ratio is not None else 0
+        follows = context_length > self.rope_covers or self.given.hybrid_ratio is not None
+        return context_length if follows else 0
 
 
 def _settings_of(request: PlanRequest) -> Settings:
@@ -105,6 +111,7 @@ def _settings(
         given=given,
         resolved=resolved,
         layout=kv_layout(model, resolved.kv_dtype, tp, rules, hybrid=hybrid),
+        rope_covers=min((rope_covers(rope) for rope in model.ropes), default=model.max_position_embeddings),
         open_to_cures=given
         == untouched._replace(context_length=given.context_length, kv_dtype=given.kv_dtype),
         notes=(chosen.warning,) if chosen.warning else (),
@@ -144,7 +151,7 @@ def prepare(request: PlanRequest) -> Server:
     """
     settings = _settings_of(request)
     resolved = with_context(settings.resolved, settings.given, request.model, request.context)
-    decisive = settings.decisive(request.model, resolved.context_length)
+    decisive = settings.decisive(resolved.context_length)
     frame: Frame | PoolError
     try:
         frame = _frame(settings, request.model, request.gpu, request.tp, request.available_kv_bytes, decisive)
@@ -168,7 +175,7 @@ def verdict_of(server: Server) -> Verdict:
     """Judge a request with exactly its flags."""
     request, settings, resolved, frame = server
     if isinstance(frame, PoolError):
-        load = load_sizes(request.model, request.gpu, request.tp, resolved)
+        load = load_sizes(request.model, request.gpu, request.tp, resolved, settings.given.cpu_offload_bytes)
         available = kv_bytes(request.available_kv_bytes, load, resolved, settings.rules)
         stopped = NoPool(request, settings.rules, resolved, load, available, frame)
         return Verdict(stopped, starts=False, fits=False, notes=settings.notes)

@@ -23,6 +23,7 @@ from farspan.planner.sglang.ledger import (
     load_sizes,
     pool_lines,
     prefill_bytes,
+    returned_bytes,
     runtime_lines,
 )
 from farspan.planner.sglang.pool import (
@@ -131,7 +132,7 @@ def make_frame(
     Raises:
         PoolError: SGLang stops here: no token fits, or the window pool cannot hold one request.
     """
-    load = load_sizes(model, gpu, tp, resolved)
+    load = load_sizes(model, gpu, tp, resolved, given.cpu_offload_bytes)
     available = kv_bytes(available_kv_bytes, load, resolved, rules)
     sizes = solve_pools(available, layout, split_settings(given, resolved), rules)
     cap = None
@@ -160,6 +161,9 @@ def build_state(request: PlanRequest, resolved: Resolved, frame: Frame) -> Sglan
         request.model, request.tp, prompt, resolved, rules, radix_cache=given.radix_cache
     )
     started = frame.fixed + context_bytes(rows, tables, batch, resolved, rules)
+    running = activations + copies
+    if frame.load.offloaded:
+        running += returned_bytes(request.model, request.tp, frame.load.offloaded)
     left = request.gpu.memory_bytes - started
     limits = admission(
         sizes,
@@ -173,7 +177,7 @@ def build_state(request: PlanRequest, resolved: Resolved, frame: Frame) -> Sglan
         overlap=given.overlap,
     )
     return SglangState(
-        request, resolved, frame, rows, tables, batch, prompt, left, left - activations - copies, limits, tier
+        request, resolved, frame, rows, tables, batch, prompt, left, left - running, limits, tier
     )
 
 
@@ -187,9 +191,17 @@ def make_ledger(state: SglangState) -> MemoryLedger:
         (
             *load_lines(frame.load, model, tp, resolved, rules),
             *pool_lines(frame.layout, frame.sizes, state.rows, resolved, rules),
-            *host_lines(state.tier, rules),
+            *host_lines(frame.load, state.tier, rules),
             *graph_lines(state.tables, state.batch, captured, resolved, rules),
-            *runtime_lines(model, tp, state.prompt, resolved, rules, radix_cache=frame.given.radix_cache),
+            *runtime_lines(
+                model,
+                tp,
+                state.prompt,
+                resolved,
+                rules,
+                radix_cache=frame.given.radix_cache,
+                offloaded=frame.load.offloaded,
+            ),
         ),
         request.gpu.memory_bytes,
     )

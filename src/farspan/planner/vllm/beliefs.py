@@ -10,6 +10,7 @@ from farspan.planner.vllm.versions import KNOWN_VERSIONS, CapacityCheck, SizeLin
 from farspan.sizes import GIB, format_bytes
 
 _TABLES_WORTH_SAYING = 2 * GIB
+_PCIE_BYTES_PER_S = 64e9  # PCIe 5.0, 16 lanes, one way
 
 
 def warnings(state: VllmState, *, starts: bool) -> tuple[str, ...]:
@@ -19,6 +20,7 @@ def warnings(state: VllmState, *, starts: bool) -> tuple[str, ...]:
         *_who_turned_hybrid_off(state),
         *_tables(state),
         *_fp8(state),
+        *_offload(state),
         *(_printed_size(state) if starts else ()),
         *_parallel(state),
         *_units(state),
@@ -97,6 +99,23 @@ def _fp8(state: VllmState) -> list[str]:
         found.append(
             "E5M2 cannot be used with a quantized query (FlashAttention 3 on Hopper to 0.20, TensorRT-LLM "
             "kernels on Blackwell): use fp8_e4m3. The assertion has nothing to do with --calculate-kv-scales."
+        )
+    return found
+
+
+def _offload(state: VllmState) -> list[str]:
+    found = []
+    offloaded = state.frame.budget.offloaded
+    if offloaded:
+        seconds = offloaded / _PCIE_BYTES_PER_S
+        found.append(
+            f"Every step reads the {format_bytes(offloaded)} of weights in RAM over PCIe: {seconds:.2f} s a step "
+            "at 64 GB/s, for a token of the answer as for a chunk of the prompt. The times here leave it out."
+        )
+    if state.given.connector:
+        found.append(
+            "A KV connector keeps or moves finished KV; it does not raise the longest request: every token of a "
+            "running request must be in the GPU's pool."
         )
     return found
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
+from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
 from farspan.planner.vllm.versions import VllmRules
 
@@ -44,8 +45,11 @@ _NOT_MIRRORED = {
     "--data-parallel-size": "data parallelism",
     "-dp": "data parallelism",
     "--enable-expert-parallel": "expert parallelism",
-    "--cpu-offload-gb": "weight offload",
+    "--cpu-offload-params": "offload of some weights by name",
+    "--offload-group-size": "prefetching weight offload",
     "--kv-cache-dtype-skip-layers": "KV dtypes that differ by layer",
+    "VLLM_USE_V2_MODEL_RUNNER": "a model runner chosen by hand",
+    "VLLM_USE_V1": "the engine before V1",
 }
 _NEUTRAL = ("1", "0", "null", "none")
 _EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
@@ -79,6 +83,8 @@ class GivenFlags:
         images: Whether the vision tower serves images.
         throughput_mode: `--performance-mode throughput`, which doubles the default batch.
         calculate_kv_scales: Whether `--calculate-kv-scales` was given.
+        cpu_offload_bytes: Weights to keep in the machine's memory, for each GPU.
+        kv_offload_bytes: Machine memory for finished KV, all ranks together.
         passed_on: Words of the flags farspan does not write itself, as given.
         env: Environment variables, as given.
     """
@@ -106,6 +112,8 @@ class GivenFlags:
     images: bool
     throughput_mode: bool
     calculate_kv_scales: bool
+    cpu_offload_bytes: int
+    kv_offload_bytes: int
     passed_on: tuple[str, ...]
     env: Mapping[str, str]
 
@@ -192,15 +200,17 @@ def _read(
         images=_images(asked),
         throughput_mode=asked.text_flag("", "--performance-mode") == "throughput",
         calculate_kv_scales=_switch(asked, "--calculate-kv-scales") is True,
+        cpu_offload_bytes=_gib(asked, "--cpu-offload-gb"),
+        kv_offload_bytes=_gib(asked, "--kv-offloading-size"),
         passed_on=_passed_on(asked),
-        env={name: value or "" for name, value in asked.engine_flags.items() if not name.startswith("-")},
+        env=split_environment(asked.engine_flags)[1],
     )
 
 
 def _passed_on(request: PlanRequest) -> tuple[str, ...]:
     words: list[str] = []
-    for name, value in request.engine_flags.items():
-        if name.startswith("-") and name not in _WRITTEN_BY_FARSPAN:
+    for name, value in split_environment(request.engine_flags)[0].items():
+        if name not in _WRITTEN_BY_FARSPAN:
             words += [name] if value is None else [name, value]
     return tuple(words)
 
@@ -241,6 +251,13 @@ def _human(request: PlanRequest, name: str) -> int | None:
     if value <= 0:
         raise InputError(f"{name} {value} is not positive", "give a number above 0")
     return value
+
+
+def _gib(request: PlanRequest, name: str) -> int:
+    value = request.float_flag(0.0, name)
+    if not 0 <= value < float("inf"):
+        raise InputError(f"{name} {value} is not a memory size", "give GiB, as in 16")
+    return int(value * 2**30)
 
 
 def _max_model_len(request: PlanRequest, rules: VllmRules) -> tuple[int | None, bool]:

@@ -28,6 +28,13 @@ def _by_config(state: VllmState) -> str:
             f"{MAX_MODEL_LEN} {state.max_model_len} is above the model's {limit:,} positions; "
             f"{LONG_CONTEXT_ENV}=1 would allow it, with answers nobody vouches for"
         )
+    groups = state.layout.groups
+    alone = len(groups) == 1 and groups[0].spec.block_size == state.frame.block_size
+    if rules.offload_needs_one_group and state.given.cpu_offload_bytes and not alone:
+        return (
+            f"vLLM {rules.version} asserts that weight offload goes with one KV group, and this model has "
+            f"{len(groups)}: drop --cpu-offload-gb or take 0.20.0"
+        )
     if _e5m2_asserts(state):
         return (
             "fp8_e5m2 meets a quantized query and vLLM asserts kv_cache_dtype in {fp8, fp8_e4m3}: "

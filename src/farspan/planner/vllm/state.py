@@ -129,6 +129,7 @@ class VllmState(NamedTuple):
             self.frame.budget,
             self.rules,
             graphs=not self.given.enforce_eager,
+            kv_offload_bytes=self.given.kv_offload_bytes,
         )
 
     def capacity_with(self, kv_dtype: KvDtype) -> int:
