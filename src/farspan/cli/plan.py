@@ -30,7 +30,15 @@ Examples:
   farspan plan llama-4-scout --gpus 8xH200 --contexts 128k,1M,2M,5M,10M --json
   farspan plan ./config.json --gpus detect --context 1M --find context
 
-Flags after -- are the engine's own. Exit code: 0 it fits, 3 it does not, 2 bad input.
+Flags after -- are the engine's own; NAME=VALUE there is an environment variable.
+
+\b
+Fits means: with the flags and variables shown. Where the engine's defaults do not serve the request and no
+flag of yours stands against it, farspan adds what does and says so ("added" in JSON; "fits_with_defaults"
+says whether it would fit without). --as-given turns that off: exactly your flags, the engine's defaults for
+the rest. What does not fit comes with every lever that helps and the bytes it frees.
+
+Exit code: 0 it fits, 3 it does not, 2 bad input.
 """
 
 
@@ -67,6 +75,7 @@ def _print_json(value: object) -> None:
 @click.option(
     "--find", type=click.Choice(["context", "concurrency", "gpus"]), help="Search for the largest or fewest."
 )
+@click.option("--as-given", is_flag=True, help="Add no flag: judge exactly what is given.")
 @click.option("--explain", is_flag=True, help="Show formulas and sources.")
 @click.option("--offline", is_flag=True, help="Never ask the Hugging Face hub for a config.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -86,6 +95,7 @@ def command(
     weights: str | None,
     available_kv_gib: float | None,
     find: str | None,
+    as_given: bool,
     explain: bool,
     offline: bool,
     as_json: bool,
@@ -119,6 +129,7 @@ def command(
         engine_flags=parse_engine_flags(engine_flags),
         output_tokens=parse_tokens(output_tokens),
         host_memory_bytes=node.host_memory_bytes,
+        as_given=as_given,
     )
     engines = (engine,) if engine else ENGINES
     if find:
@@ -139,10 +150,11 @@ def _answer_plan(
 ) -> bool:
     plans, refusals = plan_engines(request, engines)
     fixes = {}
-    if as_json or explain or len(engines) == 1:
+    lacking = [plan for plan in plans if not plan.fits_with_defaults]
+    if lacking and (as_json or explain or len(engines) == 1):
         from farspan.planner.levers import find_fix
 
-        fixes = {plan.engine: find_fix(request, plan) for plan in plans if not plan.fits}
+        fixes = {plan.engine: find_fix(request, plan) for plan in lacking}
     if as_json:
         from farspan.planner import export
 

@@ -1,6 +1,7 @@
 """What to change when it does not fit: every lever with the bytes it frees, cheapest for the user first.
 
 A lever is a changed request; what it frees is found by planning that request, never by a formula of its own.
+Levers are compared with exactly what was given: flags a plan would add by itself are levers like any other.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from farspan.errors import InputError
 from farspan.models.spec import KvDtype
-from farspan.models.weights import with_fp8_weights
+from farspan.models.weights import offloadable_bytes, with_fp8_weights
 from farspan.planner.ledger import Phase
-from farspan.planner.plan import check_request, engine_planner, valid_tps
+from farspan.planner.plan import check_request, engine_outliner, engine_planner, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.planner.vllm.flags import CHUNKED_HYBRID_ENV
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def _with_flags(
     request: PlanRequest, add: Mapping[str, str | None], drop: tuple[str, ...] = ()
 ) -> PlanRequest:
     kept = {name: value for name, value in request.engine_flags.items() if name not in drop}
-    return replace(request, engine_flags={**kept, **add})
+    return request.with_flags({**kept, **add})
 
 
 def _set(name: str, value: str | None, *spellings: str) -> Callable[[PlanRequest], PlanRequest | None]:
@@ -135,6 +137,33 @@ def _more_gpus(request: PlanRequest) -> PlanRequest | None:
     return replace(request, gpus=tp, tp=tp, available_kv_bytes=None)
 
 
+def _offload(engine: str) -> Callable[[PlanRequest], PlanRequest | None]:
+    """The fewest whole GiB of weights in RAM with which it fits; all of the layers' where none do."""
+
+    def apply(request: PlanRequest) -> PlanRequest | None:
+        most = offloadable_bytes(request.model, request.tp) // 2**30
+        if request.has_flag("--cpu-offload-gb") or request.available_kv_bytes is not None or most < 1:
+            return None
+        outline = engine_outliner(engine)
+
+        def offloading(gib: int) -> PlanRequest:
+            return _with_flags(request, {"--cpu-offload-gb": str(gib)})
+
+        low, high = 1, most
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if outline(offloading(middle)).fits else (middle + 1, high)
+        return offloading(low)
+
+    return apply
+
+
+def _without_images(request: PlanRequest) -> PlanRequest | None:
+    if not request.model.has_vision or request.has_flag("--limit-mm-per-prompt", "--language-model-only"):
+        return None
+    return _with_flags(request, {"--limit-mm-per-prompt": '{"image": 0}'})
+
+
 def _newest(request: PlanRequest) -> PlanRequest | None:
     return replace(request, engine_version="") if request.engine_version else None
 
@@ -147,6 +176,12 @@ _CANDIDATES = (
         "nothing",
         _VLLM,
         _drop("--disable-hybrid-kv-cache-manager"),
+    ),
+    _Candidate(
+        f"{CHUNKED_HYBRID_ENV}=1",
+        "nothing: the version's default is 0 because it was new",
+        _VLLM,
+        _set(CHUNKED_HYBRID_ENV, "1"),
     ),
     _Candidate("--max-running-requests 8", "fewer requests at once", _SGLANG, _rows),
     _Candidate(
@@ -181,9 +216,13 @@ _CANDIDATES = (
         _SGLANG,
         _fraction("--mem-fraction-static", 0.9),
     ),
+    _Candidate("no images: --limit-mm-per-prompt '{\"image\": 0}'", "images", _VLLM, _without_images),
+    _Candidate("--disable-radix-cache", "no reuse of prefixes", _SGLANG, _set("--disable-radix-cache", None)),
     _Candidate("--enforce-eager", "slower decode", _VLLM, _set("--enforce-eager", None)),
     _Candidate("--disable-cuda-graph", "slower decode", _SGLANG, _set("--disable-cuda-graph", None)),
     _Candidate("--kv-cache-dtype fp8_e4m3", "some exactness in long recall", (*_BOTH, "builtin"), _fp8_kv),
+    _Candidate("--cpu-offload-gb", "every step reads that much over PCIe", _VLLM, _offload("vllm")),
+    _Candidate("--cpu-offload-gb", "every step copies that much over PCIe", _SGLANG, _offload("sglang")),
     _Candidate(
         "--weights fp8",
         "another checkpoint, some exactness everywhere",
@@ -261,6 +300,8 @@ def _words(candidate: _Candidate, changed: PlanRequest) -> str:
         return f"--tp {changed.tp}"
     if candidate.apply is _more_gpus:
         return f"--gpus {changed.gpus}x{changed.gpu.name} --tp {changed.tp}"
+    if candidate.change == "--cpu-offload-gb":
+        return f"--cpu-offload-gb {changed.int_flag(0, '--cpu-offload-gb')}"
     if candidate.apply is _rows:
         return f"--max-running-requests {changed.int_flag(8, '--max-running-requests')}"
     return candidate.change
@@ -268,15 +309,18 @@ def _words(candidate: _Candidate, changed: PlanRequest) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """All levers that help, and those to pull together so that the request fits (none when none do)."""
+    """All levers that help, each alone, and those to pull together so that the request fits (none when none
+    do)."""
 
     levers: tuple[Lever, ...]
     pull: tuple[Lever, ...]
 
 
 def find_fix(request: PlanRequest, plan: EnginePlan) -> Fix:
-    """What to change about a plan that does not fit."""
-    return Fix(levers(request, plan), cheapest_fix(request, plan))
+    """What to change about a plan that does not fit with exactly what was given."""
+    given = replace(request, as_given=True)
+    bare = engine_planner(plan.engine)(given) if plan.added else plan
+    return Fix(levers(given, bare), cheapest_fix(given, bare))
 
 
 def cheapest_fix(request: PlanRequest, plan: EnginePlan) -> tuple[Lever, ...]:

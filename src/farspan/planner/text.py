@@ -44,13 +44,19 @@ def where(request: PlanRequest) -> str:
     return f"{request.model.name} on {gpus}, TP {request.tp}"
 
 
+def _named(plan: EnginePlan) -> str:
+    """The engine, its version, and what farspan added to make it fit."""
+    added = f" and {' '.join(plan.added)}" if plan.added else ""
+    return f"{plan.engine} {plan.version}{added}"
+
+
 def answer_line(request: PlanRequest, plans: Sequence[EnginePlan], refusals: Mapping[str, str]) -> str:
     """The answer in one line."""
     what = format_tokens(request.context)
     if request.concurrency > 1:
         what = f"{request.concurrency} x {what}"
     good = [plan for plan in plans if plan.fits]
-    names = ", ".join(f"{plan.engine} {plan.version} ({plan.max_concurrency:.2f}x)" for plan in good)
+    names = ", ".join(f"{_named(plan)} ({plan.max_concurrency:.2f}x)" for plan in good)
     if good and len(plans) + len(refusals) > 1:
         rest = [plan.engine for plan in plans if not plan.fits] + list(refusals)
         but = f"; not on {', '.join(rest)}" if rest else ""
