@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 
 import click
 
@@ -29,6 +30,7 @@ Examples:
       --disable-hybrid-kv-cache-manager
   farspan plan llama-4-scout --gpus 8xH200 --contexts 128k,1M,2M,5M,10M --json
   farspan plan ./config.json --gpus detect --context 1M --find context
+  farspan plan llama-4-scout --gpus H200,B200,L40S --context 1M --concurrency 32 --find gpus
 
 Flags after -- are the engine's own; NAME=VALUE there is an environment variable.
 
@@ -54,7 +56,12 @@ def _print_json(value: object) -> None:
 @click.command("plan", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
 @click.argument("engine_flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE FLAGS]")
-@click.option("--gpus", default="detect", show_default=True, help="8xH200, H100, or detect.")
+@click.option(
+    "--gpus",
+    default="detect",
+    show_default=True,
+    help="8xH200, H100, detect; several kinds with --find gpus.",
+)
 @click.option("--tp", type=int, help="Tensor-parallel size; all GPUs when not given.")
 @click.option("--engine", type=click.Choice(ENGINES), help="One engine; all side by side when not given.")
 @click.option("--engine-version", default="", help="The engine's version; the newest known when not given.")
@@ -105,7 +112,10 @@ def command(
     MODEL is a catalog name (llama-4-scout), a config.json, its folder, or a hub id (owner/name).
     """
     spec = load_model(model, weights=weights or "", allow_network=not offline)
-    node = parse_node(gpus)
+    nodes = [parse_node(part) for part in gpus.split(",")]
+    if len(nodes) > 1 and find != "gpus":
+        raise InputError(f"--gpus {gpus} names several kinds", "name one, or ask --find gpus for each")
+    node = nodes[0]
     if engine is None and (engine_version or engine_flags):
         raise InputError(
             "--engine-version and engine flags belong to one engine", "add --engine vllm or sglang"
@@ -133,7 +143,8 @@ def command(
     )
     engines = (engine,) if engine else ENGINES
     if find:
-        fits = _answer_search(request, find, engines, as_json=as_json)
+        requests = [replace(request, gpu=other.gpu, gpus=other.count) for other in nodes]
+        fits = _answer_search(requests, find, engines, as_json=as_json)
     elif contexts:
         fits = _answer_sweep(request, parse_token_list(contexts), engines, as_json=as_json)
     elif context is None:
@@ -182,14 +193,22 @@ def _answer_sweep(
     return served == set(contexts)
 
 
-def _answer_search(request: PlanRequest, find: str, engines: tuple[str, ...], *, as_json: bool) -> bool:
+def _answer_search(
+    requests: list[PlanRequest], find: str, engines: tuple[str, ...], *, as_json: bool
+) -> bool:
     from farspan.planner import export, text
     from farspan.planner.questions import Question, search
 
     question = Question(find)
-    found = search(request, question, engines)
-    if as_json:
-        _print_json(export.search_object(request, question, found))
+    found = [(request, search(request, question, engines)) for request in requests]
+    if not as_json:
+        for request, answers in found:
+            _print(text.search_lines(request, question, answers))
+    elif len(found) == 1:
+        _print_json(export.search_object(found[0][0], question, found[0][1]))
     else:
-        _print(text.search_lines(request, question, found))
-    return any(answer.value for answer in found)
+        objects = {
+            request.gpu.name: export.search_object(request, question, answers) for request, answers in found
+        }
+        _print_json(export.searches_object(question, objects))
+    return any(answer.value for _, answers in found for answer in answers)

@@ -223,10 +223,21 @@ def sweep_object(request: PlanRequest, points: Iterable[SweepPoint]) -> dict[str
 def search_object(request: PlanRequest, question: Question, found: Iterable[Found]) -> dict[str, Any]:
     """The answers to a search, by engine."""
     asked = request_object(request)
-    del asked["tp" if question.value == "gpus" else question.value]
+    for key in ("gpus", "tp") if question.value == "gpus" else (question.value,):
+        del asked[key]
     engines: dict[str, Any] = {}
     for answer in found:
-        engines[answer.engine] = {"value": answer.value, "refusal": answer.refusal or None}
+        engines[answer.engine] = {
+            "value": answer.value,
+            "tp": answer.tp,
+            "servers": answer.servers if answer.value else 0,
+            "refusal": answer.refusal or None,
+        }
         if answer.plan is not None:
             engines[answer.engine].update(plan_object(answer.plan))
     return {**asked, "find": question.value, "engines": engines}
+
+
+def searches_object(question: Question, answers: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """One search for several kinds of GPU, by kind."""
+    return {"find": question.value, "by_gpu": dict(answers)}

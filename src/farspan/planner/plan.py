@@ -8,13 +8,14 @@ from typing import cast
 
 from farspan.errors import InputError
 from farspan.models.weights import rank_weight_bytes
+from farspan.planner.replicas import plan_replicas
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.sizes import format_bytes, format_tokens
 
 EnginePlanner = Callable[[PlanRequest], EnginePlan]
 
-# engine -> module of its memory model, imported when asked for. It has plan_<engine> and, where a ledger
-# costs time, outline_<engine>, the same without ledger and warnings.
+# engine -> module of its memory model, imported when asked for. It has plan_<engine>, and outline_<engine>:
+# the same without ledger and warnings.
 _PLANNERS = {
     "vllm": "farspan.planner.vllm.plan",
     "sglang": "farspan.planner.sglang.plan",
@@ -31,20 +32,32 @@ def engine_planner(engine: str) -> EnginePlanner:
     Raises:
         InputError: There is no such engine.
     """
-    if engine not in _PLANNERS:
-        raise InputError(f"{engine!r} is not an engine farspan plans", f"choose one of {', '.join(ENGINES)}")
-    return cast(EnginePlanner, getattr(importlib.import_module(_PLANNERS[engine]), f"plan_{engine}"))
+    return _entry(engine, f"plan_{engine}")
 
 
 def engine_outliner(engine: str) -> EnginePlanner:
-    """The memory model of an engine at its fastest: the same figures, the ledger and warnings may be empty.
+    """The memory model of an engine at its fastest: the same figures without ledger and warnings.
 
     Raises:
         InputError: There is no such engine.
     """
-    planner = engine_planner(engine)
-    outline = getattr(importlib.import_module(_PLANNERS[engine]), f"outline_{engine}", planner)
-    return cast(EnginePlanner, outline)
+    return _entry(engine, f"outline_{engine}")
+
+
+def _entry(engine: str, name: str) -> EnginePlanner:
+    """A function of an engine's memory model, asked once for each data-parallel replica.
+
+    Raises:
+        InputError: There is no such engine.
+    """
+    if engine not in _PLANNERS:
+        raise InputError(f"{engine!r} is not an engine farspan plans", f"choose one of {', '.join(ENGINES)}")
+    planner = cast(EnginePlanner, getattr(importlib.import_module(_PLANNERS[engine]), name))
+
+    def plan(request: PlanRequest) -> EnginePlan:
+        return plan_replicas(request, engine, planner) if request.engine_flags else planner(request)
+
+    return plan
 
 
 def check_request(request: PlanRequest) -> None:

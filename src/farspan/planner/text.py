@@ -266,6 +266,8 @@ def sweep_lines(points: Iterable[SweepPoint]) -> list[str]:
 
 def search_lines(request: PlanRequest, question: Question, found: Sequence[Found]) -> Iterator[str]:
     """The answers to a search, one row an engine."""
+    from farspan.planner.questions import MOST_GPUS
+
     wanted = format_tokens(request.context)
     name, count = request.model.name, request.concurrency
     gpus = f"{request.gpus}x {request.gpu.name}, TP {request.tp}"
@@ -274,16 +276,18 @@ def search_lines(request: PlanRequest, question: Question, found: Sequence[Found
         "concurrency": f"most requests of {wanted} at once of {name} on {gpus}",
         "gpus": f"fewest {request.gpu.name} for {name}, {count} x {wanted}",
     }
+    why_not = f"{MOST_GPUS} are not enough" if question.value == "gpus" else "nothing fits"
     yield titles[question.value]
     rows = [["engine", "answer", "first token", "flags or why not"]]
     for answer in found:
         plan = answer.plan
+        value = f"{answer.value:,}" if answer.value else "none"
         rows.append(
             [
                 f"{answer.engine} {plan.version}" if plan else answer.engine,
-                f"{answer.value:,}" if answer.value else "none",
+                f"{value} ({answer.servers} x TP {answer.tp})" if answer.servers > 1 else value,
                 format_seconds(plan.time.ttft_expected_s) if plan and plan.time else "-",
-                " ".join(plan.flags) if plan else answer.refusal or "nothing fits",
+                " ".join(plan.flags) if plan else answer.refusal or why_not,
             ]
         )
     yield from table(rows, right=(1, 2))

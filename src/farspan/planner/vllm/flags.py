@@ -37,8 +37,8 @@ _DTYPES = {
 }
 # Each changes the arithmetic in ways that are not mirrored: planning on would give a wrong answer.
 _NOT_MIRRORED = {
-    "--pipeline-parallel-size": "pipeline parallelism",
-    "-pp": "pipeline parallelism",
+    "--pipeline-parallel-size": "pipeline parallelism: its stages differ in layers, weights and profile run",
+    "-pp": "pipeline parallelism: its stages differ in layers, weights and profile run",
     "--decode-context-parallel-size": "decode context parallelism",
     "-dcp": "decode context parallelism",
     "--prefill-context-parallel-size": "prefill context parallelism",
