@@ -40,9 +40,10 @@ def invoke(*arguments: str) -> Result:
 
 
 def answer(*arguments: str) -> dict[str, Any]:
-    result = invoke(*arguments, "--json")
+    result = invoke(*arguments) if "--json" in arguments else invoke(*arguments, "--json")
     assert result.exit_code in (0, 3), result.output
     value: dict[str, Any] = json.loads(result.stdout)
+    assert value["fits"] or not value["fits_with_defaults"]
     assert (result.exit_code == 0) == value["fits"]
     return value
 
@@ -97,6 +98,44 @@ def test_what_does_not_fit_exits_3_and_says_what_to_change() -> None:
     assert lines[0].startswith("10M does not fit")
     assert any(line.startswith("It fits with --max-running-requests 8") for line in lines)
     assert any("What helps, cheapest first" in line for line in lines)
+
+
+def test_environment_words_after_the_dashes_are_read() -> None:
+    name = "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE"
+    asked = [*SCOUT, "--engine", "vllm", "--engine-version", "0.12.0", "--context", "5Mi"]
+    off = answer(*asked, "--available-kv-gib", "89.714", "--json", "--", f"{name}=0")
+    assert not off["fits"]
+    assert off["env"] == {name: "0"}
+    assert off["printed"]["Maximum concurrency for 5,242,880 tokens per request"] == 0.75
+    on = answer(*asked, "--available-kv-gib", "89.714", "--json", "--", f"{name}=1")
+    assert on["fits"]
+    assert on["fits_with_defaults"]
+    assert on["printed"]["Maximum concurrency for 5,242,880 tokens per request"] == 2.96
+
+
+def test_as_given_adds_nothing() -> None:
+    asked = [*SCOUT, "--engine", "sglang", "--engine-version", "0.5.16", "--context", "10M"]
+    value = answer(*asked)
+    assert value["fits"]
+    assert not value["fits_with_defaults"]
+    assert value["added"]
+    assert value["levers"]
+    assert value["fix"] is None
+    value = answer(*asked, "--as-given")
+    assert not value["fits"]
+    assert value["added"] == []
+    first = next(lever for lever in value["levers"] if lever["change"] == "--max-running-requests 8")
+    assert first["bytes_freed"] > 76 * 2**30
+    assert value["fix"]["changes"]
+
+
+def test_fewest_gpus_of_several_kinds() -> None:
+    result = invoke("llama-4-scout", "--gpus", "H200,L40S", "--context", "1M", "--find", "gpus", "--json")
+    kinds = json.loads(result.stdout)["by_gpu"]
+    assert list(kinds) == ["H200", "L40S"]
+    assert kinds["H200"]["engines"]["vllm"]["value"] < kinds["L40S"]["engines"]["vllm"]["value"]
+    with pytest.raises(InputError, match="several kinds"):
+        invoke("llama-4-scout", "--gpus", "H200,L40S", "--context", "1M")
 
 
 def test_the_answer_comes_first_then_flags_then_the_ledger() -> None:
