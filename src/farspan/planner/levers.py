@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from farspan.errors import InputError
-from farspan.models.spec import KvDtype
+from farspan.models.spec import AttentionKind, KvDtype
 from farspan.models.weights import offloadable_bytes, with_fp8_weights
 from farspan.planner.ledger import Phase
 from farspan.planner.plan import check_request, engine_outliner, engine_planner, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.planner.vllm.flags import CHUNKED_HYBRID_ENV
+from farspan.planner.vllm.flags import CHUNKED_HYBRID_ENV, DISABLE_HYBRID
+from farspan.planner.vllm.versions import rules_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,17 @@ def _set(name: str, value: str | None, *spellings: str) -> Callable[[PlanRequest
     return apply
 
 
-def _drop(*names: str) -> Callable[[PlanRequest], PlanRequest | None]:
-    def apply(request: PlanRequest) -> PlanRequest | None:
-        return _with_flags(request, {}, names) if request.has_flag(*names) else None
-
-    return apply
+def _hybrid_groups(request: PlanRequest) -> PlanRequest | None:
+    """Hybrid KV groups on: without the flag that turns them off, with the variable some versions need."""
+    rules, _ = rules_for(request.engine_version, accept_nearest=request.accept_nearest_version)
+    add: dict[str, str | None] = {}
+    chunked = any(True for _ in request.model.layers_of(AttentionKind.CHUNKED_LOCAL))
+    value = request.engine_flags.get(CHUNKED_HYBRID_ENV, "1" if rules.chunked_hybrid_default else "0")
+    if chunked and value != "1":
+        add = {CHUNKED_HYBRID_ENV: "1"}
+    if not add and not request.has_flag(DISABLE_HYBRID):
+        return None
+    return _with_flags(request, add, (DISABLE_HYBRID,))
 
 
 def _lower(name: str, value: int, default: int) -> Callable[[PlanRequest], PlanRequest | None]:
@@ -171,18 +178,7 @@ def _newest(request: PlanRequest) -> PlanRequest | None:
 _BOTH, _VLLM, _SGLANG = ("vllm", "sglang"), ("vllm",), ("sglang",)
 # In order of what they cost the user: nothing, then speed, then exactness, then money.
 _CANDIDATES = (
-    _Candidate(
-        "leave hybrid KV groups on: drop --disable-hybrid-kv-cache-manager",
-        "nothing",
-        _VLLM,
-        _drop("--disable-hybrid-kv-cache-manager"),
-    ),
-    _Candidate(
-        f"{CHUNKED_HYBRID_ENV}=1",
-        "nothing: the version's default is 0 because it was new",
-        _VLLM,
-        _set(CHUNKED_HYBRID_ENV, "1"),
-    ),
+    _Candidate("hybrid KV groups on", "nothing", _VLLM, _hybrid_groups),
     _Candidate("--max-running-requests 8", "fewer requests at once", _SGLANG, _rows),
     _Candidate(
         "--swa-full-tokens-ratio 0.05",
@@ -300,6 +296,9 @@ def _words(candidate: _Candidate, changed: PlanRequest) -> str:
         return f"--tp {changed.tp}"
     if candidate.apply is _more_gpus:
         return f"--gpus {changed.gpus}x{changed.gpu.name} --tp {changed.tp}"
+    if candidate.apply is _hybrid_groups:
+        variable = CHUNKED_HYBRID_ENV in changed.engine_flags
+        return f"hybrid KV groups on ({f'{CHUNKED_HYBRID_ENV}=1' if variable else f'no {DISABLE_HYBRID}'})"
     if candidate.change == "--cpu-offload-gb":
         return f"--cpu-offload-gb {changed.int_flag(0, '--cpu-offload-gb')}"
     if candidate.apply is _rows:

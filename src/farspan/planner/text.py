@@ -44,25 +44,22 @@ def where(request: PlanRequest) -> str:
     return f"{request.model.name} on {gpus}, TP {request.tp}"
 
 
-def _named(plan: EnginePlan) -> str:
-    """The engine, its version, and what farspan added to make it fit."""
-    added = f" and {' '.join(plan.added)}" if plan.added else ""
-    return f"{plan.engine} {plan.version}{added}"
-
-
 def answer_line(request: PlanRequest, plans: Sequence[EnginePlan], refusals: Mapping[str, str]) -> str:
     """The answer in one line."""
     what = format_tokens(request.context)
     if request.concurrency > 1:
         what = f"{request.concurrency} x {what}"
     good = [plan for plan in plans if plan.fits]
-    names = ", ".join(f"{_named(plan)} ({plan.max_concurrency:.2f}x)" for plan in good)
     if good and len(plans) + len(refusals) > 1:
+        names = ", ".join(f"{plan.engine} {plan.version} ({plan.max_concurrency:.2f}x)" for plan in good)
         rest = [plan.engine for plan in plans if not plan.fits] + list(refusals)
         but = f"; not on {', '.join(rest)}" if rest else ""
         return f"{what} fits {where(request)} with {names}{but}."
     if good:
-        return f"{what} fits {where(request)} with {names}: {good[0].reason}."
+        plan = good[0]
+        added = f" and {' '.join(plan.added)}" if plan.added else ""
+        named = f"{plan.engine} {plan.version}{added} ({plan.max_concurrency:.2f}x)"
+        return f"{what} fits {where(request)} with {named}: {plan.reason}."
     if len(plans) == 1:
         engine = f"{plans[0].engine} {plans[0].version}"
         return f"{what} does not fit {where(request)} with {engine}: {plans[0].reason}."
@@ -180,7 +177,7 @@ def _fix_lines(fix: Fix, model: str) -> Iterator[str]:
     """What to pull so that it fits, as a command, and every lever there is."""
     if fix.pull:
         after = fix.pull[-1].plan
-        changes = " and ".join(lever.change for lever in fix.pull)
+        changes = ", ".join(lever.change for lever in fix.pull)
         yield f"It fits with {changes} ({after.max_concurrency:.2f}x):"
         yield from command_lines(after, model)
         yield ""

@@ -24,8 +24,7 @@ MAX_MODEL_LEN = "--max-model-len"
 MAX_NUM_SEQS = "--max-num-seqs"
 _TP = ("--tensor-parallel-size", "-tp")
 _WRITTEN_BY_FARSPAN = (MAX_MODEL_LEN, MAX_NUM_SEQS, "--kv-cache-dtype", *_TP)
-_DISABLE_HYBRID = "--disable-hybrid-kv-cache-manager"
-_ENABLE_HYBRID = "--no-disable-hybrid-kv-cache-manager"
+DISABLE_HYBRID = "--disable-hybrid-kv-cache-manager"
 _DTYPES = {
     "auto": KvDtype.AUTO,
     "bfloat16": KvDtype.BFLOAT16,
@@ -286,7 +285,7 @@ def _env(request: PlanRequest, name: str) -> bool | None:
 def _hybrid(request: PlanRequest) -> bool | None:
     if request.has_flag("--enable-hybrid-kv-cache-manager"):
         return True
-    disabled = _switch(request, _DISABLE_HYBRID)
+    disabled = _switch(request, DISABLE_HYBRID)
     return None if disabled is None else not disabled
 
 
