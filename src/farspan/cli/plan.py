@@ -5,12 +5,12 @@ Modules are imported where they are used: a plan must answer in 0.3 s, and impor
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
 import click
+import orjson
 
 from farspan.errors import InputError
 from farspan.hardware.catalog import parse_node
@@ -50,7 +50,7 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
 @click.command("plan", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

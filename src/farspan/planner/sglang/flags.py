@@ -6,13 +6,15 @@ from typing import NamedTuple
 
 from farspan.errors import InputError
 from farspan.models.spec import AttentionKind, KvDtype
-from farspan.planner.request import PlanRequest
+from farspan.planner.engine_flags import split_environment
+from farspan.planner.request import EngineFlags, PlanRequest
 from farspan.planner.sglang.versions import SglangRules
 
 CONTEXT_LENGTH = ("--context-length",)
 MAX_REQUESTS = ("--max-running-requests",)
 FRACTION = ("--mem-fraction-static",)
 _TP = ("--tp-size", "--tensor-parallel-size", "--tp")
+_WRITTEN_BY_FARSPAN = (*_TP, *CONTEXT_LENGTH, "--kv-cache-dtype")
 _KV_NAMES = {
     "auto": KvDtype.AUTO,
     "bf16": KvDtype.BFLOAT16,
@@ -140,6 +142,18 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> GivenFlags:
         hicache=hicache,
         cpu_offload_bytes=request.int_flag(0, "--cpu-offload-gb") * 2**30,
     )
+
+
+def passed_on(flags: EngineFlags) -> tuple[str, ...]:
+    """Words of the flags farspan does not write itself, as given."""
+    words: list[str] = []
+    for name, value in split_environment(flags)[0].items():
+        if name in _WRITTEN_BY_FARSPAN:
+            continue
+        words.append(name)
+        if value is not None:
+            words += value.split() if name.startswith("--cuda-graph-bs") else [value]
+    return tuple(words)
 
 
 def _refuse(request: PlanRequest, rules: SglangRules) -> None:

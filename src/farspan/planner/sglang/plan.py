@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from farspan.planner.engine_flags import split_environment
 from farspan.planner.ledger import MemoryLedger, Phase
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.sglang.defaults import Resolved
@@ -14,13 +13,11 @@ from farspan.planner.sglang.ledger import (
     load_lines,
 )
 from farspan.planner.sglang.printed import printed_figures
-from farspan.planner.sglang.server import NoPool, Server, Verdict, hopeless, prepare, verdict_of
+from farspan.planner.sglang.server import NoPool, Server, Settings, Verdict, hopeless, prepare, verdict_of
 from farspan.planner.sglang.state import SglangState, make_ledger
 from farspan.planner.sglang.warnings import start_warnings
 from farspan.planner.timing import estimate_time
 from farspan.sizes import format_bytes
-
-_OWN_FLAGS = ("--tp-size", "--tensor-parallel-size", "--tp", "--context-length", "--kv-cache-dtype")
 
 
 def plan_sglang(request: PlanRequest) -> EnginePlan:
@@ -64,19 +61,21 @@ def _cured(server: Server, first: Verdict | None) -> tuple[Verdict | None, tuple
     """The first cure that serves; else the last, if the server then at least starts and did not before; else
     the server as it was."""
     request = server.request
-    tried: list[tuple[Server, tuple[str, ...]]] = []
-    for flags in cures(request.concurrency, windowed=server.settings.layout.window_layers > 0):
-        cured = prepare(request.with_flags({**request.engine_flags, **flags}))
-        added = tuple(f"{name} {value}" for name, value in flags.items())
-        tried.append((cured, added))
-        verdict = None if hopeless(cured) else verdict_of(cured)
+    last = server
+    added: dict[str, str | None] = {}
+    for added in cures(request.concurrency, windowed=server.settings.layout.window_layers > 0):
+        last = prepare(request.with_flags({**request.engine_flags, **added}))
+        verdict = None if hopeless(last) else verdict_of(last)
         if verdict is not None and verdict.fits:
-            return verdict, added
-    cured, added = tried[-1]
-    last = verdict_of(cured)
-    if last.starts and not (first or verdict_of(server)).starts:
-        return last, added
+            return verdict, _words(added)
+    verdict = verdict_of(last)
+    if verdict.starts and not (first or verdict_of(server)).starts:
+        return verdict, _words(added)
     return first, ()
+
+
+def _words(flags: dict[str, str | None]) -> tuple[str, ...]:
+    return tuple([f"{name} {value}" for name, value in flags.items()])
 
 
 @lru_cache(maxsize=64)
@@ -89,9 +88,9 @@ def cures(concurrency: int, *, windowed: bool) -> tuple[dict[str, str | None], .
 
 def _answer(verdict: Verdict, added: tuple[str, ...], *, outline: bool) -> EnginePlan:
     """The plan a verdict stands for; `added` are the flags nobody gave."""
-    state, starts, fits, notes = verdict
+    state, starts, fits, settings = verdict
     if isinstance(state, NoPool):
-        return _no_pool(state, notes)
+        return _no_pool(state, settings.notes)
     request, frame, limits = state.request, state.frame, state.limits
     sizes = frame.sizes
     runs = state.left_running >= 0
@@ -126,8 +125,8 @@ def _answer(verdict: Verdict, added: tuple[str, ...], *, outline: bool) -> Engin
         ),
         pools=pools,
         ledger=ledger,
-        flags=server_flags(request, state.resolved),
-        warnings=notes if outline else (*notes, *_warnings(state)),
+        flags=server_flags(request, state.resolved, settings),
+        warnings=settings.notes if outline else (*settings.notes, *_warnings(state)),
         time=estimate_time(
             request.model,
             request.gpu,
@@ -141,7 +140,7 @@ def _answer(verdict: Verdict, added: tuple[str, ...], *, outline: bool) -> Engin
             chunk=state.resolved.chunked_prefill_size,
             prefix_tree=frame.given.radix_cache,
         ),
-        env=split_environment(request.engine_flags)[1],
+        env=settings.env,
         added=added,
     )
 
@@ -212,18 +211,12 @@ def _reason(state: SglangState, ledger: MemoryLedger, *, starts: bool, fits: boo
     return f"the pool of {pool} holds {limits.concurrency:.2f} requests of {request.context:,}"
 
 
-def server_flags(request: PlanRequest, resolved: Resolved) -> tuple[str, ...]:
+def server_flags(request: PlanRequest, resolved: Resolved, settings: Settings) -> tuple[str, ...]:
     """The server's arguments, ready to paste; flags given by hand are passed through."""
     words = ["--tp-size", str(request.tp), "--context-length", str(resolved.context_length)]
     if resolved.kv_dtype.value != "auto":
         words += ["--kv-cache-dtype", resolved.kv_dtype.value]
-    for name, value in split_environment(request.engine_flags)[0].items():
-        if name in _OWN_FLAGS:
-            continue
-        words.append(name)
-        if value is not None:
-            words += value.split() if name.startswith("--cuda-graph-bs") else [value]
-    return tuple(words)
+    return (*words, *settings.passed_on)
 
 
 def _no_pool(stopped: NoPool, notes: tuple[str, ...]) -> EnginePlan:

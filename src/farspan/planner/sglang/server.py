@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -9,9 +10,10 @@ from typing import NamedTuple
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
+from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
 from farspan.planner.sglang.defaults import LONG_CONTEXT, Resolved, resolve, with_context
-from farspan.planner.sglang.flags import GivenFlags, read_flags
+from farspan.planner.sglang.flags import GivenFlags, passed_on, read_flags
 from farspan.planner.sglang.ledger import LoadSizes, load_sizes
 from farspan.planner.sglang.pool import KvLayout, PoolError, is_hybrid, kv_layout
 from farspan.planner.sglang.state import Frame, SglangState, build_state, kv_bytes, make_frame
@@ -26,7 +28,7 @@ class Verdict(NamedTuple):
     state: SglangState | NoPool
     starts: bool
     fits: bool
-    notes: tuple[str, ...]
+    settings: Settings
 
 
 class NoPool(NamedTuple):
@@ -53,6 +55,8 @@ class Settings:
         open_to_cures: Whether the flags given leave SGLang's memory as its defaults have it, so that farspan
             may add flags; a server that somebody sized by hand is planned as it is.
         notes: Warnings about the version.
+        passed_on: Words of the flags farspan does not write itself, as given.
+        env: Environment variables, as given.
     """
 
     rules: SglangRules
@@ -62,6 +66,8 @@ class Settings:
     rope_covers: int
     open_to_cures: bool
     notes: tuple[str, ...]
+    passed_on: tuple[str, ...]
+    env: Mapping[str, str]
 
     def decisive(self, context_length: int) -> int:
         """`context_length` where loading or the split of the pools depends on it, else 0."""
@@ -115,6 +121,8 @@ def _settings(
         open_to_cures=given
         == untouched._replace(context_length=given.context_length, kv_dtype=given.kv_dtype),
         notes=(chosen.warning,) if chosen.warning else (),
+        passed_on=passed_on(asked.engine_flags),
+        env=split_environment(asked.engine_flags)[1],
     )
 
 
@@ -178,10 +186,10 @@ def verdict_of(server: Server) -> Verdict:
         load = load_sizes(request.model, request.gpu, request.tp, resolved, settings.given.cpu_offload_bytes)
         available = kv_bytes(request.available_kv_bytes, load, resolved, settings.rules)
         stopped = NoPool(request, settings.rules, resolved, load, available, frame)
-        return Verdict(stopped, starts=False, fits=False, notes=settings.notes)
+        return Verdict(stopped, starts=False, fits=False, settings=settings)
     state = build_state(request, resolved, frame)
     limits = state.limits
     starts = state.left_started >= 0 and not state.refusal and state.rows > 0
     holds = limits.longest_request + 2 >= request.context and request.context <= resolved.context_length
     fits = starts and state.left_running >= 0 and holds and limits.concurrency >= request.concurrency
-    return Verdict(state, starts, fits, settings.notes)
+    return Verdict(state, starts, fits, settings)

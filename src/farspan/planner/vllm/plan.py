@@ -30,7 +30,7 @@ from farspan.planner.vllm.layers import (
     resolve_kv_dtype,
 )
 from farspan.planner.vllm.lines import beside_tables
-from farspan.planner.vllm.printed import SIZE_KEY, concurrency_key, kv_cache_size_tokens
+from farspan.planner.vllm.printed import SIZE_KEY, concurrency_key, size_tokens
 from farspan.planner.vllm.refusals import refusal
 from farspan.planner.vllm.state import Frame, VllmState
 from farspan.planner.vllm.tables import table_bytes
@@ -211,7 +211,7 @@ def _answer(verdict: _Verdict, notes: tuple[str, ...], *, outline: bool) -> Engi
         available_kv_bytes=max(state.frame.budget.available, 0),
         capacity_tokens=state.frame.capacity,
         max_concurrency=state.max_concurrency,
-        printed=_printed(state),
+        printed=_printed(state, starts=not verdict.refusal),
         pools={"token slots": state.frame.num_blocks * state.layout.block_size},
         ledger=MemoryLedger((), request.gpu.memory_bytes) if outline else state.ledger(),
         flags=server_flags(state),
@@ -250,18 +250,20 @@ def _reason(state: VllmState, *, fits: bool) -> str:
     return f"{pool} holds {held}, not {request.concurrency}"
 
 
-def _printed(state: VllmState) -> dict[str, int | float | str]:
+def _printed(state: VllmState, *, starts: bool) -> dict[str, int | float | str]:
     """The figures vLLM prints at start, by its own words; its refusal's estimate when it does not start."""
     frame, length = state.frame, state.max_model_len
     layout, available, in_flight = frame.layout, frame.available, frame.in_flight
     printed: dict[str, int | float | str] = dict(frame.printed)
     if available <= 0 or frame.num_blocks <= 0:
         return printed
-    if not layout.passes_check(available, length, in_flight):
+    if not starts and not layout.passes_check(available, length, in_flight):
         estimate = layout.estimated_max_model_len(available, length, in_flight)
         return {**printed, "estimated maximum model length": estimate}
-    printed[SIZE_KEY] = kv_cache_size_tokens(layout, frame.num_blocks, length, in_flight)
-    printed[concurrency_key(length)] = round(layout.concurrency(frame.num_blocks, length, in_flight), 2)
+    same = length == state.request.context
+    ratio = state.max_concurrency if same else layout.concurrency(frame.num_blocks, length, in_flight)
+    printed[SIZE_KEY] = size_tokens(layout, frame.num_blocks, length, ratio)
+    printed[concurrency_key(length)] = round(ratio, 2)
     return printed
 
 
