@@ -113,6 +113,13 @@ def test_environment_words_after_the_dashes_are_read() -> None:
     assert on["printed"]["Maximum concurrency for 5,242,880 tokens per request"] == 2.96
 
 
+def test_json_may_stand_behind_the_engines_flags() -> None:
+    before = invoke(*SCOUT, "--engine", "vllm", "--context", "1M", "--json", "--", "--max-num-seqs", "8")
+    behind = invoke(*SCOUT, "--engine", "vllm", "--context", "1M", "--", "--max-num-seqs", "8", "--json")
+    assert json.loads(behind.stdout) == json.loads(before.stdout)
+    assert "--json" not in json.loads(behind.stdout)["flags"]
+
+
 def test_as_given_adds_nothing() -> None:
     asked = [*SCOUT, "--engine", "sglang", "--engine-version", "0.5.16", "--context", "10M"]
     value = answer(*asked)

@@ -283,6 +283,16 @@ def test_the_offload_lever_frees_what_it_moves(engine: str, flags: dict[str, str
         assert not plan_engine(less, engine).fits
 
 
+def test_offloaded_weights_need_not_fit_the_gpu() -> None:
+    asked = replace(request(128_000), tp=1, gpus=1)
+    with pytest.raises(InputError, match="take 202 GiB"):
+        plan_engine(asked, "vllm")
+    for engine in ("vllm", "sglang"):
+        plan = plan_engine(asked.with_flags({"--cpu-offload-gb": "150"}), engine)
+        assert plan.weights_bytes < 60 * 2**30
+        assert plan.fits
+
+
 def test_every_kind_of_lever_is_offered() -> None:
     """The issue's list: dtype, hybrid, fraction, requests, window ratio, graphs, TP, offload."""
     old = request(

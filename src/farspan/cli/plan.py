@@ -22,6 +22,7 @@ from farspan.planner.request import PlanRequest
 from farspan.sizes import parse_token_list, parse_tokens
 
 EXIT_DOES_NOT_FIT = 3
+_JSON = "--json"
 _EPILOG = """\b
 Examples:
   farspan plan llama-4-scout --gpus 8xH200 --context 10M
@@ -85,7 +86,7 @@ def _print_json(value: object) -> None:
 @click.option("--as-given", is_flag=True, help="Add no flag: judge exactly what is given.")
 @click.option("--explain", is_flag=True, help="Show formulas and sources.")
 @click.option("--offline", is_flag=True, help="Never ask the Hugging Face hub for a config.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(_JSON, "as_json", is_flag=True, help="Print JSON.")
 def command(
     model: str,
     engine_flags: tuple[str, ...],
@@ -111,6 +112,9 @@ def command(
 
     MODEL is a catalog name (llama-4-scout), a config.json, its folder, or a hub id (owner/name).
     """
+    # No engine has a --json: written last, behind the engine's flags, it is still ours.
+    as_json = as_json or _JSON in engine_flags
+    engine_flags = tuple(word for word in engine_flags if word != _JSON)
     spec = load_model(model, weights=weights or "", allow_network=not offline)
     nodes = [parse_node(part) for part in gpus.split(",")]
     if len(nodes) > 1 and find != "gpus":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from farspan.errors import InputError
-from farspan.models.weights import rank_weight_bytes
+from farspan.models.weights import offloadable_bytes, rank_weight_bytes
 from farspan.planner.replicas import plan_replicas
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.sizes import format_bytes, format_tokens
@@ -90,6 +90,9 @@ def check_request(request: PlanRequest) -> None:
 def _check_weights(request: PlanRequest) -> None:
     model, gpu = request.model, request.gpu
     weights = rank_weight_bytes(model, request.tp).total
+    if request.has_flag("--cpu-offload-gb"):
+        offloaded = int(request.float_flag(0.0, "--cpu-offload-gb") * 2**30)
+        weights -= min(offloaded, offloadable_bytes(model, request.tp))
     if weights + _BESIDE_WEIGHTS <= gpu.memory_bytes:
         return
     enough = [
