@@ -113,6 +113,17 @@ def test_environment_words_after_the_dashes_are_read() -> None:
     assert on["printed"]["Maximum concurrency for 5,242,880 tokens per request"] == 2.96
 
 
+def test_a_context_above_the_models_only_when_vllm_is_told_to_allow_it() -> None:
+    with pytest.raises(InputError, match="above the 10Mi tokens"):
+        invoke(*SCOUT, "--engine", "vllm", "--engine-version", "0.12.0", "--context", "20M")
+    allowed = "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
+    hybrid = "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE=1"
+    old = [*SCOUT, "--engine", "vllm", "--engine-version", "0.12.0", "--context", "20M"]
+    value = answer(*old, "--available-kv-gib", "89.714", "--json", "--", allowed, hybrid)
+    assert not value["starts"]
+    assert value["printed"]["estimated maximum model length"] == 15_629_504
+
+
 def test_json_may_stand_behind_the_engines_flags() -> None:
     before = invoke(*SCOUT, "--engine", "vllm", "--context", "1M", "--json", "--", "--max-num-seqs", "8")
     behind = invoke(*SCOUT, "--engine", "vllm", "--context", "1M", "--", "--max-num-seqs", "8", "--json")

@@ -22,6 +22,8 @@ _PLANNERS = {
     "builtin": "farspan.planner.builtin",
 }
 ENGINES = tuple(_PLANNERS)
+# vLLM's way to serve a context longer than the model was made for: its planner says what that is worth.
+_LONG_CONTEXT_ENV = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 # Room a rank needs beside its weights before any KV: the CUDA context alone takes 0.6 GiB on an H200.
 _BESIDE_WEIGHTS = 2**30
 
@@ -77,7 +79,8 @@ def check_request(request: PlanRequest) -> None:
             f"use --tp {request.gpus} or --gpus {request.tp}x{gpu.name}",
         )
     model.check_tp(request.tp)
-    if request.context > model.max_position_embeddings:
+    allowed = request.engine_flags.get(_LONG_CONTEXT_ENV) not in (None, "", "0")
+    if request.context > model.max_position_embeddings and not allowed:
         longest = model.max_position_embeddings
         raise InputError(
             f"a context of {format_tokens(request.context)} is above the {format_tokens(longest)} tokens "

@@ -264,7 +264,7 @@ class TestRefusals:
         assert plan(1_000_000, "0.27.1", "--calculate-kv-scales").starts
 
     def test_compressed_attention_is_refused_not_guessed(self) -> None:
-        with pytest.raises(InputError, match="compressed attention"):
+        with pytest.raises(InputError, match="latents at several rates"):
             plan(100_000, "0.33.0", model=load_model("deepseek-v4-flash"))
 
     def test_architecture_of_a_later_version(self) -> None:

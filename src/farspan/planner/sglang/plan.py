@@ -199,7 +199,8 @@ def _reason(state: SglangState, ledger: MemoryLedger, *, starts: bool, fits: boo
                 f"a prompt above the window pool's {limits.hangs_above:,} tokens waits for ever: admission "
                 "up to 0.5.10 needs room for all of it there"
             )
-        return f"the pool holds {pool}, {request.context - state.frame.sizes.full_tokens:,} too few for one request"
+        lacking = request.context - state.frame.sizes.full_tokens
+        return f"it starts, but the pool holds {pool}, {lacking:,} too few for one request"
     if state.left_running < 0:
         breaker = ledger.first_overflow()
         return (
