@@ -246,7 +246,9 @@ def test_what_a_plan_adds_is_said_and_can_be_refused(
     assert bare.added == ()
     assert not any(addition in " ".join(bare.flags) for addition in added)
     # The levers start from the bare plan, and those farspan adds are among what makes it fit.
-    pulled = [lever.change for lever in find_fix(asked, plan).pull]
+    assert find_fix(asked, plan).pull == ()
+    assert find_fix(asked, plan).levers == find_fix(replace(asked, as_given=True), bare).levers
+    pulled = [lever.change for lever in find_fix(replace(asked, as_given=True), bare).pull]
     assert any(addition.split("=")[0].split()[0] in " ".join(pulled) for addition in added)
 
 

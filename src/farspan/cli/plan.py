@@ -165,8 +165,9 @@ def _answer_plan(
 ) -> bool:
     plans, refusals = plan_engines(request, engines)
     fixes = {}
-    lacking = [plan for plan in plans if not plan.fits_with_defaults]
-    if lacking and (as_json or explain or len(engines) == 1):
+    alone = len(engines) == 1
+    lacking = [plan for plan in plans if not (plan.fits_with_defaults if alone else plan.fits)]
+    if lacking and (as_json or explain or alone):
         from farspan.planner.levers import find_fix
 
         fixes = {plan.engine: find_fix(request, plan) for plan in lacking}

@@ -316,10 +316,11 @@ class Fix:
 
 
 def find_fix(request: PlanRequest, plan: EnginePlan) -> Fix:
-    """What to change about a plan that does not fit with exactly what was given."""
+    """What to change about a plan that does not fit with exactly what was given. One that fits with what it
+    adds by itself needs no levers pulled."""
     given = replace(request, as_given=True)
     bare = engine_planner(plan.engine)(given) if plan.added else plan
-    return Fix(levers(given, bare), cheapest_fix(given, bare))
+    return Fix(levers(given, bare), () if plan.fits else cheapest_fix(given, bare))
 
 
 def cheapest_fix(request: PlanRequest, plan: EnginePlan) -> tuple[Lever, ...]:
