@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from farspan.errors import FarspanError
+from farspan.kv.retention import LayerRetention
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,24 +22,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+__all__ = [
+    "KVCache",
+    "KVCacheError",
+    "KVStatistics",
+    "LayerRetention",
+    "Run",
+    "SequenceKV",
+    "retentions",
+]
+
+
 class KVCacheError(FarspanError):
     """A request can never fit the cache it was opened on."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRetention:
-    """Which positions a layer must keep for the next token.
-
-    Attributes:
-        chunk: None when every position is kept (full attention); otherwise only those of the chunk, of this many
-            tokens, that the next position falls in (chunked-local attention).
-    """
-
-    chunk: int | None = None
-
-    def first_needed(self, position: int) -> int:
-        """Return the first position that a token at `position` still attends to."""
-        return 0 if self.chunk is None else position // self.chunk * self.chunk
 
 
 class Run(NamedTuple):
