@@ -1,0 +1,1 @@
+"""Where physical memory comes from: one driver a kind of device."""
