@@ -76,7 +76,7 @@ class CacheMachine(RuleBasedStateMachine):
         page=st.sampled_from([1, 4, 16]),
         host=st.booleans(),
         keep=st.sampled_from([None, 0.0, 10.0]),
-        segments=st.integers(1, 6),
+        segments=st.integers(1, 4),
     )
     def start(self, page: int, host: bool, keep: float | None, segments: int) -> None:
         self.page = page
@@ -111,11 +111,34 @@ class CacheMachine(RuleBasedStateMachine):
         self.read(self.names)
         self.names += 1
 
+    @rule(data=st.data(), salt=st.sampled_from([0, 0, 1]), seed=st.integers(0, 5), cut=st.floats(0, 1))
+    def serve(self, data: st.DataObject, salt: int, seed: int, cut: float) -> None:
+        """Open a sequence, compute all of it and close it: its prefix stays, or pushes an older one out."""
+        stem = data.draw(st.sampled_from(self.history)) if self.history else []
+        fresh = np.random.default_rng(seed).integers(0, 2, 20 + 20 * seed).tolist()
+        tokens = stem[: int(cut * len(stem))] + fresh
+        try:
+            sequence = self.cache.open(np.array(tokens, np.int32), len(tokens), bytes([salt]))
+        except KVCacheError:
+            return
+        if sequence is None:
+            assert self.open, "an empty cache refused what fits it"
+            return
+        name = self.names
+        self.names += 1
+        self.open[name] = (sequence, tokens, len(tokens), salt)
+        self.read(name)
+        while sequence.length < len(tokens):
+            self.advance(name, min(STEP, len(tokens) - sequence.length))
+        del self.open[name]
+        self.history.append(tokens)
+        sequence.close()
+
     @precondition(lambda self: self.open)
     @rule(data=st.data(), count=st.integers(1, STEP))
     def compute(self, data: st.DataObject, count: int) -> None:
         name = data.draw(st.sampled_from(sorted(self.open)))
-        sequence, tokens, limit, salt = self.open[name]
+        sequence, tokens, limit, _ = self.open[name]
         start = sequence.length
         if start + count > limit:
             with pytest.raises(KVCacheError, match="was opened for"):
@@ -124,6 +147,11 @@ class CacheMachine(RuleBasedStateMachine):
         missing = start + count - len(tokens)
         if missing > 0:
             tokens += data.draw(st.lists(st.integers(0, 1), min_size=missing, max_size=missing))
+        self.advance(name, count)
+
+    def advance(self, name: int, count: int) -> None:
+        sequence, tokens, _, salt = self.open[name]
+        start = sequence.length
         sequence.append(count)  # what was admitted has its room: no neighbour takes memory here
         for layer in range(len(self.chunks)):
             value = content(tokens, layer, start, start + count, salt)

@@ -296,9 +296,10 @@ class ElasticKVCache(KVCache):
 
     def _new_kind(self, retention: LayerRetention, numbers: tuple[int, ...], form: KVFormat) -> LayerKind:
         rows = [form.row_bytes] * len(numbers)
-        # Addresses cost nothing: enough for this kind to take all of the device.
+        # Addresses cost nothing: enough for this kind to take all there may ever be.
+        capacity = _cap(self._options).fixed_bytes or self._driver.memory().total
         page_bytes = sum(rows) * self._size.page_tokens
-        pool = PagePool(self._segments, rows, self._size.page_tokens, self._driver.memory().total // page_bytes)
+        pool = PagePool(self._segments, rows, self._size.page_tokens, capacity // page_bytes)
         kind = LayerKind(retention, numbers, pool)
         kind.open_stores(form)
         return kind
