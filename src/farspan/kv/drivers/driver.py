@@ -137,7 +137,7 @@ class Driver(ABC):
         if handle.address is not None or not handle.alive:
             state = "mapped" if handle.alive else "destroyed already"
             raise DriverError(f"memory that is {state} cannot be destroyed")
-        self._destroy(handle.key, handle.size)
+        self._destroy(handle)
         handle.alive = False
         with self._lock:
             self._handles.discard(handle)
@@ -271,7 +271,7 @@ class Driver(ABC):
     def _create(self, size: int) -> Any: ...
 
     @abstractmethod
-    def _destroy(self, key: Any, size: int) -> None: ...
+    def _destroy(self, handle: Handle) -> None: ...
 
     @abstractmethod
     def _map(self, address: int, size: int, key: Any) -> None: ...

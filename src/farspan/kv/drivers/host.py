@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from farspan.kv.drivers.driver import Driver, DriverError, Fence, Memory, NoRoomError, PassedFence
+from farspan.kv.drivers.driver import Driver, DriverError, Fence, Handle, Memory, NoRoomError, PassedFence
 from farspan.sizes import format_bytes
 
 if TYPE_CHECKING:
@@ -138,9 +138,9 @@ class HostDriver(Driver):
             )
         self._free -= size
 
-    def _destroy(self, key: int, size: int) -> None:
-        if not self._give_back(key, size):
-            raise DriverError(f"punching a hole of {format_bytes(size)} failed: {_reason()}")
+    def _destroy(self, handle: Handle) -> None:
+        if not self._give_back(handle.key, handle.size):
+            raise DriverError(f"punching a hole of {format_bytes(handle.size)} failed: {_reason()}")
 
     def _give_back(self, offset: int, size: int) -> bool:
         failed = self._libc.fallocate(self._file, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, size)
