@@ -210,7 +210,7 @@ class Segments(Structure):
         super().__init__(shape)
         self._driver = open_driver(shape.device)
         cap = -(-shape.cap * shape.row_bytes // self.segment_bytes) * self.segment_bytes
-        self._segments = SegmentPool(self._driver, self.segment_bytes, Cap.fixed(cap))
+        self._segments = SegmentPool(self._driver, self.segment_bytes, Cap(cap))
         self._pages = PagePool(self._segments, [shape.row_bytes], self.page, cap // (shape.row_bytes * self.page))
         self._buffer: torch.Tensor | None = (
             self._pages.layer(0).view(shape.dtype).view(-1, 2, shape.heads, shape.dim)

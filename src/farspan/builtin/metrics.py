@@ -44,8 +44,8 @@ _KV_GAUGES = {
 _KV_COUNTERS = {
     "evicted_tokens": "Tokens of prefixes that left the device.",
     "restored_tokens": "Tokens of prefixes that came back from host memory.",
-    "segments_mapped": "Segments of memory mapped.",
-    "segments_unmapped": "Segments of memory given back.",
+    "segments_created": "Segments of memory taken from the device.",
+    "segments_destroyed": "Segments of memory given back to the device.",
 }
 
 

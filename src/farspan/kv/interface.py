@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from farspan.errors import FarspanError
+from farspan.kv.drivers.driver import NoRoomError
 from farspan.kv.retention import LayerRetention
 
 if TYPE_CHECKING:
@@ -22,12 +23,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+__all__ = [
+    "KVCache",
+    "KVCacheError",
+    "KVStatistics",
+    "LayerRetention",
+    "NoRoomError",
+    "Run",
+    "SequenceKV",
+    "retentions",
+]
+
+
 class KVCacheError(FarspanError):
     """A request can never fit the cache it was opened on."""
-
-
-class NoRoomError(FarspanError):
-    """There is no memory now; there may be some later."""
 
 
 class Run(NamedTuple):
@@ -54,8 +63,8 @@ class KVStatistics:
         host_tokens: Tokens of these prefixes.
         evicted_tokens: Tokens of prefixes that left the device so far, to the host or for good.
         restored_tokens: Tokens that came back from the host so far.
-        segments_mapped: Segments mapped so far; grows with every growth.
-        segments_unmapped: Segments given back so far.
+        segments_created: Segments of memory taken from the device so far.
+        segments_destroyed: Segments given back to it so far.
     """
 
     capacity_bytes: int
@@ -70,8 +79,8 @@ class KVStatistics:
     host_tokens: int = 0
     evicted_tokens: int = 0
     restored_tokens: int = 0
-    segments_mapped: int = 0
-    segments_unmapped: int = 0
+    segments_created: int = 0
+    segments_destroyed: int = 0
 
     @property
     def needed_bytes(self) -> int:

@@ -37,6 +37,11 @@ class LayerKind:
         """Bytes of a page in all layers of the kind."""
         return sum(int(rows.shape[1]) for rows in self.page_rows)
 
+    @property
+    def free_pages(self) -> int:
+        """Pages that can be had without growing."""
+        return self.pool.mapped_pages - self.pool.used
+
     def close(self) -> None:
         """Give the memory back; nothing may look at it any more."""
         self.stores.clear()

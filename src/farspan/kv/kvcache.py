@@ -72,7 +72,7 @@ class ElasticKVCache(KVCache):
         form = KVFormat(num_kv_heads, head_dim, dtype, options.fp8)
         grouped = group_layers(layers)
         cap = _cap(options)
-        largest = cap.bytes(self._driver.memory(), 0)
+        largest = cap.limit(self._driver.memory(), 0)
         self._size = CacheSize(
             kinds=tuple(KindSize(retention, len(numbers)) for retention, numbers in grouped),
             row_bytes=form.row_bytes,
@@ -106,6 +106,7 @@ class ElasticKVCache(KVCache):
             if sharing
             else None
         )
+        self._capacity_bytes()
         self._open: dict[int, ElasticSequenceKV] = {}
         self._idle_since = clock()
 
@@ -117,7 +118,7 @@ class ElasticKVCache(KVCache):
     def check_fits(self, max_length: int) -> int:
         """See `KVCache.check_fits`."""
         needed = self._size.needed_bytes(max_length)
-        capacity = self._segments.capacity_bytes()
+        capacity = self._capacity_bytes()
         if needed > capacity:
             raise KVCacheError(
                 f"{max_length} tokens need {format_bytes(needed)} of KV cache and there are "
@@ -196,7 +197,7 @@ class ElasticKVCache(KVCache):
         ]
         segments = self._segments.statistics()
         return KVStatistics(
-            capacity_bytes=self._segments.capacity_bytes(),
+            capacity_bytes=segments.cap * self._size.segment_bytes,
             mapped_bytes=segments.created * self._size.segment_bytes,
             used_bytes=sum(used),
             held_bytes=sum(used) - sum(idle),
@@ -210,8 +211,8 @@ class ElasticKVCache(KVCache):
             host_tokens=prefixes.host_tokens if prefixes else 0,
             evicted_tokens=prefixes.evicted_tokens if prefixes else 0,
             restored_tokens=prefixes.restored_tokens if prefixes else 0,
-            segments_mapped=segments.mapped_ever,
-            segments_unmapped=segments.unmapped_ever,
+            segments_created=segments.ever_created,
+            segments_destroyed=segments.ever_destroyed,
         )
 
     # What follows is for the cache's own sequences.
@@ -234,7 +235,7 @@ class ElasticKVCache(KVCache):
             return np.empty(0, np.int32)
         pool = self._kinds[kind].pool
         while (pages := pool.alloc(count, after)) is None:
-            if self._prefixes is None or not self._prefixes.evict(kind, count - pool.free_pages):
+            if self._prefixes is None or not self._prefixes.evict(kind, count - self._kinds[kind].free_pages):
                 raise NoRoomError(
                     f"no room for {count} pages of KV cache",
                     "lower the load, or give the server more memory",
@@ -290,7 +291,7 @@ class ElasticKVCache(KVCache):
         for index, kind in enumerate(self._kinds):
             demand = self._promised(index) + limits[index] - hit.reused_pages[index]
             evictable = self._prefixes.evictable(index) if self._prefixes else 0
-            pages = max(0, demand - kind.pool.free_pages - evictable)
+            pages = max(0, demand - kind.free_pages - evictable)
             missing += -(-pages // self._size.pages_per_segment) * len(kind.layers)
         return missing <= self._segments.room()
 
@@ -303,6 +304,10 @@ class ElasticKVCache(KVCache):
         kind = LayerKind(retention, numbers, pool)
         kind.open_stores(form)
         return kind
+
+    def _capacity_bytes(self) -> int:
+        self._segments.room()  # reads the device's memory anew
+        return self._segments.statistics().cap * self._size.segment_bytes
 
     def _above_start(self) -> bool:
         return self._segments.statistics().created * self._size.segment_bytes > self._size.start_bytes

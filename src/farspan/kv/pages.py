@@ -1,4 +1,9 @@
-"""Pages: what sequences are made of, handed out from segments that come and go underneath."""
+"""Pages of the KV cache: the unit of allocation and sharing, in elastic memory.
+
+A pool serves the layers of one kind. Every layer has a range of its own, and a page is the same consecutive slots in
+each of them, so a page id is an address in every layer and never moves. A segment of the pool is a run of pages: it is
+backed in all layers or in none, grows when there is no free page below, and goes when all of its pages are free.
+"""
 
 from __future__ import annotations
 
@@ -8,263 +13,246 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from farspan.kv.drivers.driver import Fence, Handle, NoRoomError
-from farspan.kv.segments import SegmentedRange, SegmentPool
+from farspan.errors import InputError
+from farspan.kv.backing import Backing, Span
+from farspan.kv.books import PageBooks, Pages, fit_segment
+from farspan.kv.drivers.driver import NoRoomError
+from farspan.kv.segments import SegmentPool
 
 if TYPE_CHECKING:
     import torch
 
-_NONE = np.empty(0, np.int32)
-
 
 class PagePool:
-    """Pages of one kind of layers: a page is the same slots in every layer.
+    """Pages of one kind of layers. Not safe to share between threads.
 
-    Segment `s` of each layer's range holds pages [s x pages_per_segment, (s+1) x pages_per_segment). Growing maps one
-    segment in every layer or none. Pages are handed out from the lowest segments, so that the highest ones empty and
-    can go.
+    Its first segment is backed as long as it lives; that is what it costs when it is idle.
 
     Args:
-        segments: Where memory comes from; its segments hold a whole number of pages.
-        row_bytes: For each layer, the bytes of one position.
-        page_tokens: Positions a page.
-        max_pages: The most pages there are addresses for.
+        segments: Where the memory comes from.
+        row_bytes: Bytes of one token slot, a layer each.
+        page_tokens: Token slots of a page.
+        max_pages: Pages there can ever be; address space is reserved for all of them.
+
+    Raises:
+        NoRoomError: There is no memory for the first segment.
     """
 
     def __init__(
         self, segments: SegmentPool, row_bytes: Sequence[int], page_tokens: int, max_pages: int
     ) -> None:
-        sizes = {row * page_tokens for row in row_bytes}
-        assert len(sizes) == 1, "every layer of a kind has rows of one size"
-        page_bytes = sizes.pop()
-        assert segments.segment_bytes % page_bytes == 0, "a segment is a whole number of pages"
+        if not row_bytes or min(row_bytes) <= 0 or page_tokens <= 0 or not 0 < max_pages < 2**31:
+            raise InputError("a page pool needs layers, and a row, a page and a cap of at least 1")
+        self._pool = segments
+        self.row_bytes = tuple(row_bytes)
         self.page_tokens = page_tokens
-        self.pages_per_segment = segments.segment_bytes // page_bytes
-        count = max(1, -(-max_pages // self.pages_per_segment))
-        self.max_pages = count * self.pages_per_segment
-        self._segments = segments
-        self._row_bytes = tuple(row_bytes)
-        self._free = np.zeros(self.max_pages, np.bool_)
-        self._references = np.zeros(self.max_pages, np.int32)
-        self._free_in = np.zeros(count, np.int64)  # free pages of each segment; 0 where none is mapped
-        self._mapped = np.zeros(count, np.bool_)
-        self._empty: dict[int, tuple[float, Fence | None]] = {}  # since when, and after which work
-        self._ranges: list[SegmentedRange] = []
-        self._free_pages = 0
-        self._growing = False  # its own empty segments are then about to be used
+        self._page_bytes = [row * page_tokens for row in row_bytes]
+        most = max(1, segments.segment_bytes // max(self._page_bytes))
+        pages, block = fit_segment(min(most, max_pages))
+        self._books = PageBooks(max_pages, pages, block)
+        self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
         try:
-            for _ in row_bytes:
-                self._ranges.append(SegmentedRange(segments.driver, segments.segment_bytes, count))
-            self._map(0)
-        except BaseException:
-            for layer in self._ranges:
-                segments.give(layer.close(), None)
+            self._back([0])
+        except NoRoomError:
+            self._backing.close()
             raise
-        segments.add_reclaimer(self.shrink)
+        self._may_shrink = False
+        segments.register(self)
+
+    # --- how many ------------------------------------------------------------------------------------------------
 
     @property
-    def used(self) -> int:
-        """Pages with at least one user."""
-        return self.mapped_pages - self._free_pages
+    def max_pages(self) -> int:
+        """Pages there can ever be."""
+        return self._books.max_pages
 
     @property
-    def free_pages(self) -> int:
-        """Pages that can be had without growing."""
-        return self._free_pages
+    def pages_per_segment(self) -> int:
+        """Pages that are backed together; segment s holds pages [s * this, (s + 1) * this)."""
+        return self._books.segment_pages
 
     @property
     def mapped_pages(self) -> int:
-        """Pages with memory behind them."""
-        return int(self._mapped.sum()) * self.pages_per_segment
+        """Pages that have memory now."""
+        return self._books.backed_pages
+
+    @property
+    def used(self) -> int:
+        """Pages with a reference."""
+        return self._books.backed_pages - self._books.free_pages
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Physical bytes mapped for this pool now."""
+        return self._backing.mapped_segments * self._pool.segment_bytes
 
     def available(self) -> int:
-        """Return how many pages `alloc` could give now, growing as far as it can."""
-        unmapped = len(self._mapped) - int(self._mapped.sum())
-        growth = min(self._segments.room() // len(self._ranges), unmapped)
-        return self._free_pages + growth * self.pages_per_segment
+        """Return the pages that `alloc` could give now, growth included."""
+        room = self._pool.room()
+        pages = self._books.free_pages
+        for segment in self._books.unbacked().tolist():
+            room -= self._backing.cost(self._spans(segment))
+            if room < 0:
+                break
+            pages += self._books.pages_of(segment)
+        return pages
 
-    def alloc(self, count: int, after: int | None = None) -> NDArray[np.int32] | None:
-        """Return `count` pages with one user each, or None, with nothing changed, when there is no room.
+    # --- allocation ----------------------------------------------------------------------------------------------
 
-        Args:
-            count: How many.
-            after: A page that the new ones should follow, so that a sequence lies in one piece; they do as far as the
-                pages behind it are free.
+    def alloc(self, n: int, after: int | None = None) -> Pages | None:
+        """Return `n` page ids with one reference each, or None when there is no room (nothing has changed).
 
-        Returns:
-            Page ids, int32 [count]: those that follow `after`, then the lowest free ones, each part ascending.
+        Those that directly follow page `after` come first, as far as they are free; the others ascend from the lowest
+        free page. The pool grows by whole segments when it must. The array may be read-only.
+
+        Raises:
+            DriverError: The device refused for another reason than memory; nothing has changed.
         """
-        if count <= 0:
-            return _NONE
-        if count > self._free_pages and not self._grow(count - self._free_pages):
-            return None
-        pieces = []
-        if after is not None and after + 1 < self.max_pages:
-            behind = self._free[after + 1 : after + 1 + count]
-            length = len(behind) if behind.all() else int(behind.argmin())
-            if length:
-                pieces.append(np.arange(after + 1, after + 1 + length, dtype=np.int32))
-                self._take(pieces[-1])
-                count -= length
-        if count:
-            pieces.append(self._lowest(count))
-            self._take(pieces[-1])
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        if n <= 0:
+            return np.empty(0, np.int32)
+        missing = n - self._books.free_pages
+        if missing > 0:
+            growth: list[int] = []
+            for segment in self._books.unbacked().tolist():
+                growth.append(segment)
+                missing -= self._books.pages_of(segment)
+                if missing <= 0:
+                    break
+            if missing > 0:
+                return None
+            try:
+                self._back(growth)
+            except NoRoomError:
+                return None
+        return self._books.take(n, after)
 
-    def share(self, pages: NDArray[np.int32]) -> None:
-        """Count one more user of each page; no page twice."""
-        assert (self._references[pages] > 0).all(), "a page that nobody uses cannot be shared"
-        self._references[pages] += 1
+    def share(self, pages: Pages) -> None:
+        """Count one more reference of every page.
 
-    def free(self, pages: NDArray[np.int32]) -> None:
-        """Count one user of each page less, no page twice; without a user a page is free."""
-        if not len(pages):
-            return
-        left = self._references[pages] - 1
-        assert (left >= 0).all(), "a page is freed that nobody uses"
-        self._references[pages] = left
-        gone = pages[left == 0]
-        if not len(gone):
-            return
-        self._free[gone] = True
-        self._free_pages += len(gone)
-        numbers = gone // self.pages_per_segment
-        self._free_in += np.bincount(numbers, minlength=len(self._free_in))
-        touched = np.unique(numbers)
-        emptied = touched[self._free_in[touched] == self.pages_per_segment].tolist()
-        if emptied:
-            now, fence = self._segments.clock(), self._segments.driver.fence()
-            self._empty.update((number, (now, fence)) for number in emptied)
+        Raises:
+            DriverError: A page is not in use; nothing has changed.
+        """
+        self._books.share(np.asarray(pages))
 
-    def references(self, pages: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return how many users each page has."""
-        return self._references[pages]
+    def free(self, pages: Pages) -> int:
+        """Count one reference less of every page; those without any are free. Return how many these are.
+
+        Raises:
+            DriverError: A page is freed more often than it is in use; nothing has changed.
+        """
+        freed = self._books.free(np.asarray(pages))
+        self._may_shrink = self._may_shrink or freed > 0
+        return freed
+
+    def references(self, pages: Pages) -> NDArray[np.int32]:
+        """Return the references of every page; 0 for a free one."""
+        return self._books.references(np.asarray(pages))
 
     def writable(self, page: int) -> bool:
-        """Whether a page has one user, who may write it; otherwise it must be copied first."""
-        return bool(self._references[page] == 1)
+        """Return whether the page has exactly one reference, so that its owner may write to it."""
+        return int(self._books.references(np.array([page], np.int32))[0]) == 1
 
-    def occupancy(self) -> NDArray[np.int64]:
-        """Return the used pages of each segment; 0 where none is mapped."""
-        return np.where(self._mapped, self.pages_per_segment - self._free_in, 0)
+    # --- shrinking -----------------------------------------------------------------------------------------------
 
-    def pressure(self, pages: NDArray[np.int32]) -> NDArray[np.float64]:
-        """Return, for each page, how near its segment is to being empty: from 0, full, to almost 1."""
-        return self._free_in[pages // self.pages_per_segment] / self.pages_per_segment
+    def occupancy(self) -> NDArray[np.int32]:
+        """Return the used pages of every segment; 0 where it is not backed."""
+        return self._books.occupancy()
 
-    def layer(self, index: int) -> torch.Tensor:
-        """Return a layer's slots, uint8 [max_pages x page_tokens, row_bytes]; only mapped pages may be touched."""
-        return self._ranges[index].tensor().view(-1, self._row_bytes[index])
+    def pressure(self, pages: Pages) -> NDArray[np.float64]:
+        """Return, for each page, 0 to 1: how much freeing it would help to empty its segment.
+
+        1 is the only used page of a segment; 0 is a page of a full one, or of the first, which always stays.
+        """
+        used = self.occupancy().astype(np.float64)
+        size = np.array([self._books.pages_of(segment) for segment in range(len(used))], np.float64)
+        help_a_segment = np.clip((size - used) / np.maximum(size - 1, 1), 0.0, 1.0)
+        help_a_segment[size == 1] = 1.0
+        help_a_segment[0] = 0.0
+        return help_a_segment[np.asarray(pages) // self._books.segment_pages]
 
     def tick(self) -> None:
-        """Take away segments that have been empty for the quiet time and that the device no longer uses."""
-        now = self._segments.clock()
-        for number, (since, fence) in list(self._empty.items()):
-            if number and now - since >= self._segments.quiet_s and (fence is None or fence.done()):
-                self._unmap(number)
+        """Let go of segments that have been empty for the quiet time; call it between steps, then the pool's `tick`."""
+        self._release_empty()
+        self._backing.tick()
 
-    def shrink(self) -> int:
-        """Take away all empty segments but the first at once; return how many physical segments that gave back."""
-        numbers = [] if self._growing else [number for number in self._empty if number]
-        for number in numbers:
-            fence = self._empty[number][1]
-            if fence is not None:
-                fence.wait()
-            self._unmap(number)
-        return len(numbers) * len(self._ranges)
+    def surrenderable(self) -> int:
+        """See `Lender.surrenderable`."""
+        return self._backing.surrenderable()
 
-    def close(self) -> None:
-        """Give all memory and addresses back; nobody may use a page."""
-        assert self.used == 0, "pages are still in use"
-        for _, fence in self._empty.values():
-            if fence is not None:
-                fence.wait()
-        for layer in self._ranges:
-            self._segments.give(layer.close(), None)
-        self._ranges = []
+    def surrender(self, count: int) -> int:
+        """See `Lender.surrender`."""
+        self._release_empty()
+        return self._backing.surrender(count)
+
+    # --- the memory ----------------------------------------------------------------------------------------------
+
+    def layer(self, number: int) -> torch.Tensor:
+        """Return uint8 [max_pages * page_tokens, row_bytes] over the layer's range; touch only pages in use."""
+        import torch
+
+        rows = self.max_pages * self.page_tokens
+        return self._backing.ranges[number].tensor(torch.uint8, (rows, self.row_bytes[number]))
+
+    def layer_numpy(self, number: int) -> NDArray[np.uint8]:
+        """Return the same as `layer` for numpy, where the processor can touch the memory."""
+        rows = self.max_pages * self.page_tokens
+        return self._backing.ranges[number].numpy(np.uint8, (rows, self.row_bytes[number]))
+
+    # --- upkeep --------------------------------------------------------------------------------------------------
 
     def check_integrity(self) -> None:
         """Raise AssertionError when the books do not balance."""
-        size = self.pages_per_segment
-        mapped = np.repeat(self._mapped, size)
-        assert not (self._free & ~mapped).any(), "a page is free that has no memory"
-        assert not (self._references[~mapped]).any(), "a page is used that has no memory"
-        assert np.array_equal(self._free[mapped], self._references[mapped] == 0), "a page is lost"
-        assert np.array_equal(self._free.reshape(-1, size).sum(1), self._free_in), "a segment is miscounted"
-        assert self._free_pages == int(self._free.sum()), "the free pages are miscounted"
-        numbers = frozenset(np.flatnonzero(self._mapped).tolist())
-        assert all(layer.mapped == numbers for layer in self._ranges), "layers differ in what is mapped"
-        empty = frozenset(np.flatnonzero(self._free_in == size).tolist())
-        assert frozenset(self._empty) == empty, "the empty segments are not those on the list"
+        self._books.check_integrity()
+        self._backing.check_integrity()
+        for segment in range(self._books.segments):
+            if self._books.is_backed(segment):
+                for span in self._spans(segment):
+                    one = self._backing.ranges[span.range]
+                    assert all(one.mapped(index) for index in range(span.start, span.stop)), (
+                        "pages have memory"
+                    )
+        assert self._books.is_backed(0), "the first segment stays"
 
-    def _take(self, pages: NDArray[np.int32]) -> None:
-        self._free[pages] = False
-        self._references[pages] = 1
-        self._free_pages -= len(pages)
-        numbers = pages // self.pages_per_segment
-        self._free_in -= np.bincount(numbers, minlength=len(self._free_in))
-        for number in range(int(numbers.min()), int(numbers.max()) + 1):
-            if self._free_in[number] < self.pages_per_segment:
-                self._empty.pop(number, None)
+    def close(self) -> None:
+        """Give all memory back; views must not be used afterwards. Closing twice does nothing."""
+        if self._backing.ranges:
+            self._pool.unregister(self)
+            self._backing.close()
+            self._backing.ranges = []
 
-    def _lowest(self, count: int) -> NDArray[np.int32]:
-        """Return the lowest free pages; there are enough."""
-        enough = int(np.searchsorted(np.cumsum(self._free_in), count)) + 1
-        first = int((self._free_in > 0).argmax())
-        start = first * self.pages_per_segment
-        found = np.flatnonzero(self._free[start : enough * self.pages_per_segment])[:count]
-        return (found + start).astype(np.int32)
+    # --- inside --------------------------------------------------------------------------------------------------
 
-    def _grow(self, pages: int) -> bool:
-        """Map the lowest segments that are not, as many as `pages` more pages need, or none."""
-        missing = -(-pages // self.pages_per_segment)
-        numbers = np.flatnonzero(~self._mapped)[:missing].tolist()
-        if len(numbers) < missing:
-            return False
-        done: list[int] = []
-        self._growing = True
-        try:
-            for number in numbers:
-                self._map(number)
-                done.append(number)
-        except NoRoomError:
-            for number in done:
-                self._unmap(number)
-            return False
-        finally:
-            self._growing = False
-        return True
+    def _spans(self, segment: int) -> list[Span]:
+        """Return the physical segments, of every layer, that hold the pages of a segment of the pool.
 
-    def _map(self, number: int) -> None:
-        """Map one segment in every layer, or none.
-
-        Raises:
-            NoRoomError: There is no memory.
+        Where rows do not divide a segment evenly, neighbours share one: it is held by both.
         """
-        handles = self._segments.take(len(self._ranges))
-        mapped: list[Handle] = []
-        try:
-            for layer, handle in zip(self._ranges, handles, strict=True):
-                layer.map_segment(number, handle)
-                mapped.append(handle)
-        except BaseException:
-            for layer in self._ranges[: len(mapped)]:
-                layer.unmap_segment(number)
-            self._segments.give(handles, None)
-            raise
-        first = number * self.pages_per_segment
-        self._free[first : first + self.pages_per_segment] = True
-        self._free_in[number] = self.pages_per_segment
-        self._free_pages += self.pages_per_segment
-        self._mapped[number] = True
-        self._empty[number] = (self._segments.clock(), None)
+        size = self._pool.segment_bytes
+        low = segment * self._books.segment_pages
+        high = low + self._books.pages_of(segment)
+        return [
+            Span(layer, low * page // size, -(-high * page // size))
+            for layer, page in enumerate(self._page_bytes)
+        ]
 
-    def _unmap(self, number: int) -> None:
-        """Take one empty segment away in every layer."""
-        since, fence = self._empty.pop(number)
-        self._segments.give([layer.unmap_segment(number) for layer in self._ranges], fence, since)
-        first = number * self.pages_per_segment
-        self._free[first : first + self.pages_per_segment] = False
-        self._free_in[number] = 0
-        self._free_pages -= self.pages_per_segment
-        self._mapped[number] = False
+    def _back(self, segments: Sequence[int]) -> None:
+        """Back whole segments of the pool, in every layer; all or none."""
+        self._backing.hold([span for segment in segments for span in self._spans(segment)])
+        for segment in segments:
+            self._books.back(segment)
+
+    def _release_empty(self) -> None:
+        """Take segments without a used page off the books; their memory stays mapped for the quiet time."""
+        if not self._may_shrink:
+            return
+        occupancy = self._books.occupancy()
+        empty = [
+            segment
+            for segment in np.flatnonzero(occupancy == 0).tolist()
+            if segment and self._books.is_backed(segment)
+        ]
+        if empty:
+            self._backing.release([span for segment in empty for span in self._spans(segment)])
+            for segment in empty:
+                self._books.unback(segment)
+        self._may_shrink = False

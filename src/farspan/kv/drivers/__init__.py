@@ -1,1 +1,1 @@
-"""Where physical memory comes from: one driver a kind of device."""
+"""Drivers of elastic memory: address space and physical memory, held apart."""

@@ -1,151 +1,87 @@
-"""Elastic host memory: memfd pages mapped into reserved addresses.
+"""Elastic memory of the host: a memfd for the physical bytes, mmap for the addresses.
 
-Each handle is a piece of one memfd. Reserved addresses are PROT_NONE, so that a stale read or write faults at once
-instead of reading another sequence's keys, and destroyed pieces are punched out of the file, which gives their pages
-back to the kernel. Physical bytes are what the kernel says the file occupies. Linux only.
+It keeps the rules a GPU imposes, and shows what a GPU hides: touching an address that is not backed is a segmentation
+fault, and the physical bytes are exact, by the blocks of the file. libc is called through ctypes because Python's own
+mmap cannot place a mapping at an address.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
-import sys
-from bisect import bisect_left, insort
+import threading
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from farspan.errors import InputError
-from farspan.kv.drivers.driver import Driver, Fence, Handle, Memory, NoRoomError
+from farspan.kv.drivers.driver import Driver, DriverError, Fence, Handle, Memory, NoRoomError, PassedFence
+from farspan.sizes import format_bytes
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
-# linux/mman.h and linux/falloc.h; Python's mmap module has no MAP_FIXED and no PROT_NONE.
-_PROT_NONE = 0
+# Constants of Linux that the standard library does not export.
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000
-_FALLOC_FL_KEEP_SIZE = 0x01
-_FALLOC_FL_PUNCH_HOLE = 0x02
-_FAILED = ctypes.c_void_p(-1).value
+_FALLOC_KEEP_SIZE = 0x01
+_FALLOC_PUNCH_HOLE = 0x02
+_MAP_FAILED = ctypes.c_void_p(-1).value
 
-
-class _Past(Fence):
-    """Host memory has no queue: everything before now has ended."""
-
-    def done(self) -> bool:
-        return True
-
-    def wait(self) -> None:
-        return
+_PROT_NONE = 0
+_PASSED = PassedFence()
 
 
 class HostDriver(Driver):
-    """Elastic memory of the host.
+    """Memory of this machine.
 
     Args:
-        limit_bytes: The most physical memory it creates; None for what the machine has.
-
-    Raises:
-        InputError: The system is not Linux.
+        limit_bytes: The most physical memory to take; None for what the machine and its cgroup have.
+        alignment: The granularity; None for the page size. It is a multiple of the page size.
     """
 
     name = "host"
+    touchable = True
 
-    def __init__(self, limit_bytes: int | None = None) -> None:
-        if not sys.platform.startswith("linux"):
-            raise InputError("elastic host memory needs Linux", "run the built-in engine on Linux")
-        self.granularity = mmap.PAGESIZE
+    def __init__(self, limit_bytes: int | None = None, alignment: int | None = None) -> None:
+        super().__init__()
+        self.granularity = mmap.PAGESIZE if alignment is None else alignment
+        if self.granularity <= 0 or self.granularity % mmap.PAGESIZE:
+            raise DriverError(f"an alignment of {alignment} bytes is not a multiple of {mmap.PAGESIZE}")
         self._limit = limit_bytes
         self._libc = _libc()
         self._file = os.memfd_create("farspan-kv", os.MFD_CLOEXEC)
-        self._handles: dict[int, int] = {}  # offset in the file (the handle's number) to size
-        self._holes: list[tuple[int, int]] = []  # (offset, size) free inside the file, by offset, never adjacent
-        self._end = 0
-        self._ranges: dict[int, int] = {}
-        self._mapped: list[tuple[int, int]] = []  # (address, size), by address
-
-    def reserve(self, size: int) -> int:
-        """See `Driver.reserve`."""
-        self._check_size(size)
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        address = self._mmap(None, size, _PROT_NONE, flags, -1, 0)
-        self._ranges[address] = size
-        return address
-
-    def release(self, address: int, size: int) -> None:
-        """See `Driver.release`."""
-        assert self._ranges.get(address) == size, "this range was not reserved"
-        assert not self._overlap(address, size), "something is still mapped in the range"
-        if self._libc.munmap(address, size):
-            raise OSError(ctypes.get_errno(), "munmap")
-        del self._ranges[address]
-
-    def create(self, size: int) -> Handle:
-        """See `Driver.create`."""
-        self._check_size(size)
-        if self._limit is not None and sum(self._handles.values()) + size > self._limit:
-            raise NoRoomError(f"host memory is limited to {self._limit} bytes", "raise the limit")
-        offset = self._place(size)
-        try:
-            # Pages are taken now, not at the first write: no room is an error here and not a SIGBUS there.
-            if self._libc.fallocate(self._file, 0, offset, size):
-                code = ctypes.get_errno()
-                raise NoRoomError(f"the host has no memory left ({os.strerror(code)})", "free some host memory")
-        except BaseException:
-            self._punch(offset, size)
-            self._give_place(offset, size)
-            raise
-        self._handles[offset] = size
-        return Handle(offset, size)
-
-    def destroy(self, handle: Handle) -> None:
-        """See `Driver.destroy`."""
-        assert self._handles.get(handle.number) == handle.size, "this memory is not the driver's, or is gone"
-        self._punch(handle.number, handle.size)
-        del self._handles[handle.number]
-        self._give_place(handle.number, handle.size)
-
-    def map(self, address: int, handle: Handle) -> None:
-        """See `Driver.map`."""
-        assert self._handles.get(handle.number) == handle.size, "this memory is not the driver's, or is gone"
-        assert any(
-            start <= address and address + handle.size <= start + size for start, size in self._ranges.items()
-        ), "the address was not reserved"
-        assert not self._overlap(address, handle.size), "something is mapped there already"
-        self._mmap(
-            address,
-            handle.size,
-            mmap.PROT_READ | mmap.PROT_WRITE,
-            mmap.MAP_SHARED | _MAP_FIXED,
-            self._file,
-            handle.number,
-        )
-        insort(self._mapped, (address, handle.size))
-
-    def unmap(self, address: int, size: int) -> None:
-        """See `Driver.unmap`."""
-        index = bisect_left(self._mapped, (address, size))
-        assert self._mapped[index : index + 1] == [(address, size)], "nothing was mapped there in one piece"
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
-        self._mmap(address, size, _PROT_NONE, flags, -1, 0)
-        del self._mapped[index]
+        self._file_lock = threading.Lock()
+        self._file_size = 0
+        self._free = 0
+        self._free_until = 0.0
+        self._holes: dict[int, list[int]] = {}  # size -> offsets whose memory was given back
 
     def memory(self) -> Memory:
-        """See `Driver.memory`: what can be had without swapping, as Linux estimates it."""
-        free, total = _available()
-        if self._limit is not None:
-            free = min(free, self._limit - sum(self._handles.values()))
-            total = min(total, self._limit)
-        return Memory(max(0, free), total)
+        """See `Driver.memory`: MemAvailable, within the memory limit of the cgroup and `limit_bytes`."""
+        memory = _host_memory()
+        if self._limit is None:
+            return memory
+        return Memory(
+            min(memory.free, max(0, self._limit - self.physical_bytes())), min(memory.total, self._limit)
+        )
 
     def physical_bytes(self) -> int:
-        """See `Driver.physical_bytes`: what the kernel says the memfd occupies."""
+        """See `Driver.physical_bytes`: the blocks of the file, exact."""
         return os.fstat(self._file).st_blocks * 512
 
     def fence(self) -> Fence:
-        """See `Driver.fence`."""
-        return _Past()
+        """See `Driver.fence`: the host has no queue."""
+        return _PASSED
+
+    def numpy(self, address: int, size: int) -> NDArray[np.uint8]:
+        """See `Driver.numpy`."""
+        import numpy as np
+
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def tensor(self, address: int, size: int) -> torch.Tensor:
         """See `Driver.tensor`."""
@@ -153,89 +89,125 @@ class HostDriver(Driver):
 
         return torch.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype=torch.uint8)
 
-    def close(self) -> None:
-        """See `Driver.close`."""
-        if self._file < 0:
-            return
-        self._mapped.clear()
-        for address, size in list(self._ranges.items()):
-            self._libc.munmap(address, size)
-        self._ranges.clear()
-        self._handles.clear()
-        os.close(self._file)
-        self._file = -1
+    def _reserve(self, size: int) -> int:
+        # One granule more than asked, so that an aligned address fits in; the ends are given back.
+        extra = self.granularity - mmap.PAGESIZE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        found = self._libc.mmap(None, size + extra, _PROT_NONE, flags, -1, 0)
+        if found == _MAP_FAILED:
+            raise NoRoomError(f"no {format_bytes(size)} of address space: {_reason()}", "lower the cap")
+        address = -(-found // self.granularity) * self.granularity
+        if address > found:
+            self._libc.munmap(found, address - found)
+        if address + size < found + size + extra:
+            self._libc.munmap(address + size, found + extra - address)
+        return int(address)
 
-    def _check_size(self, size: int) -> None:
-        assert size > 0 and size % self.granularity == 0, f"{size} is not a multiple of {self.granularity}"
+    def _release(self, address: int, size: int) -> None:
+        if self._libc.munmap(address, size):
+            raise DriverError(f"munmap of {format_bytes(size)} failed: {_reason()}")
 
-    def _overlap(self, address: int, size: int) -> bool:
-        index = bisect_left(self._mapped, (address, 0))
-        after = index < len(self._mapped) and self._mapped[index][0] < address + size
-        before = index > 0 and sum(self._mapped[index - 1]) > address
-        return after or before
-
-    def _place(self, size: int) -> int:
-        """Return where in the file new memory goes: the first hole that is large enough, else the end."""
-        for index, (offset, room) in enumerate(self._holes):
-            if room >= size:
-                rest = [(offset + size, room - size)] if room > size else []
-                self._holes[index : index + 1] = rest
-                return offset
-        offset = self._end
-        os.ftruncate(self._file, offset + size)
-        self._end = offset + size
+    def _create(self, size: int) -> int:
+        with self._file_lock:
+            self._check_free(size)
+            holes = self._holes.get(size)
+            if holes:
+                offset = holes.pop()
+            else:
+                offset = self._file_size
+                self._file_size += size
+        if self._libc.fallocate(self._file, 0, offset, size):
+            code = ctypes.get_errno()
+            self._give_back(offset, size)
+            if code in (errno.ENOMEM, errno.ENOSPC):
+                raise NoRoomError(f"the host has no {format_bytes(size)} left: {os.strerror(code)}")
+            raise DriverError(f"fallocate of {format_bytes(size)} failed: {os.strerror(code)}")
         return offset
 
-    def _give_place(self, offset: int, size: int) -> None:
-        index = bisect_left(self._holes, (offset, size))
-        if index < len(self._holes) and self._holes[index][0] == offset + size:
-            size += self._holes.pop(index)[1]
-        if index > 0 and sum(self._holes[index - 1]) == offset:
-            index -= 1
-            earlier = self._holes.pop(index)
-            offset, size = earlier[0], earlier[1] + size
-        self._holes.insert(index, (offset, size))
+    def _check_free(self, size: int) -> None:
+        """Refuse what the kernel would not refuse: it would end the process instead.
 
-    def _punch(self, offset: int, size: int) -> None:
-        if self._libc.fallocate(self._file, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, size):
-            raise OSError(ctypes.get_errno(), "fallocate(PUNCH_HOLE)")
-
-    def _mmap(
-        self, address: int | None, size: int, protection: int, flags: int, file: int, offset: int
-    ) -> int:
-        found = self._libc.mmap(address, size, protection, flags, file, offset)
-        if found == _FAILED or found is None:
-            code = ctypes.get_errno()
+        Reading /proc takes 0.3 ms, so what was free is read again only after 20 ms, or when it would not do.
+        """
+        now = time.monotonic()
+        if now > self._free_until or size > self._free:
+            self._free, self._free_until = self.memory().free, now + 0.02
+        if size > self._free:
             raise NoRoomError(
-                f"the system refuses to map {size} bytes ({os.strerror(code)})",
-                "raise vm.max_map_count or use larger segments",
+                f"{format_bytes(size)} asked for and {format_bytes(self._free)} free on the host"
             )
-        return int(found)
+        self._free -= size
+
+    def _destroy(self, handle: Handle) -> None:
+        if not self._give_back(handle.key, handle.size):
+            raise DriverError(f"punching a hole of {format_bytes(handle.size)} failed: {_reason()}")
+
+    def _give_back(self, offset: int, size: int) -> bool:
+        failed = self._libc.fallocate(self._file, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, size)
+        if not failed:
+            with self._file_lock:
+                self._holes.setdefault(size, []).append(offset)
+        return not failed
+
+    def _map(self, address: int, size: int, key: int) -> None:
+        flags = mmap.MAP_SHARED | _MAP_FIXED
+        self._mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, self._file, key)
+
+    def _unmap(self, address: int, size: int) -> None:
+        # Not munmap: the addresses must stay ours.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
+        self._mmap(address, size, _PROT_NONE, flags, -1, 0)
+
+    def _mmap(self, address: int, size: int, protection: int, flags: int, file: int, offset: int) -> None:
+        if self._libc.mmap(address, size, protection, flags, file, offset) == _MAP_FAILED:
+            code = ctypes.get_errno()
+            if code == errno.ENOMEM:  # too many mappings: /proc/sys/vm/max_map_count
+                raise NoRoomError("the host allows no more mappings", "use larger segments")
+            raise DriverError(f"mmap of {format_bytes(size)} failed: {os.strerror(code)}")
+
+    def _allow_access(self, address: int, size: int) -> None:
+        """Do nothing: mapping gave access."""
+
+    def _shut(self) -> None:
+        os.close(self._file)
 
 
-def _libc() -> ctypes.CDLL:
+def _libc() -> Any:
     libc = ctypes.CDLL(None, use_errno=True)
-    size, offset, number, pointer = ctypes.c_size_t, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p
-    libc.mmap.restype = pointer
-    libc.mmap.argtypes = [pointer, size, number, number, number, offset]
-    libc.munmap.argtypes = [pointer, size]
-    libc.fallocate.argtypes = [number, number, offset, offset]
+    word, offset = ctypes.c_size_t, ctypes.c_long
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, word, ctypes.c_int, ctypes.c_int, ctypes.c_int, offset]
+    libc.munmap.argtypes = [ctypes.c_void_p, word]
+    libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, offset, offset]
     return libc
 
 
-def _available() -> tuple[int, int]:
-    """Return the bytes that can be had, and all there are; a control group's limit counts."""
-    fields: dict[str, int] = {}
-    with Path("/proc/meminfo").open(encoding="ascii") as file:
-        for line in file:
-            name, value = line.split(":", 1)
-            fields[name] = int(value.split()[0]) * 1024
-    free, total = fields["MemAvailable"], fields["MemTotal"]
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+def _reason() -> str:
+    return os.strerror(ctypes.get_errno())
+
+
+def _host_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> Memory:
+    """Return what this process can get: the kernel's MemAvailable, within every cgroup v2 limit above it."""
+    fields = dict(line.split(":", 1) for line in (proc / "meminfo").read_text("ascii").splitlines())
+    free, total = (int(fields[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
+    for folder in _cgroup_folders(proc, cgroups):
+        try:
+            limit = (folder / "memory.max").read_text("ascii").strip()
+            used = int((folder / "memory.current").read_text("ascii"))
+        except OSError:
+            continue
         if limit != "max":
-            used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-            free, total = min(free, int(limit) - used), min(total, int(limit))
-    except (OSError, ValueError):
-        pass  # no control group, or one without a limit
-    return free, total
+            free, total = min(free, max(0, int(limit) - used)), min(total, int(limit))
+    return Memory(free, total)
+
+
+def _cgroup_folders(proc: Path, cgroups: Path) -> list[Path]:
+    try:
+        lines = (proc / "self" / "cgroup").read_text("utf-8").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        if line.startswith("0::/"):
+            inner = cgroups / line[4:]
+            return [folder for folder in (inner, *inner.parents) if folder.is_relative_to(cgroups)]
+    return []
