@@ -1,6 +1,6 @@
-"""Ways to keep a growing KV cache, side by side in one process: memory at start, growth pauses, waste, attention speed.
+"""Ways to keep a growing KV cache, side by side in one process: memory, growth pauses, waste, attention speed.
 
-    python benchmarks/kv_growth.py [--device cpu|cuda] [--tokens 1M,4M] [--heads 8] [--dtype bfloat16] [--json] [-o FILE]
+    python benchmarks/kv_growth.py [--device cpu|cuda] [--tokens 1M,4M] [--heads 8] [--dtype bfloat16] [--json]
 
 One layer, one sequence, grown by `--step` tokens at a time to each length, then attended to by one query (decode) and
 by a block of queries (prefill). What is compared is memory management: the attention kernel is torch's fused one for
@@ -54,7 +54,7 @@ class Shape:
         buffer = torch.empty((tokens, 2, self.heads, self.dim), dtype=self.dtype, device=self.device)
         if self.device.type == "cpu":
             # Linux gives memory on first touch; a GPU gives it at once. Touched, both are counted alike.
-            buffer.view(torch.uint8).view(-1)[:: 4096] = 0
+            buffer.view(torch.uint8).view(-1)[::4096] = 0
         return buffer
 
 
@@ -82,7 +82,7 @@ class Structure(ABC):
 
     peak_bytes = 0
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 most have nothing but tensors
         """Give everything back."""
 
 
@@ -211,7 +211,9 @@ class Segments(Structure):
         self._driver = open_driver(shape.device)
         cap = -(-shape.cap * shape.row_bytes // self.segment_bytes) * self.segment_bytes
         self._segments = SegmentPool(self._driver, self.segment_bytes, Cap(cap))
-        self._pages = PagePool(self._segments, [shape.row_bytes], self.page, cap // (shape.row_bytes * self.page))
+        self._pages = PagePool(
+            self._segments, [shape.row_bytes], self.page, cap // (shape.row_bytes * self.page)
+        )
         self._buffer: torch.Tensor | None = (
             self._pages.layer(0).view(shape.dtype).view(-1, 2, shape.heads, shape.dim)
         )
@@ -298,7 +300,9 @@ def main() -> None:
             if not arguments.json:
                 print(f"{row.structure:22} {format_tokens(tokens)} done", flush=True)
     result = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} cores",
+        "device": torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"{torch.get_num_threads()} cores",
         "torch": torch.__version__,
         "heads": arguments.heads,
         "dim": arguments.dim,
@@ -312,9 +316,7 @@ def main() -> None:
     print(json.dumps(result) if arguments.json else table(rows, result))
 
 
-def measure(
-    kind: type[Structure], shape: Shape, tokens: int, step: int, queries: int, repeats: int
-) -> Row:
+def measure(kind: type[Structure], shape: Shape, tokens: int, step: int, queries: int, repeats: int) -> Row:
     """Grow one structure to a length and attend to it."""
     begun = now(shape.device)
     structure = kind(shape)

@@ -36,7 +36,10 @@ class Clock:
 
 
 def new_cache(
-    chunks: tuple[int | None, ...], options: KVOptions, clock: Clock | None = None, driver: HostDriver | None = None
+    chunks: tuple[int | None, ...],
+    options: KVOptions,
+    clock: Clock | None = None,
+    driver: HostDriver | None = None,
 ) -> ElasticKVCache:
     return ElasticKVCache(
         layers=retentions(chunks),
@@ -326,9 +329,7 @@ def test_memory_grows_with_requests_and_goes_back_after_the_quiet_time() -> None
 
 def test_prefixes_that_leave_the_device_come_back_from_the_host() -> None:
     clock = Clock()
-    cache = new_cache(
-        (None, 64), KVOptions(capacity_gib=0.1, host_gib=0.05, keep_prefixes_s=1.0), clock
-    )
+    cache = new_cache((None, 64), KVOptions(capacity_gib=0.1, host_gib=0.05, keep_prefixes_s=1.0), clock)
     tokens = np.arange(1000, dtype=np.int32)
     first = cache.open(tokens, 1000)
     assert first is not None

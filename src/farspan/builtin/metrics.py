@@ -69,11 +69,15 @@ class EngineMetrics:
 
         self._running = gauge("num_requests_running", "Requests in progress.")
         self._waiting = gauge("num_requests_waiting", "Requests that wait for room.")
-        self._kv_usage = gauge("kv_cache_usage_perc", "Share of the KV cache that requests hold or are promised, 0 to 1.")
+        self._kv_usage = gauge(
+            "kv_cache_usage_perc", "Share of the KV cache held by or promised to requests."
+        )
         self._kv: dict[str, Gauge] = {
             field: gauge(f"kv_cache_{field}", text) for field, text in _KV_GAUGES.items()
         }
-        self._kv_counters = {field: counter(f"kv_cache_{field}", text) for field, text in _KV_COUNTERS.items()}
+        self._kv_counters = {
+            field: counter(f"kv_cache_{field}", text) for field, text in _KV_COUNTERS.items()
+        }
         self._preemptions = counter("num_preemptions", "Requests that lost their room and were queued again.")
         self._counted: dict[str, int] = dict.fromkeys((*_KV_COUNTERS, "preemptions"), 0)
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of requests whose prefill is over.")

@@ -66,7 +66,9 @@ class Service:
         decoder = StreamDecoder(self.tokenizer)
         stops = body.stop_strings
         held, tokens = "", 0
-        async with aclosing(self.runner.generate(prompt, body.params(max_tokens), body.namespace)) as generated:  # type: ignore[type-var]
+        async with aclosing(
+            self.runner.generate(prompt, body.params(max_tokens), body.namespace)
+        ) as generated:  # type: ignore[type-var]
             async for item in generated:
                 tokens += 1
                 held += decoder.push(item.token_id)

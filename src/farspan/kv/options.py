@@ -44,7 +44,9 @@ class KVOptions:
             raise InputError(f"share is {self.share}", "it must be above 0 and at most 1")
         if self.page_tokens < 1:
             raise InputError(f"page_tokens is {self.page_tokens}", "it must be at least 1")
-        if self.segment_mib is not None and (self.segment_mib < 1 or self.segment_mib & (self.segment_mib - 1)):
+        if self.segment_mib is not None and (
+            self.segment_mib < 1 or self.segment_mib & (self.segment_mib - 1)
+        ):
             raise InputError(f"segment_mib is {self.segment_mib}", "it must be a power of two")
         if self.quiet_s < 0 or (self.keep_prefixes_s is not None and self.keep_prefixes_s < 0):
             raise InputError("a time is negative", "give seconds, 0 or more")

@@ -166,9 +166,7 @@ class PrefixStore:
         """Let a prefix be evicted that a hit or a sequence had locked."""
         self._tree.unlock(cursor)
 
-    def keep(
-        self, cursor: Cursor, tokens: NDArray[np.int32], pages: NDArray[np.int32]
-    ) -> NDArray[np.int32]:
+    def keep(self, cursor: Cursor, tokens: NDArray[np.int32], pages: NDArray[np.int32]) -> NDArray[np.int32]:
         """Continue a sequence in the tree; the cursor moves to its new end.
 
         Returns:

@@ -74,9 +74,7 @@ class CacheSize:
 
     def pages(self, max_length: int) -> tuple[int, ...]:
         """Return the most pages of each kind that a sequence of `max_length` positions holds at any time."""
-        return tuple(
-            kind.most_pages(max_length, self.step_tokens, self.page_tokens) for kind in self.kinds
-        )
+        return tuple(kind.most_pages(max_length, self.step_tokens, self.page_tokens) for kind in self.kinds)
 
     def segment_count(self, pages: Sequence[int]) -> int:
         """Return the segments, of all layers, that hold so many pages of each kind."""
@@ -95,7 +93,12 @@ class CacheSize:
 
 
 def choose_segment_bytes(
-    capacity_bytes: int, layers: int, row_bytes: int, page_tokens: int, granularity: int, wanted: int | None = None
+    capacity_bytes: int,
+    layers: int,
+    row_bytes: int,
+    page_tokens: int,
+    granularity: int,
+    wanted: int | None = None,
 ) -> int:
     """Return how much one layer grows by: a whole number of pages and of the driver's smallest units.
 

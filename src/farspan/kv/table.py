@@ -104,9 +104,9 @@ class PageTable:
         """Return where positions [start, stop), which must be held, lie, in order."""
         if start >= stop:
             return []
-        assert (
-            self._first * self._page_tokens <= start and stop <= self.stop_page * self._page_tokens
-        ), f"positions [{start}, {stop}) are not held"
+        assert self._first * self._page_tokens <= start and stop <= self.stop_page * self._page_tokens, (
+            f"positions [{start}, {stop}) are not held"
+        )
         index = bisect_right(self._extents, start, key=lambda extent: extent.position) - 1
         found = []
         for position, slot, count in self._extents[index:]:

@@ -52,17 +52,13 @@ class HostTier:
         device: Where the pages come from.
     """
 
-    def __init__(
-        self, layer_bytes: Sequence[Sequence[int]], budget_bytes: int, device: torch.device
-    ) -> None:
+    def __init__(self, layer_bytes: Sequence[Sequence[int]], budget_bytes: int, device: torch.device) -> None:
         import torch
 
         self._budget = budget_bytes
         self._device = device
         block_bytes = min(_BLOCK_BYTES, budget_bytes // 8)
-        self._shelves = [
-            _Shelf(tuple(sizes), max(1, block_bytes // sum(sizes))) for sizes in layer_bytes
-        ]
+        self._shelves = [_Shelf(tuple(sizes), max(1, block_bytes // sum(sizes))) for sizes in layer_bytes]
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     @property
@@ -73,9 +69,7 @@ class HostTier:
     @property
     def allocated_bytes(self) -> int:
         """Host memory taken so far; it is kept for the next pages."""
-        return sum(
-            len(shelf.blocks) * shelf.per_block * shelf.page_bytes for shelf in self._shelves
-        )
+        return sum(len(shelf.blocks) * shelf.per_block * shelf.page_bytes for shelf in self._shelves)
 
     @property
     def used_bytes(self) -> int:
@@ -102,7 +96,6 @@ class HostTier:
             layers: Each layer of the kind as uint8 [device pages, bytes of a page in the layer].
             pages: Device pages.
         """
-        import torch
 
         if len(pages) > self.room(kind):
             return None
@@ -164,9 +157,9 @@ class HostTier:
         """Raise AssertionError unless exactly the host pages `held`, by kind, are in use."""
         for shelf, pages in zip(self._shelves, held, strict=True):
             everything = np.sort(np.concatenate((np.array(shelf.free, np.int32), pages)))
-            assert np.array_equal(
-                everything, np.arange(len(shelf.blocks) * shelf.per_block)
-            ), "host pages are lost or held twice"
+            assert np.array_equal(everything, np.arange(len(shelf.blocks) * shelf.per_block)), (
+                "host pages are lost or held twice"
+            )
 
     def _add_block(self, shelf: _Shelf) -> None:
         import torch

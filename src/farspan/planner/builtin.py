@@ -80,7 +80,7 @@ def _kinds(model: ModelSpec, value_bytes: int, fp8: bool) -> tuple[int, tuple[Ki
         counts[retention] = counts.get(retention, 0) + 1
     layer = model.layers[0]
     row = layer.kv_entry_bytes(1) + 8 * layer.num_kv_heads if fp8 else layer.kv_entry_bytes(value_bytes)
-    ordered = sorted(counts.items(), key=lambda kind: not kind[0].keeps_all)
+    ordered = sorted(counts.items(), key=lambda kind: not kind[0].full)
     return row, tuple(KindSize(retention, layers) for retention, layers in ordered)
 
 
@@ -248,7 +248,10 @@ def _cap(
     for _ in range(2):
         wanted = bytes_of(size_at(max(cap, default)), request.context, request.concurrency)
         cap = -(-wanted // (GIB // 100)) * (GIB // 100)
-    if default < cap <= free - working and bytes_of(size_at(cap), request.context, request.concurrency) <= cap:
+    if (
+        default < cap <= free - working
+        and bytes_of(size_at(cap), request.context, request.concurrency) <= cap
+    ):
         return cap, True
     return default, False
 
