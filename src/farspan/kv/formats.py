@@ -98,8 +98,8 @@ class _Fp8Store(LayerStore):
         heads, dim = form.num_kv_heads, form.head_dim
         values = 2 * heads * dim
         self._dtype = form.dtype
-        self._values = rows[:, :values].view(torch.float8_e4m3fn).unflatten(1, (2, heads, dim))
-        self._scales = rows[:, values:].view(torch.float32).unflatten(1, (2, heads))
+        self._values = rows[:, :values].view(torch.float8_e4m3fn).unflatten(1, (2, heads, dim))  # type: ignore[no-untyped-call]
+        self._scales = rows[:, values:].view(torch.float32).unflatten(1, (2, heads))  # type: ignore[no-untyped-call]
 
     def write(self, slot: int, key: torch.Tensor, value: torch.Tensor) -> None:
         import torch
@@ -122,7 +122,7 @@ class _Fp8Store(LayerStore):
     def gather(self, slots: torch.Tensor) -> Iterator[Run]:
         import torch
 
-        for part in slots.split(_DEQUANTIZED):
+        for part in torch.split(slots, _DEQUANTIZED):
             values = self._values.view(torch.uint8).index_select(0, part).view(torch.float8_e4m3fn)
             yield self._run(values, self._scales.index_select(0, part))
 

@@ -80,8 +80,6 @@ class ElasticKVCache(KVCache):
             segment_bytes=choose_segment_bytes(
                 largest,
                 len(layers),
-                form.row_bytes,
-                options.page_tokens,
                 self._driver.granularity,
                 None if options.segment_mib is None else options.segment_mib * 1024**2,
             ),

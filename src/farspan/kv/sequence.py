@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farspan.kv.interface import KVCacheError, NoRoomError, Run, SequenceKV
-from farspan.kv.table import PageTable
+from farspan.kv.table import Extent, PageTable
 
 if TYPE_CHECKING:
     import torch
@@ -165,9 +165,9 @@ class ElasticSequenceKV(SequenceKV):
         assert self._cache.prefixes is not None
         return self._cache.prefixes
 
-    def _extents(self, kind: int, start: int, stop: int) -> list[tuple[int, int, int]]:
+    def _extents(self, kind: int, start: int, stop: int) -> list[Extent]:
         assert stop <= self._length, f"positions [{start}, {stop}) are not held"
-        return [tuple(extent) for extent in self._tables[kind].extents(start, stop)]
+        return self._tables[kind].extents(start, stop)
 
     def _together(self, layer: int, short: list[tuple[int, int]]) -> Iterator[Run]:
         _, store = self._cache.layer(layer)

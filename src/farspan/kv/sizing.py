@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import lcm
 
 from farspan.kv.retention import LayerRetention
 
@@ -17,6 +16,9 @@ _MIB = 1024**2
 # many more cost driver calls (0.56 ms a GiB in segments of 128 MiB on an H200, docs/elastic-memory.md).
 _GROWTHS = 128
 _LARGEST_SEGMENT = 128 * _MIB
+# Pages counted together.
+_BLOCK = 1024
+_SMALLEST_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class CacheSize:
         kinds: Its kinds of layers.
         row_bytes: Bytes of one position in one layer.
         page_tokens: Positions a page.
-        segment_bytes: What one layer grows by, a multiple of `row_bytes * page_tokens`.
+        segment_bytes: What one layer grows by.
         step_tokens: The most positions computed between two calls of `SequenceKV.computed`.
     """
 
@@ -64,8 +66,8 @@ class CacheSize:
 
     @property
     def pages_per_segment(self) -> int:
-        """Pages that one growth adds."""
-        return self.segment_bytes // (self.row_bytes * self.page_tokens)
+        """Pages that one growth adds; more rows than these may begin in a segment and end in the next."""
+        return fit_segment(max(1, self.segment_bytes // (self.row_bytes * self.page_tokens)))[0]
 
     @property
     def start_bytes(self) -> int:
@@ -78,8 +80,9 @@ class CacheSize:
 
     def segment_count(self, pages: Sequence[int]) -> int:
         """Return the segments, of all layers, that hold so many pages of each kind."""
+        size, page_bytes = self.pages_per_segment, self.row_bytes * self.page_tokens
         return sum(
-            -(-count // self.pages_per_segment) * kind.layers
+            -(-(-(-count // size) * size * page_bytes) // self.segment_bytes) * kind.layers
             for kind, count in zip(self.kinds, pages, strict=True)
         )
 
@@ -93,23 +96,23 @@ class CacheSize:
 
 
 def choose_segment_bytes(
-    capacity_bytes: int,
-    layers: int,
-    row_bytes: int,
-    page_tokens: int,
-    granularity: int,
-    wanted: int | None = None,
+    capacity_bytes: int, layers: int, granularity: int, wanted: int | None = None
 ) -> int:
-    """Return how much one layer grows by: a whole number of pages and of the driver's smallest units.
+    """Return how much one layer grows by, in whole units of the driver.
 
     Args:
         capacity_bytes: The most the cache may take.
         layers: Layers of all kinds.
-        row_bytes: Bytes of one position in one layer.
-        page_tokens: Positions a page.
         granularity: The driver's smallest unit, bytes.
         wanted: A size to come close to, bytes; None for one that suits the capacity.
     """
-    unit = lcm(granularity, row_bytes * page_tokens)
     target = wanted or min(_LARGEST_SEGMENT, capacity_bytes // (_GROWTHS * layers))
-    return unit * max(1, target // unit)
+    return granularity * max(1, target // granularity)
+
+
+def fit_segment(most_pages: int) -> tuple[int, int]:
+    """Return (pages of a segment, pages of a block): the most of at most `most_pages` that blocks divide evenly."""
+    block = max(size for size in range(1, min(_BLOCK, most_pages) + 1) if most_pages % size == 0)
+    if block >= min(_SMALLEST_BLOCK, most_pages):
+        return most_pages, block
+    return most_pages - most_pages % _SMALLEST_BLOCK, _SMALLEST_BLOCK

@@ -14,7 +14,7 @@ class Extent(NamedTuple):
 
     position: int
     slot: int
-    count: int
+    tokens: int
 
 
 class PageTable:
@@ -84,9 +84,9 @@ class PageTable:
         first = self._first * self._page_tokens
         while self._extents and self._extents[0].position < first:
             extent = self._extents.pop(0)
-            left = extent.position + extent.count - first
+            left = extent.position + extent.tokens - first
             if left > 0:
-                self._extents.insert(0, Extent(first, extent.slot + extent.count - left, left))
+                self._extents.insert(0, Extent(first, extent.slot + extent.tokens - left, left))
         return gone
 
     def replace(self, start: int, pages: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -104,9 +104,9 @@ class PageTable:
         """Return where positions [start, stop), which must be held, lie, in order."""
         if start >= stop:
             return []
-        assert self._first * self._page_tokens <= start and stop <= self.stop_page * self._page_tokens, (
-            f"positions [{start}, {stop}) are not held"
-        )
+        first, last = self._first * self._page_tokens, self.stop_page * self._page_tokens
+        assert first <= start, f"positions [{start}, {stop}) are not held"
+        assert stop <= last, f"positions [{start}, {stop}) are not held"
         index = bisect_right(self._extents, start, key=lambda extent: extent.position) - 1
         found = []
         for position, slot, count in self._extents[index:]:
@@ -140,7 +140,7 @@ class PageTable:
     def _join(self, extent: Extent) -> None:
         if self._extents:
             last = self._extents[-1]
-            if last.slot + last.count == extent.slot:
-                self._extents[-1] = Extent(last.position, last.slot, last.count + extent.count)
+            if last.slot + last.tokens == extent.slot:
+                self._extents[-1] = Extent(last.position, last.slot, last.tokens + extent.tokens)
                 return
         self._extents.append(extent)

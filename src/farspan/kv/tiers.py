@@ -59,7 +59,7 @@ class HostTier:
         self._device = device
         block_bytes = min(_BLOCK_BYTES, budget_bytes // 8)
         self._shelves = [_Shelf(tuple(sizes), max(1, block_bytes // sum(sizes))) for sizes in layer_bytes]
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     @property
     def budget_bytes(self) -> int:

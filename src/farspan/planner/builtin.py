@@ -64,9 +64,7 @@ def cache_size(
     """
     row_bytes, kinds = _kinds(model, value_bytes, fp8)
     wanted = None if segment_mib is None else segment_mib * 1024**2
-    segment = choose_segment_bytes(
-        max(0, capacity_bytes), len(model.layers), row_bytes, page_tokens, _GRANULARITY, wanted
-    )
+    segment = choose_segment_bytes(max(0, capacity_bytes), len(model.layers), _GRANULARITY, wanted)
     return CacheSize(kinds, row_bytes, page_tokens, segment, step_tokens)
 
 
