@@ -26,7 +26,7 @@ from farspan.prompts.parts import WordTable
 from farspan.prompts.tokenizer import TokenIds, Tokenizer, as_ids
 
 # Part of the key: raise it whenever the layout of a segment or the way a text is split changes.
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 
 # From so many segments on, encoding all phrases of a corpus once is cheaper than encoding the segments.
 _PHRASES_PAY = 4

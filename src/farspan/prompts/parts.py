@@ -95,9 +95,7 @@ class WordsPart:
 
     def ids(self) -> TokenIds:
         """Return the ids."""
-        if len(self.table.ids.data) == len(self.table.ids.lengths):
-            return as_ids(self.table.ids.data[self.chosen])
-        return np.concatenate([as_ids(self.table.ids.gather(chosen)) for chosen in self._chunks()])
+        return as_ids(self.table.ids.gather(self.chosen))
 
     def iter_text(self) -> Iterator[bytes | memoryview]:
         """Yield the text, many words at a time."""

@@ -67,6 +67,7 @@ class Tokenizer(ABC):
         proof: Why counts add up at cuts.
         recall: Set for the recall checkpoint.
         special_strings: Strings the server would read as control tokens; never to occur in a text.
+        apart: Pairs of characters between which a single space never stands in a text; see `farspan.prompts.cuts`.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Tokenizer(ABC):
     proof: Proof
     recall: RecallVocabulary | None = None
     special_strings: tuple[str, ...] = ()
+    apart: tuple[tuple[str, str], ...] = ()
 
     @abstractmethod
     def encode_request(self, text: str, *, chat: bool) -> TokenIds:
@@ -97,11 +99,16 @@ class Tokenizer(ABC):
         """
 
     def clean(self, text: str) -> str:
-        """Return the text as it may stand in a prompt: control strings broken up, no NUL, normalized as needed."""
+        """Return the text as it may stand in a prompt: control strings broken up, no NUL, normalized as needed.
+
+        A single space between two characters that must stay `apart` becomes a line break.
+        """
         if "\0" in text:
             text = text.replace("\0", "")
         if self.holds_control(text):
             text = self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+        for before, after in self.apart:
+            text = re.sub(f"(?<={re.escape(before)}) (?={re.escape(after)})", "\n", text)
         return text
 
     def holds_control(self, text: str) -> bool:

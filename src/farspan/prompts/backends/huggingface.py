@@ -16,7 +16,7 @@ import tokenizers
 from farspan.errors import InputError
 from farspan.models.chat_template import ChatTemplate, read_chat_template
 from farspan.prompts.backends.bytelevel import load_byte_level
-from farspan.prompts.backends.splitting import proof_of
+from farspan.prompts.backends.splitting import additivity_of
 from farspan.prompts.corpus import split_pieces
 from farspan.prompts.cuts import Proof
 from farspan.prompts.tokenizer import RecallVocabulary, TokenIds, Tokenizer, as_ids
@@ -76,7 +76,9 @@ class HuggingFaceTokenizer(Tokenizer):
         self.fingerprint = fingerprint
         self.template = template
         self._tokenizer = open_tokenizer(path)
-        self.proof = proof_of(recipe)
+        additivity = additivity_of(recipe)
+        self.proof = additivity.proof
+        self.apart = additivity.apart
         self.special_strings = tuple(token["content"] for token in recipe.get("added_tokens") or ())
         self.recall = _read_recall(path.parent / "recall.json", self._tokenizer)
         self._guard = len(self._tokenizer.encode(_GUARD, add_special_tokens=False).ids)
@@ -122,7 +124,8 @@ def split_exactly(text: str) -> list[str]:
     pieces[0] = text[:start] + pieces[0][1:]
     if "".join(pieces) != text:
         raise InputError(
-            "the text has a stretch of more than 1,024 characters without a space", "use other text"
+            "the text has a stretch of more than 1,024 characters without a single space between words",
+            "use other text",
         )
     return pieces
 
