@@ -139,6 +139,15 @@ def test_a_small_corpus_is_read_round_and_round(tokenizer: Load, tmp_path: Path)
     assert " seven one two" in text
 
 
+def test_a_prompt_from_a_tiny_corpus_has_few_parts(tokenizer: Load, tmp_path: Path) -> None:
+    llama = tokenizer("llama4")
+    (tmp_path / "t.txt").write_text("\n Just a few words here, ok?\n")
+    prompt = build_prompt(llama, tokens=1_000_000, corpus=TextCorpus(tmp_path / "t.txt"))
+    assert len(prompt.parts) < 100
+    assert prompt.text.count(" ok? Just a few words here, ok? Just a few") > 50_000
+    verify_prompt(prompt, llama)
+
+
 def test_different_seeds_start_at_different_places(tokenizer: Load) -> None:
     starts = {build_prompt(tokenizer("llama4"), tokens=500, seed=seed).text[200:300] for seed in range(50)}
     assert len(starts) == 50
