@@ -117,6 +117,15 @@ _MAKERS: dict[str, Callable[[Path], Path]] = {
         folder, _train("unigram", 2000, pre_tokenizer=_metaspace("first"))
     ),
     "sentencepiece": _without_splitting,
+    "across-words": lambda folder: save_tokenizer(
+        folder,
+        _train(
+            "unigram",
+            1500,
+            normalizer=normalizers.Replace(tokenizers.Regex(" {2,}"), " "),
+            pre_tokenizer=pre_tokenizers.Metaspace(prepend_scheme="first", split=False),
+        ),
+    ),
     "no-splitting": lambda folder: save_tokenizer(
         folder,
         _train("bytes", 600, pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)),

@@ -23,6 +23,7 @@ NATURAL = (
     "unigram",
     "sentencepiece",
     "no-splitting",
+    "across-words",
 )
 
 Load = Callable[[str], Tokenizer]

@@ -121,6 +121,24 @@ class Tokenizer(ABC):
         """Return how many bytes of text each id stands for, or None where that is not a property of the id."""
         return None
 
+    def first_tokens(self, text: str, characters: Sequence[int], *, chat: bool) -> list[int]:
+        """Return which token of a request is the first to hold any of the text from each of some characters on.
+
+        Unless a backend knows better, that is where the ids of the text before stop being those of the whole, which
+        may be a token early where a word is encoded otherwise because of what follows.
+
+        Args:
+            text: As for `encode_request`.
+            characters: Positions in the text, none at its beginning.
+            chat: As for `encode_request`.
+        """
+        whole = self.encode_request(text, chat=chat)
+        found = []
+        for character in characters:
+            before = self.encode_request(text[:character], chat=chat)[: len(whole)]
+            found.append(int(np.argmin(np.append(before == whole[: len(before)], False))))
+        return found
+
     def encode_piece(self, piece: str) -> TokenIds:
         """Return the ids one piece contributes; see `encode_pieces`."""
         return self.encode_pieces([piece])[0]

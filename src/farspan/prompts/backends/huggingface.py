@@ -87,14 +87,31 @@ class HuggingFaceTokenizer(Tokenizer):
         """Return everything the server counts; a long text is encoded in pieces where that is proven to be the same."""
         if len(text) > _WHOLE_CHARACTERS and self.proof is not Proof.CHECKED:
             return self._encode_long(text, chat=chat)
+        return as_ids(self._encode_whole(text, chat=chat).ids)
+
+    def first_tokens(self, text: str, characters: Sequence[int], *, chat: bool) -> list[int]:
+        """Return it as `tokenizers` says it, to the token."""
+        whole = self._encode_whole(text, chat=chat)
+        shift = len(self._around(chat=chat)[0])
+        found = []
+        for character in characters:
+            # White space may belong to no token.
+            tokens = (whole.char_to_token(shift + i) for i in range(character, len(text)))
+            found.append(next(token for token in tokens if token is not None))
+        return found
+
+    def _encode_whole(self, text: str, *, chat: bool) -> tokenizers.Encoding:
+        before, after = self._around(chat=chat)
+        return self._tokenizer.encode(before + text + after, add_special_tokens=not chat)
+
+    def _around(self, *, chat: bool) -> tuple[str, str]:
         if not chat:
-            return as_ids(self._tokenizer.encode(text, add_special_tokens=True).ids)
+            return "", ""
         if self.template is None:
             raise InputError(
                 f"{self.name} has no chat template", "give the folder that has one, or build without --chat"
             )
-        before, after = self.template.around
-        return as_ids(self._tokenizer.encode(before + text + after, add_special_tokens=False).ids)
+        return self.template.around
 
     def encode_pieces(self, pieces: Sequence[str]) -> list[TokenIds]:
         """Return the ids of each piece, encoded behind a guard word whose ids are dropped."""
