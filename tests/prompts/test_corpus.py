@@ -143,7 +143,7 @@ def test_a_prompt_from_a_tiny_corpus_has_few_parts(tokenizer: Load, tmp_path: Pa
     llama = tokenizer("llama4")
     (tmp_path / "t.txt").write_text("\n Just a few words here, ok?\n")
     prompt = build_prompt(llama, tokens=1_000_000, corpus=TextCorpus(tmp_path / "t.txt"))
-    assert len(prompt.parts) < 100
+    assert len(prompt.parts) < 300
     assert prompt.text.count(" ok? Just a few words here, ok? Just a few") > 50_000
     verify_prompt(prompt, llama)
 

@@ -23,7 +23,6 @@ NATURAL = (
     "unigram",
     "sentencepiece",
     "no-splitting",
-    "across-words",
 )
 
 Load = Callable[[str], Tokenizer]

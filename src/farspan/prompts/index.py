@@ -29,7 +29,7 @@ from farspan.prompts.tokenizer import TokenIds, Tokenizer, as_ids
 _INDEX_VERSION = 2
 
 # A corpus of fewer characters is repeated in its one segment.
-_LEAST_CHARACTERS = 2**18
+_LEAST_CHARACTERS = 2**15
 
 # From so many segments on, encoding all phrases of a corpus once is cheaper than encoding the segments.
 _PHRASES_PAY = 4
