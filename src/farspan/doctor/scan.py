@@ -1,0 +1,95 @@
+"""Finding the lines that may matter, fast enough for gigabytes: no Python runs for a line that does not.
+
+Every pattern the grammar or a rule looks for has a needle, some bytes its line must contain. Of each needle
+four bytes are picked, and one pass of numpy over the block looks up the four bytes at every position in a
+table of 2^20 bits. What it finds are candidates; a few are chance, and the caller looks closely anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from farspan.errors import InputError
+
+GRAM = 4
+_BITS = 20
+_MULTIPLIER = np.uint32(2654435761)  # Knuth's multiplicative hash, 2^32 over the golden ratio
+_SHIFT = np.uint32(32 - _BITS)
+# What most lines of a long log look like: a gram found here would make every such line a candidate.
+_COMMON = b"""
+2026-11-22T20:03:32.123456789Z stderr F (APIServer pid=811) INFO:     127.0.0.1:37086 - "POST /v1/chat/completions HTTP/1.1" 200 OK
+[2026-11-22 20:23:22] INFO:     10.0.0.1:48112 - "GET /health HTTP/1.1" 200 OK \x1b[32mINFO\x1b[0m:     172.17.0.1:1 - "\x1b[1mGET /metrics HTTP/1.1\x1b[0m" \x1b[32m200 OK\x1b[0m
+(APIServer pid=811) INFO 11-22 20:03:32 [loggers.py:273] Engine 000: Avg prompt throughput: 6070.5 tokens/s, Avg generation throughput: 3.0 tokens/s, Running: 1 reqs, Waiting: 0 reqs, GPU KV cache usage: 1.8%, Prefix cache hit rate: 0.0%
+[2026-11-22 20:23:21 TP0] Prefill batch, #new-seq: 1, #new-token: 8192, #cached-token: 0, full token usage: 0.00, swa token usage: 0.00, #running-req: 0, #queue-req: 0, #pending-token: 0, cuda graph: False, input throughput (token/s): 2.53
+[2026-11-22 20:23:21 TP0] Decode batch, #running-req: 1, #full token: 12, token usage: 0.00, #queue-req: 0, gen throughput (token/s): 25.1,
+INFO 11-22 20:03:32 [logger.py:40] Received request chatcmpl-1: prompt: 'the and for that with have this from are not you was', params: SamplingParams(n=1, temperature=0.0, max_tokens=200), prompt_token_ids: None, lora_request: None.
+INFO 11-22 20:03:32 [async_llm.py:361] Added request chatcmpl-1. Route: /v1/completions, Methods: POST request_id= model= tokens
+"""
+_LETTERS = b" etaoinsrhldcumfpgwybvkxjqz"
+
+
+class Line(NamedTuple):
+    """A candidate: its number in the stream, from 1, and its bytes without the line's end."""
+
+    number: int
+    raw: bytes
+
+
+def pick_gram(needle: bytes) -> bytes:
+    """The four bytes of a needle least likely in an ordinary line.
+
+    Raises:
+        InputError: The needle is shorter than four bytes.
+    """
+    if len(needle) < GRAM:
+        raise InputError(f"needle {needle!r} is shorter than {GRAM} bytes", "give a longer one")
+
+    def commonness(gram: bytes) -> tuple[int, int]:
+        return _COMMON.count(gram), sum(26 - _LETTERS.find(byte) for byte in gram if byte in _LETTERS)
+
+    return min((needle[at : at + GRAM] for at in range(len(needle) - GRAM + 1)), key=commonness)
+
+
+class Scanner:
+    """Looks for the lines of a block of bytes that may contain one of the needles."""
+
+    def __init__(self, needles: Iterable[bytes]) -> None:
+        self._table = np.zeros(1 << _BITS, dtype=bool)
+        grams = sorted({pick_gram(needle) for needle in needles})
+        self._table[self._slots(np.frombuffer(b"".join(grams), dtype="<u4").copy())] = True
+
+    @staticmethod
+    def _slots(grams: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        grams *= _MULTIPLIER
+        grams >>= _SHIFT
+        return grams
+
+    def candidates(self, block: bytes, first_line: int) -> tuple[list[Line], int]:
+        """The lines of a block of whole lines that may matter, and the number of line feeds in it.
+
+        A line ends with LF or CR: progress bars write over themselves with CR. Both are left out of `raw`. Only
+        LF counts as a line, so all parts of a progress bar have the same number.
+        """
+        size = len(block)
+        if size < GRAM:
+            return [], block.count(b"\n")
+        cells = np.frombuffer(block, dtype=np.uint8)
+        # Four overlapping bytes at every position, without copying the block four times.
+        grams = np.ndarray((size - GRAM + 1,), dtype="<u4", buffer=block, strides=(1,))
+        slots = self._slots(grams.astype(np.uint32))
+        hits = np.flatnonzero(self._table[slots])
+        feeds = np.flatnonzero(cells == 10)
+        if not len(hits):
+            return [], len(feeds)
+        returns = np.flatnonzero(cells == 13)
+        ends = np.union1d(feeds, returns) if len(returns) else feeds
+        parts = np.unique(np.searchsorted(ends, hits))
+        starts = np.where(parts > 0, ends[np.maximum(parts, 1) - 1] + 1, 0) if len(ends) else parts * 0
+        stops = np.append(ends, size)[parts]
+        numbers = np.searchsorted(feeds, starts) + first_line
+        found = zip(numbers.tolist(), starts.tolist(), stops.tolist(), strict=True)
+        return [Line(number, block[start:stop]) for number, start, stop in found], len(feeds)
