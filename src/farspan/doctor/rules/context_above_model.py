@@ -11,7 +11,8 @@ from farspan.doctor.situation import Situation
 _PATTERN = re.compile(
     r"User-specified max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len \((?P<where>[^)]*?)"
     r"=?(?P<derived>\d+(?:\.\d+)?)\b"
-    r"|User-specified context_length \((?P<asked2>\d+)\) is greater than the derived context_length \((?P<derived2>\d+)\)"
+    r"|User-specified context_length \((?P<asked2>\d+)\) is greater than the derived context_length "
+    r"\((?P<derived2>\d+)\)"
 )
 
 

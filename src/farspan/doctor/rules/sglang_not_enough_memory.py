@@ -41,7 +41,8 @@ RULE = Rule(
     severity=Severity.ERROR,
     needles=("Not enough memory. Please try to increase --mem-fraction-static",),
     pattern=re.compile(
-        r"Not enough memory\. Please try to increase --mem-fraction-static\.?(?:.*?mem_fraction_static=(?P<fraction>\d*\.\d+))?"
+        r"Not enough memory\. Please try to increase --mem-fraction-static\.?"
+        r"(?:.*?mem_fraction_static=(?P<fraction>\d*\.\d+))?"
     ),
     explain=_explain,
     sources=("sgl-project/sglang#322", "sgl-project/sglang#4330"),

@@ -19,8 +19,8 @@ def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
     match = sighting.match
     seen = ""
     if match["least"]:
-        seen = f" (the fullest has {float(match['least'].rstrip('.')):.1f} GiB free, this one "
-               f"{float(match['here'].rstrip('.')):.1f})"
+        least, here = (float(match[name].rstrip(".")) for name in ("least", "here"))
+        seen = f" (the fullest has {least:.1f} GiB free, this one {here:.1f})"
     return Diagnosis(
         f"Other processes hold memory on some of the GPUs{seen}: the KV pool would be sized by the fullest.",
         (

@@ -12,7 +12,8 @@ _PATTERN = re.compile(
     r"(?:World size|Tensor parallel size) \((?P<ranks>\d+)\) (?:is larger than|cannot be larger than"
     r"|exceeds) .{0,40}"
     r"available GPUs \((?P<gpus>\d+)\)"
-    r"|local_world_size \((?P<ranks2>\d+)\) must be less than or equal to the number of visible devices \((?P<gpus2>\d+)\)"
+    r"|local_world_size \((?P<ranks2>\d+)\) must be less than or equal to the number of visible devices "
+    r"\((?P<gpus2>\d+)\)"
     r"|invalid device ordinal"
 )
 

@@ -9,8 +9,8 @@ from farspan.doctor.rule import Diagnosis, Rule, Sighting
 from farspan.doctor.situation import Situation
 
 _PATTERN = re.compile(
-    r"Free memory on device (?P<device>\S+ )?\((?P<free>\d+(?:\.\d+)?)/(?P<total>\d+(?:\.\d+)?) GiB\) on startup is less "
-    r"than desired GPU memory utilization \((?P<share>[\d.]+), (?P<wanted>\d+(?:\.\d+)?) GiB\)"
+    r"Free memory on device (?P<device>\S+ )?\((?P<free>\d+(?:\.\d+)?)/(?P<total>\d+(?:\.\d+)?) GiB\) on startup is "
+    r"less than desired GPU memory utilization \((?P<share>[\d.]+), (?P<wanted>\d+(?:\.\d+)?) GiB\)"
 )
 
 

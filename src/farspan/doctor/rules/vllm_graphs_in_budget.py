@@ -9,8 +9,8 @@ from farspan.doctor.rule import Diagnosis, Rule, Sighting
 from farspan.doctor.situation import Situation
 
 _PATTERN = re.compile(
-    r"current --gpu-memory-utilization=(?P<now>[\d.]+) is equivalent to --gpu-memory-utilization=(?P<old>[\d.]+) without"
-    r".*?increase --gpu-memory-utilization to (?P<same>[\d.]+)"
+    r"current --gpu-memory-utilization=(?P<now>[\d.]+) is equivalent to --gpu-memory-utilization=(?P<old>[\d.]+)"
+    r" without.*?increase --gpu-memory-utilization to (?P<same>[\d.]+)"
 )
 
 

@@ -18,11 +18,13 @@ def _look(situation: Situation) -> Diagnosis | None:
         since = f" for at least {stuck.until - stuck.since:.0f} s"
     ratio, length = situation.figures.get("max_concurrency"), situation.figures.get("max_model_len")
     small = ratio is not None and ratio < 1
-    cause = f"{stuck.waiting} request{'s' if stuck.waiting > 1 else ''} "
-            f"wait{'' if stuck.waiting > 1 else 's'}{since} while nothing runs"
+    who = "1 request waits" if stuck.waiting == 1 else f"{stuck.waiting} requests wait"
+    cause = f"{who}{since} while nothing runs"
     if small and ratio is not None and length is not None:
-        cause += f": the KV cache holds about {int(ratio * length):,} tokens and the request is "
-                 f"longer. It will never start."
+        holds = int(ratio * length)
+        cause += (
+            f": the KV cache holds about {holds:,} tokens and the request is longer. It will never start."
+        )
     else:
         cause += ": most likely the request is longer than the KV cache can hold, and will never start."
     fix = [
