@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from farspan.doctor.sglang_version import version_like
 from farspan.doctor.situation import GIB, Situation
 from farspan.errors import FarspanError
 from farspan.hardware.catalog import find_gpu, gpus
@@ -46,6 +47,7 @@ _FLAGS = {
 # A flag given with its default value says nothing; some versions then lack the flag altogether.
 _DEFAULTS: Mapping[str, object] = {"swa_full_tokens_ratio": 0.8, "page_size": 1}
 _SIZE_TOLERANCE = 0.04
+_RELEASE = re.compile(r"\d+\.\d+(?:\.\d+)?(?:\.post\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,9 @@ def _load(name: str) -> ModelSpec | None:
 
 def gpu_of(situation: Situation) -> Gpu | None:
     """The GPU of a log: by name where it is named, else the one whose memory fits best."""
-    if situation.gpu_name:
-        for part in (situation.gpu_name, *situation.gpu_name.replace("_", " ").split()):
+    name = situation.hints.gpu or situation.gpu_name
+    if name:
+        for part in (name, *name.replace("_", " ").split()):
             try:
                 return find_gpu(part)
             except FarspanError:
@@ -116,6 +119,12 @@ def gpu_of(situation: Situation) -> Gpu | None:
         return None
     nearest = min(gpus(), key=lambda gpu: abs(gpu.memory_bytes / GIB - gib))
     return nearest if abs(nearest.memory_bytes / GIB - gib) <= _SIZE_TOLERANCE * gib else None
+
+
+def planned_version(situation: Situation) -> str:
+    """The version to plan with: as given, as logged without its build, or as SGLang's arguments look."""
+    logged = _RELEASE.match(situation.hints.engine_version or situation.version)
+    return logged[0] if logged is not None else version_like(situation)
 
 
 def request_of(situation: Situation) -> PlanRequest | None:
@@ -143,7 +152,7 @@ def request_of(situation: Situation) -> PlanRequest | None:
         tp=situation.tp,
         context=min(context, spec.max_position_embeddings),
         kv_dtype=kv_dtype,
-        engine_version=situation.version.split("+")[0],
+        engine_version=planned_version(situation),
         accept_nearest_version=True,
         available_kv_bytes=round(available * GIB) if available and available > 0 else None,
         engine_flags=flags,

@@ -32,10 +32,20 @@ _DEVICE = re.compile(r"device_name=(?:NVIDIA_|AMD_)?([\w.-]+?)(?:,|\.json|_down)
 _CAPACITY = re.compile(r"total capacity of (\d+(?:\.\d+)?) GiB")
 
 
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What the user knows and the log does not say; empty where nothing is known."""
+
+    model: str = ""
+    gpu: str = ""
+    engine_version: str = ""
+
+
 @dataclass(slots=True)
 class Situation:
     """The state of one server as far as its log tells. A restart in the same log begins a new one."""
 
+    hints: Hints = field(default_factory=Hints)
     engine: str = ""
     version: str = ""
     args: dict[str, object] = field(default_factory=dict)
@@ -176,8 +186,8 @@ class Situation:
 
     @property
     def model(self) -> str:
-        """The model as the server was given it."""
-        return self.text("model", "model_tag", "model_path")
+        """The model as the user names it, else as the server was given it."""
+        return self.hints.model or self.text("model", "model_tag", "model_path")
 
     def summary_args(self) -> Mapping[str, object]:
         """The arguments that decide memory, for the reader of a report."""
