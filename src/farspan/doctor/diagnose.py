@@ -231,16 +231,19 @@ class Doctor:
         situation = replace(start.situation, rates=copy.deepcopy(start.situation.rates))
         situation.rates.close(situation.last.line)
         found: list[Finding] = []
+        explained: set[int] = set()
         for rule in LINE_RULES:
-            for sighting in start.sightings.get(rule.id, ()):
+            sightings = start.sightings.get(rule.id, ())
+            for sighting in sightings:
                 counted = replace(sighting, count=start.counts[rule.id])
                 diagnosis = rule.explain(counted, situation)
                 if diagnosis is not None:
                     found.append(_finding(rule.id, rule.severity, diagnosis, counted.evidence, rule.sources))
+                    explained.update(one.message.where.line for one in sightings)
                     break
-        explained = any(finding.severity is Severity.ERROR for finding in found)
+        situation.explained = frozenset(explained)
         for state_rule in STATE_RULES:
-            if state_rule.only_unexplained and explained:
+            if state_rule.only_unexplained and any(one.severity is Severity.ERROR for one in found):
                 continue
             diagnosis = state_rule.look(situation)
             if diagnosis is not None:

@@ -61,6 +61,7 @@ class Situation:
     last: Where = field(default_factory=Where)
     last_at: float | None = None
     first_error: Evidence | None = None
+    explained: frozenset[int] = frozenset()
     gpu_name: str = ""
     gpu_total_gib: float | None = None
     tracebacks: Tracebacks = field(default_factory=Tracebacks)

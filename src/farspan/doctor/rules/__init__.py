@@ -123,17 +123,17 @@ LINE_RULES: tuple[Rule, ...] = (
     vllm_workers_stalled.RULE,
 )
 STATE_RULES: tuple[StateRule, ...] = (
-    first_error.RULE,
     sglang_hicache_decode_backend.RULE,
     sglang_page_size_llama4.RULE,
     sglang_prefix_tree.RULE,
     sglang_queue_stuck.RULE,
     sglang_request_table.RULE,
-    start_unfinished.RULE,
     strangers.RULE,
     throughput_misread.RULE,
     vllm_concurrency_below_one.RULE,
     vllm_preempted.RULE,
     vllm_request_stuck.RULE,
+    first_error.RULE,
+    start_unfinished.RULE,
 )
 NEEDLES: tuple[bytes, ...] = tuple(needle.encode() for rule in LINE_RULES for needle in rule.needles)

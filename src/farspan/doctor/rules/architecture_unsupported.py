@@ -17,7 +17,7 @@ RULE = Rule(
         "Unsupported architectures",
     ),
     pattern=re.compile(
-        r"Model architectures \\[.{1,200}?\\] (?:are not supported for now|failed to be inspected)"
+        r"Model architectures \[.{1,200}?\] (?:are not supported for now|failed to be inspected)"
         r"|is not supported, the supported archs|has no vLLM implementation|Unsupported architectures"
     ),
     explain=diagnose(

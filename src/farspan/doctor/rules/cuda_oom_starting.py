@@ -17,6 +17,8 @@ _OTHERS_GIB = 2.0
 def _explain(sighting: Sighting, situation: Situation) -> Diagnosis | None:
     if sighting.was_ready or is_pool(sighting) or is_graph_state(sighting):
         return None
+    if "Capture cuda graph failed" in sighting.message.text:
+        return None
     if any(
         "warming up" in one.text or "Capture cuda graph failed" in one.text
         for one in situation.tracebacks.raised

@@ -10,7 +10,8 @@ from farspan.doctor.situation import Situation
 def _look(situation: Situation) -> Diagnosis | None:
     died = situation.died is not None and situation.died_itself
     after = situation.ready.line if situation.ready is not None else 0
-    first = situation.tracebacks.first(after) or (situation.tracebacks.first() if died else None)
+    raised, explained = situation.tracebacks, situation.explained
+    first = raised.first(after, explained) or (raised.first(0, explained) if died else None)
     if first is not None and first.is_wrapper and not died:
         return None
     if first is None:

@@ -12,7 +12,7 @@ RULE = Rule(
     severity=Severity.ERROR,
     needles=("gated repo", "GatedRepoError", "401 Client Error", "403 Client Error"),
     pattern=re.compile(
-        r"gated repo|GatedRepoError|(?:401|403) Client Error.{0,80}huggingface\\.co|Access to model \\S+ is restricted"
+        r"gated repo|GatedRepoError|(?:401|403) Client Error.{0,80}huggingface\.co|Access to model \S+ is restricted"
     ),
     explain=diagnose(
         "The model is gated: the hub answers 401 or 403 because no token was given, or its owner has not "

@@ -17,8 +17,8 @@ RULE = Rule(
         "outgoing traffic has been disabled",
     ),
     pattern=re.compile(
-        r"We couldn't connect to 'https://huggingface\\.co'|LocalEntryNotFoundError"
-        r"|huggingface\\.co.{0,200}Max retries exceeded"
+        r"We couldn't connect to 'https://huggingface\.co'|LocalEntryNotFoundError"
+        r"|huggingface\.co.{0,200}Max retries exceeded"
         r"|Max retries exceeded with url.{0,300}huggingface|outgoing traffic has been disabled"
     ),
     explain=diagnose(

@@ -11,7 +11,7 @@ from farspan.doctor.situation import Situation
 _PATTERN = re.compile(
     r"(?P<who>Worker proc \S+|Engine core proc \S+|Subprocess \S+|[Pp]rocess \S+|scheduler\S*)?.{0,60}?"
     r"(?:died unexpectedly|crashed with exit code|exit code:?|exited with code"
-    r"|exitcode)\D{0,8}(?P<code>-?\d+)"
+    r"|exitcode)[^\d-]{0,8}(?P<code>-?\d+)"
     r"|(?P<kernel>Out of memory: Killed process|OOMKilled|oom-kill)|^(?P<shell>Killed)\s*$"
 )
 _KILLED = ("-9", "137")

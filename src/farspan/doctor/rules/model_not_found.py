@@ -19,7 +19,7 @@ RULE = Rule(
     ),
     pattern=re.compile(
         r"is not a local folder and is not a valid model identifier|RepositoryNotFoundError"
-        r"|Repo id must be in the form|does not appear to have a file named config\\.json"
+        r"|Repo id must be in the form|does not appear to have a file named config\.json"
         r"|Invalid repository ID or local directory"
     ),
     explain=diagnose(

@@ -19,7 +19,7 @@ RULE = Rule(
         "No such file or directory: 'nvcc'",
     ),
     pattern=re.compile(
-        r"Failed to find C compiler|Python\\.h: No such file|Could not find nvcc|ninja: not found"
+        r"Failed to find C compiler|Python\.h: No such file|Could not find nvcc|ninja: not found"
         r"|No such file or directory: '(?:ninja|nvcc)'"
     ),
     explain=diagnose(

@@ -12,8 +12,8 @@ RULE = Rule(
     severity=Severity.ERROR,
     needles=("Read-only file system", "Permission denied: '"),
     pattern=re.compile(
-        r"\\[Errno 30\\] Read-only file system(?:: '(?P<path>[^']*)')?"
-        r"|PermissionError: \\[Errno 13\\] Permission denied: '[^']*(?:cache|huggingface|hub)[^']*'"
+        r"\[Errno 30\] Read-only file system(?:: '(?P<path>[^']*)')?"
+        r"|PermissionError: \[Errno 13\] Permission denied: '[^']*(?:cache|huggingface|hub)[^']*'"
     ),
     explain=diagnose(
         "The engine cannot write into its cache: given a hub id it writes lock files and metadata even when "

@@ -21,8 +21,8 @@ RULE = Rule(
     ),
     pattern=re.compile(
         r"Error while (?:creating|attaching to) shared memory segment|Fatal Python error: Bus error"
-        r"|\\bBus error\\b|SIGBUS received|unable to (?:allocate|open) shared memory"
-        r"|/dev/shm has only \\d+ bytes"
+        r"|\bBus error\b|SIGBUS received|unable to (?:allocate|open) shared memory"
+        r"|/dev/shm has only \d+ bytes"
     ),
     explain=diagnose(
         "/dev/shm is too small: the ranks exchange data through it, and a container gets 64 MiB unless told "

@@ -11,7 +11,7 @@ RULE = Rule(
     id="too-many-open-files",
     severity=Severity.ERROR,
     needles=("Too many open files",),
-    pattern=re.compile(r"\\[Errno 24\\] Too many open files|accept\\(\\).*Too many open files"),
+    pattern=re.compile(r"^\s*OSError: \[Errno 24\] Too many open files|accept\(\).*Too many open files"),
     explain=diagnose(
         "The process reached its limit of open files and connections.",
         "docker run --ulimit nofile=1048576:1048576, or ulimit -n 65536 before the start",

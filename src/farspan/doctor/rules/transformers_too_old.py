@@ -12,7 +12,7 @@ RULE = Rule(
     severity=Severity.ERROR,
     needles=("Transformers does not recognize this architecture",),
     pattern=re.compile(
-        r"model type `?(?P<type>[\\w-]+)`? but Transformers does not recognize this architecture"
+        r"model type `?(?P<type>[\w-]+)`? but Transformers does not recognize this architecture"
     ),
     explain=diagnose(
         "The transformers library in this environment is older than the model and cannot read its config.",
