@@ -223,7 +223,8 @@ class Doctor:
         conditions = {harmless.id: harmless.only_if for harmless in HARMLESS}
         for first, noise in start.noise.values():
             condition = conditions.get(noise.id)
-            if first is None or condition is None or condition(first, start.situation):
+            counted = None if first is None else replace(first, count=noise.evidence.count)
+            if counted is None or condition is None or condition(counted, start.situation):
                 yield noise
 
     def _findings(self, start: _Start) -> Iterable[Finding]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from farspan.doctor.grammar import ENDINGS, MESSAGES, RULES
 from farspan.doctor.lines import LineParser, plain, raw_text
@@ -60,8 +61,14 @@ _ACCESS = re.compile(
 _REFUSED = (b"400 Bad", b"401 Una", b"403 For", b"404 Not", b"405 Met", b"413 ", b"422 Unp", b"429 Too",
             b"500 Int", b"502 Bad", b"503 Ser", b"504 Gat")  # fmt: skip
 _INVALID = b"Invalid HTTP request received"
-_PLAIN_ENDS = (b'" 200 OK', b'" 200 OK\r', b" 200 OK\x1b[0m", b" 200 OK\x1b[0m\r")
+_PLAIN_ENDS = (b'" 200 OK', b'" 200 OK\r', b"200 OK\x1b[0m", b"200 OK\x1b[0m\r")
 _ALWAYS: tuple[bytes, ...] = (b"Avg prompt throughput", b"Prefill batch", b"Decode batch", _INVALID)
+
+
+@lru_cache(maxsize=4)
+def _scanner(needles: tuple[bytes, ...]) -> Scanner:
+    """A scanner never changes once built, and building it costs more than reading a short log."""
+    return Scanner(needles)
 
 
 def _line_of(event: Event) -> int:
@@ -84,8 +91,8 @@ class LogReader:
         from farspan.doctor.noise import HARMLESS
         from farspan.doctor.rules import NEEDLES
 
-        self._scanner = Scanner(
-            [
+        self._scanner = _scanner(
+            (
                 *(rule.needle for rule in RULES),
                 *(needle for needle, _ in ENDINGS),
                 *MESSAGES,
@@ -94,7 +101,7 @@ class LogReader:
                 *NEEDLES,
                 *(harmless.needle.encode() for harmless in HARMLESS),
                 *needles,
-            ]
+            )
         )
         self._parser = LineParser()
         self._pending: list[bytes] = []
@@ -172,17 +179,18 @@ class LogReader:
             if _AVERAGE in raw:
                 self._read_line(number, raw, events)
                 continue
-            shape = raw[:_SHAPE].translate(None, _DIGITS)
-            if shape not in boring:
-                fresh.append((number, raw, shape))
+            # A progress bar writes over itself: each state is a line of its own.
+            for part in raw.split(b"\r") if b"\r" in raw else (raw,):
+                shape = part[:_SHAPE].translate(None, _DIGITS)
+                if shape and shape not in boring:
+                    fresh.append((number, part, shape))
         if not fresh:
             return
         out_of_order = len(events) > before
         candidates = set(self._scanner.candidates([raw for _, raw, _ in fresh]))
         for at, (number, raw, shape) in enumerate(fresh):
             if at in candidates:
-                for part in raw.split(b"\r") if b"\r" in raw else (raw,):
-                    self._read_line(number, part, events)
+                self._read_line(number, raw, events)
             elif len(boring) < _SHAPES and len(raw) <= _SHAPE:
                 boring.add(shape)
         if out_of_order:
