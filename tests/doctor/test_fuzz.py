@@ -85,7 +85,8 @@ def _hostile(lines: int, dice: random.Random) -> bytes:
                     b'INFO:     %d.%d.%d.9:1 - "GET /%s HTTP/1.1" 404 Not Found'
                     % (*(dice.randrange(1, 224) for _ in range(3)), word),
                     b"INFO 12-02 10:00:00 [l.py:1] Engine %d: Avg prompt throughput: 1.0 tokens/s, Avg generation "
-                    b"throughput: 0.0 tokens/s, Running: 0 reqs, Waiting: 1 reqs, GPU KV cache usage: 1.0%%" % number,
+                    b"throughput: 0.0 tokens/s, Running: 0 reqs, Waiting: 1 reqs, GPU KV cache usage: 1.0%%"
+                    % number,
                     b"INFO 12-02 10:00:00 [a.py:1] plain " + word,
                 )
             )

@@ -153,8 +153,14 @@ def test_arguments() -> None:
 def test_versions() -> None:
     for line, version in (
         ("INFO 06-30 13:00:00 [api_server.py:1] vLLM API server version 0.9.1", "0.9.1"),
-        ("(APIServer pid=1) INFO 11-22 20:00:00 [a.py:339]  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.24.0", "0.24.0"),
-        ("INFO 06-30 13:00:00 [core.py:1] Initializing a V1 LLM engine (v0.12.0) with config: model='m'", "0.12.0"),
+        (
+            "(APIServer pid=1) INFO 11-22 20:00:00 [a.py:339]  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.24.0",
+            "0.24.0",
+        ),
+        (
+            "INFO 06-30 13:00:00 [core.py:1] Initializing a V1 LLM engine (v0.12.0) with config: model='m'",
+            "0.12.0",
+        ),
     ):
         events = [event for event in read(line.encode()) if isinstance(event, EngineVersion)]
         assert (events[0].engine, events[0].version) == ("vllm", version)
@@ -162,7 +168,8 @@ def test_versions() -> None:
 
 def test_progress_of_the_weights() -> None:
     bar = b"".join(
-        b"\rLoading safetensors checkpoint shards: %3d%% Completed | %d/50 [00:09<07:37,  9.34s/it]" % (2 * n, n)
+        b"\rLoading safetensors checkpoint shards: %3d%% Completed | %d/50 [00:09<07:37,  9.34s/it]"
+        % (2 * n, n)
         for n in range(51)
     )
     events = [event for event in read(b"first\n" + bar + b"\nlast\n") if isinstance(event, Progress)]
@@ -244,7 +251,10 @@ def test_a_line_without_end_is_read_by_its_beginning() -> None:
     events += reader.feed(b"\nERROR 12-02 10:00:01 [a.py:1] RuntimeError: next\n")
     events += reader.close()
     messages = [event for event in events if isinstance(event, Message)]
-    assert [(message.where.line, len(message.text) < 20_000) for message in messages] == [(1, True), (2, True)]
+    assert [(message.where.line, len(message.text) < 20_000) for message in messages] == [
+        (1, True),
+        (2, True),
+    ]
     assert reader.lines_read == 2
 
 
@@ -272,4 +282,4 @@ def test_lines_are_counted_by_line_feeds() -> None:
 def test_events_are_plain_data() -> None:
     """A readiness view may send them on."""
     for event in read((REAL / "vllm-0.24.0-scout-shard.log").read_bytes()):
-        json.dumps(event)
+        json.dumps(event, default=bytes.decode)

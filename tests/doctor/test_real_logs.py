@@ -50,7 +50,12 @@ def test_vllm_on_an_h200() -> None:
     assert figures["graphs_gib"] == 0.7
     assert report.in_plain_terms[0] == "3 requests of 5,242,880 tokens fit at once (concurrency 3.13x)."
     assert {finding.id for finding in report.findings} == {"vllm-graphs-in-budget", "throughput-misread"}
-    assert {noise.id for noise in report.noise} >= {"ulimit", "rope-parameters", "cudagraph-mode", "leaked-semaphores"}
+    assert {noise.id for noise in report.noise} >= {
+        "ulimit",
+        "rope-parameters",
+        "cudagraph-mode",
+        "leaked-semaphores",
+    }
     assert all(noise.harmless for noise in report.noise)
     assert answer(report) == "vllm 0.24.0 served and was stopped. Nothing is wrong."
 
@@ -85,7 +90,9 @@ def test_the_model_named_by_the_user_lets_the_planner_answer() -> None:
 
     data = (REAL / "sglang-0.5.16-scout-shard-oom.log").read_bytes()
     report = examine([data.replace(b"tp_size=1,", b"tp_size=8,")], Hints(model="llama-4-scout"))
-    assert any("--max-running-requests 8" in step and "tokens at once" in step for step in report.findings[0].fix)
+    assert any(
+        "--max-running-requests 8" in step and "tokens at once" in step for step in report.findings[0].fix
+    )
 
 
 @pytest.mark.parametrize(

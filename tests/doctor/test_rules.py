@@ -116,10 +116,15 @@ def test_the_numbers_are_said(name: str, words: list[str]) -> None:
 def test_the_planner_is_asked() -> None:
     """The fix comes with what the memory model of that version expects of it."""
     text = (EVIDENCE / "vllm-context-too-long.log").read_text()
-    text = text.replace("'max_model_len': 20000000", "'max_model_len': 5242880, 'disable_hybrid_kv_cache_manager': True")
+    text = text.replace(
+        "'max_model_len': 20000000", "'max_model_len': 5242880, 'disable_hybrid_kv_cache_manager': True"
+    )
     text = text.replace("20000000", "5242880").replace("15629504", "3919664").replace("0.12.0", "0.24.0")
     (finding,) = examine([text.encode()]).findings
-    assert any("drop --disable-hybrid-kv-cache-manager" in step and "2.96 of 5,242,880" in step for step in finding.fix)
+    assert any(
+        "drop --disable-hybrid-kv-cache-manager" in step and "2.96 of 5,242,880" in step
+        for step in finding.fix
+    )
 
 
 def test_the_worst_comes_first() -> None:
