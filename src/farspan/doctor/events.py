@@ -57,8 +57,6 @@ _ACCESS = re.compile(
 _REFUSED = (b"400 Bad", b"401 Una", b"403 For", b"404 Not", b"405 Met", b"413 ", b"422 Unp", b"429 Too",
             b"500 Int", b"502 Bad", b"503 Ser", b"504 Gat")  # fmt: skip
 _PLAIN_ENDS = (b'" 200 OK', b'" 200 OK\r', b"200 OK\x1b[0m", b"200 OK\x1b[0m\r")
-# Lines that quote what a client sent: a prompt about a traceback is no traceback.
-_REQUESTS = (b"Received request ", b"Receive: obj=", b"Finish: obj=")
 _BY_NEEDLE = {rule.needle: rule for rule in RULES}
 _ORDER = {rule: number for number, rule in enumerate(RULES)}
 _ENDINGS = dict(ENDINGS)
@@ -177,11 +175,13 @@ class LogReader:
         fresh = []
         before = len(events)
         for number, raw in rest:
-            sample = self._sample(number, raw)
-            if sample is not None:
-                events.append(sample)
-                continue
-            if any(words in raw for words in _REQUESTS):
+            if _AVERAGE in raw or b" batch" in raw:
+                sample = self._sample(number, raw)
+                if sample is not None:
+                    events.append(sample)
+                    continue
+            if b"Received request " in raw or b"Receive: obj=" in raw or b"Finish: obj=" in raw:
+                # It quotes what a client sent: a prompt about a traceback is no traceback.
                 continue
             # A progress bar writes over itself: each state is a line of its own.
             for part in raw.split(b"\r") if b"\r" in raw else (raw,):
@@ -281,10 +281,13 @@ class LogReader:
         bracket = raw.find(b" [", 0, end)
         key = raw[: bracket - 8] + raw[bracket:end] if bracket > 8 else b""
         known = self._prefixes.get(key)
-        clock = raw[bracket - 8 : bracket].split(b":") if known is not None else []
-        if known is not None and len(clock) == 3 and all(part.isdigit() for part in clock):
+        if known is not None:
             day, process, engine = known
-            return day + int(clock[0]) * 3600 + int(clock[1]) * 60 + int(clock[2]), process, engine
+            try:
+                hours, minutes = int(raw[bracket - 8 : bracket - 6]), int(raw[bracket - 5 : bracket - 3])
+                return day + hours * 3600 + minutes * 60 + int(raw[bracket - 2 : bracket]), process, engine
+            except ValueError:
+                pass  # not a clock: the line is read as any other
         number_of = _ENGINE.search(raw, max(end - 24, 0), end)
         engine = number_of[1].decode()[:9] if number_of is not None else ""
         where = self._parser.parse(number, raw[:end]).where
