@@ -1,0 +1,46 @@
+"""The arguments an engine printed at its start, read back without running anything."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+_PAIR = re.compile(
+    r"(?P<name>[A-Za-z_]\w*)=(?P<value>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s,()\[\]{}]+)(?=[,)\s]|$)"
+)
+_DICT_PAIR = re.compile(
+    r"'(?P<name>[A-Za-z_]\w*)': (?P<value>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s,()\[\]{}]+|\['[^']*'\])"
+)
+_BARE = re.compile(r"[\w.:/+-]*")
+_MAX_TEXT = 40_000
+
+
+def read_dict(text: str) -> dict[str, object]:
+    """Read `{'host': '127.0.0.1', 'max_model_len': 5242880, ...}`.
+
+    A dict that is cut short, or holds an object's repr, is read pair by pair; nested values are left out then.
+    """
+    text = text[:_MAX_TEXT]
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None
+    if isinstance(value, dict):
+        return {str(name): part for name, part in value.items()}
+    return {match["name"]: _literal(match["value"]) for match in _DICT_PAIR.finditer(text)}
+
+
+def read_pairs(text: str) -> dict[str, object]:
+    """Read `model_path='/m', tp_size=8, ...`: scalars only, the first of each name."""
+    found: dict[str, object] = {}
+    for match in _PAIR.finditer(text[:_MAX_TEXT]):
+        found.setdefault(match["name"], _literal(match["value"]))
+    return found
+
+
+def _literal(text: str) -> object:
+    try:
+        value: object = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text if _BARE.fullmatch(text) else text[:200]
+    return value
