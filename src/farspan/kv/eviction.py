@@ -59,9 +59,14 @@ class Victim:
 
 
 class _Candidate(NamedTuple):
-    rank: tuple[int, int]
+    frequency: int
+    last: int
     order: int
     node: Node
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return self[:2]
 
 
 class EvictionQueue:
@@ -111,11 +116,11 @@ class EvictionQueue:
         """Take the first node that may go off the heap; None when there is none."""
         heap = self._heaps[slot]
         while heap:
-            rank, _, node = heap[0]
+            node = heap[0].node
             if not evictable(node, slot):
                 heappop(heap)
                 node.queued &= ~(1 << (2 * slot[0] + slot[1]))
-            elif rank != self.rank(node):
+            elif heap[0].rank != self.rank(node):
                 heappop(heap)
                 self._push(slot, node)
             else:
@@ -148,7 +153,7 @@ class EvictionQueue:
                     assert id(node) in queued[slot], "a node that may go is not queued"
 
     def _push(self, slot: Slot, node: Node) -> None:
-        heappush(self._heaps[slot], _Candidate(self.rank(node), self.next_order(), node))
+        heappush(self._heaps[slot], _Candidate(*self.rank(node), self.next_order(), node))
 
 
 class _Selection:
@@ -182,8 +187,8 @@ class _Selection:
         parent_may_go = parent.parent is not None and not parent.locks and parent.location is self._slot[1]
         if before == 1 and parent_may_go:
             frequency, last = self._queue.rank(parent)
-            rank = (frequency, max(last, chosen.rank[1]))
-            heappush(self._parents, _Candidate(rank, self._queue.next_order(), parent))
+            order = self._queue.next_order()
+            heappush(self._parents, _Candidate(frequency, max(last, chosen.last), order, parent))
 
     def put_back(self) -> None:
         """Leave the queue as it was."""
@@ -205,8 +210,8 @@ class _Selection:
             self._ahead = None
 
     def _near(self, first: _Candidate, other: _Candidate) -> bool:
-        (frequency, last), (other_frequency, other_last) = first.rank, other.rank
-        return frequency == other_frequency and other_last <= last + (self._now - last) // _SLACK
+        slack = (self._now - first.last) // _SLACK
+        return first.frequency == other.frequency and other.last <= first.last + slack
 
 
 def evictable(node: Node, slot: Slot) -> bool:

@@ -131,7 +131,9 @@ class RadixTree:
     def tokens(self, cursor: Cursor) -> NDArray[np.int32]:
         """Return the token ids of a cursor's prefix."""
         node, stop = self._resolve(cursor), cursor.position // self.page_size
-        return join([v for each in reversed(path(node)) for v in _views(each, "tokens", each.start, stop)])
+        return join(
+            [v for each in reversed(path(node)) for v in each.tokens.views(each.start, min(stop, each.end))]
+        )
 
     # Secondary kinds
 
@@ -281,7 +283,7 @@ class RadixTree:
             view
             for each in reversed(path(node))
             if each.location is Location.HOST
-            for view in _views(each, "pages", each.start, stop)
+            for view in each.page_views(each.start, stop)
         )
 
     def restore(self, cursor: Cursor, pages: IntegerArray) -> NDArray[np.int32]:
@@ -405,9 +407,9 @@ class RadixTree:
             stop = min(page, each.end)
             if each.location is Location.DEVICE:
                 device_node, device_page = each, stop
-                pages.extend(_views(each, "pages", each.start, stop))
+                pages.extend(each.page_views(each.start, stop))
             else:
-                hosted.extend(_views(each, "pages", each.start, stop))
+                hosted.extend(each.page_views(each.start, stop))
             for slot, held in each.spans.items():
                 inside = [span.clip(each.start, stop) for span in held if span.start < stop]
                 spans.setdefault(slot, []).extend(inside)
@@ -437,7 +439,7 @@ class RadixTree:
         existing = tuple(
             view
             for each in [origin, *reversed(below)]
-            for view in _views(each, "pages", max(first, each.start), min(device, each.end))
+            for view in each.page_views(max(first, each.start), min(device, each.end))
         )
         hosted = np.empty(0, dtype=np.int32)
         if device < reached:
@@ -446,7 +448,7 @@ class RadixTree:
                     view
                     for each in reversed(below)
                     if each.location is Location.HOST
-                    for view in _views(each, "pages", each.start, reached)
+                    for view in each.page_views(each.start, reached)
                 ]
             )
             node = self._promote(node, reached, pages[device - first : reached - first])
@@ -486,7 +488,7 @@ class RadixTree:
             node.tokens = Column(page, self.page_size, self._block)
             node.pages = Column(page, 1, self._block)
             self._enter(parent)
-            parent.children[node.key] = node
+            parent.adopt(node)
             parent.device_children += 1
             self._nodes += 1
         node.tokens.append(tokens)
@@ -590,9 +592,3 @@ class RadixTree:
         self._check_kind(kind)
         if kind == 0 or not 0 <= start <= stop <= cursor.position // self.page_size:
             raise InputError(f"kind {kind} cannot have a span [{start}, {stop}) in {cursor.position} tokens")
-
-
-def _views(node: Node, column: str, start: int, stop: int) -> Iterator[NDArray[np.int32]]:
-    """Yield what a node keeps of pages [start, stop), cut to its own; nothing for a root."""
-    if node.parent is not None:
-        yield from getattr(node, column).views(max(start, node.start), min(stop, node.end))
