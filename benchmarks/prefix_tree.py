@@ -5,7 +5,8 @@
 
 `make .sglang-VERSION/.ready` unpacks a release; its tree imports torch, numpy and msgspec, which the Python given by
 --sglang-python must have (the one running this unless said otherwise). Each tree runs in a process of its own, on one
-core. Stored memory is the growth of the resident set, over four bytes for each token and for each index.
+core. Stored memory is the growth of the resident set, over four bytes for each token and for each index. CPU seconds stand
+beside wall seconds: on a machine with other work the first are the fairer ones.
 
 Storing chunk by chunk takes SGLang's trees more than linear time, so they start at 250k tokens and the length doubles
 while the next run should end within --peer-seconds (it is expected to take eight times the last). For the full
@@ -23,14 +24,14 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from farspan.sizes import format_tokens, parse_token_list, parse_tokens
+from farspan.sizes import parse_token_list, parse_tokens
 from prefix_subjects import SUBJECTS, Farspan, Subject, make, release
 
 VOCABULARY = 200_000
@@ -55,15 +56,18 @@ def chunked(subject: Subject, tokens: int, chunk: int) -> dict[str, Any]:
     subject.open(subject.tokens(random_tokens(tokens, 0)), subject.pages(0, whole))
     before = resident()
     seconds = []
+    busy = time.process_time()
     for start in range(0, whole, chunk):
         began = time.perf_counter()
         subject.chunk(min(whole, start + chunk))
         seconds.append(time.perf_counter() - began)
+    busy = time.process_time() - busy
     grown = resident() - before
     tenth = max(1, len(seconds) // 10)
     return {
         "tokens": tokens,
         "seconds": sum(seconds),
+        "cpu_seconds": busy,
         "first_tenth_ms_a_chunk": 1e3 * sum(seconds[:tenth]) / tenth,
         "last_tenth_ms_a_chunk": 1e3 * sum(seconds[-tenth:]) / tenth,
         "stored_bytes": grown,
@@ -72,35 +76,44 @@ def chunked(subject: Subject, tokens: int, chunk: int) -> dict[str, Any]:
 
 
 def at_once(subject: Subject, tokens: int, repeats: int = 5) -> dict[str, Any]:
-    """Store a prompt in one go and look all of it up; the best of some repeats, and the median."""
+    """Store a prompt in one go and look all of it up: the best of some repeats, wall and CPU time."""
     ids = random_tokens(tokens, 0)
     whole = tokens // subject.page_size * subject.page_size
     pages = subject.pages(0, whole)
-    results: dict[str, list[float]] = {"insert_ms": [], "match_ms": []}
+    insert: list[tuple[float, float]] = []
     for _ in range(repeats):
         subject.fresh()
         prompt = subject.tokens(ids)
         gc.collect()
-        began = time.perf_counter()
-        subject.insert(prompt, pages)
-        results["insert_ms"].append(1e3 * (time.perf_counter() - began))
-    looks = {"match_ms": subject.match}
-    if isinstance(subject, Farspan):
-        looks["match_pieces_ms"] = subject.match_pieces
-        results["match_pieces_ms"] = []
+        insert.append(timed(lambda prompt=prompt: subject.insert(prompt, pages))[0])
     other = subject.tokens(ids)  # equal, not the same object
+    looks = {"match": subject.match}
+    if isinstance(subject, Farspan):
+        looks["match_pieces"] = subject.match_pieces
+    result = {"tokens": tokens} | best("insert", insert)
     for name, look in looks.items():
+        times = []
         for _ in range(repeats):
-            began = time.perf_counter()
-            found = look(other)
-            results[name].append(1e3 * (time.perf_counter() - began))
+            took, found = timed(lambda look=look: look(other))
             assert found == whole, f"{found} of {whole} tokens found"
-    best = {name: min(values) for name, values in results.items()}
-    return {"tokens": tokens, **best, "median": {n: float(np.median(v)) for n, v in results.items()}}
+            times.append(took)
+        result |= best(name, times)
+    return result
+
+
+def timed(work: Callable[[], Any]) -> tuple[tuple[float, float], Any]:
+    """Wall and CPU milliseconds of some work, and what it returns."""
+    wall, busy = time.perf_counter(), time.process_time()
+    answer = work()
+    return (1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - busy)), answer
+
+
+def best(name: str, times: list[tuple[float, float]]) -> dict[str, float]:
+    return {f"{name}_ms": min(wall for wall, _ in times), f"{name}_cpu_ms": min(cpu for _, cpu in times)}
 
 
 def short(subject: Subject, prompts: int, length: int) -> dict[str, Any]:
-    """Look up, then store many prompts whose first halves are shared; then look all of them up again."""
+    """Look up, then store many prompts whose first halves are shared; then look all of them up again. CPU time."""
     subject.fresh()
     half = length // 2 // subject.page_size * subject.page_size
     beginnings = [random_tokens(half, 1000 + index) for index in range(SHARED)]
@@ -114,17 +127,17 @@ def short(subject: Subject, prompts: int, length: int) -> dict[str, Any]:
     before, store, look, hit = resident(), 0.0, 0.0, 0
     for index in range(prompts):
         ids = prompt(index)
-        began = time.perf_counter()
+        began = time.process_time()
         hit += subject.match(ids)
         subject.insert(ids, pages[index % 2])
-        store += time.perf_counter() - began
+        store += time.process_time() - began
         del ids
     grown = resident() - before
     for index in range(prompts):
         ids = prompt(index)
-        began = time.perf_counter()
+        began = time.process_time()
         found = subject.match(ids)
-        look += time.perf_counter() - began
+        look += time.process_time() - began
         assert found == whole, f"{found} of {whole} tokens found"
     stored = min(prompts, SHARED) * half + prompts * (whole - half)
     return {
@@ -165,7 +178,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         runs.append(chunked(subject, length, job["chunk"]))
         print(f"{job['subject']} page {job['page_size']}: {runs[-1]}", file=sys.stderr, flush=True)
         try:
-            length = plan.send(runs[-1]["seconds"])
+            length = plan.send(runs[-1]["cpu_seconds"])
         except StopIteration:
             break
     result = {"subject": job["subject"], "page_size": job["page_size"], "chunked": runs}
@@ -186,35 +199,39 @@ def in_process(python: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def print_table(results: list[dict[str, Any]]) -> None:
-    print("stored chunk by chunk")
-    print(
-        f"{'tree':<22} {'page':>4} {'tokens':>8} {'seconds':>9} {'ms first':>9} {'ms last':>9} {'memory x':>9}"
-    )
-    for result in results:
-        for run in result["chunked"]:
-            print(
-                f"{result['subject']:<22} {result['page_size']:>4} {format_tokens(run['tokens']):>8} "
-                f"{run['seconds']:>9.3f} {run['first_tenth_ms_a_chunk']:>9.3f} "
-                f"{run['last_tenth_ms_a_chunk']:>9.3f} {run['stored_over_payload']:>9.2f}"
-            )
-    print(f"\n{'at once, best ms':<22} {'page':>4} {'tokens':>8} {'insert':>9} {'match':>9} {'in pieces':>9}")
-    for result in results:
-        run = result["at_once"]
-        pieces = f"{run['match_pieces_ms']:.1f}" if "match_pieces_ms" in run else ""
-        print(
-            f"{result['subject']:<22} {result['page_size']:>4} {format_tokens(run['tokens']):>8} "
-            f"{run['insert_ms']:>9.1f} {run['match_ms']:>9.1f} {pieces:>9}"
-        )
-    print(
-        f"\n{'many short prompts':<22} {'page':>4} {'prompts':>8} {'store us':>9} {'match us':>9} {'memory x':>9}"
-    )
-    for result in results:
-        if "short" in result:
-            run = result["short"]
-            print(
-                f"{result['subject']:<22} {result['page_size']:>4} {format_tokens(run['prompts']):>8} "
-                f"{run['match_and_insert_us']:>9.1f} {run['match_us']:>9.1f} {run['stored_over_payload']:>9.2f}"
-            )
+    def rows(
+        title: str, columns: dict[str, tuple[str, str]], runs: list[tuple[dict[str, Any], dict[str, Any]]]
+    ) -> None:
+        print(f"\n{title:<22} {'page':>4} " + " ".join(f"{name:>9}" for name in columns))
+        for result, run in runs:
+            cells = [format(run[key], form) if key in run else "" for key, form in columns.values()]
+            print(f"{result['subject']:<22} {result['page_size']:>4} " + " ".join(f"{c:>9}" for c in cells))
+
+    chunks = {
+        "tokens": ("tokens", ","),
+        "seconds": ("seconds", ".3f"),
+        "CPU s": ("cpu_seconds", ".3f"),
+        "ms first": ("first_tenth_ms_a_chunk", ".3f"),
+        "ms last": ("last_tenth_ms_a_chunk", ".3f"),
+        "memory x": ("stored_over_payload", ".2f"),
+    }
+    rows("chunk by chunk", chunks, [(result, run) for result in results for run in result["chunked"]])
+    once = {
+        "tokens": ("tokens", ","),
+        "insert ms": ("insert_ms", ".1f"),
+        "CPU ms": ("insert_cpu_ms", ".1f"),
+        "match ms": ("match_ms", ".1f"),
+        "cpu ms": ("match_cpu_ms", ".1f"),
+        "in pieces": ("match_pieces_ms", ".1f"),
+    }
+    rows("at once, best", once, [(result, result["at_once"]) for result in results])
+    many = {
+        "prompts": ("prompts", ","),
+        "store us": ("match_and_insert_us", ".1f"),
+        "match us": ("match_us", ".1f"),
+        "memory x": ("stored_over_payload", ".2f"),
+    }
+    rows("short prompts, CPU", many, [(r, r["short"]) for r in results if "short" in r])
 
 
 def count(text: str) -> int:

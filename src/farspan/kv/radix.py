@@ -124,7 +124,8 @@ class RadixTree:
         """Return an unlocked cursor to an earlier position, a multiple of the page size, on the same path."""
         if not 0 <= position <= cursor.position or position % self.page_size:
             raise InputError(f"{position} is no page border before {cursor.position}")
-        earlier = Cursor(position, self._resolve(cursor))
+        # Not by way of the cursor's own end: that may be evicted where the earlier place is not.
+        earlier = Cursor(position, cursor.node)
         self._resolve(earlier)
         return earlier
 
