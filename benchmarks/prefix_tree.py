@@ -1,9 +1,10 @@
 """What a prefix tree costs: a long prompt stored chunk by chunk or at once, looked up, and many short ones.
 
     python benchmarks/prefix_tree.py --tokens 10M --chunk 8192 [--page-size 1,64] [--prompts 100k] [--json [FILE]]
-    python benchmarks/prefix_tree.py ... --peer sglang --sglang-path .sglang-0.5.23 --sglang-path .sglang-0.5.6.post2
+    python benchmarks/prefix_tree.py --peer sglang [--sglang-path .sglang-0.5.23 --sglang-path ...]
 
-`make .sglang-VERSION/.ready` unpacks a release; its tree imports torch, numpy and msgspec, which the Python given by
+`make .sglang-0.5.23/.ready .sglang-0.5.6.post2/.ready` unpacks the releases; without --sglang-path those in the current
+folder are taken. Their tree imports torch, numpy and msgspec, which the Python given by
 --sglang-python must have (the one running this unless said otherwise). Each tree runs in a process of its own, on one
 core. Stored memory is the growth of the resident set, over four bytes for each token and for each index. CPU seconds stand
 beside wall seconds: on a machine with other work the first are the fairer ones.
