@@ -6,7 +6,7 @@
 `make .sglang-0.5.23/.ready .sglang-0.5.6.post2/.ready` unpacks the releases; without --sglang-path those in the current
 folder are taken. Their tree imports torch, numpy and msgspec, which the Python given by
 --sglang-python must have (the one running this unless said otherwise). Each tree runs in a process of its own, on one
-core. Stored memory is the growth of the resident set, over four bytes for each token and for each index. CPU seconds stand
+core. Stored memory is the growth of the resident set, over four bytes for each token and each index. CPU seconds stand
 beside wall seconds: on a machine with other work the first are the fairer ones.
 
 Storing chunk by chunk takes SGLang's trees more than linear time, so they start at 250k tokens and the length doubles

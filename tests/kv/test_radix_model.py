@@ -276,7 +276,7 @@ class PrefixTreeMachine(RuleBasedStateMachine):
                 self.tree.remove(victim)
         self.tree.check_integrity()
         assert not list(self.tree.nodes())
-        assert not self.tree._roots
+        assert not self.tree.statistics().namespaces
         assert not any(self.tree.held(kind, location) for kind in range(KINDS) for location in Location)
         assert self.indexer is None or not self.indexer.stored
 
