@@ -282,7 +282,7 @@ class PrefixTreeMachine(RuleBasedStateMachine):
 
 
 PrefixTreeMachine.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=100,
     stateful_step_count=30,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
