@@ -94,14 +94,15 @@ class EvictionQueue:
         window: list[_Candidate] = []
         scores: dict[int, float] = {}
         while pages > 0:
-            selection.fill(window, _WINDOW if prefer else 1)
+            if len(window) <= (_WINDOW // 2 if prefer else 0):
+                # Filled by halves, so that `prefer` is called once for many.
+                selection.fill(window, _WINDOW if prefer else 1)
+                if prefer and len(window) > 1:
+                    scores |= _scores([c for c in window if c.order not in scores], slot, pages, prefer)
             if not window:
                 break
             best = 0
             if prefer and len(window) > 1:
-                for candidate in window:
-                    if candidate.order not in scores:
-                        scores[candidate.order] = _score(candidate.node, slot, pages, prefer)
                 best = max(range(len(window)), key=lambda index: scores[window[index].order])
             chosen = window.pop(best)
             victim = _victim(chosen.node, slot, pages)
@@ -173,7 +174,7 @@ class _Selection:
         while len(window) < size:
             candidate = self._peek()
             if candidate is None or (window and not self._near(window[0], candidate)):
-                return
+                break
             self._take()
             window.append(candidate)
 
@@ -233,9 +234,21 @@ def _victim(node: Node, slot: Slot, pages: int) -> Victim:
     return Victim(node, *slot, start, node.end, node.pages.gather(start, node.end))
 
 
-def _score(node: Node, slot: Slot, pages: int, prefer: Preference) -> float:
+def _scores(candidates: list[_Candidate], slot: Slot, pages: int, prefer: Preference) -> dict[int, float]:
+    """Return how much each candidate's pages would help, on average, by the candidates' order."""
+    samples = [_sample(candidate.node, slot, pages) for candidate in candidates]
+    if not samples:
+        return {}
+    starts = np.cumsum([0, *map(len, samples[:-1])])
+    sums = np.add.reduceat(np.asarray(prefer(np.concatenate(samples)), dtype=np.float64), starts)
+    return {
+        candidate.order: float(total) / len(sample)
+        for candidate, sample, total in zip(candidates, samples, sums, strict=True)
+    }
+
+
+def _sample(node: Node, slot: Slot, pages: int) -> NDArray[np.int32]:
+    """Return the pages that would go first, a bounded number of them."""
     if slot[0]:
-        sample = np.concatenate([span.pages for span in node.spans[slot]])[-_SAMPLE:]
-    else:
-        sample = node.pages.gather(max(node.start, node.end - min(pages, _SAMPLE)), node.end)
-    return float(np.mean(prefer(sample)))
+        return np.concatenate([span.pages for span in node.spans[slot]])[-_SAMPLE:]
+    return node.pages.gather(max(node.start, node.end - min(pages, _SAMPLE)), node.end)
