@@ -411,6 +411,7 @@ def test_an_evicted_cursor_is_refused() -> None:
     assert tree.back(cursor, 2).position == 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 1), max_size=40), st.lists(st.integers(0, 1), max_size=40))
 def test_common_prefix(left: list[int], right: list[int]) -> None:
     expected = next(
