@@ -36,11 +36,9 @@ class GpuReader:
         for index, handle in enumerate(self._handles):
             values: dict[str, float] = {}
             # Each figure alone: a card in MIG mode, say, has memory but no utilisation.
-            try:
+            with contextlib.suppress(nvml.NVMLError):
                 memory = nvml.nvmlDeviceGetMemoryInfo(handle)
                 values |= {MEMORY_USED: float(memory.used), MEMORY_TOTAL: float(memory.total)}
-            except nvml.NVMLError:
-                pass
             with contextlib.suppress(nvml.NVMLError):
                 values[POWER] = nvml.nvmlDeviceGetPowerUsage(handle) / 1000
             with contextlib.suppress(nvml.NVMLError):
