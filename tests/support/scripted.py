@@ -44,6 +44,8 @@ class Script:
     hang: bool = False
     recall: bool = False  # answer as the recall checkpoint does: what followed the last token's earlier self
     refuse_early: bool = False  # answer before the body has been read
+    pieces: bool = False  # /generate sends each token alone, not the reply so far
+    queue_time: bool = False  # /generate says how long the request waited
 
 
 @dataclass
@@ -88,10 +90,15 @@ class ScriptedServer:
             if isinstance(error, str):
                 return web.Response(text=error, status=script.status)
             return web.json_response(error, status=script.status)
-        chat = "messages" in body
-        prompt = body["messages"][0]["content"] if chat else body["prompt"]
+        chat, generate = "messages" in body, request.path == "/generate"
+        if generate:
+            prompt = body["text"] if "text" in body else body["input_ids"]
+            asked = body["sampling_params"]["max_new_tokens"]
+        else:
+            prompt = body["messages"][0]["content"] if chat else body["prompt"]
+            asked = body["max_tokens"]
         words = prompt.split() if isinstance(prompt, str) else prompt
-        wanted = min(body["max_tokens"], script.stop_after or body["max_tokens"])
+        wanted = min(asked, script.stop_after or asked)
         if script.reply is not None:
             reply = [script.reply]
         elif not script.recall:
@@ -107,9 +114,23 @@ class ScriptedServer:
             usage = {"prompt_tokens": len(words) + script.count_offset, "completion_tokens": len(reply)}
             if script.cached_tokens is not None:
                 usage["prompt_tokens_details"] = {"cached_tokens": script.cached_tokens}
+        def generated(number: int) -> dict[str, Any]:
+            """Return SGLang's event for the first `number` tokens, the whole text so far or its last piece."""
+            last = number == len(reply)
+            first = number - 1 if script.pieces else 0
+            meta: dict[str, Any] = {"prompt_tokens": len(words) + script.count_offset}
+            meta |= {"completion_tokens": number, "queue_time": 0.25 if script.queue_time else None}
+            meta["finish_reason"] = {"type": finish} if last else None
+            if script.cached_tokens is not None:
+                meta["cached_tokens"] = script.cached_tokens
+            text = "".join(reply[first:number])
+            return {"text": text, "output_ids": list(range(first, number)), "meta_info": meta}
+
         await asyncio.sleep(script.ttft_s)
         if not script.stream:
             text = "".join(reply)
+            if generate:
+                return web.json_response(generated(len(reply)))
             choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
             return web.json_response({"choices": [choice | {"finish_reason": finish}], "usage": usage})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -139,9 +160,13 @@ class ScriptedServer:
             if script.error_after is not None and start >= script.error_after:
                 await event({"error": {"message": "engine died", "type": "InternalServerError"}})
                 return response
-            await event(choice_of("".join(reply[start : start + script.tokens_per_event])))
-        await event(choice_of("", finish))
-        if usage is not None:
+            if generate:
+                await event(generated(start + 1))
+            else:
+                await event(choice_of("".join(reply[start : start + script.tokens_per_event])))
+        if not generate:
+            await event(choice_of("", finish))
+        if usage is not None and not generate:
             await event({"choices": [], "usage": usage})
         if script.done:
             await response.write(b"data: [DONE]\n\n")
@@ -162,6 +187,7 @@ async def serve(server: ScriptedServer, port: int) -> AsyncIterator[None]:
     app.router.add_get("/version", version)
     app.router.add_post("/v1/completions", server.answer)
     app.router.add_post("/v1/chat/completions", server.answer)
+    app.router.add_post("/generate", server.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port)
