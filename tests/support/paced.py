@@ -31,6 +31,7 @@ class Paced:
     root: str | None = None
     metrics: str = ""
     metrics_status: int = 200
+    refuse_every: int = 0  # answer 400 to every so many requests
     scrapes: int = 0
     requests: list[str] = field(default_factory=list)
 
@@ -46,6 +47,9 @@ class Paced:
         body = orjson.loads(await request.read())
         began = time.perf_counter()
         self.requests.append(request.path)
+        if self.refuse_every and len(self.requests) % self.refuse_every == 0:
+            error = {"message": "This model's maximum context length is 100 tokens.", "code": 400}
+            return web.json_response({"error": error | {"type": "BadRequestError"}}, status=400)
         generate = request.path == "/generate"
         chat = "messages" in body
         sampling = body.get("sampling_params") or {}
@@ -138,9 +142,11 @@ async def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--ttft", type=float, default=0.5)
     parser.add_argument("--itl", type=float, default=0.02)
+    parser.add_argument("--refuse-every", type=int, default=0)
     parser.add_argument("--root")
     given = parser.parse_args()
-    async with serve_paced(Paced(ttft_s=given.ttft, itl_s=given.itl, root=given.root), given.port) as url:
+    paced = Paced(given.ttft, given.itl, root=given.root, refuse_every=given.refuse_every)
+    async with serve_paced(paced, given.port) as url:
         print(url, flush=True)
         await asyncio.Event().wait()
 
