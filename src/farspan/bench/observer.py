@@ -1,41 +1,19 @@
-"""Whoever watches the server while requests are under way: the engine's /metrics, the GPUs, the host.
+"""Whoever watches the server while requests are under way: the engine's /metrics, the GPUs.
 
-The run loop starts its observers before the first request, tells them of every request, asks them what the
-engine said of itself, and stops them after the last one. An observer that fails never fails the run: it notes
-why in what it writes.
+The run loop starts its observers before the first request, tells them of every request, asks them what they can
+prove about it, and stops them after the last one. An observer that fails never fails the run: it notes why in what
+it writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from farspan.bench.measure import Result
 from farspan.bench.schedule import Job
 from farspan.bench.server import ServerInfo
-
-
-@dataclass(frozen=True, slots=True)
-class EngineReading:
-    """What an engine said of itself at one moment; None where it does not say.
-
-    Args:
-        at_s: When, on `time.perf_counter()`'s clock.
-        running: Requests in progress.
-        waiting: Requests that wait for room.
-        kv_usage: Share of the KV cache in use, 0 to 1.
-        preemptions: Requests put back since the server's start.
-        prompt_tokens, generation_tokens: Tokens since the server's start.
-    """
-
-    at_s: float
-    running: float | None = None
-    waiting: float | None = None
-    kv_usage: float | None = None
-    preemptions: float | None = None
-    prompt_tokens: float | None = None
-    generation_tokens: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +24,20 @@ class Observed:
         url: The server's address.
         folder: The run folder, open for writing.
         server: What the server says of itself.
+        start: Which start of the run this is, from 0: more than 0 when it is resumed.
         api_key: Sent as a bearer token; never written.
     """
 
     url: str
     folder: Path
     server: ServerInfo
+    start: int = 0
     api_key: str | None = None
 
 
 class Observer:
-    """Sees a run from its first request to its last; this one sees nothing. All but `start` and `stop` are
-    called on the event loop: be quick.
+    """Sees a run from its first request to its last; this one sees nothing. All but `start` and `stop` are called on
+    the event loop: be quick. Times are seconds since the epoch.
     """
 
     async def start(self, run: Observed) -> None:
@@ -66,8 +46,8 @@ class Observer:
     async def stop(self) -> None:
         """End, with everything on disk; called once, also when the run fails or is cancelled."""
 
-    def on_started(self, job: Job, started_s: float) -> None:
-        """A request leaves, at `started_s` on `time.perf_counter()`'s clock."""
+    def on_started(self, job: Job, at: float) -> None:
+        """A request leaves."""
 
     def on_first_token(self, job: Job, ttft_s: float) -> None:
         """A request's first token has arrived."""
@@ -75,6 +55,20 @@ class Observer:
     def on_request(self, result: Result) -> None:
         """A request is over and its result is on disk."""
 
-    def readings(self, since_s: float, until_s: float) -> Sequence[EngineReading]:
-        """Return what the engine said from `since_s` to `until_s` (`time.perf_counter()`), in order of time."""
-        return ()
+    def find_labels(self, since: float, until: float, ours: int) -> Mapping[str, str]:
+        """Return what limits the trust in a request that has just ended: label to evidence.
+
+        Args:
+            since: When it left.
+            until: When it was over.
+            ours: The most requests that we had under way at a time meanwhile, this one included.
+        """
+        return {}
+
+    def find_hang(self) -> str:
+        """Say why the engine will never get to the requests that wait; empty when nothing proves it."""
+        return ""
+
+    def describe_progress(self) -> str:
+        """Say how far the engine is, in one short line for the live display; empty when it is not known."""
+        return ""
