@@ -269,4 +269,4 @@ def test_killed_at_random_and_resumed_nothing_is_lost_or_repeated(
     assert len(lines) == 24
     assert len({(line["context"], line["depth"], line["repeat"]) for line in lines}) == 24
     assert {line["status"] for line in lines} == {Status.OK.value}
-    assert not (folder / "bodies").exists()
+    assert not (folder / "prompts").exists()

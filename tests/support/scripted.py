@@ -239,6 +239,12 @@ class CountingPrompt:
     def text(self) -> str:
         return " ".join(map(str, self.token_ids.tolist()))
 
+    def iter_ids_json(self) -> Iterator[bytes]:
+        yield json.dumps(self.token_ids.tolist()).encode()
+
+    def iter_json_string(self) -> Iterator[bytes]:
+        yield json.dumps(self.text).encode()
+
     def score(self, reply: str) -> float:
         wanted = self.answer.split()
         got = reply.split()
