@@ -114,6 +114,7 @@ class ScriptedServer:
             usage = {"prompt_tokens": len(words) + script.count_offset, "completion_tokens": len(reply)}
             if script.cached_tokens is not None:
                 usage["prompt_tokens_details"] = {"cached_tokens": script.cached_tokens}
+
         def generated(number: int) -> dict[str, Any]:
             """Return SGLang's event for the first `number` tokens, the whole text so far or its last piece."""
             last = number == len(reply)

@@ -176,9 +176,7 @@ class Client:
             with contextlib.suppress(RuntimeError):  # the loop has gone: so has whoever was waiting
                 loop.call_soon_threadsafe(changed.set)
 
-        head = write_head(
-            self._host, self._port, self._path + api.path, self._headers, body_bytes=body.size
-        )
+        head = write_head(self._host, self._port, self._path + api.path, self._headers, body_bytes=body.size)
         connection = Connection(
             sock, head, body, sender=self._sender, receiver=self._receiver, on_change=tell
         )

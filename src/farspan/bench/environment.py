@@ -14,7 +14,17 @@ import orjson
 
 from farspan import __version__
 
-_PACKAGES = ("aiohttp", "numpy", "orjson", "tiktoken", "tokenizers", "transformers", "torch", "vllm", "sglang")
+_PACKAGES = (
+    "aiohttp",
+    "numpy",
+    "orjson",
+    "tiktoken",
+    "tokenizers",
+    "transformers",
+    "torch",
+    "vllm",
+    "sglang",
+)
 # Settings whose values are nobody's business; tokenizer settings have "token" in their names and stay.
 _SECRET = re.compile(r"(api_?key|password|secret|(^|_)token$|authorization)", re.IGNORECASE)
 

@@ -23,6 +23,7 @@ _CLOCK_JUMP_S = 0.1
 _BUSY_SHARE = 0.5
 # Below this the client's own lag changes nothing anybody would look at.
 _LAG_S = 0.01
+_BURST_S = 0.001
 _PROC_STAT = Path("/proc/stat")
 
 
@@ -46,16 +47,16 @@ class Surroundings:
 
 def find_labels(job: Job, exchange: Exchange, around: Surroundings) -> dict[str, str]:
     """Find what limits the trust in a complete answer: label to the evidence for it."""
-    return (
-        _find_in_answer(job, exchange) | find_around(exchange, around)
-    )
+    return _find_in_answer(job, exchange) | find_around(exchange, around)
 
 
 def find_around(exchange: Exchange, around: Surroundings) -> dict[str, str]:
     """Find what limits the trust in any exchange, complete or not."""
     labels: dict[str, str] = {}
     if around.company > 1:
-        labels["concurrent"] = f"{around.company} requests of ours were under way at a time: TTFT may hold queueing"
+        labels["concurrent"] = (
+            f"{around.company} requests of ours were under way at a time: TTFT may hold queueing"
+        )
     if around.others_cpu is not None and around.others_cpu > _BUSY_SHARE * (os.cpu_count() or 1):
         labels["co-running"] = (
             f"other programs used {around.others_cpu:.1f} of the client's {os.cpu_count()} processors"
@@ -75,9 +76,9 @@ def find_around(exchange: Exchange, around: Surroundings) -> dict[str, str]:
 
 
 def _smears(exchange: Exchange, lag_s: float) -> bool:
-    """Tell whether arrivals came closer together than the client looked."""
+    """Tell whether arrivals came closer together than the client looked; not for tokens sent all at once."""
     times = exchange.token_times_s
-    return len(times) > 1 and (times[-1] - times[0]) / (len(times) - 1) < lag_s
+    return len(times) > 1 and _BURST_S < (times[-1] - times[0]) / (len(times) - 1) < lag_s
 
 
 def _find_in_answer(job: Job, exchange: Exchange) -> dict[str, str]:

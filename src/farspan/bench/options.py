@@ -15,7 +15,7 @@ from farspan.bench.server import normalise_url
 from farspan.bench.wire import Api, PromptAs
 from farspan.errors import InputError
 
-GOODPUT_TIMES = ("ttft", "tpot", "itl", "e2el")
+GOODPUT_TIMES = ("ttft", "tpot", "e2el")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
