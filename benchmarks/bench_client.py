@@ -39,7 +39,10 @@ from farspan.bench.body import Body, FilePiece
 from farspan.bench.client import Client, Exchange
 from farspan.bench.wire import Api, PromptAs, frame_body
 
-EVENT = b'data: {"id":"cmpl-7f3a","object":"text_completion","created":1700000000,"model":"m","choices":[{"index":0,"text":"%s","logprobs":null,"finish_reason":%s,"stop_reason":null}],"usage":null}\n\n'
+EVENT = (
+    b'data: {"id":"cmpl-7f3a","object":"text_completion","created":1700000000,"model":"m","choices":'
+    b'[{"index":0,"text":"%s","logprobs":null,"finish_reason":%s,"stop_reason":null}],"usage":null}\n\n'
+)
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
@@ -264,7 +267,10 @@ def measure_parsing(events: int = 10_000, repeats: int = 15) -> dict[str, Any]:
     words = ["the", " of\\n", ' say \\"', " naïve", " begat", " and"]
     found = {}
     for name, part in (("completions", '"text":"%s"'), ("chat", '"delta":{"content":"%s"}')):
-        pattern = 'data: {"id":"cmpl-7f3a","object":"o","created":1700000000,"model":"m","choices":[{"index":0,%s,"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
+        pattern = (
+            'data: {"id":"cmpl-7f3a","object":"o","created":1700000000,"model":"m","choices":'
+            '[{"index":0,%s,"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
+        )
         stream = [(pattern % (part % words[i % 97 % len(words)])).encode() for i in range(events)]
         stream.append(b"data: [DONE]\n\n")
         times = []
@@ -310,9 +316,10 @@ def main() -> None:
 def show(document: dict[str, Any]) -> None:
     measured = document["load"]
     print(
-        f"{measured['requests']} requests on {measured['streams']} streams, {measured['body_mb']:g} MB each, "
-        f"{measured['tokens']} tokens in {measured['seconds']} s; up to {measured['most_bodies_in_flight']} bodies in flight; "
-        f"peak RSS {measured['peak_rss_mb']} MB; load average before {document['machine']['load']:.1f}"
+        f"{measured['requests']} requests on {measured['streams']} streams, {measured['body_mb']:g} MB each,"
+        f" {measured['tokens']} tokens in {measured['seconds']} s;"
+        f" up to {measured['most_bodies_in_flight']} bodies in flight; peak RSS {measured['peak_rss_mb']} MB;"
+        f" load average before {document['machine']['load']:.1f}"
     )
     print(f"{'error, ms':<16}{'p50':>10}{'p99':>10}{'max':>10}")
     for name, errors in measured["errors_ms"].items():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ def read(stream: bytes, cuts: list[int]) -> tuple[Answer, AnswerTape]:
     """Read a stream cut into pieces that arrive at 1, 2, 3, ..."""
     edges = [0, *sorted({cut % (len(stream) + 1) for cut in cuts}), len(stream)]
     tape = AnswerTape()
-    for number, (start, end) in enumerate(zip(edges, edges[1:], strict=False), start=1):
+    for number, (start, end) in enumerate(pairwise(edges), start=1):
         tape.add(float(number), stream[start:end])
     return tape.read(), tape
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from farspan.bench.http1 import AnswerReader, MalformedAnswerError, write_head
 def read(data: bytes, cuts: list[int], *, ended: bool = True) -> tuple[AnswerReader, bytes]:
     reader = AnswerReader()
     edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
-    body = b"".join(reader.feed(data[a:b]) for a, b in zip(edges, edges[1:], strict=False))
+    body = b"".join(reader.feed(data[a:b]) for a, b in pairwise(edges))
     if ended:
         reader.end()
     return reader, body

@@ -199,9 +199,12 @@ class Load:
         return found
 
     async def _watch_engine(self, client: Client) -> None:
-        """Stop the run when an engine will never get to the requests that wait."""
+        """Show what the engine does, and stop the run when it will never get to the requests that wait."""
         while self._observers:
             await asyncio.sleep(_HANG_CHECK_S)
+            self._watcher.progress(
+                "; ".join(filter(None, (observer.describe_progress() for observer in self._observers)))
+            )
             self._hang = next(filter(None, (observer.find_hang() for observer in self._observers)), "")
             if self._hang and self._under_way:
                 self.stopped = f"the engine hangs ({self._hang})"
