@@ -301,12 +301,13 @@ def main() -> None:
     parser.add_argument("--itl", type=float, default=0.02, help="seconds")
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--folder", type=Path, help="where the bodies are written")
+    parser.add_argument("--parse-repeats", type=int, default=15)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     document = {
         "machine": {"cpus": os.cpu_count(), "python": sys.version.split()[0], "load": os.getloadavg()[0]},
         "load": measure_load(options),
-        "parsing": measure_parsing(),
+        "parsing": measure_parsing(repeats=options.parse_repeats),
     }
     show(document)
     if options.json:
