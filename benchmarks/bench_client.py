@@ -39,8 +39,13 @@ from farspan.bench.body import Body, FilePiece
 from farspan.bench.client import Client, Exchange
 from farspan.bench.wire import Api, PromptAs, frame_body
 
-EVENT = b'data: {"id":"cmpl-7f3a","object":"text_completion","created":1700000000,"model":"m","choices":[{"index":0,"text":"%s","logprobs":null,"finish_reason":%s,"stop_reason":null}],"usage":null}\n\n'
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENT = (
+    b'data: {"id":"cmpl-7f3a","object":"text_completion","created":1700000000,"model":"m","choices":'
+    b'[{"index":0,"text":"%s","logprobs":null,"finish_reason":%s,"stop_reason":null}],"usage":null}\n\n'
+)
+HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
 
 
 @dataclass(slots=True)
@@ -107,7 +112,10 @@ class PacedServer:
         while self._due and self._due[0][0] <= time.perf_counter():
             due, _, visitor = heapq.heappop(self._due)
             last = visitor.sent + 1 == self._tokens
-            event = EVENT % (b" %d/%d" % (time.perf_counter_ns(), round(due * 1e9)), b'"length"' if last else b"null")
+            event = EVENT % (
+                b" %d/%d" % (time.perf_counter_ns(), round(due * 1e9)),
+                b'"length"' if last else b"null",
+            )
             data = b"%x\r\n%s\r\n" % (len(event), event)
             if visitor.sent == 0:
                 data = HEAD + data
@@ -226,7 +234,9 @@ def measure_load(options: argparse.Namespace) -> dict[str, Any]:
         "requests": len(exchanges),
         "tokens": sum(len(exchange.token_times_s) for exchange in exchanges),
         "seconds": round(took, 2),
-        "most_bodies_in_flight": most_at_once([(e.started_s, e.started_s + (e.bytes_sent_s or 0)) for e in exchanges]),
+        "most_bodies_in_flight": most_at_once(
+            [(e.started_s, e.started_s + (e.bytes_sent_s or 0)) for e in exchanges]
+        ),
         "bytes_sent_s": {"median": round(statistics.median(sends), 3), "max": round(max(sends), 3)},
         "errors_ms": {name: vars_of(errors) for name, errors in compare(exchanges).items()},
         "client_lag_ms": {
@@ -257,7 +267,10 @@ def measure_parsing(events: int = 10_000, repeats: int = 15) -> dict[str, Any]:
     words = ["the", " of\\n", ' say \\"', " naïve", " begat", " and"]
     found = {}
     for name, part in (("completions", '"text":"%s"'), ("chat", '"delta":{"content":"%s"}')):
-        pattern = 'data: {"id":"cmpl-7f3a","object":"o","created":1700000000,"model":"m","choices":[{"index":0,%s,"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
+        pattern = (
+            'data: {"id":"cmpl-7f3a","object":"o","created":1700000000,"model":"m","choices":'
+            '[{"index":0,%s,"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
+        )
         stream = [(pattern % (part % words[i % 97 % len(words)])).encode() for i in range(events)]
         stream.append(b"data: [DONE]\n\n")
         times = []
@@ -270,12 +283,17 @@ def measure_parsing(events: int = 10_000, repeats: int = 15) -> dict[str, Any]:
             times.append(time.perf_counter() - begun)
             if len(answer.token_times_s) != events or not answer.done:
                 raise SystemExit("the stream was misread")
-        found[name] = {"median_events_per_s": round(events / statistics.median(times)), "best_events_per_s": round(events / min(times))}
+        found[name] = {
+            "median_events_per_s": round(events / statistics.median(times)),
+            "best_events_per_s": round(events / min(times)),
+        }
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--streams", type=int, default=50)
     parser.add_argument("--body-mb", type=float, default=40)
     parser.add_argument("--rounds", type=int, default=2)
@@ -283,12 +301,13 @@ def main() -> None:
     parser.add_argument("--itl", type=float, default=0.02, help="seconds")
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--folder", type=Path, help="where the bodies are written")
+    parser.add_argument("--parse-repeats", type=int, default=15)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     document = {
         "machine": {"cpus": os.cpu_count(), "python": sys.version.split()[0], "load": os.getloadavg()[0]},
         "load": measure_load(options),
-        "parsing": measure_parsing(),
+        "parsing": measure_parsing(repeats=options.parse_repeats),
     }
     show(document)
     if options.json:
@@ -297,15 +316,20 @@ def main() -> None:
 
 def show(document: dict[str, Any]) -> None:
     measured = document["load"]
-    print(f"{measured['requests']} requests on {measured['streams']} streams, {measured['body_mb']:g} MB each, "
-          f"{measured['tokens']} tokens in {measured['seconds']} s; up to {measured['most_bodies_in_flight']} bodies in flight; "
-          f"peak RSS {measured['peak_rss_mb']} MB; load average before {document['machine']['load']:.1f}")
+    print(
+        f"{measured['requests']} requests on {measured['streams']} streams, {measured['body_mb']:g} MB each,"
+        f" {measured['tokens']} tokens in {measured['seconds']} s;"
+        f" up to {measured['most_bodies_in_flight']} bodies in flight; peak RSS {measured['peak_rss_mb']} MB;"
+        f" load average before {document['machine']['load']:.1f}"
+    )
     print(f"{'error, ms':<16}{'p50':>10}{'p99':>10}{'max':>10}")
     for name, errors in measured["errors_ms"].items():
         print(f"{name:<16}{errors['p50']:>10.3f}{errors['p99']:>10.3f}{errors['max']:>10.3f}")
     print(f"client lag, ms: {measured['client_lag_ms']}; bytes sent, s: {measured['bytes_sent_s']}")
     for name, rate in document["parsing"].items():
-        print(f"{name}: {rate['median_events_per_s']:,} events/s (median), {rate['best_events_per_s']:,} (best)")
+        print(
+            f"{name}: {rate['median_events_per_s']:,} events/s (median), {rate['best_events_per_s']:,} (best)"
+        )
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class ScriptedServer:
     card: dict[str, Any] = field(default_factory=lambda: {"id": "scripted", "owned_by": "vllm"})
     models_status: int = 200
     key: str | None = None
+    settings: dict[str, Any] | None = None  # what /get_server_info says
     requests: list[dict[str, Any]] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
@@ -66,6 +67,9 @@ class ScriptedServer:
         if self.models_status != 200:
             return web.json_response({"detail": "still loading"}, status=self.models_status)
         return web.json_response({"object": "list", "data": [self.card]})
+
+    async def server_info(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self.settings) if self.settings else web.Response(status=404)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         script = self.scripts.pop(0) if self.scripts else self.script
@@ -114,6 +118,7 @@ class ScriptedServer:
             usage = {"prompt_tokens": len(words) + script.count_offset, "completion_tokens": len(reply)}
             if script.cached_tokens is not None:
                 usage["prompt_tokens_details"] = {"cached_tokens": script.cached_tokens}
+
         def generated(number: int) -> dict[str, Any]:
             """Return SGLang's event for the first `number` tokens, the whole text so far or its last piece."""
             last = number == len(reply)
@@ -185,6 +190,7 @@ async def serve(server: ScriptedServer, port: int) -> AsyncIterator[None]:
     app = web.Application(client_max_size=2**30)
     app.router.add_get("/v1/models", server.models)
     app.router.add_get("/version", version)
+    app.router.add_get("/get_server_info", server.server_info)
     app.router.add_post("/v1/completions", server.answer)
     app.router.add_post("/v1/chat/completions", server.answer)
     app.router.add_post("/generate", server.answer)
@@ -238,6 +244,12 @@ class CountingPrompt:
     @property
     def text(self) -> str:
         return " ".join(map(str, self.token_ids.tolist()))
+
+    def iter_ids_json(self) -> Iterator[bytes]:
+        yield json.dumps(self.token_ids.tolist()).encode()
+
+    def iter_json_string(self) -> Iterator[bytes]:
+        yield json.dumps(self.text).encode()
 
     def score(self, reply: str) -> float:
         wanted = self.answer.split()

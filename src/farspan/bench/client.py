@@ -126,6 +126,8 @@ class Client:
         self._threads = ExitStack()
         self._sender = Reactor("farspan-send")
         self._receiver = Reactor("farspan-receive")
+        self._given_up = False
+        self._waiting: set[asyncio.Event] = set()
 
     async def __aenter__(self) -> Self:
         self._threads.enter_context(self._receiver)
@@ -174,13 +176,12 @@ class Client:
             with contextlib.suppress(RuntimeError):  # the loop has gone: so has whoever was waiting
                 loop.call_soon_threadsafe(changed.set)
 
-        head = write_head(
-            self._host, self._port, self._path + api.path, self._headers, body_bytes=body.size
-        )
+        head = write_head(self._host, self._port, self._path + api.path, self._headers, body_bytes=body.size)
         connection = Connection(
             sock, head, body, sender=self._sender, receiver=self._receiver, on_change=tell
         )
         connection.start()
+        self._waiting.add(changed)
         timed_out = False
         try:
             await self._wait(connection, changed, started, limits, deadline, on_first_token)
@@ -188,6 +189,7 @@ class Client:
             timed_out = True
         finally:
             ended = connection.ended_s or time.perf_counter()
+            self._waiting.discard(changed)
             connection.close()
         # A long answer takes a while to decode: not on the event loop's time.
         answer = await asyncio.to_thread(connection.tape.read)
@@ -213,6 +215,12 @@ class Client:
             clock_jump_s=jump,
             lag=_sum_up(connection.lags_s),
         )
+
+    def give_up(self) -> None:
+        """End every request under way as timed out; those sent later end so too."""
+        self._given_up = True
+        for changed in self._waiting:
+            changed.set()
 
     async def _connect(self) -> socket.socket:
         loop = asyncio.get_running_loop()
@@ -257,7 +265,7 @@ class Client:
             since, limit = (started, limits.first_token_s) if heard is None else (heard, limits.idle_s)
             left = None if limit is None else since + limit - time.perf_counter()
             left = _soonest(left, deadline)
-            if left is not None and left <= 0:
+            if self._given_up or (left is not None and left <= 0):
                 raise TimeoutError
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):

@@ -7,6 +7,7 @@ gives one (Linux, without TLS): then a busy client delays no measure, and how la
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import ssl
@@ -122,7 +123,7 @@ class Connection:
             # A server may answer and close before it has read everything: the answer says more than the broken pipe.
             self._stop_sending()
             if isinstance(error, FileNotFoundError):
-                self._receiver.call(lambda: self._end(error))
+                self._receiver.call(functools.partial(self._end, error))
 
     def _send_some(self, limit: int) -> bool:
         """Send a turn's share of the request; return True when nothing is left."""

@@ -70,7 +70,7 @@ class EngineObserver(Observer):
         if self._telemetry is not None:
             await asyncio.to_thread(self._telemetry.__exit__, None, None, None)
 
-    def on_started(self, job: Job, at: float) -> None:
+    def on_started(self, job: Job, at: float) -> None:  # noqa: ARG002
         """Note what the engine said before the prompt came."""
         latest = None if self._telemetry is None else self._telemetry.latest()
         if not self._waiting or self._prefill is None:
@@ -78,7 +78,7 @@ class EngineObserver(Observer):
         self._prefill.tokens += job.context
         self._waiting.add(job)
 
-    def on_first_token(self, job: Job, ttft_s: float) -> None:
+    def on_first_token(self, job: Job, ttft_s: float) -> None:  # noqa: ARG002
         """Note that the prompt is computed."""
         self._waiting.discard(job)
 

@@ -55,7 +55,12 @@ class Observer:
     def on_request(self, result: Result) -> None:
         """A request is over and its result is on disk."""
 
-    def find_labels(self, since: float, until: float, ours: int) -> Mapping[str, str]:
+    def find_labels(
+        self,
+        since: float,  # noqa: ARG002
+        until: float,  # noqa: ARG002
+        ours: int,  # noqa: ARG002
+    ) -> Mapping[str, str]:
         """Return what limits the trust in a request that has just ended: label to evidence.
 
         Args:

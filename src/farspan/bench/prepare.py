@@ -7,9 +7,10 @@ sends that file with a few bytes of its own around it. Fifty prompts of 10M toke
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import shutil
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from farspan.bench.wire import Api, PromptAs, frame_body
 from farspan.errors import InputError
 
 PROMPTS_FOLDER = "prompts"
+_OURS = re.compile(r"[0-9a-f]{32}\.json|\.draft-.*")
 
 __all__ = ["AnyPrompt", "Body", "PreparedRequest", "PromptAs", "PromptMaker", "PromptStore", "StoredPrompt"]
 
@@ -85,8 +87,8 @@ class PromptStore:
 
     Args:
         folder: Made when it is missing.
-        keep: Leave the prompts there at the end; otherwise the folder goes, with what an earlier run that was
-            killed left in it.
+        keep: Leave the prompts there at the end; otherwise they go, with those that an earlier run which was killed
+            left there.
     """
 
     def __init__(self, folder: Path, *, keep: bool) -> None:
@@ -97,7 +99,7 @@ class PromptStore:
     def __enter__(self) -> PromptStore:
         try:
             if not self._keep:
-                shutil.rmtree(self.folder, ignore_errors=True)
+                self._clear()
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.folder} cannot be made ({error})", "pass another --prompts") from error
@@ -105,7 +107,17 @@ class PromptStore:
 
     def __exit__(self, *exception: object) -> None:
         if not self._keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove what a store writes and nothing else; the folder too when that leaves it empty."""
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            if _OURS.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def add(self, job: Job, make_prompt: PromptMaker, prompt_as: PromptAs) -> StoredPrompt:
         """Build a job's prompt and write it, unless this store has done so before.

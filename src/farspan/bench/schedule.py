@@ -100,7 +100,9 @@ def plan_jobs(
 
     def around(count: int, phase: Phase) -> list[Job]:
         visited = (points[i % len(points)] for i in range(count))
-        return [Job(context, depth, i, seed, output_tokens, phase) for i, (context, depth) in enumerate(visited)]
+        return [
+            Job(context, depth, i, seed, output_tokens, phase) for i, (context, depth) in enumerate(visited)
+        ]
 
     return (*around(warmup, Phase.WARMUP), *measured, *around(cooldown, Phase.COOLDOWN))
 

@@ -213,7 +213,9 @@ def _read_generated(message: dict[str, Any], meta: dict[str, Any]) -> AnswerEven
     reason = meta.get("finish_reason")
     finish = reason.get("type") if isinstance(reason, dict) else reason
     if finish == "abort" and isinstance(reason, dict):
-        return AnswerEvent(error=_shorten(str(reason.get("message") or "the server gave the request up").encode()))
+        return AnswerEvent(
+            error=_shorten(str(reason.get("message") or "the server gave the request up").encode())
+        )
     usage = Usage(
         prompt_tokens=_count(meta.get("prompt_tokens")),
         cached_tokens=_count(meta.get("cached_tokens")),
@@ -272,7 +274,11 @@ def _count(value: Any) -> int | None:
 
 
 def _seconds(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
+    return (
+        float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        else None
+    )
 
 
 def _shorten(data: bytes, limit: int = 500) -> str:

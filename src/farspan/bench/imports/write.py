@@ -167,6 +167,9 @@ def convert(tool: str, request: ForeignRequest, context: int, output: int, repea
     good = not request.error
     warm = bool(request.cached_tokens)
     labels = _find_labels(tool, request, context, e2e) if good else {"imported": f"measured by {tool}"}
+    tokens = request.output_tokens or len(times)
+    decoding = 0.0 if ttft is None or e2e is None else e2e - ttft
+    tpot = decoding / (tokens - 1) if good and tokens > 1 and decoding > 0 else None
     known = request.prompt_tokens and ttft and not warm
     return Result(
         context=context,
@@ -193,6 +196,8 @@ def convert(tool: str, request: ForeignRequest, context: int, output: int, repea
         reply=request.text[:REPLY_CHARACTERS],
         labels=tuple(labels),
         evidence=labels,
+        tpot_s=tpot,
+        decode_tokens_per_s=1 / tpot if tpot else None,
         token_times_s=times if request.gaps_s is not None else times[:1],
     )
 
