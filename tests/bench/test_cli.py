@@ -203,7 +203,7 @@ def test_the_key_is_used_and_never_shown(
     monkeypatch.setenv("OPENAI_API_KEY", "hunter2")
     code, out, err = run("--json")
     assert code == 0
-    kept = "".join(path.read_text() for path in (tmp_path / "run").iterdir())
+    kept = "".join(path.read_text(errors="replace") for path in (tmp_path / "run").iterdir())
     assert "hunter2" not in out + err + kept
 
 

@@ -26,6 +26,7 @@ class _Prefill:
 
     before: Sample | None
     tokens: int
+    furthest: float = 0.0  # the KV of a hybrid model rises and falls by a window as chunks go by; a prefill does not
 
 
 class EngineObserver(Observer):
@@ -115,8 +116,8 @@ class EngineObserver(Observer):
         if self._waiting and self._prefill is not None and self._prefill.before is not None:
             progress = estimate_prefill(self._prefill.before, latest, self._prefill.tokens)
             if progress is not None:
-                of = format_tokens(progress.of)
-                words.append(f"prefill about {progress.fraction:.0%} of {of} tokens")
+                furthest = self._prefill.furthest = max(self._prefill.furthest, progress.fraction)
+                words.append(f"prefill about {furthest:.0%} of {format_tokens(progress.of)} tokens")
         usage, running = latest.values.get(Measure.KV_USAGE), latest.values.get(Measure.RUNNING)
         if usage is not None:
             words.append(f"KV {usage:.1%}")
