@@ -13,9 +13,7 @@ from farspan.bench.measure import Result
 from farspan.bench.run import BenchOutcome
 from farspan.bench.schedule import Phase
 from farspan.bench.spread import Spread, find_few, list_spreads, measure_throughput, share_good
-from farspan.bench.status import Status
-
-_ANSWERED = (Status.OK, Status.WRONG_ANSWER)
+from farspan.bench.trust import is_trusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +55,6 @@ def list_points(results: Sequence[Result]) -> tuple[Point, ...]:
             continue
         groups.setdefault((result.context, result.depth), []).append(result)
     return tuple(_sum_up(groups[key]) for key in sorted(groups))
-
-
-def is_trusted(result: Result) -> bool:
-    """Tell whether a result's times are those of a prompt as asked for that is not known to be warm."""
-    return result.status in _ANSWERED and "warm" not in result.labels and result.ttft_s is not None
 
 
 def _sum_up(results: Sequence[Result]) -> Point:
