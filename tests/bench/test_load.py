@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from farspan.bench.engine_observer import EngineObserver
 from farspan.bench.lengths import parse_lengths
 from farspan.bench.measure import Result
 from farspan.bench.observer import Observed, Observer
@@ -156,7 +157,7 @@ async def test_engines_are_sent_the_same_prompts_each_stored_once(tmp_path: Path
 
 async def test_results_hold_no_prompt(server: ScriptedServer, tmp_path: Path) -> None:
     await bench(options(server, tmp_path, contexts=(50_000,)))
-    written = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file())
+    written = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*.json*"))
     assert written < 20_000
 
 
@@ -256,6 +257,45 @@ async def test_a_hung_engine_ends_the_run_and_says_so(server: ScriptedServer, tm
     assert "the engine hangs (1 waiting, none running)" in outcome.stopped
     assert outcome.exit_code == 1
     assert "KV 3 %" in progress
+
+
+# What a vLLM of up to 0.13 says of itself when it was sent a request larger than its KV pool.
+_STUCK = """# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{model_name="scripted",engine="0"} 0.0
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{model_name="scripted",engine="0"} 1.0
+# TYPE vllm:kv_cache_usage_perc gauge
+vllm:kv_cache_usage_perc{model_name="scripted",engine="0"} 0.0
+# TYPE vllm:prompt_tokens_total counter
+vllm:prompt_tokens_total{model_name="scripted",engine="0"} 100.0
+# TYPE vllm:generation_tokens_total counter
+vllm:generation_tokens_total{model_name="scripted",engine="0"} 4.0
+"""
+
+
+async def test_a_server_that_behaves_as_vllms_over_pool_hang_is_found_out_by_its_metrics(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    server.metrics = _STUCK
+    server.script = Script(hang=True)
+    observer = EngineObserver(interval_s=0.1, quiet_s=0.8)
+    began = time.perf_counter()
+    outcome = await bench(options(server, tmp_path, repeats=3), observers=[observer])
+    assert 0.8 < time.perf_counter() - began < 20
+    (result,) = outcome.results
+    assert result.status is Status.TIMED_OUT
+    assert "1 waiting, none running" in result.evidence["hung"]
+    assert outcome.unsent == 2
+    assert outcome.exit_code == 2
+
+
+async def test_a_server_that_computes_is_waited_for(server: ScriptedServer, tmp_path: Path) -> None:
+    server.metrics = _STUCK.replace("running{model_name=\"scripted\",engine=\"0\"} 0.0",
+                                    "running{model_name=\"scripted\",engine=\"0\"} 1.0")  # fmt: skip
+    server.script = Script(ttft_s=2.5)
+    observer = EngineObserver(interval_s=0.1, quiet_s=0.5)
+    outcome = await bench(options(server, tmp_path), observers=[observer])
+    assert outcome.good
 
 
 async def test_a_planned_time_limits_the_wait(

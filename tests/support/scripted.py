@@ -57,6 +57,7 @@ class ScriptedServer:
     models_status: int = 200
     key: str | None = None
     settings: dict[str, Any] | None = None  # what /get_server_info says
+    metrics: str | None = None  # what /metrics says
     requests: list[dict[str, Any]] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
@@ -67,6 +68,9 @@ class ScriptedServer:
         if self.models_status != 200:
             return web.json_response({"detail": "still loading"}, status=self.models_status)
         return web.json_response({"object": "list", "data": [self.card]})
+
+    async def exposition(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(text=self.metrics) if self.metrics else web.Response(status=404)
 
     async def server_info(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(self.settings) if self.settings else web.Response(status=404)
@@ -190,6 +194,7 @@ async def serve(server: ScriptedServer, port: int) -> AsyncIterator[None]:
     app = web.Application(client_max_size=2**30)
     app.router.add_get("/v1/models", server.models)
     app.router.add_get("/version", version)
+    app.router.add_get("/metrics", server.exposition)
     app.router.add_get("/get_server_info", server.server_info)
     app.router.add_post("/v1/completions", server.answer)
     app.router.add_post("/v1/chat/completions", server.answer)
