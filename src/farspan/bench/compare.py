@@ -13,7 +13,7 @@ from statistics import median
 
 from farspan.bench.expression import Condition, UnknownValueError, parse_condition
 from farspan.bench.measure import Result
-from farspan.bench.planned import Firing, TtftPlan
+from farspan.bench.planned import Firing, TtftPlan, asks_for_plan
 from farspan.bench.runs import Run
 from farspan.bench.statistics import Ratio, paired_ratio, unpaired_ratio
 from farspan.bench.trust import is_trusted
@@ -147,7 +147,7 @@ def find_comparison_firings(
     points = [point for point in sides[0] if point in sides[1]]
     firings = []
     for condition in conditions:
-        if plan is None and any("plan" in name.split(".")[:2] for name in condition.names):
+        if plan is None and asks_for_plan(condition):
             raise InputError(f"{condition.text!r} asks for the plan", "give one with --plan")
         for point in points:
             known: dict[str, float | None] = {}
@@ -191,8 +191,10 @@ def _values(measure: str, results: Sequence[Result]) -> list[tuple[Hashable, flo
 
 
 def _prompt(result: Result) -> Hashable:
-    """Return what tells a request's prompt from others; imported requests have none in common with anything."""
-    return None if "imported" in result.labels else result.job
+    """Return what tells a request's prompt from others: its hash, or in runs without it the job it was built for.
+    Imported requests have none in common with anything.
+    """
+    return None if "imported" in result.labels else result.prompt_id or result.job
 
 
 def _ratio(measure: str, a: Sequence[Result], b: Sequence[Result], level: float) -> Ratio | None:

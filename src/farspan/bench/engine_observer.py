@@ -26,6 +26,7 @@ class _Prefill:
 
     before: Sample | None
     tokens: int
+    furthest: float = 0.0  # the KV of a hybrid model rises and falls by a window as chunks go by; a prefill does not
 
 
 class EngineObserver(Observer):
@@ -70,7 +71,7 @@ class EngineObserver(Observer):
         if self._telemetry is not None:
             await asyncio.to_thread(self._telemetry.__exit__, None, None, None)
 
-    def on_started(self, job: Job, at: float) -> None:
+    def on_started(self, job: Job, at: float) -> None:  # noqa: ARG002
         """Note what the engine said before the prompt came."""
         latest = None if self._telemetry is None else self._telemetry.latest()
         if not self._waiting or self._prefill is None:
@@ -78,7 +79,7 @@ class EngineObserver(Observer):
         self._prefill.tokens += job.context
         self._waiting.add(job)
 
-    def on_first_token(self, job: Job, ttft_s: float) -> None:
+    def on_first_token(self, job: Job, ttft_s: float) -> None:  # noqa: ARG002
         """Note that the prompt is computed."""
         self._waiting.discard(job)
 
@@ -115,8 +116,8 @@ class EngineObserver(Observer):
         if self._waiting and self._prefill is not None and self._prefill.before is not None:
             progress = estimate_prefill(self._prefill.before, latest, self._prefill.tokens)
             if progress is not None:
-                of = format_tokens(progress.of)
-                words.append(f"prefill about {progress.fraction:.0%} of {of} tokens")
+                furthest = self._prefill.furthest = max(self._prefill.furthest, progress.fraction)
+                words.append(f"prefill about {furthest:.0%} of {format_tokens(progress.of)} tokens")
         usage, running = latest.values.get(Measure.KV_USAGE), latest.values.get(Measure.RUNNING)
         if usage is not None:
             words.append(f"KV {usage:.1%}")

@@ -23,7 +23,7 @@ from farspan.errors import InputError
 _LONGEST = 500
 _DEEPEST = 40
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?P<unit>ms|s|%)?(?![\w.])"
+    r"\s*(?:(?P<number>\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?:\s*(?P<unit>ms|s|%))?(?![\w.])"
     r"|(?P<name>[A-Za-z_][\w]*(?:\.[\w]+)*)|(?P<sign><=|>=|[<>+\-*/()]))"
 )
 _UNITS = {None: 1.0, "s": 1.0, "ms": 1e-3, "%": 1e-2}

@@ -18,6 +18,23 @@ _LEAST_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedTtft:
+    """The TTFT that a plan gives one request alone on the server, in seconds.
+
+    Args:
+        context: Prompt tokens.
+        engine: Whose it is.
+        expected_s: What to expect.
+        floor_s: What no hardware of the planned kind can beat; None when the plan does not say.
+    """
+
+    context: int
+    engine: str
+    expected_s: float
+    floor_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class PlanTimes:
     """Expected TTFT by context, in seconds, of one engine or of the slowest of several.
 
@@ -67,27 +84,40 @@ def read_plan_times(path: Path, *, engine: str | None = None) -> PlanTimes:
     except (OSError, orjson.JSONDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error})", "write it with farspan plan --json") from error
     times: dict[int, float] = {}
-    for context, name, expected in _list_times(plan):
-        if engine in (None, name):
-            times[context] = max(times.get(context, 0.0), expected)
+    for row in list_planned(plan):
+        if engine in (None, row.engine):
+            times[row.context] = max(times.get(row.context, 0.0), row.expected_s)
     if not times:
         whose = f" for {engine}" if engine else ""
         raise InputError(f"{path} holds no planned time{whose}", "write it with farspan plan ... --json")
     return PlanTimes(times)
 
 
-def _list_times(plan: Any) -> list[tuple[int, str, float]]:
+def list_planned(plan: Any) -> tuple[PlannedTtft, ...]:
+    """List the TTFTs in what `farspan plan --json` prints, of one context or of a sweep; rows of other shapes are left
+    out.
+    """
     if not isinstance(plan, dict):
-        return []
+        return ()
     rows = plan.get("points")
     if not isinstance(rows, list):
         engines = plan.get("engines")
         engines = engines if isinstance(engines, dict) else {}
-        rows = [{"context": plan.get("context"), "engine": name, **of} for name, of in engines.items()]
+        rows = [
+            {**of, "context": plan.get("context"), "engine": name}
+            for name, of in engines.items()
+            if isinstance(of, dict)
+        ]
     found = []
     for row in rows:
-        ttft, context = row.get("ttft_s"), row.get("context")
-        expected = ttft.get("expected") if isinstance(ttft, dict) else None
-        if isinstance(context, int) and isinstance(expected, int | float):
-            found.append((context, str(row.get("engine")), float(expected)))
-    return found
+        ttft, context = (row.get("ttft_s"), row.get("context")) if isinstance(row, dict) else (None, None)
+        if isinstance(ttft, dict) and isinstance(context, int):
+            expected, floor = _positive(ttft.get("expected")), _positive(ttft.get("floor"))
+            if expected is not None:
+                found.append(PlannedTtft(context, str(row.get("engine")), expected, floor))
+    return tuple(found)
+
+
+def _positive(value: Any) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and value > 0 else None

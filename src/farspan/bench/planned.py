@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 
+from farspan.bench.environment import read_document
 from farspan.bench.expression import Condition, UnknownValueError
 from farspan.bench.measure import Result
-from farspan.bench.values import PlannedTtft, group_points, lookup_point
+from farspan.bench.plan_times import PlannedTtft, list_planned
+from farspan.bench.runs import ENVIRONMENT_FILE
+from farspan.bench.values import group_points, lookup_point
 from farspan.errors import InputError
 from farspan.sizes import format_tokens
 
-PLAN_FILE = "plan.json"
 # A measured time may fall short of the floor by the rounding of both, not by more.
 _ROUNDING = 0.999
 
@@ -73,65 +73,56 @@ def read_ttft_plan(path: Path, engine: str | None) -> TtftPlan:
     try:
         document = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error})", "write it with farspan plan --json") from error
+    plan = choose_engine(list_planned(document), engine)
+    if plan is None:
+        engines = ", ".join(sorted({row.engine for row in list_planned(document)}))
         raise InputError(
-            f"{path} cannot be read as a plan ({error})", "write it with farspan plan --json"
-        ) from error
-    rows = list(_list_rows(document))
-    engines = sorted({name for name, _, _ in rows})
-    wanted = {"farspan": "builtin"}.get((engine or "").lower(), (engine or "").lower())
-    if len(engines) == 1:
-        wanted = engines[0]
-    if wanted not in engines:
-        if not rows:
-            raise InputError(
-                f"{path} plans no time", "write it with farspan plan MODEL --contexts ... --json"
-            )
-        raise InputError(
-            f"{path} plans {', '.join(engines)}, and the server is {engine or 'of an unknown engine'}",
-            "plan one engine: farspan plan ... --engine NAME --json",
+            f"{path} plans {engines or 'no time'}, and the server is {engine or 'of an unknown engine'}",
+            "plan that engine: farspan plan ... --engine NAME --contexts ... --json",
         )
-    return TtftPlan({context: times for name, context, times in rows if name == wanted})
+    return plan
 
 
-def store_plan(path: Path, folder: Path) -> None:
-    """Keep a plan with the run it is measured against.
-
-    Raises:
-        InputError: It cannot be copied.
-    """
-    try:
-        shutil.copyfile(path, folder / PLAN_FILE)
-    except shutil.SameFileError:
-        return
-    except OSError as error:
-        raise InputError(f"{path} cannot be copied to {folder} ({error})", "free some space") from error
+def choose_engine(rows: Sequence[PlannedTtft], engine: str | None) -> TtftPlan | None:
+    """Choose the times of one engine: the one measured, or the only one planned; None when there is neither."""
+    engines = {row.engine for row in rows}
+    named = (engine or "").lower()
+    wanted = {"farspan": "builtin"}.get(named, named)
+    if wanted not in engines:
+        if len(engines) != 1:
+            return None
+        wanted = next(iter(engines))
+    return TtftPlan({row.context: row for row in rows if row.engine == wanted})
 
 
 def find_plan(folder: Path, engine: str | None) -> TtftPlan | None:
-    """Return the plan that a run folder holds, None when it holds none.
-
-    Raises:
-        InputError: It cannot be read.
+    """Return the plan that the run in a folder was last started with; None when there was none, or none for this
+    engine.
     """
-    path = folder / PLAN_FILE
-    return read_ttft_plan(path, engine) if path.is_file() else None
+    document = read_document(folder / ENVIRONMENT_FILE)
+    starts = document.get("starts") if isinstance(document, dict) else None
+    plans = [start.get("plan") for start in starts or () if isinstance(start, dict)]
+    known = [plan for plan in plans if plan is not None]
+    return choose_engine(list_planned(known[-1]), engine) if known else None
 
 
 def compare_with_plan(results: Sequence[Result], plan: TtftPlan) -> tuple[PlannedPoint, ...]:
     """Put the plan beside every point measured."""
     points = []
     for (context, depth), group in group_points(results).items():
-        planned = plan.at(context) or PlannedTtft(None, None)
+        planned = plan.at(context)
+        expected, floor = (None, None) if planned is None else (planned.expected_s, planned.floor_s)
         measured = lookup_point("ttft.median", group)
         note = ""
-        if planned.expected is None:
+        if expected is None:
             note = f"the plan has no time for {format_tokens(context)}"
         elif measured is None:
             note = "no request whose time can be trusted"
-        elif planned.floor and measured < planned.floor * _ROUNDING:
+        elif floor and measured < floor * _ROUNDING:
             note = "below the floor: served from a cache, or not the planned model and GPUs"
-        ratio = measured / planned.expected if measured is not None and planned.expected else None
-        points.append(PlannedPoint(context, depth, planned.expected, planned.floor, measured, ratio, note))
+        ratio = measured / expected if measured is not None and expected else None
+        points.append(PlannedPoint(context, depth, expected, floor, measured, ratio, note))
     return tuple(points)
 
 
@@ -164,7 +155,7 @@ def find_firings(
     groups = group_points(results)
     firings = []
     for condition in conditions:
-        if plan is None and any(name.split(".")[0] == "plan" for name in condition.names):
+        if plan is None and asks_for_plan(condition):
             raise InputError(f"{condition.text!r} asks for the plan", "give one with --plan")
         if not groups:
             firings.append(Firing(condition.text, "every point", "no request has finished"))
@@ -181,31 +172,24 @@ def find_firings(
     return tuple(firings)
 
 
-def _list_rows(document: Any) -> Iterable[tuple[str, int, PlannedTtft]]:
-    """Yield engine, context and times of either shape: one context with engines, or a sweep with points."""
-    if not isinstance(document, dict):
-        return
-    rows = document.get("points")
-    if not isinstance(rows, list):
-        engines = document.get("engines")
-        rows = [
-            {**plan, "engine": name, "context": document.get("context")}
-            for name, plan in (engines.items() if isinstance(engines, dict) else ())
-            if isinstance(plan, dict)
-        ]
-    for row in rows:
-        if not isinstance(row, dict):
-            continue
-        times, context, engine = row.get("ttft_s"), row.get("context"), row.get("engine")
-        if isinstance(times, dict) and isinstance(context, int) and isinstance(engine, str):
-            yield (
-                engine,
-                context,
-                PlannedTtft(_positive(times.get("expected")), _positive(times.get("floor"))),
-            )
+def check_plan_given(conditions: Iterable[Condition], plan: Path | None) -> None:
+    """Refuse conditions about a plan that is not given, before anything is sent.
+
+    Raises:
+        InputError: One of them names the plan and there is none.
+    """
+    for condition in conditions:
+        if plan is None and asks_for_plan(condition):
+            raise InputError(f"{condition.text!r} asks for the plan", "give one with --plan")
 
 
-def _positive(value: Any) -> float | None:
-    return (
-        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
-    )
+def asks_for_plan(condition: Condition) -> bool:
+    """Tell whether a condition names the plan, of either side."""
+    return any("plan" in name.split(".")[:2] for name in condition.names)
+
+
+def judge_run(
+    conditions: Sequence[Condition], folder: Path, engine: str | None, results: Sequence[Result]
+) -> tuple[Firing, ...]:
+    """Judge conditions on a run that has just ended, with the plan it holds."""
+    return find_firings(conditions, results, find_plan(folder, engine) or TtftPlan({}))

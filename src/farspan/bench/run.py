@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,7 +169,7 @@ async def run_engines(
     *,
     watcher: Watcher | None = None,
     make_prompt: PromptMaker | None = None,
-    make_observers: type[Observer] | None = None,
+    make_observers: Callable[[], Observer] | None = None,
 ) -> dict[str, BenchOutcome]:
     """Measure several servers one after another with the same prompts, each into a folder of its own in the run
     folder.

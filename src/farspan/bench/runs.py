@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -159,15 +159,23 @@ class RunStore:
         Raises:
             InputError: The disk is full, or the folder has gone.
         """
-        line = orjson.dumps(result) + b"\n"
+        self.add_all([result])
+
+    def add_all(self, results: Sequence[Result]) -> None:
+        """Append results in one go and return when they are on disk.
+
+        Raises:
+            InputError: The disk is full, or the folder has gone.
+        """
+        lines = b"".join(orjson.dumps(result) + b"\n" for result in results)
         with self._lock:
             try:
-                self._file.write(line)
+                self._file.write(lines)
                 self._file.flush()
                 os.fsync(self._file.fileno())
             except OSError as error:
                 raise InputError(f"{self.folder} cannot be written ({error})", "free some space") from error
-            self.results.append(result)
+            self.results += results
 
     def keep_environment(self, environment: dict[str, Any]) -> None:
         """Add this start's environment to those of the starts before it."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from farspan.bench.advice import list_failures
 from farspan.bench.measure import Result
+from farspan.bench.planned import compare_with_plan, find_plan
 from farspan.bench.run import BenchOutcome
 from farspan.bench.schedule import Phase
 from farspan.bench.spread import Spread, find_few, list_spreads, measure_throughput, share_good
@@ -127,6 +128,7 @@ def summarise(
     spreads = list_run_spreads(outcome, percentiles)
     few = find_few(spreads)
     resumed = len(outcome.info.starts) > 1
+    plan = find_plan(outcome.folder, latest.server.owned_by)
     return {
         "run": str(outcome.folder),
         "good": outcome.good,
@@ -150,6 +152,9 @@ def summarise(
             "arrivals_timed_by": _find_clock(outcome.results),
         },
         "points": [asdict(point) for point in list_points(outcome.results)],
+        "plan": None
+        if plan is None
+        else [asdict(point) for point in compare_with_plan(outcome.results, plan)],
         "requests": requests,
     }
 

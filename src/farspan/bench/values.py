@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 from farspan.bench.expression import Condition, parse_condition
 from farspan.bench.measure import Result
+from farspan.bench.plan_times import PlannedTtft
 from farspan.bench.schedule import Phase
 from farspan.bench.statistics import statistic
 from farspan.bench.status import Status
 from farspan.bench.trust import is_trusted
 from farspan.errors import InputError
-
-
-def tpot_s(result: Result) -> float | None:
-    """Return the time per output token after the first: (end to end - TTFT) / (tokens - 1), in seconds."""
-    tokens = result.output_tokens or len(result.token_times_s)
-    if result.ttft_s is None or tokens < 2:
-        return None
-    return max(0.0, result.e2e_s - result.ttft_s) / (tokens - 1)
-
-
-def _rate(seconds: float | None) -> float | None:
-    return 1 / seconds if seconds else None
 
 
 def gaps_s(result: Result) -> tuple[float, ...]:
@@ -38,10 +26,11 @@ def gaps_s(result: Result) -> tuple[float, ...]:
 # One value a request. Seconds, except rates (tokens a second) and counts.
 PER_REQUEST: dict[str, Callable[[Result], float | None]] = {
     "ttft": lambda result: result.ttft_s,
-    "tpot": tpot_s,
+    "tpot": lambda result: result.tpot_s,
     "e2e": lambda result: result.e2e_s if result.ttft_s is not None else None,
     "prefill_rate": lambda result: result.prefill_tokens_per_s,
-    "decode_rate": lambda result: _rate(tpot_s(result)),
+    "decode_rate": lambda result: result.decode_tokens_per_s,
+    "queue": lambda result: result.queue_s,
 }
 _ALIASES = {"e2el": "e2e", "plan.ttft": "plan"}
 _COUNTS = ("requests", "failed", "trusted", "score")
@@ -50,14 +39,6 @@ _NAMES = (
     f"<measure>.<statistic> with {', '.join((*PER_REQUEST, 'itl'))} and mean, median, min, max, std or pNN; "
     f"{', '.join(_COUNTS)}; labels.<label>; plan, plan.floor"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedTtft:
-    """What a plan says of a prompt's TTFT, in seconds: what to expect, and what nothing can beat (None: unsaid)."""
-
-    expected: float | None
-    floor: float | None
 
 
 def check_name(name: str) -> None:
@@ -101,7 +82,7 @@ def lookup_point(name: str, results: Sequence[Result], plan: PlannedTtft | None 
     check_name(name)
     name = _ALIASES.get(name, name)
     if name in _PLAN:
-        return None if plan is None else plan.expected if name == "plan" else plan.floor
+        return None if plan is None else plan.expected_s if name == "plan" else plan.floor_s
     if name.startswith("labels."):
         label = name.removeprefix("labels.").replace("_", "-")
         return float(sum(label in result.labels for result in results))
@@ -123,7 +104,7 @@ def values_of(measure: str, results: Sequence[Result]) -> list[float]:
 def group_points(results: Sequence[Result]) -> dict[tuple[int, float], list[Result]]:
     """Group the measured requests by context and depth, in ascending order."""
     groups: dict[tuple[int, float], list[Result]] = {}
-    for result in sorted((r for r in results if r.job.phase is Phase.MEASURED), key=_place):
+    for result in sorted((r for r in results if r.phase is Phase.MEASURED), key=_place):
         groups.setdefault((result.context, result.depth), []).append(result)
     return groups
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,16 @@ import orjson
 from rich.console import Console
 
 from farspan.bench.client import Limits
+from farspan.bench.engine_observer import INTERVAL_S, EngineObserver
+from farspan.bench.evidence import HUNG_AFTER_S
+from farspan.bench.expression import Condition
 from farspan.bench.lengths import parse_lengths
+from farspan.bench.observer import Observer
 from farspan.bench.options import BenchOptions, plan_dry_run
+from farspan.bench.planned import Firing, check_plan_given, judge_run
 from farspan.bench.run import BenchOutcome, run_bench, run_engines
 from farspan.bench.summary import summarise, summarise_engines
+from farspan.bench.values import parse_point_condition
 from farspan.bench.wire import Api, PromptAs
 from farspan.cli.live import choose_watcher
 from farspan.cli.options import (
@@ -27,8 +35,16 @@ from farspan.cli.options import (
     parse_percentiles,
     parse_rate,
 )
-from farspan.cli.points import print_dry_run, print_failures, print_points, print_spreads, stdout_console
+from farspan.cli.points import (
+    print_dry_run,
+    print_failures,
+    print_planned,
+    print_points,
+    print_spreads,
+    stdout_console,
+)
 from farspan.errors import InputError
+from farspan.printable import printable
 from farspan.sizes import parse_token_list
 
 EPILOG = """\b
@@ -39,10 +55,11 @@ Examples:
   farspan bench --url http://localhost:8000 --contexts 100k --concurrency 8 --api chat --json
   farspan bench --url http://localhost:8000 --length-distribution lognormal:50k,0.7 --num-prompts 200 --rate 0.5
   farspan bench --engines vllm@http://a:8000,sglang@http://b:30000 --contexts 1M --repeats 5 --run runs/both
+  farspan bench --url http://localhost:8000 --contexts 1M --plan plan.json --fail-if 'ttft.p50 > 1.1 * plan'
 
 \b
-Exit code: 0 every request was answered and right; 1 some request failed or was wrong;
-2 bad input, or no request was answered at all."""
+Exit code: 0 every request was answered and right; 1 some request failed or was wrong, or a
+--fail-if condition is true or cannot be judged; 2 bad input, or no request was answered at all."""
 
 
 @click.command(epilog=EPILOG, context_settings={"max_content_width": 110})
@@ -219,6 +236,28 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     help="Count requests within ttft, tpot and e2el, in ms: ttft:2000,tpot:50.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be sent; ask no server and write nothing.")
+@click.option(
+    "--fail-if",
+    "conditions",
+    multiple=True,
+    metavar="CONDITION",
+    help="Exit with 1 when this holds at any context, such as 'ttft.p50 > 1.1 * plan'; see docs/compare.md.",
+)
+@click.option(
+    "--metrics-interval",
+    type=float,
+    default=INTERVAL_S,
+    show_default=True,
+    help="Seconds between readings of the engine's /metrics and of this machine's GPUs; 0 reads none.",
+)
+@click.option(
+    "--hang-after",
+    type=click.FloatRange(min=0, min_open=True),
+    default=HUNG_AFTER_S,
+    show_default=True,
+    help="Stop the run when requests wait and the engine has done nothing for so many seconds.",
+)
+@click.option("--metrics-url", help="Where the engine's metrics are.  [default: /metrics on the server]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
 def command(
     url: str | None,
@@ -232,6 +271,10 @@ def command(
     prompt_as: str,
     rate: float | None,
     dry_run: bool,
+    conditions: tuple[str, ...],
+    metrics_interval: float,
+    hang_after: float,
+    metrics_url: str | None,
     as_json: bool,
     **given: Any,
 ) -> int:
@@ -244,6 +287,10 @@ def command(
         raise InputError("--resume does not say which run to go on with", "name its folder with --run")
     if (url is None) == (engines is None) and not (dry_run and url is None):
         raise InputError("there is not one way to find the server", "give either --url or --engines")
+    thresholds = [parse_point_condition(text) for text in conditions]
+    check_plan_given(thresholds, given["plan"])
+    if not 0 <= metrics_interval < math.inf:
+        raise InputError(f"--metrics-interval is {metrics_interval:g}", "give seconds, or 0 for none")
     folder = run or Path("runs") / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     options = BenchOptions(
         url=url or next(iter((engines or {}).values()), ""),
@@ -262,7 +309,10 @@ def command(
         else:
             print_dry_run(plan)
         return 0
-    outcomes = _run(options, engines)
+    observe = partial(
+        EngineObserver, interval_s=metrics_interval, metrics_url=metrics_url, quiet_s=hang_after
+    )
+    outcomes = _run(options, engines, observe if metrics_interval else None)
     if as_json:
         click.echo(orjson.dumps(_summarise(options, outcomes), option=orjson.OPT_INDENT_2))
     for name, outcome in outcomes.items():
@@ -270,21 +320,33 @@ def command(
             if name:
                 click.echo(f"{name}:")
             print_points(stdout_console(), outcome)
+            print_planned(stdout_console(), outcome)
             print_spreads(stdout_console(), outcome, options.percentiles, options.goodput)
             click.echo(
                 f"Results are in {outcome.folder}; farspan report {outcome.folder} makes a page of them."
             )
         print_failures(outcome, when_stopped=f"go on with --run {folder} --resume")
-    return max(outcome.exit_code for outcome in outcomes.values())
+    fired = [firing for outcome in outcomes.values() for firing in _judge(outcome, thresholds)]
+    for firing in fired:
+        click.echo(printable(f"farspan: {firing}"), err=True)
+    return max(int(bool(fired)), *(outcome.exit_code for outcome in outcomes.values()))
 
 
-def _run(options: BenchOptions, engines: dict[str, str] | None) -> dict[str, BenchOutcome]:
+def _judge(outcome: BenchOutcome, thresholds: list[Condition]) -> tuple[Firing, ...]:
+    engine = outcome.info.starts[-1].server.owned_by
+    return judge_run(thresholds, outcome.folder, engine, outcome.results)
+
+
+def _run(
+    options: BenchOptions, engines: dict[str, str] | None, observe: Callable[[], Observer] | None
+) -> dict[str, BenchOutcome]:
     """Measure one server, under no name, or several under theirs."""
     try:
         with choose_watcher(Console(stderr=True)) as watcher:
             if engines:
-                return asyncio.run(run_engines(options, engines, watcher=watcher))
-            return {"": asyncio.run(run_bench(options, watcher=watcher))}
+                return asyncio.run(run_engines(options, engines, watcher=watcher, make_observers=observe))
+            observers = (observe(),) if observe else ()
+            return {"": asyncio.run(run_bench(options, watcher=watcher, observers=observers))}
     except KeyboardInterrupt:
         if options.run.exists():
             click.echo(

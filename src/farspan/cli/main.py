@@ -26,6 +26,7 @@ VERBS = {
     "bench": "Send exact-length prompts to a server and measure honestly.",
     "compare": "Compare two runs: ratios with confidence intervals, and thresholds for CI.",
     "demo": "Prove a context end to end on this machine, no GPU needed.",
+    "export": "Write a run under the names of vllm bench serve.",
     "import": "Read another tool's result file into a run folder.",
     "plan": "Say what fits, with which flags, and how long it takes, before anything is launched.",
     "probe": "Write the recall checkpoint, a tiny Llama 4 that copies back any needle.",

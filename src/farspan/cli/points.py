@@ -12,6 +12,7 @@ from rich.text import Text
 
 from farspan.bench.advice import list_failures
 from farspan.bench.options import DryRun
+from farspan.bench.planned import compare_with_plan, find_plan
 from farspan.bench.run import BenchOutcome
 from farspan.bench.spread import find_few, measure_throughput, share_good
 from farspan.bench.summary import Point, list_points, list_run_spreads
@@ -51,6 +52,27 @@ def print_points(console: Console, outcome: BenchOutcome) -> None:
     console.print(table)
     if len(points) > _POINT_ROWS:
         click.echo(f"{len(points) - _POINT_ROWS} more lengths are in the run folder.")
+
+
+def print_planned(console: Console, outcome: BenchOutcome) -> None:
+    """Print the plan's TTFT beside the measured one, one row for every context and depth; nothing without a plan."""
+    plan = find_plan(outcome.folder, outcome.info.starts[-1].server.owned_by)
+    if plan is None:
+        return
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for name in ("context", "depth", "TTFT planned", "floor", "measured", "measured / planned"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("note")
+    for point in compare_with_plan(outcome.results, plan)[:_POINT_ROWS]:
+        times = [point.expected, point.floor, point.measured]
+        table.add_row(
+            format_tokens(point.context),
+            f"{point.depth:g}",
+            *("" if time is None else format_seconds(time) for time in times),
+            "" if point.ratio is None else f"{point.ratio:.2f}",
+            Text(point.note),
+        )
+    console.print(table)
 
 
 def print_spreads(

@@ -6,7 +6,7 @@ memory (ijson, the usual library for that).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,9 @@ from farspan.bench.imports.foreign import ForeignRequest, ForeignRun
 from farspan.errors import InputError
 
 _REQUESTS = "benchmarks.item.requests"
+# Bytes parsed at a time: small, since a buffer of nothing but brackets is parsed whole before its depth shows.
+BUFFER = 4096
+_DEEPEST = 64
 _KINDS = ("successful", "errored")
 # Where the file says what was asked, and under which name it is kept.
 _ASKED = {
@@ -70,10 +73,24 @@ def read_guidellm(path: Path) -> list[ForeignRun]:
     return runs
 
 
+def shallow(events: Iterable[tuple[str, str, Any]]) -> Iterator[tuple[str, str, Any]]:
+    """Pass on a parser's events; their prefixes grow with depth, so absurd depth takes absurd time.
+
+    Raises:
+        ValueError: The document is nested more deeply than any benchmark's.
+    """
+    depth = 0
+    for prefix, event, value in events:
+        depth += event.startswith("start_") - event.startswith("end_")
+        if depth > _DEEPEST:
+            raise ValueError("too deeply nested")
+        yield prefix, event, value
+
+
 def _read_outline(path: Path) -> _Outline:
     outline = _Outline()
     with path.open("rb") as file:
-        for prefix, event, value in ijson.parse(file, use_float=True):
+        for prefix, event, value in shallow(ijson.parse(file, buf_size=BUFFER, use_float=True)):
             if event in ("string", "number") and prefix in _ASKED:
                 outline.asked.setdefault(_ASKED[prefix], value)
             elif event == "start_map" and prefix == "benchmarks.item":

@@ -11,7 +11,7 @@ import ijson  # type: ignore[import-untyped]
 
 from farspan.bench.imports.foreign import ForeignRun
 from farspan.bench.imports.genai import METADATA_FILE, read_genai
-from farspan.bench.imports.guidellm import read_guidellm
+from farspan.bench.imports.guidellm import BUFFER, read_guidellm, shallow
 from farspan.bench.imports.lists import read_sglang, read_vllm
 from farspan.errors import InputError
 
@@ -72,7 +72,9 @@ def _find_tool(path: Path) -> str:
     with path.open("rb") as file:
         try:
             # Lines of objects are several values; the first one's names decide.
-            for prefix, event, value in ijson.parse(file, use_float=True, multiple_values=True):
+            for prefix, event, value in shallow(
+                ijson.parse(file, buf_size=BUFFER, use_float=True, multiple_values=True)
+            ):
                 if prefix == "" and event == "map_key":
                     if value in _MARKS:
                         return _MARKS[value]

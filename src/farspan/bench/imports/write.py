@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from farspan.errors import InputError
 IMPORTED_FILE = "imported.json"
 # Tokens closer together than this were not seen arriving one by one.
 _AT_ONCE_S = 1e-4
+_BATCH = 256  # requests in memory at a time
 _LATEST = 4_102_444_800  # the year 2100, in seconds since the epoch
 
 
@@ -51,13 +53,16 @@ class Imported:
     benchmarks: int
 
 
-def import_file(path: Path, folder: Path, *, entry: int | None = None) -> Imported:
+def import_file(
+    path: Path, folder: Path, *, entry: int | None = None, context: int | None = None
+) -> Imported:
     """Read another tool's result file into a new run folder.
 
     Args:
         path: The file.
         folder: The run folder to make; all of it or nothing is made.
         entry: Which benchmark of the file to take, from 1; may be None when it holds one.
+        context: Prompt tokens that every request was asked to have, where the file does not say.
 
     Raises:
         InputError: The file cannot be read, holds several benchmarks and no entry is chosen, or holds only
@@ -70,7 +75,7 @@ def import_file(path: Path, folder: Path, *, entry: int | None = None) -> Import
     draft = folder.with_name(f".{folder.name}.importing")
     try:
         shutil.rmtree(draft, ignore_errors=True)
-        imported = _write(path, run, draft, folder, len(runs))
+        imported = _write(path, run, draft, folder, len(runs), context)
         if folder.exists():
             folder.rmdir()
         draft.replace(folder)
@@ -95,7 +100,9 @@ def _choose(path: Path, runs: list[ForeignRun], entry: int | None) -> ForeignRun
     return runs[(entry or 1) - 1]
 
 
-def _write(path: Path, run: ForeignRun, draft: Path, folder: Path, benchmarks: int) -> Imported:
+def _write(
+    path: Path, run: ForeignRun, draft: Path, folder: Path, benchmarks: int, context: int | None
+) -> Imported:
     identity = Identity(
         model=run.model, api=run.api, prompt_as="text", task="imported", seed=0, ignore_eos=False
     )
@@ -104,10 +111,10 @@ def _write(path: Path, run: ForeignRun, draft: Path, folder: Path, benchmarks: i
     arguments: dict[str, Any] = {"concurrency": run.concurrency, "imported_from": tool, "file": path.name}
     failed = requests = 0
     with open_run(draft, identity, new_start(arguments, server)) as store:
-        for result in _results(tool, guarded(path, run)):
-            store.add(result)
-            requests += 1
-            failed += result.status is not Status.OK
+        for results in _batches(convert_all(tool, guarded(path, run), context)):
+            store.add_all(results)
+            requests += len(results)
+            failed += sum(result.status is not Status.OK for result in results)
     if not requests:
         hint = {
             "vllm bench serve": "run vllm bench serve with --save-result --save-detailed",
@@ -127,10 +134,16 @@ def _write(path: Path, run: ForeignRun, draft: Path, folder: Path, benchmarks: i
     return Imported(folder, tool, run.model, requests, failed, run.left_out, benchmarks)
 
 
-def _results(tool: str, requests: Iterator[ForeignRequest]) -> Iterator[Result]:
+def _batches(results: Iterator[Result]) -> Iterator[list[Result]]:
+    while batch := list(islice(results, _BATCH)):
+        yield batch
+
+
+def convert_all(tool: str, requests: Iterator[ForeignRequest], asked: int | None) -> Iterator[Result]:
+    """Make results of a run's requests, numbering those of a kind; `asked` is the context when it is known."""
     seen: Counter[tuple[int, int]] = Counter()
     for request in requests:
-        context = request.asked_tokens or request.prompt_tokens or 0
+        context = asked or request.asked_tokens or request.prompt_tokens or 0
         output = request.asked_output or request.output_tokens or 0
         yield convert(tool, request, context, output, seen[context, output])
         seen[context, output] += 1
@@ -154,6 +167,9 @@ def convert(tool: str, request: ForeignRequest, context: int, output: int, repea
     good = not request.error
     warm = bool(request.cached_tokens)
     labels = _find_labels(tool, request, context, e2e) if good else {"imported": f"measured by {tool}"}
+    tokens = request.output_tokens or len(times)
+    decoding = 0.0 if ttft is None or e2e is None else e2e - ttft
+    tpot = decoding / (tokens - 1) if good and tokens > 1 and decoding > 0 else None
     known = request.prompt_tokens and ttft and not warm
     return Result(
         context=context,
@@ -180,6 +196,8 @@ def convert(tool: str, request: ForeignRequest, context: int, output: int, repea
         reply=request.text[:REPLY_CHARACTERS],
         labels=tuple(labels),
         evidence=labels,
+        tpot_s=tpot,
+        decode_tokens_per_s=1 / tpot if tpot else None,
         token_times_s=times if request.gaps_s is not None else times[:1],
     )
 
