@@ -16,6 +16,7 @@ from rich.console import Console
 
 from farspan.bench.client import Limits
 from farspan.bench.engine_observer import INTERVAL_S, EngineObserver
+from farspan.bench.evidence import HUNG_AFTER_S
 from farspan.bench.expression import Condition
 from farspan.bench.lengths import parse_lengths
 from farspan.bench.observer import Observer
@@ -249,6 +250,13 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     show_default=True,
     help="Seconds between readings of the engine's /metrics and of this machine's GPUs; 0 reads none.",
 )
+@click.option(
+    "--hang-after",
+    type=click.FloatRange(min=0, min_open=True),
+    default=HUNG_AFTER_S,
+    show_default=True,
+    help="Stop the run when requests wait and the engine has done nothing for so many seconds.",
+)
 @click.option("--metrics-url", help="Where the engine's metrics are.  [default: /metrics on the server]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
 def command(
@@ -265,6 +273,7 @@ def command(
     dry_run: bool,
     conditions: tuple[str, ...],
     metrics_interval: float,
+    hang_after: float,
     metrics_url: str | None,
     as_json: bool,
     **given: Any,
@@ -300,7 +309,9 @@ def command(
         else:
             print_dry_run(plan)
         return 0
-    observe = partial(EngineObserver, interval_s=metrics_interval, metrics_url=metrics_url)
+    observe = partial(
+        EngineObserver, interval_s=metrics_interval, metrics_url=metrics_url, quiet_s=hang_after
+    )
     outcomes = _run(options, engines, observe if metrics_interval else None)
     if as_json:
         click.echo(orjson.dumps(_summarise(options, outcomes), option=orjson.OPT_INDENT_2))
