@@ -1,7 +1,7 @@
 """guidellm: one file of any number of benchmarks, every request with its whole prompt in it.
 
 The prompts make such a file gigabytes at millions of tokens, so it is read as a stream: one request at a time is in
-memory (ijson, the usual library for that).
+memory (ijson, the usual library for that), without its prompt.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import ijson  # type: ignore[import-untyped]
 
 from farspan.bench.imports.fields import Fields
 from farspan.bench.imports.foreign import ForeignRequest, ForeignRun
+from farspan.bench.imports.shorten import ShortStrings
 from farspan.errors import InputError
 
 _REQUESTS = "benchmarks.item.requests"
@@ -90,7 +91,7 @@ def shallow(events: Iterable[tuple[str, str, Any]]) -> Iterator[tuple[str, str, 
 def _read_outline(path: Path) -> _Outline:
     outline = _Outline()
     with path.open("rb") as file:
-        for prefix, event, value in shallow(ijson.parse(file, buf_size=BUFFER, use_float=True)):
+        for prefix, event, value in shallow(ijson.parse(ShortStrings(file), buf_size=BUFFER, use_float=True)):
             if event in ("string", "number") and prefix in _ASKED:
                 outline.asked.setdefault(_ASKED[prefix], value)
             elif event == "start_map" and prefix == "benchmarks.item":
@@ -109,7 +110,7 @@ def _walk(
 ) -> Iterator[ForeignRequest]:
     for kind in _KINDS:
         with path.open("rb") as file:
-            documents = ijson.items(file, f"{_REQUESTS}.{kind}.item", use_float=True)
+            documents = ijson.items(ShortStrings(file), f"{_REQUESTS}.{kind}.item", use_float=True)
             chosen = islice(documents, first[kind], first[kind] + benchmark[kind])
             for number, document in enumerate(chosen):
                 yield _read_request(Fields(document, f"{path}: {kind} request {number}"), kind, asked, output)

@@ -13,6 +13,7 @@ from farspan.bench.imports.foreign import ForeignRun
 from farspan.bench.imports.genai import METADATA_FILE, read_genai
 from farspan.bench.imports.guidellm import BUFFER, read_guidellm, shallow
 from farspan.bench.imports.lists import read_sglang, read_vllm
+from farspan.bench.imports.shorten import ShortStrings
 from farspan.errors import InputError
 
 # A name at the top of the file that only this tool writes.
@@ -73,7 +74,7 @@ def _find_tool(path: Path) -> str:
         try:
             # Lines of objects are several values; the first one's names decide.
             for prefix, event, value in shallow(
-                ijson.parse(file, buf_size=BUFFER, use_float=True, multiple_values=True)
+                ijson.parse(ShortStrings(file), buf_size=BUFFER, use_float=True, multiple_values=True)
             ):
                 if prefix == "" and event == "map_key":
                     if value in _MARKS:
