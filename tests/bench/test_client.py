@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from farspan.bench.answer import AnswerTape
 from farspan.bench.body import Body, FilePiece
 from farspan.bench.client import Client, Exchange, Limits
 from farspan.bench.status import Status
@@ -235,6 +236,26 @@ async def test_a_peer_that_speaks_no_http_is_named() -> None:
         thread.join()
     assert exchange.status is Status.SERVER_ERROR
     assert "not HTTP" in exchange.error
+
+
+async def test_a_bug_in_one_exchange_is_not_the_end_of_the_others(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = AnswerTape.add
+    broken: list[AnswerTape] = []
+
+    def add(tape: AnswerTape, time_s: float, piece: bytes) -> bool:
+        if not broken or broken[0] is tape:
+            broken[:] = [tape]
+            raise ZeroDivisionError("as tested")
+        return real(tape, time_s, piece)
+
+    monkeypatch.setattr(AnswerTape, "add", add)
+    body = encode_body(Api.COMPLETIONS, model="m", prompt=IDS, output_tokens=2)
+    async with Client(server.url) as client:
+        exchanges = [await client.send(Api.COMPLETIONS, body) for _ in range(3)]
+    assert [exchange.status for exchange in exchanges] == [Status.CUT, Status.OK, Status.OK]
+    assert "as tested" in exchanges[0].error
 
 
 def count_open() -> int:

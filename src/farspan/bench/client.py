@@ -168,16 +168,21 @@ class Client:
         except (TimeoutError, OSError) as failure:
             return _never_connected(failure, limits, started_at, started, body.size)
         connected_s = time.perf_counter() - started
-        changed = asyncio.Event()
+        changed, closed = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def tell() -> None:
+        def tell(event: asyncio.Event) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has gone: so has whoever was waiting
-                loop.call_soon_threadsafe(changed.set)
+                loop.call_soon_threadsafe(event.set)
 
         head = write_head(self._host, self._port, self._path + api.path, self._headers, body_bytes=body.size)
         connection = Connection(
-            sock, head, body, sender=self._sender, receiver=self._receiver, on_change=tell
+            sock,
+            head,
+            body,
+            sender=self._sender,
+            receiver=self._receiver,
+            on_change=functools.partial(tell, changed),
         )
         connection.start()
         self._waiting.add(changed)
@@ -189,7 +194,8 @@ class Client:
         finally:
             ended = connection.ended_s or time.perf_counter()
             self._waiting.discard(changed)
-            connection.close()
+            connection.close(functools.partial(tell, closed))
+        await closed.wait()
         # A long answer takes a while to decode: not on the event loop's time.
         answer = await asyncio.to_thread(connection.tape.read)
         status, error, answer = judge(connection, answer, timed_out, ended - started)
