@@ -19,7 +19,6 @@ import heapq
 import json
 import multiprocessing
 import os
-import resource
 import selectors
 import socket
 import statistics
@@ -245,8 +244,15 @@ def measure_load(options: argparse.Namespace) -> dict[str, Any]:
         }
         if lags
         else None,
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6),
+        "peak_rss_mb": read_peak_rss_mb(),
     }
+
+
+def read_peak_rss_mb() -> int:
+    """Return this process's own peak; getrusage's would begin with that of the process that started it."""
+    status = Path("/proc/self/status").read_text()
+    kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return round(int(kilobytes) * 1024 / 1e6)
 
 
 def most_at_once(spans: list[tuple[float, float]]) -> int:
