@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,6 +111,15 @@ def count_prompt(body: dict[str, Any]) -> int:
     return len(prompt.split()) if isinstance(prompt, str) else len(prompt)
 
 
+def say(document: dict[str, Any]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Return a handler that always answers the same."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.json_response(document)
+
+    return answer
+
+
 @asynccontextmanager
 async def serve_paced(paced: Paced, port: int = 0) -> AsyncIterator[str]:
     """Serve on this host and yield the address."""
@@ -118,12 +127,13 @@ async def serve_paced(paced: Paced, port: int = 0) -> AsyncIterator[str]:
     app.router.add_get("/v1/models", paced.models)
     app.router.add_get("/metrics", paced.scrape)
     for path in ("/health", "/ping", "/health_generate"):
-        app.router.add_get(path, lambda _request: web.Response())
-    app.router.add_get("/version", lambda _request: web.json_response({"version": "0.33.0"}))
-    info = {"version": "0.5.23", "model_path": paced.model, "internal_states": [{}]}
-    app.router.add_get("/get_server_info", lambda _request: web.json_response(info))
-    app.router.add_get("/server_info", lambda _request: web.json_response(info))
-    app.router.add_post("/flush_cache", lambda _request: web.Response())
+        app.router.add_get(path, say({}))
+    app.router.add_get("/version", say({"version": "0.33.0"}))
+    for path in ("/get_server_info", "/server_info"):
+        app.router.add_get(
+            path, say({"version": "0.5.23", "model_path": paced.model, "internal_states": [{}]})
+        )
+    app.router.add_post("/flush_cache", say({}))
     for path in ("/v1/completions", "/v1/chat/completions", "/generate"):
         app.router.add_post(path, paced.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
