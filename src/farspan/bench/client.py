@@ -51,11 +51,20 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How much later than the kernel this process took what arrived, in seconds."""
+    """How late this process was, in seconds."""
 
     p50: float
     p99: float
     max: float
+
+    @classmethod
+    def of(cls, lags_s: array[float]) -> Self | None:
+        """Sum lags up; None when there are none."""
+        if not lags_s:
+            return None
+        values = np.frombuffer(lags_s)
+        p50, p99 = np.percentile(values, (50, 99))
+        return cls(float(p50), float(p99), float(values.max()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +227,7 @@ class Client:
             started_s=started,
             connected_s=connected_s,
             clock_jump_s=jump,
-            lag=_sum_up(connection.lags_s),
+            lag=Lag.of(connection.lags_s),
         )
 
     def give_up(self) -> None:
@@ -343,11 +352,3 @@ def _never_connected(
     return Exchange(
         Status.UNREACHABLE, error, None, started_at, size, None, (), waited, "", None, None, True, started
     )
-
-
-def _sum_up(lags_s: array[float]) -> Lag | None:
-    if not lags_s:
-        return None
-    values = np.frombuffer(lags_s)
-    p50, p99 = np.percentile(values, (50, 99))
-    return Lag(float(p50), float(p99), float(values.max()))
