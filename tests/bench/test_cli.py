@@ -330,7 +330,8 @@ def test_several_servers_in_one_document(
     assert "\nb:\n" in out
 
 
-def test_percentiles_goodput_and_throughput_are_printed(run: Any) -> None:
+def test_percentiles_goodput_and_throughput_are_printed(run: Any, recall: ScriptedServer) -> None:
+    recall.script = Script(recall=True, itl_s=0.005)
     code, out, _ = run("--repeats", 3, "--metric-percentiles", "50,99", "--goodput", "ttft:20s,e2el:90000")
     assert code == 0
     assert "p99" in out

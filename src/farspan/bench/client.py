@@ -21,17 +21,16 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-import orjson
 from yarl import URL
 
 from farspan import __version__
-from farspan.bench.answer import Answer
 from farspan.bench.body import Body
 from farspan.bench.connection import Connection, ask_for_stamps
-from farspan.bench.http1 import MalformedAnswerError, write_head
+from farspan.bench.ending import is_streamed, judge, one_line
+from farspan.bench.http1 import write_head
 from farspan.bench.reactor import Reactor
 from farspan.bench.status import Status
-from farspan.bench.wire import Api, MalformedEventError, Usage, read_error_body, read_message
+from farspan.bench.wire import Api, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +51,20 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How much later than the kernel this process took what arrived, in seconds."""
+    """How late this process was, in seconds."""
 
     p50: float
     p99: float
     max: float
+
+    @classmethod
+    def of(cls, lags_s: array[float]) -> Self | None:
+        """Sum lags up; None when there are none."""
+        if not lags_s:
+            return None
+        values = np.frombuffer(lags_s)
+        p50, p99 = np.percentile(values, (50, 99))
+        return cls(float(p50), float(p99), float(values.max()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +177,21 @@ class Client:
         except (TimeoutError, OSError) as failure:
             return _never_connected(failure, limits, started_at, started, body.size)
         connected_s = time.perf_counter() - started
-        changed = asyncio.Event()
+        changed, closed = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def tell() -> None:
+        def tell(event: asyncio.Event) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has gone: so has whoever was waiting
-                loop.call_soon_threadsafe(changed.set)
+                loop.call_soon_threadsafe(event.set)
 
         head = write_head(self._host, self._port, self._path + api.path, self._headers, body_bytes=body.size)
         connection = Connection(
-            sock, head, body, sender=self._sender, receiver=self._receiver, on_change=tell
+            sock,
+            head,
+            body,
+            sender=self._sender,
+            receiver=self._receiver,
+            on_change=functools.partial(tell, changed),
         )
         connection.start()
         self._waiting.add(changed)
@@ -190,10 +203,11 @@ class Client:
         finally:
             ended = connection.ended_s or time.perf_counter()
             self._waiting.discard(changed)
-            connection.close()
+            connection.close(functools.partial(tell, closed))
+        await closed.wait()
         # A long answer takes a while to decode: not on the event loop's time.
         answer = await asyncio.to_thread(connection.tape.read)
-        status, error, answer = _judge(connection, answer, timed_out, ended - started)
+        status, error, answer = judge(connection, answer, timed_out, ended - started)
         jump = (time.time() - started_at) - (time.perf_counter() - started)
         return Exchange(
             status=status,
@@ -203,17 +217,17 @@ class Client:
             body_bytes=body.size,
             bytes_sent_s=None if connection.sent_s is None else connection.sent_s - started,
             token_times_s=tuple(time_s - started for time_s in answer.token_times_s)
-            if _streamed(connection)
+            if is_streamed(connection)
             else (ended - started,) * bool(answer.text),
             ended_s=ended - started,
             text=answer.text,
             finish_reason=answer.finish_reason,
             usage=answer.usage,
-            streamed=_streamed(connection),
+            streamed=is_streamed(connection),
             started_s=started,
             connected_s=connected_s,
             clock_jump_s=jump,
-            lag=_sum_up(connection.lags_s),
+            lag=Lag.of(connection.lags_s),
         )
 
     def give_up(self) -> None:
@@ -334,84 +348,7 @@ def _never_connected(
     late = isinstance(failure, TimeoutError) and not str(failure)
     waited = time.perf_counter() - started
     limit = waited if limits.connect_s is None else min(waited, limits.connect_s)
-    error = f"no connection within {limit:.3g} s" if late else _one_line(failure)
+    error = f"no connection within {limit:.3g} s" if late else one_line(failure)
     return Exchange(
         Status.UNREACHABLE, error, None, started_at, size, None, (), waited, "", None, None, True, started
     )
-
-
-def _streamed(connection: Connection) -> bool:
-    reader = connection.reader
-    return reader.status != 200 or reader.content_type == "text/event-stream"
-
-
-def _judge(
-    connection: Connection, answer: Answer, timed_out: bool, waited_s: float
-) -> tuple[Status, str, Answer]:
-    """Say how an exchange ended, why, and what was answered."""
-    reader, failure = connection.reader, connection.failure
-    heard = _heard(connection, answer)
-    if timed_out:
-        return Status.TIMED_OUT, f"gave up after {waited_s:.1f} s and {heard}", answer
-    if isinstance(failure, MalformedAnswerError):
-        return Status.SERVER_ERROR, f"the server sent {failure}", answer
-    if isinstance(failure, FileNotFoundError):
-        return Status.CUT, f"the prompt could not be read ({_one_line(failure)})", answer
-    if reader.status is not None and reader.status != 200:
-        return *_read_refusal(connection), answer
-    if answer.error:
-        return Status.SERVER_ERROR, answer.error, answer
-    if answer.done:
-        return Status.OK, "", answer
-    if failure is not None:
-        detail = "" if not str(failure) else f" ({_one_line(failure)})"
-        return Status.CUT, f"the connection broke after {heard}{detail}", answer
-    if not _streamed(connection):
-        return _read_whole(connection)
-    if answer.finish_reason is None:
-        return Status.CUT, f"the server closed the stream after {heard}", answer
-    return Status.OK, "", answer
-
-
-def _read_refusal(connection: Connection) -> tuple[Status, str]:
-    reader = connection.reader
-    words = read_error_body(bytes(connection.whole))
-    code = reader.status or 0
-    if 300 <= code < 400:
-        words = f"redirected to {reader.headers.get('location', 'nowhere')}"
-    status = Status.REFUSED if code < 500 else Status.SERVER_ERROR
-    return status, f"HTTP {code}: {words or reader.reason or 'no reason given'}"
-
-
-def _read_whole(connection: Connection) -> tuple[Status, str, Answer]:
-    """Read an answer that the server did not stream, though it was asked to."""
-    try:
-        event = read_message(orjson.loads(connection.whole))
-    except (orjson.JSONDecodeError, MalformedEventError):
-        kind = connection.reader.content_type or "something without a type"
-        return (
-            Status.SERVER_ERROR,
-            f"the server answered {kind}, neither an event stream nor an answer of this API",
-            Answer(),
-        )
-    if event.error is not None:
-        return Status.SERVER_ERROR, event.error, Answer()
-    return Status.OK, "", Answer((), event.text, event.finish_reason, event.usage)
-
-
-def _heard(connection: Connection, answer: Answer) -> str:
-    if answer.token_times_s:
-        return f"{len(answer.token_times_s)} events with tokens"
-    return "no token" if connection.reader.status else "no answer"
-
-
-def _sum_up(lags_s: array[float]) -> Lag | None:
-    if not lags_s:
-        return None
-    values = np.frombuffer(lags_s)
-    p50, p99 = np.percentile(values, (50, 99))
-    return Lag(float(p50), float(p99), float(values.max()))
-
-
-def _one_line(failure: Exception) -> str:
-    return " ".join(str(failure).split()) or type(failure).__name__

@@ -21,7 +21,7 @@ from typing import BinaryIO
 from farspan.bench.answer import AnswerTape
 from farspan.bench.body import Body
 from farspan.bench.http1 import AnswerReader, MalformedAnswerError
-from farspan.bench.reactor import READ, WRITE, Reactor
+from farspan.bench.reactor import READ, WRITE, Callback, Reactor
 
 SEND_BYTES = 2**19  # a turn's share: small enough that fifty bodies go out side by side
 _TLS_SEND_BYTES = 2**16
@@ -92,23 +92,41 @@ class Connection:
     def start(self) -> None:
         """Begin to send and to listen."""
         if self._tls:
-            self._receiver.call(lambda: self._receiver.watch(self._sock, READ | WRITE, self._on_tls_ready))
+            callback = self._guard(self._on_tls_ready)
+            self._receiver.call(lambda: self._receiver.watch(self._sock, READ | WRITE, callback))
             return
-        self._receiver.call(lambda: self._receiver.watch(self._sock, READ, self._on_readable))
-        self._sender.call(lambda: self._sender.watch(self._sock, WRITE, self._on_writable))
+        reading, writing = self._guard(self._on_readable), self._guard(self._on_writable)
+        self._receiver.call(lambda: self._receiver.watch(self._sock, READ, reading))
+        self._sender.call(lambda: self._sender.watch(self._sock, WRITE, writing))
 
-    def close(self) -> None:
-        """Let go of the socket, whatever state the exchange is in; returns at once."""
+    def close(self, on_closed: Callable[[], None]) -> None:
+        """Let go of the socket, whatever state the exchange is in; returns at once.
+
+        Args:
+            on_closed: Called from another thread when nothing of this connection changes any more.
+        """
 
         def close_here() -> None:
             self._receiver.forget(self._sock)
             self._sock.close()
+            on_closed()
 
         def stop_there() -> None:
             self._stop_sending()
             self._receiver.call(close_here)
 
         self._sender.call(stop_there)
+
+    def _guard(self, callback: Callback) -> Callback:
+        """Return a callback whose failure ends this exchange and leaves the thread to the others."""
+
+        def guarded(ready: int) -> None:
+            try:
+                callback(ready)
+            except Exception as error:  # noqa: BLE001 - the thread serves other requests too
+                self._receiver.call(functools.partial(self._end, error))
+
+        return guarded
 
     # On the sender's thread.
 
@@ -159,7 +177,7 @@ class Connection:
         if not self._tls:
             self._sender.forget(self._sock)
         elif self.ended_s is None and self._pieces == []:
-            self._receiver.watch(self._sock, READ, self._on_tls_ready)
+            self._receiver.watch(self._sock, READ, self._guard(self._on_tls_ready))
         if self._file is not None:
             self._file.close()
             self._file = None

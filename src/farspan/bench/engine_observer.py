@@ -26,7 +26,9 @@ class _Prefill:
 
     before: Sample | None
     tokens: int
-    furthest: float = 0.0  # the KV of a hybrid model rises and falls by a window as chunks go by; a prefill does not
+    furthest: float = (
+        0.0  # the KV of a hybrid model rises and falls by a window as chunks go by; a prefill does not
+    )
 
 
 class EngineObserver(Observer):

@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from farspan.bench.client import Client, Exchange, Lag, Limits
 from farspan.bench.labels import Surroundings, find_others_cpu, is_local, read_cpu
 from farspan.bench.measure import Result, measure
@@ -86,11 +84,7 @@ class Load:
     @property
     def loop_lag(self) -> Lag | None:
         """How late the event loop woke, measured throughout: how late a request may have been started."""
-        if not self._lags:
-            return None
-        values = np.frombuffer(self._lags)
-        p50, p99 = np.percentile(values, (50, 99))
-        return Lag(float(p50), float(p99), float(values.max()))
+        return Lag.of(self._lags)
 
     async def run(self) -> None:
         """Send until nothing is left or there is a reason to stop."""

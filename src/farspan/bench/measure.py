@@ -131,8 +131,7 @@ def measure(
     computing = None if ttft is None else ttft - min(usage.queue_s or 0.0, 0.999 * ttft)
     rate = usage.prompt_tokens / computing if usage.prompt_tokens and computing and not warm else None
     tokens = usage.output_tokens or len(times)
-    decoding = times[-1] - times[0] if finished and times else 0.0
-    tpot = decoding / (tokens - 1) if tokens > 1 and decoding > 0 else None
+    tpot = (times[-1] - times[0]) / (tokens - 1) if finished and times and tokens > 1 else None
     return Result(
         context=job.context,
         depth=job.depth,

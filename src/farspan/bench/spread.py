@@ -87,13 +87,14 @@ def list_spreads(results: Sequence[Result], percentiles: Sequence[float]) -> dic
 
 
 def find_few(spreads: Mapping[str, Spread]) -> str:
-    """Say which percentiles rest on too few requests; empty when none does."""
-    few: dict[tuple[float, int], None] = {}
+    """Say which percentiles rest on too few values, and on how few at worst; empty when none does."""
+    few: dict[float, int] = {}
     for one in spreads.values():
         for percent in one.few:
-            few[percent, one.count] = None
+            few[percent] = min(one.count, few.get(percent, one.count))
     return "; ".join(
-        f"p{percent:g} of {count} values needs {least_values(percent)}" for percent, count in sorted(few)
+        f"p{percent:g} of {count} values needs {least_values(percent)}"
+        for percent, count in sorted(few.items())
     )
 
 
