@@ -114,6 +114,7 @@ _BUILTIN: dict[Measure, tuple[Source, ...]] = {
     Measure.KV_TOKENS: (Source("farspan:kv_cache_tokens"),),
     Measure.PREFIX_QUERIES: (Source("farspan:prefix_cache_queries_total"),),
     Measure.PREFIX_HITS: (Source("farspan:prefix_cache_hits_total"),),
+    Measure.PREEMPTIONS: (Source("farspan:num_preemptions_total"),),
     Measure.PROMPT_TOKENS: (Source("farspan:prompt_tokens_total"),),
     Measure.GENERATION_TOKENS: (Source("farspan:generation_tokens_total"),),
 }
