@@ -48,11 +48,9 @@ def test_the_builtin_engine_exports_what_is_read() -> None:
     from farspan.kv.interface import KVStatistics
 
     metrics = EngineMetrics("recall")
-    fields = dict.fromkeys(KVStatistics.__dataclass_fields__, 0) | {
-        "capacity_bytes": 1000,
-        "reserved_bytes": 250,
-    }
-    metrics.set_state(2, 3, KVStatistics(**(fields | {"tokens": 77})))
+    counts = dict.fromkeys(KVStatistics.__dataclass_fields__, 0)
+    counts |= {"capacity_bytes": 1000, "held_bytes": 200, "promised_bytes": 50, "tokens": 77}
+    metrics.set_state(2, 3, 4, KVStatistics(**counts))
     metrics.prefix_queries.inc(100)
     metrics.prefix_hits.inc(40)
     metrics.prompt_tokens.inc(100)
@@ -63,6 +61,7 @@ def test_the_builtin_engine_exports_what_is_read() -> None:
     assert values[Measure.WAITING] == 3
     assert values[Measure.KV_USAGE] == 0.25
     assert values[Measure.KV_TOKENS] == 77
+    assert values[Measure.PREEMPTIONS] == 4
     assert (values[Measure.PREFIX_QUERIES], values[Measure.PREFIX_HITS]) == (100, 40)
     assert values.keys() == SOURCES["builtin"].keys()
 
