@@ -204,7 +204,9 @@ def _claim(folder: Path) -> None:
 
 def _server_command(checkpoint: Path, port: int) -> list[str]:
     return [
-        sys.executable, "-m", "farspan.builtin", str(checkpoint), "--host", "127.0.0.1", "--port", str(port)
+        sys.executable, "-m", "farspan.builtin", str(checkpoint), "--host", "127.0.0.1", "--port", str(port),
+        # No prompt comes twice, so that what a request leaves may go at once: the report shows memory come and go.
+        "--keep-prefixes-s", "0", "--kv-quiet-s", "1",
     ]  # fmt: skip
 
 

@@ -104,8 +104,7 @@ class CacheMachine(RuleBasedStateMachine):
         tokens = stem[:cut] + data.draw(st.lists(st.integers(0, 1), min_size=1, max_size=80))
         try:
             sequence = self.cache.open(np.array(tokens, np.int32), len(tokens) + extra, bytes([salt]))
-        except KVCacheError as error:
-            assert "--kv-cache-gib" in str(error)
+        except KVCacheError:
             return
         if sequence is None:
             assert self.open, "an empty cache refused what fits it"
