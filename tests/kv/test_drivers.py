@@ -1,4 +1,4 @@
-"""Address space and physical memory: the rules both drivers keep, faults after unmapping, exact bytes, nothing leaked."""
+"""Address space and physical memory: the rules drivers keep, faults after unmapping, exact bytes, nothing leaked."""
 
 from __future__ import annotations
 
