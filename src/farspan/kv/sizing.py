@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from farspan.kv.retention import LayerRetention
 
@@ -110,6 +111,7 @@ def choose_segment_bytes(
     return granularity * max(1, target // granularity)
 
 
+@lru_cache(maxsize=256)
 def fit_segment(most_pages: int) -> tuple[int, int]:
     """Return (pages of a segment, pages of a block): the most of at most `most_pages` that blocks divide evenly."""
     block = max(size for size in range(1, min(_BLOCK, most_pages) + 1) if most_pages % size == 0)
