@@ -152,7 +152,11 @@ def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
         available_kv_bytes=max(0, cap),
         capacity_tokens=capacity,
         max_concurrency=concurrency,
-        printed={"max_model_len": request.context, "KV cache": format_bytes(max(0, cap))},
+        printed={
+            "max_model_len": request.context,
+            "KV cache": format_bytes(size.start_bytes),
+            "growing to": format_bytes(max(0, cap)),
+        },
         pools={
             "longest sequence at the cap": capacity,
             "bytes at start": size.start_bytes,
