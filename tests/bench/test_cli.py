@@ -359,6 +359,25 @@ def test_more_bad_input(run: Any, recall: ScriptedServer, arguments: list[str], 
     assert recall.requests == []
 
 
+def test_lengths_are_drawn_without_contexts(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    recall: ScriptedServer,
+    tmp_path: Path,
+) -> None:
+    given = ["bench", "--url", recall.url, "--run", tmp_path / "run", "--json"]
+    drawn = ["--length-distribution", "uniform:200,900", "--num-prompts", 6, "--rate", 20, "--warmup", 1]
+    code, out, err = farspan(capsys, monkeypatch, *given, *drawn)
+    assert code == 0, err
+    lengths = [request["prompt_tokens"] for request in json.loads(out)["requests"]]
+    assert len(lengths) == 7
+    assert len(set(lengths)) > 3
+    assert all(200 <= length <= 900 for length in lengths)
+    code, out, err = farspan(capsys, monkeypatch, "bench", "--url", recall.url, "--run", tmp_path / "none")
+    assert (code, out) == (2, "")
+    assert "--contexts 10k,100k or --length-distribution" in err
+
+
 def test_vllms_infinite_rate_is_a_closed_loop(run: Any) -> None:
     code, out, _ = run("--request-rate", "inf", "--num-prompts", 3, "--json")
     assert code == 0

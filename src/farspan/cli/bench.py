@@ -76,7 +76,6 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     "--input-len",
     type=parse_token_list,
     metavar="SIZES",
-    default=(),
     help="Prompt lengths in tokens as the server counts them, such as 10k,100k,1M.",
 )
 @click.option(
@@ -262,6 +261,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
 def command(
     url: str | None,
     engines: dict[str, str] | None,
+    contexts: tuple[int, ...] | None,
     run: Path | None,
     connect_timeout: float,
     first_token_timeout: float | None,
@@ -295,6 +295,7 @@ def command(
     options = BenchOptions(
         url=url or next(iter((engines or {}).values()), ""),
         run=folder,
+        contexts=contexts or (),
         api=Api(api),
         prompt_as=PromptAs(prompt_as),
         limits=Limits(connect_timeout, first_token_timeout, idle_timeout),
