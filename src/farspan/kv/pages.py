@@ -49,6 +49,8 @@ class PagePool:
         self._page_bytes = [row * page_tokens for row in row_bytes]
         most = max(1, segments.segment_bytes // max(self._page_bytes))
         pages, block = fit_segment(min(most, max_pages))
+        # Whether a segment of the pool is just one segment of every layer.
+        self._even = all(page * pages == segments.segment_bytes for page in self._page_bytes)
         self._books = PageBooks(max_pages, pages, block)
         self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
         try:
@@ -88,14 +90,12 @@ class PagePool:
 
     def available(self) -> int:
         """Return the pages that `alloc` could give now, growth included."""
-        room = self._pool.room()
-        pages = self._books.free_pages
-        for segment in self._books.unbacked().tolist():
-            room -= self._backing.cost(self._spans(segment))
-            if room < 0:
-                break
-            pages += self._books.pages_of(segment)
-        return pages
+        room, unbacked = self._pool.room(), self._books.unbacked()
+        if self._even and not self._backing.has_empty:  # the usual case, in no time: all cost the same
+            count = min(room // len(self.row_bytes), len(unbacked))
+        else:
+            count = self._backing.affordable((self._spans(segment) for segment in unbacked.tolist()), room)
+        return self._books.free_pages + sum(self._books.pages_of(one) for one in unbacked[:count].tolist())
 
     # --- allocation ----------------------------------------------------------------------------------------------
 
