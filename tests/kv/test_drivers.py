@@ -162,7 +162,9 @@ def _map_destroyed(driver: Driver, base: int) -> None:
         _map_destroyed,
     ],
 )
-def test_mistakes_are_refused_and_change_nothing(driver: Driver, mistake: Callable[[Driver, int], None]) -> None:
+def test_mistakes_are_refused_and_change_nothing(
+    driver: Driver, mistake: Callable[[Driver, int], None]
+) -> None:
     base = driver.reserve(9 * GRANULE)
     driver.map(base + GRANULE, driver.create(GRANULE))
     _bytes(base + GRANULE, GRANULE)[:] = 9
@@ -191,7 +193,9 @@ print(int(view[100]), flush=True)
 """
     source = Path(__file__).parents[2] / "src"
     environment = {**os.environ, "PYTHONPATH": str(source)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == -signal.SIGSEGV
     assert done.stdout.split() == ([] if after == "reserve" else ["3"])
 
@@ -260,7 +264,9 @@ def test_a_failed_map_run_leaves_nothing_mapped_and_can_be_tried_again(call: int
 
 @pytest.mark.parametrize("name", ["cuMemCreate", "cuMemMap", "cuMemSetAccess", "cuMemAddressReserve"])
 @pytest.mark.parametrize("code", [CUresult.CUDA_ERROR_OUT_OF_MEMORY, CUresult.CUDA_ERROR_INVALID_VALUE])
-def test_cuda_refusals_become_two_errors_and_change_nothing(fake: FakeCuda, name: str, code: CUresult) -> None:
+def test_cuda_refusals_become_two_errors_and_change_nothing(
+    fake: FakeCuda, name: str, code: CUresult
+) -> None:
     driver = _cuda()
 
     def use() -> None:

@@ -37,12 +37,19 @@ ROWS, ROW_PAGES = 7, 3001
 class ElasticMemory(RuleBasedStateMachine):
     """Two pools and a table that share segments under one cap."""
 
-    @initialize(shapes=st.lists(st.integers(0, len(SHAPES) - 1), min_size=2, max_size=2), cap=st.integers(12, 40))
+    @initialize(
+        shapes=st.lists(st.integers(0, len(SHAPES) - 1), min_size=2, max_size=2), cap=st.integers(12, 40)
+    )
     def start(self, shapes: list[int], cap: int) -> None:
         self.clock = Clock()
         self.driver = FailingDriver()
         self.segments = SegmentPool(
-            self.driver, SEGMENT, Cap(fixed_bytes=cap * SEGMENT), quiet_s=QUIET, clock=self.clock, reread_s=0.0
+            self.driver,
+            SEGMENT,
+            Cap(fixed_bytes=cap * SEGMENT),
+            quiet_s=QUIET,
+            clock=self.clock,
+            reread_s=0.0,
         )
         self.pools = [PagePool(self.segments, *SHAPES[shape], MAX_PAGES[shape]) for shape in shapes]
         self.table = RequestTable(self.segments, ROWS, ROW_PAGES)
@@ -228,7 +235,9 @@ class ElasticMemory(RuleBasedStateMachine):
         self.segments.check_integrity()
         self.driver.check_integrity()
         statistics = self.segments.statistics()
-        assert self.driver.physical_bytes() == self.driver.live_handles * SEGMENT == statistics.created * SEGMENT
+        assert (
+            self.driver.physical_bytes() == self.driver.live_handles * SEGMENT == statistics.created * SEGMENT
+        )
         assert self.driver.mapped_bytes == statistics.lent * SEGMENT
 
     def teardown(self) -> None:

@@ -224,7 +224,9 @@ class FakeCuda:
         return (CUresult.CUDA_SUCCESS,)
 
     def cuMemMap(self, address: int, size: int, offset: int, handle: int, flags: int) -> tuple[CUresult]:  # noqa: N802
-        inside = any(base <= address and address + size <= base + extent for base, extent in self.reserved.items())
+        inside = any(
+            base <= address and address + size <= base + extent for base, extent in self.reserved.items()
+        )
         right = handle in self.files and self.files[handle][1] == size and not offset and not flags
         taken = any(at < address + size and address < at + one.size for at, one in self.mappings.items())
         if not inside or not right or taken or address % GRANULE or size % GRANULE:
@@ -236,7 +238,9 @@ class FakeCuda:
     def cuMemSetAccess(  # noqa: N802
         self, address: int, size: int, access: list[CUmemAccessDesc], count: int
     ) -> tuple[CUresult]:
-        right = count == len(access) == 1 and access[0].flags == 3 and access[0].location == CUmemLocation(1, 0)
+        right = (
+            count == len(access) == 1 and access[0].flags == 3 and access[0].location == CUmemLocation(1, 0)
+        )
         covered = [(at, one) for at, one in self.mappings.items() if address <= at < address + size]
         if not right or sum(one.size for _, one in covered) != size:
             return (CUresult.CUDA_ERROR_INVALID_VALUE,)
@@ -249,7 +253,9 @@ class FakeCuda:
         if address not in self.mappings or self.mappings[address].size != size:
             return (CUresult.CUDA_ERROR_INVALID_VALUE,)
         for _, start, extent in self._kernels:
-            assert not (start < address + size and address < start + extent), "unmapped under a running kernel"
+            assert not (start < address + size and address < start + extent), (
+                "unmapped under a running kernel"
+            )
         del self.mappings[address]
         self._place(address, size, -1, _PROT_NONE)
         return (CUresult.CUDA_SUCCESS,)

@@ -92,7 +92,9 @@ class Backing:
         counted: set[tuple[int, int]] = set()
         held = 0
         for spans in groups:
-            wanted = {(span.range, index) for span in spans for index in range(span.start, span.stop)} - counted
+            wanted = {
+                (span.range, index) for span in spans for index in range(span.start, span.stop)
+            } - counted
             for key in wanted:
                 empty = self._empty.get(key)
                 # What could be surrendered is part of the room already; what waits for its fence is not.
