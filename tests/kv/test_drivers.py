@@ -1,4 +1,4 @@
-"""Address space and physical memory: the rules both drivers keep, faults after unmapping, exact bytes, nothing leaked."""
+"""Address space and physical memory: rules both drivers keep, faults after unmapping, exact bytes, nothing leaked."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from failing_driver import FailingDriver
 from fake_cuda import GRANULE, CUresult, FakeCuda
-
 from farspan.kv.drivers.cuda import CudaDriver
 from farspan.kv.drivers.driver import Driver, DriverError, NoRoomError
 from farspan.kv.drivers.host import HostDriver, _host_memory

@@ -6,22 +6,14 @@ through the memory itself after each step. Any driver call may be made to fail; 
 
 from __future__ import annotations
 
-import gc
-import os
-import threading
-import time
-from pathlib import Path
-
 import numpy as np
 import pytest
-from failing_driver import Clock, FailingDriver
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from farspan.errors import FarspanError
+from failing_driver import Clock, FailingDriver
 from farspan.kv.drivers.driver import DriverError, NoRoomError
-from farspan.kv.drivers.host import HostDriver
 from farspan.kv.pages import PagePool
 from farspan.kv.segments import Cap, SegmentPool
 from farspan.kv.tables import RequestTable
