@@ -79,6 +79,24 @@ def test_sharing_counts_and_writing_needs_the_only_reference() -> None:
     pool.check_integrity()
 
 
+def test_a_shared_page_is_copied_before_it_is_written() -> None:
+    pool = _pool([64, 32], 4, 500)
+    pages = pool.alloc(2)
+    assert pages is not None
+    page = int(pages[1])
+    for layer in (0, 1):
+        pool.layer_numpy(layer)[page * 4 : page * 4 + 4] = 7 + layer
+    assert pool.own(page) == page
+    pool.share(pages)
+    copy = pool.own(page)
+    assert copy == 2
+    for layer in (0, 1):
+        pool.layer_numpy(layer)[page * 4 : page * 4 + 4] = 0
+        assert (pool.layer_numpy(layer)[copy * 4 : copy * 4 + 4] == 7 + layer).all()
+    assert pool.references(np.array([page, copy])).tolist() == [1, 1]
+    pool.check_integrity()
+
+
 @pytest.mark.parametrize("pages", [[100], [-1], [0, 1, 2, 3, 500], [5, 5], [7, 6, 7], [99, 100, 101], [500]])
 def test_freeing_what_is_not_in_use_is_refused_whole(pages: list[int]) -> None:
     pool = _pool([64], 1, 400)

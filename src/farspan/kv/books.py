@@ -221,11 +221,14 @@ class PageBooks:
             return self._free_run(*run)
         pages, times = _distinct(pages)
         self._check_inside(pages)
-        left = self._state[pages].astype(np.int32) - times
-        if int(left.min()) < _FREE:
-            self._refuse_free(int(pages[int(left.argmin())]))
-        self._state[pages] = left
-        return self._count_freed(pages[left == _FREE])
+        state = self._state[pages]
+        short = state <= times  # state is 1 + references
+        if short.any():
+            self._refuse_free(int(pages[int(short.argmax())]))
+        state -= np.asarray(times, np.uint16)
+        self._state[pages] = state
+        freed = state == _FREE
+        return self._count_freed(pages if freed.all() else pages[freed])
 
     def _free_run(self, low: int, high: int) -> int:
         state = self._state[low:high]
@@ -292,10 +295,13 @@ class PageBooks:
     def _count_freed(self, pages: NDArray[np.integer]) -> int:
         """Add ascending pages to the free pages of their blocks."""
         if len(pages):
-            blocks = pages // self._block
-            first = int(blocks[0])
-            counts = np.bincount(blocks - first)
-            self._free[first : first + len(counts)] += counts
+            first, last = int(pages[0]) // self._block, int(pages[-1]) // self._block
+            if len(pages) > last - first:
+                borders = np.arange(first, last + 2, dtype=pages.dtype) * self._block
+                counts = np.diff(np.searchsorted(pages, borders))
+            else:  # few and far apart
+                counts = np.bincount(pages // self._block - first)
+            self._free[first : last + 1] += counts
             self.free_pages += len(pages)
             self._cursor = min(self._cursor, int(pages[0]))
         return len(pages)

@@ -152,6 +152,25 @@ class PagePool:
         """Return whether the page has exactly one reference, so that its owner may write to it."""
         return int(self._books.references(np.array([page], np.int32))[0]) == 1
 
+    def own(self, page: int) -> int | None:
+        """Return a page with this one's contents that its holder alone refers to; None when there is no room.
+
+        That is the page itself when nobody shares it. Otherwise it is copied in every layer, and the holder's reference
+        moves to the copy: copy on write.
+        """
+        if self.writable(page):
+            return page
+        copy = self.alloc(1)
+        if copy is None:
+            return None
+        target, tokens = int(copy[0]), self.page_tokens
+        for number in range(len(self.row_bytes)):
+            rows = self.layer(number)
+            source = rows[page * tokens : (page + 1) * tokens]
+            rows[target * tokens : (target + 1) * tokens].copy_(source)
+        self.free(np.array([page], np.int32))
+        return target
+
     # --- shrinking -----------------------------------------------------------------------------------------------
 
     def occupancy(self) -> NDArray[np.int32]:
