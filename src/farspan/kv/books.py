@@ -18,8 +18,6 @@ Pages = NDArray[np.int32]
 
 _UNBACKED, _FREE = 0, 1
 _MOST_REFERENCES = 65534  # of 16 bits, less the two states above
-_BLOCK = 1024
-_SMALLEST_BLOCK = 64
 
 
 class PageBooks:
@@ -27,7 +25,7 @@ class PageBooks:
 
     Args:
         max_pages: Pages there can ever be.
-        segment_pages: Pages of a segment, a multiple of `block_pages` (see `fit_segment`).
+        segment_pages: Pages of a segment, a multiple of `block_pages` (see `kv.sizing.fit_segment`).
         block_pages: Pages counted together.
     """
 
@@ -331,14 +329,6 @@ class PageBooks:
         pages = np.array([self.pages_of(segment) for segment in range(self.segments)])
         assert (backed.sum(axis=1) == np.where(self._backed, pages, 0)).all(), "a segment is backed or not"
         assert int(backed.sum()) == self.backed_pages, "backed pages are counted"
-
-
-def fit_segment(most_pages: int) -> tuple[int, int]:
-    """Return (pages of a segment, pages of a block): the most of at most `most_pages` that blocks divide evenly."""
-    block = max(size for size in range(1, min(_BLOCK, most_pages) + 1) if most_pages % size == 0)
-    if block >= min(_SMALLEST_BLOCK, most_pages):
-        return most_pages, block
-    return most_pages - most_pages % _SMALLEST_BLOCK, _SMALLEST_BLOCK
 
 
 def _distinct(pages: Pages) -> tuple[Pages, NDArray[np.int32] | int]:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from farspan.errors import InputError
 from farspan.kv.backing import Backing, Span
-from farspan.kv.books import PageBooks, Pages, fit_segment
+from farspan.kv.books import PageBooks, Pages
 from farspan.kv.drivers.driver import NoRoomError
 from farspan.kv.segments import SegmentPool
+from farspan.kv.sizing import fit_segment
 
 if TYPE_CHECKING:
     import torch
