@@ -55,7 +55,7 @@ class PagePool:
         self._books = PageBooks(max_pages, pages, block)
         self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
         try:
-            self._back([0])
+            self._back([0], growing=False)
         except NoRoomError:
             self._backing.close()
             raise
@@ -196,7 +196,8 @@ class PagePool:
         self._backing.tick()
 
     def surrenderable(self) -> int:
-        """See `Lender.surrenderable`."""
+        """See `Lender.surrenderable`. Segments just emptied count, as soon as what was queued before has ended."""
+        self._release_empty()
         return self._backing.surrenderable()
 
     def surrender(self, count: int) -> int:
@@ -255,9 +256,9 @@ class PagePool:
             for layer, page in enumerate(self._page_bytes)
         ]
 
-    def _back(self, segments: Sequence[int]) -> None:
+    def _back(self, segments: Sequence[int], growing: bool = True) -> None:
         """Back whole segments of the pool, in every layer; all or none."""
-        self._backing.hold([span for segment in segments for span in self._spans(segment)])
+        self._backing.hold([span for segment in segments for span in self._spans(segment)], growing)
         for segment in segments:
             self._books.back(segment)
 
