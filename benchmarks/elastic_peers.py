@@ -17,7 +17,7 @@ from typing import Any
 
 CHUNK = 8192
 BATCH, STEPS = 64, 2048
-REPEATS = 5
+REPEATS = 3
 
 Times = dict[str, float]
 
@@ -115,7 +115,7 @@ def measure_vllm(pages: int) -> Times:
     from vllm.v1.core.block_pool import BlockPool
 
     pool = BlockPool(num_gpu_blocks=pages + 1, enable_caching=False, hash_block_size=16)
-    return measure(pages, pool.get_new_blocks, pool.free_blocks, list, _joined_lists, repeats=2)
+    return measure(pages, pool.get_new_blocks, pool.free_blocks, list, _joined_lists, repeats=1)
 
 
 def run_peer(peer: str, pages: int, python: str, arguments: Sequence[str] = ()) -> tuple[Times | None, str]:
