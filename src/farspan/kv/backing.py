@@ -50,12 +50,19 @@ class Backing:
         self._empty: dict[tuple[int, int], _Empty] = {}  # mapped and without users, the longest first
 
     @property
+    def has_empty(self) -> bool:
+        """Whether something is mapped and has no user."""
+        return bool(self._empty)
+
+    @property
     def mapped_segments(self) -> int:
         """Segments mapped now, in use or not."""
         return sum(one.mapped_segments for one in self.ranges)
 
-    def hold(self, spans: Sequence[Span]) -> None:
+    def hold(self, spans: Sequence[Span], growing: bool = True) -> None:
         """Count one more user of every segment of `spans`, mapping those that are not; all or none.
+
+        `growing` says that more will be wanted soon (see `SegmentPool.take`).
 
         Raises:
             NoRoomError: There is no memory for them; nothing has changed.
@@ -65,7 +72,7 @@ class Backing:
         revived = {key: self._empty.pop(key) for key in wanted & self._empty.keys()}
         missing = sorted(key for key in wanted if not self.ranges[key[0]].mapped(key[1]))
         try:
-            self._map(missing)
+            self._map(missing, growing)
         except FarspanError:
             self._empty = dict(sorted((self._empty | revived).items(), key=lambda item: item[1].since))
             raise
@@ -82,14 +89,23 @@ class Backing:
             for index in np.flatnonzero(users == 0):
                 self._empty[span.range, span.start + int(index)] = _Empty(now, fence)
 
-    def cost(self, spans: Iterable[Span]) -> int:
-        """Return what holding `spans` would take out of the pool's `room`, in segments."""
-        wanted = {(span.range, index) for span in spans for index in range(span.start, span.stop)}
-        cost = 0
-        for key in wanted:
-            empty = self._empty.get(key)
-            cost += not self.ranges[key[0]].mapped(key[1]) or (empty is not None and empty.fence.done())
-        return cost
+    def affordable(self, groups: Iterable[Sequence[Span]], room: int) -> int:
+        """Return how many of `groups`, in order, could be held together with `room` segments of the pool's `room`."""
+        counted: set[tuple[int, int]] = set()
+        held = 0
+        for spans in groups:
+            wanted = {
+                (span.range, index) for span in spans for index in range(span.start, span.stop)
+            } - counted
+            for key in wanted:
+                empty = self._empty.get(key)
+                # What could be surrendered is part of the room already; what waits for its fence is not.
+                room -= not self.ranges[key[0]].mapped(key[1]) or (empty is not None and empty.fence.done())
+            if room < 0:
+                break
+            counted |= wanted
+            held += 1
+        return held
 
     def tick(self) -> None:
         """Unmap what has had no user for half the quiet time and is behind its fence."""
@@ -133,8 +149,8 @@ class Backing:
             one.close()
         self._empty = {}
 
-    def _map(self, missing: list[tuple[int, int]]) -> None:
-        handles = self._pool.take(len(missing))
+    def _map(self, missing: list[tuple[int, int]], growing: bool) -> None:
+        handles = self._pool.take(len(missing), growing)
         done: list[tuple[int, int]] = []
         try:
             for number, start, stop in _runs(missing):

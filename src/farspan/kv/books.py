@@ -40,7 +40,7 @@ class PageBooks:
         self._sizes = np.clip(max_pages - np.arange(blocks, dtype=np.int64) * block_pages, 0, block_pages)
         self._free = np.zeros(blocks, np.int64)  # free pages of every block
         self._backed = np.zeros(self.segments, np.bool_)
-        self._hint = blocks  # no block below has a free page
+        self._cursor = max_pages  # no page below is free
         # Runs are views of this: they cost nothing, and a run that comes back is known by them.
         self._numbers: Pages = np.arange(max_pages, dtype=np.int32)
         self._numbers.setflags(write=False)
@@ -71,7 +71,7 @@ class PageBooks:
         self._backed[segment] = True
         self.free_pages += count
         self.backed_pages += count
-        self._hint = min(self._hint, blocks.start)
+        self._cursor = min(self._cursor, low)
 
     def unback(self, segment: int) -> None:
         """Remove the pages of a segment, all of which are free."""
@@ -99,8 +99,11 @@ class PageBooks:
         First those that directly follow page `after`, as far as they are free, then the lowest, ascending.
         """
         assert count <= self.free_pages, "no more pages are taken than are free"
-        if count == 1 and after is None:
-            return self._take_one()
+        if after is None and 0 < count <= self._block:  # the step of a decoding batch: mostly a run
+            low = self._first_page()
+            if count == 1 or self._run_from(low, count) == count:
+                self._cursor = low + count
+                return self._take_run(low, low + count)
         pieces: list[Pages] = []
         left = count
         if after is not None and left:
@@ -108,22 +111,11 @@ class PageBooks:
             if following:
                 pieces.append(self._take_run(after + 1, after + 1 + following))
                 left -= following
-            elif left == 1:
-                return self._take_one()
         while left:
             piece = self._take_lowest(left)
             pieces.append(piece)
             left -= len(piece)
         return pieces[0] if len(pieces) == 1 else _joined(pieces, self._numbers)
-
-    def _take_one(self) -> Pages:
-        block = self._first_block()
-        low = block * self._block
-        page = low + int((self._state[low : low + self._block] == _FREE).argmax())
-        self._state[page] = _FREE + 1
-        self._free[block] -= 1
-        self.free_pages -= 1
-        return self._numbers[page : page + 1]
 
     def _run_from(self, page: int, most: int) -> int:
         """Return how many pages from `page` on, `most` at the most, are free without a gap."""
@@ -149,7 +141,9 @@ class PageBooks:
         blocks = len(whole) if whole.all() else int(whole.argmin())
         if blocks >= min(wanted, 4):  # wholly free blocks side by side: a slice
             low = first * self._block
-            return self._take_run(low, min(low + most, (first + blocks) * self._block, self.max_pages))
+            high = min(low + most, (first + blocks) * self._block, self.max_pages)
+            self._cursor = high
+            return self._take_run(low, high)
         return self._take_scattered(first, most)
 
     def _take_scattered(self, first: int, most: int) -> Pages:
@@ -170,20 +164,27 @@ class PageBooks:
         over = max(0, len(place) - most)  # of the last block, not taken
         self._free[blocks] = 0
         self._free[blocks[-1]] = over
+        self._cursor = int(pages[-1]) + 1
         self.free_pages -= len(pages)
         return pages
 
+    def _first_page(self) -> int:
+        """Return the lowest free page; there must be one."""
+        if self._state[self._cursor] != _FREE:
+            low = self._first_block() * self._block
+            self._cursor = low + int((self._state[low : low + self._block] == _FREE).argmax())
+        return self._cursor
+
     def _first_block(self) -> int:
         """Return the lowest block with a free page; there must be one."""
-        width = 256
+        block, width = self._cursor // self._block, 16
         while True:
-            free = self._free[self._hint : self._hint + width]
-            found = int((free > 0).argmax())
+            free = self._free[block : block + width] > 0
+            found = int(free.argmax())
             if free[found]:
-                self._hint += found
-                return self._hint
-            self._hint += len(free)
-            width *= 2
+                return block + found
+            block += len(free)
+            width *= 4
 
     # --- sharing and freeing -------------------------------------------------------------------------------------
 
@@ -218,11 +219,14 @@ class PageBooks:
             return self._free_run(*run)
         pages, times = _distinct(pages)
         self._check_inside(pages)
-        left = self._state[pages].astype(np.int32) - times
-        if int(left.min()) < _FREE:
-            self._refuse_free(int(pages[int(left.argmin())]))
-        self._state[pages] = left
-        return self._count_freed(pages[left == _FREE])
+        state = self._state[pages]
+        short = state <= times  # state is 1 + references
+        if short.any():
+            self._refuse_free(int(pages[int(short.argmax())]))
+        state -= np.asarray(times, np.uint16)
+        self._state[pages] = state
+        freed = state == _FREE
+        return self._count_freed(pages if freed.all() else pages[freed])
 
     def _free_run(self, low: int, high: int) -> int:
         state = self._state[low:high]
@@ -236,7 +240,7 @@ class PageBooks:
             block = low // self._block
             self._free[block] += 1
             self.free_pages += 1
-            self._hint = min(self._hint, block)
+            self._cursor = min(self._cursor, low)
             return 1
         if not len(state):
             return 0
@@ -284,17 +288,20 @@ class PageBooks:
             self._free[last] += sign * (high - last * self._block)
         self.free_pages += sign * (high - low)
         if sign > 0:
-            self._hint = min(self._hint, first)
+            self._cursor = min(self._cursor, low)
 
     def _count_freed(self, pages: NDArray[np.integer]) -> int:
         """Add ascending pages to the free pages of their blocks."""
         if len(pages):
-            blocks = pages // self._block
-            first = int(blocks[0])
-            counts = np.bincount(blocks - first)
-            self._free[first : first + len(counts)] += counts
+            first, last = int(pages[0]) // self._block, int(pages[-1]) // self._block
+            if len(pages) > last - first:
+                borders = np.arange(first, last + 2, dtype=pages.dtype) * self._block
+                counts = np.diff(np.searchsorted(pages, borders))
+            else:  # few and far apart
+                counts = np.bincount(pages // self._block - first)
+            self._free[first : last + 1] += counts
             self.free_pages += len(pages)
-            self._hint = min(self._hint, first)
+            self._cursor = min(self._cursor, int(pages[0]))
         return len(pages)
 
     def _check_inside(self, pages: Pages) -> None:
@@ -317,7 +324,7 @@ class PageBooks:
             "free pages are counted by block"
         )
         assert int(self._free.sum()) == self.free_pages, "free pages are counted in all"
-        assert not self._free[: self._hint].any(), "nothing is free below the hint"
+        assert not (self._state[: self._cursor] == _FREE).any(), "nothing is free below the cursor"
         backed = self._state.reshape(self.segments, -1) != _UNBACKED
         pages = np.array([self.pages_of(segment) for segment in range(self.segments)])
         assert (backed.sum(axis=1) == np.where(self._backed, pages, 0)).all(), "a segment is backed or not"

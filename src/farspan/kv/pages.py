@@ -50,10 +50,12 @@ class PagePool:
         self._page_bytes = [row * page_tokens for row in row_bytes]
         most = max(1, segments.segment_bytes // max(self._page_bytes))
         pages, block = fit_segment(min(most, max_pages))
+        # Whether a segment of the pool is just one segment of every layer.
+        self._even = all(page * pages == segments.segment_bytes for page in self._page_bytes)
         self._books = PageBooks(max_pages, pages, block)
         self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
         try:
-            self._back([0])
+            self._back([0], growing=False)
         except NoRoomError:
             self._backing.close()
             raise
@@ -89,14 +91,12 @@ class PagePool:
 
     def available(self) -> int:
         """Return the pages that `alloc` could give now, growth included."""
-        room = self._pool.room()
-        pages = self._books.free_pages
-        for segment in self._books.unbacked().tolist():
-            room -= self._backing.cost(self._spans(segment))
-            if room < 0:
-                break
-            pages += self._books.pages_of(segment)
-        return pages
+        room, unbacked = self._pool.room(), self._books.unbacked()
+        if self._even and not self._backing.has_empty:  # the usual case, in no time: all cost the same
+            count = min(room // len(self.row_bytes), len(unbacked))
+        else:
+            count = self._backing.affordable((self._spans(segment) for segment in unbacked.tolist()), room)
+        return self._books.free_pages + sum(self._books.pages_of(one) for one in unbacked[:count].tolist())
 
     # --- allocation ----------------------------------------------------------------------------------------------
 
@@ -153,6 +153,25 @@ class PagePool:
         """Return whether the page has exactly one reference, so that its owner may write to it."""
         return int(self._books.references(np.array([page], np.int32))[0]) == 1
 
+    def own(self, page: int) -> int | None:
+        """Return a page with this one's contents that its holder alone refers to; None when there is no room.
+
+        That is the page itself when nobody shares it. Otherwise it is copied in every layer, and the holder's reference
+        moves to the copy: copy on write.
+        """
+        if self.writable(page):
+            return page
+        copy = self.alloc(1)
+        if copy is None:
+            return None
+        target, tokens = int(copy[0]), self.page_tokens
+        for number in range(len(self.row_bytes)):
+            rows = self.layer(number)
+            source = rows[page * tokens : (page + 1) * tokens]
+            rows[target * tokens : (target + 1) * tokens].copy_(source)
+        self.free(np.array([page], np.int32))
+        return target
+
     # --- shrinking -----------------------------------------------------------------------------------------------
 
     def occupancy(self) -> NDArray[np.int32]:
@@ -177,7 +196,8 @@ class PagePool:
         self._backing.tick()
 
     def surrenderable(self) -> int:
-        """See `Lender.surrenderable`."""
+        """See `Lender.surrenderable`. Segments just emptied count, as soon as what was queued before has ended."""
+        self._release_empty()
         return self._backing.surrenderable()
 
     def surrender(self, count: int) -> int:
@@ -236,9 +256,9 @@ class PagePool:
             for layer, page in enumerate(self._page_bytes)
         ]
 
-    def _back(self, segments: Sequence[int]) -> None:
+    def _back(self, segments: Sequence[int], growing: bool = True) -> None:
         """Back whole segments of the pool, in every layer; all or none."""
-        self._backing.hold([span for segment in segments for span in self._spans(segment)])
+        self._backing.hold([span for segment in segments for span in self._spans(segment)], growing)
         for segment in segments:
             self._books.back(segment)
 

@@ -152,10 +152,10 @@ class SegmentPool:
 
     # --- taking and giving ---------------------------------------------------------------------------------------
 
-    def take(self, count: int) -> list[Handle]:
+    def take(self, count: int, growing: bool = True) -> list[Handle]:
         """Return `count` segments, unmapped; idle ones first, then new ones; all or none.
 
-        When neither is enough, other holders surrender what they have empty.
+        When neither is enough, holders surrender what they have empty. `growing` lets the background create ahead.
 
         Raises:
             NoRoomError: The cap, or the device, has no room for so many.
@@ -172,7 +172,8 @@ class SegmentPool:
             raise
         with self._lock:
             self._ever_created += fresh
-        self._ahead.wake()
+        if growing:
+            self._ahead.wake()
         return [idle.handle for idle in taken] + created
 
     def give(self, handles: Sequence[Handle], fence: Fence | None = None, since: float | None = None) -> None:
