@@ -89,6 +89,7 @@ class LocalServer:
         finally:
             os.close(reading)
         self._closed = False
+        self._detached = False
 
     def __enter__(self) -> Self:
         return self
@@ -103,8 +104,28 @@ class LocalServer:
         """The command's exit status as a shell would give it; None while it runs."""
         return self._guard.poll()
 
+    @property
+    def guard_pid(self) -> int:
+        """The guard's process id."""
+        return self._guard.pid
+
+    def detach(self) -> None:
+        """Let the command outlive this program; from now on SIGTERM to the guard ends it.
+
+        Raises:
+            LaunchError: It has ended already.
+        """
+        try:
+            os.write(self._pipe, b"d")
+        except OSError as error:
+            raise LaunchError("the server has ended", f"read its log, {self.log}", self.tail()) from error
+        self._detached = self._closed = True
+        os.close(self._pipe)
+
     def stop(self) -> None:
-        """End the command and wait until nothing of it is left. May be called again."""
+        """End the command and wait until nothing of it is left. May be called again. One that was let go stays."""
+        if self._detached:
+            return
         if not self._closed:
             self._closed = True
             os.close(self._pipe)
@@ -112,11 +133,16 @@ class LocalServer:
 
     def tail(self, lines: int = 15) -> tuple[str, ...]:
         """Return the last lines of the log that are not empty."""
-        try:
-            with self.log.open("rb") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - _TAIL_BYTES))
-                text = file.read().decode("utf-8", "replace")
-        except OSError:
-            return ()
-        return tuple(line for line in text.splitlines() if line.strip())[-lines:]
+        return read_tail(self.log, lines)
+
+
+def read_tail(log: Path, lines: int) -> tuple[str, ...]:
+    """Return the last lines of a log that are not empty; none when there is no log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ()
+    return tuple(line for line in text.splitlines() if line.strip())[-lines:]

@@ -1,0 +1,1 @@
+"""What differs between inference engines: their names for the same things."""
