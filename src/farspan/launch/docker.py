@@ -153,7 +153,8 @@ class DockerServer:
         self._docker = docker
         self._name = name
         self._follower = Follower(docker.log_argv(name, follow=True), log)
-        self._asked, self._status = 0.0, None
+        self._asked = 0.0
+        self._status: int | None = None
 
     @property
     def exit_status(self) -> int | None:
@@ -161,7 +162,7 @@ class DockerServer:
         now = time.monotonic()
         if self._status is None and now - self._asked > _POLL_S:
             self._asked = now
-            self._status: int | None = self._docker.exit_status(self._name)
+            self._status = self._docker.exit_status(self._name)
         return self._status
 
     def tail(self, lines: int = 15) -> tuple[str, ...]:

@@ -41,6 +41,13 @@ def find_free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
+def import_path() -> dict[str, str]:
+    """The environment with which another Python imports the farspan that is running, installed or not."""
+    package_root = str(Path(__file__).resolve().parents[2])
+    known = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": f"{package_root}{os.pathsep}{known}" if known else package_root}
+
+
 class LocalServer:
     """A command running under the guard (`farspan.launch.guard`), its output in a log file.
 
