@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from farspan.doctor.records import Access
 
@@ -68,6 +69,7 @@ class Door:
             self.probes[probe] = self.probes.get(probe, 0) + 1
 
 
+@lru_cache(maxsize=4096)
 def is_public(address: str) -> bool:
     """Whether an address of an access log is one of the public Internet."""
     try:

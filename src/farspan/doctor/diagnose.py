@@ -17,7 +17,15 @@ from dataclasses import dataclass, field, replace
 from farspan.doctor.capacity import plain_terms
 from farspan.doctor.findings import Evidence, Finding, Noise, Severity
 from farspan.doctor.noise import HARMLESS
-from farspan.doctor.records import Arguments, Event, Message, Phase, Progress
+from farspan.doctor.records import (
+    Access,
+    Arguments,
+    Event,
+    Message,
+    Phase,
+    Progress,
+    Throughput,
+)
 from farspan.doctor.rule import Diagnosis, Sighting
 from farspan.doctor.rules import LINE_RULES, STATE_RULES
 from farspan.doctor.situation import Situation
@@ -101,6 +109,9 @@ class Doctor:
 
     def _see(self, event: Event) -> None:
         start = self._start
+        if isinstance(event, (Throughput, Access)):
+            start.situation.see(event)
+            return
         if isinstance(event, Arguments) and event.where.process in ("", "APIServer") and self._is_restart():
             self._earlier = (
                 tuple(finding for finding in self._findings(start) if finding.severity is Severity.ERROR)
@@ -137,7 +148,7 @@ class Doctor:
                 continue
             known = True
             seen = start.sightings.setdefault(rule.id, [])
-            start.counts[rule.id] = start.counts.get(rule.id, 0) + message.count
+            start.counts[rule.id] = start.counts.get(rule.id, 0) + message.times
             if len(seen) < _SIGHTINGS:
                 seen.append(Sighting(message, match, frames, was_ready))
         for harmless in HARMLESS:
@@ -156,10 +167,10 @@ class Doctor:
     def _count_noise(start: _Start, key: str, why: str, message: Message, sighting: Sighting | None) -> None:
         if key in start.noise:
             first, noise = start.noise[key]
-            evidence = replace(noise.evidence, count=noise.evidence.count + message.count)
+            evidence = replace(noise.evidence, count=noise.evidence.count + message.times)
             start.noise[key] = (first, replace(noise, evidence=evidence))
             return
-        evidence = Evidence(message.where.line, message.raw, message.count)
+        evidence = Evidence(message.where.line, message.raw, message.times)
         name = "unrecognised" if sighting is None else key
         start.noise[key] = (
             sighting,

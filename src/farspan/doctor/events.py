@@ -26,7 +26,7 @@ from farspan.doctor.records import (
     Traffic,
     Where,
 )
-from farspan.doctor.scan import Line, Scanner
+from farspan.doctor.scan import Scanner
 
 __all__ = ["LogReader"]
 
@@ -34,15 +34,18 @@ MAX_LINE = 1 << 20
 _WINDOW = 1 << 18
 _SHAPES = 8_192
 _SHOWN = 64
+_SHAPE = 400
+_PREFIXES = 1_024
 _DIGITS = b"0123456789"
 
+_AVERAGE = b"Avg prompt throughput: "
 _THROUGHPUT = re.compile(
-    rb"(?:Engine (?P<engine>\d+): )?Avg prompt throughput: (?P<prompt>[\d.]+) tokens/s, "
-    rb"Avg generation throughput: (?P<generation>[\d.]+) tokens/s, "
-    rb"Running: (?P<running>\d+) reqs, Waiting: (?P<waiting>\d+) reqs"
-    rb"(?:.{0,200}?KV cache usage: (?P<usage>[\d.]+)%)?"
+    rb"Avg prompt throughput: ([\d.]+) tokens/s, Avg generation throughput: ([\d.]+) tokens/s, "
+    rb"Running: (\d+) reqs, Waiting: (\d+) reqs(?:.{0,200}?KV cache usage: ([\d.]+)%)?"
 )
-_OWN_STAMP = re.compile(rb"^(?:\((?P<process>\w+) pid=\d+\) )?INFO (?P<stamp>\d\d-\d\d \d\d:\d\d:\d\d) ")
+_ENGINE = re.compile(rb"Engine (\d+): $")
+# `(APIServer pid=811) INFO 11-22 20:03:32 [loggers.py:273] `, with the stamp where INFO says.
+_OWN_PREFIX = re.compile(rb"(?:\((\w+) pid=\d+\) )?INFO \d\d-\d\d \d\d:\d\d:\d\d ")
 _BATCH = re.compile(
     r"(?P<kind>Prefill|Decode) batch(?: \[\d+\])?, (?:#new-seq: \d+, #new-token: (?P<new>\d+), "
     r"#cached-token: (?P<cached>\d+), )?(?P<rest>.*)"
@@ -56,15 +59,20 @@ _ACCESS = re.compile(
 _REFUSED = (b"400 Bad", b"401 Una", b"403 For", b"404 Not", b"405 Met", b"413 ", b"422 Unp", b"429 Too",
             b"500 Int", b"502 Bad", b"503 Ser", b"504 Gat")  # fmt: skip
 _INVALID = b"Invalid HTTP request received"
+_PLAIN_ENDS = (b'" 200 OK', b'" 200 OK\r', b" 200 OK\x1b[0m", b" 200 OK\x1b[0m\r")
 _ALWAYS: tuple[bytes, ...] = (b"Avg prompt throughput", b"Prefill batch", b"Decode batch", _INVALID)
+
+
+def _line_of(event: Event) -> int:
+    return event.where.line
 
 
 class LogReader:
     """Turns a log, however it is cut into pieces, into events.
 
-    A line is read once its end has come. A line longer than 1 MiB is read by its beginning. Of messages that
-    differ in digits only, the first 64 are passed on one by one and the rest counted: `close` returns one more
-    of each with the count. Memory is bounded whatever comes in.
+    A line is read once its end has come; a progress bar's CR ends a line too, but only LF counts. A line longer
+    than 1 MiB is read by its beginning. Of messages that differ in digits only, the first 64 are passed on one by
+    one and the rest counted: `close` returns one more of each with the count. Memory is bounded whatever comes in.
 
     Args:
         needles: Bytes (four or more) that mark a line as worth a `Message`, besides those the grammar knows and
@@ -92,6 +100,8 @@ class LogReader:
         self._pending_size = 0
         self._dropping = False
         self._line = 1
+        self._boring: set[bytes] = set()
+        self._prefixes: dict[bytes, tuple[float, str, str]] = {}
         self._shapes: dict[bytes, int] = {}
         self._withheld: dict[bytes, tuple[Message, int]] = {}
         self.bytes_read = 0
@@ -115,7 +125,7 @@ class LogReader:
         if self._pending:
             self._read(b"".join(self._pending), events)
             self._pending, self._pending_size = [], 0
-        events.extend(message._replace(count=count) for message, count in self._withheld.values())
+        events.extend(message._replace(times=count) for message, count in self._withheld.values())
         self._withheld.clear()
         return events
 
@@ -147,42 +157,65 @@ class LogReader:
             self._dropping = True
 
     def _read(self, block: bytes, events: list[Event]) -> None:
-        lines, feeds = self._scanner.candidates(block, self._line)
-        for line in lines:
-            self._read_line(line, events)
-        answered = block.count(b" 200 OK")
+        """Read whole lines. Most are plain successes or of a shape known to say nothing, and cost next to nothing."""
+        lines = block.split(b"\n")
+        first, boring = self._line, self._boring
+        self._line += len(lines) - 1
+        rest = [(number, raw) for number, raw in enumerate(lines, first) if not raw.endswith(_PLAIN_ENDS)]
+        answered = len(lines) - len(rest)
         if answered:
-            events.append(Traffic(Where(self._line), answered))
-        self._line += feeds
+            events.append(Traffic(Where(first), answered))
+        fresh = []
+        before = len(events)
+        for number, raw in rest:
+            if _AVERAGE in raw:
+                self._read_line(number, raw, events)
+                continue
+            shape = raw[:_SHAPE].translate(None, _DIGITS)
+            if shape not in boring:
+                fresh.append((number, raw, shape))
+        if not fresh:
+            return
+        out_of_order = len(events) > before
+        candidates = set(self._scanner.candidates([raw for _, raw, _ in fresh]))
+        for at, (number, raw, shape) in enumerate(fresh):
+            if at in candidates:
+                for part in raw.split(b"\r") if b"\r" in raw else (raw,):
+                    self._read_line(number, part, events)
+            elif len(boring) < _SHAPES and len(raw) <= _SHAPE:
+                boring.add(shape)
+        if out_of_order:
+            events[before:] = sorted(events[before:], key=_line_of)
 
-    def _read_line(self, line: Line, events: list[Event]) -> None:
-        raw = line.raw
-        if b"Avg prompt throughput" in raw:
-            throughput = self._throughput(line)
+    def _read_line(self, number: int, raw: bytes, events: list[Event]) -> None:
+        at = raw.find(_AVERAGE)
+        if at >= 0:
+            throughput = self._throughput(number, raw, at)
             if throughput is not None:
                 events.append(throughput)
                 return
         if b" batch" in raw and (b"Prefill batch" in raw or b"Decode batch" in raw):
-            batch = self._batch(line)
+            batch = self._batch(number, raw)
             if batch is not None:
                 events.append(batch)
                 return
         if b' - "' in raw and len(raw) < 4_000:
-            access = self._access(line)
+            access = self._access(number, raw)
             if access is not None:
                 events.append(access)
                 return
-        shape = raw[:400].translate(None, _DIGITS)
+        shape = raw[:_SHAPE].translate(None, _DIGITS)
         seen = self._shapes.get(shape, 0)
         if seen >= _SHOWN:
             message, count = self._withheld[shape]
             self._withheld[shape] = (message, count + 1)
             return
-        self._read_rest(line, shape, seen, events)
+        self._read_rest(number, raw, shape, seen, events)
 
-    def _read_rest(self, line: Line, shape: bytes, seen: int, events: list[Event]) -> None:
-        raw = line.raw
-        parsed = self._parser.parse(line.number, raw)
+    def _read_rest(
+        self, number: int, raw: bytes, shape: bytes, seen: int, events: list[Event]
+    ) -> None:
+        parsed = self._parser.parse(number, raw)
         for rule in RULES:
             if rule.needle in raw:
                 match = rule.pattern.search(parsed.text)
@@ -201,27 +234,42 @@ class LogReader:
             if seen + 1 == _SHOWN:
                 self._withheld[shape] = (message, 0)
 
-    def _throughput(self, line: Line) -> Throughput | None:
-        match = _THROUGHPUT.search(line.raw)
+    def _throughput(self, number: int, raw: bytes, at: int) -> Throughput | None:
+        match = _THROUGHPUT.match(raw, at)
         if match is None:
             return None
-        own = _OWN_STAMP.match(line.raw)
-        if own is not None:
-            process = own["process"]
-            at = self._parser.yearless(own["stamp"].decode())
-            where = Where(line.number, at, process.decode() if process else "")
-        else:
-            where = self._parser.parse(line.number, line.raw).where
-        engine, prompt, generation, running, waiting, usage = match.groups()
+        prompt, generation, running, waiting, usage = match.groups()
         try:
             rates = float(prompt), float(generation)
             used = float(usage) / 100 if usage else 0.0
         except ValueError:
             return None
-        return Throughput(where, *rates, int(running), int(waiting), used, engine.decode() if engine else "")
+        at_s, process, engine = self._prefix(number, raw, at)
+        return Throughput(
+            Where(number, at_s, process), *rates, int(running[:9]), int(waiting[:9]), used, engine
+        )
 
-    def _batch(self, line: Line) -> Batch | None:
-        parsed = self._parser.parse(line.number, line.raw)
+    def _prefix(self, number: int, raw: bytes, end: int) -> tuple[float | None, str, str]:
+        """Time, process and engine number of a throughput line. The same prefix comes again and again, but for the
+        seconds: the rest is worked out once."""
+        bracket = raw.find(b" [", 0, end)
+        key = raw[: bracket - 2] + raw[bracket:end] if bracket > 2 else b""
+        known = self._prefixes.get(key)
+        if known is not None:
+            minute, process, engine = known
+            return minute + (raw[bracket - 2] - 48) * 10 + raw[bracket - 1] - 48, process, engine
+        number_of = _ENGINE.search(raw, max(end - 24, 0), end)
+        engine = number_of[1].decode()[:9] if number_of is not None else ""
+        where = self._parser.parse(number, raw[:end]).where
+        own = _OWN_PREFIX.match(raw)
+        if own is not None and own.end() == bracket + 1 and where.at is not None:
+            if len(self._prefixes) >= _PREFIXES:
+                self._prefixes.clear()
+            self._prefixes[key] = (where.at - where.at % 60, where.process, engine)
+        return where.at, where.process, engine
+
+    def _batch(self, number: int, raw: bytes) -> Batch | None:
+        parsed = self._parser.parse(number, raw)
         match = _BATCH.match(parsed.text)
         if match is None:
             return None
@@ -234,16 +282,30 @@ class LogReader:
         return Batch(
             parsed.where,
             match["kind"] == "Prefill",
-            int(match["new"] or 0),
-            int(match["cached"] or 0),
-            int(running[1]) if running else 0,
-            int(queued[1]) if queued else 0,
+            int((match["new"] or "0")[:12]),
+            int((match["cached"] or "0")[:12]),
+            int(running[1][:9]) if running else 0,
+            int(queued[1][:9]) if queued else 0,
             usage,
         )
 
-    def _access(self, line: Line) -> Access | None:
-        text = plain(line.raw)
-        match = _ACCESS.search(text)
-        if match is None:
+    def _access(self, number: int, raw: bytes) -> Access | None:
+        if b"\x1b" in raw or raw.startswith(b'{"log"'):
+            match = _ACCESS.search(plain(raw))
+            if match is None:
+                return None
+            return Access(Where(number), match["address"], match["request"], int(match["status"]))
+        # The same by hand: such lines come by the million when somebody scans for open doors.
+        dash = raw.find(b' - "')
+        quote = raw.find(b'" ', dash + 4)
+        status = raw[quote + 2 : quote + 5]
+        client = raw[raw.rfind(b" ", 0, dash) + 1 : dash]
+        address, colon, port = client.rpartition(b":")
+        if quote < 0 or len(status) != 3 or not status.isdigit() or not colon or not port.isdigit():
             return None
-        return Access(Where(line.number), match["address"], match["request"], int(match["status"]))
+        return Access(
+            Where(number),
+            address.decode("ascii", "replace"),
+            raw[dash + 4 : quote].decode("utf-8", "replace"),
+            int(status),
+        )

@@ -90,29 +90,34 @@ class Rates:
     def see_throughput(self, sample: Throughput) -> None:
         """Take in one of vLLM's periodic lines."""
         self.lines += 1
-        self.peak_usage = max(self.peak_usage, sample.usage)
-        if sample.prompt_tps > self.highest[0]:
-            self.highest = (sample.prompt_tps, sample.where.line)
-        self._see_stuck(sample)
-        at = sample.where.at
+        where, prompt_tps, _, running, waiting, usage, name = sample
+        if usage > self.peak_usage:
+            self.peak_usage = usage
+        if prompt_tps > self.highest[0]:
+            self.highest = (prompt_tps, where.line)
+        if running:
+            self.stuck = None
+        else:
+            self._see_stuck(sample)
+        at = where.at
         if at is None:
             return
-        engine = self._engines.get(sample.engine)
+        engine = self._engines.get(name)
         if engine is None:
             if len(self._engines) >= _WINDOWS:
                 return
-            engine = self._engines[sample.engine] = _Engine()
+            engine = self._engines[name] = _Engine()
         # The line comes every 10 s while there is work; after silence the interval is not known from the lines.
         since = at - engine.last_at if engine.last_at is not None else LOG_INTERVAL_S
         interval = since if 0 < since < 2 * LOG_INTERVAL_S else LOG_INTERVAL_S
         engine.last_at = at
-        if engine.began is None and (sample.running or sample.waiting or sample.prompt_tps):
+        if engine.began is None and (running or waiting or prompt_tps):
             engine.began = at - interval / 2
-        if sample.prompt_tps and engine.began is not None:
-            engine.tokens += sample.prompt_tps * interval
-            engine.logged = max(engine.logged, sample.prompt_tps)
-            engine.prompt_line, engine.prompt_at = sample.where.line, at
-        if not sample.running and not sample.waiting:
+        if prompt_tps and engine.began is not None:
+            engine.tokens += prompt_tps * interval
+            engine.logged = max(engine.logged, prompt_tps)
+            engine.prompt_line, engine.prompt_at = where.line, at
+        if not running and not waiting:
             self._finish(engine)
 
     def _finish(self, engine: _Engine) -> None:

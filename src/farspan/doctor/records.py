@@ -149,14 +149,14 @@ class Message(NamedTuple):
         level: "INFO", "WARNING", "ERROR" ...; empty when the line has none.
         text: The message without prefixes, colours and timestamps, cut after 16,000 characters.
         raw: The line as it stands, cut after 1,000 characters.
-        count: How many lines of this shape this one stands for.
+        times: How many lines of this shape this one stands for.
     """
 
     where: Where
     level: str
     text: str
     raw: str
-    count: int = 1
+    times: int = 1
 
 
 Event = Progress | Arguments | EngineVersion | Figure | Throughput | Batch | Access | Traffic | Message

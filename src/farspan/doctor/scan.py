@@ -1,15 +1,13 @@
 """Finding the lines that may matter, fast enough for gigabytes: no Python runs for a line that does not.
 
 Every pattern the grammar or a rule looks for has a needle, some bytes its line must contain. Of each needle
-four bytes are picked, and one pass of numpy over the block looks up the four bytes at every position in a
-table of 2^20 bits. What it finds are candidates; a few are chance, and the caller looks closely anyway.
+four bytes are picked, and one pass of numpy over many lines looks up the four bytes at every position in a
+table of 2^20 entries. What it finds are candidates; a few are chance, and the caller looks closely anyway.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
@@ -30,13 +28,6 @@ INFO 11-22 20:03:32 [logger.py:40] Received request chatcmpl-1: prompt: 'the and
 INFO 11-22 20:03:32 [async_llm.py:361] Added request chatcmpl-1. Route: /v1/completions, Methods: POST request_id= model= tokens
 """
 _LETTERS = b" etaoinsrhldcumfpgwybvkxjqz"
-
-
-class Line(NamedTuple):
-    """A candidate: its number in the stream, from 1, and its bytes without the line's end."""
-
-    number: int
-    raw: bytes
 
 
 def pick_gram(needle: bytes) -> bytes:
@@ -68,28 +59,17 @@ class Scanner:
         grams >>= _SHIFT
         return grams
 
-    def candidates(self, block: bytes, first_line: int) -> tuple[list[Line], int]:
-        """The lines of a block of whole lines that may matter, and the number of line feeds in it.
-
-        A line ends with LF or CR: progress bars write over themselves with CR. Both are left out of `raw`. Only
-        LF counts as a line, so all parts of a progress bar have the same number.
-        """
+    def candidates(self, lines: list[bytes]) -> list[int]:
+        """The positions in `lines` of those that may contain a needle, in order."""
+        block = b"\n".join(lines)
         size = len(block)
         if size < GRAM:
-            return [], block.count(b"\n")
-        cells = np.frombuffer(block, dtype=np.uint8)
+            return []
         # Four overlapping bytes at every position, without copying the block four times.
         grams = np.ndarray((size - GRAM + 1,), dtype="<u4", buffer=block, strides=(1,))
-        slots = self._slots(grams.astype(np.uint32))
-        hits = np.flatnonzero(self._table[slots])
-        feeds = np.flatnonzero(cells == 10)
+        hits = np.flatnonzero(self._table[self._slots(grams.astype(np.uint32))])
         if not len(hits):
-            return [], len(feeds)
-        returns = np.flatnonzero(cells == 13)
-        ends = np.union1d(feeds, returns) if len(returns) else feeds
-        parts = np.unique(np.searchsorted(ends, hits))
-        starts = np.where(parts > 0, ends[np.maximum(parts, 1) - 1] + 1, 0) if len(ends) else parts * 0
-        stops = np.append(ends, size)[parts]
-        numbers = np.searchsorted(feeds, starts) + first_line
-        found = zip(numbers.tolist(), starts.tolist(), stops.tolist(), strict=True)
-        return [Line(number, block[start:stop]) for number, start, stop in found], len(feeds)
+            return []
+        ends = np.cumsum([len(line) + 1 for line in lines])
+        found: list[int] = np.unique(np.searchsorted(ends, hits, side="right")).tolist()
+        return found

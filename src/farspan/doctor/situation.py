@@ -54,21 +54,24 @@ class Situation:
     def see(self, event: Event) -> None:
         """Take one event in. Messages are the rules' business, but their tracebacks are kept here."""
         where = event.where
-        self.last = where if where.line >= self.last.line else self.last
+        if where.line >= self.last.line:
+            self.last = where
         if where.at is not None:
-            self.first_at = where.at if self.first_at is None else self.first_at
+            if self.first_at is None:
+                self.first_at = where.at
             self.last_at = where.at
-        if isinstance(event, Message):
-            self.tracebacks.see(event)
-        elif isinstance(event, Throughput):
+        # The two that come by the million are asked for first.
+        if isinstance(event, Throughput):
             self.rates.see_throughput(event)
+        elif isinstance(event, Access):
+            self.door.see(event)
         elif isinstance(event, Batch):
             self.engine = self.engine or "sglang"
             self.rates.see_batch(event)
-        elif isinstance(event, Access):
-            self.door.see(event)
         elif isinstance(event, Traffic):
             self.door.answered += event.answered
+        elif isinstance(event, Message):
+            self.tracebacks.see(event)
         elif isinstance(event, Figure):
             self.figures[event.name] = event.value
             self.figure_lines.setdefault(event.name, where.line)
