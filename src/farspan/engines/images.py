@@ -18,7 +18,8 @@ def engine_image(engine: str, version: str) -> str:
     """
     if engine not in _IMAGES:
         raise InputError(
-            f"there is no public image of the {engine} engine", "use --runtime local, or name one with --image"
+            f"there is no public image of the {engine} engine",
+            "use --runtime local, or name one with --image",
         )
     return _IMAGES[engine].format(version=version)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from farspan.launch.local import LaunchError, read_tail
-from farspan.launch.program import Follower, Program
+from farspan.launch.local import LaunchError, LocalServer, read_tail
+from farspan.launch.program import Program
 from farspan.launch.spec import Launch, digest, shm_bytes
 from farspan.sizes import GIB
 
@@ -92,7 +92,9 @@ class Docker:
             if "no such container" in done.error.lower():
                 return None
             reason = " ".join(done.error.split())[:400]
-            raise LaunchError(f"docker does not answer: {reason}", "start the docker daemon, or check your rights")
+            raise LaunchError(
+                f"docker does not answer: {reason}", "start the docker daemon, or check your rights"
+            )
         state, _, found = done.output.strip().partition(" ")
         return state, found
 
@@ -121,16 +123,22 @@ class Docker:
         self.program.run("stop", "--time", str(_STOP_S), name, limit_s=_STOP_S + 60.0)
         done = self.program.run("rm", "--force", name)
         if done.status and "no such container" not in done.error.lower():
-            raise LaunchError(f"docker rm failed: {' '.join(done.error.split())[:400]}", f"run docker rm --force {name}")
+            raise LaunchError(
+                f"docker rm failed: {' '.join(done.error.split())[:400]}", f"run docker rm --force {name}"
+            )
 
     def exit_status(self, name: str) -> int | None:
         """A container's exit status; None while it runs, 137 when it is gone."""
         done = self.program.run(
-            "container", "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}", name
+            "container",
+            "inspect",
+            "--format",
+            "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}",
+            name,
         )
         if done.status:
             return 137
-        state, code, _ = (done.output.split() + ["", "", ""])[:3]
+        state, code, _ = [*done.output.split(), "", "", ""][:3]
         return int(code or 1) if state in ("exited", "dead", "removing") else None
 
     def log_argv(self, name: str, *, follow: bool) -> tuple[str, ...]:
@@ -152,7 +160,7 @@ class DockerServer:
         self.started = time.monotonic()
         self._docker = docker
         self._name = name
-        self._follower = Follower(docker.log_argv(name, follow=True), log)
+        self._follower = LocalServer(docker.log_argv(name, follow=True), log=log, grace_s=1.0)
         self._asked = 0.0
         self._status: int | None = None
 
@@ -171,4 +179,4 @@ class DockerServer:
 
     def close(self) -> None:
         """Stop copying the log."""
-        self._follower.close()
+        self._follower.stop()

@@ -51,7 +51,12 @@ class ExpectedStart:
 
 
 def expect_start(
-    engine: str, model: ModelSpec, ranks: int, *, disk_bytes_per_s: float = DISK_BYTES_PER_S, eager: bool = False
+    engine: str,
+    model: ModelSpec,
+    ranks: int,
+    *,
+    disk_bytes_per_s: float = DISK_BYTES_PER_S,
+    eager: bool = False,
 ) -> ExpectedStart:
     """The times of a start on one machine.
 

@@ -117,7 +117,9 @@ def find_model_files(
     if path.is_dir():
         return _folder_files(path)
     if not is_hub_id(model):
-        raise InputError(f"{model!r} is neither a folder nor a hub id", "give the checkpoint's folder or owner/name")
+        raise InputError(
+            f"{model!r} is neither a folder nor a hub id", "give the checkpoint's folder or owner/name"
+        )
     cache = hub_cache(environment)
     snapshot = find_snapshot(cache, model, revision)
     if snapshot is not None:
@@ -137,14 +139,12 @@ def find_model_files(
     if cache != hub_home(environment) / "hub":
         mounts.append(Mount(cache, f"{CONTAINER_HOME}/hub", read_only=False))
     tokens = tuple(name for name in _TOKENS if environment.get(name))
-    return ModelFiles(
-        model, model, model, tuple(mounts), {"HF_HOME": CONTAINER_HOME}, tokens, downloads=True
-    )
+    return ModelFiles(model, model, model, tuple(mounts), {"HF_HOME": CONTAINER_HOME}, tokens, downloads=True)
 
 
 def _folder_files(folder: Path) -> ModelFiles:
     """A folder; when it is a snapshot, its files are links into the repository's blobs, which come along."""
-    folder = Path(os.path.abspath(folder))
+    folder = folder.absolute()
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
         repository = folder.parent.parent
         name = repository.name.removeprefix("models--").replace("--", "/", 1)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from farspan.launch.local import find_free_port, read_tail
+from farspan.launch.local import LocalServer, find_free_port, read_tail
 from farspan.launch.manifest import INSTANCE
-from farspan.launch.program import Follower, Program
+from farspan.launch.program import Program
 
 _KINDS = "deployment,service"
 _POLL_S = 2.0
@@ -118,8 +118,8 @@ class ClusterServer:
         self._port = port
         self._asked = 0.0
         self._status: int | None = None
-        self._follower: Follower | None = None
-        self._forward: subprocess.Popen[bytes] | None = None
+        self._follower: LocalServer | None = None
+        self._forward: LocalServer | None = None
 
     @property
     def exit_status(self) -> int | None:
@@ -152,16 +152,18 @@ class ClusterServer:
             self.why = "no pod yet"
         if (running or self._status is not None) and self._follower is None:
             argv = self._cluster.log_argv(self._name, follow=self._status is None)
-            self._follower = Follower(argv, self.log)
+            self._follower = LocalServer(argv, log=self.log, grace_s=1.0)
             if self._status is not None:
                 self._drain()
-        if ready and self._forward is None:
+        if ready and (self._forward is None or self._forward.exit_status is not None):
             self._start_forward()
 
     def _drain(self) -> None:
         """A container that has ended: give kubectl a moment to bring its whole log."""
         deadline = time.monotonic() + 10
-        while self._follower is not None and not self._follower.ended and time.monotonic() < deadline:
+        while (
+            self._follower is not None and self._follower.exit_status is None and time.monotonic() < deadline
+        ):
             time.sleep(0.1)
 
     def _start_forward(self) -> None:
@@ -169,9 +171,7 @@ class ClusterServer:
         argv = self._cluster.program.argv(
             "port-forward", "--address", "127.0.0.1", f"service/{self._name}", f"{port}:{self._port}"
         )
-        self._forward = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
-        )
+        self._forward = LocalServer(argv, log=Path(os.devnull), grace_s=1.0)
         self.url = f"http://127.0.0.1:{port}"
 
     def tail(self, lines: int = 15) -> tuple[str, ...]:
@@ -180,16 +180,9 @@ class ClusterServer:
 
     def close(self) -> None:
         """Stop copying the log and forwarding the port."""
-        if self._follower is not None:
-            self._follower.close()
-        if self._forward is not None:
-            self._forward.terminate()
-            try:
-                self._forward.wait(5)
-            except subprocess.TimeoutExpired:
-                self._forward.kill()
-                self._forward.wait()
-            self._forward = None
+        for helper in (self._follower, self._forward):
+            if helper is not None:
+                helper.stop()
 
 
 def _is_ready(status: Mapping[str, Any]) -> bool:
@@ -207,4 +200,3 @@ def _why(status: Mapping[str, Any]) -> str:
         if waiting:
             return f"{waiting.get('reason', 'waiting')} {waiting.get('message', '')}".strip()
     return ""
-

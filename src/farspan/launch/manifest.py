@@ -52,7 +52,9 @@ class ClusterOptions:
     shm_gib: int = 0
 
 
-def manifests(launch: Launch, options: ClusterOptions, worker: EngineCommand | None = None) -> list[dict[str, Any]]:
+def manifests(
+    launch: Launch, options: ClusterOptions, worker: EngineCommand | None = None
+) -> list[dict[str, Any]]:
     """The objects, as kubectl takes them.
 
     Args:
@@ -159,7 +161,7 @@ def _pod(
         "image": options.image,
         "command": list(command.program),
         "args": list(command.arguments),
-        "env": _environment(launch, options, command),
+        "env": _environment(options, command),
         "resources": {"limits": {"nvidia.com/gpu": launch.gpus}} if launch.gpus else {},
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
@@ -193,7 +195,7 @@ def _pod(
     return {"metadata": {"labels": dict(labels)}, "spec": spec}
 
 
-def _environment(launch: Launch, options: ClusterOptions, command: EngineCommand) -> list[dict[str, Any]]:
+def _environment(options: ClusterOptions, command: EngineCommand) -> list[dict[str, Any]]:
     env: list[dict[str, Any]] = [
         {"name": name, "value": value} for name, value in {"HF_HOME": CONTAINER_HOME, **command.env}.items()
     ]
@@ -217,7 +219,12 @@ def _probes(launch: Launch, options: ClusterOptions) -> dict[str, Any]:
             "timeoutSeconds": 5,
             "failureThreshold": startup_failures(launch),
         },
-        "readinessProbe": {"httpGet": health, "periodSeconds": _PROBE_S, "timeoutSeconds": 5, "failureThreshold": 6},
+        "readinessProbe": {
+            "httpGet": dict(health),
+            "periodSeconds": _PROBE_S,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
         "livenessProbe": {
             "httpGet": get,
             "periodSeconds": _LIVE_S,
@@ -235,4 +242,6 @@ def _volume(options: ClusterOptions) -> dict[str, Any]:
         return {"persistentVolumeClaim": claim}
     if options.volume.startswith("/"):
         return {"hostPath": {"path": options.volume, "type": "Directory"}}
-    raise InputError(f"--volume {options.volume!r} is no volume", "write pvc:NAME, or an absolute folder of the machines")
+    raise InputError(
+        f"--volume {options.volume!r} is no volume", "write pvc:NAME, or an absolute folder of the machines"
+    )

@@ -6,7 +6,6 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from farspan.launch.local import LaunchError
 
@@ -21,7 +20,7 @@ class Done:
 
 
 class Program:
-    """A program on PATH, run to its end or followed.
+    """A program on PATH, run to its end.
 
     Args:
         name: Its name.
@@ -90,34 +89,7 @@ class Program:
         done = self.run(*arguments, text=text, environment=environment, limit_s=limit_s)
         if done.status:
             words = " ".join((done.error.strip() or done.output.strip()).split()) or f"status {done.status}"
-            raise LaunchError(f"{self.name} {arguments[0]} failed: {words[:600]}", f"see {self.name} {arguments[0]} --help")
-        return done.output
-
-
-class Follower:
-    """A program whose output goes on to the end of a file, until it is closed.
-
-    Args:
-        argv: The program.
-        log: The file.
-    """
-
-    def __init__(self, argv: Sequence[str], log: Path) -> None:
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, process_group=0
+            raise LaunchError(
+                f"{self.name} {arguments[0]} failed: {words[:600]}", f"see {self.name} {arguments[0]} --help"
             )
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has ended by itself."""
-        return self._process.poll() is not None
-
-    def close(self) -> None:
-        """End it."""
-        self._process.terminate()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        return done.output

@@ -180,7 +180,9 @@ class StartupWatch:
     def phases(self) -> tuple[PhaseView, ...]:
         """Every phase, in order; those that take no time and were not seen are left out."""
         now = time.monotonic() - self._server.started
-        entries = {_SHOWN[entry.phase]: entry for entry in self._doctor.report().timeline if entry.phase in _SHOWN}
+        entries = {
+            _SHOWN[entry.phase]: entry for entry in self._doctor.report().timeline if entry.phase in _SHOWN
+        }
         views = []
         for name, planned in self._expected.phases.items():
             began, ended, entry = self._began.get(name), self._ended.get(name), entries.get(name)
@@ -227,7 +229,9 @@ class StartupWatch:
         self._began.setdefault("engine", 0.0)
         names = list(self._expected.phases)
         seen = [
-            (_SHOWN[entry.phase], entry.done) for entry in self._doctor.report().timeline if entry.phase in _SHOWN
+            (_SHOWN[entry.phase], entry.done)
+            for entry in self._doctor.report().timeline
+            if entry.phase in _SHOWN
         ]
         latest = max((names.index(name) for name, _ in seen), default=0)
         for name, done in seen:
@@ -275,7 +279,11 @@ async def await_start(
 
     try:
         ready_s = await wait_ready(
-            server, check, limit_s=expected.limit_s if limit_s is None else limit_s, on_wait=look, pause_s=pause_s
+            server,
+            check,
+            limit_s=expected.limit_s if limit_s is None else limit_s,
+            on_wait=look,
+            pause_s=pause_s,
         )
     except LaunchError as error:
         watch.finish()

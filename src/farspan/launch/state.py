@@ -75,7 +75,8 @@ def check_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{name!r} is not a server name", "use lower-case letters, digits and dashes, a letter first, up to 50"
+            f"{name!r} is not a server name",
+            "use lower-case letters, digits and dashes, a letter first, up to 50",
         )
     return name
 
@@ -108,7 +109,7 @@ class StateFolder:
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(asdict(record), file, indent=2)
-        os.replace(scratch, path)
+        scratch.replace(path)
 
     def load(self, name: str) -> ServerRecord | None:
         """Read a record; None when there is none, or nothing farspan wrote."""
