@@ -14,7 +14,7 @@ from typing import Any
 from farspan.bench.ready import find_missing
 from farspan.launch.docker import Docker
 from farspan.launch.kubernetes import Cluster
-from farspan.launch.local import LaunchError
+from farspan.launch.local import LaunchError, check_port
 from farspan.launch.runtime import IfExists, Running, Runtime, clear_way, end_process, is_alive
 from farspan.launch.startup import StartReport, StartupWatch, await_start
 from farspan.launch.state import ServerRecord, StateFolder
@@ -63,6 +63,9 @@ def describe(runtime: Runtime) -> dict[str, Any]:
         "context": launch.context,
         "url": launch.url if launch.runtime != "kubernetes" else "",
         **shown,
+        "env_names": sorted(
+            {*launch.command.env, *launch.files.env, *launch.secrets, *launch.command.secrets}
+        ),
         "ready_limit_s": round(launch.expected.limit_s),
         "planned_start_s": {name: round(seconds, 1) for name, seconds in launch.expected.phases.items()},
         "planned_start_basis": launch.expected.basis,
@@ -110,6 +113,8 @@ async def serve(
         watcher.step(f"{launch.name} is there already: using it")
         running = runtime.attach(log, state)
     else:
+        if launch.runtime != "kubernetes":
+            check_port(launch.host, launch.port)
         log.unlink(missing_ok=True)
         running = runtime.start(log, secrets)
     keep, gone = found, False

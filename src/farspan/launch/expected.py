@@ -77,5 +77,10 @@ def expect_start(
     }
     rate = f"{disk_bytes_per_s / 1e9:.2f} GB/s"
     given = "as given" if disk_bytes_per_s != DISK_BYTES_PER_S else "fitted to one cold start"
-    basis = f"weights at {rate} ({given}); the other phases as one start of Scout on 8x H200 took"
+    rest = (
+        "the rest assumed"
+        if engine == "builtin"
+        else "the other phases as one start of Scout on 8x H200 took"
+    )
+    basis = f"weights at {rate} ({given}), {rest}"
     return ExpectedStart(phases, weights, basis)

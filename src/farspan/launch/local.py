@@ -41,6 +41,23 @@ def find_free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
+def check_port(host: str, port: int) -> None:
+    """Refuse a port somebody listens on: a server started there would fail, and the old one be taken for it.
+
+    Raises:
+        LaunchError: It is taken, or the address is not this machine's.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise LaunchError(
+            f"cannot listen on {host}:{port} ({error.strerror})", "choose another --port; 0 takes a free one"
+        ) from error
+
+
 def import_path() -> dict[str, str]:
     """The environment with which another Python imports the farspan that is running, installed or not."""
     package_root = str(Path(__file__).resolve().parents[2])
