@@ -23,6 +23,7 @@ EXIT_INTERRUPTED = 130
 VERBS = {
     "bench": "Send exact-length prompts to a server and measure honestly.",
     "demo": "Prove a context end to end on this machine, no GPU needed.",
+    "doctor": "Say what happened to a server, why, and what to change, from its log.",
     "plan": "Say what fits, with which flags, and how long it takes, before anything is launched.",
     "probe": "Write the recall checkpoint, a tiny Llama 4 that copies back any needle.",
     "prompt": "Build one prompt of exactly N tokens.",

@@ -28,7 +28,7 @@ from farspan.doctor.records import (
 )
 from farspan.doctor.rule import Diagnosis, Sighting
 from farspan.doctor.rules import LINE_RULES, STATE_RULES
-from farspan.doctor.situation import Situation
+from farspan.doctor.situation import Hints, Situation
 from farspan.doctor.timeline import Entry, Timeline
 
 _SIGHTINGS = 32
@@ -70,6 +70,19 @@ class Report:
         return self.findings[0].severity if self.findings else None
 
     @property
+    def recognised(self) -> bool:
+        """Whether anything in the log was an engine's."""
+        situation = self.situation
+        return bool(
+            self.engine
+            or self.findings
+            or self.timeline
+            or situation.rates.lines
+            or situation.door.answered
+            or situation.door.refused
+        )
+
+    @property
     def ready(self) -> bool:
         """Whether the last start got as far as answering requests."""
         return self.situation.ready is not None
@@ -92,8 +105,9 @@ class _Start:
 class Doctor:
     """Gathers events and, whenever asked, says what they mean. Bounded memory."""
 
-    def __init__(self) -> None:
-        self._start = _Start()
+    def __init__(self, hints: Hints | None = None) -> None:
+        self._hints = hints or Hints()
+        self._start = _Start(Situation(self._hints))
         self._starts = 0
         self._earlier: tuple[Finding, ...] = ()
 
@@ -117,7 +131,7 @@ class Doctor:
                 tuple(finding for finding in self._findings(start) if finding.severity is Severity.ERROR)
                 or self._earlier
             )
-            start = self._start = _Start()
+            start = self._start = _Start(Situation(self._hints))
         frames: tuple[tuple[str, str], ...] = ()
         if isinstance(event, Message):
             frames = start.situation.tracebacks.frames(event.where.process)
@@ -177,8 +191,12 @@ class Doctor:
             Noise(name, why or "A warning the doctor does not know.", evidence, sighting is not None),
         )
 
-    def report(self) -> Report:
-        """Say what is known so far. May be called at any time, and again."""
+    def report(self, lines: int = 0) -> Report:
+        """Say what is known so far. May be called at any time, and again.
+
+        Args:
+            lines: Lines read so far, as the reader counts them; the last line with an event when not given.
+        """
         start = self._start
         situation = start.situation
         findings = list(self._findings(start))
@@ -189,14 +207,14 @@ class Doctor:
         findings.sort(key=lambda finding: (_ORDER[finding.severity], finding.evidence.line))
         return Report(
             engine=situation.engine,
-            version=situation.version,
+            version=situation.version or self._hints.engine_version,
             timeline=tuple(copy.deepcopy(start.timeline).finish()),
             capacity=dict(situation.figures),
             in_plain_terms=tuple(plain_terms(situation)),
             findings=tuple(findings),
             noise=tuple(self._noise(start)),
             starts=self._starts,
-            lines=situation.last.line,
+            lines=lines or situation.last.line,
             situation=situation,
         )
 
@@ -213,16 +231,19 @@ class Doctor:
         situation = replace(start.situation, rates=copy.deepcopy(start.situation.rates))
         situation.rates.close(situation.last.line)
         found: list[Finding] = []
+        explained: set[int] = set()
         for rule in LINE_RULES:
-            for sighting in start.sightings.get(rule.id, ()):
+            sightings = start.sightings.get(rule.id, ())
+            for sighting in sightings:
                 counted = replace(sighting, count=start.counts[rule.id])
                 diagnosis = rule.explain(counted, situation)
                 if diagnosis is not None:
                     found.append(_finding(rule.id, rule.severity, diagnosis, counted.evidence, rule.sources))
+                    explained.update(one.message.where.line for one in sightings)
                     break
-        explained = any(finding.severity is Severity.ERROR for finding in found)
+        situation.explained = frozenset(explained)
         for state_rule in STATE_RULES:
-            if state_rule.only_unexplained and explained:
+            if state_rule.only_unexplained and any(one.severity is Severity.ERROR for one in found):
                 continue
             diagnosis = state_rule.look(situation)
             if diagnosis is not None:

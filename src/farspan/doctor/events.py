@@ -43,6 +43,7 @@ _THROUGHPUT = re.compile(
     rb"Avg prompt throughput: ([\d.]+) tokens/s, Avg generation throughput: ([\d.]+) tokens/s, "
     rb"Running: (\d+) reqs, Waiting: (\d+) reqs(?:.{0,200}?KV cache usage: ([\d.]+)%)?"
 )
+_PREEMPTIONS = re.compile(rb"Preemptions: (\d{1,9})")
 _ENGINE = re.compile(rb"Engine (\d+): $")
 # `(APIServer pid=811) INFO 11-22 20:03:32 [loggers.py:273] `, with the stamp where INFO says.
 _OWN_PREFIX = re.compile(rb"(?:\((\w+) pid=\d+\) )?INFO \d\d-\d\d \d\d:\d\d:\d\d ")
@@ -212,9 +213,7 @@ class LogReader:
             return
         self._read_rest(number, raw, shape, seen, events)
 
-    def _read_rest(
-        self, number: int, raw: bytes, shape: bytes, seen: int, events: list[Event]
-    ) -> None:
+    def _read_rest(self, number: int, raw: bytes, shape: bytes, seen: int, events: list[Event]) -> None:
         parsed = self._parser.parse(number, raw)
         for rule in RULES:
             if rule.needle in raw:
@@ -244,9 +243,19 @@ class LogReader:
             used = float(usage) / 100 if usage else 0.0
         except ValueError:
             return None
+        preemptions = 0
+        if b"Preemptions: " in raw:
+            counted = _PREEMPTIONS.search(raw, match.end(4))
+            preemptions = int(counted[1]) if counted is not None else 0
         at_s, process, engine = self._prefix(number, raw, at)
         return Throughput(
-            Where(number, at_s, process), *rates, int(running[:9]), int(waiting[:9]), used, engine
+            Where(number, at_s, process),
+            *rates,
+            int(running[:9]),
+            int(waiting[:9]),
+            used,
+            engine,
+            preemptions,
         )
 
     def _prefix(self, number: int, raw: bytes, end: int) -> tuple[float | None, str, str]:

@@ -190,8 +190,8 @@ RULES: tuple[Rule, ...] = (
     _rule("Profiling CUDA graph memory", r"Profiling CUDA graph memory", _phase(Phase.PROFILE)),
     _rule(
         "Available KV cache memory: ",
-        rf"Available KV cache memory: (?P<gib>-?{_N}) GiB",
-        _phase(Phase.PROFILE, done=True, engine="vllm", figure="available_kv_gib"),
+        rf"Available KV cache memory: (?P<available_kv_gib>-?{_N}) GiB",
+        _figures(Phase.PROFILE, done=True, engine="vllm"),
     ),
     _rule(
         "KV cache size: ",
@@ -206,8 +206,8 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "Estimated CUDA graph memory",
-        rf"Estimated CUDA graph memory: (?P<gib>{_N}) GiB",
-        _phase(Phase.PROFILE, figure="graphs_estimated_gib"),
+        rf"Estimated CUDA graph memory: (?P<graphs_estimated_gib>{_N}) GiB",
+        _figures(Phase.PROFILE, done=False, engine="vllm"),
     ),
     _rule(
         "Graph capturing finished",

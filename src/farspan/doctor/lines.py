@@ -25,6 +25,9 @@ _RUNTIME = re.compile(
     r"(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [\w./@-]+\[\d+\]: )?"
 )
 _PROCESS = re.compile(r"\((?P<name>[A-Za-z][\w.:-]*)(?: rank=\d+)? pid=\d+(?:, ip=[\w.:]+)?\)\s?")
+_SECRET = re.compile(
+    r"(\bhf_|\bsk-|[Bb]earer |api[_-]key['\"]?\s*[=:]\s*\[?['\"]?|HF_TOKEN=)[A-Za-z0-9_.-]{6,}"
+)
 _RANK = re.compile(r"\[rank(?P<rank>\d+)\]:?\s?")
 # vLLM: `INFO 11-22 20:00:00 [core.py:114] text`; older `INFO 11-22 20:00:00 core.py:114] text`.
 _VLLM = re.compile(
@@ -146,6 +149,7 @@ class LineParser:
 
 
 def raw_text(raw: bytes) -> str:
-    """A line as evidence: decoded, cut, colours gone."""
+    """A line as evidence: decoded, cut, colours and secrets gone."""
     text = raw[: 4 * MAX_RAW].decode("utf-8", "replace")
-    return (_ANSI.sub("", text) if "\x1b" in text else text)[:MAX_RAW].rstrip()
+    text = (_ANSI.sub("", text) if "\x1b" in text else text)[:MAX_RAW].rstrip()
+    return _SECRET.sub(r"\1***", text)

@@ -34,7 +34,8 @@ HARMLESS: tuple[Harmless, ...] = (
         "shm-broadcast-wait",
         "No available shared memory broadcast block found",
         re.compile(r"No available shared memory broadcast block found"),
-        "Workers are busy loading, compiling or capturing graphs; the message repeats every 60 s until they are done.",
+        "Workers are busy loading, compiling or capturing graphs; the message repeats every 60 s until "
+        "they are done.",
         _while_starting,
     ),
     _harmless(
@@ -42,7 +43,8 @@ HARMLESS: tuple[Harmless, ...] = (
         "Reducing Torch parallelism from",
         "Each worker uses fewer CPU threads so that they do not fight; set OMP_NUM_THREADS to choose.",
     ),
-    _harmless("omp-threads-env", "OMP_NUM_THREADS", "A hint about CPU threads; GPU serving does not depend on it."),
+    _harmless("omp-threads-env", "OMP_NUM_THREADS", "A hint about CPU threads; GPU serving does not "
+                                                    "depend on it."),
     _harmless(
         "transformers-cache",
         "TRANSFORMERS_CACHE",
@@ -54,17 +56,22 @@ HARMLESS: tuple[Harmless, ...] = (
         "high_freq_factor field must be",
         "A check of the transformers library on RoPE fields; the engines use their own RoPE.",
     ),
-    _harmless("ulimit", "Found ulimit of", "Matters only with thousands of connections; raise with ulimit -n 65536."),
+    _harmless("ulimit", "Found ulimit "
+                        "of", "Matters only with thousands of connections; raise with ulimit -n 65536."),
     _harmless(
-        "rlimit", "Fail to set RLIMIT", "Matters only with thousands of connections; start with --ulimit nofile=65536."
+        "rlimit", "Fail to set RLIMIT", "Matters only with thousands of connections; start with "
+                                        "--ulimit nofile=65536."
     ),
     _harmless("syntax-warning", "SyntaxWarning: ", "A package's source has an odd string; nothing happens."),
-    _harmless("leaked-semaphores", "leaked semaphore", "The process was killed before it could tidy up; Linux does."),
-    _harmless("leaked-shared-memory", "leaked shared_memory", "The process was killed before it could tidy up."),
+    _harmless("leaked-semaphores", "leaked semaphore", "The process was killed before it could tidy "
+                                                       "up; Linux does."),
+    _harmless("leaked-shared-memory", "leaked shared_memory", "The process was killed before it could "
+                                                              "tidy up."),
     _harmless(
         "moe-config",
         "MoE config",
-        "There are no tuned MoE kernel settings for this GPU: answers are right, prefill may be somewhat slower.",
+        "There are no tuned MoE kernel settings for this GPU: answers are right, prefill may be "
+        "somewhat slower.",
         r"(?:default|Down) MoE config|use MoE kernel config",
     ),
     _harmless(
@@ -101,10 +108,13 @@ HARMLESS: tuple[Harmless, ...] = (
         "NCCL is used instead: right answers, decode a little slower.",
         r"(?i)custom all-?reduce is disabled",
     ),
-    _harmless("symmetric-memory", "SymmMemCommunicator", "NCCL is used instead.", r"SymmMemCommunicator: .*not"),
-    _harmless("tokenizers-fork", "The current process just got forked", "The tokenizer turns its own threads off."),
+    _harmless("symmetric-memory", "SymmMemCommunicator", "NCCL is used "
+                                                         "instead.", r"SymmMemCommunicator: .*not"),
+    _harmless("tokenizers-fork", "The current process just got "
+                                 "forked", "The tokenizer turns its own threads off."),
     _harmless("pynvml", "The pynvml package is deprecated", "Another name of the same package."),
-    _harmless("spawn", "We must use the `spawn` multiprocessing", "CUDA was touched before; workers start anew."),
+    _harmless("spawn", "We must use the `spawn` "
+                       "multiprocessing", "CUDA was touched before; workers start anew."),
     _harmless("nccl-cumem", "NCCL_CUMEM_ENABLE is set to", "A setting vLLM chooses."),
     _harmless("no-vision-weights", "No vision weights found", "The checkpoint is used for text only."),
     _harmless(
@@ -114,20 +124,27 @@ HARMLESS: tuple[Harmless, ...] = (
         r"[Dd]efault (?:vLLM )?sampling parameters have been overridden",
     ),
     _harmless(
-        "destroy-process-group", "destroy_process_group() was not called", "It is said at every exit; Linux tidies up."
+        "destroy-process-group", "destroy_process_group() was not "
+                                 "called", "It is said at every exit; Linux tidies up."
     ),
-    _harmless("trust-remote-code", "The argument `trust_remote_code`", "The flag has no effect for this class."),
+    _harmless("trust-remote-code", "The argument "
+                                   "`trust_remote_code`", "The flag has no effect for this class."),
     _harmless("tokenizer-slow", "Using a slow tokenizer", "Tokenizing takes longer; answers are the same."),
     _harmless(
         "shutdown-kill", "force killing", "The server was told to stop and did; leftovers were killed.",
         r"\[shutdown\].*force killing",
     ),
-    _harmless("sgl-kill-tree", "kill_process_tree called", "SGLang ends all its processes when one has failed."),
-    _harmless("triton-version", "Triton is installed but", "Triton finds no GPU for this platform; another backend serves."),
+    _harmless("sgl-kill-tree", "kill_process_tree "
+                               "called", "SGLang ends all its processes when one has failed."),
+    _harmless("triton-version", "Triton is installed "
+                                "but", "Triton finds no GPU for this platform; another backend serves."),
     _harmless("exit-hook", "Exception ignored in: ", "Said while Python shuts down; nothing depends on it."),
     _harmless("dtype-cast", "Casting torch", "Weights are kept in another 16-bit type than their file."),
-    _harmless("mla-no-fa", "is not supported with MLA", "Another attention backend is taken.", r"falling back"),
-    _harmless("prefill-graph-off", "Disable prefill CUDA graph", "Prefill runs without graphs; it gains little from them."),
+    _harmless("mla-no-fa", "is not supported with "
+                           "MLA", "Another attention backend is taken.", r"falling back"),
+    _harmless("prefill-graph-off", "Disable prefill CUDA "
+                                   "graph", "Prefill runs without graphs; it gains little from them."),
     _harmless("deepgemm-off", "DeepGEMM is disabled", "Another matrix kernel is taken."),
-    _harmless("punica", "Regarding multimodal models, vLLM currently only supports adding LoRA", "Concerns LoRA only."),
+    _harmless("punica", "Regarding multimodal models, vLLM currently only supports adding "
+                        "LoRA", "Concerns LoRA only."),
 )  # fmt: skip

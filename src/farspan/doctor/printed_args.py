@@ -31,7 +31,7 @@ def read_dict(text: str) -> dict[str, object]:
 
 
 def read_pairs(text: str) -> dict[str, object]:
-    """Read `model_path='/m', tp_size=8, ...`: scalars only, the first of each name; what is nested is not read apart."""
+    """Read `model_path='/m', tp_size=8, ...`: scalars only, the first of each name."""
     found: dict[str, object] = {}
     for match in _PAIR.finditer(text[:_MAX_TEXT]):
         found.setdefault(match["name"], _literal(match["value"]))

@@ -129,7 +129,9 @@ class Tracebacks:
             self.raised.append(found)
         return found
 
-    def first(self, after_line: int = 0) -> Raised | None:
-        """The exception that came first and is not merely passed on, from a line on."""
-        later = [one for one in self.raised if one.where.line > after_line]
+    def first(self, after_line: int = 0, explained: frozenset[int] = frozenset()) -> Raised | None:
+        """The exception that came first and is not merely passed on, from a line on, `explained` lines left out."""
+        later = [
+            one for one in self.raised if one.where.line > after_line and one.where.line not in explained
+        ]
         return next((one for one in later if not one.is_wrapper), later[0] if later else None)

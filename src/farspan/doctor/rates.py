@@ -81,7 +81,8 @@ class Rates:
     lines: int = 0
     last_usage: float = 0.0
     peak_usage: float = 0.0
-    queued_stuck: Stuck | None = None
+    queue_stuck: bool = False
+    preemptions: tuple[int, int] = (0, 0)
     _engines: dict[str, _Engine] = field(default_factory=dict)
     _batch_began: float | None = None
     _batch_last: float | None = None
@@ -90,7 +91,9 @@ class Rates:
     def see_throughput(self, sample: Throughput) -> None:
         """Take in one of vLLM's periodic lines."""
         self.lines += 1
-        where, prompt_tps, _, running, waiting, usage, name = sample
+        where, prompt_tps, _, running, waiting, usage, name, preemptions = sample
+        if preemptions > self.preemptions[0]:
+            self.preemptions = (preemptions, where.line)
         if usage > self.peak_usage:
             self.peak_usage = usage
         if prompt_tps > self.highest[0]:
@@ -156,6 +159,7 @@ class Rates:
         self.lines += 1
         self.last_usage = batch.usage
         self.peak_usage = max(self.peak_usage, batch.usage)
+        self.queue_stuck = batch.queued > 0 and batch.running == 0 and not batch.new_tokens
         at = batch.where.at
         if at is None:
             return

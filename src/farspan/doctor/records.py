@@ -111,6 +111,7 @@ class Throughput(NamedTuple):
     waiting: int
     usage: float
     engine: str = ""
+    preemptions: int = 0
 
 
 class Batch(NamedTuple):

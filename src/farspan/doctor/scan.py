@@ -8,6 +8,7 @@ table of 2^20 entries. What it finds are candidates; a few are chance, and the c
 from __future__ import annotations
 
 from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,15 +19,25 @@ _BITS = 20
 _MULTIPLIER = np.uint32(2654435761)  # Knuth's multiplicative hash, 2^32 over the golden ratio
 _SHIFT = np.uint32(32 - _BITS)
 # What most lines of a long log look like: a gram found here would make every such line a candidate.
-_COMMON = b"""
-2026-11-22T20:03:32.123456789Z stderr F (APIServer pid=811) INFO:     127.0.0.1:37086 - "POST /v1/chat/completions HTTP/1.1" 200 OK
-[2026-11-22 20:23:22] INFO:     10.0.0.1:48112 - "GET /health HTTP/1.1" 200 OK \x1b[32mINFO\x1b[0m:     172.17.0.1:1 - "\x1b[1mGET /metrics HTTP/1.1\x1b[0m" \x1b[32m200 OK\x1b[0m
-(APIServer pid=811) INFO 11-22 20:03:32 [loggers.py:273] Engine 000: Avg prompt throughput: 6070.5 tokens/s, Avg generation throughput: 3.0 tokens/s, Running: 1 reqs, Waiting: 0 reqs, GPU KV cache usage: 1.8%, Prefix cache hit rate: 0.0%
-[2026-11-22 20:23:21 TP0] Prefill batch, #new-seq: 1, #new-token: 8192, #cached-token: 0, full token usage: 0.00, swa token usage: 0.00, #running-req: 0, #queue-req: 0, #pending-token: 0, cuda graph: False, input throughput (token/s): 2.53
-[2026-11-22 20:23:21 TP0] Decode batch, #running-req: 1, #full token: 12, token usage: 0.00, #queue-req: 0, gen throughput (token/s): 25.1,
-INFO 11-22 20:03:32 [logger.py:40] Received request chatcmpl-1: prompt: 'the and for that with have this from are not you was', params: SamplingParams(n=1, temperature=0.0, max_tokens=200), prompt_token_ids: None, lora_request: None.
-INFO 11-22 20:03:32 [async_llm.py:361] Added request chatcmpl-1. Route: /v1/completions, Methods: POST request_id= model= tokens
-"""
+_COMMON = (
+    b"2026-11-22T20:03:32.123456789Z stderr F (APIServer pid=811) INFO:     127.0.0.1:37086 - "
+    b'"POST /v1/chat/completions HTTP/1.1" 200 OK\n'
+    b'[2026-11-22 20:23:22] INFO:     10.0.0.1:48112 - "GET /health HTTP/1.1" 200 OK\n'
+    b'\x1b[32mINFO\x1b[0m:     172.17.0.1:1 - "\x1b[1mGET /metrics HTTP/1.1\x1b[0m" \x1b[32m200 OK\x1b[0m\n'
+    b"(APIServer pid=811) INFO 11-22 20:03:32 [loggers.py:273] Engine 000: Avg prompt throughput: 6070.5 tokens/s, "
+    b"Avg generation throughput: 3.0 tokens/s, Running: 1 reqs, Waiting: 0 reqs, GPU KV cache usage: 1.8%, "
+    b"Prefix cache hit rate: 0.0%\n"
+    b"[2026-11-22 20:23:21 TP0] Prefill batch, #new-seq: 1, #new-token: 8192, #cached-token: 0, full token usage: "
+    b"0.00, swa token usage: 0.00, #running-req: 0, #queue-req: 0, #pending-token: 0, cuda graph: False, "
+    b"input throughput (token/s): 2.53\n"
+    b"[2026-11-22 20:23:21 TP0] Decode batch, #running-req: 1, #full token: 12, token usage: 0.00, #queue-req: 0, "
+    b"gen throughput (token/s): 25.1,\n"
+    b"INFO 11-22 20:03:32 [logger.py:40] Received request chatcmpl-1: prompt: 'the and for that with have this "
+    b"from are not you was', params: SamplingParams(n=1, temperature=0.0, max_tokens=200), prompt_token_ids: None, "
+    b"lora_request: None.\n"
+    b"INFO 11-22 20:03:32 [async_llm.py:361] Added request chatcmpl-1. Route: /v1/completions, Methods: POST "
+    b"request_id= model= tokens\n"
+)
 _LETTERS = b" etaoinsrhldcumfpgwybvkxjqz"
 
 

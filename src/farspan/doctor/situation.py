@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from farspan.doctor.access import Door
+from farspan.doctor.findings import Evidence
 from farspan.doctor.raised import Tracebacks
 from farspan.doctor.rates import Rates
 from farspan.doctor.records import (
@@ -26,15 +28,28 @@ from farspan.errors import InputError
 from farspan.planner.versions import version_key
 
 GIB = 2**30
+_DEVICE = re.compile(r"device_name=(?:NVIDIA_|AMD_)?([\w.-]+?)(?:,|\.json|_down)")
+_CAPACITY = re.compile(r"total capacity of (\d+(?:\.\d+)?) GiB")
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What the user knows and the log does not say; empty where nothing is known."""
+
+    model: str = ""
+    gpu: str = ""
+    engine_version: str = ""
 
 
 @dataclass(slots=True)
 class Situation:
     """The state of one server as far as its log tells. A restart in the same log begins a new one."""
 
+    hints: Hints = field(default_factory=Hints)
     engine: str = ""
     version: str = ""
     args: dict[str, object] = field(default_factory=dict)
+    args_line: int = 0
     figures: dict[str, float] = field(default_factory=dict)
     figure_lines: dict[str, int] = field(default_factory=dict)
     phase: Phase | None = None
@@ -45,6 +60,8 @@ class Situation:
     first_at: float | None = None
     last: Where = field(default_factory=Where)
     last_at: float | None = None
+    first_error: Evidence | None = None
+    explained: frozenset[int] = frozenset()
     gpu_name: str = ""
     gpu_total_gib: float | None = None
     tracebacks: Tracebacks = field(default_factory=Tracebacks)
@@ -72,10 +89,14 @@ class Situation:
             self.door.answered += event.answered
         elif isinstance(event, Message):
             self.tracebacks.see(event)
+            self._see_gpu(event.text)
+            if self.first_error is None and event.level in ("ERROR", "CRITICAL") and event.text.strip():
+                self.first_error = Evidence(where.line, event.raw)
         elif isinstance(event, Figure):
             self.figures[event.name] = event.value
             self.figure_lines.setdefault(event.name, where.line)
         elif isinstance(event, Arguments):
+            self.args_line = self.args_line or where.line
             for name, value in event.values.items():
                 self.args.setdefault(name, value)
         elif isinstance(event, EngineVersion):
@@ -84,6 +105,15 @@ class Situation:
                 self.version = event.version
         else:
             self._see_progress(event)
+
+    def _see_gpu(self, text: str) -> None:
+        """Kernel settings name the GPU in their file names, and torch says how much memory it has."""
+        if "device_name=" in text and not self.gpu_name:
+            match = _DEVICE.search(text)
+            self.gpu_name = match[1] if match is not None else ""
+        elif "total capacity of" in text and self.gpu_total_gib is None:
+            match = _CAPACITY.search(text)
+            self.gpu_total_gib = float(match[1]) if match is not None else None
 
     def _see_progress(self, event: Progress) -> None:
         where = event.where
@@ -157,8 +187,8 @@ class Situation:
 
     @property
     def model(self) -> str:
-        """The model as the server was given it."""
-        return self.text("model", "model_tag", "model_path")
+        """The model as the user names it, else as the server was given it."""
+        return self.hints.model or self.text("model", "model_tag", "model_path")
 
     def summary_args(self) -> Mapping[str, object]:
         """The arguments that decide memory, for the reader of a report."""

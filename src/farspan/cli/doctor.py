@@ -1,0 +1,67 @@
+"""`farspan doctor`: what happened to a server, why, and what to change, from its log."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from farspan.cli.main import EXIT_BAD_INPUT, EXIT_FAILED
+from farspan.doctor.examine import examine
+from farspan.doctor.export import report_object
+from farspan.doctor.findings import Severity
+from farspan.doctor.situation import Hints
+from farspan.doctor.sources import read_source
+from farspan.doctor.text import report_lines
+from farspan.hardware.catalog import parse_node
+
+_EPILOG = """\b
+Examples:
+  farspan doctor vllm.log
+  docker logs scout 2>&1 | farspan doctor -
+  farspan doctor container:scout
+  farspan doctor pod:llm/scout-0 --previous --json
+  farspan doctor sglang.log --model llama-4-scout --gpus 8xH200 --engine-version 0.5.16
+
+Exit code: 0 no finding is an error, 1 one is, 2 bad input (no such log, or nothing of vLLM or SGLang in it).
+"""
+
+
+@click.command("doctor", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source", metavar="FILE|-|container:NAME|pod:[NAMESPACE/]NAME")
+@click.option(
+    "--model", default="", help="The model, where the log names only a folder: a catalog name or config.json."
+)
+@click.option("--gpus", default="", help="The GPUs, where the log does not name them: 8xH200.")
+@click.option(
+    "--engine-version", default="", help="The engine's version, where the log does not print it (SGLang)."
+)
+@click.option("--container", default="", help="Of a pod with several containers, the one to read.")
+@click.option("--previous", is_flag=True, help="Of a pod, the log from before its last restart.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    source: str,
+    model: str,
+    gpus: str,
+    engine_version: str,
+    container: str,
+    previous: bool,
+    as_json: bool,
+) -> None:
+    """Read the log of a vLLM or SGLang server and say what happened, why, and what to change.
+
+    Any version, several processes at once, colours, docker's and kubectl's prefixes, a cut beginning, gigabytes
+    from a pipe.
+    """
+    hints = Hints(model=model, gpu=parse_node(gpus).gpu.name if gpus else "", engine_version=engine_version)
+    report = examine(read_source(source, container=container, previous=previous), hints)
+    if as_json:
+        click.echo(json.dumps(report_object(report), indent=2))
+    else:
+        for line in report_lines(report):
+            click.echo(line)
+    if not report.recognised:
+        sys.exit(EXIT_BAD_INPUT)
+    if report.worst is Severity.ERROR:
+        sys.exit(EXIT_FAILED)

@@ -1,0 +1,56 @@
+"""vLLM refuses to start: one request of max-model-len does not fit the KV cache."""
+
+from __future__ import annotations
+
+import re
+
+from farspan.doctor.findings import Severity
+from farspan.doctor.planned import planned
+from farspan.doctor.rule import Diagnosis, Rule, Sighting
+from farspan.doctor.situation import Situation
+
+_PATTERN = re.compile(
+    r"max seq len \((?P<length>\d+)\),? \(?(?P<needed>\d+(?:\.\d+)?) GiB KV cache is needed, which is larger than "
+    r"the available KV cache memory \((?P<has>\d+(?:\.\d+)?) GiB\)"
+    r"(?:.*?estimated maximum model length is (?P<estimate>\d+))?"
+)
+
+
+def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
+    match = sighting.match
+    length, estimate = int(match["length"]), int(match["estimate"] or 0)
+    cause = (
+        f"One request of --max-model-len {length:,} needs {match['needed']} GiB of KV cache on a GPU and "
+        f"{match['has']} GiB are left."
+    )
+    fix: list[str] = []
+    if estimate:
+        fix.append(f"--max-model-len {estimate} fits as things are (vLLM's own estimate)")
+    plan = planned(situation)
+    if plan is not None:
+        fix.extend(plan.steps())
+    if situation.is_on("disable_hybrid_kv_cache_manager"):
+        fix.append(
+            "drop --disable-hybrid-kv-cache-manager: with hybrid groups, window and chunked layers "
+            "keep their window only"
+        )
+    if not fix or plan is None:
+        fix.append(
+            "raise --gpu-memory-utilization (not above 0.94), use --kv-cache-dtype fp8_e4m3 (half the "
+            "bytes), or a "
+            "larger --tensor-parallel-size"
+        )
+    fix.append(
+        f"`farspan plan MODEL --gpus NxGPU --engine vllm --context {length}` shows every way with its cost"
+    )
+    return Diagnosis(cause, tuple(fix))
+
+
+RULE = Rule(
+    id="vllm-context-too-long",
+    severity=Severity.ERROR,
+    needles=("GiB KV cache is needed",),
+    pattern=_PATTERN,
+    explain=_explain,
+    sources=("vllm-project/vllm#34076", "vllm-project/vllm#16118", "vllm v1/core/kv_cache_utils.py"),
+)

@@ -1,0 +1,39 @@
+"""Workers do not answer for minutes while the server serves."""
+
+from __future__ import annotations
+
+import re
+
+from farspan.doctor.findings import Confidence, Severity
+from farspan.doctor.rule import Diagnosis, Rule, Sighting
+from farspan.doctor.situation import Situation
+
+_ENOUGH = 3
+
+
+def _explain(sighting: Sighting, situation: Situation) -> Diagnosis | None:
+    # Before the server is ready the same line is noise: workers load and compile.
+    if not sighting.was_ready and not situation.died_itself:
+        return None
+    if sighting.was_ready and sighting.count < _ENOUGH and not situation.died_itself:
+        return None
+    return Diagnosis(
+        f"Workers have not answered for a minute, {sighting.count} times: a step takes very long, or "
+        f"one rank hangs and "
+        "the others wait for it.",
+        (
+            "`py-spy dump --pid PID` of each worker shows which one hangs and where",
+            "with NCCL_DEBUG=INFO the next run says which collective does not finish",
+        ),
+        Confidence.LIKELY,
+    )
+
+
+RULE = Rule(
+    id="vllm-workers-stalled",
+    severity=Severity.WARNING,
+    needles=("No available shared memory broadcast block found",),
+    pattern=re.compile(r"No available shared memory broadcast block found"),
+    explain=_explain,
+    sources=("vllm-project/vllm#16841", "vllm distributed/device_communicators/shm_broadcast.py"),
+)
