@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from farspan.bench.ready import find_missing
+from farspan.doctor.situation import Hints
 from farspan.launch.docker import Docker
 from farspan.launch.kubernetes import Cluster
 from farspan.launch.local import LaunchError, check_port
@@ -131,7 +132,13 @@ async def serve(
             )
 
         report = await await_start(
-            running, check, launch.expected, launch.plan, limit_s=ready_limit_s, on_change=watcher.progress
+            running,
+            check,
+            launch.expected,
+            launch.plan,
+            hints=Hints(launch.files.name, launch.gpu, launch.version),
+            limit_s=ready_limit_s,
+            on_change=watcher.progress,
         )
         record = replace(record, ready_s=report.ready_s)
         state.save(record)
@@ -262,12 +269,12 @@ def stop(record: ServerRecord, state: StateFolder, *, on_step: Callable[[str], N
     state.remove(record.name)
 
 
-def log_argv(record: ServerRecord, *, follow: bool) -> tuple[str, ...]:
+def log_argv(record: ServerRecord, *, follow: bool, lines: int | None = None) -> tuple[str, ...]:
     """The command that shows a server's log; empty when the log is a file of this machine."""
     if record.runtime == "docker":
-        return Docker().log_argv(record.container, follow=follow)
+        return Docker().log_argv(record.container, follow=follow, lines=lines)
     if record.runtime == "kubernetes":
-        return _cluster(record).log_argv(record.name, follow=follow)
+        return _cluster(record).log_argv(record.name, follow=follow, lines=lines)
     return ()
 
 

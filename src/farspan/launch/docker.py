@@ -15,6 +15,7 @@ from farspan.sizes import GIB
 _LABEL = "farspan.digest"
 _STOP_S = 30
 _POLL_S = 1.0
+_DRAIN_S = 10.0
 # The engine's own port inside; what is published outside is farspan's to choose.
 INSIDE_PORT = 8000
 
@@ -141,9 +142,10 @@ class Docker:
         state, code, _ = [*done.output.split(), "", "", ""][:3]
         return int(code or 1) if state in ("exited", "dead", "removing") else None
 
-    def log_argv(self, name: str, *, follow: bool) -> tuple[str, ...]:
-        """The command that shows a container's log."""
-        return self.program.argv("logs", *(("--follow",) if follow else ()), name)
+    def log_argv(self, name: str, *, follow: bool, lines: int | None = None) -> tuple[str, ...]:
+        """The command that shows a container's log, or its last lines."""
+        tail = ("--tail", str(lines)) if lines else ()
+        return self.program.argv("logs", *(("--follow",) if follow else ()), *tail, name)
 
 
 class DockerServer:
@@ -171,6 +173,8 @@ class DockerServer:
         if self._status is None and now - self._asked > _POLL_S:
             self._asked = now
             self._status = self._docker.exit_status(self._name)
+            if self._status is not None:
+                self._follower.wait(_DRAIN_S)  # its last words are what matters
         return self._status
 
     def tail(self, lines: int = 15) -> tuple[str, ...]:

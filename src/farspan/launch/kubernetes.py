@@ -15,6 +15,7 @@ from farspan.launch.program import Program
 
 _KINDS = "deployment,service"
 _POLL_S = 2.0
+_DRAIN_S = 10.0
 # Reasons a waiting container gives that waiting does not cure.
 _HOPELESS = (
     "CrashLoopBackOff",
@@ -90,11 +91,11 @@ class Cluster:
         assert isinstance(items, list)
         return items
 
-    def log_argv(self, name: str, *, follow: bool) -> tuple[str, ...]:
-        """The command that shows the logs of a server's pods."""
+    def log_argv(self, name: str, *, follow: bool, lines: int | None = None) -> tuple[str, ...]:
+        """The command that shows the logs of a server's pods, or the last lines of each."""
         return self.program.argv(
-            *("logs", "--selector", f"{INSTANCE}={name}", "--prefix", "--tail=-1", "--max-log-requests=32"),
-            *(("--follow",) if follow else ()),
+            *("logs", "--selector", f"{INSTANCE}={name}", "--prefix", f"--tail={lines or -1}"),
+            *("--max-log-requests=32", *(("--follow",) if follow else ())),
         )
 
 
@@ -154,17 +155,9 @@ class ClusterServer:
             argv = self._cluster.log_argv(self._name, follow=self._status is None)
             self._follower = LocalServer(argv, log=self.log, grace_s=1.0)
             if self._status is not None:
-                self._drain()
+                self._follower.wait(_DRAIN_S)
         if ready and (self._forward is None or self._forward.exit_status is not None):
             self._start_forward()
-
-    def _drain(self) -> None:
-        """A container that has ended: give kubectl a moment to bring its whole log."""
-        deadline = time.monotonic() + 10
-        while (
-            self._follower is not None and self._follower.exit_status is None and time.monotonic() < deadline
-        ):
-            time.sleep(0.1)
 
     def _start_forward(self) -> None:
         port = find_free_port()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -132,6 +133,11 @@ class LocalServer:
     def guard_pid(self) -> int:
         """The guard's process id."""
         return self._guard.pid
+
+    def wait(self, limit_s: float) -> None:
+        """Wait until the command ends by itself, or for so many seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._guard.wait(limit_s)
 
     def detach(self) -> None:
         """Let the command outlive this program; from now on SIGTERM to the guard ends it.

@@ -176,6 +176,7 @@ def prepare(asked: Asked) -> Prepared:
             eager=any(name in flags for name in _EAGER),
         ),
         plan=plan,
+        gpu="" if asked.gpus == NO_GPU else parse_node(asked.gpus).gpu.name,
         warnings=(*notes, *_exposure(asked, with_key=with_key), *(plan.warnings if plan else ())),
     )
     image = (asked.image or engine_image(asked.engine, version)) if container else ""

@@ -34,6 +34,7 @@ class Launch:
         secrets: Environment variable of the engine to the variable here that holds its value.
         expected: How long the start should take.
         plan: The plan; None where there is no GPU to plan for.
+        gpu: Catalog name of the GPUs; empty for none.
         warnings: What the user must know, one sentence each.
     """
 
@@ -51,6 +52,7 @@ class Launch:
     secrets: Mapping[str, str]
     expected: ExpectedStart
     plan: EnginePlan | None = None
+    gpu: str = ""
     warnings: tuple[str, ...] = field(default_factory=tuple)
 
     @property

@@ -11,6 +11,7 @@ from farspan.doctor.diagnose import Doctor
 from farspan.doctor.events import LogReader
 from farspan.doctor.findings import Finding, Severity
 from farspan.doctor.records import Phase
+from farspan.doctor.situation import Hints
 from farspan.launch.expected import ExpectedStart
 from farspan.launch.local import LaunchError
 from farspan.launch.readiness import Check, Watched, wait_ready
@@ -120,14 +121,17 @@ class StartupWatch:
         server: The server.
         expected: How long each phase should take.
         plan: What the engine should get; None when nothing was planned.
+        hints: What the doctor cannot read in the log.
     """
 
-    def __init__(self, server: Watched, expected: ExpectedStart, plan: EnginePlan | None) -> None:
+    def __init__(
+        self, server: Watched, expected: ExpectedStart, plan: EnginePlan | None, hints: Hints | None = None
+    ) -> None:
         self._server = server
         self._expected = expected
         self._printed: Mapping[str, Any] = plan.printed if plan else {}
         self._reader = LogReader()
-        self._doctor = Doctor()
+        self._doctor = Doctor(hints)
         self._offset = 0
         self._grown = 0.0
         self._began: dict[str, float] = {}
@@ -252,6 +256,7 @@ async def await_start(
     expected: ExpectedStart,
     plan: EnginePlan | None,
     *,
+    hints: Hints | None = None,
     limit_s: float | None = None,
     on_change: Callable[[float, StartupWatch], None] | None = None,
     pause_s: float = 0.5,
@@ -263,6 +268,7 @@ async def await_start(
         check: Says what is missing for an answer; empty when one token came back.
         expected: How long the start should take.
         plan: What the engine should get.
+        hints: What the doctor cannot read in the log.
         limit_s: Longest wait in seconds; None for the expected start's own limit.
         on_change: Called after every check with the seconds so far and the watch.
         pause_s: Seconds between two checks.
@@ -270,7 +276,7 @@ async def await_start(
     Raises:
         StartError: It died, hangs or took too long; with the doctor's findings.
     """
-    watch = StartupWatch(server, expected, plan)
+    watch = StartupWatch(server, expected, plan, hints)
 
     def look(seconds: float, line: str) -> None:  # noqa: ARG001
         watch.check()
