@@ -26,7 +26,7 @@ from farspan.doctor.records import (
     Progress,
     Throughput,
 )
-from farspan.doctor.rule import Diagnosis, Sighting
+from farspan.doctor.rule import Diagnosis, Rule, Sighting
 from farspan.doctor.rules import LINE_RULES, STATE_RULES
 from farspan.doctor.situation import Hints, Situation
 from farspan.doctor.timeline import Entry, Timeline
@@ -88,6 +88,11 @@ class Report:
         return self.situation.ready is not None
 
 
+_RULES_BY_MARK: dict[bytes, list[Rule]] = {}
+for _rule in LINE_RULES:
+    for _needle in _rule.needles:
+        _RULES_BY_MARK.setdefault(_needle.encode(), []).append(_rule)
+_HARMLESS_BY_MARK = {harmless.needle.encode(): harmless for harmless in HARMLESS}
 _ORDER = {severity: number for number, severity in enumerate(Severity)}
 
 
@@ -154,24 +159,25 @@ class Doctor:
         text = message.text
         was_ready = start.situation.ready is not None
         known = False
-        for rule in LINE_RULES:
-            if not any(needle in text for needle in rule.needles):
-                continue
-            match = rule.pattern.search(text)
-            if match is None:
-                continue
-            known = True
-            seen = start.sightings.setdefault(rule.id, [])
-            start.counts[rule.id] = start.counts.get(rule.id, 0) + message.times
-            if len(seen) < _SIGHTINGS:
-                seen.append(Sighting(message, match, frames, was_ready))
-        for harmless in HARMLESS:
-            if harmless.needle in text:
-                match = harmless.pattern.search(text)
-                if match is not None:
-                    sighting = Sighting(message, match, frames, was_ready)
-                    self._count_noise(start, harmless.id, harmless.why, message, sighting)
-                    return
+        for mark in message.marks:
+            for rule in _RULES_BY_MARK.get(mark, ()):
+                match = rule.pattern.search(text)
+                if match is None:
+                    continue
+                known = True
+                seen = start.sightings.setdefault(rule.id, [])
+                if seen and seen[-1].message is message:
+                    continue  # two needles of one rule in one line
+                start.counts[rule.id] = start.counts.get(rule.id, 0) + message.times
+                if len(seen) < _SIGHTINGS:
+                    seen.append(Sighting(message, match, frames, was_ready))
+        for mark in message.marks:
+            harmless = _HARMLESS_BY_MARK.get(mark)
+            match = harmless.pattern.search(text) if harmless is not None else None
+            if harmless is not None and match is not None:
+                sighting = Sighting(message, match, frames, was_ready)
+                self._count_noise(start, harmless.id, harmless.why, message, sighting)
+                return
         if not known and message.level == "WARNING":
             shape = "".join(char for char in text[:120] if not char.isdigit())
             if f"?{shape}" in start.noise or len(start.noise) < _UNRECOGNISED:
@@ -223,7 +229,8 @@ class Doctor:
         conditions = {harmless.id: harmless.only_if for harmless in HARMLESS}
         for first, noise in start.noise.values():
             condition = conditions.get(noise.id)
-            if first is None or condition is None or condition(first, start.situation):
+            counted = None if first is None else replace(first, count=noise.evidence.count)
+            if counted is None or condition is None or condition(counted, start.situation):
                 yield noise
 
     def _findings(self, start: _Start) -> Iterable[Finding]:

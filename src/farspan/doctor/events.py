@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from farspan.doctor.grammar import ENDINGS, MESSAGES, RULES
-from farspan.doctor.lines import LineParser, plain, raw_text
+from farspan.doctor.lines import WRAPPED, LineParser, plain, raw_text, unwrap
 from farspan.doctor.records import (
     Access,
     Batch,
@@ -60,8 +61,17 @@ _ACCESS = re.compile(
 _REFUSED = (b"400 Bad", b"401 Una", b"403 For", b"404 Not", b"405 Met", b"413 ", b"422 Unp", b"429 Too",
             b"500 Int", b"502 Bad", b"503 Ser", b"504 Gat")  # fmt: skip
 _INVALID = b"Invalid HTTP request received"
-_PLAIN_ENDS = (b'" 200 OK', b'" 200 OK\r', b" 200 OK\x1b[0m", b" 200 OK\x1b[0m\r")
+_PLAIN_ENDS = (b'" 200 OK', b'" 200 OK\r', b"200 OK\x1b[0m", b"200 OK\x1b[0m\r")
+_BY_NEEDLE = {rule.needle: rule for rule in RULES}
+_ORDER = {rule: number for number, rule in enumerate(RULES)}
+_ENDINGS = dict(ENDINGS)
 _ALWAYS: tuple[bytes, ...] = (b"Avg prompt throughput", b"Prefill batch", b"Decode batch", _INVALID)
+
+
+@lru_cache(maxsize=4)
+def _scanner(needles: tuple[bytes, ...]) -> Scanner:
+    """A scanner never changes once built, and building it costs more than reading a short log."""
+    return Scanner(needles)
 
 
 def _line_of(event: Event) -> int:
@@ -84,8 +94,8 @@ class LogReader:
         from farspan.doctor.noise import HARMLESS
         from farspan.doctor.rules import NEEDLES
 
-        self._scanner = Scanner(
-            [
+        self._scanner = _scanner(
+            (
                 *(rule.needle for rule in RULES),
                 *(needle for needle, _ in ENDINGS),
                 *MESSAGES,
@@ -94,7 +104,7 @@ class LogReader:
                 *NEEDLES,
                 *(harmless.needle.encode() for harmless in HARMLESS),
                 *needles,
-            ]
+            )
         )
         self._parser = LineParser()
         self._pending: list[bytes] = []
@@ -160,6 +170,8 @@ class LogReader:
     def _read(self, block: bytes, events: list[Event]) -> None:
         """Read whole lines. Most are plain successes or of a shape known to say nothing, and cost next to nothing."""
         lines = block.split(b"\n")
+        if WRAPPED in block:
+            lines = [unwrap(raw) if raw.startswith(WRAPPED) else raw for raw in lines]
         first, boring = self._line, self._boring
         self._line += len(lines) - 1
         rest = [(number, raw) for number, raw in enumerate(lines, first) if not raw.endswith(_PLAIN_ENDS)]
@@ -170,25 +182,26 @@ class LogReader:
         before = len(events)
         for number, raw in rest:
             if _AVERAGE in raw:
-                self._read_line(number, raw, events)
+                self._read_line(number, raw, (), events)
                 continue
-            shape = raw[:_SHAPE].translate(None, _DIGITS)
-            if shape not in boring:
-                fresh.append((number, raw, shape))
+            # A progress bar writes over itself: each state is a line of its own.
+            for part in raw.split(b"\r") if b"\r" in raw else (raw,):
+                shape = part[:_SHAPE].translate(None, _DIGITS)
+                if shape and shape not in boring:
+                    fresh.append((number, part, shape))
         if not fresh:
             return
         out_of_order = len(events) > before
-        candidates = set(self._scanner.candidates([raw for _, raw, _ in fresh]))
+        candidates = self._scanner.candidates([raw for _, raw, _ in fresh])
         for at, (number, raw, shape) in enumerate(fresh):
-            if at in candidates:
-                for part in raw.split(b"\r") if b"\r" in raw else (raw,):
-                    self._read_line(number, part, events)
+            if candidates.get(at):
+                self._read_line(number, raw, candidates[at], events)
             elif len(boring) < _SHAPES and len(raw) <= _SHAPE:
                 boring.add(shape)
         if out_of_order:
             events[before:] = sorted(events[before:], key=_line_of)
 
-    def _read_line(self, number: int, raw: bytes, events: list[Event]) -> None:
+    def _read_line(self, number: int, raw: bytes, marks: tuple[bytes, ...], events: list[Event]) -> None:
         at = raw.find(_AVERAGE)
         if at >= 0:
             throughput = self._throughput(number, raw, at)
@@ -211,23 +224,28 @@ class LogReader:
             message, count = self._withheld[shape]
             self._withheld[shape] = (message, count + 1)
             return
-        self._read_rest(number, raw, shape, seen, events)
+        self._read_rest(number, raw, marks, shape, events)
 
-    def _read_rest(self, number: int, raw: bytes, shape: bytes, seen: int, events: list[Event]) -> None:
+    def _read_rest(
+        self, number: int, raw: bytes, marks: tuple[bytes, ...], shape: bytes, events: list[Event]
+    ) -> None:
         parsed = self._parser.parse(number, raw)
-        for rule in RULES:
-            if rule.needle in raw:
-                match = rule.pattern.search(parsed.text)
-                if match is not None:
-                    events.extend(rule.make(parsed, match))
-                    return
-        text = parsed.text.strip()
-        for needle, phase in ENDINGS:
-            if needle in raw:
-                events.append(Progress(parsed.where, phase, done=phase is Phase.DIED, text=text[:300]))
+        for rule in sorted(
+            (_BY_NEEDLE[mark] for mark in marks if mark in _BY_NEEDLE), key=_ORDER.__getitem__
+        ):
+            match = rule.pattern.search(parsed.text)
+            if match is not None:
+                events.extend(rule.make(parsed, match))
+                return
+        for mark in marks:
+            phase = _ENDINGS.get(mark)
+            if phase is not None:
+                done = phase is Phase.DIED
+                events.append(Progress(parsed.where, phase, done=done, text=parsed.text.strip()[:300]))
                 break
-        message = Message(parsed.where, parsed.level, parsed.text.rstrip(), raw_text(raw))
+        message = Message(parsed.where, parsed.level, parsed.text.rstrip(), raw_text(raw), marks)
         events.append(message)
+        seen = self._shapes.get(shape, 0)
         if seen or len(self._shapes) < _SHAPES:
             self._shapes[shape] = seen + 1
             if seen + 1 == _SHOWN:
@@ -299,7 +317,7 @@ class LogReader:
         )
 
     def _access(self, number: int, raw: bytes) -> Access | None:
-        if b"\x1b" in raw or raw.startswith(b'{"log"'):
+        if b"\x1b" in raw:
             match = _ACCESS.search(plain(raw))
             if match is None:
                 return None

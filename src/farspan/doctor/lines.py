@@ -11,6 +11,7 @@ from farspan.doctor.records import Where
 
 MAX_TEXT = 16_000
 MAX_RAW = 1_000
+WRAPPED = b'{"log":'
 _A_LEAP_YEAR = 1972
 _HALF_A_YEAR = 180 * 86_400
 
@@ -76,22 +77,23 @@ def epoch(stamp: str) -> float | None:
     return seconds
 
 
+def unwrap(raw: bytes) -> bytes:
+    """A line of docker's json-file format as `docker logs --timestamps` would print it."""
+    try:
+        entry = json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
+    log, stamp = entry.get("log"), entry.get("time")
+    if not isinstance(log, str):
+        return raw
+    line = log.rstrip("\r\n").replace("\n", " ")
+    return (f"{stamp} {line}" if isinstance(stamp, str) else line).encode("utf-8", "replace")
+
+
 def plain(raw: bytes) -> str:
-    """The text of a line without colours; of docker's json-file format, the log text itself."""
+    """The text of a line without colours."""
     text = raw[: 4 * MAX_TEXT].decode("utf-8", "replace")
-    if "\x1b" in text:
-        text = _ANSI.sub("", text)
-    if text.startswith('{"log":'):
-        try:
-            entry = json.loads(raw)
-        except (ValueError, RecursionError):
-            return text
-        log = entry.get("log")
-        if isinstance(log, str):
-            stamp = entry.get("time")
-            line = _ANSI.sub("", log).rstrip("\r\n")
-            return f"{stamp} {line}" if isinstance(stamp, str) else line
-    return text
+    return _ANSI.sub("", text) if "\x1b" in text else text
 
 
 class LineParser:

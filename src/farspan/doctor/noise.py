@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from farspan.doctor.rule import Sighting
+from farspan.doctor.rules.vllm_workers_stalled import is_stall
 from farspan.doctor.situation import Situation
 
 
@@ -24,9 +25,9 @@ def _harmless(id_: str, needle: str, why: str, pattern: str = "") -> Harmless:
     return Harmless(id_, needle, re.compile(pattern or re.escape(needle)), why)
 
 
-def _while_starting(sighting: Sighting, situation: Situation) -> bool:
-    """Before the server was ready, and it got on afterwards or is still at it."""
-    return not sighting.was_ready and not situation.died_itself
+def _no_stall(sighting: Sighting, situation: Situation) -> bool:
+    """Not said so often, or at such a time, that a rule speaks of it."""
+    return not is_stall(sighting, situation)
 
 
 HARMLESS: tuple[Harmless, ...] = (
@@ -36,7 +37,7 @@ HARMLESS: tuple[Harmless, ...] = (
         re.compile(r"No available shared memory broadcast block found"),
         "Workers are busy loading, compiling or capturing graphs; the message repeats every 60 s until "
         "they are done.",
-        _while_starting,
+        _no_stall,
     ),
     _harmless(
         "omp-threads",
@@ -102,6 +103,14 @@ HARMLESS: tuple[Harmless, ...] = (
         r"(?i)\b(?:is|are|been|has been) deprecated|DeprecationWarning|FutureWarning",
     ),
     _harmless("vocab-type", "Vocab type detection failed", "The grammar backend falls back to raw bytes."),
+    _harmless("ld-preload", "is not found in LD_PRELOAD", "CPU serving only: a faster allocator could be preloaded."),
+    _harmless("no-triton", "Triton is not installed", "There are no GPU kernels to compile on this machine."),
+    _harmless("model-runner", "using the V1 model runner instead", "The older of two equal code paths is taken."),
+    _harmless("no-onednn", "fallback to torch linear", "CPU serving only: a slower matrix kernel is taken."),
+    _harmless("no-moe-layer", "No Llama4MoE layer found", "A dense model: there are no experts to set up."),
+    _harmless(
+        "inductor-off", "Inductor compilation was disabled by user settings", "What the backend for CPUs always does."
+    ),
     _harmless(
         "custom-allreduce",
         "Custom allreduce is disabled",

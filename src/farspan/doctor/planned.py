@@ -15,6 +15,7 @@ from farspan.hardware.catalog import find_gpu, gpus
 from farspan.hardware.gpu import Gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype, ModelSpec
+from farspan.models.weights import rank_weight_bytes
 from farspan.planner.levers import cheapest_fix
 from farspan.planner.plan import plan_engine
 from farspan.planner.questions import largest_context
@@ -47,6 +48,8 @@ _FLAGS = {
 # A flag given with its default value says nothing; some versions then lack the flag altogether.
 _DEFAULTS: Mapping[str, object] = {"swa_full_tokens_ratio": 0.8, "page_size": 1}
 _SIZE_TOLERANCE = 0.04
+_BUDGET_TOLERANCE = 1.15
+_DEFAULT_SHARE = 0.92
 _RELEASE = re.compile(r"\d+\.\d+(?:\.\d+)?(?:\.post\d+)?")
 
 
@@ -116,9 +119,25 @@ def gpu_of(situation: Situation) -> Gpu | None:
                 continue
     gib = situation.gpu_total_gib or situation.figures.get("free_before_gib")
     if gib is None:
-        return None
+        return _gpu_by_budget(situation)
     nearest = min(gpus(), key=lambda gpu: abs(gpu.memory_bytes / GIB - gib))
     return nearest if abs(nearest.memory_bytes / GIB - gib) <= _SIZE_TOLERANCE * gib else None
+
+
+def _gpu_by_budget(situation: Situation) -> Gpu | None:
+    """The smallest GPU whose memory covers weights and KV cache of a vLLM log: the rest of its budget is small."""
+    available, share = situation.figures.get("available_kv_gib"), situation.number("gpu_memory_utilization")
+    spec, weights = spec_of(situation), situation.figures.get("weights_gib")
+    if weights is None and spec is not None:
+        try:
+            weights = rank_weight_bytes(spec, situation.tp).total / GIB
+        except FarspanError:
+            weights = None
+    if available is None or available <= 0 or weights is None:
+        return None
+    least = (available + weights) / (share or _DEFAULT_SHARE) * GIB
+    fitting = [gpu for gpu in gpus() if least <= gpu.memory_bytes <= least * _BUDGET_TOLERANCE]
+    return min(fitting, key=lambda gpu: gpu.memory_bytes, default=None)
 
 
 def planned_version(situation: Situation) -> str:

@@ -150,6 +150,7 @@ class Message(NamedTuple):
         level: "INFO", "WARNING", "ERROR" ...; empty when the line has none.
         text: The message without prefixes, colours and timestamps, cut after 16,000 characters.
         raw: The line as it stands, cut after 1,000 characters.
+        marks: The needles the line contains, of those the reader was given: what rules choose by.
         times: How many lines of this shape this one stands for.
     """
 
@@ -157,6 +158,7 @@ class Message(NamedTuple):
     level: str
     text: str
     raw: str
+    marks: tuple[bytes, ...] = ()
     times: int = 1
 
 

@@ -61,8 +61,11 @@ class Scanner:
 
     def __init__(self, needles: Iterable[bytes]) -> None:
         self._table = np.zeros(1 << _BITS, dtype=bool)
-        grams = sorted({pick_gram(needle) for needle in needles})
-        self._table[self._slots(np.frombuffer(b"".join(grams), dtype="<u4").copy())] = True
+        self._needles: dict[int, list[bytes]] = {}
+        for needle in dict.fromkeys(needles):
+            (slot,) = self._slots(np.frombuffer(pick_gram(needle), dtype="<u4").copy()).tolist()
+            self._table[slot] = True
+            self._needles.setdefault(slot, []).append(needle)
 
     @staticmethod
     def _slots(grams: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
@@ -70,17 +73,27 @@ class Scanner:
         grams >>= _SHIFT
         return grams
 
-    def candidates(self, lines: list[bytes]) -> list[int]:
-        """The positions in `lines` of those that may contain a needle, in order."""
+    def candidates(self, lines: list[bytes]) -> dict[int, tuple[bytes, ...]]:
+        """The positions in `lines` of those with a needle's four bytes, each with the needles it has in full."""
         block = b"\n".join(lines)
         size = len(block)
         if size < GRAM:
-            return []
+            return {}
         # Four overlapping bytes at every position, without copying the block four times.
         grams = np.ndarray((size - GRAM + 1,), dtype="<u4", buffer=block, strides=(1,))
-        hits = np.flatnonzero(self._table[self._slots(grams.astype(np.uint32))])
+        slots = self._slots(grams.astype(np.uint32))
+        hits = np.flatnonzero(self._table[slots])
         if not len(hits):
-            return []
+            return {}
         ends = np.cumsum([len(line) + 1 for line in lines])
-        found: list[int] = np.unique(np.searchsorted(ends, hits, side="right")).tolist()
+        positions = np.searchsorted(ends, hits, side="right").tolist()
+        possible: dict[int, set[int]] = {}
+        for position, slot in zip(positions, slots[hits].tolist(), strict=True):
+            possible.setdefault(position, set()).add(slot)
+        found = {}
+        for position, seen in possible.items():
+            line = lines[position]
+            found[position] = tuple(
+                needle for slot in seen for needle in self._needles[slot] if needle in line
+            )
         return found

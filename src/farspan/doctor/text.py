@@ -63,7 +63,7 @@ def _state(report: Report) -> str:
         if situation.stopped is not None:
             return "served and was stopped"
         return "is ready"
-    if situation.died_itself:
+    if situation.died_itself or (report.worst is Severity.ERROR and not situation.rates.lines):
         return "did not start"
     if situation.stopped is not None:
         return "was stopped before it was ready"

@@ -27,11 +27,12 @@ def _look(situation: Situation) -> Diagnosis | None:
     where = f" in {first.place}" if first.place else ""
     process = f", in process {first.where.process}" if first.where.process else ""
     short = f"{first.type}: {first.text}" if first.text else first.type
-    cause = f"{short[:300]}{where}{process}."
-    if died:
-        cause = f"The server ended. The first error, which the others only pass on: {cause}"
-    else:
-        cause = f"An exception nobody caught; the server went on: {cause}"
+    meaning = (
+        "the first error, which the others only pass on"
+        if died
+        else "nobody caught it, and the server went on"
+    )
+    cause = f"{short[:300]}{where}{process}: {meaning}."
     return Diagnosis(
         cause,
         (

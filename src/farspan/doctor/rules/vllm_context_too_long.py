@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from farspan.doctor.findings import Severity
-from farspan.doctor.planned import planned
+from farspan.doctor.planned import planned, spec_of
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
 from farspan.doctor.situation import Situation
 
@@ -26,6 +27,12 @@ def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
     fix: list[str] = []
     if estimate:
         fix.append(f"--max-model-len {estimate} fits as things are (vLLM's own estimate)")
+    if situation.text("device_config") == "cpu":
+        fix.append(f"VLLM_CPU_KVCACHE_SPACE={math.ceil(float(match['needed']))} in the environment (GiB)")
+        return Diagnosis(cause.replace(" on a GPU", ""), tuple(fix))
+    spec = spec_of(situation)
+    if spec is not None and length > spec.max_position_embeddings:
+        fix.append(f"the model itself was made for {spec.max_position_embeddings:,} tokens")
     plan = planned(situation)
     if plan is not None:
         fix.extend(plan.steps())

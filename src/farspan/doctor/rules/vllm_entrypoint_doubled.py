@@ -21,8 +21,8 @@ RULE = Rule(
         "The image's entrypoint already is `vllm serve` (older images: the API server), and the "
         "container's command "
         "repeats it: vLLM reads those words as arguments, and the container ends with code 2 within seconds.",
-        "start the command with the model: docker run ... vllm/vllm-openai:TAG MODEL --max-model-len ...",
-        "or replace the entrypoint: docker run --entrypoint python3 ... -m "
+        "start the command with the model: docker run [OPTIONS] vllm/vllm-openai:TAG MODEL [FLAGS]",
+        "or replace the entrypoint: docker run --entrypoint python3 IMAGE -m "
         "vllm.entrypoints.openai.api_server --model MODEL",
     ),
     sources=("vllm-project/vllm#22072", "vllm-project/vllm#37133", "observed on vllm 0.12.0"),

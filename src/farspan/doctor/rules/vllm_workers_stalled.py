@@ -9,13 +9,18 @@ from farspan.doctor.rule import Diagnosis, Rule, Sighting
 from farspan.doctor.situation import Situation
 
 _ENOUGH = 3
+_ENOUGH_STARTING = 15
+
+
+def is_stall(sighting: Sighting, situation: Situation) -> bool:
+    """Whether it is said often enough to mean a hang: workers that load or compile are silent for minutes too."""
+    if sighting.was_ready:
+        return sighting.count >= _ENOUGH or situation.died_itself
+    return sighting.count >= _ENOUGH_STARTING and situation.ready is None
 
 
 def _explain(sighting: Sighting, situation: Situation) -> Diagnosis | None:
-    # Before the server is ready the same line is noise: workers load and compile.
-    if not sighting.was_ready and not situation.died_itself:
-        return None
-    if sighting.was_ready and sighting.count < _ENOUGH and not situation.died_itself:
+    if not is_stall(sighting, situation):
         return None
     return Diagnosis(
         f"Workers have not answered for a minute, {sighting.count} times: a step takes very long, or "
