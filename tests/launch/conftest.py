@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -33,4 +34,5 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
     yield Fakes(folder)
     pid = folder / "server.pid"
     if pid.exists():
-        os.kill(int(pid.read_text()), 9)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid.read_text()), 9)

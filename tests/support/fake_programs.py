@@ -91,6 +91,13 @@ def docker(arguments: list[str], play: dict) -> int:
     return 0
 
 
+def pod_status(play: dict) -> dict:
+    """The pod as it was when last looked at; each look brings it one step on."""
+    looks = FOLDER / "looks"
+    number = int(looks.read_text() or 1) if looks.exists() else 1
+    return play["pods"][min(number, len(play["pods"])) - 1]
+
+
 def kubectl(arguments: list[str], play: dict, text: str) -> int:
     applied = FOLDER / "applied.yaml"
     while arguments and arguments[0] in ("--context", "--namespace"):
@@ -101,10 +108,8 @@ def kubectl(arguments: list[str], play: dict, text: str) -> int:
             print("deployment.apps/served created\nservice/served created")
         case ["get", "pods", *_]:
             looks = FOLDER / "looks"
-            number = int(looks.read_text()) if looks.exists() else 0
-            looks.write_text(str(number + 1))
-            pods = play["pods"]
-            status = pods[min(number, len(pods) - 1)] if applied.exists() else None
+            looks.write_text(str(int(looks.read_text()) + 1 if looks.exists() else 1))
+            status = pod_status(play) if applied.exists() else None
             print(json.dumps({"items": [] if status is None else [{"status": status}]}))
         case ["get", _, _, "--ignore-not-found", *_]:
             if applied.exists():
@@ -113,7 +118,7 @@ def kubectl(arguments: list[str], play: dict, text: str) -> int:
         case ["logs", *_]:
             sys.stdout.write("".join(f"[pod/served-1/engine] {line}\n" for line in Path(play["log"]).read_text().splitlines()))
             sys.stdout.flush()
-            while "--follow" in arguments and applied.exists():
+            while "--follow" in arguments and applied.exists() and "terminated" not in json.dumps(pod_status(play)):
                 time.sleep(0.05)
         case ["port-forward", "--address", "127.0.0.1", _, ports]:
             start_server(int(ports.split(":")[0]))

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from farspan.doctor.findings import Finding
+from farspan.doctor.findings import Finding, Severity
 from farspan.launch.startup import Compared, PhaseView, StartReport, StartupWatch
 from farspan.launch.state import ServerRecord
 from farspan.printable import printable
@@ -52,6 +52,8 @@ class PlainStart(ServeWatcher):
         where = f" at {record.url}" if record.url else ""
         self.step(f"{record.name} answers{where} after {format_seconds(report.ready_s)}")
         for finding in report.findings:
+            if finding.severity is Severity.INFO:
+                continue
             self.step(f"  ! {finding.cause}")
 
     def _say_phases(self, phases: tuple[PhaseView, ...]) -> None:

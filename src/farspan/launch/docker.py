@@ -16,6 +16,7 @@ _LABEL = "farspan.digest"
 _STOP_S = 30
 _POLL_S = 1.0
 _DRAIN_S = 10.0
+_FAILURES = 5
 # The engine's own port inside; what is published outside is farspan's to choose.
 INSIDE_PORT = 8000
 
@@ -92,10 +93,7 @@ class Docker:
         if done.status:
             if "no such container" in done.error.lower():
                 return None
-            reason = " ".join(done.error.split())[:400]
-            raise LaunchError(
-                f"docker does not answer: {reason}", "start the docker daemon, or check your rights"
-            )
+            raise _silent(done.error)
         state, _, found = done.output.strip().partition(" ")
         return state, found
 
@@ -129,7 +127,11 @@ class Docker:
             )
 
     def exit_status(self, name: str) -> int | None:
-        """A container's exit status; None while it runs, 137 when it is gone."""
+        """A container's exit status; None while it runs, 137 when it is gone.
+
+        Raises:
+            LaunchError: docker does not answer.
+        """
         done = self.program.run(
             "container",
             "inspect",
@@ -138,7 +140,9 @@ class Docker:
             name,
         )
         if done.status:
-            return 137
+            if "no such container" in done.error.lower():
+                return 137
+            raise _silent(done.error)
         state, code, _ = [*done.output.split(), "", "", ""][:3]
         return int(code or 1) if state in ("exited", "dead", "removing") else None
 
@@ -146,6 +150,11 @@ class Docker:
         """The command that shows a container's log, or its last lines."""
         tail = ("--tail", str(lines)) if lines else ()
         return self.program.argv("logs", *(("--follow",) if follow else ()), *tail, name)
+
+
+def _silent(error: str) -> LaunchError:
+    reason = " ".join(error.split())[:400]
+    return LaunchError(f"docker does not answer: {reason}", "start the docker daemon, or check your rights")
 
 
 class DockerServer:
@@ -164,6 +173,7 @@ class DockerServer:
         self._name = name
         self._follower = LocalServer(docker.log_argv(name, follow=True), log=log, grace_s=1.0)
         self._asked = 0.0
+        self._failures = 0
         self._status: int | None = None
 
     @property
@@ -172,7 +182,14 @@ class DockerServer:
         now = time.monotonic()
         if self._status is None and now - self._asked > _POLL_S:
             self._asked = now
-            self._status = self._docker.exit_status(self._name)
+            try:
+                self._status = self._docker.exit_status(self._name)
+                self._failures = 0
+            except LaunchError:
+                # One hiccup of the daemon must not end a start of ten minutes.
+                self._failures += 1
+                if self._failures >= _FAILURES:
+                    raise
             if self._status is not None:
                 self._follower.wait(_DRAIN_S)  # its last words are what matters
         return self._status

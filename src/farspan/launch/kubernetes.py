@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from farspan.launch.local import LocalServer, find_free_port, read_tail
+from farspan.launch.local import LaunchError, LocalServer, find_free_port, read_tail
 from farspan.launch.manifest import INSTANCE
 from farspan.launch.program import Program
 
 _KINDS = "deployment,service"
 _POLL_S = 2.0
 _DRAIN_S = 10.0
+_FAILURES = 5
 # Reasons a waiting container gives that waiting does not cure.
 _HOPELESS = (
     "CrashLoopBackOff",
@@ -118,6 +119,7 @@ class ClusterServer:
         self._name = name
         self._port = port
         self._asked = 0.0
+        self._failures = 0
         self._status: int | None = None
         self._follower: LocalServer | None = None
         self._forward: LocalServer | None = None
@@ -128,11 +130,19 @@ class ClusterServer:
         now = time.monotonic()
         if self._status is None and now - self._asked > _POLL_S:
             self._asked = now
-            self._look()
+            try:
+                self._look()
+                self._failures = 0
+            except LaunchError:
+                # One hiccup of the cluster's API must not end a start of ten minutes.
+                self._failures += 1
+                if self._failures >= _FAILURES:
+                    raise
         return self._status
 
     def _look(self) -> None:
-        pods = self._cluster.pods(self._name)
+        every = self._cluster.pods(self._name)
+        pods = [pod for pod in every if not pod.get("metadata", {}).get("deletionTimestamp")]
         running = ready = False
         for pod in pods:
             status = pod.get("status", {})
@@ -154,8 +164,8 @@ class ClusterServer:
         if (running or self._status is not None) and self._follower is None:
             argv = self._cluster.log_argv(self._name, follow=self._status is None)
             self._follower = LocalServer(argv, log=self.log, grace_s=1.0)
-            if self._status is not None:
-                self._follower.wait(_DRAIN_S)
+        if self._status is not None and self._follower is not None:
+            self._follower.wait(_DRAIN_S)  # its last words are what matters
         if ready and (self._forward is None or self._forward.exit_status is not None):
             self._start_forward()
 

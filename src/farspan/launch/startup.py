@@ -211,8 +211,9 @@ class StartupWatch:
         rows = []
         for name, (what, word) in _COMPARED.items():
             planned = next((value for key, value in self._printed.items() if key.startswith(word)), None)
-            if name in figures and isinstance(planned, (int, float)):
-                rows.append(Compared(what, float(planned), figures[name]))
+            if name in figures and planned is not None:
+                number = float(str(planned).split()[0])  # some plans say "27.80 GiB"
+                rows.append(Compared(what, number, figures[name]))
         return tuple(rows)
 
     def findings(self) -> tuple[Finding, ...]:
