@@ -21,7 +21,9 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
     folder.mkdir()
     for name in ("docker", "kubectl"):
         program = folder / name
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -S {SUPPORT / "fake_programs.py"} {name} "$@"\n')
+        program.write_text(
+            f'#!/bin/sh\nexec {sys.executable} -S {SUPPORT / "fake_programs.py"} {name} "$@"\n'
+        )
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_FOLDER", str(folder))

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from played import Fakes
 from farspan.cli.main import group
 from farspan.launch.local import find_free_port
 from farspan.launch.state import StateFolder
+from played import Fakes
 
 EVIDENCE = Path(__file__).resolve().parents[1] / "evidence"
 STARTED = EVIDENCE / "real" / "vllm-0.24.0-scout-shard.log"
@@ -43,11 +43,18 @@ def option(argv: list[str], name: str) -> str:
 def test_the_known_pair(fakes: Fakes) -> None:
     found = dry("--context", "10M", "--engine", "vllm")
     argv = found["argv"]
-    assert argv[:6] == ["docker", "run", "--detach", "--init", "--name", "llama-4-scout-17b-16e-instruct-vllm"]
+    assert argv[:6] == [
+        "docker",
+        "run",
+        "--detach",
+        "--init",
+        "--name",
+        "llama-4-scout-17b-16e-instruct-vllm",
+    ]
     assert option(argv, "--gpus") == "8"
     assert option(argv, "--shm-size") == "11g"
     assert option(argv, "--publish") == "127.0.0.1:8000:8000"
-    assert [argv[i + 1] for i, word in enumerate(argv) if word == "--ulimit"][0] == "memlock=-1"
+    assert option(argv, "--ulimit") == "memlock=-1"
     begin = argv.index("--entrypoint")
     assert argv[begin : begin + 5] == [
         *("--entrypoint", "vllm", "vllm/vllm-openai:v0.12.0", "serve"),
@@ -59,17 +66,29 @@ def test_the_known_pair(fakes: Fakes) -> None:
     assert fakes.calls == []  # a dry run calls nobody
     sglang = dry("--context", "2M", "--engine", "sglang")["argv"]
     begin = sglang.index("--entrypoint")
-    assert sglang[begin + 1 : begin + 5] == ["python3", "lmsysorg/sglang:v0.5.6.post2-runtime", "-m", "sglang.launch_server"]
+    assert sglang[begin + 1 : begin + 5] == [
+        "python3",
+        "lmsysorg/sglang:v0.5.6.post2-runtime",
+        "-m",
+        "sglang.launch_server",
+    ]
     assert option(sglang, "--max-running-requests") == "8"
     newer = dry("--context", "10M", "--engine", "sglang", "--engine-version", "0.5.23")["argv"]
     assert "lmsysorg/sglang:v0.5.23-runtime" in newer
     assert option(newer, "--swa-full-tokens-ratio") == "0.05"
 
 
-def test_options_reach_docker(fakes: Fakes, tmp_path: Path) -> None:  # noqa: ARG001
+def test_options_reach_docker(fakes: Fakes, tmp_path: Path) -> None:
     argv = dry(
         *("--context", "1M", "--devices", "0,1,2,3,4,5,6,7", "--shm-gib", "40", "--port", "9001"),
-        *("--docker-arg", "--privileged", "--compile-cache", str(tmp_path / "cc"), "--served-model-name", "s"),
+        *(
+            "--docker-arg",
+            "--privileged",
+            "--compile-cache",
+            str(tmp_path / "cc"),
+            "--served-model-name",
+            "s",
+        ),
     )["argv"]
     assert option(argv, "--gpus") == '"device=0,1,2,3,4,5,6,7"'
     assert option(argv, "--shm-size") == "40g"
@@ -77,7 +96,9 @@ def test_options_reach_docker(fakes: Fakes, tmp_path: Path) -> None:  # noqa: AR
     assert "--privileged" in argv
     assert f"{tmp_path / 'cc'}:/root/.cache/vllm" in argv
     assert option(argv, "--served-model-name") == "s"
-    several = dry("--context", "1M", "--nodes", "2", "--node-rank", "1", "--head", "10.0.0.1", "--tp", "8")["argv"]
+    several = dry("--context", "1M", "--nodes", "2", "--node-rank", "1", "--head", "10.0.0.1", "--tp", "8")[
+        "argv"
+    ]
     assert option(several, "--network") == "host"
     assert "--publish" not in several
     assert option(several, "--gpus") == "4"
@@ -89,7 +110,9 @@ def test_from_start_to_stop(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("MY_KEY", "k-verysecret")
     fakes.play(log=STARTED)
     port = find_free_port()
-    done = serve("--port", str(port), "--context", "5Mi", "--api-key-env", "MY_KEY", "--engine-version", "0.24.0")
+    done = serve(
+        "--port", str(port), "--context", "5Mi", "--api-key-env", "MY_KEY", "--engine-version", "0.24.0"
+    )
     assert done.exit_code == 0, done.output
     assert f"scout answers at http://127.0.0.1:{port} after" in done.stderr
     assert "weights, GiB a GPU: 27.6" in done.stderr
@@ -158,7 +181,7 @@ def test_no_docker_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "docker is not on PATH" in str(serve().exception)
 
 
-def test_what_is_open_to_the_world_is_said(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+def test_what_is_open_to_the_world_is_said(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     (warning, *_) = dry("--context", "1M", "--host", "0.0.0.0")["warnings"]
     assert "open to every machine" in warning
     assert "--api-key-env VLLM_API_KEY" in warning

@@ -100,7 +100,14 @@ def test_the_ray_head_waits_for_the_others_and_then_serves(tmp_path: Path) -> No
 
 def test_several_machines_under_sglang() -> None:
     command = server_command("sglang", "/m", (), {}, LOCKED, Nodes(2, "1", "10.0.0.1"))
-    assert command.arguments[-6:] == ("--nnodes", "2", "--node-rank", "1", "--dist-init-addr", "10.0.0.1:29501")
+    assert command.arguments[-6:] == (
+        "--nnodes",
+        "2",
+        "--node-rank",
+        "1",
+        "--dist-init-addr",
+        "10.0.0.1:29501",
+    )
     with pytest.raises(InputError, match="one machine"):
         server_command("builtin", "/m", (), {}, HERE, Nodes(2, "0", "h"))
 
@@ -115,7 +122,8 @@ def prepare_server_args(argv):
     return ServerArgs(argv)
 def run_server(args):
     print(json.dumps({"argv": args.argv, "printed": repr(args), "bearer": "Bearer " + args.api_key,
-        "equal": args.api_key == "s3cret-key", "type_after_pickle": type(pickle.loads(pickle.dumps(args)).api_key).__name__,
+        "equal": args.api_key == "s3cret-key",
+        "type_after_pickle": type(pickle.loads(pickle.dumps(args)).api_key).__name__,
         "environment": "SGLANG_API_KEY" in os.environ, "cmdline": open("/proc/self/cmdline").read()}))
 def kill_process_tree(pid, include_parent):
     assert pid == os.getpid() and include_parent is False

@@ -16,17 +16,33 @@ from farspan.launch.state import StateFolder
 from played import Fakes
 
 EVIDENCE = Path(__file__).resolve().parents[1] / "evidence"
-SCOUT = ("serve", "llama-4-scout", "--gpus", "8xH200", "--offline", "--runtime", "kubernetes", "--name", "scout")
+SCOUT = (
+    "serve",
+    "llama-4-scout",
+    "--gpus",
+    "8xH200",
+    "--offline",
+    "--runtime",
+    "kubernetes",
+    "--name",
+    "scout",
+)
 READY = {
     "conditions": [{"type": "Ready", "status": "True"}],
     "containerStatuses": [{"restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}],
 }
 RUNNING = {**READY, "conditions": [{"type": "Ready", "status": "False"}]}
 PENDING = {
-    "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/4 nodes: 4 Insufficient nvidia.com/gpu."}]
+    "conditions": [
+        {"type": "PodScheduled", "status": "False", "message": "0/4 nodes: 4 Insufficient nvidia.com/gpu."}
+    ]
 }
-DEAD = {"containerStatuses": [{"restartCount": 0, "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]}
-NO_IMAGE = {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]}
+DEAD = {
+    "containerStatuses": [{"restartCount": 0, "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]
+}
+NO_IMAGE = {
+    "containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]
+}
 
 
 def farspan(*arguments: str) -> Result:
@@ -58,7 +74,16 @@ def container(workload: dict[str, Any]) -> dict[str, Any]:
     [
         (),
         ("--volume", "pvc:models", "--hf-secret", "hf:token", "--key-secret", "keys:api"),
-        ("--volume", "/data/hf", "--node-selector", "gpu=h200", "--node-selector", "zone=a", "--service-type", "NodePort"),
+        (
+            "--volume",
+            "/data/hf",
+            "--node-selector",
+            "gpu=h200",
+            "--node-selector",
+            "zone=a",
+            "--service-type",
+            "NodePort",
+        ),
         ("--volume", "pvc:m", "--volume-read-only", "--model-path", "/root/.cache/huggingface/hub/scout"),
     ],
 )
@@ -115,7 +140,20 @@ def test_sglangs_liveness_never_generates() -> None:
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_several_machines_are_a_leader_worker_set(engine: str) -> None:
     group_, service = manifest(
-        *("--engine", engine, "--nodes", "2", "--tp", "8", "--gpus", "4xH200", "--hf-secret", "hf", "--key-secret", "k"),
+        *(
+            "--engine",
+            engine,
+            "--nodes",
+            "2",
+            "--tp",
+            "8",
+            "--gpus",
+            "4xH200",
+            "--hf-secret",
+            "hf",
+            "--key-secret",
+            "k",
+        ),
     )
     assert (group_["apiVersion"], group_["kind"]) == ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet")
     assert set(group_["spec"]) == {"replicas", "leaderWorkerTemplate"}
@@ -132,7 +170,9 @@ def test_several_machines_are_a_leader_worker_set(engine: str) -> None:
                 "spec": {"selector": {"matchLabels": pod["metadata"]["labels"]}, "template": pod},
             }
         )
-    leader, worker = (template[role]["spec"]["containers"][0] for role in ("leaderTemplate", "workerTemplate"))
+    leader, worker = (
+        template[role]["spec"]["containers"][0] for role in ("leaderTemplate", "workerTemplate")
+    )
     assert leader["resources"]["limits"]["nvidia.com/gpu"] == 4
     assert "startupProbe" in leader
     assert "startupProbe" not in worker
@@ -158,7 +198,10 @@ def test_what_cannot_be_on_a_cluster(tmp_path: Path) -> None:
 
 
 def test_from_start_to_stop(fakes: Fakes) -> None:
-    fakes.play(log=EVIDENCE / "real" / "vllm-0.24.0-scout-shard.log", pods=[PENDING, PENDING, RUNNING, RUNNING, READY])
+    fakes.play(
+        log=EVIDENCE / "real" / "vllm-0.24.0-scout-shard.log",
+        pods=[PENDING, PENDING, RUNNING, RUNNING, READY],
+    )
     done = farspan(*SCOUT, "--context", "1M", "--namespace", "llm", "--hf-secret", "hf")
     assert done.exit_code == 0, (done.output, done.exception)
     assert done.return_value == 0

@@ -58,9 +58,9 @@ class Farspan:
         found = []
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
-            if "farspan.builtin" in words and str(self.checkpoint) in words and str(self.port) in words:
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
+            ours = {"farspan.builtin", str(self.checkpoint), str(self.port)} <= set(words)
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
         return found
 
     def wait_until_gone(self) -> None:
@@ -96,7 +96,9 @@ def test_detached_it_answers_outlives_and_is_stopped(farspan: Farspan) -> None:
     assert len(farspan.processes()) == 2  # the guard and the server, farspan itself is gone
     for process in farspan.processes():
         assert "k-verysecret" not in " ".join(process.cmdline())
-    assert not any("verysecret" in path.read_text() for path in (farspan.state / "farspan" / "servers").iterdir())
+    assert not any(
+        "verysecret" in path.read_text() for path in (farspan.state / "farspan" / "servers").iterdir()
+    )
 
     code, out, err = farspan.run("status")
     assert code == 0, err

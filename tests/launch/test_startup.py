@@ -80,7 +80,9 @@ def test_phases_appear_as_the_log_grows(tmp_path: Path) -> None:
 def test_weights_show_their_rate(tmp_path: Path) -> None:
     server = Watched(tmp_path / "log", started=time.monotonic() - 100)
     watch = StartupWatch(server, expected(), None)
-    server.log.write_text("(Worker_TP0 pid=9) INFO 12-02 10:00:00 [gpu_model_runner.py:3468] Starting to load model x...\n")
+    server.log.write_text(
+        "(Worker_TP0 pid=9) INFO 12-02 10:00:00 [gpu_model_runner.py:3468] Starting to load model x...\n"
+    )
     watch.check()
     watch._began["weights"] = 0.0  # as if it had begun with the server, 100 s ago
     with server.log.open("a") as file:
@@ -139,19 +141,23 @@ async def test_health_alone_is_not_ready(tmp_path: Path) -> None:
 
 async def test_a_start_that_stands_still_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Watched(tmp_path / "log", started=time.monotonic() - 50)
-    server.log.write_text("(Worker pid=9) INFO 12-02 10:00:00 [gpu_model_runner.py:3468] Starting to load model x...\n")
+    server.log.write_text(
+        "(Worker pid=9) INFO 12-02 10:00:00 [gpu_model_runner.py:3468] Starting to load model x...\n"
+    )
     monkeypatch.setattr(ExpectedStart, "silence_s", 0.3)
 
     async def check() -> str:
         return "connection refused"
 
     began = time.monotonic()
-    with pytest.raises(StartError, match="hangs.*phase weights"):
+    with pytest.raises(StartError, match=r"hangs.*phase weights"):
         await await_start(server, check, expected(), None, pause_s=0.05)
     assert time.monotonic() - began < 10
 
 
-async def test_an_engine_that_died_under_a_living_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_that_died_under_a_living_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from farspan.launch import startup
 
     server = Watched(tmp_path / "log")

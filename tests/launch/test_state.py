@@ -66,7 +66,10 @@ def test_a_zombie_is_not_alive() -> None:
 
 
 def test_names() -> None:
-    assert default_name("meta-llama/Llama-4-Scout-17B-16E-Instruct", "vllm") == "llama-4-scout-17b-16e-instruct-vllm"
+    assert (
+        default_name("meta-llama/Llama-4-Scout-17B-16E-Instruct", "vllm")
+        == "llama-4-scout-17b-16e-instruct-vllm"
+    )
     assert default_name("3b_Model.", "sglang") == "m-3b-model-sglang"
     assert len(check_name(default_name("x" * 90, "builtin"))) == 50
     for bad in ("", "Big", "a_b", "-a", "a-", "a" * 51, "../x"):

@@ -8,6 +8,7 @@ server fares: {"log": file, "exit": status or null, "pods": [pod status, ...]}.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,7 +23,11 @@ SERVER = Path(__file__).with_name("scripted_main.py")
 
 def main(program: str, arguments: list[str]) -> int:
     text = sys.stdin.read() if "-" in arguments else ""
-    secrets = {name: os.environ[name] for name in ("HF_TOKEN", "VLLM_API_KEY", "SGLANG_API_KEY") if name in os.environ}
+    secrets = {
+        name: os.environ[name]
+        for name in ("HF_TOKEN", "VLLM_API_KEY", "SGLANG_API_KEY")
+        if name in os.environ
+    }
     with (FOLDER / "calls.jsonl").open("a") as file:
         file.write(json.dumps({"argv": [program, *arguments], "stdin": text, "secrets": secrets}) + "\n")
     play = json.loads((FOLDER / "play.json").read_text())
@@ -36,7 +41,10 @@ def start_server(port: int) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SERVER.parent), str(SERVER.parents[2] / "src")])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(SERVER.parent), str(SERVER.parents[2] / "src")]),
+        },
     )
     (FOLDER / "server.pid").write_text(str(server.pid))
 
@@ -44,10 +52,8 @@ def start_server(port: int) -> None:
 def end_server() -> None:
     file = FOLDER / "server.pid"
     if file.exists():
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(int(file.read_text()), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         file.unlink()
 
 
@@ -116,9 +122,17 @@ def kubectl(arguments: list[str], play: dict, text: str) -> int:
                 mark = applied.read_text().split("farspan/digest: ")[1].split()[0].strip("'")
                 print(json.dumps({"metadata": {"annotations": {"farspan/digest": mark}}}))
         case ["logs", *_]:
-            sys.stdout.write("".join(f"[pod/served-1/engine] {line}\n" for line in Path(play["log"]).read_text().splitlines()))
+            sys.stdout.write(
+                "".join(
+                    f"[pod/served-1/engine] {line}\n" for line in Path(play["log"]).read_text().splitlines()
+                )
+            )
             sys.stdout.flush()
-            while "--follow" in arguments and applied.exists() and "terminated" not in json.dumps(pod_status(play)):
+            while (
+                "--follow" in arguments
+                and applied.exists()
+                and "terminated" not in json.dumps(pod_status(play))
+            ):
                 time.sleep(0.05)
         case ["port-forward", "--address", "127.0.0.1", _, ports]:
             start_server(int(ports.split(":")[0]))

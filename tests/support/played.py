@@ -12,8 +12,12 @@ from typing import Any
 class Fakes:
     folder: Path
 
-    def play(self, *, log: Path, exit_status: int | None = None, pods: list[dict[str, Any]] | None = None) -> None:
-        (self.folder / "play.json").write_text(json.dumps({"log": str(log), "exit": exit_status, "pods": pods or []}))
+    def play(
+        self, *, log: Path, exit_status: int | None = None, pods: list[dict[str, Any]] | None = None
+    ) -> None:
+        (self.folder / "play.json").write_text(
+            json.dumps({"log": str(log), "exit": exit_status, "pods": pods or []})
+        )
 
     def breaks(self) -> None:
         (self.folder / "play.json").write_text(json.dumps({"broken": True}))
