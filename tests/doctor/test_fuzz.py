@@ -25,10 +25,13 @@ WORDS = [
     *(needle.encode() for rule in LINE_RULES for needle in rule.needles),
     *(rule.needle for rule in RULES),
     *(kind.needle.encode() for kind in HARMLESS),
-    *(b"\n", b"\r", b"\x1b[31m", b"(", b"[2026-11-22 20:21:52 TP0] ", b"INFO 99-99 99:99:99 [a.py:1] ", b" 0.0.", b"9" * 30),
-    *(b'{"log":"', b"(x pid=1) " * 30, b"Traceback (most recent call last):", b'  File "a", line 1, in b', b"\xff\xfe\x00"),
-    *(b'1.1.1.1:1 - "GET / HTTP/1.1" 404 Not Found', b"Avg prompt throughput: 1e999 tokens/s", b"-", b".", b",", b"GiB"),
-    *(b"Prefill batch, #new-seq: 1, #new-token: 99999999999999999999, #cached-token: 0, token usage: 9.9.9", b"{'a': ["),
+    *(b"\n", b"\r", b"\x1b[31m", b"(", b"[2026-11-22 20:21:52 TP0] "),
+    *(b"INFO 99-99 99:99:99 [a.py:1] ", b" 0.0.", b"9" * 30),
+    *(b'{"log":"', b"(x pid=1) " * 30, b"Traceback (most recent call last):"),
+    *(b'  File "a", line 1, in b', b"\xff\xfe\x00"),
+    *(b'1.1.1.1:1 - "GET / HTTP/1.1" 404 Not Found', b"Avg prompt throughput: 1e999 tokens/s"),
+    *(b"-", b".", b",", b"GiB", b"{'a': ["),
+    b"Prefill batch, #new-seq: 1, #new-token: 99999999999999999999, #cached-token: 0, token usage: 9.9.9",
 ]  # fmt: skip
 
 

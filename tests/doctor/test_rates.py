@@ -9,7 +9,8 @@ from farspan.doctor.rates import Prefill
 
 LINE = (
     "(APIServer pid=1) INFO 12-02 {} [loggers.py:236] Engine 000: Avg prompt throughput: {} tokens/s, Avg generation "
-    "throughput: {} tokens/s, Running: {} reqs, Waiting: 0 reqs, GPU KV cache usage: 1.0%, Prefix cache hit rate: 0.0%\n"
+    "throughput: {} tokens/s, Running: {} reqs, Waiting: 0 reqs, GPU KV cache usage: 1.0%, "
+    "Prefix cache hit rate: 0.0%\n"
 )
 
 
@@ -60,7 +61,8 @@ def test_two_requests_do_not_run_into_one() -> None:
 def test_sglang_by_its_chunks() -> None:
     """8,192 tokens every 4 s; the first chunk's own time is not in the log."""
     line = (
-        "[2026-01-05 09:{:02}:{:02} TP0] Prefill batch, #new-seq: 1, #new-token: 8192, #cached-token: 0, token usage: 0.55, "
+        "[2026-01-05 09:{:02}:{:02} TP0] Prefill batch, #new-seq: 1, #new-token: 8192, #cached-token: 0, "
+        "token usage: 0.55, "
         "#running-req: 0, #queue-req: 0, \n"
     )
     lines = "".join(line.format(4 * n // 60, 4 * n % 60) for n in range(100))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def answered(events: list[Event]) -> int:
 def test_where_the_stream_is_cut_does_not_matter(path: Path, cuts: list[int]) -> None:
     data = path.read_bytes()
     edges = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
-    pieces = [data[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    pieces = [data[start:stop] for start, stop in itertools.pairwise(edges)]
     whole, cut = read(data), read(*pieces)
     assert untallied(cut) == untallied(whole)
     assert answered(cut) == answered(whole)
@@ -126,8 +127,8 @@ def test_prefixes(line: str, process: str) -> None:
             {"graphs_s": 19.5, "graphs_gib": 6.19},
         ),
         (
-            "[2026-09-01 10:00:00 DP0 TP3 EP3] Capture decode CUDA graph end. elapsed=19.50 s, mem usage=1.19 GB, avail "
-            "mem=5.24 GB.",
+            "[2026-09-01 10:00:00 DP0 TP3 EP3] Capture decode CUDA graph end. elapsed=19.50 s, mem usage=1.19 GB, "
+            "avail mem=5.24 GB.",
             {"graphs_s": 19.5, "graphs_gib": 1.19},
         ),
     ],
@@ -138,7 +139,8 @@ def test_figures_of_each_version(line: str, found: dict[str, float]) -> None:
 
 def test_arguments() -> None:
     line = (
-        "(APIServer pid=1) INFO 12-02 10:00:00 [utils.py:253] non-default args: {'model': 'm', 'max_model_len': 5242880, "
+        "(APIServer pid=1) INFO 12-02 10:00:00 [utils.py:253] non-default args: {'model': 'm', "
+        "'max_model_len': 5242880, "
         "'compilation_config': <CompilationMode.NONE: 0>, 'gpu_memory_utilization': 0.9, 'enforce_eager': True}\n"
     )
     (arguments,) = (event for event in read(line.encode()) if isinstance(event, Arguments))
@@ -190,11 +192,14 @@ def test_ready_means_answering() -> None:
 def test_throughput_lines_of_all_shapes() -> None:
     lines = (
         "INFO 12-02 10:00:10 [loggers.py:118] Engine 000: Avg prompt throughput: 981184.7 tokens/s, Avg generation "
-        "throughput: 9.3 tokens/s, Running: 1 reqs, Waiting: 2 reqs, GPU KV cache usage: 31.3%, Prefix cache hit rate: 0.0%",
-        "2026-01-01T00:00:00Z (APIServer pid=1) INFO 12-02 10:00:20 [loggers.py:1] Engine 001: Avg prompt throughput: 0.0 "
+        "throughput: 9.3 tokens/s, Running: 1 reqs, Waiting: 2 reqs, GPU KV cache usage: 31.3%, "
+        "Prefix cache hit rate: 0.0%",
+        "2026-01-01T00:00:00Z (APIServer pid=1) INFO 12-02 10:00:20 [loggers.py:1] Engine 001: Avg prompt "
+        "throughput: 0.0 "
         "tokens/s, Avg generation throughput: 9.3 tokens/s, Running: 1 reqs, Waiting: 0 reqs, Deferred: 1 reqs, "
         "Preemptions: 3, CPU KV cache usage: 50.0%",
-        "\x1b[36m(APIServer pid=1)\x1b[0m INFO 12-02 10:00:30 [loggers.py:1] 2 Engines Aggregated: Avg prompt throughput: "
+        "\x1b[36m(APIServer pid=1)\x1b[0m INFO 12-02 10:00:30 [loggers.py:1] 2 Engines Aggregated: Avg prompt "
+        "throughput: "
         "1.0 tokens/s, Avg generation throughput: 2.0 tokens/s, Running: 1 reqs, Waiting: 0 reqs",
     )
     events = [event for event in read("\n".join(lines).encode()) if isinstance(event, Throughput)]
@@ -209,8 +214,8 @@ def test_throughput_lines_of_all_shapes() -> None:
 
 def test_seconds_are_told_apart_within_a_minute() -> None:
     line = (
-        "(APIServer pid=1) INFO 12-02 10:00:{:02} [loggers.py:236] Engine 000: Avg prompt throughput: 1.0 tokens/s, Avg "
-        "generation throughput: 0.0 tokens/s, Running: 1 reqs, Waiting: 0 reqs, GPU KV cache usage: 1.0%\n"
+        "(APIServer pid=1) INFO 12-02 10:00:{:02} [loggers.py:236] Engine 000: Avg prompt throughput: 1.0 tokens/s, "
+        "Avg generation throughput: 0.0 tokens/s, Running: 1 reqs, Waiting: 0 reqs, GPU KV cache usage: 1.0%\n"
     )
     events = read("".join(line.format(second) for second in (0, 9, 10, 59)).encode())
     times = [event.where.at for event in events if isinstance(event, Throughput)]
