@@ -7,20 +7,24 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from farspan.bench.ready import find_missing
+from farspan.doctor.examine import examine
+from farspan.doctor.findings import Severity
 from farspan.doctor.situation import Hints
 from farspan.launch.docker import Docker
 from farspan.launch.kubernetes import Cluster
 from farspan.launch.local import LaunchError, check_port
 from farspan.launch.runtime import IfExists, Running, Runtime, clear_way, end_process, is_alive
-from farspan.launch.startup import StartReport, StartupWatch, await_start
+from farspan.launch.startup import StartError, StartReport, StartupWatch, await_start
 from farspan.launch.state import ServerRecord, StateFolder
 
 _ANSWER_S = 3.0
+_PIECE_BYTES = 2**20
 
 
 class ServeWatcher:
@@ -100,8 +104,8 @@ async def serve(
         environment: Where the values of secrets are.
 
     Raises:
-        StartError: It did not start; with the doctor's findings.
-        LaunchError: docker, kubectl or a process failed; or the server ended after it had been ready.
+        StartError: It did not start, or ended after it had been ready; with the doctor's findings.
+        LaunchError: docker, kubectl or a process failed.
         InputError: There is one of that name.
     """
     state, watcher = state or StateFolder(), watcher or ServeWatcher()
@@ -131,12 +135,13 @@ async def serve(
                 await find_missing(running.url, api_key=key) if running.url else "the port is not there yet"
             )
 
+        hints = Hints(launch.files.name, launch.gpu, launch.version)
         report = await await_start(
             running,
             check,
             launch.expected,
             launch.plan,
-            hints=Hints(launch.files.name, launch.gpu, launch.version),
+            hints=hints,
             limit_s=ready_limit_s,
             on_change=watcher.progress,
         )
@@ -147,7 +152,7 @@ async def serve(
             running.let_go()
             keep = gone = True
         else:
-            await _stay(running)
+            await _stay(running, hints)
     finally:
         if not keep:
             watcher.step(f"ending {launch.name}")
@@ -158,15 +163,23 @@ async def serve(
     return Served(record, report)
 
 
-async def _stay(running: Running) -> None:
-    """Stay until the server ends."""
+async def _stay(running: Running, hints: Hints) -> None:
+    """Stay until the server ends, and say why it did."""
     while running.exit_status is None:
         await asyncio.sleep(0.5)
-    raise LaunchError(
+    report = examine(_pieces(running.log), hints)
+    raise StartError(
         f"the server ended with status {running.exit_status} after it had been ready",
-        f"farspan doctor {running.log} reads its log",
+        f"read its log, {running.log}",
         running.tail(),
+        tuple(found for found in report.findings if found.severity is not Severity.INFO),
     )
+
+
+def _pieces(log: Path) -> Iterator[bytes]:
+    with log.open("rb") as file:
+        while data := file.read(_PIECE_BYTES):
+            yield data
 
 
 def _record(runtime: Runtime, running: Running) -> ServerRecord:

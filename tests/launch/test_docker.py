@@ -160,12 +160,20 @@ def test_a_start_that_fails_is_diagnosed_and_leaves_nothing(fakes: Fakes) -> Non
     fakes.play(log=EVIDENCE / "vllm-context-too-long.log", exit_status=1)
     done = serve("--port", str(find_free_port()))
     assert done.return_value == 1
-    assert "scout did not start: the server ended with status 1" in done.stderr
+    assert "scout: the server ended with status 1" in done.stderr
     assert "vllm-context-too-long" in done.stderr
     assert "fix:" in done.stderr
     assert fakes.argv("docker", "rm") == [["docker", "rm", "--force", "scout"]]
     assert StateFolder().records() == []
     assert StateFolder().log_path("scout").read_text() == (EVIDENCE / "vllm-context-too-long.log").read_text()
+
+
+def test_a_container_that_cannot_start_does_not_stay(fakes: Fakes) -> None:
+    fakes.refuses_to_run()
+    done = serve("--port", str(find_free_port()))
+    assert "could not select device driver" in str(done.exception)
+    assert fakes.argv("docker", "rm") == [["docker", "rm", "--force", "scout"]]
+    assert not (fakes.folder / "container.json").exists()
 
 
 def test_docker_that_does_not_answer(fakes: Fakes) -> None:

@@ -246,4 +246,4 @@ def test_no_room_for_the_pod_is_said_while_waiting(fakes: Fakes, tmp_path: Path)
     fakes.play(log=tmp_path / "empty.log", pods=[PENDING])
     done = farspan(*SCOUT, "--context", "1M", "--ready-limit", "1")
     assert done.return_value == 1
-    assert "4 Insufficient nvidia.com/gpu" in done.stderr
+    assert "waiting: not scheduled: 0/4 nodes: 4 Insufficient nvidia.com/gpu." in done.stderr

@@ -154,7 +154,7 @@ def test_a_server_that_is_killed_is_noticed(farspan: Farspan) -> None:
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 2
+    assert process.returncode == 1
     assert "the server ended with status 137 after it had been ready" in err
     farspan.wait_until_gone()
 
@@ -162,7 +162,7 @@ def test_a_server_that_is_killed_is_noticed(farspan: Farspan) -> None:
 def test_a_start_that_must_fail_shows_why(farspan: Farspan) -> None:
     code, _, err = farspan.run(*farspan.serve("--", "--dtype", "float8"))
     assert code == 1
-    assert "recall did not start" in err
+    assert "recall: the server ended with status 2" in err
     assert "'float8' is not one of" in err
     assert farspan.processes() == []
 

@@ -65,7 +65,14 @@ def docker(arguments: list[str], play: dict) -> int:
     match arguments:
         case ["run", *_]:
             label = next(word for word in arguments if word.startswith("farspan.digest="))
-            container.write_text(json.dumps({"digest": label.partition("=")[2], "state": "running"}))
+            state = "created" if play.get("run_fails") else "running"
+            container.write_text(json.dumps({"digest": label.partition("=")[2], "state": state}))
+            if state == "created":
+                print(
+                    'docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]].',
+                    file=sys.stderr,
+                )
+                return 125
             if play["exit"] is None and "--publish" in arguments:
                 start_server(int(arguments[arguments.index("--publish") + 1].split(":")[-2]))
             print("4f1c" * 16)

@@ -19,6 +19,9 @@ class Fakes:
             json.dumps({"log": str(log), "exit": exit_status, "pods": pods or []})
         )
 
+    def refuses_to_run(self) -> None:
+        (self.folder / "play.json").write_text(json.dumps({"run_fails": True, "exit": None}))
+
     def breaks(self) -> None:
         (self.folder / "play.json").write_text(json.dumps({"broken": True}))
 

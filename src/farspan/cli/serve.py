@@ -214,7 +214,7 @@ def _explain(error: Any, name: str, *, as_json: bool) -> None:
         findings = [asdict(finding) for finding in error.findings]
         tail = list(error.tail)
         click.echo(json.dumps({"error": error.message, "findings": findings, "tail": tail}, indent=2))
-    click.echo(f"farspan: {name} did not start: {printable(error.message)}", err=True)
+    click.echo(f"farspan: {name}: {printable(error.message)}", err=True)
     for finding in error.findings:
         for line in describe_finding(finding):
             click.echo(line, err=True)

@@ -27,6 +27,7 @@ class PlainStart(ServeWatcher):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._said: set[tuple[str, bool]] = set()
+        self._waited_for = ""
 
     def __enter__(self) -> Self:
         return self
@@ -42,6 +43,7 @@ class PlainStart(ServeWatcher):
 
     def progress(self, seconds: float, watch: StartupWatch) -> None:  # noqa: ARG002
         """Show the phases."""
+        self._say_waiting(watch)
         self._say_phases(watch.phases())
 
     def ready(self, report: StartReport, record: ServerRecord) -> None:
@@ -55,6 +57,11 @@ class PlainStart(ServeWatcher):
             if finding.severity is Severity.INFO:
                 continue
             self.step(f"  ! {finding.cause}")
+
+    def _say_waiting(self, watch: StartupWatch) -> None:
+        if watch.waits_for not in ("", self._waited_for):
+            self._waited_for = watch.waits_for
+            self.step(f"  waiting: {self._waited_for}")
 
     def _say_phases(self, phases: tuple[PhaseView, ...]) -> None:
         for phase in phases:
@@ -82,6 +89,7 @@ class LiveStart(PlainStart):
 
     def progress(self, seconds: float, watch: StartupWatch) -> None:
         """Show the phases."""
+        self._say_waiting(watch)
         table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
         for name in ("phase", "planned", "took", ""):
             table.add_column(name, justify="left" if name in ("phase", "") else "right", no_wrap=True)

@@ -282,7 +282,11 @@ class DockerRuntime:
         """Start it."""
         for folder in self._folders:
             folder.mkdir(parents=True, exist_ok=True)  # docker would make it, as root
-        self._docker.start(self._argv, secrets)
+        try:
+            self._docker.start(self._argv, secrets)
+        except BaseException:
+            self._docker.stop(self.launch.name)  # one that could not start is there all the same
+            raise
         return DockerRun(self._docker, self.launch, log)
 
     def attach(self, log: Path, state: StateFolder) -> DockerRun:  # noqa: ARG002
@@ -350,7 +354,11 @@ class ClusterRuntime:
 
     def start(self, log: Path, secrets: Mapping[str, str]) -> ClusterRun:  # noqa: ARG002
         """Start it."""
-        self._cluster.apply(self.text())
+        try:
+            self._cluster.apply(self.text())
+        except BaseException:
+            self._cluster.delete(self.launch.name, several_nodes=self._several)  # half of it may be there
+            raise
         return self._run(log)
 
     def attach(self, log: Path, state: StateFolder) -> ClusterRun:  # noqa: ARG002

@@ -176,6 +176,11 @@ class StartupWatch:
             )
 
     @property
+    def waits_for(self) -> str:
+        """What keeps the engine from starting at all, as its runtime says; empty once it writes a log."""
+        return "" if self._grown else "".join(self._server.tail(1))
+
+    @property
     def current(self) -> str:
         """The phase the start is in."""
         running = [name for name in self._began if name not in self._ended]
