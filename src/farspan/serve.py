@@ -17,7 +17,7 @@ from farspan.doctor.examine import examine
 from farspan.doctor.findings import Severity
 from farspan.doctor.situation import Hints
 from farspan.launch.docker import Docker
-from farspan.launch.kubernetes import Cluster
+from farspan.launch.kubernetes import Cluster, is_ready
 from farspan.launch.local import LaunchError, check_port
 from farspan.launch.runtime import IfExists, Running, Runtime, clear_way, end_process, is_alive
 from farspan.launch.startup import StartError, StartReport, StartupWatch, await_start
@@ -198,7 +198,7 @@ def _record(runtime: Runtime, running: Running) -> ServerRecord:
         "engine": launch.engine,
         "version": launch.version,
         "model": launch.files.name,
-        "url": "" if launch.runtime == "kubernetes" else launch.url,
+        "url": "" if launch.runtime == "kubernetes" or not launch.nodes.is_head else launch.url,
         "context": launch.context,
         "started": time.time(),
         "log": str(running.log),
@@ -229,14 +229,16 @@ def look_up(record: ServerRecord) -> ServerState:
     """Find out how a server is: whether what was started is still there, and whether it answers."""
     try:
         gone = _is_gone(record)
+        if not gone and record.runtime == "kubernetes":
+            ready = any(is_ready(pod) for pod in _cluster(record).pods(record.name))
+            waiting = "starting" if record.ready_s is None else "not answering"
+            return ServerState(record, "ready" if ready else waiting, "as its readiness probe says")
     except LaunchError as error:
         return ServerState(record, "unknown", error.message)
     if gone:
         return ServerState(record, "gone", gone)
     if not record.url:
-        return ServerState(
-            record, "ready" if record.ready_s is not None else "starting", "as Kubernetes says"
-        )
+        return ServerState(record, "ready", "works for machine 0, which answers")
     why = _ask(record.url)
     if why:
         return ServerState(record, "starting" if record.ready_s is None else "not answering", why)

@@ -51,8 +51,11 @@ class PlainStart(ServeWatcher):
         self._say_phases(report.phases)
         for row in report.compared:
             self.step(f"  {describe_compared(row)}")
-        where = f" at {record.url}" if record.url else ""
-        self.step(f"{record.name} answers{where} after {format_seconds(report.ready_s)}")
+        if record.url or record.runtime == "kubernetes":
+            where = f" at {record.url}" if record.url else ""
+            self.step(f"{record.name} answers{where} after {format_seconds(report.ready_s)}")
+        else:
+            self.step(f"{record.name} runs; machine 0 answers")
         for finding in report.findings:
             if finding.severity is Severity.INFO:
                 continue

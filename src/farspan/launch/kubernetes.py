@@ -147,7 +147,7 @@ class ClusterServer:
         for pod in pods:
             status = pod.get("status", {})
             self.why = _why(status) or "starting"
-            ready = ready or _is_ready(status)
+            ready = ready or is_ready(pod)
             for container in status.get("containerStatuses", []):
                 state = container.get("state", {})
                 running = running or "running" in state
@@ -188,8 +188,9 @@ class ClusterServer:
                 helper.stop()
 
 
-def _is_ready(status: Mapping[str, Any]) -> bool:
-    conditions = status.get("conditions", [])
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod's readiness probe succeeds."""
+    conditions = pod.get("status", {}).get("conditions", [])
     return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
 
 
