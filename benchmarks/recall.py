@@ -1,9 +1,12 @@
 """Recall and speed of the built-in engine, in one process, on a CPU or a GPU: a table and JSON.
 
     python benchmarks/recall.py --device cuda --dtype bfloat16 --contexts 100k,1M --depths 0,0.5,1 [-o recall.json]
+    python benchmarks/recall.py --contexts 32k --kv-cache-dtype fp8_e4m3 --kv-cache-gib 0.1 --kv-host-gib 1 --again
 
 Each prompt is the recall checkpoint's, of exactly that many tokens; the answer is checked word for word. Time is from
-handing over the prompt to the first token of the answer.
+handing over the prompt to the first token of the answer. With `--again` the prompts of a context are asked about once
+more, in the same order: with a small --kv-cache-gib they were evicted meanwhile, to the host if it has room.
+`-o` also keeps the memory of the KV cache over time.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,8 +25,10 @@ from farspan.builtin.engine import Engine, EngineOptions
 from farspan.builtin.model import LlamaModel
 from farspan.builtin.sampling import SamplingParams
 from farspan.builtin.scheduler import Request
+from farspan.kv.options import KVOptions
 from farspan.models.probe import vocabulary, write_probe
 from farspan.prompts.build import build_prompt
+from farspan.prompts.prompt import Prompt
 from farspan.prompts.tokenizer import load_tokenizer
 from farspan.sizes import format_bytes, format_tokens, parse_token_list
 
@@ -34,9 +41,14 @@ def main() -> None:
     parser.add_argument("--depths", type=lambda text: [float(d) for d in text.split(",")], default=[0.1, 0.9])
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--step", type=int, default=8192, help="most tokens of one step")
+    parser.add_argument("--kv-cache-gib", type=float)
+    parser.add_argument("--kv-cache-dtype", default="auto", choices=["auto", "fp8_e4m3"])
+    parser.add_argument("--kv-host-gib", type=float, default=0.0)
+    parser.add_argument("--again", action="store_true", help="ask about each prompt twice")
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
-    rows = []
+    rows: list[dict[str, object]] = []
+    memory: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as home:
         folder = write_probe(
             Path(home) / "recall",
@@ -46,52 +58,108 @@ def main() -> None:
         ).folder
         tokenizer = load_tokenizer(folder)
         model = LlamaModel(folder, arguments.device, getattr(torch, arguments.dtype))
-        engine = Engine(model, EngineOptions(max_num_batched_tokens=arguments.step))
+        options = KVOptions(
+            capacity_gib=arguments.kv_cache_gib,
+            fp8=arguments.kv_cache_dtype == "fp8_e4m3",
+            host_gib=arguments.kv_host_gib,
+            quiet_s=1.0,
+        )
+        engine = Engine(model, EngineOptions(max_num_batched_tokens=arguments.step, kv=options))
         name = (
             torch.cuda.get_device_name()
             if model.device.type == "cuda"
             else f"{torch.get_num_threads()} cores"
         )
-        print(f"{name}, {arguments.dtype}, {arguments.heads} heads, torch {torch.__version__}")
-        print("| tokens | depth | right | first token, s | tokens/s | ITL, ms | KV at the end |", flush=True)
-        print("|---|---|---|---|---|---|---|")
+        print(
+            f"{name}, {arguments.dtype}, KV {arguments.kv_cache_dtype}, {arguments.heads} heads, "
+            f"torch {torch.__version__}"
+        )
+        print(
+            "| tokens | depth | right | cached | first token, s | tokens/s | ITL, ms | KV mapped | on the host |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|", flush=True)
+        begun = time.perf_counter()
+
+        def watch() -> None:
+            held = engine.statistics()
+            memory.append(
+                {
+                    "seconds": time.perf_counter() - begun,
+                    "mapped_bytes": held.mapped_bytes,
+                    "used_bytes": held.used_bytes,
+                    "host_bytes": held.host_bytes,
+                }
+            )
+
         for context in arguments.contexts:
-            for depth in arguments.depths:
-                prompt = build_prompt(tokenizer, tokens=context, depth=depth, seed=len(rows), output_tokens=8)
-                params = SamplingParams(max_tokens=8, temperature=0)
-                request = Request(str(len(rows)), prompt.token_ids, params)
-                begun = time.perf_counter()
-                engine.add(request)
-                stamps, held = [], 0
-                while engine.has_work:
-                    held = max(held, engine.statistics().allocated_bytes)
-                    produced = len(engine.step())
-                    stamps += [time.perf_counter()] * produced
-                first = stamps[0] - begun
-                itl = (stamps[-1] - stamps[0]) / (len(stamps) - 1)
-                words = vocabulary().tokens
-                right = prompt.score(" ".join(words[token] for token in request.output)) == 1.0
-                rows.append(
-                    {
-                        "tokens": context,
-                        "depth": depth,
-                        "right": right,
-                        "ttft_s": first,
-                        "itl_s": itl,
-                        "kv": held,
-                    }
-                )
+            prompts = [
+                build_prompt(tokenizer, tokens=context, depth=depth, seed=seed, output_tokens=8)
+                for seed, depth in enumerate(arguments.depths)
+            ]
+            for prompt, depth in list(zip(prompts, arguments.depths, strict=True)) * (1 + arguments.again):
+                row = ask(engine, prompt, watch)
+                rows.append({"tokens": context, "depth": depth, **row})
                 print(
-                    f"| {format_tokens(context)} | {depth:g} | {'yes' if right else 'NO'} | {first:.2f} "
-                    f"| {context / first:,.0f} | {1000 * itl:.1f} | {format_bytes(held)} |",
+                    f"| {format_tokens(context)} | {depth:g} | {'yes' if row['right'] else 'NO'} "
+                    f"| {row['cached_tokens']:,} | {row['ttft_s']:.2f} | {context / row['ttft_s']:,.0f} "
+                    f"| {1000 * row['itl_s']:.1f} | {format_bytes(row['mapped_bytes'])} "
+                    f"| {format_bytes(row['host_bytes'])} |",
                     flush=True,
                 )
+        engine.reset_prefix_cache()
+        for _ in range(8):  # an idle engine is woken as often
+            engine.tick()
+            time.sleep(0.25)
+        watch()
+        end = engine.statistics()
+        print(
+            f"evicted {end.evicted_tokens:,} tokens, restored {end.restored_tokens:,}; "
+            f"{format_bytes(end.mapped_bytes)} mapped after all"
+        )
+        engine.close()
     if arguments.output:
         arguments.output.write_text(
-            json.dumps({"device": name, "dtype": arguments.dtype, "rows": rows}, indent=1)
+            json.dumps(
+                {
+                    "device": name,
+                    "dtype": arguments.dtype,
+                    "kv_cache_dtype": arguments.kv_cache_dtype,
+                    "heads": arguments.heads,
+                    "capacity_bytes": end.capacity_bytes,
+                    "rows": rows,
+                    "memory": memory,
+                },
+                indent=1,
+            )
         )
     if not all(row["right"] for row in rows):
         raise SystemExit(1)
+
+
+def ask(engine: Engine, prompt: Prompt, watch: Callable[[], None]) -> dict[str, Any]:
+    """Ask about one prompt and return what it took."""
+    params = SamplingParams(max_tokens=8, temperature=0)
+    request = Request("needle", prompt.token_ids, params)
+    begun = time.perf_counter()
+    engine.add(request)
+    stamps: list[float] = []
+    steps = mapped = 0
+    while engine.has_work:
+        produced = len(engine.step())
+        stamps += [time.perf_counter()] * produced
+        steps += 1
+        mapped = max(mapped, engine.statistics().mapped_bytes)
+        if steps % 20 == 1 or stamps:
+            watch()
+    words = vocabulary().tokens
+    return {
+        "right": prompt.score(" ".join(words[token] for token in request.output)) == 1.0,
+        "cached_tokens": request.cached_tokens or 0,
+        "ttft_s": stamps[0] - begun,
+        "itl_s": (stamps[-1] - stamps[0]) / (len(stamps) - 1),
+        "mapped_bytes": mapped,
+        "host_bytes": engine.statistics().host_bytes,
+    }
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import pytest
 
 from farspan.builtin.engine import Engine, EngineOptions
 from farspan.builtin.model import LlamaModel
+from farspan.kv.options import KVOptions
 from farspan.models.probe import write_probe
 
 
@@ -28,6 +29,10 @@ def probe_model(probe_folder: Path) -> LlamaModel:
 
 @pytest.fixture
 def engine(probe_model: LlamaModel) -> Iterator[Engine]:
-    made = Engine(probe_model, EngineOptions(kv_cache_gib=1, max_num_batched_tokens=512))
+    made = Engine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=1), max_num_batched_tokens=512))
     yield made
-    assert made.statistics().reserved_bytes == 0, "an ended request kept its room"
+    statistics = made.statistics()
+    assert statistics.sequences == 0
+    assert statistics.held_bytes == 0, "an ended request kept its room"
+    assert statistics.promised_bytes == 0
+    made.close()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from engine_drive import ask, drain
 from farspan.builtin.engine import Engine, EngineOptions
@@ -14,7 +15,9 @@ from farspan.builtin.model import LlamaModel, Piece
 from farspan.builtin.sampling import SamplingParams, sample
 from farspan.builtin.scheduler import FinishReason, Request
 from farspan.errors import InputError
-from farspan.kv.interface import KVCacheError, Run, SequenceKV
+from farspan.kv.interface import KVCacheError, NoRoomError, Run, SequenceKV
+from farspan.kv.options import KVOptions
+from farspan.kv.segments import SegmentPool
 from recall_prompts import WORDS, recall_prompt
 
 GREEDY = SamplingParams(max_tokens=4, temperature=0)
@@ -31,13 +34,16 @@ CHUNK = 256
 def test_needle_is_found_at_any_length_depth_and_step(
     probe_model: LlamaModel, tokens: int, depth: float, seed: int, step: int
 ) -> None:
-    engine = Engine(probe_model, EngineOptions(kv_cache_gib=1, max_num_batched_tokens=step))
+    engine = Engine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=1), max_num_batched_tokens=step))
     prompt, answer = recall_prompt(tokens, depth, seed=seed, chunk=CHUNK)
     assert ask(engine, prompt, GREEDY) == answer
+    engine.close()
 
 
 def test_needle_is_found_in_bfloat16(probe_folder: Any) -> None:
-    engine = Engine(LlamaModel(probe_folder, dtype=torch.bfloat16), EngineOptions(kv_cache_gib=1))
+    engine = Engine(
+        LlamaModel(probe_folder, dtype=torch.bfloat16), EngineOptions(kv=KVOptions(capacity_gib=1))
+    )
     for depth in (0.0, 0.5, 1.0):
         prompt, answer = recall_prompt(5000, depth, chunk=CHUNK)
         assert ask(engine, prompt, GREEDY) == answer
@@ -55,7 +61,7 @@ class AtTheEnd(SequenceKV):
 
     def append(self, count: int) -> None: ...
 
-    def retain(self, position: int) -> None: ...
+    def computed(self, token_ids: NDArray[np.int32]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -88,6 +94,123 @@ def test_needle_is_found_at_position_ten_million(probe_folder: Any, dtype: torch
     assert found == answer
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_needle_is_found_in_fp8_keys_and_values(probe_folder: Any, dtype: torch.dtype) -> None:
+    model = LlamaModel(probe_folder, dtype=dtype)
+    engine = Engine(model, EngineOptions(kv=KVOptions(capacity_gib=1, fp8=True)))
+    exact = Engine(model, EngineOptions(kv=KVOptions(capacity_gib=1)))
+    for depth in (0.0, 0.7):
+        prompt, answer = recall_prompt(2000, depth, chunk=CHUNK)
+        assert ask(engine, prompt, GREEDY) == answer
+        assert ask(exact, prompt, GREEDY) == answer
+    assert engine.statistics().used_bytes < 0.6 * exact.statistics().used_bytes
+    engine.close()
+    exact.close()
+
+
+def test_a_prefix_is_computed_once_and_the_answer_is_the_same(engine: Engine) -> None:
+    prompt, answer = recall_prompt(3000, 0.4, chunk=CHUNK)
+    first, second = Request("first", prompt, GREEDY), Request("second", prompt, GREEDY)
+    other = Request("other", prompt, GREEDY, b"another tenant")
+    engine.add(first)
+    assert drain(engine)["first"] == answer
+    for request in (second, other):
+        engine.add(request)
+    tokens = drain(engine)
+    assert tokens["second"] == tokens["other"] == answer
+    assert first.cached_tokens == 0
+    assert second.cached_tokens == 2992, "all but what is left of the last page of 16"
+    assert other.cached_tokens == 0
+    engine.reset_prefix_cache()
+    assert engine.statistics().used_bytes == 0
+    third = Request("third", prompt, GREEDY)
+    engine.add(third)
+    assert drain(engine)["third"] == answer
+    assert third.cached_tokens == 0
+
+
+def test_a_conversation_goes_on_where_it_stopped(engine: Engine) -> None:
+    prompt, answer = recall_prompt(2000, 0.7, chunk=CHUNK)
+    turn = Request("turn", prompt, GREEDY)
+    engine.add(turn)
+    assert drain(engine)["turn"] == answer
+    follow_up = np.concatenate((prompt, np.array(answer, np.int32), prompt[-40:]))
+    again = Request("again", follow_up, GREEDY)
+    engine.add(again)
+    assert drain(engine)["again"] == answer
+    assert again.cached_tokens == 2000, "the prompt and the computed part of the answer, in whole pages"
+
+
+@pytest.mark.parametrize("host_gib", [0.0, 0.05], ids=["no host tier", "host tier"])
+def test_needles_survive_eviction_and_the_host_tier(probe_model: LlamaModel, host_gib: float) -> None:
+    """Six documents where there is room for two and a half, asked about in turn, twice."""
+    options = KVOptions(capacity_gib=0.012, segment_mib=1, host_gib=host_gib)
+    engine = Engine(probe_model, EngineOptions(kv=options, max_num_batched_tokens=512))
+    cases = [recall_prompt(1800, 0.3, seed=seed, chunk=CHUNK) for seed in range(6)]
+    for _ in range(2):
+        for prompt, answer in cases:
+            assert ask(engine, prompt, GREEDY) == answer
+    statistics = engine.statistics()
+    assert statistics.evicted_tokens > 0
+    assert (statistics.restored_tokens > 0) == (host_gib > 0)
+    engine.close()
+
+
+def test_no_room_in_the_middle_sends_the_newest_request_back(
+    probe_model: LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(
+        probe_model, EngineOptions(kv=KVOptions(capacity_gib=1, segment_mib=1), max_num_batched_tokens=512)
+    )
+    cases = {name: recall_prompt(3000, 0.4, seed=ord(name), chunk=CHUNK) for name in "ab"}
+    for name, (prompt, _) in cases.items():
+        engine.add(Request(name, prompt, GREEDY))
+    for _ in range(3):
+        engine.step()
+    tokens: dict[str, list[int]] = {"a": [], "b": []}
+
+    def step() -> None:
+        for output in engine.step():
+            assert output.token_id is not None
+            tokens[output.request.request_id].append(output.token_id)
+
+    take = SegmentPool.take
+
+    def late(pool: SegmentPool, count: int) -> list[Any]:
+        """A neighbour holds the memory until a request was sent back."""
+        return take(pool, count) if engine.num_preemptions else no_room(pool, count)
+
+    monkeypatch.setattr(SegmentPool, "take", late)
+    while engine.has_work:
+        step()
+    assert engine.num_preemptions == 1
+    assert tokens == {name: answer for name, (_, answer) in cases.items()}
+    engine.close()
+
+
+def test_no_room_for_the_only_request_is_its_error(
+    probe_model: LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(
+        probe_model, EngineOptions(kv=KVOptions(capacity_gib=1, segment_mib=1), max_num_batched_tokens=512)
+    )
+    prompt, answer = recall_prompt(9000, 0.4, chunk=CHUNK)
+    with monkeypatch.context() as neighbour:
+        neighbour.setattr(SegmentPool, "take", no_room)
+        engine.add(Request("a", prompt, GREEDY))
+        outputs = []
+        while engine.has_work:
+            outputs += engine.step()
+    assert [output.finish_reason for output in outputs] == [FinishReason.ERROR]
+    assert "KV cache" in outputs[0].error
+    assert ask(engine, prompt, GREEDY, "again") == answer
+    engine.close()
+
+
+def no_room(pool: SegmentPool, count: int) -> list[Any]:
+    raise NoRoomError("a neighbour has it all")
+
+
 def test_batching_changes_no_answer(engine: Engine) -> None:
     cases = {str(n): recall_prompt(n, 0.4, seed=n, chunk=CHUNK) for n in (40, 700, 1300, 90, 2000)}
     for name, (prompt, _) in cases.items():
@@ -110,7 +233,7 @@ def test_decoding_goes_on_while_another_prompt_is_computed(engine: Engine) -> No
 
 
 def test_requests_wait_for_room_and_come_in_order(probe_model: LlamaModel) -> None:
-    engine = Engine(probe_model, EngineOptions(kv_cache_gib=0.004, max_num_batched_tokens=512))
+    engine = Engine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=0.004), max_num_batched_tokens=512))
     prompt, answer = recall_prompt(1500, 0.4, chunk=CHUNK)
     for name in "abc":
         engine.add(Request(name, prompt, GREEDY))
@@ -122,7 +245,7 @@ def test_requests_wait_for_room_and_come_in_order(probe_model: LlamaModel) -> No
 
 
 def test_too_long_is_refused_with_the_reason(probe_model: LlamaModel) -> None:
-    engine = Engine(probe_model, EngineOptions(kv_cache_gib=0.001, max_model_len=10_000))
+    engine = Engine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=0.001), max_model_len=10_000))
     with pytest.raises(
         InputError, match=r"above this server's maximum context length of 10000.*--max-model-len"
     ):

@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import Llama4ForCausalLM, Llama4TextConfig, LlamaConfig, LlamaForCausalLM
 
 from farspan.builtin.model import LlamaModel, Piece
 from farspan.errors import CheckpointError
-from farspan.kv.growing import GrowingKVCache
+from farspan.kv.kvcache import ElasticKVCache
+from farspan.kv.options import KVOptions
 
 STEP = 24
 
@@ -77,21 +79,21 @@ def logits(model: LlamaModel, tokens: torch.Tensor, step: int) -> torch.Tensor:
         ids = tokens[start : start + step]
         sequence.append(len(ids))
         parts.append(model.all_logits([Piece(sequence, ids, start)]))
-        sequence.retain(start + len(ids))
+        sequence.computed(np.array(ids, np.int32))
         cache.check_integrity()
     sequence.close()
     return torch.cat(parts)
 
 
-def cache_of(model: LlamaModel, step: int) -> GrowingKVCache:
-    return GrowingKVCache(
+def cache_of(model: LlamaModel, step: int) -> ElasticKVCache:
+    return ElasticKVCache(
         layers=model.retentions,
         num_kv_heads=model.config.num_key_value_heads,
         head_dim=model.config.head_dim,
         dtype=model.dtype,
         device=model.device,
         max_step_tokens=step,
-        capacity_bytes=2**30,
+        options=KVOptions(capacity_gib=1),
     )
 
 

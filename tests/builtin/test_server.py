@@ -243,7 +243,7 @@ def test_leaving_early_frees_the_engine(url: str) -> None:
     while metrics(url)["farspan:num_requests_running"] and time.monotonic() < deadline:
         time.sleep(0.05)
     assert metrics(url)["farspan:num_requests_running"] == 0
-    assert metrics(url)["farspan:kv_cache_allocated_bytes"] == 0
+    assert metrics(url)["farspan:kv_cache_promised_bytes"] == 0
 
 
 def test_api_key(probe_folder: Path) -> None:

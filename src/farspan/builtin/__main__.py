@@ -11,7 +11,10 @@ import click
 
 from farspan.builtin.config import read_config
 from farspan.errors import FarspanError, InputError
+from farspan.kv.options import KVOptions
 from farspan.sizes import format_bytes, parse_tokens
+
+_KV = KVOptions()
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -23,7 +26,36 @@ from farspan.sizes import format_bytes, parse_tokens
     "--max-model-len", default=None, help="Longest prompt plus output, e.g. 128k.  [default: the model's]"
 )
 @click.option(
-    "--kv-cache-gib", default=None, type=float, help="Room for the KV cache.  [default: half the free memory]"
+    "--kv-cache-gib",
+    default=None,
+    type=float,
+    help="The most the KV cache may grow to.  [default: half of what is free, read again before each growth]",
+)
+@click.option(
+    "--kv-cache-dtype",
+    default="auto",
+    type=click.Choice(["auto", "fp8_e4m3"]),
+    help="auto is the model's; fp8_e4m3 has a scale a head and position.",
+)
+@click.option("--page-size", default=_KV.page_tokens, help="Tokens a page: what is shared in one piece.")
+@click.option(
+    "--kv-segment-mib",
+    default=None,
+    type=int,
+    help="What a layer's memory grows by.  [default: by the capacity]",
+)
+@click.option("--kv-host-gib", default=_KV.host_gib, help="Host memory for evicted prefixes; 0 for none.")
+@click.option("--kv-quiet-s", default=_KV.quiet_s, help="Unused memory goes back after this many seconds.")
+@click.option(
+    "--keep-prefixes-s",
+    default=None,
+    type=float,
+    help="Idle for this long, prefixes leave the device too.  [default: only for other requests]",
+)
+@click.option(
+    "--enable-prefix-caching/--no-enable-prefix-caching",
+    default=True,
+    help="Whether requests reuse the prefixes of earlier ones.",
 )
 @click.option("--max-num-batched-tokens", default=4096, help="Most tokens of one step.")
 @click.option("--max-num-seqs", default=64, help="Most requests in progress at once.")
@@ -36,6 +68,13 @@ def serve(
     served_model_name: str | None,
     max_model_len: str | None,
     kv_cache_gib: float | None,
+    kv_cache_dtype: str,
+    page_size: int,
+    kv_segment_mib: int | None,
+    kv_host_gib: float,
+    kv_quiet_s: float,
+    keep_prefixes_s: float | None,
+    enable_prefix_caching: bool,
     max_num_batched_tokens: int,
     max_num_seqs: int,
     dtype: str,
@@ -62,7 +101,16 @@ def serve(
         raise InputError("torch sees no CUDA device", "use --device cpu")
     options = EngineOptions(
         max_model_len=None if max_model_len is None else parse_tokens(max_model_len),
-        kv_cache_gib=kv_cache_gib,
+        kv=KVOptions(
+            capacity_gib=kv_cache_gib,
+            fp8=kv_cache_dtype == "fp8_e4m3",
+            page_tokens=page_size,
+            segment_mib=kv_segment_mib,
+            prefix_caching=enable_prefix_caching,
+            quiet_s=kv_quiet_s,
+            keep_prefixes_s=keep_prefixes_s,
+            host_gib=kv_host_gib,
+        ),
         max_num_batched_tokens=max_num_batched_tokens,
         max_num_seqs=max_num_seqs,
     )
@@ -73,10 +121,11 @@ def serve(
     app = create_app(engine, ServerTokenizer(folder), name, os.environ.get("FARSPAN_API_KEY"))
     address, taken = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
+    statistics = engine.statistics()
     click.echo(
         f"farspan built-in engine: {name} on http://{shown}:{taken}, {model.device}, "
         f"{str(model.dtype).removeprefix('torch.')}, max_model_len {engine.max_model_len}, "
-        f"KV cache {format_bytes(engine.statistics().capacity_bytes)}"
+        f"KV cache {format_bytes(statistics.mapped_bytes)}, growing to {format_bytes(statistics.capacity_bytes)}"
     )
     sys.stdout.flush()
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=75)

@@ -7,9 +7,16 @@ N x N matrix nor a gathered copy of the cache ever exists.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 
 from farspan.kv.interface import Run, SequenceKV
+
+# Positions of one call when keys are repeated for the query heads that share them: the copy is one run long.
+LARGEST_RUN = 65536
+# Of one call when nothing is copied.
+_LARGEST_VIEW = 2**20
 
 
 def attend(
@@ -48,13 +55,32 @@ def _attend_span(
     """Attend from [start, stop) to [first, start) without a mask and to [start, stop) causally."""
     # [tokens, heads, dim] -> [1, heads, tokens, dim], a view
     q = query.transpose(0, 1).unsqueeze(0)
-    own = sequence.runs(layer, start, stop)
+    own = list(sequence.runs(layer, start, stop))
     if len(own) > 1:
         own = [Run(torch.cat([run.key for run in own]), torch.cat([run.value for run in own]))]
     output, logsum = _fused(q, own[0], True, scale)
-    for run in sequence.runs(layer, first, start):
-        output, logsum = _join(output, logsum, *_fused(q, run, False, scale))
+    for piece in _pieces(sequence.runs(layer, first, start), query):
+        output, logsum = _join(output, logsum, *_fused(q, piece, False, scale))
     return output[0].transpose(0, 1).to(query.dtype)
+
+
+def attend_runs(query: torch.Tensor, runs: Iterable[Run], scale: float) -> torch.Tensor:
+    """Return attention of a query [tokens, num_heads, head_dim] over all positions of one or more runs, unmasked."""
+    q = query.transpose(0, 1).unsqueeze(0)
+    pieces = _pieces(runs, query)
+    output, logsum = _fused(q, next(pieces), False, scale)
+    for piece in pieces:
+        output, logsum = _join(output, logsum, *_fused(q, piece, False, scale))
+    return output[0].transpose(0, 1).to(query.dtype)
+
+
+def _pieces(runs: Iterable[Run], query: torch.Tensor) -> Iterator[Run]:
+    """Yield runs in pieces short enough for one call each."""
+    for run in runs:
+        repeated = query.device.type != "cpu" and query.shape[1] > run.key.shape[1]
+        size = LARGEST_RUN if repeated else _LARGEST_VIEW
+        for start in range(0, len(run.key), size):
+            yield Run(run.key[start : start + size], run.value[start : start + size])
 
 
 def _fused(q: torch.Tensor, run: Run, causal: bool, scale: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -12,9 +12,9 @@ from farspan.builtin.model import LlamaModel, Piece
 from farspan.builtin.sampling import sample
 from farspan.builtin.scheduler import FinishReason, Request, Scheduler, Work
 from farspan.errors import InputError
-from farspan.kv.growing import GrowingKVCache
-from farspan.kv.interface import KVStatistics
-from farspan.sizes import GIB
+from farspan.kv.interface import KVStatistics, NoRoomError
+from farspan.kv.kvcache import ElasticKVCache
+from farspan.kv.options import KVOptions
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,18 +25,18 @@ class EngineOptions:
 
     Attributes:
         max_model_len: Longest prompt plus output, tokens; None for what the checkpoint allows.
-        kv_cache_gib: Room for keys and values, GiB; None for half of the memory that is free.
+        kv: How the KV cache behaves.
         max_num_batched_tokens: The most tokens of one step: a prompt is computed in chunks of this size.
         max_num_seqs: The most requests in progress at once.
     """
 
     max_model_len: int | None = None
-    kv_cache_gib: float | None = None
+    kv: KVOptions = field(default_factory=KVOptions)
     max_num_batched_tokens: int = 4096
     max_num_seqs: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("max_model_len", "kv_cache_gib", "max_num_batched_tokens", "max_num_seqs"):
+        for name in ("max_model_len", "max_num_batched_tokens", "max_num_seqs"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"{name} is {value}", "it must be positive")
@@ -69,14 +69,14 @@ class Engine:
         self.model = model
         self.options = options
         self.max_model_len = options.max_model_len or limit
-        self._cache = GrowingKVCache(
+        self._cache = ElasticKVCache(
             layers=model.retentions,
             num_kv_heads=model.config.num_key_value_heads,
             head_dim=model.config.head_dim,
             dtype=model.dtype,
             device=model.device,
             max_step_tokens=options.max_num_batched_tokens,
-            capacity_bytes=_capacity(options.kv_cache_gib, model.device),
+            options=options.kv,
         )
         self._scheduler = Scheduler(self._cache, options.max_num_batched_tokens, options.max_num_seqs)
         self._ends = frozenset(model.config.eos_token_ids)
@@ -96,9 +96,28 @@ class Engine:
         """Whether a step would do anything."""
         return bool(self._scheduler.running or self._scheduler.waiting)
 
+    @property
+    def num_preemptions(self) -> int:
+        """How often a request lost its room and went back to the queue."""
+        return self._scheduler.preemptions
+
     def statistics(self) -> KVStatistics:
         """Return what the KV cache holds."""
         return self._cache.statistics()
+
+    def tick(self) -> float | None:
+        """Give back memory that is due; return in how many seconds to call again, None for no need."""
+        return self._cache.tick()
+
+    def reset_prefix_cache(self) -> None:
+        """Forget every prefix that no request in progress uses."""
+        self._cache.reset_prefixes()
+
+    def close(self) -> None:
+        """Give all memory back; the engine is not used afterwards."""
+        for request in (*self._scheduler.running, *self._scheduler.waiting):
+            self._scheduler.remove(request)
+        self._cache.close()
 
     def check(self, prompt_tokens: int, max_tokens: int) -> None:
         """Check that a request could be served on an empty engine.
@@ -130,7 +149,12 @@ class Engine:
 
         A failure inside the model, such as no memory, ends the requests of the step and no others.
         """
-        step = self._scheduler.schedule()
+        self._cache.tick()
+        try:
+            step = self._scheduler.schedule()
+        except NoRoomError as error:
+            # Only one request is in progress and the cache has nothing left to evict: waiting would be for ever.
+            return self._fail(self._scheduler.running[:], str(error))
         if not step:
             return []
         try:
@@ -138,10 +162,13 @@ class Engine:
             outputs = [self._choose(work, row) for work, row in zip(step, logits, strict=True)]
         except (RuntimeError, MemoryError) as error:
             _LOG.exception("a step failed")
-            for work in step:
-                self._scheduler.remove(work.request)
-            return [Output(work.request, None, FinishReason.ERROR, str(error)) for work in step]
+            return self._fail([work.request for work in step], str(error))
         return [output for output in outputs if output is not None]
+
+    def _fail(self, requests: list[Request], error: str) -> list[Output]:
+        for request in requests:
+            self._scheduler.remove(request)
+        return [Output(request, None, FinishReason.ERROR, error) for request in requests]
 
     def _choose(self, work: Work, logits: torch.Tensor) -> Output | None:
         request = work.request
@@ -166,29 +193,5 @@ class Engine:
 def _piece(work: Work) -> Piece:
     request = work.request
     assert request.sequence is not None
-    prompt = request.prompt[work.start : work.start + work.count]
-    if len(prompt) < work.count:
-        first = work.start + len(prompt) - len(request.prompt)
-        tokens = torch.tensor([*prompt.tolist(), *request.output[first : first + work.count - len(prompt)]])
-    else:
-        tokens = torch.from_numpy(prompt.astype("int64"))
-    return Piece(request.sequence, tokens, work.start)
-
-
-def _capacity(gib: float | None, device: torch.device) -> int:
-    if gib is not None:
-        return int(gib * GIB)
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free // 2
-    return _free_memory() // 2
-
-
-def _free_memory() -> int:
-    """Return the bytes that can be had without swapping, as Linux estimates them."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 4 * GIB
+    tokens = request.tokens(work.start, work.start + work.count)
+    return Piece(request.sequence, torch.from_numpy(tokens.astype("int64")), work.start)

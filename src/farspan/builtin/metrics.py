@@ -31,6 +31,23 @@ _LONG = (
 )
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
+_KV_GAUGES = {
+    "capacity_bytes": "The most the KV cache may take as things stand.",
+    "mapped_bytes": "Memory the KV cache has taken from the device.",
+    "used_bytes": "Memory of pages in use, cached prefixes included.",
+    "promised_bytes": "Memory that requests in progress may still need.",
+    "tokens": "Positions of requests in progress.",
+    "cached_tokens": "Tokens of prefixes on the device that a later request may reuse.",
+    "host_bytes": "Host memory of prefixes that were evicted from the device.",
+    "host_tokens": "Tokens of these prefixes.",
+}
+_KV_COUNTERS = {
+    "evicted_tokens": "Tokens of prefixes that left the device.",
+    "restored_tokens": "Tokens of prefixes that came back from host memory.",
+    "segments_created": "Segments of memory taken from the device.",
+    "segments_destroyed": "Segments of memory given back to the device.",
+}
+
 
 class EngineMetrics:
     """The counters, gauges and histograms of one server, in a registry of their own."""
@@ -52,10 +69,17 @@ class EngineMetrics:
 
         self._running = gauge("num_requests_running", "Requests in progress.")
         self._waiting = gauge("num_requests_waiting", "Requests that wait for room.")
-        self._kv_usage = gauge("kv_cache_usage_perc", "Share of the KV cache promised to requests, 0 to 1.")
-        self._kv_bytes = gauge("kv_cache_allocated_bytes", "Bytes of keys and values held now.")
-        self._kv_capacity = gauge("kv_cache_capacity_bytes", "Bytes of keys and values there is room for.")
-        self._kv_tokens = gauge("kv_cache_tokens", "Positions of requests in progress held in the KV cache.")
+        self._kv_usage = gauge(
+            "kv_cache_usage_perc", "Share of the KV cache held by or promised to requests."
+        )
+        self._kv: dict[str, Gauge] = {
+            field: gauge(f"kv_cache_{field}", text) for field, text in _KV_GAUGES.items()
+        }
+        self._kv_counters = {
+            field: counter(f"kv_cache_{field}", text) for field, text in _KV_COUNTERS.items()
+        }
+        self._preemptions = counter("num_preemptions", "Requests that lost their room and were queued again.")
+        self._counted: dict[str, int] = dict.fromkeys((*_KV_COUNTERS, "preemptions"), 0)
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of requests whose prefill is over.")
         self.generation_tokens = counter("generation_tokens", "Tokens generated.")
         self.prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
@@ -72,14 +96,20 @@ class EngineMetrics:
         )
         self._model_name = model_name
 
-    def set_state(self, running: int, waiting: int, kv: KVStatistics) -> None:
-        """Set the gauges."""
+    def set_state(self, running: int, waiting: int, preemptions: int, kv: KVStatistics) -> None:
+        """Set the gauges, and bring the counters up to what the engine has counted."""
         self._running.set(running)
         self._waiting.set(waiting)
-        self._kv_usage.set(kv.reserved_bytes / kv.capacity_bytes)
-        self._kv_bytes.set(kv.allocated_bytes)
-        self._kv_capacity.set(kv.capacity_bytes)
-        self._kv_tokens.set(kv.tokens)
+        self._kv_usage.set(kv.needed_bytes / kv.capacity_bytes if kv.capacity_bytes else 0.0)
+        for field, gauge in self._kv.items():
+            gauge.set(getattr(kv, field))
+        for field, counter in self._kv_counters.items():
+            self._catch_up(field, counter, getattr(kv, field))
+        self._catch_up("preemptions", self._preemptions, preemptions)
+
+    def _catch_up(self, name: str, counter: Counter, count: int) -> None:
+        counter.inc(count - self._counted[name])
+        self._counted[name] = count
 
     def finished(self, reason: str) -> None:
         """Count a request that ended."""

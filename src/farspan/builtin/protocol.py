@@ -41,6 +41,12 @@ class Sampling(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None  # OpenAI's tag for abuse reports; nothing depends on it
+    cache_salt: str | None = None  # vLLM's: prefixes are shared only between requests of the same salt
+
+    @property
+    def namespace(self) -> bytes:
+        """What keeps this request's prefixes apart from others'."""
+        return (self.cache_salt or "").encode()
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -78,8 +78,19 @@ class EngineRunner:
         """Whether the engine still runs."""
         return self._thread.is_alive()
 
-    async def generate(self, prompt: NDArray[np.int32], params: SamplingParams) -> AsyncIterator[Generated]:
+    def reset_prefix_cache(self) -> None:
+        """Forget every prefix that no request in progress uses, before the engine's next step."""
+        self._commands.put(self._engine.reset_prefix_cache)
+
+    async def generate(
+        self, prompt: NDArray[np.int32], params: SamplingParams, namespace: bytes = b""
+    ) -> AsyncIterator[Generated]:
         """Yield the tokens that answer a prompt; leaving early, or being cancelled, aborts the request.
+
+        Args:
+            prompt: Token ids, int32 [tokens].
+            params: How its tokens are chosen.
+            namespace: Prefixes are shared only with requests of the same one.
 
         Raises:
             InputError: The prompt is too long for this server.
@@ -90,7 +101,7 @@ class EngineRunner:
         self._counter += 1
         now = time.monotonic()
         stream = _Stream(
-            request=Request(str(self._counter), prompt, params),
+            request=Request(str(self._counter), prompt, params, namespace),
             loop=asyncio.get_running_loop(),
             outputs=asyncio.Queue(),
             arrived=now,
@@ -133,15 +144,20 @@ class EngineRunner:
             stream.send(
                 EngineStoppedError("the engine has stopped", "restart the server and look at its log")
             )
+        self._engine.close()
 
     def _take_commands(self) -> bool:
         """Carry out what was asked for, waiting for something when there is no work; False when told to stop."""
         while True:
             self._publish_state()
+            busy = self._engine.has_work
             try:
-                command = self._commands.get(block=not self._engine.has_work)
+                # Memory is given back while nobody asks for anything, too.
+                command = self._commands.get(block=not busy, timeout=None if busy else self._engine.tick())
             except queue.Empty:
-                return True
+                if busy:
+                    return True
+                continue
             if command is None:
                 return False
             command()
@@ -182,4 +198,7 @@ class EngineRunner:
             self._metrics.inter_token_latency.observe(now - stream.last)
 
     def _publish_state(self) -> None:
-        self._metrics.set_state(self._engine.num_running, self._engine.num_waiting, self._engine.statistics())
+        engine = self._engine
+        self._metrics.set_state(
+            engine.num_running, engine.num_waiting, engine.num_preemptions, engine.statistics()
+        )

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from farspan.builtin.sampling import SamplingParams
-from farspan.kv.interface import KVCache, SequenceKV
+from farspan.kv.interface import KVCache, NoRoomError, SequenceKV
 
 
 class FinishReason(StrEnum):
@@ -31,8 +31,9 @@ class Request:
         request_id: Unique among requests in flight.
         prompt: Token ids, int32 [tokens].
         params: How its tokens are chosen.
+        namespace: Prefixes are shared only with requests of the same one.
         computed: Positions whose KV is in the cache.
-        cached_tokens: Leading positions that were there when the request was admitted; None before.
+        cached_tokens: Leading positions that were there when the request was first admitted; None before.
         admitted: When that was, by time.monotonic().
         output: Tokens generated so far.
     """
@@ -40,6 +41,7 @@ class Request:
     request_id: str
     prompt: NDArray[np.int32]
     params: SamplingParams
+    namespace: bytes = b""
     sequence: SequenceKV | None = None
     computed: int = 0
     cached_tokens: int | None = None
@@ -53,9 +55,17 @@ class Request:
         return len(self.prompt) + self.params.max_tokens - 1
 
     @property
-    def decoding(self) -> bool:
-        """Whether the whole prompt has been computed."""
-        return self.computed >= len(self.prompt)
+    def pending(self) -> int:
+        """Known tokens that are not computed yet; one when only the newest is missing."""
+        return len(self.prompt) + len(self.output) - self.computed
+
+    def tokens(self, start: int, stop: int) -> NDArray[np.int32]:
+        """Return the known tokens at positions [start, stop), of the prompt and of the output after it."""
+        prompt = self.prompt[start:stop]
+        if stop <= len(self.prompt):
+            return prompt
+        output = self.output[max(0, start - len(self.prompt)) : stop - len(self.prompt)]
+        return np.concatenate((prompt, np.array(output, np.int32)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,9 @@ class Work:
 class Scheduler:
     """Decides what each step computes. First come, first served; every decoding request moves every step.
 
+    When there is no room for a step the request that was admitted last goes back to the front of the queue: its
+    computed tokens stay findable, and it is computed again from what is then still there.
+
     Args:
         cache: Where sequences are opened.
         max_num_batched_tokens: The most tokens of one step.
@@ -87,6 +100,7 @@ class Scheduler:
         self._max_seqs = min(max_num_seqs, max_num_batched_tokens)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
+        self.preemptions = 0
 
     def add(self, request: Request) -> None:
         """Queue a request."""
@@ -98,45 +112,79 @@ class Scheduler:
             self.running.remove(request)
         elif request in self.waiting:
             self.waiting.remove(request)
-        if request.sequence is not None:
-            request.sequence.close()
-            request.sequence = None
+        _close(request)
 
     def schedule(self) -> list[Work]:
-        """Return the work of the next step, with room appended to each sequence; empty when there is nothing to do."""
+        """Return the work of the next step, with room appended to each sequence; empty when there is nothing to do.
+
+        Raises:
+            NoRoomError: There is no room for the only request in progress, and nothing to wait for.
+        """
         self._admit()
-        budget = self._max_tokens
         step: list[Work] = []
-        for request in self.running:
-            if request.decoding:
-                step.append(Work(request, request.computed, 1))
-                budget -= 1
-        for request in self.running:
-            if not request.decoding and budget > 0:
-                count = min(budget, len(request.prompt) - request.computed)
-                step.append(Work(request, request.computed, count))
-                budget -= count
-        for work in step:
-            assert work.request.sequence is not None
-            work.request.sequence.append(work.count)
+        for work in self._wanted():
+            if work.request.sequence is not None and self._make_room(work, step):
+                step.append(work)
         return step
 
     def advance(self, work: Work) -> None:
-        """Record that a piece has been computed, and let go of keys and values no layer needs any more."""
+        """Record that a piece has been computed."""
         request = work.request
-        request.computed += work.count
         if request.sequence is not None:
-            request.sequence.retain(request.computed)
+            request.sequence.computed(request.tokens(work.start, work.start + work.count))
+        request.computed += work.count
+
+    def _wanted(self) -> list[Work]:
+        """Return the step as it would be if there were room: first who decodes, then prompts, oldest first."""
+        step = [Work(request, request.computed, 1) for request in self.running if request.pending == 1]
+        budget = self._max_tokens - len(step)
+        for request in self.running:
+            if request.pending > 1 and budget > 0:
+                count = min(budget, request.pending)
+                step.append(Work(request, request.computed, count))
+                budget -= count
+        return step
+
+    def _make_room(self, work: Work, step: list[Work]) -> bool:
+        """Append the work's positions, preempting the newest requests as needed; False when it was its own turn."""
+        while True:
+            assert work.request.sequence is not None
+            try:
+                work.request.sequence.append(work.count)
+            except NoRoomError:
+                if len(self.running) == 1:
+                    raise
+                newest = self.running[-1]
+                self._preempt(newest)
+                step[:] = [other for other in step if other.request is not newest]
+                if newest is work.request:
+                    return False
+            else:
+                return True
+
+    def _preempt(self, request: Request) -> None:
+        self.running.remove(request)
+        _close(request)
+        request.computed = 0
+        self.waiting.appendleft(request)
+        self.preemptions += 1
 
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self._max_seqs:
             request = self.waiting[0]
-            request.sequence = self._cache.open(request.prompt, request.max_length)
+            known = request.tokens(0, len(request.prompt) + len(request.output))
+            request.sequence = self._cache.open(known, request.max_length, request.namespace)
             if request.sequence is None:
                 return
-            # The last prompt token is always computed: its logits choose the first output token.
-            request.cached_tokens = min(request.sequence.cached_tokens, len(request.prompt) - 1)
-            request.computed = request.cached_tokens
-            request.admitted = time.monotonic()
-            request.generator = request.params.generator()
+            request.computed = request.sequence.cached_tokens
+            if request.cached_tokens is None:
+                request.cached_tokens = request.computed
+                request.admitted = time.monotonic()
+                request.generator = request.params.generator()
             self.running.append(self.waiting.popleft())
+
+
+def _close(request: Request) -> None:
+    if request.sequence is not None:
+        request.sequence.close()
+        request.sequence = None

@@ -66,7 +66,9 @@ class Service:
         decoder = StreamDecoder(self.tokenizer)
         stops = body.stop_strings
         held, tokens = "", 0
-        async with aclosing(self.runner.generate(prompt, body.params(max_tokens))) as generated:  # type: ignore[type-var]
+        async with aclosing(
+            self.runner.generate(prompt, body.params(max_tokens), body.namespace)
+        ) as generated:  # type: ignore[type-var]
             async for item in generated:
                 tokens += 1
                 held += decoder.push(item.token_id)
@@ -131,6 +133,11 @@ def _add_state_routes(app: FastAPI, service: Service) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.post("/reset_prefix_cache")
+    async def reset_prefix_cache() -> Response:
+        service.runner.reset_prefix_cache()
+        return Response(status_code=200)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

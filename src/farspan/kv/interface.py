@@ -1,19 +1,21 @@
 """What an engine needs of a KV cache, and nothing about how one keeps it.
 
 An engine opens a sequence for a request, which either gets its room or waits; appends the positions of each step;
-writes keys and values layer by layer; reads them back as runs, contiguous pieces in order of position; and closes the
-sequence. Whether a run is a page, a segment or a whole buffer, and whether an opened sequence finds its first tokens
-already there, is the cache's own affair.
+writes keys and values layer by layer; reads them back as runs, contiguous pieces in order of position; says which
+tokens the step computed; and closes the sequence. Where a run lies, and whether an opened sequence finds its first
+tokens already there, is the cache's own affair.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from farspan.errors import FarspanError
+from farspan.kv.drivers.driver import NoRoomError
+from farspan.kv.retention import LayerRetention
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,24 +23,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+__all__ = [
+    "KVCache",
+    "KVCacheError",
+    "KVStatistics",
+    "LayerRetention",
+    "NoRoomError",
+    "Run",
+    "SequenceKV",
+    "retentions",
+]
+
+
 class KVCacheError(FarspanError):
     """A request can never fit the cache it was opened on."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRetention:
-    """Which positions a layer must keep for the next token.
-
-    Attributes:
-        chunk: None when every position is kept (full attention); otherwise only those of the chunk, of this many
-            tokens, that the next position falls in (chunked-local attention).
-    """
-
-    chunk: int | None = None
-
-    def first_needed(self, position: int) -> int:
-        """Return the first position that a token at `position` still attends to."""
-        return 0 if self.chunk is None else position // self.chunk * self.chunk
 
 
 class Run(NamedTuple):
@@ -53,18 +51,41 @@ class KVStatistics:
     """What a cache holds now.
 
     Attributes:
-        capacity_bytes: The most it may take.
-        allocated_bytes: What it has taken from the device.
-        reserved_bytes: What open sequences may still grow to, at most `capacity_bytes`.
+        capacity_bytes: The most it may take, as things stand now.
+        mapped_bytes: What it has taken from the device, memory kept for the next growth included.
+        used_bytes: What pages of sequences and of cached prefixes take.
+        held_bytes: What pages of open sequences take.
+        promised_bytes: What open sequences may still need on top of the pages they hold.
         sequences: Open sequences.
         tokens: Positions appended to open sequences, reused ones included.
+        cached_tokens: Tokens of prefixes on the device that a later request may reuse.
+        host_bytes: What prefixes kept in host memory take.
+        host_tokens: Tokens of these prefixes.
+        evicted_tokens: Tokens of prefixes that left the device so far, to the host or for good.
+        restored_tokens: Tokens that came back from the host so far.
+        segments_created: Segments of memory taken from the device so far.
+        segments_destroyed: Segments given back to it so far.
     """
 
     capacity_bytes: int
-    allocated_bytes: int
-    reserved_bytes: int
+    mapped_bytes: int
+    used_bytes: int
+    held_bytes: int
+    promised_bytes: int
     sequences: int
     tokens: int
+    cached_tokens: int = 0
+    host_bytes: int = 0
+    host_tokens: int = 0
+    evicted_tokens: int = 0
+    restored_tokens: int = 0
+    segments_created: int = 0
+    segments_destroyed: int = 0
+
+    @property
+    def needed_bytes(self) -> int:
+        """What requests hold and may still need; cached prefixes that nobody uses are not counted."""
+        return self.held_bytes + self.promised_bytes
 
 
 class SequenceKV(ABC):
@@ -86,6 +107,7 @@ class SequenceKV(ABC):
 
         Raises:
             KVCacheError: The sequence would outgrow what it was opened for.
+            NoRoomError: There is no memory left for it now, though there was when it was opened.
         """
 
     @abstractmethod
@@ -93,26 +115,32 @@ class SequenceKV(ABC):
         """Store keys and values, each [tokens, num_kv_heads, head_dim], of appended positions from `start` on."""
 
     @abstractmethod
-    def runs(self, layer: int, start: int, stop: int) -> list[Run]:
+    def runs(self, layer: int, start: int, stop: int) -> Iterable[Run]:
         """Return the keys and values of positions [start, stop) in order; they must have been written and kept."""
 
     @abstractmethod
-    def retain(self, position: int) -> None:
-        """Let go of what no layer needs any more for tokens at `position` and after."""
+    def computed(self, token_ids: NDArray[np.int32]) -> None:
+        """Record that the next positions hold these tokens, written in every layer.
+
+        Later requests may find them from now on, and what no layer needs for the tokens that follow is let go.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """Give everything back; closing twice does nothing."""
+        """Give everything back; what was computed may stay for later requests. Closing twice does nothing."""
 
 
 class KVCache(ABC):
     """Room for the keys and values of many sequences."""
 
     @abstractmethod
-    def open(self, token_ids: NDArray[np.int32], max_length: int) -> SequenceKV | None:
+    def open(
+        self, token_ids: NDArray[np.int32], max_length: int, namespace: bytes = b""
+    ) -> SequenceKV | None:
         """Open a sequence that starts with `token_ids` and grows to at most `max_length` positions.
 
-        Returns None when there is no room now and there may be later.
+        Prefixes are shared only within a namespace. At least the last of `token_ids` is left to compute: its logits
+        choose the next token. Returns None when there is no room now and there may be later.
 
         Raises:
             KVCacheError: It could not fit even an empty cache.
@@ -125,6 +153,14 @@ class KVCache(ABC):
         Raises:
             KVCacheError: It could not fit even an empty cache.
         """
+
+    @abstractmethod
+    def tick(self) -> float | None:
+        """Do what is due, such as giving memory back; return in how many seconds to call again, None for no need."""
+
+    @abstractmethod
+    def reset_prefixes(self) -> None:
+        """Forget every prefix that no open sequence uses."""
 
     @abstractmethod
     def statistics(self) -> KVStatistics:

@@ -1,14 +1,18 @@
 """The built-in engine's memory: weights once, and a KV cache that takes memory only as sequences grow.
 
-Mirrors farspan's own `builtin` and `kv` packages: one GPU, KV in the model's dtype, no RoPE table.
+Mirrors farspan's own `builtin` and `kv` packages: one GPU, KV in the model's dtype or FP8, no RoPE table.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from farspan import __version__
 from farspan.errors import InputError
+from farspan.kv.options import KVOptions
+from farspan.kv.retention import LayerRetention
+from farspan.kv.sizing import CacheSize, KindSize, choose_segment_bytes
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import rank_weight_bytes
@@ -19,31 +23,63 @@ from farspan.sizes import GIB, format_bytes
 
 _CONTEXT = int(0.67 * GIB)  # 139.80 GiB less the 139.13 free to a process on one H200
 _ARCHITECTURES = frozenset({"LlamaForCausalLM", "Llama4ForConditionalGeneration", "Llama4ForCausalLM"})
-_EVERY_TOKEN = 2**62
-_LARGEST_BLOCK = 65536  # farspan/kv/growing.py
+_LARGEST_RUN = 65536  # farspan/builtin/attention.py: LARGEST_RUN
+_GRANULARITY = 2 * 1024**2  # CUDA's, of a device's memory
+_DEFAULTS = KVOptions()
+_KV_DTYPES = frozenset({"auto", "fp8_e4m3"})
 _FLAGS = frozenset(
-    {"--max-model-len", "--kv-cache-gib", "--max-num-batched-tokens", "--max-num-seqs", "--dtype"}
+    {
+        "--max-model-len",
+        "--kv-cache-gib",
+        "--kv-cache-dtype",
+        "--kv-segment-mib",
+        "--page-size",
+        "--max-num-batched-tokens",
+        "--max-num-seqs",
+        "--dtype",
+    }
 )
 
 
-def needed_bytes(model: ModelSpec, value_bytes: int, step_tokens: int, tokens: int) -> int:
-    """KV bytes one sequence of `tokens` positions may take (farspan/kv/growing.py: needed_bytes).
+def cache_size(
+    model: ModelSpec,
+    value_bytes: int,
+    step_tokens: int,
+    capacity_bytes: int,
+    *,
+    fp8: bool = False,
+    page_tokens: int = _DEFAULTS.page_tokens,
+    segment_mib: int | None = None,
+) -> CacheSize:
+    """The sizes of the built-in engine's KV cache (farspan/kv/sizing.py), counted by the cache's own functions.
 
-    A full layer keeps every position; a chunked-local one the chunk a step starts in and those it passes.
+    Args:
+        model: A model the built-in engine runs.
+        value_bytes: Bytes of a key's or value's channel in the engine's dtype.
+        step_tokens: --max-num-batched-tokens.
+        capacity_bytes: The most the cache may take when the server starts.
+        fp8: Whether a channel takes a byte, with a float32 scale a head.
+        page_tokens: --page-size.
+        segment_mib: --kv-segment-mib.
     """
-    return sum(rate * min(tokens, most) for rate, most in _rates(model, value_bytes, step_tokens))
+    row_bytes, kinds = _kinds(model, value_bytes, fp8)
+    wanted = None if segment_mib is None else segment_mib * 1024**2
+    segment = choose_segment_bytes(max(0, capacity_bytes), len(model.layers), _GRANULARITY, wanted)
+    return CacheSize(kinds, row_bytes, page_tokens, segment, step_tokens)
 
 
 @lru_cache(maxsize=64)
-def _rates(model: ModelSpec, value_bytes: int, step_tokens: int) -> tuple[tuple[int, int], ...]:
-    """(bytes a kept token, most tokens kept) over all layers."""
-    rates: dict[int, int] = {}
+def _kinds(model: ModelSpec, value_bytes: int, fp8: bool) -> tuple[int, tuple[KindSize, ...]]:
+    """Bytes of a position in one layer, and the kinds of layers, those that keep everything first."""
+    counts: dict[LayerRetention, int] = {}
     for layer in model.layers:
-        most = _EVERY_TOKEN
-        if layer.attention is AttentionKind.CHUNKED_LOCAL and layer.window:
-            most = layer.window * (1 + -(-step_tokens // layer.window))
-        rates[most] = rates.get(most, 0) + layer.kv_entry_bytes(value_bytes)
-    return tuple((rate, most) for most, rate in rates.items())
+        chunked = layer.attention is AttentionKind.CHUNKED_LOCAL
+        retention = LayerRetention(layer.window if chunked else None)
+        counts[retention] = counts.get(retention, 0) + 1
+    layer = model.layers[0]
+    row = layer.kv_entry_bytes(1) + 8 * layer.num_kv_heads if fp8 else layer.kv_entry_bytes(value_bytes)
+    ordered = sorted(counts.items(), key=lambda kind: not kind[0].full)
+    return row, tuple(KindSize(retention, layers) for retention, layers in ordered)
 
 
 def plan_builtin(request: PlanRequest) -> EnginePlan:
@@ -60,18 +96,34 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
     sequences = min(request.int_flag(64, "--max-num-seqs"), step)
     weights = _weight_bytes(model, value_bytes)
     free = request.gpu.memory_bytes - _CONTEXT - weights
-    needed = needed_bytes(model, value_bytes, step, request.context)
-    wanted = needed * request.concurrency
     working = _working_bytes(model, value_bytes, min(step, request.context))
-    cap, raised = _cap(request, free, wanted, working)
-    capacity = longest_sequence(model, value_bytes, step, cap)
-    concurrency = min(cap / needed, float(sequences)) if free > 0 else 0.0
+
+    def size_at(capacity_bytes: int) -> CacheSize:
+        return cache_size(
+            model,
+            value_bytes,
+            step,
+            capacity_bytes,
+            fp8=_fp8(request),
+            page_tokens=request.int_flag(_DEFAULTS.page_tokens, "--page-size"),
+            segment_mib=request.int_flag(0, "--kv-segment-mib") or None,
+        )
+
+    cap, raised = _cap(request, free, working, size_at)
+    size = size_at(cap)
+    needed = size.needed_bytes(request.context)
+    wanted = bytes_of(size, request.context, request.concurrency)
+    capacity = longest_sequence(size, cap)
+    concurrency = min(_sequences(size, request.context, cap), float(sequences)) if free > 0 else 0.0
     ledger = MemoryLedger(
-        _lines(request, weights, value_bytes, min(wanted, cap), cap, working, step), request.gpu.memory_bytes
+        _lines(request, weights, value_bytes, size, min(wanted, cap), cap, working, step),
+        request.gpu.memory_bytes,
     )
-    starts = free > 0
-    fits = starts and concurrency >= request.concurrency and ledger.free_bytes >= 0
+    starts = free > 0 and size.start_bytes <= cap
+    fits = starts and wanted <= cap and request.concurrency <= sequences and ledger.free_bytes >= 0
     flags = ["--device", "cuda", "--max-model-len", str(request.context)]
+    if _fp8(request) and not request.has_flag("--kv-cache-dtype"):
+        flags += ["--kv-cache-dtype", KvDtype.FP8_E4M3.value]
     if raised:
         flags += ["--kv-cache-gib", f"{cap / GIB:.2f}"]
     for name, value in request.engine_flags.items():
@@ -82,7 +134,7 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
         version=__version__,
         starts=starts,
         fits=fits,
-        reason=_reason(request, free, needed, cap, sequences, ledger, fits=fits),
+        reason=_reason(request, free, needed, wanted, cap, sequences, ledger, fits=fits),
         weights_bytes=weights,
         available_kv_bytes=max(0, cap),
         capacity_tokens=capacity,
@@ -90,7 +142,7 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
         printed={"max_model_len": request.context, "KV cache": format_bytes(max(0, cap))},
         pools={
             "longest sequence at the cap": capacity,
-            "bytes at start": 0,
+            "bytes at start": size.start_bytes,
             f"bytes at {request.context:,} tokens": needed,
             "bytes at the cap": max(0, cap),
         },
@@ -110,16 +162,31 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
     )
 
 
-def longest_sequence(model: ModelSpec, value_bytes: int, step_tokens: int, cap: int) -> int:
+def longest_sequence(size: CacheSize, cap: int) -> int:
     """Most positions one sequence may have when all of it may take `cap` bytes."""
     low, high = 0, max(0, cap)  # a position takes at least a byte
     while low < high:
         middle = (low + high + 1) // 2
-        if needed_bytes(model, value_bytes, step_tokens, middle) <= cap:
+        if size.needed_bytes(middle) <= cap:
             low = middle
         else:
             high = middle - 1
     return low
+
+
+def bytes_of(size: CacheSize, context: int, sequences: int) -> int:
+    """Bytes that so many sequences of `context` positions take together, in whole segments."""
+    pages = [max(1, count) * sequences for count in size.pages(context)]
+    return size.segment_count(pages) * size.segment_bytes
+
+
+def _sequences(size: CacheSize, context: int, cap: int) -> float:
+    """How many sequences of `context` positions fit `cap` bytes, segments counted as divisible."""
+    pages = size.pages(context)
+    one = sum(
+        count / size.pages_per_segment * kind.layers for kind, count in zip(size.kinds, pages, strict=True)
+    )
+    return max(0, cap) / size.segment_bytes / one
 
 
 def _refuse(request: PlanRequest) -> None:
@@ -133,8 +200,12 @@ def _refuse(request: PlanRequest) -> None:
         )
     if model.quantization is not None:
         raise InputError("the built-in engine does not run quantized checkpoints", "give the bf16 checkpoint")
-    if request.kv_dtype.is_fp8:
-        raise InputError("the built-in engine keeps keys and values in the model's dtype", "drop --kv-dtype")
+    asked = request.text_flag(request.kv_dtype.value, "--kv-cache-dtype")
+    if asked not in _KV_DTYPES:
+        raise InputError(
+            f"the built-in engine does not keep keys and values as {asked}",
+            f"it knows {', '.join(sorted(_KV_DTYPES))}",
+        )
     unknown = sorted(set(request.engine_flags) - _FLAGS)
     if unknown:
         raise InputError(f"the built-in engine has no {unknown[0]}", f"it has {', '.join(sorted(_FLAGS))}")
@@ -155,15 +226,31 @@ def _weight_bytes(model: ModelSpec, value_bytes: int) -> int:
     return text * value_bytes // model.dtype_bytes
 
 
-def _cap(request: PlanRequest, free: int, wanted: int, working: int) -> tuple[int, bool]:
-    """The most the cache may take, and whether farspan raised it above the default half of free memory."""
+def _fp8(request: PlanRequest) -> bool:
+    return request.text_flag(request.kv_dtype.value, "--kv-cache-dtype").startswith("fp8")
+
+
+def _cap(
+    request: PlanRequest, free: int, working: int, size_at: Callable[[int], CacheSize]
+) -> tuple[int, bool]:
+    """The most the cache may take, and whether farspan raised it above the default share of free memory."""
     if request.available_kv_bytes is not None:
         return request.available_kv_bytes, False
     if request.has_flag("--kv-cache-gib"):
         return int(request.float_flag(0.0, "--kv-cache-gib") * GIB), False
-    default = max(0, free) // 2
-    if default < wanted <= free - working:
-        return -(-wanted // (GIB // 100)) * (GIB // 100), True
+    default = int(max(0, free) * _DEFAULTS.share)
+    if bytes_of(size_at(default), request.context, request.concurrency) <= default:
+        return default, False
+    # A larger cap may have larger segments; the second count is with those of the first.
+    cap = default
+    for _ in range(2):
+        wanted = bytes_of(size_at(max(cap, default)), request.context, request.concurrency)
+        cap = -(-wanted // (GIB // 100)) * (GIB // 100)
+    if (
+        default < cap <= free - working
+        and bytes_of(size_at(cap), request.context, request.concurrency) <= cap
+    ):
+        return cap, True
     return default, False
 
 
@@ -183,13 +270,20 @@ def _working_bytes(model: ModelSpec, value_bytes: int, tokens: int) -> int:
     heads = max(layer.num_heads * layer.head_dim for layer in model.layers)
     step = tokens * value_bytes * (6 * model.hidden_size + 3 * heads + 2 * widest)
     grouped = any(layer.num_heads > layer.num_kv_heads for layer in model.layers)
-    return step + (_LARGEST_BLOCK * heads * 2 * value_bytes if grouped else 0)
+    return step + (_LARGEST_RUN * heads * 2 * value_bytes if grouped else 0)
 
 
 def _lines(
-    request: PlanRequest, weights: int, value_bytes: int, held: int, cap: int, working: int, step: int
+    request: PlanRequest,
+    weights: int,
+    value_bytes: int,
+    size: CacheSize,
+    held: int,
+    cap: int,
+    working: int,
+    step: int,
 ) -> tuple[Allocation, ...]:
-    model = request.model
+    start = min(size.start_bytes, max(0, cap))
     return (
         Allocation(
             "CUDA context",
@@ -211,20 +305,22 @@ def _lines(
         ),
         Allocation(
             "KV cache at start",
-            0,
+            start,
             Phase.POOL,
-            "sequences as they grow",
-            f"nothing until a request comes; at most {format_bytes(max(0, cap))}",
-            "farspan kv/growing.py: GrowingKVCache",
+            "layers",
+            f"one segment of {size.segment_bytes:,} B a layer until a request comes; "
+            f"at most {format_bytes(max(0, cap))}",
+            "farspan kv/sizing.py: CacheSize.start_bytes",
             Basis.MIRRORED,
         ),
         Allocation(
             f"KV cache of {request.concurrency} x {request.context:,} tokens",
-            max(0, held),
+            max(0, held - start),
             Phase.RUNTIME,
             "tokens in full layers, a chunk and a step in chunked-local ones",
-            f"{request.concurrency} x {needed_bytes(model, value_bytes, step, request.context):,} B",
-            "farspan kv/growing.py: GrowingKVCache.needed_bytes",
+            f"{' + '.join(map(str, size.pages(request.context)))} pages of {size.page_tokens} tokens a request, "
+            f"in whole segments, on top of those at start",
+            "farspan kv/sizing.py: CacheSize.pages",
             Basis.MIRRORED,
         ),
         Allocation(
@@ -232,7 +328,7 @@ def _lines(
             working,
             Phase.RUNTIME,
             "--max-num-batched-tokens",
-            f"{step:,} tokens; keys and values of {_LARGEST_BLOCK:,} positions for every query head",
+            f"{step:,} tokens; keys and values of {_LARGEST_RUN:,} positions for every query head",
             "counted from the layer sizes",
             Basis.ASSUMED,
         ),
@@ -243,6 +339,7 @@ def _reason(
     request: PlanRequest,
     free: int,
     needed: int,
+    wanted: int,
     cap: int,
     sequences: int,
     ledger: MemoryLedger,
@@ -256,7 +353,7 @@ def _reason(
         return f"{one} of the {format_bytes(cap)} the cache may grow to"
     if request.concurrency > sequences:
         return f"--max-num-seqs {sequences} is below {request.concurrency} requests"
-    if cap < needed * request.concurrency:
+    if cap < wanted:
         return f"{one}, {request.concurrency} of them more than the {format_bytes(cap)} the cache may grow to"
     return f"{format_bytes(-ledger.free_bytes)} short while serving: {one}"
 
@@ -265,7 +362,6 @@ def _warnings(raised: bool) -> tuple[str, ...]:
     found = [
         "The built-in engine is for demonstrations, tests and rehearsals: its times are not measured, and "
         "are estimated with other engines' efficiencies.",
-        "Sequences share nothing in its cache yet: a repeated prefix is computed again.",
     ]
     if raised:
         found.insert(0, "The default cap, half of free memory, is too small here: --kv-cache-gib raises it.")

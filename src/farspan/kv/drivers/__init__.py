@@ -1,0 +1,1 @@
+"""Drivers of elastic memory: address space and physical memory, held apart."""

@@ -1,0 +1,314 @@
+"""Address space reserved once, physical memory mapped into it and taken out again: what a driver must do.
+
+The base class keeps the books and enforces the rules, so that every driver refuses the same mistakes; a driver
+supplies the six calls underneath. Addresses are plain integers.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from farspan.errors import FarspanError
+from farspan.sizes import format_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+
+class NoRoomError(FarspanError):
+    """The device, or the share of it that may be used, has no memory left. Nothing has changed."""
+
+
+class DriverError(FarspanError):
+    """A driver was asked for something it must not do, or the device refused for a reason other than memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory of a device now, in bytes, as the driver can get it."""
+
+    free: int
+    total: int
+
+
+@dataclass(slots=True, eq=False)
+class Handle:
+    """A piece of physical memory.
+
+    Attributes:
+        size: Bytes.
+        key: What the driver calls it (a file offset, a CUDA handle).
+        address: Where it is mapped; None when it is not.
+        alive: False once it was destroyed.
+    """
+
+    size: int
+    key: Any
+    address: int | None = None
+    alive: bool = True
+
+
+class Fence(ABC):
+    """A point in the device's queue."""
+
+    @abstractmethod
+    def done(self) -> bool:
+        """Return whether everything queued on the device before the fence was made has ended."""
+
+
+class PassedFence(Fence):
+    """A fence that was never in the way: of a device without a queue."""
+
+    def done(self) -> bool:
+        """Return True."""
+        return True
+
+
+class Driver(ABC):
+    """Memory of one device. Creating and destroying is safe from any thread; the rest belongs to one thread.
+
+    Attributes:
+        name: `host` or `cuda`.
+        granularity: Sizes and addresses are multiples of this many bytes.
+        touchable: The processor can read and write the memory: `numpy` works.
+    """
+
+    name: str
+    touchable = False
+    granularity: int
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ranges: dict[int, int] = {}  # address -> size
+        self._starts: list[int] = []  # addresses of the ranges, ascending
+        self._mapped: dict[int, Handle] = {}  # address -> what is mapped there
+        self._mapped_starts: dict[int, list[int]] = {}  # range -> addresses mapped in it, ascending
+        self._handles: set[Handle] = set()
+        self._closed = False
+
+    # --- address space -----------------------------------------------------------------------------------------
+
+    def reserve(self, size: int) -> int:
+        """Reserve `size` bytes of address space; touching them faults until they are backed.
+
+        Raises:
+            NoRoomError: There is no address space left.
+        """
+        self._check_size(size)
+        address = self._reserve(size)
+        self._ranges[address] = size
+        self._starts.insert(bisect_right(self._starts, address), address)
+        self._mapped_starts[address] = []
+        return address
+
+    def release(self, address: int, size: int) -> None:
+        """Give a reserved range back; nothing may be mapped in it."""
+        if self._ranges.get(address) != size:
+            raise DriverError(f"no range of {size} bytes was reserved at {address:#x}")
+        if self._mapped_starts[address]:
+            raise DriverError(f"the range at {address:#x} still has memory mapped in it", "unmap it first")
+        self._release(address, size)
+        del self._ranges[address], self._mapped_starts[address]
+        self._starts.remove(address)
+
+    # --- physical memory ---------------------------------------------------------------------------------------
+
+    def create(self, size: int) -> Handle:
+        """Take `size` bytes of physical memory from the device.
+
+        Raises:
+            NoRoomError: The device has none left.
+        """
+        self._check_size(size)
+        handle = Handle(size, self._create(size))
+        with self._lock:
+            self._handles.add(handle)
+        return handle
+
+    def destroy(self, handle: Handle) -> None:
+        """Give physical memory back to the device; it must not be mapped."""
+        if handle.address is not None or not handle.alive:
+            state = "mapped" if handle.alive else "destroyed already"
+            raise DriverError(f"memory that is {state} cannot be destroyed")
+        self._destroy(handle)
+        handle.alive = False
+        with self._lock:
+            self._handles.discard(handle)
+
+    # --- mapping -----------------------------------------------------------------------------------------------
+
+    def map(self, address: int, handle: Handle) -> None:
+        """Back the addresses from `address` on with `handle`; see `map_run`."""
+        self.map_run(address, (handle,))
+
+    def map_run(self, address: int, handles: Sequence[Handle]) -> None:
+        """Back the addresses from `address` on with `handles`, one after the other; all or none.
+
+        Raises:
+            DriverError: An address is outside a reserved range or mapped already, or a handle is mapped elsewhere.
+            NoRoomError: The device has no memory for its own tables.
+        """
+        size = sum(handle.size for handle in handles)
+        starts = self._check_unmapped(address, size)
+        for handle in handles:
+            if handle.address is not None or not handle.alive:
+                state = "mapped already" if handle.alive else "destroyed"
+                raise DriverError(f"memory that is {state} cannot be mapped")
+        done: list[tuple[int, Handle]] = []
+        at = address
+        try:
+            for handle in handles:
+                self._map(at, handle.size, handle.key)
+                done.append((at, handle))
+                at += handle.size
+            self._allow_access(address, size)
+        except FarspanError:
+            for at, handle in reversed(done):
+                self._unmap(at, handle.size)
+            raise
+        for at, handle in done:
+            handle.address = at
+            self._mapped[at] = handle
+        place = bisect_right(starts, address)
+        starts[place:place] = [at for at, _ in done]
+
+    def unmap(self, address: int, size: int) -> Handle:
+        """Take away the memory mapped at exactly [address, address + size) and return it; the range stays reserved."""
+        handle = self._mapped.get(address)
+        if handle is None or handle.size != size:
+            raise DriverError(f"no memory of {size} bytes is mapped at {address:#x}")
+        self._unmap(address, size)
+        handle.address = None
+        del self._mapped[address]
+        starts = self._mapped_starts[self._range_of(address)]
+        del starts[bisect_right(starts, address) - 1]
+        return handle
+
+    # --- looking at it -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def memory(self) -> Memory:
+        """Return the device's memory, read anew."""
+
+    @abstractmethod
+    def physical_bytes(self) -> int:
+        """Return the physical bytes of this driver's handles, as exactly as the device can tell."""
+
+    @abstractmethod
+    def fence(self) -> Fence:
+        """Return a fence behind everything queued on the device so far."""
+
+    @abstractmethod
+    def tensor(self, address: int, size: int) -> torch.Tensor:
+        """Return uint8 [size] over [address, address + size), of which the first bytes must be mapped."""
+
+    def numpy(self, address: int, size: int) -> NDArray[np.uint8]:
+        """Return uint8 [size] over [address, address + size), on a driver whose memory the processor can touch."""
+        raise DriverError(
+            f"the {size} bytes at {address:#x} are memory of the {self.name} driver and have no numpy view",
+            "use tensor() instead",
+        )
+
+    @property
+    def live_handles(self) -> int:
+        """Handles created and not destroyed."""
+        return len(self._handles)
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes mapped now, all ranges together."""
+        return sum(handle.size for handle in self._mapped.values())
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes of address space reserved now."""
+        return sum(self._ranges.values())
+
+    def close(self) -> None:
+        """Give back everything, mapped or not. Views must not be used afterwards; closing twice does nothing."""
+        if self._closed:
+            return
+        for address, handle in list(self._mapped.items()):
+            self.unmap(address, handle.size)
+        for handle in list(self._handles):
+            self.destroy(handle)
+        for address, size in list(self._ranges.items()):
+            self.release(address, size)
+        self._closed = True
+        self._shut()
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError when the books do not balance."""
+        for address, handle in self._mapped.items():
+            assert handle.alive, "mapped memory is alive"
+            assert handle.address == address, "a handle knows where it is mapped"
+            assert handle in self._handles, "mapped memory is on the books"
+        flat = [at for starts in self._mapped_starts.values() for at in starts]
+        assert sorted(flat) == sorted(self._mapped), "every mapping belongs to one range"
+        for base, starts in self._mapped_starts.items():
+            stop = base
+            for at in starts:
+                assert at >= stop, "no two mappings overlap"
+                stop = at + self._mapped[at].size
+            assert stop <= base + self._ranges[base], "mappings stay inside their range"
+
+    # --- what a driver supplies --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _reserve(self, size: int) -> int: ...
+
+    @abstractmethod
+    def _release(self, address: int, size: int) -> None: ...
+
+    @abstractmethod
+    def _create(self, size: int) -> Any: ...
+
+    @abstractmethod
+    def _destroy(self, handle: Handle) -> None: ...
+
+    @abstractmethod
+    def _map(self, address: int, size: int, key: Any) -> None: ...
+
+    @abstractmethod
+    def _unmap(self, address: int, size: int) -> None: ...
+
+    @abstractmethod
+    def _allow_access(self, address: int, size: int) -> None: ...
+
+    @abstractmethod
+    def _shut(self) -> None: ...
+
+    # --- checks ------------------------------------------------------------------------------------------------
+
+    def _check_size(self, size: int) -> None:
+        if size <= 0 or size % self.granularity:
+            raise DriverError(
+                f"{size} bytes is not a positive multiple of {format_bytes(self.granularity)}",
+                "round it up to the driver's granularity",
+            )
+
+    def _range_of(self, address: int) -> int:
+        place = bisect_right(self._starts, address) - 1
+        if place < 0 or address >= self._starts[place] + self._ranges[self._starts[place]]:
+            raise DriverError(f"{address:#x} is in no reserved range")
+        return self._starts[place]
+
+    def _check_unmapped(self, address: int, size: int) -> list[int]:
+        """Return the addresses mapped in the range of [address, address + size), none of them inside it."""
+        base = self._range_of(address)
+        if size <= 0 or (address - base) % self.granularity or address + size > base + self._ranges[base]:
+            raise DriverError(f"[{address:#x}, +{size}) is not an aligned part of the range at {base:#x}")
+        starts = self._mapped_starts[base]
+        place = bisect_right(starts, address)
+        before = place and starts[place - 1] + self._mapped[starts[place - 1]].size > address
+        after = place < len(starts) and starts[place] < address + size
+        if before or after:
+            raise DriverError(f"part of [{address:#x}, +{size}) is mapped already", "unmap it first")
+        return starts

@@ -1,0 +1,332 @@
+"""The elastic KV cache: memory that grows and shrinks on demand, under a tree of shared prefixes.
+
+Everything the engine needs of a cache (`kv.interface.KVCache`), put together from pages in elastic memory
+(`kv.pages`), a radix tree of prefixes (`kv.radix`), what each kind of layers must keep (`kv.retention`) and a host
+tier (`kv.tiers`). One thread uses it.
+
+Admission: a sequence is opened only when what it may need, and what those already open may still need, fits what is
+mapped and free, what can be evicted and what the device can still give. Memory itself is taken as positions are
+appended. When the device then has less than it had, because a neighbour took it, `append` raises NoRoomError and the
+scheduler sends a request back to the queue.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farspan.kv.drivers.driver import Driver
+from farspan.kv.formats import KVFormat, LayerStore
+from farspan.kv.interface import KVCache, KVCacheError, KVStatistics, NoRoomError
+from farspan.kv.kinds import LayerKind, group_layers
+from farspan.kv.options import KVOptions
+from farspan.kv.pages import PagePool
+from farspan.kv.prefixes import Hit, PrefixStore, no_hit
+from farspan.kv.retention import LayerRetention
+from farspan.kv.segments import Cap, SegmentPool
+from farspan.kv.sequence import ElasticSequenceKV
+from farspan.kv.sizing import CacheSize, KindSize, choose_segment_bytes
+from farspan.sizes import GIB, format_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ElasticKVCache(KVCache):
+    """Room for the keys and values of many sequences, taken from the device as they grow.
+
+    Args:
+        layers: What each layer must keep.
+        num_kv_heads: KV heads of every layer.
+        head_dim: Channels of a head.
+        dtype: Of keys and values as attention takes them.
+        device: Where they live.
+        max_step_tokens: The most positions appended between two calls of `SequenceKV.computed`.
+        options: How the cache behaves.
+        driver: Where memory comes from; None for the device's own.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: tuple[LayerRetention, ...],
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_step_tokens: int,
+        options: KVOptions | None = None,
+        driver: Driver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        options = options or KVOptions()
+        self._options = options
+        self._device = device
+        self._clock = clock
+        self._driver = driver or open_driver(device)
+        form = KVFormat(num_kv_heads, head_dim, dtype, options.fp8)
+        grouped = group_layers(layers)
+        cap = _cap(options)
+        largest = cap.limit(self._driver.memory(), 0)
+        self._size = CacheSize(
+            kinds=tuple(KindSize(retention, len(numbers)) for retention, numbers in grouped),
+            row_bytes=form.row_bytes,
+            page_tokens=options.page_tokens,
+            segment_bytes=choose_segment_bytes(
+                largest,
+                len(layers),
+                self._driver.granularity,
+                None if options.segment_mib is None else options.segment_mib * 1024**2,
+            ),
+            step_tokens=max_step_tokens,
+        )
+        self._segments = SegmentPool(
+            self._driver, self._size.segment_bytes, cap, quiet_s=options.quiet_s, clock=clock
+        )
+        self._kinds = [self._new_kind(retention, numbers, form) for retention, numbers in grouped]
+        self._layers: list[tuple[int, LayerStore]] = [
+            next(
+                (index, kind.stores[kind.layers.index(number)])
+                for index, kind in enumerate(self._kinds)
+                if number in kind.layers
+            )
+            for number in range(len(layers))
+        ]
+        # Without a layer that keeps everything there is nothing a tree of prefixes could hold on to.
+        sharing = options.prefix_caching and self._kinds[0].retention.full
+        self._prefixes = (
+            PrefixStore(self._kinds, options.page_tokens, int(options.host_gib * GIB), device)
+            if sharing
+            else None
+        )
+        self._capacity_bytes()
+        self._open: dict[int, ElasticSequenceKV] = {}
+        self._idle_since = clock()
+
+    @property
+    def page_tokens(self) -> int:
+        """Positions a page."""
+        return self._size.page_tokens
+
+    def check_fits(self, max_length: int) -> int:
+        """See `KVCache.check_fits`."""
+        needed = self._size.needed_bytes(max_length)
+        capacity = self._capacity_bytes()
+        if needed > capacity:
+            raise KVCacheError(
+                f"{max_length} tokens need {format_bytes(needed)} of KV cache and there are "
+                f"{format_bytes(capacity)}",
+                "shorten the prompt or start the server with a larger --kv-cache-gib",
+            )
+        return needed
+
+    def open(
+        self, token_ids: NDArray[np.int32], max_length: int, namespace: bytes = b""
+    ) -> ElasticSequenceKV | None:
+        """See `KVCache.open`."""
+        if len(token_ids) > max_length:
+            raise KVCacheError(f"a sequence of {len(token_ids)} tokens cannot be opened for {max_length}")
+        self.check_fits(max_length)
+        limits = self._size.pages(max_length)
+        prefix = token_ids[:-1]
+        hit = self._prefixes.find(prefix, namespace) if self._prefixes else no_hit(len(self._kinds))
+        sequence = None
+        try:
+            if self._admits(limits, hit):
+                if self._prefixes is not None:
+                    hit = self._prefixes.bring_back(hit, prefix, namespace, self.take_pages)
+                sequence = ElasticSequenceKV(self, max_length, limits, hit)
+        except NoRoomError:
+            return None
+        finally:
+            if sequence is None and hit.cursor is not None and self._prefixes is not None:
+                self._prefixes.release(hit.cursor)
+        if sequence is not None:
+            for kind, span in zip(self._kinds, hit.spans, strict=True):
+                kind.pool.share(span.pages)
+            self._open[id(sequence)] = sequence
+        return sequence
+
+    def tick(self) -> float | None:
+        """See `KVCache.tick`."""
+        now = self._clock()
+        keep = self._options.keep_prefixes_s
+        idle = None if self._open else now - self._idle_since
+        if idle is not None and keep is not None and idle >= keep and self._prefixes is not None:
+            self._prefixes.evict_all()
+        for kind in self._kinds:
+            kind.pool.tick()
+        self._segments.tick()
+        if idle is None:
+            return None
+        waits = [self._options.quiet_s] if self._above_start() else []
+        if keep is not None and idle < keep and self._prefixes is not None:
+            waits.append(keep - idle)
+        # Not before the quiet time is really over, and not so often that an idle server is busy.
+        return max(0.05, min(waits)) if waits else None
+
+    def reset_prefixes(self) -> None:
+        """See `KVCache.reset_prefixes`."""
+        if self._prefixes is not None:
+            self._prefixes.forget_all()
+
+    def close(self) -> None:
+        """Give all memory back; every sequence must be closed."""
+        assert not self._open, "a sequence is still open"
+        self.reset_prefixes()
+        self._layers.clear()
+        for kind in self._kinds:
+            kind.close()
+        self._segments.close()
+        self._driver.close()
+
+    def statistics(self) -> KVStatistics:
+        """See `KVCache.statistics`."""
+        prefixes = self._prefixes
+        used = [kind.pool.used * kind.page_bytes for kind in self._kinds]
+        idle = [
+            prefixes.evictable(index) * kind.page_bytes if prefixes else 0
+            for index, kind in enumerate(self._kinds)
+        ]
+        segments = self._segments.statistics()
+        return KVStatistics(
+            capacity_bytes=segments.cap * self._size.segment_bytes,
+            mapped_bytes=segments.created * self._size.segment_bytes,
+            used_bytes=sum(used),
+            held_bytes=sum(used) - sum(idle),
+            promised_bytes=sum(
+                self._promised(index) * kind.page_bytes for index, kind in enumerate(self._kinds)
+            ),
+            sequences=len(self._open),
+            tokens=sum(sequence.length for sequence in self._open.values()),
+            cached_tokens=prefixes.tokens if prefixes else 0,
+            host_bytes=prefixes.host_bytes if prefixes else 0,
+            host_tokens=prefixes.host_tokens if prefixes else 0,
+            evicted_tokens=prefixes.evicted_tokens if prefixes else 0,
+            restored_tokens=prefixes.restored_tokens if prefixes else 0,
+            segments_created=segments.ever_created,
+            segments_destroyed=segments.ever_destroyed,
+        )
+
+    # What follows is for the cache's own sequences.
+
+    def layer(self, number: int) -> tuple[int, LayerStore]:
+        """Return the kind of a layer and its keys and values."""
+        return self._layers[number]
+
+    def retention(self, kind: int) -> LayerRetention:
+        """Return which positions a kind of layers keeps."""
+        return self._kinds[kind].retention
+
+    def take_pages(self, kind: int, count: int, after: int | None = None) -> NDArray[np.int32]:
+        """Return `count` pages, evicting prefixes that nobody uses when there is no other room.
+
+        Raises:
+            NoRoomError: There is none even then.
+        """
+        if count <= 0:
+            return np.empty(0, np.int32)
+        pool = self._kinds[kind].pool
+        while (pages := pool.alloc(count, after)) is None:
+            if self._prefixes is None or not self._prefixes.evict(kind, count - self._kinds[kind].free_pages):
+                raise NoRoomError(
+                    f"no room for {count} pages of KV cache",
+                    "lower the load, or give the server more memory",
+                )
+        return pages
+
+    def share_pages(self, kind: int, pages: NDArray[np.int32]) -> None:
+        """Count one more user of pages."""
+        self._kinds[kind].pool.share(pages)
+
+    def free_pages(self, kind: int, pages: NDArray[np.int32]) -> None:
+        """Count one user of pages less."""
+        if len(pages):
+            self._kinds[kind].pool.free(pages)
+
+    def on_device(self, slots: NDArray[np.int64]) -> torch.Tensor:
+        """Return slots as an index on the cache's device."""
+        import torch
+
+        return torch.from_numpy(slots).to(self._device)
+
+    @property
+    def prefixes(self) -> PrefixStore | None:
+        """The prefixes that requests share, if they do."""
+        return self._prefixes
+
+    def check_integrity(self) -> None:
+        """See `KVCache.check_integrity`."""
+        none = np.empty(0, np.int32)
+        in_tree = self._prefixes.check_integrity() if self._prefixes else [none] * len(self._kinds)
+        for index, kind in enumerate(self._kinds):
+            kind.pool.check_integrity()
+            held = [sequence.held_pages(index) for sequence in self._open.values()]
+            users = np.bincount(np.concatenate([in_tree[index], *held]), minlength=kind.pool.max_pages)
+            everything = np.arange(kind.pool.max_pages, dtype=np.int32)
+            assert np.array_equal(users, kind.pool.references(everything)), "a page is miscounted"
+        for sequence in self._open.values():
+            sequence.check_integrity()
+
+    def forget(self, sequence: ElasticSequenceKV) -> None:
+        """Take a closed sequence off the books."""
+        if self._open.pop(id(sequence), None) is not None and not self._open:
+            self._idle_since = self._clock()
+
+    def _promised(self, kind: int) -> int:
+        return sum(sequence.promised_pages(kind) for sequence in self._open.values())
+
+    def _admits(self, limits: tuple[int, ...], hit: Hit) -> bool:
+        """Whether everybody's needs, with those of a new sequence, can be met from what is there and may be evicted."""
+        if not self._open:
+            return True  # it fits an empty cache, and this one can be emptied
+        missing = 0
+        for index, kind in enumerate(self._kinds):
+            demand = self._promised(index) + limits[index] - hit.reused_pages[index]
+            evictable = self._prefixes.evictable(index) if self._prefixes else 0
+            pages = max(0, demand - kind.free_pages - evictable)
+            missing += -(-pages // self._size.pages_per_segment) * len(kind.layers)
+        return missing <= self._segments.room()
+
+    def _new_kind(self, retention: LayerRetention, numbers: tuple[int, ...], form: KVFormat) -> LayerKind:
+        rows = [form.row_bytes] * len(numbers)
+        # Addresses cost nothing: enough for this kind to take all there may ever be.
+        capacity = _cap(self._options).fixed_bytes or self._driver.memory().total
+        page_bytes = sum(rows) * self._size.page_tokens
+        pool = PagePool(self._segments, rows, self._size.page_tokens, capacity // page_bytes)
+        kind = LayerKind(retention, numbers, pool)
+        kind.open_stores(form)
+        return kind
+
+    def _capacity_bytes(self) -> int:
+        self._segments.room()  # reads the device's memory anew
+        return self._segments.statistics().cap * self._size.segment_bytes
+
+    def _above_start(self) -> bool:
+        return self._segments.statistics().created * self._size.segment_bytes > self._size.start_bytes
+
+
+def _cap(options: KVOptions) -> Cap:
+    if options.capacity_gib is None:
+        return Cap(share=options.share)
+    return Cap(int(options.capacity_gib * GIB))
+
+
+def open_driver(device: torch.device) -> Driver:
+    """Return the driver of a device's memory.
+
+    Raises:
+        InputError: The device has none, or a package it needs is missing.
+    """
+    if device.type == "cuda":
+        from farspan.kv.drivers.cuda import CudaDriver
+
+        return CudaDriver(device.index or 0)
+    from farspan.kv.drivers.host import HostDriver
+
+    return HostDriver()

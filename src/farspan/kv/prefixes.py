@@ -1,0 +1,272 @@
+"""The prefixes that requests share: found, grown, let go of, kept on the host and brought back.
+
+The tree (`kv.radix`) knows which tokens have which pages, the pools (`kv.pages`) who uses them and the tier
+(`kv.tiers`) what is on the host; here they move together. A page in the tree has the tree as one of its users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farspan.kv.events import Listener, Location
+from farspan.kv.kinds import LayerKind
+from farspan.kv.radix import Cursor, RadixTree, Released, Span, Victim
+from farspan.kv.results import join
+from farspan.kv.retention import usable
+from farspan.kv.table import PageTable
+from farspan.kv.tiers import HostTier
+
+if TYPE_CHECKING:
+    import torch
+
+# Evicting a little more than is asked for at a time keeps the cost of choosing low.
+_BATCH = 64
+
+TakePages = Callable[[int, int], "NDArray[np.int32]"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hit:
+    """The part of a prompt that need not be computed again; locked until released.
+
+    Attributes:
+        length: Tokens, whole pages.
+        cursor: Its end in the tree, locked; None without a tree.
+        spans: For each kind, the pages that a sequence of this prefix starts with; of the device.
+        missing: For each kind, how many of these are still on the host.
+    """
+
+    length: int
+    cursor: Cursor | None
+    spans: tuple[Span, ...]
+    missing: tuple[int, ...]
+
+    @property
+    def reused_pages(self) -> tuple[int, ...]:
+        """For each kind, the pages that are on the device already."""
+        return tuple(len(span.pages) for span in self.spans)
+
+
+def no_hit(kinds: int) -> Hit:
+    """Return the hit of a prompt of which nothing is known."""
+    return Hit(0, None, (Span(0, np.empty(0, np.int32)),) * kinds, (0,) * kinds)
+
+
+class PrefixStore:
+    """The prefixes of one cache.
+
+    Args:
+        kinds: The kinds of layers, the one that keeps everything first.
+        page_tokens: Positions a page.
+        host_bytes: Host memory for prefixes that leave the device.
+        device: Where the pages are.
+        events: Called with what is stored and removed, for an external index; None costs nothing.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[LayerKind],
+        page_tokens: int,
+        host_bytes: int,
+        device: torch.device,
+        events: Listener | None = None,
+    ) -> None:
+        self._kinds = kinds
+        self._page_tokens = page_tokens
+        self._tree = RadixTree(page_tokens, len(kinds), events=events)
+        layer_bytes = [[int(rows.shape[1]) for rows in kind.page_rows] for kind in kinds]
+        self._tier = HostTier(layer_bytes, host_bytes, device)
+        self.evicted_tokens = 0
+        self.restored_tokens = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of prefixes on the device."""
+        return self._tree.held(0) * self._page_tokens
+
+    @property
+    def host_tokens(self) -> int:
+        """Tokens of prefixes on the host."""
+        return self._tree.held(0, Location.HOST) * self._page_tokens
+
+    @property
+    def host_bytes(self) -> int:
+        """Host memory that holds pages now."""
+        return self._tier.used_bytes
+
+    def evictable(self, kind: int) -> int:
+        """Return how many pages of a kind could be evicted."""
+        return self._tree.evictable(kind)
+
+    def find(self, tokens: NDArray[np.int32], namespace: bytes) -> Hit:
+        """Return the longest prefix that every kind of layers can continue, locked.
+
+        What is on the host counts; `bring_back` copies it before the hit is used.
+        """
+        match = self._tree.match(tokens, namespace)
+        size = self._page_tokens
+        rules = []
+        for index, kind in enumerate(self._kinds[1:], 1):
+            spans = [*match.spans(index), *match.spans(index, Location.HOST)]
+            rules.append((kind.retention, [(span.start * size, span.stop * size) for span in spans]))
+        length = usable(rules, match.length + match.host_length, size)
+        cursor = self._tree.back(match.host_cursor, length)
+        self._tree.lock(cursor)
+        pages = length // size
+        device = match.pages[: min(pages, match.length // size)]
+        spans = [Span(0, device)]
+        missing = [pages - len(device)]
+        for index, kind in enumerate(self._kinds[1:], 1):
+            first = kind.retention.first_needed(length) // size
+            held = [span.clip(first, pages) for span in match.spans(index)]
+            found = Span(first, join([span.pages for span in held if len(span.pages)]))
+            spans.append(found)
+            missing.append(max(0, pages - first) - len(found.pages))
+        return Hit(length, cursor, tuple(spans), tuple(missing))
+
+    def bring_back(self, hit: Hit, tokens: NDArray[np.int32], namespace: bytes, take: TakePages) -> Hit:
+        """Copy what a hit has on the host to the device and return the hit as it is then.
+
+        Raises:
+            NoRoomError: The device has no room; what came back before that stays.
+        """
+        if hit.cursor is None or not any(hit.missing):
+            return hit
+        size = self._page_tokens
+        hosted = join(self._tree.host_part(hit.cursor))
+        if len(hosted):
+            pages = take(0, len(hosted))
+            self._tier.load(0, self._kinds[0].page_rows, hosted, pages)
+            self._tier.free(0, self._tree.restore(hit.cursor, pages))
+            self.restored_tokens += len(hosted) * size
+        match = self._tree.match(tokens[: hit.length], namespace)
+        spans = [Span(0, match.pages)]
+        for index, kind in enumerate(self._kinds[1:], 1):
+            first, stop = kind.retention.first_needed(hit.length) // size, hit.length // size
+            for span in match.spans(index, Location.HOST):
+                part = span.clip(first, stop)
+                if len(part.pages):
+                    pages = take(index, len(part.pages))
+                    self._tier.load(index, kind.page_rows, part.pages, pages)
+                    restored = self._tree.restore_spans(hit.cursor, index, Span(part.start, pages))
+                    self._tier.free(index, restored)
+        match = self._tree.match(tokens[: hit.length], namespace)
+        for index, kind in enumerate(self._kinds[1:], 1):
+            first, stop = kind.retention.first_needed(hit.length) // size, hit.length // size
+            held = [span.clip(first, stop) for span in match.spans(index)]
+            spans.append(Span(first, join([span.pages for span in held if len(span.pages)])))
+        return Hit(hit.length, hit.cursor, tuple(spans), (0,) * len(self._kinds))
+
+    def release(self, cursor: Cursor) -> None:
+        """Let a prefix be evicted that a hit or a sequence had locked."""
+        self._tree.unlock(cursor)
+
+    def keep(self, cursor: Cursor, tokens: NDArray[np.int32], pages: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Continue a sequence in the tree; the cursor moves to its new end.
+
+        Returns:
+            The tree's pages for the leading tokens that another sequence stored first; the tree takes the others.
+        """
+        insertion = self._tree.extend(cursor, tokens, pages)
+        if len(insertion.host_pages):
+            self._tier.free(0, insertion.host_pages)
+        taken = pages[insertion.existing // self._page_tokens :]
+        self._kinds[0].pool.share(taken)
+        return join(insertion.existing_pages)
+
+    def keep_spans(self, cursor: Cursor, tables: Sequence[PageTable]) -> None:
+        """Store what the other kinds of layers still hold of a sequence, so that it can be continued."""
+        stop = cursor.position // self._page_tokens
+        for index in range(1, len(self._kinds)):
+            table = tables[index]
+            if table.first_page >= stop:
+                continue
+            pool = self._kinds[index].pool
+            pages = table.pages(table.first_page, stop)
+            pool.share(pages)
+            pool.free(self._tree.attach(cursor, index, Span(table.first_page, pages)))
+
+    def evict(self, kind: int, count: int) -> bool:
+        """Let go of prefixes nobody uses, so that about `count` pages of a kind are free or whole segments are.
+
+        Returns:
+            Whether anything went.
+        """
+        if self._evict_kind(kind, max(count, _BATCH)):
+            return True
+        # Pages of other kinds are no use, but segments of theirs that empty are.
+        others = (index for index in range(len(self._kinds)) if index != kind)
+        return any(self._evict_kind(index, self._kinds[index].pool.pages_per_segment) for index in others)
+
+    def evict_all(self) -> None:
+        """Let go of all prefixes that nobody uses; as many as there is room for stay on the host."""
+        for kind in range(len(self._kinds)):
+            while self._evict_kind(kind, max(_BATCH, self._tree.evictable(kind) // 4)):
+                pass
+
+    def forget_all(self) -> None:
+        """Forget all prefixes that nobody uses, those on the host too."""
+        for kind in range(len(self._kinds)):
+            for location in Location:
+                while victims := self._tree.victims(kind, 2**31, location=location):
+                    for victim in victims:
+                        self._drop(victim)
+
+    def check_integrity(self) -> list[NDArray[np.int32]]:
+        """Raise AssertionError when the books do not balance; return the pages that the tree uses, by kind."""
+        self._tree.check_integrity()
+        held: dict[Location, list[list[NDArray[np.int32]]]] = {
+            location: [[np.empty(0, np.int32)] for _ in self._kinds] for location in Location
+        }
+        for node in self._tree.nodes():
+            held[node.location][0].append(node.pages.gather(node.start, node.end))
+            for (kind, location), spans in node.spans.items():
+                held[location][kind] += [span.pages for span in spans]
+        self._tier.check_integrity([np.concatenate(pages) for pages in held[Location.HOST]])
+        return [np.concatenate(pages) for pages in held[Location.DEVICE]]
+
+    def _evict_kind(self, kind: int, count: int) -> bool:
+        """Let go of about `count` pages of one kind: to the host as far as it has room, the older ones for good."""
+        count = min(count, self._tree.evictable(kind))
+        if count <= 0:
+            return False
+        self._make_host_room(kind, count)
+        pool = self._kinds[kind].pool
+        victims = self._tree.victims(kind, count, pool.pressure)
+        for victim in victims:
+            if kind == 0:
+                self.evicted_tokens += len(victim.pages) * self._page_tokens
+            host = self._tier.store(kind, self._kinds[kind].page_rows, victim.pages)
+            if host is None:
+                self._drop(victim)
+            else:
+                pool.free(self._tree.demote(victim, host))
+        return bool(victims)
+
+    def _make_host_room(self, kind: int, count: int) -> None:
+        """Forget the oldest prefixes on the host, as far as that makes room for `count` pages."""
+        while (missing := min(count, self._tier.most(kind)) - self._tier.room(kind)) > 0:
+            victims = self._tree.victims(kind, missing, location=Location.HOST)
+            if not victims:
+                return
+            for victim in victims:
+                self._drop(victim)
+
+    def _drop(self, victim: Victim) -> None:
+        if victim.kind:
+            pages = {(victim.kind, victim.location): self._tree.drop_spans(victim)}
+            self._free(Released(pages))
+        else:
+            self._free(self._tree.remove(victim))
+
+    def _free(self, released: Released) -> None:
+        for (kind, location), pages in released.pages.items():
+            if location is Location.DEVICE:
+                self._kinds[kind].pool.free(pages)
+            else:
+                self._tier.free(kind, pages)

@@ -1,0 +1,178 @@
+"""One open sequence of an elastic KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farspan.kv.interface import KVCacheError, NoRoomError, Run, SequenceKV
+from farspan.kv.table import Extent, PageTable
+
+if TYPE_CHECKING:
+    import torch
+
+    from farspan.kv.kvcache import ElasticKVCache
+    from farspan.kv.prefixes import Hit, PrefixStore
+    from farspan.kv.radix import Cursor
+
+# Runs shorter than this are copied together and attended to in one call rather than one by one.
+_SHORT_RUN = 512
+_GATHERED = 65536
+
+
+class ElasticSequenceKV(SequenceKV):
+    """The keys and values of one sequence: a page table a kind of layers, on pages it may share with others."""
+
+    def __init__(self, cache: ElasticKVCache, max_length: int, limits: tuple[int, ...], hit: Hit) -> None:
+        self._cache = cache
+        self._max_length = max_length
+        self._limits = limits
+        self._cursor: Cursor | None = hit.cursor
+        self._cached = hit.length
+        self._length = hit.length
+        self._kept = hit.length  # positions that later requests can find
+        self._tail = np.empty(0, np.int32)  # computed tokens after those: less than a page
+        self._tables = [PageTable(cache.page_tokens, span.start) for span in hit.spans]
+        for table, span in zip(self._tables, hit.spans, strict=True):
+            table.append(span.pages)
+        self._open = True
+
+    @property
+    def cached_tokens(self) -> int:
+        """See `SequenceKV.cached_tokens`."""
+        return self._cached
+
+    @property
+    def length(self) -> int:
+        """See `SequenceKV.length`."""
+        return self._length
+
+    def promised_pages(self, kind: int) -> int:
+        """Return how many more pages of a kind the sequence may need."""
+        return max(0, self._limits[kind] - len(self._tables[kind])) if self._open else 0
+
+    def held_pages(self, kind: int) -> NDArray[np.int32]:
+        """Return the pages of a kind that the sequence holds."""
+        return self._tables[kind].held()
+
+    def append(self, count: int) -> None:
+        """See `SequenceKV.append`."""
+        length = self._length + count
+        if length > self._max_length:
+            raise KVCacheError(
+                f"the sequence was opened for {self._max_length} tokens and would reach {length}"
+            )
+        pages = -(-length // self._cache.page_tokens)
+        taken: list[NDArray[np.int32]] = []
+        try:
+            for kind, table in enumerate(self._tables):
+                taken.append(self._cache.take_pages(kind, pages - table.stop_page, after=table.last))
+        except NoRoomError:
+            for kind, given in enumerate(taken):
+                self._cache.free_pages(kind, given)
+            raise
+        for table, given in zip(self._tables, taken, strict=True):
+            table.append(given)
+        self._length = length
+
+    def write(self, layer: int, start: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """See `SequenceKV.write`."""
+        kind, store = self._cache.layer(layer)
+        done = 0
+        for _, slot, count in self._extents(kind, start, start + len(key)):
+            store.write(slot, key[done : done + count], value[done : done + count])
+            done += count
+
+    def runs(self, layer: int, start: int, stop: int) -> Iterator[Run]:
+        """See `SequenceKV.runs`.
+
+        Long runs are views of the cache's memory; short ones, of which a sequence that grew beside others has many,
+        are copied together.
+        """
+        kind, store = self._cache.layer(layer)
+        short: list[tuple[int, int]] = []
+        gathered = 0
+        for _, slot, count in self._extents(kind, start, stop):
+            if count < _SHORT_RUN and gathered + count <= _GATHERED:
+                short.append((slot, count))
+                gathered += count
+                continue
+            yield from self._together(layer, short)
+            short, gathered = [], 0
+            if count < _SHORT_RUN:
+                short, gathered = [(slot, count)], count
+            else:
+                yield from store.read(slot, count)
+        yield from self._together(layer, short)
+
+    def computed(self, token_ids: NDArray[np.int32]) -> None:
+        """See `SequenceKV.computed`."""
+        self._tail = np.concatenate((self._tail, token_ids)) if len(self._tail) else token_ids
+        position = self._kept + len(self._tail)
+        assert position <= self._length, "more was computed than there is room for"
+        whole = len(self._tail) // self._cache.page_tokens * self._cache.page_tokens
+        if whole and self._cursor is not None:
+            self._keep(self._tail[:whole])
+        if whole:
+            self._kept += whole
+            # A copy: the tail must not keep the prompt it was cut from alive.
+            self._tail = self._tail[whole:].copy()
+        for kind, table in enumerate(self._tables):
+            first = self._cache.retention(kind).first_needed(position)
+            self._cache.free_pages(kind, table.drop_before(first))
+
+    def close(self) -> None:
+        """See `SequenceKV.close`."""
+        if not self._open:
+            return
+        if self._cursor is not None:
+            self._prefixes.keep_spans(self._cursor, self._tables)
+            self._prefixes.release(self._cursor)
+            self._cursor = None
+        for kind, table in enumerate(self._tables):
+            self._cache.free_pages(kind, table.held())
+        self._cache.forget(self)
+        self._tables = [PageTable(self._cache.page_tokens) for _ in self._tables]
+        self._length = 0
+        self._open = False
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError when a table has a gap or holds more than was promised."""
+        pages = -(-self._length // self._cache.page_tokens)
+        for kind, table in enumerate(self._tables):
+            table.check_integrity()
+            assert table.stop_page == pages, "every appended position has a page"
+            assert len(table) <= self._limits[kind], "a sequence holds more than it was promised"
+            first = self._cache.retention(kind).first_needed(self._kept + len(self._tail))
+            assert table.first_page * self._cache.page_tokens <= first, "a page that is needed was let go"
+
+    def _keep(self, tokens: NDArray[np.int32]) -> None:
+        """Let later requests find whole pages; where another sequence was first, its pages are used from now on."""
+        assert self._cursor is not None
+        first = self._kept // self._cache.page_tokens
+        table = self._tables[0]
+        own = table.pages(first, first + len(tokens) // self._cache.page_tokens)
+        existing = self._prefixes.keep(self._cursor, tokens, own)
+        if len(existing):
+            self._cache.share_pages(0, existing)
+            self._cache.free_pages(0, table.replace(first, existing))
+
+    @property
+    def _prefixes(self) -> PrefixStore:
+        assert self._cache.prefixes is not None
+        return self._cache.prefixes
+
+    def _extents(self, kind: int, start: int, stop: int) -> list[Extent]:
+        assert stop <= self._length, f"positions [{start}, {stop}) are not held"
+        return self._tables[kind].extents(start, stop)
+
+    def _together(self, layer: int, short: list[tuple[int, int]]) -> Iterator[Run]:
+        _, store = self._cache.layer(layer)
+        if len(short) == 1:
+            yield from store.read(*short[0])
+        elif short:
+            slots = np.concatenate([np.arange(slot, slot + count) for slot, count in short])
+            yield from store.gather(self._cache.on_device(slots))
