@@ -62,6 +62,8 @@ _REFUSED = (b"400 Bad", b"401 Una", b"403 For", b"404 Not", b"405 Met", b"413 ",
             b"500 Int", b"502 Bad", b"503 Ser", b"504 Gat")  # fmt: skip
 _INVALID = b"Invalid HTTP request received"
 _PLAIN_ENDS = (b'" 200 OK', b'" 200 OK\r', b"200 OK\x1b[0m", b"200 OK\x1b[0m\r")
+# Lines that quote what a client sent: a prompt about a traceback is no traceback.
+_REQUESTS = (b"Received request ", b"Receive: obj=", b"Finish: obj=")
 _BY_NEEDLE = {rule.needle: rule for rule in RULES}
 _ORDER = {rule: number for number, rule in enumerate(RULES)}
 _ENDINGS = dict(ENDINGS)
@@ -184,6 +186,8 @@ class LogReader:
             if _AVERAGE in raw:
                 self._read_line(number, raw, (), events)
                 continue
+            if any(words in raw for words in _REQUESTS):
+                continue
             # A progress bar writes over itself: each state is a line of its own.
             for part in raw.split(b"\r") if b"\r" in raw else (raw,):
                 shape = part[:_SHAPE].translate(None, _DIGITS)
@@ -277,14 +281,17 @@ class LogReader:
         )
 
     def _prefix(self, number: int, raw: bytes, end: int) -> tuple[float | None, str, str]:
-        """Time, process and engine number of a throughput line. The same prefix comes again and again, but for the
-        seconds: the rest is worked out once."""
+        """Time, process and engine number of a throughput line.
+
+        The same prefix comes all day, but for the clock: the rest is worked out once.
+        """
         bracket = raw.find(b" [", 0, end)
-        key = raw[: bracket - 2] + raw[bracket:end] if bracket > 2 else b""
+        key = raw[: bracket - 8] + raw[bracket:end] if bracket > 8 else b""
         known = self._prefixes.get(key)
-        if known is not None:
-            minute, process, engine = known
-            return minute + (raw[bracket - 2] - 48) * 10 + raw[bracket - 1] - 48, process, engine
+        clock = raw[bracket - 8 : bracket].split(b":") if known is not None else []
+        if known is not None and len(clock) == 3 and all(part.isdigit() for part in clock):
+            day, process, engine = known
+            return day + int(clock[0]) * 3600 + int(clock[1]) * 60 + int(clock[2]), process, engine
         number_of = _ENGINE.search(raw, max(end - 24, 0), end)
         engine = number_of[1].decode()[:9] if number_of is not None else ""
         where = self._parser.parse(number, raw[:end]).where
@@ -292,7 +299,7 @@ class LogReader:
         if own is not None and own.end() == bracket + 1 and where.at is not None:
             if len(self._prefixes) >= _PREFIXES:
                 self._prefixes.clear()
-            self._prefixes[key] = (where.at - where.at % 60, where.process, engine)
+            self._prefixes[key] = (where.at - where.at % 86_400, where.process, engine)
         return where.at, where.process, engine
 
     def _batch(self, number: int, raw: bytes) -> Batch | None:
