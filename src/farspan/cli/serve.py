@@ -43,12 +43,17 @@ Exit code: 0 it answered; 1 it did not start, or ended; 2 bad input; 130 interru
 @click.option("--engine", type=click.Choice(ENGINES), default="vllm")
 @click.option("--runtime", type=click.Choice(["docker", "kubernetes", "local"]), default="docker")
 @click.option(
-    "--context", type=parse_tokens, help="Longest request, prompt and answer.  [default: the model's]"
+    "--context",
+    type=parse_tokens,
+    metavar="SIZE",
+    help="Longest request, prompt and answer.  [default: the model's]",
 )
 @click.option("--gpus", default="detect", help="GPUs of each machine: 8xH200, detect; none for a CPU.")
 @click.option("--tp", type=int, help="Tensor-parallel size.  [default: all GPUs]")
 @click.option("--concurrency", default=1, help="Requests of that length at once.")
-@click.option("--output-tokens", type=parse_tokens, default="200", help="Tokens of the answer.")
+@click.option(
+    "--output-tokens", type=parse_tokens, metavar="SIZE", default="200", help="Tokens of the answer."
+)
 @click.option("--kv-dtype", default="auto", type=click.Choice([kind.value for kind in KvDtype]))
 @click.option("--weights", type=click.Choice(list(WEIGHT_FORMATS)), help="Plan as if weights were kept so.")
 @click.option("--engine-version", default="", help="[default: the installed one, or the default image's]")
@@ -159,6 +164,12 @@ def command(**options: Any) -> int:
     elif detach:
         click.echo(f"farspan logs {launch.name} shows its log, farspan stop {launch.name} ends it.", err=True)
     return 0
+
+
+for _parameter in command.params:
+    # An empty default says nothing; where there is one to tell, the help text does.
+    if isinstance(_parameter, click.Option) and _parameter.default in ("", 0, 0.0, False):
+        _parameter.show_default = False
 
 
 def _runtime(options: dict[str, Any]) -> Any:
