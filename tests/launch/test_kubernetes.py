@@ -197,6 +197,17 @@ def test_what_cannot_be_on_a_cluster(tmp_path: Path) -> None:
         assert words in str(farspan(*SCOUT, "--dry-run", "--context", "1M", *options).exception), options
 
 
+@pytest.mark.parametrize("kind", ["NodePort", "LoadBalancer"])
+def test_a_door_out_of_the_cluster_is_said(kind: str) -> None:
+    def warnings(*options: str) -> list[str]:
+        done = farspan(*SCOUT, "--dry-run", "--json", "--context", "1M", *options)
+        return [text for text in json.loads(done.stdout)["warnings"] if "outside the cluster" in text]
+
+    assert len(warnings("--service-type", kind)) == 1
+    assert warnings("--service-type", kind, "--key-secret", "keys:api") == []
+    assert warnings() == []
+
+
 def test_from_start_to_stop(fakes: Fakes) -> None:
     fakes.play(
         log=EVIDENCE / "real" / "vllm-0.24.0-scout-shard.log",

@@ -186,6 +186,7 @@ def _runtime(options: dict[str, Any]) -> Any:
         kv_dtype=KvDtype(options["kv_dtype"]),
         weights=options["weights"] or "",
         cluster_key=bool(options["key_secret"]),
+        service_type=options["service_type"],
         disk_bytes_per_s=options["disk_gbps"] * 1e9,
     )
     prepared = prepare(asked)

@@ -66,6 +66,7 @@ class Asked:
         served_model_name: What the API calls the model; empty for its own name.
         api_key_env: Environment variable that holds the API key; empty for no key.
         cluster_key: Whether a Kubernetes Secret holds the API key.
+        service_type: Type of the Kubernetes Service.
         image: The image; empty for the engine's of that version.
         model_path: What the engine is given as its model, where that is not MODEL.
         revision: Branch, tag or commit of a hub id.
@@ -99,6 +100,7 @@ class Asked:
     served_model_name: str = ""
     api_key_env: str = ""
     cluster_key: bool = False
+    service_type: str = "ClusterIP"
     image: str = ""
     model_path: str = ""
     revision: str = "main"
@@ -335,7 +337,14 @@ def _nodes(asked: Asked) -> Nodes:
 
 def _exposure(asked: Asked, *, with_key: bool) -> Sequence[str]:
     """What is open to whom."""
-    if asked.runtime == "kubernetes" or is_loopback(asked.host):
+    if asked.runtime == "kubernetes":
+        if asked.service_type == "ClusterIP" or with_key:
+            return ()
+        return (
+            f"A {asked.service_type} Service is open to machines outside the cluster, and wants no API key: anyone "
+            "who reaches it can use the model. Add --key-secret NAME:KEY, or use ClusterIP.",
+        )
+    if is_loopback(asked.host):
         return ()
     where = f"{asked.host}:{asked.port}"
     through = " Docker publishes ports past most host firewalls." if asked.runtime == "docker" else ""
