@@ -14,6 +14,7 @@ from farspan.doctor.events import MAX_LINE, LogReader
 from farspan.doctor.records import (
     Access,
     Arguments,
+    Batch,
     EngineVersion,
     Event,
     Figure,
@@ -288,3 +289,24 @@ def test_events_are_plain_data() -> None:
     """A readiness view may send them on."""
     for event in read((REAL / "vllm-0.24.0-scout-shard.log").read_bytes()):
         json.dumps(event, default=bytes.decode)
+
+
+def test_batch_lines_of_sglang() -> None:
+    lines = (
+        "[2026-01-05 09:20:00 TP0] Prefill batch, #new-seq: 1, #new-token: 8192, #cached-token: 3, "
+        "token usage: 0.55, #running-req: 2, #queue-req: 7, ",
+        "[2026-01-05 09:20:01 DP1 TP0] Decode batch, #running-req: 4, #full token: 12, full token usage: 0.30, "
+        "#swa token: 9, swa token usage: 0.60, cuda graph: True, gen throughput (token/s): 25.10, #queue-req: 3, ",
+        "2026-01-05T09:20:02.5Z \x1b[36m[2026-01-05 09:20:02 TP3]\x1b[0m Prefill batch [17], #new-seq: 1, "
+        "#new-token: 5, #cached-token: 0, full token usage: 0.10, mamba usage: 0.20, #running-req: 0, #queue-req: 0, ",
+    )
+    events = [event for event in read("\n".join(lines).encode()) if isinstance(event, Batch)]
+    assert [tuple(event)[1:] for event in events] == [
+        (True, 8192, 3, 2, 7, 0.55),
+        (False, 0, 0, 4, 3, 0.6),
+        (True, 5, 0, 0, 0, 0.2),
+    ]
+    assert [event.where.process for event in events] == ["TP0", "DP1 TP0", "TP3"]
+    times = [event.where.at for event in events]
+    assert times[0] is not None
+    assert [at - times[0] for at in times if at is not None] == [0, 1, 2.5]

@@ -40,7 +40,6 @@ class Door:
     probes: dict[str, int] = field(default_factory=dict)
     first: tuple[int, str] = (0, "")
     overflow: int = 0
-    garbage: int = 0
     health_503: int = 0
 
     def see(self, access: Access) -> None:

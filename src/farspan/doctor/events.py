@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from farspan.doctor.grammar import ENDINGS, MESSAGES, RULES
-from farspan.doctor.lines import WRAPPED, LineParser, plain, raw_text, unwrap
+from farspan.doctor.lines import WRAPPED, LineParser, epoch, plain, raw_text, unwrap
 from farspan.doctor.records import (
     Access,
     Batch,
@@ -48,26 +48,18 @@ _PREEMPTIONS = re.compile(rb"Preemptions: (\d{1,9})")
 _ENGINE = re.compile(rb"Engine (\d+): $")
 # `(APIServer pid=811) INFO 11-22 20:03:32 [loggers.py:273] `, with the stamp where INFO says.
 _OWN_PREFIX = re.compile(rb"(?:\((\w+) pid=\d+\) )?INFO \d\d-\d\d \d\d:\d\d:\d\d ")
-_BATCH = re.compile(
-    r"(?P<kind>Prefill|Decode) batch(?: \[\d+\])?, (?:#new-seq: \d+, #new-token: (?P<new>\d+), "
-    r"#cached-token: (?P<cached>\d+), )?(?P<rest>.*)"
-)
-_RUNNING = re.compile(r"#running-req: (\d+)")
-_QUEUED = re.compile(r"#queue-req: (\d+)")
-_USAGE = re.compile(r"usage: ([\d.]+)")
+_BATCH = re.compile(rb"\[(\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d)((?: [A-Z]+\d+)*)\] (Prefill|Decode) batch")
+_FIELD = re.compile(rb"#(new-token|cached-token|running-req|queue-req): (\d{1,12})")
+_USAGE = re.compile(rb"usage: (\d{1,6}\.\d{1,6})")
 _ACCESS = re.compile(
     r"(?P<address>[\w.:%\[\]-]+?):\d+ - \"(?P<request>[^\"]{1,2000})\" (?P<status>[1-5]\d\d)\b"
 )
 _REFUSED = (b"400 Bad", b"401 Una", b"403 For", b"404 Not", b"405 Met", b"413 ", b"422 Unp", b"429 Too",
             b"500 Int", b"502 Bad", b"503 Ser", b"504 Gat")  # fmt: skip
-_INVALID = b"Invalid HTTP request received"
 _PLAIN_ENDS = (b'" 200 OK', b'" 200 OK\r', b"200 OK\x1b[0m", b"200 OK\x1b[0m\r")
-# Lines that quote what a client sent: a prompt about a traceback is no traceback.
-_REQUESTS = (b"Received request ", b"Receive: obj=", b"Finish: obj=")
 _BY_NEEDLE = {rule.needle: rule for rule in RULES}
 _ORDER = {rule: number for number, rule in enumerate(RULES)}
 _ENDINGS = dict(ENDINGS)
-_ALWAYS: tuple[bytes, ...] = (b"Avg prompt throughput", b"Prefill batch", b"Decode batch", _INVALID)
 
 
 @lru_cache(maxsize=4)
@@ -102,7 +94,6 @@ class LogReader:
                 *(needle for needle, _ in ENDINGS),
                 *MESSAGES,
                 *_REFUSED,
-                *_ALWAYS,
                 *NEEDLES,
                 *(harmless.needle.encode() for harmless in HARMLESS),
                 *needles,
@@ -114,6 +105,7 @@ class LogReader:
         self._dropping = False
         self._line = 1
         self._boring: set[bytes] = set()
+        self._days: dict[bytes, float] = {}
         self._prefixes: dict[bytes, tuple[float, str, str]] = {}
         self._shapes: dict[bytes, int] = {}
         self._withheld: dict[bytes, tuple[Message, int]] = {}
@@ -183,10 +175,13 @@ class LogReader:
         fresh = []
         before = len(events)
         for number, raw in rest:
-            if _AVERAGE in raw:
-                self._read_line(number, raw, (), events)
-                continue
-            if any(words in raw for words in _REQUESTS):
+            if _AVERAGE in raw or b" batch" in raw:
+                sample = self._sample(number, raw)
+                if sample is not None:
+                    events.append(sample)
+                    continue
+            if b"Received request " in raw or b"Receive: obj=" in raw or b"Finish: obj=" in raw:
+                # It quotes what a client sent: a prompt about a traceback is no traceback.
                 continue
             # A progress bar writes over itself: each state is a line of its own.
             for part in raw.split(b"\r") if b"\r" in raw else (raw,):
@@ -206,17 +201,6 @@ class LogReader:
             events[before:] = sorted(events[before:], key=_line_of)
 
     def _read_line(self, number: int, raw: bytes, marks: tuple[bytes, ...], events: list[Event]) -> None:
-        at = raw.find(_AVERAGE)
-        if at >= 0:
-            throughput = self._throughput(number, raw, at)
-            if throughput is not None:
-                events.append(throughput)
-                return
-        if b" batch" in raw and (b"Prefill batch" in raw or b"Decode batch" in raw):
-            batch = self._batch(number, raw)
-            if batch is not None:
-                events.append(batch)
-                return
         if b' - "' in raw and len(raw) < 4_000:
             access = self._access(number, raw)
             if access is not None:
@@ -229,6 +213,15 @@ class LogReader:
             self._withheld[shape] = (message, count + 1)
             return
         self._read_rest(number, raw, marks, shape, events)
+
+    def _sample(self, number: int, raw: bytes) -> Throughput | Batch | None:
+        """One of the periodic lines, which come too often to be looked for with the others."""
+        at = raw.find(_AVERAGE)
+        if at >= 0:
+            return self._throughput(number, raw, at)
+        if b"Prefill batch" in raw or b"Decode batch" in raw:
+            return self._batch(number, raw)
+        return None
 
     def _read_rest(
         self, number: int, raw: bytes, marks: tuple[bytes, ...], shape: bytes, events: list[Event]
@@ -288,10 +281,13 @@ class LogReader:
         bracket = raw.find(b" [", 0, end)
         key = raw[: bracket - 8] + raw[bracket:end] if bracket > 8 else b""
         known = self._prefixes.get(key)
-        clock = raw[bracket - 8 : bracket].split(b":") if known is not None else []
-        if known is not None and len(clock) == 3 and all(part.isdigit() for part in clock):
+        if known is not None:
             day, process, engine = known
-            return day + int(clock[0]) * 3600 + int(clock[1]) * 60 + int(clock[2]), process, engine
+            try:
+                hours, minutes = int(raw[bracket - 8 : bracket - 6]), int(raw[bracket - 5 : bracket - 3])
+                return day + hours * 3600 + minutes * 60 + int(raw[bracket - 2 : bracket]), process, engine
+            except ValueError:
+                pass  # not a clock: the line is read as any other
         number_of = _ENGINE.search(raw, max(end - 24, 0), end)
         engine = number_of[1].decode()[:9] if number_of is not None else ""
         where = self._parser.parse(number, raw[:end]).where
@@ -303,24 +299,31 @@ class LogReader:
         return where.at, where.process, engine
 
     def _batch(self, number: int, raw: bytes) -> Batch | None:
-        parsed = self._parser.parse(number, raw)
-        match = _BATCH.match(parsed.text)
-        if match is None:
-            return None
-        rest = match["rest"]
-        running, queued = _RUNNING.search(rest), _QUEUED.search(rest)
-        try:
-            usage = max((float(text) for text in _USAGE.findall(rest)), default=0.0)
-        except ValueError:
-            usage = 0.0
+        match = _BATCH.match(raw)
+        if match is not None:
+            day, hour, minute, second, ranks, kind = match.groups()
+            start = self._days.get(day)
+            if start is None:
+                start = epoch(f"{day.decode()} 00:00:00") or 0.0
+                if len(self._days) < _PREFIXES:
+                    self._days[day] = start
+            at = start + int(hour) * 3600 + int(minute) * 60 + int(second)
+            where = Where(number, at, ranks.decode().strip())
+        else:
+            parsed = self._parser.parse(number, raw)
+            if not parsed.text.startswith(("Prefill batch", "Decode batch")):
+                return None
+            where, kind = parsed.where, parsed.text[:6].strip().encode()
+        fields = {name: int(value) for name, value in _FIELD.findall(raw)}
+        used = [float(text) for text in _USAGE.findall(raw)]
         return Batch(
-            parsed.where,
-            match["kind"] == "Prefill",
-            int((match["new"] or "0")[:12]),
-            int((match["cached"] or "0")[:12]),
-            int(running[1][:9]) if running else 0,
-            int(queued[1][:9]) if queued else 0,
-            usage,
+            where,
+            kind != b"Decode",
+            fields.get(b"new-token", 0),
+            fields.get(b"cached-token", 0),
+            fields.get(b"running-req", 0),
+            fields.get(b"queue-req", 0),
+            max(used, default=0.0),
         )
 
     def _access(self, number: int, raw: bytes) -> Access | None:

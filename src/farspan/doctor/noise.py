@@ -102,6 +102,11 @@ HARMLESS: tuple[Harmless, ...] = (
         "A deprecated name still works in this version; see the message for the new one before upgrading.",
         r"(?i)\b(?:is|are|been|has been) deprecated|DeprecationWarning|FutureWarning",
     ),
+    _harmless(
+        "invalid-http",
+        "Invalid HTTP request received",
+        "Somebody spoke another protocol (TLS, a port scan) to the port; it was refused.",
+    ),
     _harmless("vocab-type", "Vocab type detection failed", "The grammar backend falls back to raw bytes."),
     _harmless("ld-preload", "is not found in LD_PRELOAD", "CPU serving only: a faster allocator could be preloaded."),
     _harmless("no-triton", "Triton is not installed", "There are no GPU kernels to compile on this machine."),
