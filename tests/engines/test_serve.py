@@ -77,7 +77,7 @@ class Serve:
             for one in psutil.process_iter(["cmdline"])
             if str(self.checkpoint) in (one.info["cmdline"] or [])
         ]
-        return roots + [child for root in roots for child in root.children(recursive=True)]
+        return list({*roots, *(child for root in roots for child in root.children(recursive=True))})
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,8 @@ def test_ready_found_again_and_stopped(serve: Serve) -> None:
 
 @pytest.mark.parametrize("victim", ["server", "farspan"])
 def test_killed_nothing_stays(serve: Serve, victim: str) -> None:
+    serve.run("stop", "--all")
+    assert not serve.record.exists()
     process = serve.start(*serve.serve("32k"))
     deadline = time.monotonic() + 400
     try:
@@ -132,7 +134,6 @@ def test_killed_nothing_stays(serve: Serve, victim: str) -> None:
         assert process.returncode == 1
         assert "the server ended with status 137" in err
     assert serve.run("status")[0] == (1 if victim == "farspan" else 0)
-    serve.run("stop", "--all")
 
 
 def test_a_context_too_long_is_explained(serve: Serve) -> None:
