@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from farspan.bench.runs import load_run
@@ -201,8 +203,9 @@ def test_the_key_is_used_and_never_shown(
     monkeypatch.setenv("OPENAI_API_KEY", "hunter2")
     code, out, err = run("--json")
     assert code == 0
-    kept = "".join(path.read_text() for path in (tmp_path / "run").iterdir())
-    assert "hunter2" not in out + err + kept
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "run").iterdir())
+    assert "hunter2" not in out + err
+    assert b"hunter2" not in kept
 
 
 def start_bench(server: ScriptedServer, folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -245,28 +248,120 @@ def test_ctrl_c_keeps_the_results_and_says_how_to_go_on(recall: ScriptedServer, 
 def test_killed_at_random_and_resumed_nothing_is_lost_or_repeated(
     recall: ScriptedServer, tmp_path: Path
 ) -> None:
+    """Killed while it starts, builds prompts, sends and writes; what is on disk once is never sent again."""
     recall.script = Script(recall=True, ttft_s=0.05)
     folder = tmp_path / "run"
-    choice = random.Random(11)
+    seed = random.SystemRandom().randrange(10**6)
+    choice = random.Random(seed)
     kept: dict[object, object] = {}
-    for _ in range(4):
+    done: set[str] = set()  # prompts of results that were on disk when a process was killed
+    checked = 0
+    for attempt in range(6):
         bench = start_bench(recall, folder, "--resume")
         try:
-            wait_for_lines(folder, len(kept) + 1)
-            time.sleep(choice.uniform(0, 0.15))
+            if attempt % 2:
+                wait_for_lines(folder, len(kept) + 1)
+                time.sleep(choice.uniform(0, 0.15))
+            else:
+                time.sleep(choice.uniform(0.1, 2.0))
         finally:
             bench.kill()
             bench.communicate(timeout=30)
-        now = {result.job: result for result in load_run(folder).results}
-        assert len(now) > len(kept)
-        assert all(now[job] == result for job, result in kept.items())  # type: ignore[index]
-        kept = dict(now)
+        now = {result.job: result for result in load_run(folder).results} if is_run(folder) else {}
+        assert all(now[job] == result for job, result in kept.items()), seed  # type: ignore[index]
+        sent_again = done & {prompt_id(request) for request in recall.requests[checked:]}
+        assert not sent_again, seed
+        kept, checked = dict(now), len(recall.requests)
+        done = {result.prompt_id for result in now.values()}
     bench = start_bench(recall, folder, "--resume", "--json")
     out, err = bench.communicate(timeout=60)
     assert bench.returncode == 0, err
+    assert not done & {prompt_id(request) for request in recall.requests[checked:]}, seed
     assert len(json.loads(out)["requests"]) == 24
     lines = [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
     assert len(lines) == 24
     assert len({(line["context"], line["depth"], line["repeat"]) for line in lines}) == 24
     assert {line["status"] for line in lines} == {Status.OK.value}
-    assert not (folder / "bodies").exists()
+    assert not (folder / "prompts").exists()
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / "run.json").exists() and (folder / "requests.jsonl").exists()
+
+
+def prompt_id(request: dict[str, Any]) -> str:
+    """The name a prompt has in results, worked out from what the server was sent."""
+    return hashlib.blake2b(orjson.dumps(request["prompt"]), digest_size=16).hexdigest()
+
+
+def test_a_dry_run_asks_nobody_and_writes_nothing(run: Any, recall: ScriptedServer, tmp_path: Path) -> None:
+    code, out, _ = run(
+        "--dry-run", "--repeats", 3, "--warmup", 1, "--rate", 2, "--burstiness", "constant", "--json"
+    )
+    assert code == 0
+    plan = json.loads(out)
+    assert (plan["requests"], plan["measured"], plan["prompt_tokens"]) == (7, 6, 3 * 1200 + 200)
+    assert plan["last_leaves_s"] == 3.0
+    code, out, _ = run("--dry-run")
+    assert code == 0
+    assert "2 requests; 1,200 prompt tokens" in out
+    assert recall.requests == []
+    assert not (tmp_path / "run").exists()
+    assert run("--dry-run", "--repeats", 0)[0] == 2
+
+
+def test_several_servers_in_one_document(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    recall: ScriptedServer,
+    tmp_path: Path,
+) -> None:
+    given = ["bench", "--engines", f"a@{recall.url},b@{recall.url}/v1", "--contexts", "200", "--repeats", 2]
+    code, out, err = farspan(capsys, monkeypatch, *given, "--run", tmp_path / "both", "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert list(document["engines"]) == ["a", "b"]
+    assert [request["engine"] for request in document["requests"]] == ["a", "a", "b", "b"]
+    assert recall.requests[:2] == recall.requests[2:]
+    assert sorted(path.name for path in (tmp_path / "both").iterdir()) == ["a", "b"]
+    code, out, _ = farspan(capsys, monkeypatch, *given, "--run", tmp_path / "both", "--resume")
+    assert code == 0
+    assert len(recall.requests) == 4
+    assert "\nb:\n" in out
+
+
+def test_percentiles_goodput_and_throughput_are_printed(run: Any, recall: ScriptedServer) -> None:
+    recall.script = Script(recall=True, itl_s=0.005)
+    code, out, _ = run("--repeats", 3, "--metric-percentiles", "50,99", "--goodput", "ttft:20s,e2el:90000")
+    assert code == 0
+    assert "p99" in out
+    assert "few-repeats: p99 of 6 values needs 100" in out
+    assert "goodput: 6 requests right and within the times (100%)" in out
+    assert "requests/s" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--engines", "a@http://x"], "either --url or --engines"),
+        (["--rate", "-1"], "not a number above 0"),
+        (["--length-distribution", "zipf:1"], "not a distribution"),
+        (["--length-distribution", "uniform:10,20"], "either --contexts"),
+        (["--goodput", "ttft=1"], "not a time to stay within"),
+        (["--goodput", "speed:1"], "knows no 'speed'"),
+        (["--percentiles", "0"], "not a list of percentiles"),
+    ],
+)
+def test_more_bad_input(run: Any, recall: ScriptedServer, arguments: list[str], words: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert recall.requests == []
+
+
+def test_vllms_infinite_rate_is_a_closed_loop(run: Any) -> None:
+    code, out, _ = run("--request-rate", "inf", "--num-prompts", 3, "--json")
+    assert code == 0
+    summary = json.loads(out)
+    assert len(summary["requests"]) == 3
+    assert summary["rate"] is None

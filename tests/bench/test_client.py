@@ -1,24 +1,35 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import shutil
 import socket
+import ssl
+import subprocess
+import sys
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from farspan.bench.answer import AnswerTape
+from farspan.bench.body import Body, FilePiece
 from farspan.bench.client import Client, Exchange, Limits
 from farspan.bench.status import Status
 from farspan.bench.wire import Api, Usage, encode_body
 from scripted import Script, ScriptedServer
 
 IDS = np.arange(1, 101, dtype=np.int32)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 async def send(
     server: ScriptedServer | str, *, api: Api = Api.COMPLETIONS, tokens: int = 4, limits: Limits | None = None
 ) -> Exchange:
-    prompt = IDS if api is Api.COMPLETIONS else "1 2 3"
+    prompt = "1 2 3" if api is Api.CHAT else IDS
     body = encode_body(api, model="m", prompt=prompt, output_tokens=tokens)
     async with Client(server if isinstance(server, str) else server.url, limits=limits) as client:
         return await client.send(api, body)
@@ -28,7 +39,7 @@ async def send(
 async def test_a_good_answer(server: ScriptedServer, api: Api) -> None:
     exchange = await send(server, api=api)
     assert exchange.status is Status.OK
-    count, last = (100, 100) if api is Api.COMPLETIONS else (3, 3)
+    count, last = (3, 3) if api is Api.CHAT else (100, 100)
     assert exchange.text.split() == [f"w{last + i}" for i in range(4)]
     assert len(exchange.token_times_s) == 4
     assert exchange.usage == Usage(count, 0, 4)
@@ -54,7 +65,7 @@ async def test_a_large_body_arrives_whole(server: ScriptedServer) -> None:
     ids = np.random.default_rng(1).integers(0, 200_000, 2_000_000, dtype=np.int32)
     body = encode_body(Api.COMPLETIONS, model="m", prompt=ids, output_tokens=1)
     async with Client(server.url) as client:
-        exchange = await client.send(Api.COMPLETIONS, memoryview(body))
+        exchange = await client.send(Api.COMPLETIONS, body)
     assert exchange.status is Status.OK, exchange.error
     assert exchange.body_bytes == len(body) > 10 * 2**20
     assert server.requests[0]["prompt"] == ids.tolist()
@@ -170,3 +181,170 @@ async def test_the_key_is_sent_and_not_shown(server: ScriptedServer) -> None:
     async with Client(server.url, api_key="hunter2") as client:
         await asyncio.sleep(0)
         assert "hunter2" not in repr(client)
+
+
+async def test_a_body_of_files_arrives_whole(server: ScriptedServer, tmp_path: Path) -> None:
+    ids = np.random.default_rng(1).integers(0, 200_000, 400_000, dtype=np.int32)
+    whole = encode_body(Api.COMPLETIONS, model="m", prompt=ids, output_tokens=1)
+    file = tmp_path / "middle"
+    file.write_bytes(whole[50:-50])
+    body = Body((whole[:50], FilePiece(file, len(whole) - 100), whole[-50:]))
+    assert body.size == len(whole)
+    async with Client(server.url) as client:
+        exchanges = await asyncio.gather(*(client.send(Api.COMPLETIONS, body) for _ in range(5)))
+    assert {exchange.status for exchange in exchanges} == {Status.OK}
+    assert all(request["prompt"] == ids.tolist() for request in server.requests)
+
+
+async def test_a_file_that_shrinks_or_goes_ends_its_request_only(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    short = tmp_path / "short"
+    short.write_bytes(b"[1]")
+    async with Client(server.url) as client:
+        for piece in (FilePiece(short, 100), FilePiece(tmp_path / "gone", 100)):
+            exchange = await client.send(Api.COMPLETIONS, Body((b"{", piece)))
+            assert exchange.status is Status.CUT
+            assert "could not be read" in exchange.error
+        good = encode_body(Api.COMPLETIONS, model="m", prompt=IDS, output_tokens=1)
+        assert (await client.send(Api.COMPLETIONS, good)).status is Status.OK
+
+
+async def test_giving_up_ends_what_is_under_way(server: ScriptedServer) -> None:
+    server.script = Script(hang=True)
+    body = encode_body(Api.COMPLETIONS, model="m", prompt=IDS, output_tokens=1)
+    async with Client(server.url) as client:
+        sending = [asyncio.create_task(client.send(Api.COMPLETIONS, body)) for _ in range(3)]
+        while server.running < 3:
+            await asyncio.sleep(0.01)
+        client.give_up()
+        exchanges = await asyncio.gather(*sending)
+    assert {exchange.status for exchange in exchanges} == {Status.TIMED_OUT}
+
+
+async def test_a_peer_that_speaks_no_http_is_named() -> None:
+    def chatter() -> None:
+        peer, _ = listener.accept()
+        with peer:
+            peer.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+            peer.recv(1000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=chatter)
+        thread.start()
+        exchange = await send(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+    assert exchange.status is Status.SERVER_ERROR
+    assert "not HTTP" in exchange.error
+
+
+async def test_a_bug_in_one_exchange_is_not_the_end_of_the_others(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = AnswerTape.add
+    broken: list[AnswerTape] = []
+
+    def add(tape: AnswerTape, time_s: float, piece: bytes) -> bool:
+        if not broken or broken[0] is tape:
+            broken[:] = [tape]
+            raise ZeroDivisionError("as tested")
+        return real(tape, time_s, piece)
+
+    monkeypatch.setattr(AnswerTape, "add", add)
+    body = encode_body(Api.COMPLETIONS, model="m", prompt=IDS, output_tokens=2)
+    async with Client(server.url) as client:
+        exchanges = [await client.send(Api.COMPLETIONS, body) for _ in range(3)]
+    assert [exchange.status for exchange in exchanges] == [Status.CUT, Status.OK, Status.OK]
+    assert "as tested" in exchanges[0].error
+
+
+def count_open() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def test_nothing_is_left_open(server: ScriptedServer) -> None:
+    before = count_open()
+    server.scripts = [Script(), Script(cut_after=1), Script(status=400)]
+    body = encode_body(Api.COMPLETIONS, model="m", prompt=IDS, output_tokens=2)
+    async with Client(server.url, limits=Limits(first_token_s=0.1)) as client:
+        for _ in range(3):
+            await client.send(Api.COMPLETIONS, body)
+        server.script = Script(hang=True)
+        await client.send(Api.COMPLETIONS, body)
+        task = asyncio.create_task(client.send(Api.COMPLETIONS, body))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    for _ in range(100):  # the server's ends of the connections close when it notices
+        if count_open() <= before:
+            break
+        await asyncio.sleep(0.05)
+    assert count_open() <= before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("farspan")]
+
+
+async def test_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large body and a stream over TLS, against a certificate that the system is told to trust."""
+    openssl = shutil.which("openssl")
+    assert openssl, "openssl is not installed"
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    event = b'data: {"choices": [{"index": 0, "text": " w%d", "finish_reason": %s}]}\n\n'
+    got = bytearray()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        got.extend(await reader.readexactly(length))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        for number in range(4):
+            writer.write(event % (number, b'"length"' if number == 3 else b"null"))
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        writer.close()
+
+    body = encode_body(Api.COMPLETIONS, model="m", prompt=np.arange(900_000, dtype=np.int32), output_tokens=4)
+    file = tmp_path / "body"
+    file.write_bytes(body)
+    listening = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    async with listening:
+        url = f"https://localhost:{listening.sockets[0].getsockname()[1]}"
+        exchange = await send(url)
+        assert exchange.status is Status.UNREACHABLE
+        assert "certificate" in exchange.error.lower()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        async with Client(url) as client:
+            exchange = await client.send(Api.COMPLETIONS, Body((FilePiece(file, len(body)),)))
+    assert exchange.status is Status.OK, exchange.error
+    assert exchange.text == " w0 w1 w2 w3"
+    assert got == body
+    assert float(np.median(np.diff(exchange.token_times_s))) > 0.01
+    assert exchange.lag is None
+
+
+def test_times_are_the_servers_own_with_bodies_in_flight(tmp_path: Path) -> None:
+    """A small part of what the benchmark proves: 8 streams instead of 50, 4 MB instead of 40.
+
+    Tried three times: on a machine that is busy elsewhere a client that is not run for longer than two tokens are apart
+    finds them both at once, and says so with a label.
+    """
+    command = [
+        sys.executable, "benchmarks/bench_client.py", "--streams", "8", "--body-mb", "4", "--rounds", "2", "--ttft",
+        "0.2", "--itl", "0.05", "--tokens", "15", "--parse-repeats", "1", "--json", tmp_path / "out.json",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    for attempt in range(3):
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=120)
+        load = json.loads((tmp_path / "out.json").read_text())["load"]
+        assert load["requests"] == 16
+        assert load["peak_rss_mb"] < 300
+        worst = max(load["errors_ms"]["itl"]["p99"], load["errors_ms"]["ttft"]["p50"])
+        if worst < 2 or attempt == 2:
+            break
+    assert worst < 2

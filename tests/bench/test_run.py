@@ -42,8 +42,10 @@ async def test_a_good_run(server: ScriptedServer, tmp_path: Path, api: Api) -> N
     }
     assert all(r.prompt_tokens == r.context and r.score == 1.0 and r.labels == () for r in outcome.results)
     assert load_run(tmp_path / "run").results == outcome.results
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["requests.jsonl", "run.json"]
-    prompts = [str(r.get("prompt") or r["messages"])[:40] for r in server.requests]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "environment.json", "requests.jsonl", "run.json",
+    ]  # fmt: skip
+    prompts = [str(r.get("prompt") or r.get("input_ids") or r["messages"])[:40] for r in server.requests]
     assert len(set(prompts)) == 8
 
 
@@ -70,7 +72,7 @@ async def test_so_many_at_a_time(server: ScriptedServer, tmp_path: Path, concurr
     outcome = await bench(options(server, tmp_path, repeats=2, concurrency=concurrency))
     assert outcome.good
     assert server.most_running == concurrency
-    expected = {("co-running",)} if concurrency > 1 else {()}
+    expected = {("concurrent",)} if concurrency > 1 else {()}
     assert {result.labels for result in outcome.results} == expected
 
 
@@ -147,7 +149,7 @@ async def test_cancelling_keeps_what_is_done(server: ScriptedServer, tmp_path: P
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(load_run(tmp_path / "run").results) == 2
-    assert not (tmp_path / "run" / "bodies").exists()
+    assert not (tmp_path / "run" / "prompts").exists()
     outcome = await bench(options(server, tmp_path, repeats=2, resume=True))
     assert outcome.good
     assert len(outcome.results) == 8

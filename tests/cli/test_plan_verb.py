@@ -40,9 +40,10 @@ def invoke(*arguments: str) -> Result:
 
 
 def answer(*arguments: str) -> dict[str, Any]:
-    result = invoke(*arguments, "--json")
+    result = invoke(*arguments) if "--json" in arguments else invoke(*arguments, "--json")
     assert result.exit_code in (0, 3), result.output
     value: dict[str, Any] = json.loads(result.stdout)
+    assert value["fits"] or not value["fits_with_defaults"]
     assert (result.exit_code == 0) == value["fits"]
     return value
 
@@ -97,6 +98,62 @@ def test_what_does_not_fit_exits_3_and_says_what_to_change() -> None:
     assert lines[0].startswith("10M does not fit")
     assert any(line.startswith("It fits with --max-running-requests 8") for line in lines)
     assert any("What helps, cheapest first" in line for line in lines)
+
+
+def test_environment_words_after_the_dashes_are_read() -> None:
+    name = "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE"
+    asked = [*SCOUT, "--engine", "vllm", "--engine-version", "0.12.0", "--context", "5Mi"]
+    off = answer(*asked, "--available-kv-gib", "89.714", "--json", "--", f"{name}=0")
+    assert not off["fits"]
+    assert off["env"] == {name: "0"}
+    assert off["printed"]["Maximum concurrency for 5,242,880 tokens per request"] == 0.75
+    on = answer(*asked, "--available-kv-gib", "89.714", "--json", "--", f"{name}=1")
+    assert on["fits"]
+    assert on["fits_with_defaults"]
+    assert on["printed"]["Maximum concurrency for 5,242,880 tokens per request"] == 2.96
+
+
+def test_a_context_above_the_models_only_when_vllm_is_told_to_allow_it() -> None:
+    with pytest.raises(InputError, match="above the 10Mi tokens"):
+        invoke(*SCOUT, "--engine", "vllm", "--engine-version", "0.12.0", "--context", "20M")
+    allowed = "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
+    hybrid = "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE=1"
+    old = [*SCOUT, "--engine", "vllm", "--engine-version", "0.12.0", "--context", "20M"]
+    value = answer(*old, "--available-kv-gib", "89.714", "--json", "--", allowed, hybrid)
+    assert not value["starts"]
+    assert value["printed"]["estimated maximum model length"] == 15_629_504
+
+
+def test_json_may_stand_behind_the_engines_flags() -> None:
+    before = invoke(*SCOUT, "--engine", "vllm", "--context", "1M", "--json", "--", "--max-num-seqs", "8")
+    behind = invoke(*SCOUT, "--engine", "vllm", "--context", "1M", "--", "--max-num-seqs", "8", "--json")
+    assert json.loads(behind.stdout) == json.loads(before.stdout)
+    assert "--json" not in json.loads(behind.stdout)["flags"]
+
+
+def test_as_given_adds_nothing() -> None:
+    asked = [*SCOUT, "--engine", "sglang", "--engine-version", "0.5.16", "--context", "10M"]
+    value = answer(*asked)
+    assert value["fits"]
+    assert not value["fits_with_defaults"]
+    assert value["added"]
+    assert value["levers"]
+    assert value["fix"] is None
+    value = answer(*asked, "--as-given")
+    assert not value["fits"]
+    assert value["added"] == []
+    first = next(lever for lever in value["levers"] if lever["change"] == "--max-running-requests 8")
+    assert first["bytes_freed"] > 76 * 2**30
+    assert value["fix"]["changes"]
+
+
+def test_fewest_gpus_of_several_kinds() -> None:
+    result = invoke("llama-4-scout", "--gpus", "H200,L40S", "--context", "1M", "--find", "gpus", "--json")
+    kinds = json.loads(result.stdout)["by_gpu"]
+    assert list(kinds) == ["H200", "L40S"]
+    assert kinds["H200"]["engines"]["vllm"]["value"] < kinds["L40S"]["engines"]["vllm"]["value"]
+    with pytest.raises(InputError, match="several kinds"):
+        invoke("llama-4-scout", "--gpus", "H200,L40S", "--context", "1M")
 
 
 def test_the_answer_comes_first_then_flags_then_the_ledger() -> None:

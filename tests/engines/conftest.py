@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from engine_environment import ENVIRONMENT
 from farspan.bench.ready import find_missing
 from farspan.launch.local import LocalServer, find_free_port
 from farspan.launch.readiness import wait_ready
 from farspan.models.probe import write_probe
-from served import MAX_MODEL_LEN, ServedCheckpoint
+from served import ENVIRONMENT, MAX_MODEL_LEN, ServedCheckpoint, vllm_command
 
 
 @pytest.fixture(scope="session")
@@ -37,14 +36,7 @@ def vllm(engines_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     ).folder
     port = find_free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [
-        *(str(engines_python), "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", str(folder), "--served-model-name", "recall"),
-        *("--host", "127.0.0.1", "--port", str(port)),
-        *("--max-model-len", str(MAX_MODEL_LEN), "--enforce-eager", "--enable-prompt-tokens-details"),
-        # float32: processors without bf16 instructions are a fifth faster with it
-        *("--dtype", "float32"),
-    ]
+    command = vllm_command(engines_python, folder, port)
     log = home / "vllm.log"
     with LocalServer(command, log=log, environment=ENVIRONMENT, grace_s=20) as server:
         asyncio.run(wait_ready(server, lambda: find_missing(url), limit_s=400))

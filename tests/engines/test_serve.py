@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engine_environment import ENVIRONMENT
 from farspan.launch.local import find_free_port
 from farspan.models.probe import write_probe
+from served import ENVIRONMENT
 
 pytestmark = pytest.mark.engines
 KEY = "k-verysecret"

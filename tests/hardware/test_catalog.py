@@ -12,7 +12,18 @@ def test_memory_is_what_torch_reports() -> None:
     assert find_gpu("H200").memory_bytes == 150_109_880_320
     assert find_gpu("H100").memory_bytes == 85_017_493_504
     assert find_gpu("h200").memory_origin is Origin.MEASURED
-    assert find_gpu("B200").memory_bytes / 2**30 == pytest.approx(178.35, abs=0.01)
+    # "GPU 0 has a total capacity of ... GiB", as torch printed on such cards.
+    printed = {
+        "B200": 178.35,
+        "GB200": 184.31,
+        "MI300X": 191.69,
+        "L40S": 44.39,
+        "H100-NVL": 93.00,
+        "L4": 22.03,
+    }
+    for name, gib in printed.items():
+        assert find_gpu(name).memory_bytes / 2**30 == pytest.approx(gib, abs=0.005)
+        assert find_gpu(name).memory_origin is Origin.REPORTED
 
 
 def test_every_name_finds_its_gpu() -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from prefix_model import Held, Indexer, Prefix, PrefixModel, content, locked
 
 from farspan.kv.events import Location
 from farspan.kv.radix import Cursor, Policy, RadixError, RadixTree, Span
+from prefix_model import Held, Indexer, Prefix, PrefixModel, content, locked
 
 KINDS = 3
 # Two token ids and short sequences: nearly every insertion shares a prefix with another and splits it.
@@ -36,7 +36,6 @@ class PrefixTreeMachine(RuleBasedStateMachine):
         self.numbers = count(100)
         self.cursors: list[tuple[Cursor, Prefix]] = []
         self.lost: set[int] = set()  # cursors whose prefix was evicted since they were made
-        self.dead: set[Prefix] = set()
 
     def ids(self, number: int) -> np.ndarray:
         return np.array([next(self.numbers) for _ in range(number)], dtype=np.int32)
@@ -116,13 +115,10 @@ class PrefixTreeMachine(RuleBasedStateMachine):
 
     # Cursors and locks
 
-    def usable(self, cursor: Cursor, prefix: Prefix) -> bool:
-        return id(cursor) not in self.lost
-
     @precondition(lambda self: self.cursors)
     @rule(data=st.data())
     def lock(self, data: st.DataObject) -> None:
-        cursor, prefix = self.pick(data)
+        cursor, _ = self.pick(data)
         try:
             self.tree.lock(cursor)
         except RadixError:
@@ -280,14 +276,14 @@ class PrefixTreeMachine(RuleBasedStateMachine):
                 self.tree.remove(victim)
         self.tree.check_integrity()
         assert not list(self.tree.nodes())
-        assert not self.tree._roots
+        assert not self.tree.statistics().namespaces
         assert not any(self.tree.held(kind, location) for kind in range(KINDS) for location in Location)
         assert self.indexer is None or not self.indexer.stored
 
 
 PrefixTreeMachine.TestCase.settings = settings(
-    max_examples=120,
-    stateful_step_count=40,
+    max_examples=100,
+    stateful_step_count=30,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -22,6 +22,11 @@ from farspan.planner.versions import resolve_version, version_key
         ),
         (["--max-num-seqs", "8", "--max-num-seqs", "16"], {"--max-num-seqs": "16"}),
         (["--override={}"], {"--override": "{}"}),
+        (
+            ["VLLM_X=0", "--enforce-eager", "VLLM_Y=a b"],
+            {"VLLM_X": "0", "--enforce-eager": None, "VLLM_Y": "a b"},
+        ),
+        (["--limit-mm-per-prompt", "image=0"], {"--limit-mm-per-prompt": "image=0"}),
     ],
 )
 def test_engine_flags(words: list[str], flags: dict[str, str | None]) -> None:

@@ -11,9 +11,10 @@ from farspan.errors import InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
-from farspan.planner.levers import cheapest_fix, levers
+from farspan.planner.levers import cheapest_fix, find_fix, levers
 from farspan.planner.plan import ENGINES, engine_planner, plan_engine, plan_engines
 from farspan.planner.questions import (
+    NO_FLEET,
     Question,
     fewest_gpus,
     largest_concurrency,
@@ -22,6 +23,7 @@ from farspan.planner.questions import (
 )
 from farspan.planner.request import PlanRequest
 from farspan.planner.sweep import sweep
+from farspan.planner.vllm.flags import CHUNKED_HYBRID_ENV
 
 SCOUT = load_model("llama-4-scout")
 EIGHT = load_model("llama-3.1-8b")
@@ -100,14 +102,25 @@ def test_the_largest_concurrency_fits_and_one_more_does_not(engine: str) -> None
 def test_the_fewest_gpus_do_and_fewer_do_not(engine: str) -> None:
     asked = request(128_000)
     fewest = fewest_gpus(asked, engine)
-    assert fewest in (2, 4)
-    smaller = replace(asked, gpus=fewest // 2, tp=fewest // 2)
+    assert fewest.gpus in (2, 4)
+    assert (fewest.tp, fewest.servers) == (fewest.gpus, 1)
+    smaller = replace(asked, gpus=fewest.gpus // 2, tp=fewest.tp // 2)
     # Half the GPUs either hold the weights without enough room beside them, or not even those.
     assert not next(sweep(smaller, [smaller.context], [engine])).fits
 
 
 def test_the_fewest_gpus_of_an_impossible_wish_is_none() -> None:
-    assert fewest_gpus(replace(request(128_000), concurrency=10**6), "vllm") == 0
+    assert fewest_gpus(replace(request(128_000), concurrency=10**6), "vllm") == NO_FLEET
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_several_servers_where_one_cannot_hold_all_requests(engine: str) -> None:
+    fewest = fewest_gpus(request(10_000_000, concurrency=4), engine)
+    assert fewest.gpus == fewest.tp * fewest.servers
+    assert fewest.servers > 1
+    one = replace(request(10_000_000), gpus=fewest.tp, tp=fewest.tp)
+    held = largest_concurrency(one, engine)
+    assert fewest.servers == -(-4 // held)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +189,7 @@ def test_levers_are_replanned_and_ordered_by_cost() -> None:
     assert not plan.fits
     found = levers(asked, plan)
     changes = [lever.change for lever in found]
-    assert changes[0].startswith("leave hybrid KV groups on")
+    assert changes[0] == f"hybrid KV groups on ({CHUNKED_HYBRID_ENV}=1)"
     assert found[0].fits
     assert any("fp8_e4m3" in change for change in changes)
     for lever in found:
@@ -205,3 +218,135 @@ def test_search_answers_for_every_engine(question: Question) -> None:
         assert answer.value > 0
         assert answer.plan is not None
         assert answer.plan.fits
+
+
+@pytest.mark.parametrize(
+    ("engine", "asked", "added"),
+    [
+        ("vllm", request(5_242_880, version="0.12.0"), (f"{CHUNKED_HYBRID_ENV}=1",)),
+        ("vllm", request(10_000_000, kv_dtype=KvDtype.FP8_E4M3, gpu="B200"), ("--max-num-seqs 256",)),
+        (
+            "sglang",
+            request(10_000_000, kv_dtype=KvDtype.FP8_E4M3, version="0.5.16"),
+            ("--max-running-requests 8", "--swa-full-tokens-ratio 0.05"),
+        ),
+    ],
+)
+def test_what_a_plan_adds_is_said_and_can_be_refused(
+    engine: str, asked: PlanRequest, added: tuple[str, ...]
+) -> None:
+    plan = plan_engine(asked, engine)
+    assert plan.fits
+    assert not plan.fits_with_defaults
+    assert plan.added == added
+    words = " ".join((*plan.flags, *(f"{name}={value}" for name, value in plan.env.items())))
+    assert all(addition in words for addition in added)
+    bare = plan_engine(replace(asked, as_given=True), engine)
+    assert not bare.fits
+    assert bare.added == ()
+    assert not any(addition in " ".join(bare.flags) for addition in added)
+    # The levers start from the bare plan, and those farspan adds are among what makes it fit.
+    assert find_fix(asked, plan).pull == ()
+    assert find_fix(asked, plan).levers == find_fix(replace(asked, as_given=True), bare).levers
+    pulled = [lever.change for lever in find_fix(replace(asked, as_given=True), bare).pull]
+    assert any(addition.split("=")[0].split()[0] in " ".join(pulled) for addition in added)
+
+
+def test_a_flag_that_sizes_sglang_by_hand_is_planned_as_it_is_and_others_are_not() -> None:
+    asked = request(10_000_000, kv_dtype=KvDtype.FP8_E4M3, version="0.5.16")
+    for flags in ({"--mem-fraction-static": "0.65"}, {"--disable-cuda-graph": None}):
+        plan = plan_engine(asked.with_flags(flags), "sglang")
+        assert not plan.fits
+        assert plan.added == ()
+    plan = plan_engine(asked.with_flags({"--port": "30000", "--trust-remote-code": None}), "sglang")
+    assert plan.fits
+    assert plan.added[0] == "--max-running-requests 8"
+    assert plan.flags[plan.flags.index("--port") :][:2] == ("--port", "30000")
+
+
+@pytest.mark.parametrize(
+    ("engine", "flags"),
+    [("vllm", {"--gpu-memory-utilization": "0.30"}), ("sglang", {"--mem-fraction-static": "0.30"})],
+)
+def test_the_offload_lever_frees_what_it_moves(engine: str, flags: dict[str, str | None]) -> None:
+    asked = request(1_500_000, flags=flags)
+    plan = plan_engine(asked, engine)
+    assert not plan.fits
+    lever = next(
+        lever for lever in find_fix(asked, plan).levers if lever.change.startswith("--cpu-offload-gb")
+    )
+    moved = int(lever.change.split()[1]) * 2**30
+    assert lever.bytes_freed == pytest.approx(moved, rel=0.02)
+    assert lever.plan.weights_bytes == plan.weights_bytes - moved
+    assert lever.plan.ledger.host_bytes - plan.ledger.host_bytes == moved
+    assert any("over PCIe" in warning for warning in lever.plan.warnings) or engine == "sglang"
+    if lever.fits and moved > 2**30:
+        less = asked.with_flags({**asked.engine_flags, "--cpu-offload-gb": str(moved // 2**30 - 1)})
+        assert not plan_engine(less, engine).fits
+
+
+def test_offloaded_weights_need_not_fit_the_gpu() -> None:
+    asked = replace(request(128_000), tp=1, gpus=1)
+    with pytest.raises(InputError, match="take 202 GiB"):
+        plan_engine(asked, "vllm")
+    for engine in ("vllm", "sglang"):
+        plan = plan_engine(asked.with_flags({"--cpu-offload-gb": "150"}), engine)
+        assert plan.weights_bytes < 60 * 2**30
+        assert plan.fits
+
+
+def test_every_kind_of_lever_is_offered() -> None:
+    """The issue's list: dtype, hybrid, fraction, requests, window ratio, graphs, TP, offload."""
+    old = request(
+        5_242_880,
+        gpus=8,
+        version="0.12.0",
+        flags={"--disable-hybrid-kv-cache-manager": None, "--gpu-memory-utilization": "0.8"},
+    )
+    old = replace(old, tp=4)
+    changes = " | ".join(lever.change for lever in levers(old, plan_engine(old, "vllm")))
+    for lever in (
+        "hybrid",
+        "fp8_e4m3",
+        "--gpu-memory-utilization",
+        "--max-num-seqs",
+        "--enforce-eager",
+        "--tp 8",
+        "--cpu-offload-gb",
+        "--weights fp8",
+        "newest version",
+    ):
+        assert lever in changes, (lever, changes)
+    new = replace(request(10_000_000, flags={"--mem-fraction-static": "0.65"}), tp=4)
+    changes = " | ".join(lever.change for lever in levers(new, plan_engine(new, "sglang")))
+    for lever in (
+        "--max-running-requests 8",
+        "--swa-full-tokens-ratio",
+        "--mem-fraction-static",
+        "--disable-cuda-graph",
+        "--kv-cache-dtype fp8_e4m3",
+        "--cpu-offload-gb",
+        "--tp 8",
+    ):
+        assert lever in changes, (lever, changes)
+
+
+def test_data_parallel_replicas_multiply_requests_and_not_the_longest() -> None:
+    one = replace(request(128_000, gpus=2), model=EIGHT)
+    four = replace(one, gpus=8, concurrency=8, engine_flags={"--data-parallel-size": "4"})
+    for engine in ("vllm", "sglang"):
+        alone, together = plan_engine(one, engine), plan_engine(four, engine)
+        assert together.max_concurrency == pytest.approx(4 * alone.max_concurrency)
+        assert together.capacity_tokens == alone.capacity_tokens
+        assert together.flags[-2:] == ("--data-parallel-size", "4")
+        assert together.ledger.gpu_bytes == alone.ledger.gpu_bytes
+    with pytest.raises(InputError, match="5 replicas of 2 GPUs need 10"):
+        plan_engine(replace(four, engine_flags={"--data-parallel-size": "5"}), "vllm")
+    with pytest.raises(InputError, match="shares the experts"):
+        plan_engine(replace(request(128_000), tp=4, engine_flags={"-dp": "2"}), "vllm")
+
+
+def test_pipeline_parallelism_is_refused_with_its_reason() -> None:
+    for engine, flag in (("vllm", "--pipeline-parallel-size"), ("sglang", "--pp-size")):
+        with pytest.raises(InputError, match="pipeline parallelism"):
+            plan_engine(request(128_000, flags={flag: "2"}), engine)

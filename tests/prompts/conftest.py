@@ -62,7 +62,7 @@ def save_tokenizer(folder: Path, tokenizer: tokenizers.Tokenizer, *, bos: bool =
     return folder
 
 
-def _train(model: str, size: int, **options: object) -> tokenizers.Tokenizer:
+def _train(model: str, size: int, characters: int = 200_000, **options: object) -> tokenizers.Tokenizer:
     made = (
         models.Unigram()
         if model == "unigram"
@@ -71,7 +71,7 @@ def _train(model: str, size: int, **options: object) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(made)
     for name, value in options.items():
         setattr(tokenizer, name, value)
-    tokenizer.train_from_iterator(generate_text(200_000, 5).decode().splitlines(), _trainer(model, size))
+    tokenizer.train_from_iterator(generate_text(characters, 5).decode().splitlines(), _trainer(model, size))
     return tokenizer
 
 
@@ -117,6 +117,17 @@ _MAKERS: dict[str, Callable[[Path], Path]] = {
         folder, _train("unigram", 2000, pre_tokenizer=_metaspace("first"))
     ),
     "sentencepiece": _without_splitting,
+    "across-words": lambda folder: save_tokenizer(
+        folder,
+        _train(
+            "unigram",
+            500,
+            # Without splitting, training looks at every stretch of a line.
+            characters=30_000,
+            normalizer=normalizers.Replace(tokenizers.Regex(" {2,}"), " "),
+            pre_tokenizer=pre_tokenizers.Metaspace(prepend_scheme="first", split=False),
+        ),
+    ),
     "no-splitting": lambda folder: save_tokenizer(
         folder,
         _train("bytes", 600, pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)),

@@ -1,8 +1,10 @@
+import errno
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ from click.testing import CliRunner, Result
 
 from farspan.cli.prompt import command
 from farspan.errors import FarspanError, InputError
+from farspan.prompts.prompt import Prompt
 from farspan.prompts.tokenizer import Tokenizer
-from farspan.prompts.write import peak_rss_mib, process_start
+from farspan.prompts.write import PromptOrder, peak_rss_mib, process_start, write_prompts
 
 MakePath = Callable[[str], Path]
 
@@ -85,6 +88,8 @@ def test_recall_by_the_command(run: Callable[..., Result], tokenizer_path: MakeP
         (["--tokens", "1000", "--corpus", "/none"], "/none does not exist"),
         (["--tokens", "1000", "--verify-with", "/none"], "/none does not exist"),
         (["--tokens", "1000", "-o", "/proc/none/p.txt"], "cannot be written"),
+        (["--tokens", "1000", "-o", "/dev/full"], "/dev/full cannot be written (No space left on device)"),
+        (["--tokens", "1000", "--number", "2", "-o", __file__], "is a file; name a folder"),
     ],
 )
 def test_bad_input_is_one_line(run: Callable[..., Result], arguments: list[str], message: str) -> None:
@@ -92,6 +97,56 @@ def test_bad_input_is_one_line(run: Callable[..., Result], arguments: list[str],
     assert isinstance(error, FarspanError)
     assert message in str(error)
     assert "\n" not in str(error)
+
+
+def test_a_failed_write_leaves_the_old_file_alone(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_the_disk(self: Prompt) -> Iterator[bytes]:
+        yield b"the first megabyte"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "old.txt").write_text("old")
+    (tmp_path / "old.txt").chmod(0o640)
+    with monkeypatch.context() as patched:
+        patched.setattr(Prompt, "iter_text", fill_the_disk)
+        for name in ("old.txt", "new.txt"):
+            error = run("--tokens", "1000", "-o", str(tmp_path / name)).exception
+            assert "No space left on device" in str(error)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.txt"]
+    assert (tmp_path / "old.txt").read_text() == "old"
+    (tmp_path / "link.txt").symlink_to("old.txt")
+    assert run("--tokens", "1000", "-o", str(tmp_path / "link.txt")).exception is None
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "old.txt").read_text().endswith(" is")
+    assert (tmp_path / "old.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_devices_and_pipes_are_written_to_as_they_are(run: Callable[..., Result], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    result = run("--tokens", "1000", "-o", str(tmp_path / "pipe"), "--json")
+    reader.join()
+    assert json.loads(result.output)["tokens"] == 1000
+    assert read[0].endswith(" is")
+    assert run("--tokens", "1000", "-o", "/dev/null").exception is None
+    assert Path("/dev/null").is_char_device()
+
+
+def test_an_interrupted_write_leaves_nothing(
+    tokenizer_path: MakePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: Prompt) -> Iterator[bytes]:
+        yield b"the first megabyte"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Prompt, "iter_text", interrupt)
+    order = PromptOrder(tokens=500, tokenizer=str(tokenizer_path("llama4")), output=tmp_path / "p.txt")
+    with pytest.raises(KeyboardInterrupt):
+        list(write_prompts(order))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_prompt_that_does_not_verify_is_an_error(

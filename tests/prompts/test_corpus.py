@@ -45,6 +45,7 @@ HARD_TEXTS = {
     "emoji and marks": "👩‍👩‍👧‍👦 e\u0301a\u030a\u0323 ﬁ ½ \u00a0 \u2028 ok " * 800,
     "contractions": "it's 'tis don't'll I'm'd 've ' s " * 800,
     "numbers": "1234567 12 3.14 1,000 " * 1000 + "9" * 5000,
+    "wide spaces": "three   spaces   each " * 10 + "columns   of   words   " * 3000,
     "tiny": "word",
     "two": "a b",
 }
@@ -79,6 +80,14 @@ def test_pieces_begin_and_end_at_cuts_and_lose_only_space(text: str) -> None:
     for left, right in zip(["x", *pieces], [*pieces, " x"], strict=True):
         assert is_cut(left, right)
     assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize("kind", sorted(HARD_TEXTS))
+def test_no_stretch_is_without_a_cut(kind: str) -> None:
+    text = "".join(split_pieces(HARD_TEXTS[kind]))
+    gaps = np.diff([0, *find_cuts(text), len(text)])
+    assert gaps.max() <= 1024
+    assert "".join(split_pieces(text)) == text
 
 
 @given(text=ANY_TEXT)
@@ -128,6 +137,15 @@ def test_a_small_corpus_is_read_round_and_round(tokenizer: Load, tmp_path: Path)
     text = b"".join(bytes(part.content) for part in reader.read(100)).decode()
     assert text.count("seven") > 5
     assert " seven one two" in text
+
+
+def test_a_prompt_from_a_tiny_corpus_has_few_parts(tokenizer: Load, tmp_path: Path) -> None:
+    llama = tokenizer("llama4")
+    (tmp_path / "t.txt").write_text("\n Just a few words here, ok?\n")
+    prompt = build_prompt(llama, tokens=1_000_000, corpus=TextCorpus(tmp_path / "t.txt"))
+    assert len(prompt.parts) < 300
+    assert prompt.text.count(" ok? Just a few words here, ok? Just a few") > 50_000
+    verify_prompt(prompt, llama)
 
 
 def test_different_seeds_start_at_different_places(tokenizer: Load) -> None:

@@ -1,7 +1,9 @@
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import tokenizers
 
 from farspan.errors import InputError
 from farspan.prompts.build import build_prompt
@@ -45,6 +47,24 @@ def test_what_is_planted_is_where_it_is_said_to_be(llama: Tokenizer, task: str) 
     assert all(text.startswith(PLANTED[task]) for text in found)
     assert prompt.text.count(PLANTED[task]) >= len(found)
     assert list(prompt.needle_positions) == sorted(set(prompt.needle_positions))
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_positions_are_right_where_counts_do_not_add_up(
+    tokenizer: Load, tokenizer_path: Callable[[str], Path], task: str
+) -> None:
+    # Its tokens reach across words, so nothing about a piece holds for the whole.
+    reference = tokenizers.Tokenizer.from_file(str(tokenizer_path("across-words") / "tokenizer.json"))
+    prompt = build_prompt(tokenizer("across-words"), tokens=3000, task=task, seed=3)
+    proven = build_prompt(tokenizer("llama4"), tokens=3000, task=task, seed=3)
+    assert len(prompt.needle_positions) == len(proven.needle_positions)
+    whole = reference.encode(prompt.text)
+    assert whole.ids == prompt.token_ids.tolist()
+    for position in prompt.needle_positions:
+        start, end = whole.offsets[position]
+        # A token that spans the space in front holds the beginning of what was planted.
+        words = [PLANTED[task]] if task in PLANTED else [f" {word}" for word in prompt.answer.split(", ")]
+        assert any(word in prompt.text[start : end + len(word)] for word in words)
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))

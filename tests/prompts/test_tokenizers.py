@@ -3,6 +3,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from farspan.errors import InputError
 from farspan.models.chat_template import ChatTemplate
 from farspan.prompts.backends.bytepair import BytePairTokenizer
 from farspan.prompts.backends.huggingface import HuggingFaceTokenizer
+from farspan.prompts.backends.splitting import additivity_of
 from farspan.prompts.build import build_prompt
-from farspan.prompts.cuts import O200K_PATTERN, is_cut, no_token_spans_a_cut
+from farspan.prompts.corpus import TextCorpus
+from farspan.prompts.cuts import DEEPSEEK_PATTERN, O200K_PATTERN, PROVEN_PATTERNS, is_cut, spanned_pairs
 from farspan.prompts.tokenizer import Tokenizer, load_tokenizer
 from farspan.prompts.verify import InexactPromptError, verify_prompt
 
@@ -191,13 +194,106 @@ def test_chat_templates_that_cannot_be_used() -> None:
 
 
 def test_the_vocabulary_argument() -> None:
-    assert no_token_spans_a_cut(["▁the", "▁▁▁", "a", ",", "▁"])
-    assert not no_token_spans_a_cut(["▁the", "of▁the"])
-    assert not no_token_spans_a_cut([".▁"])
+    assert spanned_pairs(["▁the", "▁▁▁", "a", ",", "▁", "x▁▁y"]) == set()
+    assert spanned_pairs(["▁the", "of▁the"]) == {("f", "t")}
+    assert spanned_pairs([".▁", "a▁b▁c"]) == {(".", ""), ("a", "b"), ("b", "c")}
+
+
+def _recipe(normalizer: object = None, splitter: object = None, words: str = "▁ a ▁a") -> dict[str, Any]:
+    vocabulary = {word: i for i, word in enumerate(words.split())}
+    return {"normalizer": normalizer, "pre_tokenizer": splitter, "model": {"vocab": vocabulary}}
+
+
+def _split(pattern: dict[str, str], behavior: str = "Isolated", invert: bool = False) -> dict[str, Any]:
+    return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": invert}
+
+
+def _sequence(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "pretokenizers": list(steps)}
+
+
+O200K = {"Regex": O200K_PATTERN}
+NUMBERS = {"Regex": r"\p{N}{1,3}"}
+SPACE = {"String": " "}
+SPACES_WRITTEN = {"type": "Replace", "pattern": SPACE, "content": "▁"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "proof"),
+    [
+        (_recipe(splitter=_split(O200K)), "pattern"),
+        (_recipe(splitter=_split(O200K, "Removed", invert=True)), "pattern"),
+        (_recipe(splitter=_split(O200K, "MergedWithNext")), "checked"),
+        (_recipe(splitter=_sequence(_split(NUMBERS), _split({"Regex": DEEPSEEK_PATTERN}))), "pattern"),
+        (_recipe(splitter=_sequence(_split(NUMBERS, "MergedWithPrevious"), _split(O200K))), "checked"),
+        (_recipe(splitter=_sequence(_split({"Regex": ".x"}), _split(O200K))), "checked"),
+        (_recipe(splitter=_sequence(_split(O200K), _split({"Regex": ".x"}))), "pattern"),
+        (_recipe({"type": "ByteLevel"}, _split(O200K)), "checked"),
+        (_recipe({"type": "Nmt"}, {"type": "WhitespaceSplit"}), "split"),
+        (_recipe({"type": "Nmt"}), "checked"),
+        (_recipe({"type": "Strip"}, {"type": "WhitespaceSplit"}), "checked"),
+        (_recipe(SPACES_WRITTEN, _split(SPACE, "MergedWithPrevious")), "vocabulary"),
+        (_recipe(None, _split(SPACE, "MergedWithPrevious")), "checked"),
+        (_recipe(splitter={"type": "Punctuation", "behavior": "MergedWithPrevious"}), "checked"),
+        (_recipe(splitter={"type": "Metaspace", "split": False}), "vocabulary"),
+        (_recipe(splitter=_sequence({"type": "Metaspace", "split": False}, _split(O200K))), "checked"),
+        (_recipe(splitter={"type": "UnicodeScripts"}), "checked"),
+        (_recipe(words="a b"), "checked"),
+        (_recipe(words="▁ of▁the"), "checked"),
+        (_recipe(words="▁ >▁"), "checked"),
+        (_recipe(words="▁ >▁</"), "vocabulary"),
+    ],
+)
+def test_why_counts_add_up(recipe: dict[str, Any], proof: str) -> None:
+    assert additivity_of(recipe).proof == proof
+
+
+def test_markup_that_spans_a_cut_is_kept_apart(tokenizer_path: MakePath, tmp_path: Path) -> None:
+    recipe = json.loads((tokenizer_path("sentencepiece") / "tokenizer.json").read_text())
+    vocabulary, merges = recipe["model"]["vocab"], recipe["model"]["merges"]
+    for token in ("<", ">", "▁<", ">▁<"):
+        vocabulary.setdefault(token, len(vocabulary))
+    merges += [["▁", "<"], [">", "▁<"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(recipe))
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded.proof, loaded.apart) == ("vocabulary", ((">", "<"),))
+    assert loaded.clean("a > < > b <b> <c> > >") == "a >\n< > b <b>\n<c> > >"
+    (tmp_path / "page.html").write_text("<p> <b> word </b> > < > text </p> " * 3000)
+    prompt = build_prompt(loaded, tokens=20_000, corpus=TextCorpus(tmp_path / "page.html"))
+    verify_prompt(prompt, loaded)
+    assert loaded.encode_piece(" > <").tolist() != [*loaded.encode_piece(" >"), *loaded.encode_piece(" <")]
 
 
 def test_patterns_keep_white_space_in_front() -> None:
-    assert O200K_PATTERN.endswith(r"|\s+(?!\S)|\s+")
+    assert all(pattern.endswith(r"|\s+(?!\S)|\s+") for pattern in PROVEN_PATTERNS)
+
+
+PATTERN_TOKENIZERS = [
+    tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    for pattern in sorted(PROVEN_PATTERNS)
+]
+MIXED = st.text(st.sampled_from("aZé'sſ1२,/<>-\n\r\t  \u00a0\u2028中ゟ\u0301😀\x01"), min_size=1, max_size=12)
+
+
+@settings(max_examples=400, deadline=None)
+@given(left=MIXED | WORDS, right=MIXED | WORDS)
+def test_no_match_of_a_proven_pattern_spans_a_cut(left: str, right: str) -> None:
+    right = f" {right}"
+    if not is_cut(left, right):
+        return
+    for splitter in PATTERN_TOKENIZERS:
+        apart = [piece for text in (left, right) for piece, _ in splitter.pre_tokenize_str(text)]
+        assert [piece for piece, _ in splitter.pre_tokenize_str(left + right)] == apart
+
+
+def test_a_split_written_the_other_way_round_is_run_by_tiktoken(
+    tokenizer_path: MakePath, tmp_path: Path
+) -> None:
+    recipe = json.loads((tokenizer_path("bytes-o200k") / "tokenizer.json").read_text())
+    recipe["pre_tokenizer"]["pretokenizers"][0] |= {"behavior": "Removed", "invert": True}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(recipe))
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded.backend, loaded.proof) == ("tiktoken", "pattern")
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -44,6 +44,8 @@ class Script:
     hang: bool = False
     recall: bool = False  # answer as the recall checkpoint does: what followed the last token's earlier self
     refuse_early: bool = False  # answer before the body has been read
+    pieces: bool = False  # /generate sends each token alone, not the reply so far
+    queue_time: bool = False  # /generate says how long the request waited
 
 
 @dataclass
@@ -54,6 +56,8 @@ class ScriptedServer:
     card: dict[str, Any] = field(default_factory=lambda: {"id": "scripted", "owned_by": "vllm"})
     models_status: int = 200
     key: str | None = None
+    settings: dict[str, Any] | None = None  # what /get_server_info says
+    metrics: str | None = None  # what /metrics says
     requests: list[dict[str, Any]] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
@@ -64,6 +68,12 @@ class ScriptedServer:
         if self.models_status != 200:
             return web.json_response({"detail": "still loading"}, status=self.models_status)
         return web.json_response({"object": "list", "data": [self.card]})
+
+    async def exposition(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(text=self.metrics) if self.metrics else web.Response(status=404)
+
+    async def server_info(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self.settings) if self.settings else web.Response(status=404)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         script = self.scripts.pop(0) if self.scripts else self.script
@@ -88,10 +98,15 @@ class ScriptedServer:
             if isinstance(error, str):
                 return web.Response(text=error, status=script.status)
             return web.json_response(error, status=script.status)
-        chat = "messages" in body
-        prompt = body["messages"][0]["content"] if chat else body["prompt"]
+        chat, generate = "messages" in body, request.path == "/generate"
+        if generate:
+            prompt = body["text"] if "text" in body else body["input_ids"]
+            asked = body["sampling_params"]["max_new_tokens"]
+        else:
+            prompt = body["messages"][0]["content"] if chat else body["prompt"]
+            asked = body["max_tokens"]
         words = prompt.split() if isinstance(prompt, str) else prompt
-        wanted = min(body["max_tokens"], script.stop_after or body["max_tokens"])
+        wanted = min(asked, script.stop_after or asked)
         if script.reply is not None:
             reply = [script.reply]
         elif not script.recall:
@@ -107,9 +122,24 @@ class ScriptedServer:
             usage = {"prompt_tokens": len(words) + script.count_offset, "completion_tokens": len(reply)}
             if script.cached_tokens is not None:
                 usage["prompt_tokens_details"] = {"cached_tokens": script.cached_tokens}
+
+        def generated(number: int) -> dict[str, Any]:
+            """Return SGLang's event for the first `number` tokens, the whole text so far or its last piece."""
+            last = number == len(reply)
+            first = number - 1 if script.pieces else 0
+            meta: dict[str, Any] = {"prompt_tokens": len(words) + script.count_offset}
+            meta |= {"completion_tokens": number, "queue_time": 0.25 if script.queue_time else None}
+            meta["finish_reason"] = {"type": finish} if last else None
+            if script.cached_tokens is not None:
+                meta["cached_tokens"] = script.cached_tokens
+            text = "".join(reply[first:number])
+            return {"text": text, "output_ids": list(range(first, number)), "meta_info": meta}
+
         await asyncio.sleep(script.ttft_s)
         if not script.stream:
             text = "".join(reply)
+            if generate:
+                return web.json_response(generated(len(reply)))
             choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
             return web.json_response({"choices": [choice | {"finish_reason": finish}], "usage": usage})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -139,9 +169,13 @@ class ScriptedServer:
             if script.error_after is not None and start >= script.error_after:
                 await event({"error": {"message": "engine died", "type": "InternalServerError"}})
                 return response
-            await event(choice_of("".join(reply[start : start + script.tokens_per_event])))
-        await event(choice_of("", finish))
-        if usage is not None:
+            if generate:
+                await event(generated(start + 1))
+            else:
+                await event(choice_of("".join(reply[start : start + script.tokens_per_event])))
+        if not generate:
+            await event(choice_of("", finish))
+        if usage is not None and not generate:
             await event({"choices": [], "usage": usage})
         if script.done:
             await response.write(b"data: [DONE]\n\n")
@@ -160,8 +194,11 @@ async def serve(server: ScriptedServer, port: int) -> AsyncIterator[None]:
     app = web.Application(client_max_size=2**30)
     app.router.add_get("/v1/models", server.models)
     app.router.add_get("/version", version)
+    app.router.add_get("/metrics", server.exposition)
+    app.router.add_get("/get_server_info", server.server_info)
     app.router.add_post("/v1/completions", server.answer)
     app.router.add_post("/v1/chat/completions", server.answer)
+    app.router.add_post("/generate", server.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port)
@@ -212,6 +249,12 @@ class CountingPrompt:
     @property
     def text(self) -> str:
         return " ".join(map(str, self.token_ids.tolist()))
+
+    def iter_ids_json(self) -> Iterator[bytes]:
+        yield json.dumps(self.token_ids.tolist()).encode()
+
+    def iter_json_string(self) -> Iterator[bytes]:
+        yield json.dumps(self.text).encode()
 
     def score(self, reply: str) -> float:
         wanted = self.answer.split()

@@ -1,38 +1,36 @@
 """One streamed request against a server, observed: what was sent and received, and exactly when.
 
-The clock starts before the connection is made and before the first byte of the body leaves. Nothing is
-encoded or decoded between the clock's start and the first token but the answer's own events.
+The clock starts before the connection is made and before the first byte of the body leaves. Nothing is encoded or
+decoded while requests are under way but the answers' events up to their first token; sending and receiving have
+threads of their own, so that what the event loop does in between delays neither.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import socket
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-import aiohttp
-import orjson
+import numpy as np
+from yarl import URL
 
 from farspan import __version__
-from farspan.bench.sse import OversizedEventError, SseParser
+from farspan.bench.body import Body
+from farspan.bench.connection import Connection, ask_for_stamps
+from farspan.bench.ending import is_streamed, judge, one_line
+from farspan.bench.http1 import write_head
+from farspan.bench.reactor import Reactor
 from farspan.bench.status import Status
-from farspan.bench.wire import (
-    AnswerEvent,
-    Api,
-    MalformedEventError,
-    Usage,
-    read_error_body,
-    read_event,
-    read_message,
-)
-
-SEND_CHUNK_BYTES = 2**20
-_ERROR_BODY_BYTES = 64 * 2**10
-_WHOLE_ANSWER_BYTES = 64 * 2**20
+from farspan.bench.wire import Api, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +50,24 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Lag:
+    """How late this process was, in seconds."""
+
+    p50: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, lags_s: array[float]) -> Self | None:
+        """Sum lags up; None when there are none."""
+        if not lags_s:
+            return None
+        values = np.frombuffer(lags_s)
+        p50, p99 = np.percentile(values, (50, 99))
+        return cls(float(p50), float(p99), float(values.max()))
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """What one request did, as the client saw it. Times are seconds since the request's start.
 
@@ -65,6 +81,10 @@ class Exchange:
         text: The whole reply.
         streamed: False when the server answered in one piece, so that `token_times_s` says nothing about
             TTFT.
+        started_s: The start on `time.perf_counter()`'s clock.
+        connected_s: When the connection stood.
+        clock_jump_s: How far the wall clock moved against the steady one meanwhile.
+        lag: The client's own; None where the kernel gives no time stamps: then arrivals are timed by this process.
     """
 
     status: Status
@@ -79,30 +99,10 @@ class Exchange:
     finish_reason: str | None
     usage: Usage | None
     streamed: bool
-
-
-@dataclass(slots=True)
-class _Observation:
-    """The notes taken while an exchange is under way."""
-
-    started: float
-    http_status: int | None = None
-    bytes_sent_s: float | None = None
-    token_times_s: list[float] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    finish_reason: str | None = None
-    usage: Usage | None = None
-    streamed: bool = True
-    done: bool = False
-
-
-class _EndedError(Exception):
-    """The exchange is over for a reason other than a complete answer."""
-
-    def __init__(self, status: Status, error: str) -> None:
-        super().__init__(status, error)
-        self.status = status
-        self.error = error
+    started_s: float = 0.0
+    connected_s: float | None = None
+    clock_jump_s: float = 0.0
+    lag: Lag | None = None
 
 
 class Client:
@@ -118,21 +118,28 @@ class Client:
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, limits: Limits | None = None) -> None:
-        self._url = url
+        address = URL(url)
+        self._host = address.host or ""
+        self._port = address.port or 80
+        self._path = address.raw_path.rstrip("/")
+        self._tls = ssl.create_default_context() if address.scheme == "https" else None
         self._limits = limits or Limits()
-        self._headers = {"User-Agent": f"farspan/{__version__}", "Accept-Encoding": "identity"}
+        self._headers = {
+            "User-Agent": f"farspan/{__version__}",
+            "Accept": "text/event-stream, application/json",
+            "Accept-Encoding": "identity",
+        }
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
-        self._session: aiohttp.ClientSession | None = None
+        self._threads = ExitStack()
+        self._sender = Reactor("farspan-send")
+        self._receiver = Reactor("farspan-receive")
+        self._given_up = False
+        self._waiting: set[asyncio.Event] = set()
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_keep_alive_socket)
-        timeout = aiohttp.ClientTimeout(
-            total=None, connect=self._limits.connect_s, sock_connect=self._limits.connect_s
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector, timeout=timeout, headers=self._headers, read_bufsize=2**18
-        )
+        self._threads.enter_context(self._receiver)
+        self._threads.enter_context(self._sender)
         return self
 
     async def __aexit__(
@@ -141,181 +148,207 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        self._threads.close()
 
     async def send(
         self,
         api: Api,
-        body: bytes | memoryview,
+        body: Body | bytes,
         *,
         deadline: float | None = None,
+        limits: Limits | None = None,
         on_first_token: Callable[[float], None] | None = None,
     ) -> Exchange:
         """Send one request and read its answer to the end. Failures are returned, never raised.
 
         Args:
             api: The API the body is for.
-            body: The encoded body, sent in pieces of 1 MiB without copying.
+            body: The encoded body.
             deadline: `time.perf_counter()` at which to give up whatever the limits say.
+            limits: Instead of the client's own.
             on_first_token: Called with the TTFT in seconds when the first token arrives.
         """
-        started_at = time.time()
-        seen = _Observation(started=time.perf_counter())
+        body = Body((body,)) if isinstance(body, bytes) else body
+        limits = limits or self._limits
+        started_at, started = time.time(), time.perf_counter()
         try:
-            await self._exchange(api, body, seen, deadline, on_first_token)
-            status, error = Status.OK, ""
-        except _EndedError as end:
-            status, error = end.status, end.error
-        except (TimeoutError, aiohttp.ClientError, OSError) as failure:
-            status, error = _read_failure(failure, seen, self._limits)
+            async with asyncio.timeout(_soonest(limits.connect_s, deadline)):
+                sock = await self._connect()
+        except (TimeoutError, OSError) as failure:
+            return _never_connected(failure, limits, started_at, started, body.size)
+        connected_s = time.perf_counter() - started
+        changed, closed = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def tell(event: asyncio.Event) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has gone: so has whoever was waiting
+                loop.call_soon_threadsafe(event.set)
+
+        head = write_head(self._host, self._port, self._path + api.path, self._headers, body_bytes=body.size)
+        connection = Connection(
+            sock,
+            head,
+            body,
+            sender=self._sender,
+            receiver=self._receiver,
+            on_change=functools.partial(tell, changed),
+        )
+        connection.start()
+        self._waiting.add(changed)
+        timed_out = False
+        try:
+            await self._wait(connection, changed, started, limits, deadline, on_first_token)
+        except TimeoutError:
+            timed_out = True
+        finally:
+            ended = connection.ended_s or time.perf_counter()
+            self._waiting.discard(changed)
+            connection.close(functools.partial(tell, closed))
+        await closed.wait()
+        # A long answer takes a while to decode: not on the event loop's time.
+        answer = await asyncio.to_thread(connection.tape.read)
+        status, error, answer = judge(connection, answer, timed_out, ended - started)
+        jump = (time.time() - started_at) - (time.perf_counter() - started)
         return Exchange(
             status=status,
             error=error,
-            http_status=seen.http_status,
+            http_status=connection.reader.status,
             started_at=started_at,
-            body_bytes=len(body),
-            bytes_sent_s=seen.bytes_sent_s,
-            token_times_s=tuple(seen.token_times_s),
-            ended_s=time.perf_counter() - seen.started,
-            text="".join(seen.texts),
-            finish_reason=seen.finish_reason,
-            usage=seen.usage,
-            streamed=seen.streamed,
+            body_bytes=body.size,
+            bytes_sent_s=None if connection.sent_s is None else connection.sent_s - started,
+            token_times_s=tuple(time_s - started for time_s in answer.token_times_s)
+            if is_streamed(connection)
+            else (ended - started,) * bool(answer.text),
+            ended_s=ended - started,
+            text=answer.text,
+            finish_reason=answer.finish_reason,
+            usage=answer.usage,
+            streamed=is_streamed(connection),
+            started_s=started,
+            connected_s=connected_s,
+            clock_jump_s=jump,
+            lag=Lag.of(connection.lags_s),
         )
 
-    async def _exchange(
+    def give_up(self) -> None:
+        """End every request under way as timed out; those sent later end so too."""
+        self._given_up = True
+        for changed in self._waiting:
+            changed.set()
+
+    async def _connect(self) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        failure: OSError | None = None
+        for family, kind, protocol, _, address in found:
+            sock = _make_socket(family, kind, protocol)
+            try:
+                await loop.sock_connect(sock, address)
+                if self._tls is None:
+                    return sock
+                return await _shake_hands(sock, self._tls, self._host)
+            except OSError as error:
+                sock.close()
+                failure = error
+            except BaseException:
+                sock.close()
+                raise
+        raise failure or OSError(f"{self._host} has no address")
+
+    async def _wait(
         self,
-        api: Api,
-        body: bytes | memoryview,
-        seen: _Observation,
+        connection: Connection,
+        changed: asyncio.Event,
+        started: float,
+        limits: Limits,
         deadline: float | None,
         on_first_token: Callable[[float], None] | None,
     ) -> None:
-        assert self._session is not None, "use Client as an async context manager"
-        loop = asyncio.get_running_loop()
-        limits = self._limits
+        """Wait until the exchange is over.
 
-        def expires(limit: float | None) -> float | None:
-            """Return the loop time at which a wait that begins now has lasted too long."""
-            ends = [] if limit is None else [loop.time() + limit]
-            if deadline is not None:
-                ends.append(loop.time() + deadline - time.perf_counter())
-            return min(ends, default=None)
-
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-        async with asyncio.timeout_at(expires(limits.first_token_s)) as limit:
-            async with self._session.post(
-                self._url + api.path, data=_pieces(body, seen), headers=headers, allow_redirects=False
-            ) as response:
-                seen.http_status = response.status
-                if response.status != 200:
-                    raise await _read_refusal(response)
-                if response.content_type != "text/event-stream":
-                    await _read_whole(response, seen)
-                    return
-                parser = SseParser()
-                async for chunk in response.content.iter_any():
-                    now = time.perf_counter() - seen.started
-                    before = len(seen.token_times_s)
-                    _take_chunk(parser, chunk, now, seen)
-                    if len(seen.token_times_s) > before:
-                        limit.reschedule(expires(limits.idle_s))
-                        if before == 0 and on_first_token is not None:
-                            on_first_token(now)
-                    if seen.done:
-                        return
-        if seen.finish_reason is None:
-            raise _EndedError(Status.CUT, f"the server closed the stream after {_heard(seen)}")
+        Raises:
+            TimeoutError: A limit or the deadline has passed.
+        """
+        told = False
+        while connection.ended_s is None:
+            first, heard = connection.first_token_s, connection.token_heard_s
+            if first is not None and not told:
+                told = True
+                if on_first_token is not None:
+                    on_first_token(first - started)
+            since, limit = (started, limits.first_token_s) if heard is None else (heard, limits.idle_s)
+            left = None if limit is None else since + limit - time.perf_counter()
+            left = _soonest(left, deadline)
+            if self._given_up or (left is not None and left <= 0):
+                raise TimeoutError
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await changed.wait()
+                    changed.clear()
+        if connection.first_token_s is not None and not told and on_first_token is not None:
+            on_first_token(connection.first_token_s - started)
 
 
-def _keep_alive_socket(address: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
+def _soonest(left_s: float | None, deadline: float | None) -> float | None:
+    """Return the shorter of a time left and the time until a deadline; None when there is neither."""
+    ends = [] if left_s is None else [left_s]
+    if deadline is not None:
+        ends.append(deadline - time.perf_counter())
+    return min(ends, default=None)
+
+
+def _make_socket(family: int, kind: int, protocol: int) -> socket.socket:
     """Make a socket that notices a dead peer: for an hour before the first token no byte may arrive."""
-    family, kind, protocol = address[:3]
     sock = socket.socket(family=family, type=kind, proto=protocol)
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 8)):
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    ask_for_stamps(sock)
     return sock
 
 
-async def _pieces(body: bytes | memoryview, seen: _Observation) -> AsyncIterator[memoryview]:
-    view = memoryview(body)
-    for start in range(0, len(view), SEND_CHUNK_BYTES):
-        yield view[start : start + SEND_CHUNK_BYTES]
-    # Reached when the transport has taken the last piece and drained to its low-water mark.
-    seen.bytes_sent_s = time.perf_counter() - seen.started
+async def _shake_hands(sock: socket.socket, context: ssl.SSLContext, host: str) -> socket.socket:
+    wrapped = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    loop = asyncio.get_running_loop()
+    while True:
+        ready = loop.create_future()
+        done = functools.partial(_resolve, ready)
+        try:
+            wrapped.do_handshake()
+            return wrapped
+        except ssl.SSLWantReadError:
+            loop.add_reader(wrapped, done)
+        except ssl.SSLWantWriteError:
+            loop.add_writer(wrapped, done)
+        except OSError:
+            wrapped.close()
+            raise
+        try:
+            await ready
+        except BaseException:
+            loop.remove_reader(wrapped)
+            loop.remove_writer(wrapped)
+            wrapped.close()
+            raise
+        loop.remove_reader(wrapped)
+        loop.remove_writer(wrapped)
 
 
-async def _read_refusal(response: aiohttp.ClientResponse) -> _EndedError:
-    try:
-        words = read_error_body(await response.content.read(_ERROR_BODY_BYTES))
-    except (aiohttp.ClientError, OSError):
-        words = ""
-    if 300 <= response.status < 400:
-        words = f"redirected to {response.headers.get('Location', 'nowhere')}"
-    status = Status.REFUSED if response.status < 500 else Status.SERVER_ERROR
-    return _EndedError(status, f"HTTP {response.status}: {words or response.reason or 'no reason given'}")
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
-async def _read_whole(response: aiohttp.ClientResponse, seen: _Observation) -> None:
-    """Read an answer that the server did not stream, though it was asked to."""
-    seen.streamed = False
-    data = bytearray()
-    async for chunk in response.content.iter_any():
-        data += chunk
-        if len(data) > _WHOLE_ANSWER_BYTES:
-            raise _EndedError(Status.SERVER_ERROR, f"an answer of more than {_WHOLE_ANSWER_BYTES} bytes")
-    try:
-        event = read_message(orjson.loads(data))
-    except (orjson.JSONDecodeError, MalformedEventError) as error:
-        raise _EndedError(
-            Status.SERVER_ERROR,
-            f"the server answered {response.content_type}, neither an event stream nor an OpenAI answer",
-        ) from error
-    _take_event(event, time.perf_counter() - seen.started, seen)
-    seen.done = True
-
-
-def _take_chunk(parser: SseParser, chunk: bytes, now: float, seen: _Observation) -> None:
-    try:
-        for payload in parser.feed(chunk):
-            _take_event(read_event(payload), now, seen)
-    except (MalformedEventError, OversizedEventError) as error:
-        raise _EndedError(Status.SERVER_ERROR, f"the server sent {error}") from error
-
-
-def _take_event(event: AnswerEvent, now: float, seen: _Observation) -> None:
-    if event.error is not None:
-        raise _EndedError(Status.SERVER_ERROR, event.error)
-    if event.has_token:
-        seen.token_times_s.append(now)
-        seen.texts.append(event.text)
-    seen.finish_reason = event.finish_reason or seen.finish_reason
-    seen.usage = event.usage or seen.usage
-    seen.done = event.done
-
-
-def _read_failure(failure: Exception, seen: _Observation, limits: Limits) -> tuple[Status, str]:
-    """Say how an exchange ended that the network or a limit broke off."""
-    if isinstance(failure, aiohttp.ConnectionTimeoutError):
-        return Status.UNREACHABLE, f"no connection within {limits.connect_s:g} s"
-    if isinstance(failure, aiohttp.ClientConnectorError | aiohttp.InvalidURL):
-        return Status.UNREACHABLE, _one_line(failure)
-    if isinstance(failure, TimeoutError):
-        waited = time.perf_counter() - seen.started
-        return Status.TIMED_OUT, f"gave up after {waited:.1f} s and {_heard(seen)}"
-    reason = "" if isinstance(failure, aiohttp.ServerDisconnectedError) else f" ({_one_line(failure)})"
-    return Status.CUT, f"the connection broke after {_heard(seen)}{reason}"
-
-
-def _heard(seen: _Observation) -> str:
-    if seen.token_times_s:
-        return f"{len(seen.token_times_s)} events with tokens"
-    return "no token" if seen.http_status else "no answer"
-
-
-def _one_line(failure: Exception) -> str:
-    return " ".join(str(failure).split()) or type(failure).__name__
+def _never_connected(
+    failure: Exception, limits: Limits, started_at: float, started: float, size: int
+) -> Exchange:
+    late = isinstance(failure, TimeoutError) and not str(failure)
+    waited = time.perf_counter() - started
+    limit = waited if limits.connect_s is None else min(waited, limits.connect_s)
+    error = f"no connection within {limit:.3g} s" if late else one_line(failure)
+    return Exchange(
+        Status.UNREACHABLE, error, None, started_at, size, None, (), waited, "", None, None, True, started
+    )

@@ -1,8 +1,9 @@
 """From what the client saw to a result: times, rates, and labels that say how far to trust them.
 
-Definitions, all from the client's stream: TTFT is request start to the first event with a token; ITL is
-the gap between two such events; end-to-end is request start to the last of them. The prefill rate is
-prompt tokens over TTFT: queueing and sending are in it, so it is a lower bound of the engine's own rate.
+Definitions, all from the client's stream: TTFT is request start to the first event with a token; ITL is the gap
+between two such events; end-to-end is request start to the last of them; TPOT is (end-to-end - TTFT) / (output tokens
+- 1), and the decode rate its inverse. The prefill rate is prompt tokens over TTFT less the queue time where the server
+tells that: sending, and queueing where it does not, are in it, so it is a lower bound of the engine's own rate.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from farspan.bench.client import Exchange
-from farspan.bench.schedule import Job
+from farspan.bench.client import Exchange, Lag
+from farspan.bench.labels import Surroundings, find_around, find_labels
+from farspan.bench.schedule import Job, Phase
 from farspan.bench.status import Status
 from farspan.bench.wire import Usage
 
@@ -42,6 +44,14 @@ class Result:
         labels: Short names of what limits the trust in this result; `evidence` has a sentence for each.
         score: 0 to 1, how much of what was planted came back; None when the request failed.
         token_times_s: Arrival of every event with tokens, seconds since the request's start.
+        phase: Only measured requests count in statistics.
+        prompt_id: The hash of the prompt's bytes, its name in the prompt store.
+        queue_s: How long the request waited, as the server tells; None where it does not.
+        tpot_s, decode_tokens_per_s: Over the tokens after the first; None for fewer than two.
+        connected_s: When the connection stood.
+        late_s: How much later than scheduled the request left (open loop).
+        company: The most requests of ours under way at a time meanwhile, this one included.
+        client_lag_s: The client's own; None where arrivals are timed by the client itself.
     """
 
     context: int
@@ -69,14 +79,31 @@ class Result:
     labels: tuple[str, ...] = ()
     evidence: dict[str, str] = field(default_factory=dict)
     token_times_s: tuple[float, ...] = ()
+    phase: Phase = Phase.MEASURED
+    prompt_id: str = ""
+    queue_s: float | None = None
+    tpot_s: float | None = None
+    decode_tokens_per_s: float | None = None
+    connected_s: float | None = None
+    late_s: float = 0.0
+    company: int = 1
+    client_lag_s: Lag | None = None
 
     @property
     def job(self) -> Job:
         """The job this is the result of; its key tells repeats of one request from different requests."""
-        return Job(self.context, self.depth, self.repeat, self.seed, self.output_asked)
+        return Job(self.context, self.depth, self.repeat, self.seed, self.output_asked, self.phase)
 
 
-def measure(job: Job, exchange: Exchange, *, answer: str, score: float, company: int = 1) -> Result:
+def measure(
+    job: Job,
+    exchange: Exchange,
+    *,
+    answer: str,
+    score: float,
+    around: Surroundings | None = None,
+    prompt_id: str = "",
+) -> Result:
     """Turn an exchange into a result.
 
     Args:
@@ -84,13 +111,15 @@ def measure(job: Job, exchange: Exchange, *, answer: str, score: float, company:
         exchange: What the client saw.
         answer: What was planted.
         score: How much of it the reply brings back, 0 to 1; ignored when the request failed.
-        company: The most requests that we had under way at a time meanwhile, this one included.
+        around: What happened around it.
+        prompt_id: The prompt's name in the prompt store.
     """
+    around = around or Surroundings()
     usage = exchange.usage or Usage()
     finished = exchange.status is Status.OK
     times = exchange.token_times_s if exchange.streamed else ()
     ttft = times[0] if times else None
-    evidence = find_labels(job, exchange, company) if finished else {}
+    evidence = find_labels(job, exchange, around) if finished else find_around(exchange, around)
     warm = bool(usage.cached_tokens)
     status, error = exchange.status, exchange.error
     if finished and usage.prompt_tokens is not None and usage.prompt_tokens != job.context:
@@ -99,7 +128,10 @@ def measure(job: Job, exchange: Exchange, *, answer: str, score: float, company:
     elif finished and score < 1.0:
         status = Status.WRONG_ANSWER
         error = f"the reply holds {score:.0%} of what was planted"
-    rate = usage.prompt_tokens / ttft if usage.prompt_tokens and ttft and not warm else None
+    computing = None if ttft is None else ttft - min(usage.queue_s or 0.0, 0.999 * ttft)
+    rate = usage.prompt_tokens / computing if usage.prompt_tokens and computing and not warm else None
+    tokens = usage.output_tokens or len(times)
+    tpot = (times[-1] - times[0]) / (tokens - 1) if finished and times and tokens > 1 else None
     return Result(
         context=job.context,
         depth=job.depth,
@@ -126,6 +158,15 @@ def measure(job: Job, exchange: Exchange, *, answer: str, score: float, company:
         labels=tuple(evidence),
         evidence=evidence,
         token_times_s=tuple(round(t, 6) for t in times),
+        phase=job.phase,
+        prompt_id=prompt_id,
+        queue_s=usage.queue_s,
+        tpot_s=tpot,
+        decode_tokens_per_s=1 / tpot if tpot else None,
+        connected_s=exchange.connected_s,
+        late_s=around.late_s,
+        company=around.company,
+        client_lag_s=exchange.lag,
     )
 
 
@@ -136,34 +177,3 @@ def summarise_gaps(times_s: tuple[float, ...]) -> Gaps | None:
     gaps = np.diff(np.asarray(times_s))
     p50, p99 = np.percentile(gaps, (50, 99))
     return Gaps(mean=float(gaps.mean()), p50=float(p50), p99=float(p99))
-
-
-def find_labels(job: Job, exchange: Exchange, company: int = 1) -> dict[str, str]:
-    """Find what limits the trust in a complete answer: label to the evidence for it."""
-    usage = exchange.usage or Usage()
-    events = len(exchange.token_times_s)
-    labels: dict[str, str] = {}
-    if not exchange.streamed:
-        labels["not-streamed"] = "the server answered in one piece: TTFT and ITL are unknown"
-    if usage.cached_tokens:
-        labels["warm"] = (
-            f"{usage.cached_tokens} of {usage.prompt_tokens or job.context} prompt tokens were cached"
-        )
-    elif usage.cached_tokens is None:
-        labels["cached-unknown"] = "the server does not report prompt_tokens_details.cached_tokens"
-    if usage.prompt_tokens is None:
-        labels["count-unknown"] = "the server reports no prompt_tokens"
-    elif usage.prompt_tokens != job.context:
-        name = "short" if usage.prompt_tokens < job.context else "long"
-        labels[name] = f"{usage.prompt_tokens} prompt tokens counted, {job.context} asked for"
-    produced = events if usage.output_tokens is None else usage.output_tokens
-    if produced < job.output_tokens and (
-        usage.output_tokens is not None or exchange.finish_reason != "length"
-    ):
-        why = exchange.finish_reason or "no reason given"
-        labels["truncated"] = f"{produced} of {job.output_tokens} output tokens ({why})"
-    if exchange.streamed and usage.output_tokens is not None and events != usage.output_tokens:
-        labels["itl-per-event"] = f"{usage.output_tokens} tokens came in {events} events: gaps are per event"
-    if company > 1:
-        labels["co-running"] = f"{company} requests were under way at a time: TTFT may hold queueing"
-    return labels

@@ -4,100 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from farspan.bench.client import Client, Limits
-from farspan.bench.measure import Result, measure
-from farspan.bench.prepare import BodyFolder, PreparedRequest, PromptAs, PromptMaker, prepare_request
-from farspan.bench.runs import Identity, RunInfo, RunStore, load_info, new_start, open_run
-from farspan.bench.schedule import Job, plan_jobs
-from farspan.bench.server import ServerInfo, ask_server, check_lengths, find_tokenizer, normalise_url
+from farspan.bench.client import Lag, Limits
+from farspan.bench.environment import describe_machine, read_document, without_secrets
+from farspan.bench.load import Load
+from farspan.bench.measure import Result
+from farspan.bench.observer import Observed, Observer
+from farspan.bench.options import BenchOptions
+from farspan.bench.plan_times import PlanTimes, read_plan_times
+from farspan.bench.prepare import (
+    PROMPTS_FOLDER,
+    PreparedRequest,
+    PromptMaker,
+    PromptStore,
+    choose_form,
+    prepare_request,
+)
+from farspan.bench.runs import INFO_FILE, Identity, RunInfo, load_info, new_start, open_run
+from farspan.bench.schedule import Job, Phase
+from farspan.bench.server import (
+    ServerInfo,
+    ask_server,
+    ask_settings,
+    check_lengths,
+    find_tokenizer,
+    normalise_url,
+)
 from farspan.bench.status import Status
 from farspan.bench.watch import Watcher
 from farspan.bench.wire import Api
-from farspan.errors import InputError
 
-# So many connections in a row refused mean that the server has gone: stop, and leave the rest for --resume.
-_UNREACHABLE_IN_A_ROW = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchOptions:
-    """What to measure.
-
-    Args:
-        url: The server's address.
-        run: The run folder.
-        contexts: Prompt lengths in tokens, as the server counts them, template included.
-        model: The model's name; None takes the first one the server lists.
-        depths: Where the needle goes, 0 the start to 1 the end; every context is sent at every depth.
-        repeats: Requests at each context and depth.
-        output_tokens: Tokens to generate for each request.
-        concurrency: Requests under way at a time (closed loop).
-        task: What is planted and asked for.
-        tokenizer: The server's tokenizer; None takes it from the folder the server names as the model's root.
-        api: Completions or chat.
-        prompt_as: Token ids or text; a chat always takes text.
-        seed: Decides prompts and order; None takes a fresh one, or the run's own when resuming. A seed
-            used before on the same server finds its prompts in the prefix cache.
-        resume: Go on with the run in `run`.
-        retry_failed: When resuming, send failed requests again; the new result replaces the old one.
-        in_order: Send contexts and depths as given instead of shuffled.
-        ignore_eos: Ask the server to generate on after an end-of-sequence token.
-        extra_body: Further fields of every request body.
-        api_key: Never stored, never printed.
-        limits: How long to wait for what.
-        time_limit_s: When to stop the whole run, in seconds from the first request.
-    """
-
-    url: str
-    run: Path
-    contexts: tuple[int, ...]
-    model: str | None = None
-    depths: tuple[float, ...] = (0.5,)
-    repeats: int = 1
-    output_tokens: int = 16
-    concurrency: int = 1
-    task: str = "needle"
-    tokenizer: Path | None = None
-    api: Api = Api.COMPLETIONS
-    prompt_as: PromptAs = PromptAs.IDS
-    seed: int | None = None
-    resume: bool = False
-    retry_failed: bool = False
-    in_order: bool = False
-    ignore_eos: bool = False
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
-    api_key: str | None = field(default=None, repr=False)
-    limits: Limits = field(default_factory=Limits)
-    time_limit_s: float | None = None
-
-    def check(self) -> None:
-        """Refuse options that make no sense.
-
-        Raises:
-            InputError: One of them is out of range.
-        """
-        for name, value in (
-            ("--repeats", self.repeats),
-            ("--output-tokens", self.output_tokens),
-            ("--concurrency", self.concurrency),
-        ):
-            if value < 1:
-                raise InputError(f"{name} is {value}", "give 1 or more")
-        if not self.contexts or not self.depths:
-            raise InputError("there is no context or no depth to measure", "give --contexts 10k,100k")
-        for depth in self.depths:
-            if not 0 <= depth <= 1:
-                raise InputError(f"depth {depth:g} is outside 0 to 1", "give depths such as 0.1,0.9")
-        if self.retry_failed and not self.resume:
-            raise InputError("--retry-failed says what to do with an earlier run", "add --resume")
+__all__ = ["BenchOptions", "BenchOutcome", "run_bench", "run_engines"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +49,11 @@ class BenchOutcome:
     Args:
         folder: The run folder.
         info: What was run.
-        results: The latest result of every request.
+        results: The latest result of every request, those that warm up and cool down included.
         skipped: How many requests were there already and not sent again.
         unsent: How many requests were left unsent.
-        stopped: Why requests were left unsent; empty when none were.
+        stopped: Why requests were left unsent or given up; empty when none were.
+        loop_lag: How late this start's event loop was; None when nothing was sent.
     """
 
     folder: Path
@@ -119,6 +62,7 @@ class BenchOutcome:
     skipped: int
     unsent: int
     stopped: str
+    loop_lag: Lag | None = None
 
     @property
     def failed(self) -> tuple[Result, ...]:
@@ -139,7 +83,12 @@ class BenchOutcome:
 
 
 async def run_bench(
-    options: BenchOptions, *, watcher: Watcher | None = None, make_prompt: PromptMaker | None = None
+    options: BenchOptions,
+    *,
+    watcher: Watcher | None = None,
+    make_prompt: PromptMaker | None = None,
+    prompts: PromptStore | None = None,
+    observers: Sequence[Observer] = (),
 ) -> BenchOutcome:
     """Measure a server. Every finished request is on disk at once; a cancelled run keeps what it has.
 
@@ -147,6 +96,8 @@ async def run_bench(
         options: What to measure.
         watcher: Told what happens as it happens.
         make_prompt: Makes the prompt of a job; None builds it with the server's tokenizer.
+        prompts: Where the prompts are, or will be, when other runs send them too; None follows the options.
+        observers: Watch the server meanwhile.
 
     Raises:
         InputError: The server is not there, will not take the lengths, or an option or the run folder
@@ -155,122 +106,150 @@ async def run_bench(
     watcher = watcher or Watcher()
     options.check()
     server = await ask_server(normalise_url(options.url), model=options.model, api_key=options.api_key)
-    check_lengths(server, options.contexts, options.output_tokens)
+    seed = _choose_seed(options, [options.run])
+    jobs = options.plan_jobs(seed)
+    check_lengths(server, tuple(dict.fromkeys(job.context for job in jobs)), options.output_tokens)
+    times = read_plan_times(options.plan) if options.plan else PlanTimes({})
     if make_prompt is None:
         make_prompt = await asyncio.to_thread(_prompt_maker, server, options)
-    seed = _choose_seed(options)
-    jobs = plan_jobs(
-        contexts=options.contexts,
-        depths=options.depths,
-        repeats=options.repeats,
-        seed=seed,
-        output_tokens=options.output_tokens,
-        in_order=options.in_order,
-    )
     identity = Identity(
         model=server.model,
         api=options.api.value,
-        prompt_as=(PromptAs.TEXT if options.api is Api.CHAT else options.prompt_as).value,
+        prompt_as=choose_form(options.api, options.prompt_as).value,
         task=options.task,
         seed=seed,
         ignore_eos=options.ignore_eos,
     )
-    start = new_start(_record_arguments(options), server)
+    start = new_start(options.record(), server)
     with open_run(options.run, identity, start, resume=options.resume) as store:
         watcher.opened(store.folder, server)
+        store.keep_environment(await _describe_environment(options, server))
         to_send = choose_jobs(jobs, store.results, retry_failed=options.retry_failed)
-        with BodyFolder(store.folder) as bodies:
-            prepared: deque[PreparedRequest] = deque()
-            for number, job in enumerate(to_send):
-                watcher.preparing(job, number, len(to_send))
-                prepared.append(
-                    await asyncio.to_thread(_prepare, job, make_prompt, bodies.path, options, server.model)
-                )
+        async with AsyncExitStack() as stack:
+            if prompts is None:
+                folder = options.prompts or store.folder / PROMPTS_FOLDER
+                prompts = stack.enter_context(PromptStore(folder, keep=options.prompts is not None))
+            requests = await _prepare(to_send, options, server.model, prompts, make_prompt, watcher)
             watcher.sending(len(to_send), len(jobs) - len(to_send))
-            load = _Load(options, store, prepared, watcher)
+
+            def limits(job: Job) -> Limits:
+                # Without a bound every request of the run may be ahead of this one.
+                return times.limit(job, options.limits, concurrency=options.at_once or len(jobs))
+
+            load = Load(
+                options,
+                store,
+                requests,
+                arrivals=options.plan_arrivals(len(requests), seed),
+                watcher=watcher,
+                observers=observers,
+                limits=limits,
+            )
+            observed = Observed(
+                normalise_url(options.url), store.folder, server, len(store.info.starts) - 1, options.api_key
+            )
+            for observer in observers if requests else ():
+                await observer.start(observed)
+                stack.push_async_callback(observer.stop)
             await load.run()
         return BenchOutcome(
             folder=store.folder,
             info=store.info,
             results=store.latest(),
             skipped=len(jobs) - len(to_send),
-            unsent=len(prepared),
-            stopped=load.stopped if prepared else "",
+            unsent=load.unsent,
+            stopped=load.stopped,
+            loop_lag=load.loop_lag,
         )
 
 
+async def run_engines(
+    options: BenchOptions,
+    engines: Mapping[str, str],
+    *,
+    watcher: Watcher | None = None,
+    make_prompt: PromptMaker | None = None,
+    make_observers: Callable[[], Observer] | None = None,
+) -> dict[str, BenchOutcome]:
+    """Measure several servers one after another with the same prompts, each into a folder of its own in the run
+    folder.
+
+    Args:
+        options: What to measure; `url` is not used. SGLang's /generate is used where an engine's name begins with
+            `sglang`, completions elsewhere.
+        engines: Name to address, in the order to go through.
+        watcher: Told what happens as it happens.
+        make_prompt: Makes the prompt of a job; None builds it with the first server's tokenizer.
+        make_observers: Makes the observer of each server.
+
+    Raises:
+        InputError: As for `run_bench`; the engines before are measured then.
+    """
+    seed = _choose_seed(options, [options.run / name for name in engines])
+    folder = options.prompts or options.run / PROMPTS_FOLDER
+    outcomes: dict[str, BenchOutcome] = {}
+    for name in engines:
+        replace(options, url=engines[name]).check()
+    with PromptStore(folder, keep=options.prompts is not None) as prompts:
+        for name, url in engines.items():
+            api = options.api
+            if api is Api.GENERATE and not name.lower().startswith("sglang"):
+                api = Api.COMPLETIONS
+            wanted = replace(options, url=url, run=options.run / name, seed=seed, api=api)
+            outcomes[name] = await run_bench(
+                wanted,
+                watcher=watcher,
+                make_prompt=make_prompt,
+                prompts=prompts,
+                observers=() if make_observers is None else (make_observers(),),
+            )
+    return outcomes
+
+
 def choose_jobs(jobs: Sequence[Job], results: Sequence[Result], *, retry_failed: bool) -> tuple[Job, ...]:
-    """Choose what is still to send: jobs without a result, with `retry_failed` also those that failed."""
+    """Choose what is still to send: jobs without a result, with `retry_failed` also those that failed. Nothing is
+    warmed up or cooled down for when no measured request is left.
+    """
     there = {result.job: result.status for result in results}
     wanted = [job for job in jobs if job not in there or (retry_failed and there[job] is not Status.OK)]
-    return tuple(wanted)
+    return tuple(wanted) if any(job.phase is Phase.MEASURED for job in wanted) else ()
 
 
-class _Load:
-    """A closed loop: so many workers, each sending the next request when its last one is over."""
-
-    def __init__(
-        self, options: BenchOptions, store: RunStore, prepared: deque[PreparedRequest], watcher: Watcher
-    ) -> None:
-        self.stopped = ""
-        self._options = options
-        self._store = store
-        self._prepared = prepared
-        self._watcher = watcher
-        self._unreachable = 0
-        self._company: dict[Job, int] = {}  # for each request under way, the most there were at a time
-        self._deadline: float | None = None
-
-    async def run(self) -> None:
-        """Send until nothing is left or there is a reason to stop."""
-        options = self._options
-        if options.time_limit_s is not None:
-            self._deadline = time.perf_counter() + options.time_limit_s
-        client = Client(normalise_url(options.url), api_key=options.api_key, limits=options.limits)
-        try:
-            async with client, asyncio.TaskGroup() as group:
-                for _ in range(min(options.concurrency, len(self._prepared))):
-                    group.create_task(self._work(client))
-        except* InputError as errors:
-            raise _first(errors) from errors
-
-    async def _work(self, client: Client) -> None:
-        while self._prepared and not self._must_stop():
-            request = self._prepared.popleft()
-            self._watcher.started(request.job)
-            self._company[request.job] = 1
-            for job in self._company:
-                self._company[job] = max(self._company[job], len(self._company))
-            exchange = await client.send(
-                self._options.api,
-                request.map_body(),
-                deadline=self._deadline,
-                on_first_token=partial(self._watcher.first_token, request.job),
+async def _prepare(
+    jobs: Sequence[Job],
+    options: BenchOptions,
+    model: str,
+    prompts: PromptStore,
+    make_prompt: PromptMaker,
+    watcher: Watcher,
+) -> list[PreparedRequest]:
+    form = choose_form(options.api, options.prompt_as)
+    requests: list[PreparedRequest] = []
+    for number, job in enumerate(jobs):
+        watcher.preparing(job, number, len(jobs))
+        stored = await asyncio.to_thread(prompts.add, job, make_prompt, form)
+        requests.append(
+            prepare_request(
+                stored,
+                api=options.api,
+                model=model,
+                ignore_eos=options.ignore_eos,
+                extra=options.extra_body,
             )
-            request.discard()
-            result = measure(
-                request.job,
-                exchange,
-                answer=request.answer,
-                score=request.score(exchange.text),
-                company=self._company.pop(request.job),
-            )
-            self._unreachable = self._unreachable + 1 if result.status is Status.UNREACHABLE else 0
-            await asyncio.to_thread(self._store.add, result)
-            self._watcher.finished(result)
-
-    def _must_stop(self) -> bool:
-        if self._deadline is not None and time.perf_counter() >= self._deadline:
-            self.stopped = f"the time limit of {self._options.time_limit_s:g} s has passed"
-        elif self._unreachable >= _UNREACHABLE_IN_A_ROW:
-            self.stopped = f"the server at {self._options.url} no longer takes connections"
-        return bool(self.stopped)
+        )
+    return requests
 
 
-def _first(errors: BaseExceptionGroup[InputError]) -> InputError:
-    """Return the first error of a group: the others followed from the same cause."""
-    error = errors.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+async def _describe_environment(options: BenchOptions, server: ServerInfo) -> dict[str, Any]:
+    settings = await ask_settings(server.url, api_key=options.api_key)
+    machine = await asyncio.to_thread(describe_machine)
+    return {
+        "arguments": options.record(),
+        "client": machine,
+        "server": server,
+        "server_settings": without_secrets(settings),
+        "plan": read_document(options.plan) if options.plan else None,
+    }
 
 
 def _prompt_maker(server: ServerInfo, options: BenchOptions) -> PromptMaker:
@@ -293,41 +272,11 @@ def _prompt_maker(server: ServerInfo, options: BenchOptions) -> PromptMaker:
     return make
 
 
-def _prepare(
-    job: Job, make_prompt: PromptMaker, folder: Path, options: BenchOptions, model: str
-) -> PreparedRequest:
-    return prepare_request(
-        job,
-        make_prompt(job),
-        folder,
-        api=options.api,
-        prompt_as=options.prompt_as,
-        model=model,
-        ignore_eos=options.ignore_eos,
-        extra=options.extra_body,
-    )
-
-
-def _choose_seed(options: BenchOptions) -> int:
+def _choose_seed(options: BenchOptions, folders: Sequence[Path]) -> int:
     if options.seed is not None:
         return options.seed
-    if options.resume and (options.run / "run.json").is_file():
-        return load_info(options.run).identity.seed
+    if options.resume:
+        for folder in folders:
+            if (folder / INFO_FILE).is_file():
+                return load_info(folder).identity.seed
     return secrets.randbits(31)
-
-
-def _record_arguments(options: BenchOptions) -> dict[str, Any]:
-    """List the arguments for `run.json`: all but the key."""
-    return {
-        "url": normalise_url(options.url),
-        "contexts": options.contexts,
-        "depths": options.depths,
-        "repeats": options.repeats,
-        "output_tokens": options.output_tokens,
-        "concurrency": options.concurrency,
-        "tokenizer": str(options.tokenizer) if options.tokenizer else None,
-        "in_order": options.in_order,
-        "extra_body": dict(options.extra_body),
-        "limits": options.limits,
-        "time_limit_s": options.time_limit_s,
-    }

@@ -1,5 +1,5 @@
-"""The store: a run folder with `run.json` (what was run, where) and `requests.jsonl` (one line a finished
-request).
+"""The store: a run folder with `run.json` (what was run, where), `requests.jsonl` (one line a finished request) and
+`environment.json` (every start's versions, machine, server settings and plan).
 
 A line is on disk before the next request of its worker starts, so a run that is killed loses only what was
 under way. A line that a crash tore in half is dropped when the run is read or gone on with.
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +18,10 @@ from typing import Any, Self
 
 import orjson
 
-from farspan import __version__
+from farspan.bench.client import Lag
+from farspan.bench.environment import describe_client, read_document
 from farspan.bench.measure import Gaps, Result
-from farspan.bench.schedule import Job
+from farspan.bench.schedule import Job, Phase
 from farspan.bench.server import ServerInfo
 from farspan.bench.status import Status
 from farspan.errors import InputError
@@ -29,7 +29,9 @@ from farspan.errors import InputError
 FORMAT = 1
 INFO_FILE = "run.json"
 RESULTS_FILE = "requests.jsonl"
+ENVIRONMENT_FILE = "environment.json"
 _DRAFT_FILE = "run.tmp"
+_PRETTY = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +74,10 @@ class Run:
     results: tuple[Result, ...] = ()
 
 
-def describe_environment() -> dict[str, str]:
-    """Say what ran the client."""
-    return {
-        "farspan": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": str(os.cpu_count() or "unknown"),
-    }
-
-
 def new_start(arguments: dict[str, Any], server: ServerInfo) -> Start:
     """Describe a start that happens now."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Start(now, arguments, server, describe_environment())
+    return Start(now, arguments, server, describe_client())
 
 
 def keep_latest(results: Iterable[Result]) -> tuple[Result, ...]:
@@ -153,7 +145,7 @@ class RunStore:
                 f"another farspan is writing to {folder}", "wait for it, or pass another --run"
             ) from error
         _drop_torn_tail(folder / RESULTS_FILE)
-        _write_durably(folder / INFO_FILE, orjson.dumps(info, option=orjson.OPT_INDENT_2))
+        _write_durably(folder / INFO_FILE, orjson.dumps(info, option=_PRETTY))
 
     def __enter__(self) -> Self:
         return self
@@ -167,15 +159,32 @@ class RunStore:
         Raises:
             InputError: The disk is full, or the folder has gone.
         """
-        line = orjson.dumps(result) + b"\n"
+        self.add_all([result])
+
+    def add_all(self, results: Sequence[Result]) -> None:
+        """Append results in one go and return when they are on disk.
+
+        Raises:
+            InputError: The disk is full, or the folder has gone.
+        """
+        lines = b"".join(orjson.dumps(result) + b"\n" for result in results)
         with self._lock:
             try:
-                self._file.write(line)
+                self._file.write(lines)
                 self._file.flush()
                 os.fsync(self._file.fileno())
             except OSError as error:
                 raise InputError(f"{self.folder} cannot be written ({error})", "free some space") from error
-            self.results.append(result)
+            self.results += results
+
+    def keep_environment(self, environment: dict[str, Any]) -> None:
+        """Add this start's environment to those of the starts before it."""
+        path = self.folder / ENVIRONMENT_FILE
+        earlier = read_document(path)
+        starts = earlier.get("starts") if isinstance(earlier, dict) else None
+        kept = starts if isinstance(starts, list) else []
+        entry = {"time": self.info.starts[-1].time, **environment}
+        _write_durably(path, orjson.dumps({"starts": [*kept, entry]}, option=_PRETTY))
 
     def latest(self) -> tuple[Result, ...]:
         """Return the latest result of every job."""
@@ -267,6 +276,9 @@ def _read_result(document: dict[str, Any]) -> Result:
     values["status"] = Status(values["status"])
     values["labels"] = tuple(values["labels"])
     values["token_times_s"] = tuple(values["token_times_s"])
+    values["phase"] = Phase(values.get("phase", Phase.MEASURED))
+    lag = values.get("client_lag_s")
+    values["client_lag_s"] = None if lag is None else Lag(**lag)
     return Result(**values)
 
 

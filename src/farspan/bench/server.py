@@ -16,6 +16,7 @@ from farspan.errors import InputError
 from farspan.sizes import format_tokens
 
 ANSWER_LIMIT_S = 30.0
+_ASIDE_LIMIT_S = 5.0  # for what is good to know but not needed
 
 # How each engine names the longest context on its command line, by `owned_by` in /v1/models.
 _LENGTH_FLAGS = {"vllm": "--max-model-len", "sglang": "--context-length", "farspan": "--max-model-len"}
@@ -104,6 +105,23 @@ async def ask_server(url: str, *, model: str | None = None, api_key: str | None 
     return choose_model(url, _read_models(body) if status == 200 else [], model, version)
 
 
+async def ask_settings(url: str, *, api_key: str | None = None) -> dict[str, Any] | None:
+    """Ask a server for its own settings: SGLang gives them all, vLLM in development mode; None when it does not."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    async with aiohttp.ClientSession(
+        headers=headers, timeout=aiohttp.ClientTimeout(total=_ASIDE_LIMIT_S)
+    ) as session:
+        for path in ("/server_info", "/get_server_info"):
+            try:
+                status, body = await _get(session, url + path)
+                settings = orjson.loads(body) if status == 200 else None
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+                continue
+            if isinstance(settings, dict):
+                return settings
+    return None
+
+
 def choose_model(url: str, cards: list[dict[str, Any]], model: str | None, version: str | None) -> ServerInfo:
     """Choose the model among the cards of /v1/models; with no cards, the one named is taken on trust.
 
@@ -178,7 +196,7 @@ async def _ask_version(session: aiohttp.ClientSession, url: str) -> str | None:
     """Ask for the engine's version: vLLM and the built-in engine have /version, SGLang /get_server_info."""
     for path in ("/version", "/get_server_info"):
         try:
-            status, body = await asyncio.wait_for(_get(session, url + path), timeout=5)
+            status, body = await asyncio.wait_for(_get(session, url + path), timeout=_ASIDE_LIMIT_S)
             version = orjson.loads(body).get("version") if status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, AttributeError):
             continue

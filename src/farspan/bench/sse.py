@@ -7,6 +7,11 @@ server uses them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -78,3 +83,37 @@ class SseParser:
             self._data.append(line[6:] if line[5:6] == b" " else line[5:])
         elif line == b"data":
             self._data.append(b"")
+
+
+def read_stream(pieces: Sequence[bytes]) -> tuple[list[bytes], list[int]]:
+    """Return the payloads of a whole stream's events, and for each the index of the piece that completed it.
+
+    What servers send, one `data: ` line and one empty line an event with LF for line ends, is split at once;
+    anything else goes through `SseParser`. Both give the same for the same stream.
+
+    Args:
+        pieces: The stream as it arrived.
+
+    Raises:
+        OversizedEventError: It is not an event stream.
+    """
+    stream = b"".join(pieces)
+    body, _, _torn = stream.rpartition(b"\n\n")
+    payloads = body[6:].split(b"\n\ndata: ")
+    plain = body.startswith(b"data: ") and b"\r" not in stream and body.count(b"\n") == 2 * len(payloads) - 2
+    if not plain:
+        return _parse_pieces(pieces)
+    ends = np.cumsum([len(payload) + 8 for payload in payloads])
+    arrived = list(accumulate(map(len, pieces)))
+    return payloads, np.searchsorted(arrived, ends).tolist()
+
+
+def _parse_pieces(pieces: Sequence[bytes]) -> tuple[list[bytes], list[int]]:
+    parser = SseParser()
+    payloads: list[bytes] = []
+    places: list[int] = []
+    for place, piece in enumerate(pieces):
+        for payload in parser.feed(piece):
+            payloads.append(payload)
+            places.append(place)
+    return payloads, places

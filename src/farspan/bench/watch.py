@@ -33,5 +33,8 @@ class Watcher:
     def first_token(self, job: Job, ttft_s: float) -> None:
         """A request's first token has arrived."""
 
+    def progress(self, line: str) -> None:
+        """The engine's state, about once a second while requests are under way; empty when it is not known."""
+
     def finished(self, result: Result) -> None:
         """A request is over and its result is on disk."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,36 @@ import orjson
 from rich.console import Console
 
 from farspan.bench.client import Limits
-from farspan.bench.prepare import PromptAs
-from farspan.bench.run import BenchOptions, run_bench
-from farspan.bench.summary import summarise
-from farspan.bench.wire import Api
+from farspan.bench.engine_observer import INTERVAL_S, EngineObserver
+from farspan.bench.evidence import HUNG_AFTER_S
+from farspan.bench.expression import Condition
+from farspan.bench.lengths import parse_lengths
+from farspan.bench.observer import Observer
+from farspan.bench.options import BenchOptions, plan_dry_run
+from farspan.bench.planned import Firing, check_plan_given, judge_run
+from farspan.bench.run import BenchOutcome, run_bench, run_engines
+from farspan.bench.summary import summarise, summarise_engines
+from farspan.bench.values import parse_point_condition
+from farspan.bench.wire import Api, PromptAs
 from farspan.cli.live import choose_watcher
-from farspan.cli.options import parse_fractions, parse_json_object
-from farspan.cli.points import print_failures, print_points, stdout_console
+from farspan.cli.options import (
+    parse_engines,
+    parse_fractions,
+    parse_goals,
+    parse_json_object,
+    parse_percentiles,
+    parse_rate,
+)
+from farspan.cli.points import (
+    print_dry_run,
+    print_failures,
+    print_planned,
+    print_points,
+    print_spreads,
+    stdout_console,
+)
 from farspan.errors import InputError
+from farspan.printable import printable
 from farspan.sizes import parse_token_list
 
 EPILOG = """\b
@@ -28,15 +53,22 @@ Examples:
   farspan bench --url http://localhost:8000 --contexts 1M --depths 0.1,0.9 --run runs/a
   farspan bench --url http://localhost:8000 --contexts 1M,2M --depths 0.1,0.9 --run runs/a --resume
   farspan bench --url http://localhost:8000 --contexts 100k --concurrency 8 --api chat --json
+  farspan bench --url http://localhost:8000 --length-distribution lognormal:50k,0.7 --num-prompts 200 --rate 0.5
+  farspan bench --engines vllm@http://a:8000,sglang@http://b:30000 --contexts 1M --repeats 5 --run runs/both
+  farspan bench --url http://localhost:8000 --contexts 1M --plan plan.json --fail-if 'ttft.p50 > 1.1 * plan'
 
 \b
-Exit code: 0 every request was answered and right; 1 some request failed or was wrong;
-2 bad input, or no request was answered at all."""
+Exit code: 0 every request was answered and right; 1 some request failed or was wrong, or a
+--fail-if condition is true or cannot be judged; 2 bad input, or no request was answered at all."""
 
 
 @click.command(epilog=EPILOG, context_settings={"max_content_width": 110})
+@click.option("--url", "--base-url", help="The server's address, such as http://localhost:8000.")
 @click.option(
-    "--url", "--base-url", required=True, help="The server's address, such as http://localhost:8000."
+    "--engines",
+    type=parse_engines,
+    metavar="NAME@URL,...",
+    help="Several servers, measured one after another with the same prompts, each into its own folder in --run.",
 )
 @click.option("--model", help="The model's name as the server knows it.  [default: the first it lists]")
 @click.option(
@@ -44,8 +76,17 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     "--input-len",
     type=parse_token_list,
     metavar="SIZES",
-    required=True,
+    default=(),
     help="Prompt lengths in tokens as the server counts them, such as 10k,100k,1M.",
+)
+@click.option(
+    "--length-distribution",
+    "--input-len-distribution",
+    "lengths",
+    type=parse_lengths,
+    metavar="SHAPE",
+    help="Draw the prompt lengths instead: uniform:1k,100k, normal:50k,10k, lognormal:50k,0.7 or"
+    " weights:1k=8,100k=2.",
 )
 @click.option(
     "--depths",
@@ -56,6 +97,12 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     help="Where the needle goes, 0 the start to 1 the end, such as 0.1,0.9.",
 )
 @click.option("--repeats", type=int, default=1, show_default=True, help="Requests at each context and depth.")
+@click.option(
+    "--num-prompts",
+    "requests",
+    type=int,
+    help="Measured requests in all, instead of --repeats: the contexts and depths in rounds, or so many draws.",
+)
 @click.option(
     "--output-tokens",
     "--output-len",
@@ -68,9 +115,35 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     "--concurrency",
     "--max-concurrency",
     type=int,
-    default=1,
+    help="Requests under way at a time.  [default: 1; with --rate no bound]",
+)
+@click.option(
+    "--rate",
+    "--request-rate",
+    type=parse_rate,
+    help="Send so many requests a second whether or not earlier ones are over.  [default: closed loop]",
+)
+@click.option(
+    "--burstiness",
+    type=parse_rate,
+    default="1",
     show_default=True,
-    help="Requests under way at a time.",
+    help="With --rate: 1 is Poisson, less comes in bursts, more is more even, constant is even.",
+)
+@click.option(
+    "--warmup",
+    "--num-warmups",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Requests before the measured ones; kept, but in no statistics.",
+)
+@click.option(
+    "--cooldown",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Requests after the measured ones, so that the last of these have company too.",
 )
 @click.option(
     "--task", default="needle", show_default=True, help="What is planted in the prompt and asked for."
@@ -93,7 +166,12 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     type=click.Choice([form.value for form in PromptAs]),
     default=PromptAs.IDS.value,
     show_default=True,
-    help="How the completions API gets its prompt; a chat always takes text.",
+    help="How prompts are sent; a chat always takes text.",
+)
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep the prompts in this folder, each once, by hash.  [default: removed when the run ends]",
 )
 @click.option(
     "--seed",
@@ -128,14 +206,62 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     "--connect-timeout", type=float, default=10.0, show_default=True, help="Seconds to wait for a connection."
 )
 @click.option(
-    "--first-token-timeout", type=float, help="Seconds to wait for the first token.  [default: no limit]"
+    "--first-token-timeout",
+    "--first-byte-timeout",
+    type=float,
+    help="Seconds to wait for the first token.  [default: from --plan, or no limit]",
 )
 @click.option("--idle-timeout", type=float, help="Seconds to wait between two tokens.  [default: no limit]")
 @click.option(
     "--time-limit", type=float, help="Seconds after which the whole run stops.  [default: no limit]"
 )
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A file written by farspan plan --json: limits follow from its times, and it is kept with the run.",
+)
+@click.option(
+    "--percentiles",
+    "--metric-percentiles",
+    type=parse_percentiles,
+    default="50,90,99",
+    show_default=True,
+    help="Percentiles to report.",
+)
+@click.option(
+    "--goodput",
+    type=parse_goals,
+    metavar="TIMES",
+    default="",
+    help="Count requests within ttft, tpot and e2el, in ms: ttft:2000,tpot:50.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be sent; ask no server and write nothing.")
+@click.option(
+    "--fail-if",
+    "conditions",
+    multiple=True,
+    metavar="CONDITION",
+    help="Exit with 1 when this holds at any context, such as 'ttft.p50 > 1.1 * plan'; see docs/compare.md.",
+)
+@click.option(
+    "--metrics-interval",
+    type=float,
+    default=INTERVAL_S,
+    show_default=True,
+    help="Seconds between readings of the engine's /metrics and of this machine's GPUs; 0 reads none.",
+)
+@click.option(
+    "--hang-after",
+    type=click.FloatRange(min=0, min_open=True),
+    default=HUNG_AFTER_S,
+    show_default=True,
+    help="Stop the run when requests wait and the engine has done nothing for so many seconds.",
+)
+@click.option("--metrics-url", help="Where the engine's metrics are.  [default: /metrics on the server]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
 def command(
+    url: str | None,
+    engines: dict[str, str] | None,
     run: Path | None,
     connect_timeout: float,
     first_token_timeout: float | None,
@@ -143,38 +269,96 @@ def command(
     time_limit: float | None,
     api: str,
     prompt_as: str,
+    rate: float | None,
+    dry_run: bool,
+    conditions: tuple[str, ...],
+    metrics_interval: float,
+    hang_after: float,
+    metrics_url: str | None,
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Send exact-length prompts to an OpenAI-compatible server, check the answers and measure.
+    """Send exact-length prompts to a server, check the answers and measure.
 
     Every prompt has exactly as many tokens as asked for, starts like no other, and hides a needle that
     must come back. Results are kept in the run folder as they come in.
     """  # fmt: skip
     if run is None and given["resume"]:
         raise InputError("--resume does not say which run to go on with", "name its folder with --run")
+    if (url is None) == (engines is None) and not (dry_run and url is None):
+        raise InputError("there is not one way to find the server", "give either --url or --engines")
+    thresholds = [parse_point_condition(text) for text in conditions]
+    check_plan_given(thresholds, given["plan"])
+    if not 0 <= metrics_interval < math.inf:
+        raise InputError(f"--metrics-interval is {metrics_interval:g}", "give seconds, or 0 for none")
     folder = run or Path("runs") / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     options = BenchOptions(
+        url=url or next(iter((engines or {}).values()), ""),
         run=folder,
         api=Api(api),
         prompt_as=PromptAs(prompt_as),
         limits=Limits(connect_timeout, first_token_timeout, idle_timeout),
         time_limit_s=time_limit,
+        rate=None if rate is not None and math.isinf(rate) else rate,  # vLLM's name for a closed loop
         **given,
     )
+    if dry_run:
+        plan = plan_dry_run(options)
+        if as_json:
+            click.echo(orjson.dumps(plan, option=orjson.OPT_INDENT_2))
+        else:
+            print_dry_run(plan)
+        return 0
+    observe = partial(
+        EngineObserver, interval_s=metrics_interval, metrics_url=metrics_url, quiet_s=hang_after
+    )
+    outcomes = _run(options, engines, observe if metrics_interval else None)
+    if as_json:
+        click.echo(orjson.dumps(_summarise(options, outcomes), option=orjson.OPT_INDENT_2))
+    for name, outcome in outcomes.items():
+        if not as_json:
+            if name:
+                click.echo(f"{name}:")
+            print_points(stdout_console(), outcome)
+            print_planned(stdout_console(), outcome)
+            print_spreads(stdout_console(), outcome, options.percentiles, options.goodput)
+            click.echo(
+                f"Results are in {outcome.folder}; farspan report {outcome.folder} makes a page of them."
+            )
+        print_failures(outcome, when_stopped=f"go on with --run {folder} --resume")
+    fired = [firing for outcome in outcomes.values() for firing in _judge(outcome, thresholds)]
+    for firing in fired:
+        click.echo(printable(f"farspan: {firing}"), err=True)
+    return max(int(bool(fired)), *(outcome.exit_code for outcome in outcomes.values()))
+
+
+def _judge(outcome: BenchOutcome, thresholds: list[Condition]) -> tuple[Firing, ...]:
+    engine = outcome.info.starts[-1].server.owned_by
+    return judge_run(thresholds, outcome.folder, engine, outcome.results)
+
+
+def _run(
+    options: BenchOptions, engines: dict[str, str] | None, observe: Callable[[], Observer] | None
+) -> dict[str, BenchOutcome]:
+    """Measure one server, under no name, or several under theirs."""
     try:
         with choose_watcher(Console(stderr=True)) as watcher:
-            outcome = asyncio.run(run_bench(options, watcher=watcher))
+            if engines:
+                return asyncio.run(run_engines(options, engines, watcher=watcher, make_observers=observe))
+            observers = (observe(),) if observe else ()
+            return {"": asyncio.run(run_bench(options, watcher=watcher, observers=observers))}
     except KeyboardInterrupt:
-        if folder.exists():
+        if options.run.exists():
             click.echo(
-                f"farspan: results so far are in {folder}; go on with --run {folder} --resume", err=True
+                f"farspan: results so far are in {options.run}; go on with --run {options.run} --resume",
+                err=True,
             )
         raise
-    if as_json:
-        click.echo(orjson.dumps(summarise(outcome), option=orjson.OPT_INDENT_2))
-    else:
-        print_points(stdout_console(), outcome)
-        click.echo(f"Results are in {outcome.folder}; farspan report {outcome.folder} makes a page of them.")
-    print_failures(outcome, when_stopped=f"go on with --run {folder} --resume")
-    return outcome.exit_code
+
+
+def _summarise(options: BenchOptions, outcomes: dict[str, BenchOutcome]) -> dict[str, Any]:
+    summaries = {
+        name: summarise(outcome, percentiles=options.percentiles, goodput=options.goodput)
+        for name, outcome in outcomes.items()
+    }
+    return summaries[""] if "" in summaries else summarise_engines(summaries)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from farspan.bench.measure import Result
-from farspan.bench.schedule import Job
+from farspan.bench.schedule import Job, Phase
 from farspan.bench.server import ServerInfo
 from farspan.bench.status import Status
 from farspan.bench.watch import Watcher
@@ -69,6 +69,7 @@ class LiveWatcher(PlainWatcher):
         super().__init__(console)
         self._running: dict[Job, float] = {}
         self._ttft: dict[Job, float] = {}
+        self._engine = ""
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -116,6 +117,10 @@ class LiveWatcher(PlainWatcher):
         """Show the request's TTFT."""
         self._ttft[job] = ttft_s
 
+    def progress(self, line: str) -> None:
+        """Show the engine's state."""
+        self._engine = printable(line)
+
     def finished(self, result: Result) -> None:
         """Move the request from those under way to those above the bar."""
         super().finished(result)
@@ -132,6 +137,8 @@ class LiveWatcher(PlainWatcher):
             lines.append(Text(f"  {describe_job(job)}: {format_seconds(now - began)}, {state}", style="dim"))
         if len(self._running) > _SHOWN_RUNNING:
             lines.append(Text(f"  and {len(self._running) - _SHOWN_RUNNING} more", style="dim"))
+        if self._engine and self._running:
+            lines.append(Text(f"  engine: {self._engine}", style="dim"))
         return Group(*lines, self._bar)
 
 
@@ -142,7 +149,8 @@ def choose_watcher(console: Console) -> PlainWatcher:
 
 def describe_job(job: Job) -> str:
     """Name a request for a person."""
-    return f"{format_tokens(job.context)} tokens, depth {job.depth:g}"
+    phase = "" if job.phase is Phase.MEASURED else f"{job.phase}: "
+    return f"{phase}{format_tokens(job.context)} tokens, depth {job.depth:g}"
 
 
 def describe_result(result: Result) -> str:

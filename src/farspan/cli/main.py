@@ -6,6 +6,7 @@ Verbs are imported only when called, so that `farspan plan` never pays for what 
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 
 import click
@@ -19,11 +20,15 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
-# verb -> one line of help; the module is farspan.cli.<verb> and holds a click command named `command`.
+# verb -> one line of help; the module is farspan.cli.<verb> (import_ for import, which Python keeps to itself) and
+# holds a click command named `command`.
 VERBS = {
     "bench": "Send exact-length prompts to a server and measure honestly.",
+    "compare": "Compare two runs: ratios with confidence intervals, and thresholds for CI.",
     "demo": "Prove a context end to end on this machine, no GPU needed.",
     "doctor": "Say what happened to a server, why, and what to change, from its log.",
+    "export": "Write a run under the names of vllm bench serve.",
+    "import": "Read another tool's result file into a run folder.",
     "plan": "Say what fits, with which flags, and how long it takes, before anything is launched.",
     "probe": "Write the recall checkpoint, a tiny Llama 4 that copies back any needle.",
     "prompt": "Build one prompt of exactly N tokens.",
@@ -46,7 +51,8 @@ class LazyGroup(click.Group):
         """Import and return one verb's command, or None when there is no such verb."""
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(f"farspan.cli.{cmd_name}").command
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command = importlib.import_module(f"farspan.cli.{module}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import orjson
@@ -37,3 +39,75 @@ def parse_json_object(text: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise InputError(f"{text!r} is not a JSON object", 'write it as {"top_k": 1}')
     return parsed
+
+
+def parse_percentiles(text: str) -> tuple[float, ...]:
+    """Parse a comma-separated list of percentiles such as `50,90,99.9`; order is kept.
+
+    Raises:
+        InputError: It is not a list of numbers between 0 and 100.
+    """
+    try:
+        percentiles = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        percentiles = ()
+    if not percentiles or not all(0 < percentile < 100 for percentile in percentiles):
+        raise InputError(f"{text!r} is not a list of percentiles", "write it as 50,90,99")
+    return tuple(dict.fromkeys(percentiles))
+
+
+def parse_rate(text: str) -> float:
+    """Parse a number above 0; `inf` and, for a spacing, `constant` are infinity.
+
+    Raises:
+        InputError: It is not such a number.
+    """
+    try:
+        rate = math.inf if text == "constant" else float(text)
+    except ValueError:
+        rate = math.nan
+    if not rate > 0:
+        raise InputError(f"{text!r} is not a number above 0", "write it as 0.5")
+    return rate
+
+
+_GOAL = re.compile(r"([a-z0-9]+):([0-9.]+)(ms|s)?")
+
+
+def parse_goals(text: str) -> dict[str, float]:
+    """Parse times to stay within, such as `ttft:2000,tpot:50` in milliseconds or `ttft:2s`; seconds are returned.
+
+    Raises:
+        InputError: It is not a list of such times.
+    """
+    goals: dict[str, float] = {}
+    for part in filter(None, re.split(r"[,\s]+", text)):
+        match = _GOAL.fullmatch(part)
+        try:
+            value = float(match.group(2)) if match else math.nan
+        except ValueError:
+            value = math.nan
+        if match is None or math.isnan(value):
+            raise InputError(f"{part!r} is not a time to stay within", "write it as ttft:2000 or ttft:2s")
+        goals[match.group(1)] = value if match.group(3) == "s" else value / 1000
+    return goals
+
+
+def parse_engines(text: str) -> dict[str, str]:
+    """Parse servers to compare, such as `vllm@http://a:8000,sglang@http://b:30000`; order is kept.
+
+    Raises:
+        InputError: It is not a list of names and addresses, or a name comes twice.
+    """
+    engines: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, at, url = part.partition("@")
+        if not at or not url or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in engines:
+            raise InputError(
+                f"{part!r} is not a server to compare, or its name comes twice",
+                "write them as vllm@http://host:8000,sglang@http://host:30000",
+            )
+        engines[name] = url
+    if not engines:
+        raise InputError(f"{text!r} names no server", "write it as vllm@http://host:8000")
+    return engines

@@ -5,11 +5,12 @@ Modules are imported where they are used: a plan must answer in 0.3 s, and impor
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 
 import click
+import orjson
 
 from farspan.errors import InputError
 from farspan.hardware.catalog import parse_node
@@ -21,6 +22,7 @@ from farspan.planner.request import PlanRequest
 from farspan.sizes import parse_token_list, parse_tokens
 
 EXIT_DOES_NOT_FIT = 3
+_JSON = "--json"
 _EPILOG = """\b
 Examples:
   farspan plan llama-4-scout --gpus 8xH200 --context 10M
@@ -29,8 +31,17 @@ Examples:
       --disable-hybrid-kv-cache-manager
   farspan plan llama-4-scout --gpus 8xH200 --contexts 128k,1M,2M,5M,10M --json
   farspan plan ./config.json --gpus detect --context 1M --find context
+  farspan plan llama-4-scout --gpus H200,B200,L40S --context 1M --concurrency 32 --find gpus
 
-Flags after -- are the engine's own. Exit code: 0 it fits, 3 it does not, 2 bad input.
+Flags after -- are the engine's own; NAME=VALUE there is an environment variable.
+
+\b
+Fits means: with the flags and variables shown. Where the engine's defaults do not serve the request and no
+flag of yours stands against it, farspan adds what does and says so ("added" in JSON; "fits_with_defaults"
+says whether it would fit without). --as-given turns that off: exactly your flags, the engine's defaults for
+the rest. What does not fit comes with every lever that helps and the bytes it frees.
+
+Exit code: 0 it fits, 3 it does not, 2 bad input.
 """
 
 
@@ -40,13 +51,18 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
 @click.command("plan", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
 @click.argument("engine_flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE FLAGS]")
-@click.option("--gpus", default="detect", show_default=True, help="8xH200, H100, or detect.")
+@click.option(
+    "--gpus",
+    default="detect",
+    show_default=True,
+    help="8xH200, H100, detect; several kinds with --find gpus.",
+)
 @click.option("--tp", type=int, help="Tensor-parallel size; all GPUs when not given.")
 @click.option("--engine", type=click.Choice(ENGINES), help="One engine; all side by side when not given.")
 @click.option("--engine-version", default="", help="The engine's version; the newest known when not given.")
@@ -67,9 +83,10 @@ def _print_json(value: object) -> None:
 @click.option(
     "--find", type=click.Choice(["context", "concurrency", "gpus"]), help="Search for the largest or fewest."
 )
+@click.option("--as-given", is_flag=True, help="Add no flag: judge exactly what is given.")
 @click.option("--explain", is_flag=True, help="Show formulas and sources.")
 @click.option("--offline", is_flag=True, help="Never ask the Hugging Face hub for a config.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(_JSON, "as_json", is_flag=True, help="Print JSON.")
 def command(
     model: str,
     engine_flags: tuple[str, ...],
@@ -86,6 +103,7 @@ def command(
     weights: str | None,
     available_kv_gib: float | None,
     find: str | None,
+    as_given: bool,
     explain: bool,
     offline: bool,
     as_json: bool,
@@ -94,8 +112,14 @@ def command(
 
     MODEL is a catalog name (llama-4-scout), a config.json, its folder, or a hub id (owner/name).
     """
+    # No engine has a --json: written last, behind the engine's flags, it is still ours.
+    as_json = as_json or _JSON in engine_flags
+    engine_flags = tuple(word for word in engine_flags if word != _JSON)
     spec = load_model(model, weights=weights or "", allow_network=not offline)
-    node = parse_node(gpus)
+    nodes = [parse_node(part) for part in gpus.split(",")]
+    if len(nodes) > 1 and find != "gpus":
+        raise InputError(f"--gpus {gpus} names several kinds", "name one, or ask --find gpus for each")
+    node = nodes[0]
     if engine is None and (engine_version or engine_flags):
         raise InputError(
             "--engine-version and engine flags belong to one engine", "add --engine vllm or sglang"
@@ -119,10 +143,12 @@ def command(
         engine_flags=parse_engine_flags(engine_flags),
         output_tokens=parse_tokens(output_tokens),
         host_memory_bytes=node.host_memory_bytes,
+        as_given=as_given,
     )
     engines = (engine,) if engine else ENGINES
     if find:
-        fits = _answer_search(request, find, engines, as_json=as_json)
+        requests = [replace(request, gpu=other.gpu, gpus=other.count) for other in nodes]
+        fits = _answer_search(requests, find, engines, as_json=as_json)
     elif contexts:
         fits = _answer_sweep(request, parse_token_list(contexts), engines, as_json=as_json)
     elif context is None:
@@ -139,10 +165,12 @@ def _answer_plan(
 ) -> bool:
     plans, refusals = plan_engines(request, engines)
     fixes = {}
-    if as_json or explain or len(engines) == 1:
+    alone = len(engines) == 1
+    lacking = [plan for plan in plans if not (plan.fits_with_defaults if alone else plan.fits)]
+    if lacking and (as_json or explain or alone):
         from farspan.planner.levers import find_fix
 
-        fixes = {plan.engine: find_fix(request, plan) for plan in plans if not plan.fits}
+        fixes = {plan.engine: find_fix(request, plan) for plan in lacking}
     if as_json:
         from farspan.planner import export
 
@@ -170,14 +198,22 @@ def _answer_sweep(
     return served == set(contexts)
 
 
-def _answer_search(request: PlanRequest, find: str, engines: tuple[str, ...], *, as_json: bool) -> bool:
+def _answer_search(
+    requests: list[PlanRequest], find: str, engines: tuple[str, ...], *, as_json: bool
+) -> bool:
     from farspan.planner import export, text
     from farspan.planner.questions import Question, search
 
     question = Question(find)
-    found = search(request, question, engines)
-    if as_json:
-        _print_json(export.search_object(request, question, found))
+    found = [(request, search(request, question, engines)) for request in requests]
+    if not as_json:
+        for request, answers in found:
+            _print(text.search_lines(request, question, answers))
+    elif len(found) == 1:
+        _print_json(export.search_object(found[0][0], question, found[0][1]))
     else:
-        _print(text.search_lines(request, question, found))
-    return any(answer.value for answer in found)
+        objects = {
+            request.gpu.name: export.search_object(request, question, answers) for request, answers in found
+        }
+        _print_json(export.searches_object(question, objects))
+    return any(answer.value for _, answers in found for answer in answers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import click
 from rich import box
 from rich.console import Console
@@ -9,11 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from farspan.bench.advice import list_failures
+from farspan.bench.options import DryRun
+from farspan.bench.planned import compare_with_plan, find_plan
 from farspan.bench.run import BenchOutcome
-from farspan.bench.summary import Point, list_points
+from farspan.bench.spread import find_few, measure_throughput, share_good
+from farspan.bench.summary import Point, list_points, list_run_spreads
 from farspan.printable import printable
 from farspan.sizes import format_seconds, format_tokens
 
+_POINT_ROWS = 40
 _PIPE_WIDTH = 150  # columns when nobody says how wide the output is
 
 
@@ -40,9 +46,83 @@ def print_points(console: Console, outcome: BenchOutcome) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("labels")
-    for point in list_points(outcome.results):
+    points = list_points(outcome.results)
+    for point in points[:_POINT_ROWS]:
         table.add_row(*_cells(point))
     console.print(table)
+    if len(points) > _POINT_ROWS:
+        click.echo(f"{len(points) - _POINT_ROWS} more lengths are in the run folder.")
+
+
+def print_planned(console: Console, outcome: BenchOutcome) -> None:
+    """Print the plan's TTFT beside the measured one, one row for every context and depth; nothing without a plan."""
+    plan = find_plan(outcome.folder, outcome.info.starts[-1].server.owned_by)
+    if plan is None:
+        return
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for name in ("context", "depth", "TTFT planned", "floor", "measured", "measured / planned"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("note")
+    for point in compare_with_plan(outcome.results, plan)[:_POINT_ROWS]:
+        times = [point.expected, point.floor, point.measured]
+        table.add_row(
+            format_tokens(point.context),
+            f"{point.depth:g}",
+            *("" if time is None else format_seconds(time) for time in times),
+            "" if point.ratio is None else f"{point.ratio:.2f}",
+            Text(point.note),
+        )
+    console.print(table)
+
+
+def print_spreads(
+    console: Console, outcome: BenchOutcome, percentiles: Sequence[float], goodput: Mapping[str, float]
+) -> None:
+    """Print one row for every measure over all requests that can be trusted; nothing for a single one."""
+    spreads = list_run_spreads(outcome, percentiles)
+    if max((spread.count for name, spread in spreads.items() if name != "itl_s"), default=0) > 1:
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+        table.add_column("measure", no_wrap=True)
+        for name in ("values", "mean", "std", *(f"p{percent:g}" for percent in percentiles)):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name, spread in spreads.items():
+            show = (lambda v: f"{v:,.1f}") if name.endswith("per_s") else format_seconds
+            deviation = "" if spread.deviation is None else show(spread.deviation)
+            values = [show(value) for value in spread.percentiles.values()]
+            label = name.removesuffix("_s") if name.endswith("_s") and "per_s" not in name else name
+            table.add_row(label, str(spread.count), show(spread.mean), deviation, *values)
+        console.print(table)
+        few = find_few(spreads)
+        if few:
+            click.echo(f"few-repeats: {few}")
+    throughput = measure_throughput(outcome.results, resumed=len(outcome.info.starts) > 1)
+    if throughput["requests_per_s"] is not None:
+        click.echo(
+            f"throughput: {throughput['requests_per_s']:.3g} requests/s,"
+            f" {throughput['output_tokens_per_s']:.4g} output tokens/s, {throughput['tokens_per_s']:.4g} tokens/s"
+        )
+    if goodput:
+        within = share_good(outcome.results, goodput)
+        share = "" if within["share"] is None else f" ({within['share']:.0%})"
+        click.echo(f"goodput: {within['good']} requests right and within the times{share}")
+
+
+def print_dry_run(plan: DryRun) -> None:
+    """Print what a bench would send."""
+    around = plan.requests - plan.measured
+    beside = f", {around} of them to warm up and cool down" if around else ""
+    click.echo(
+        f"{plan.requests} requests{beside}; {plan.prompt_tokens:,} prompt tokens, "
+        f"at most {plan.output_tokens:,} output tokens"
+    )
+    if plan.last_leaves_s is not None:
+        click.echo(f"the last one leaves after {format_seconds(plan.last_leaves_s)}")
+    for context, count in list(plan.by_context.items())[:_POINT_ROWS]:
+        click.echo(f"  {count} x {format_tokens(int(context))}")
+    first = ", ".join(format_tokens(job.context) for job in plan.first)
+    click.echo(
+        f"in this order (with seed 0 unless given): {first}{', ...' if plan.requests > len(plan.first) else ''}"
+    )
 
 
 def print_failures(outcome: BenchOutcome, *, when_stopped: str) -> None:

@@ -46,7 +46,12 @@ def product_gpu(product: str) -> Gpu:
     raise InputError(f"{product!r} is not a GPU farspan knows", "name a similar one, such as --gpus 8xH100")
 
 
-def _nvml() -> Any:
+def open_nvml() -> Any:
+    """Initialise the NVIDIA driver's library and return it (`pynvml`); the caller shuts it down.
+
+    Raises:
+        InputError: nvidia-ml-py is not installed, or there is no driver.
+    """
     try:
         pynvml = importlib.import_module("pynvml")
     except ModuleNotFoundError:
@@ -84,7 +89,7 @@ def detect_node(nvml: Any = None) -> Node:
         InputError: No driver, no GPU, GPUs of different kinds, or a kind the catalog lacks.
     """
     own = nvml is None
-    nvml = _nvml() if own else nvml
+    nvml = open_nvml() if own else nvml
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
         names = [nvml.nvmlDeviceGetName(handle) for handle in handles]

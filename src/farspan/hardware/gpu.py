@@ -15,9 +15,9 @@ class Origin(StrEnum):
     ASSUMED = "assumed"  # derived from a documented figure by a rule the docs state
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Gpu:
-    """One GPU.
+    """One GPU. Compared and hashed by identity: it is part of cache keys.
 
     Args:
         name: Catalog name, such as `H200`.

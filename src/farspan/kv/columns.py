@@ -7,7 +7,6 @@ hands the others over, and every block belongs to one column: dropping a column 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,19 +80,25 @@ class Column:
             self.end += take
             done += take
 
-    def views(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
-        """Yield the values of pages [start, stop) in order, as views that later growth does not change."""
+    def views(self, start: int, stop: int) -> list[NDArray[Any]]:
+        """Return the values of pages [start, stop) in order, as views that later growth does not change."""
         width, size, base = self._width, self._block, self.first // self._block
+        if start >= stop:
+            return []
+        if len(self._blocks) == 1:
+            return [self._blocks[0][(start - self.first) * width : (stop - self.first) * width]]
+        found = []
         while start < stop:
             index = start // size
             low = max(self.first, index * size)
             end = min(stop, (index + 1) * size)
-            yield self._blocks[index - base][(start - low) * width : (end - low) * width]
+            found.append(self._blocks[index - base][(start - low) * width : (end - low) * width])
             start = end
+        return found
 
     def gather(self, start: int, stop: int) -> NDArray[Any]:
         """Return the values of pages [start, stop) as one array of their own."""
-        pieces = list(self.views(start, stop))
+        pieces = self.views(start, stop)
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=self._dtype)
 
     def common(self, start: int, values: NDArray[np.int32]) -> int:
@@ -101,7 +106,7 @@ class Column:
         done = 0
         stop = min(self.end, start + len(values) // self._width)
         for view in self.views(start, stop):
-            same = common_prefix(view, values[done : done + len(view)])
+            same = common_prefix(view, values[done:])
             done += same
             if same < len(view):
                 break
@@ -127,7 +132,7 @@ class Column:
     def check_integrity(self) -> None:
         """Raise AssertionError when the blocks do not cover the pages."""
         assert self.first <= self.end, "a column ends before it starts"
-        views = list(self.views(self.first, self.end))
+        views = self.views(self.first, self.end)
         assert sum(len(view) for view in views) == len(self) * self._width, "blocks do not cover the pages"
         assert len(views) == len(self._blocks), "a column keeps blocks it does not use"
         for block in self._blocks:

@@ -59,9 +59,14 @@ class Victim:
 
 
 class _Candidate(NamedTuple):
-    rank: tuple[int, int]
+    frequency: int
+    last: int
     order: int
     node: Node
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return self[:2]
 
 
 class EvictionQueue:
@@ -89,14 +94,15 @@ class EvictionQueue:
         window: list[_Candidate] = []
         scores: dict[int, float] = {}
         while pages > 0:
-            selection.fill(window, _WINDOW if prefer else 1)
+            if len(window) <= (_WINDOW // 2 if prefer else 0):
+                # Filled by halves, so that `prefer` is called once for many.
+                selection.fill(window, _WINDOW if prefer else 1)
+                if prefer and len(window) > 1:
+                    scores |= _scores([c for c in window if c.order not in scores], slot, pages, prefer)
             if not window:
                 break
             best = 0
             if prefer and len(window) > 1:
-                for candidate in window:
-                    if candidate.order not in scores:
-                        scores[candidate.order] = _score(candidate.node, slot, pages, prefer)
                 best = max(range(len(window)), key=lambda index: scores[window[index].order])
             chosen = window.pop(best)
             victim = _victim(chosen.node, slot, pages)
@@ -111,11 +117,11 @@ class EvictionQueue:
         """Take the first node that may go off the heap; None when there is none."""
         heap = self._heaps[slot]
         while heap:
-            rank, _, node = heap[0]
+            node = heap[0].node
             if not evictable(node, slot):
                 heappop(heap)
                 node.queued &= ~(1 << (2 * slot[0] + slot[1]))
-            elif rank != self.rank(node):
+            elif heap[0].rank != self.rank(node):
                 heappop(heap)
                 self._push(slot, node)
             else:
@@ -148,7 +154,7 @@ class EvictionQueue:
                     assert id(node) in queued[slot], "a node that may go is not queued"
 
     def _push(self, slot: Slot, node: Node) -> None:
-        heappush(self._heaps[slot], _Candidate(self.rank(node), self.next_order(), node))
+        heappush(self._heaps[slot], _Candidate(*self.rank(node), self.next_order(), node))
 
 
 class _Selection:
@@ -168,7 +174,7 @@ class _Selection:
         while len(window) < size:
             candidate = self._peek()
             if candidate is None or (window and not self._near(window[0], candidate)):
-                return
+                break
             self._take()
             window.append(candidate)
 
@@ -182,8 +188,8 @@ class _Selection:
         parent_may_go = parent.parent is not None and not parent.locks and parent.location is self._slot[1]
         if before == 1 and parent_may_go:
             frequency, last = self._queue.rank(parent)
-            rank = (frequency, max(last, chosen.rank[1]))
-            heappush(self._parents, _Candidate(rank, self._queue.next_order(), parent))
+            order = self._queue.next_order()
+            heappush(self._parents, _Candidate(frequency, max(last, chosen.last), order, parent))
 
     def put_back(self) -> None:
         """Leave the queue as it was."""
@@ -205,8 +211,8 @@ class _Selection:
             self._ahead = None
 
     def _near(self, first: _Candidate, other: _Candidate) -> bool:
-        (frequency, last), (other_frequency, other_last) = first.rank, other.rank
-        return frequency == other_frequency and other_last <= last + (self._now - last) // _SLACK
+        slack = (self._now - first.last) // _SLACK
+        return first.frequency == other.frequency and other.last <= first.last + slack
 
 
 def evictable(node: Node, slot: Slot) -> bool:
@@ -228,9 +234,21 @@ def _victim(node: Node, slot: Slot, pages: int) -> Victim:
     return Victim(node, *slot, start, node.end, node.pages.gather(start, node.end))
 
 
-def _score(node: Node, slot: Slot, pages: int, prefer: Preference) -> float:
+def _scores(candidates: list[_Candidate], slot: Slot, pages: int, prefer: Preference) -> dict[int, float]:
+    """Return how much each candidate's pages would help, on average, by the candidates' order."""
+    samples = [_sample(candidate.node, slot, pages) for candidate in candidates]
+    if not samples:
+        return {}
+    starts = np.cumsum([0, *map(len, samples[:-1])])
+    sums = np.add.reduceat(np.asarray(prefer(np.concatenate(samples)), dtype=np.float64), starts)
+    return {
+        candidate.order: float(total) / len(sample)
+        for candidate, sample, total in zip(candidates, samples, sums, strict=True)
+    }
+
+
+def _sample(node: Node, slot: Slot, pages: int) -> NDArray[np.int32]:
+    """Return the pages that would go first, a bounded number of them."""
     if slot[0]:
-        sample = np.concatenate([span.pages for span in node.spans[slot]])[-_SAMPLE:]
-    else:
-        sample = node.pages.gather(max(node.start, node.end - min(pages, _SAMPLE)), node.end)
-    return float(np.mean(prefer(sample)))
+        return np.concatenate([span.pages for span in node.spans[slot]])[-_SAMPLE:]
+    return node.pages.gather(max(node.start, node.end - min(pages, _SAMPLE)), node.end)

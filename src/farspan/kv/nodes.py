@@ -33,6 +33,12 @@ class Span(NamedTuple):
         return Span(low, self.pages[low - self.start : max(low, high) - self.start])
 
 
+# What a node without children or spans points at, so that leaves carry no empty dictionaries; never written to.
+_NO_CHILDREN: dict[Key, Node] = {}
+_NO_SPANS: dict[Slot, list[Span]] = {}
+_NOTHING = Column(0, 1, 1)
+
+
 class Node:
     """Pages [start, end) of every sequence that goes through it; start and end count from the root, in pages.
 
@@ -58,19 +64,18 @@ class Node:
         "tokens",
     )
 
-    tokens: Column
-    pages: Column
-
     def __init__(self, parent: Node | None, key: Key, start: int) -> None:
         self.parent = parent
         self.key = key
         self.start = start
         self.end = start
-        self.children: dict[Key, Node] = {}
+        self.children = _NO_CHILDREN
         self.device_children = 0
+        self.tokens = _NOTHING
+        self.pages = _NOTHING
         self.hashes: Column | None = None
         self.location = Location.DEVICE
-        self.spans: dict[Slot, list[Span]] = {}
+        self.spans = _NO_SPANS
         self.locks = 0
         self.last = 0
         self.hits = 0
@@ -81,6 +86,16 @@ class Node:
     def size(self) -> int:
         """Pages of the node."""
         return self.end - self.start
+
+    def adopt(self, child: Node) -> None:
+        """Make `child` a child, found by its key."""
+        if self.children is _NO_CHILDREN:
+            self.children = {}
+        self.children[child.key] = child
+
+    def page_views(self, start: int, stop: int) -> list[NDArray[np.int32]]:
+        """Return the page ids of pages [start, stop), cut to the node's own, as views; none for a root."""
+        return self.pages.views(max(start, self.start), min(stop, self.end))
 
     def held(self, slot: Slot) -> int:
         """Return how many pages of a kind at a location the node holds."""
@@ -110,11 +125,11 @@ def split(node: Node, at: int) -> Node:
     for slot, spans in list(node.spans.items()):
         replace_spans(head, slot, [span.clip(node.start, at) for span in spans])
         replace_spans(node, slot, [span.clip(at, node.end) for span in spans])
-    parent.children[node.key] = head
+    parent.adopt(head)
     node.start = at
     node.key = first_page(node)
     node.parent = head
-    head.children[node.key] = node
+    head.adopt(node)
     head.device_children = 1 if node.location is Location.DEVICE else 0
     return head
 
@@ -129,9 +144,11 @@ def replace_spans(node: Node, slot: Slot, spans: list[Span]) -> None:
             # A copy of a small part, so that a dropped span does not live on through it.
             joined.append(span if span.pages.base is None else Span(span.start, span.pages.copy()))
     if joined:
+        if node.spans is _NO_SPANS:
+            node.spans = {}
         node.spans[slot] = joined
-    else:
-        node.spans.pop(slot, None)
+    elif slot in node.spans:
+        del node.spans[slot]
 
 
 def key_of(tokens: NDArray[np.int32], page_size: int) -> Key:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from farspan.errors import InputError
-from farspan.kv.announce import Announcer
-from farspan.kv.columns import BLOCK_VALUES, Column, block_pages
+from farspan.kv.columns import BLOCK_VALUES
 from farspan.kv.events import Listener, Location
-from farspan.kv.eviction import EvictionQueue, Policy, Preference, Victim
+from farspan.kv.eviction import Policy, Preference, Victim
 from farspan.kv.integrity import check_tree
-from farspan.kv.nodes import Node, Slot, Span, key_of, path, split, subtree
+from farspan.kv.nodes import Node, Slot, Span, path, subtree
 from farspan.kv.results import Cursor, Insertion, Match, RadixError, Released, TreeStatistics, join
 from farspan.kv.spans import covered, move_spans, put_spans, take_spans
+from farspan.kv.structure import Structure
 from farspan.kv.tokens import IntegerArray, as_int32
 
 if TYPE_CHECKING:
@@ -70,23 +70,15 @@ class RadixTree:
             raise InputError(f"a tree of {kinds} kinds and pages of {page_size} tokens holds nothing")
         self.page_size = page_size
         self.kinds = kinds
-        self._block = block_pages(page_size, block_values)
-        self._announcer = Announcer(events, page_size, self._block) if events else None
-        self._roots: dict[bytes, Node] = {}
-        self._queue = EvictionQueue(policy, kinds)
-        self._clock = 0
-        self._nodes = 0
-        slots = [(kind, location) for kind in range(kinds) for location in Location]
-        self._held = dict.fromkeys(slots, 0)
-        self._locked = dict.fromkeys(slots, 0)
+        self._structure = Structure(page_size, kinds, policy, events, block_values)
 
     # Looking up and storing
 
     def match(self, tokens: IntegerArray, namespace: bytes = b"") -> Match:
         """Return the longest stored prefix of `tokens`, in whole pages; makes it the most recently used."""
         # A namespace that holds nothing yet is not entered for being asked about.
-        root = self._roots.get(namespace) or Node(None, namespace, 0)
-        return self._match(*self._walk(root, 0, as_int32(tokens, "token ids")))
+        root = self._structure.roots.get(namespace) or Node(None, namespace, 0)
+        return self._match(*self._structure.walk(root, 0, as_int32(tokens, "token ids")))
 
     def insert(self, tokens: IntegerArray, pages: IntegerArray, namespace: bytes = b"") -> Insertion:
         """Store a sequence from its start.
@@ -124,14 +116,17 @@ class RadixTree:
         """Return an unlocked cursor to an earlier position, a multiple of the page size, on the same path."""
         if not 0 <= position <= cursor.position or position % self.page_size:
             raise InputError(f"{position} is no page border before {cursor.position}")
-        earlier = Cursor(position, self._resolve(cursor))
-        self._resolve(earlier)
+        # Not by way of the cursor's own end: that may be evicted where the earlier place is not.
+        earlier = Cursor(position, cursor.node)
+        self._structure.resolve(earlier)
         return earlier
 
     def tokens(self, cursor: Cursor) -> NDArray[np.int32]:
         """Return the token ids of a cursor's prefix."""
-        node, stop = self._resolve(cursor), cursor.position // self.page_size
-        return join([v for each in reversed(path(node)) for v in _views(each, "tokens", each.start, stop)])
+        node, stop = self._structure.resolve(cursor), cursor.position // self.page_size
+        return join(
+            [v for each in reversed(path(node)) for v in each.tokens.views(each.start, min(stop, each.end))]
+        )
 
     # Secondary kinds
 
@@ -148,12 +143,12 @@ class RadixTree:
         slot = (kind, Location.DEVICE)
         span = Span(span.start, as_int32(span.pages, "page ids"))
         refused: list[NDArray[np.int32]] = []
-        for node in path(self._resolve(cursor)):
+        for node in path(self._structure.resolve(cursor)):
             if span.start < node.end and span.stop > node.start:
                 taken, held = put_spans(node, slot, span.clip(node.start, node.end))
                 refused.append(held)
-                self._account(node, slot, taken)
-                self._queue.offer(node)
+                self._structure.account(node, slot, taken)
+                self._structure.queue.offer(node)
         return join(refused[::-1])
 
     def detach(
@@ -163,9 +158,9 @@ class RadixTree:
         self._check_span(cursor, kind, start, stop)
         slot = (kind, location)
         taken: list[NDArray[np.int32]] = []
-        for node in path(self._resolve(cursor)):
+        for node in path(self._structure.resolve(cursor)):
             part = take_spans(node, slot, start, stop)
-            self._account(node, slot, -len(part))
+            self._structure.account(node, slot, -len(part))
             taken.append(part)
         return join(taken[::-1])
 
@@ -173,12 +168,11 @@ class RadixTree:
 
     def lock(self, cursor: Cursor) -> None:
         """Keep the prefix of `cursor` from eviction until unlocked as often."""
-        node, page = self._resolve(cursor), cursor.position // self.page_size
+        node, page = self._structure.resolve(cursor), cursor.position // self.page_size
         if page < node.end:
-            cursor.node = node = split(node, page)
-            self._added(node)
-        self._enter(node)
-        self._lock_path(node, None, 1)
+            cursor.node = node = self._structure.cut(node, page)
+        self._structure.enter(node)
+        self._structure.lock_path(node, None, 1)
         cursor.locks += 1
 
     def unlock(self, cursor: Cursor) -> None:
@@ -189,10 +183,10 @@ class RadixTree:
         """
         if not cursor.locks:
             raise RadixError("the cursor is not locked")
-        node = self._resolve(cursor)
-        self._lock_path(node, None, -1)
+        node = self._structure.resolve(cursor)
+        self._structure.lock_path(node, None, -1)
         cursor.locks -= 1
-        self._leave(node)
+        self._structure.leave(node)
 
     # Letting go
 
@@ -217,11 +211,11 @@ class RadixTree:
             changes in any other way.
         """
         self._check_kind(kind)
-        return self._queue.choose((kind, location), pages, prefer, self._clock)
+        return self._structure.queue.choose((kind, location), pages, prefer, self._structure.clock)
 
     def remove(self, victim: Victim) -> Released:
         """Take a victim of the primary kind out of the tree, with everything that hangs from it in host memory."""
-        node = self._claim(victim)
+        node = self._structure.claim(victim)
         parent = node.parent
         assert parent is not None
         released: dict[Slot, list[NDArray[np.int32]]] = {}
@@ -230,15 +224,15 @@ class RadixTree:
             for slot, spans in each.spans.items():
                 released.setdefault(slot, []).extend(span.pages for span in spans)
             for slot in each.slots():
-                self._account(each, slot, -each.held(slot))
-            if self._announcer:
-                self._announcer.removed(each, each.location)
+                self._structure.account(each, slot, -each.held(slot))
+            if self._structure.announcer:
+                self._structure.announcer.removed(each, each.location)
             each.alive = False
-            self._nodes -= 1
+            self._structure.nodes -= 1
         del parent.children[node.key]
         if node.location is Location.DEVICE:
             parent.device_children -= 1
-        self._lost_child(parent, node)
+        self._structure.lost_child(parent, node)
         return Released({slot: join(arrays) for slot, arrays in released.items()})
 
     def demote(self, victim: Victim, host_pages: IntegerArray) -> NDArray[np.int32]:
@@ -253,35 +247,35 @@ class RadixTree:
             raise InputError(
                 f"{len(hosted)} host pages for {len(victim.pages)} pages on the {victim.location.name}"
             )
-        node = self._claim(victim)
+        node = self._structure.claim(victim)
         if victim.kind:
             before, after = (victim.kind, Location.DEVICE), (victim.kind, Location.HOST)
-            self._account(node, before, -len(hosted))
-            self._account(node, after, len(hosted))
+            self._structure.account(node, before, -len(hosted))
+            self._structure.account(node, after, len(hosted))
             move_spans(node, before, after, hosted)
-            self._queue.offer(node)
+            self._structure.queue.offer(node)
         else:
-            self._relocate(node, Location.HOST, hosted)
+            self._structure.relocate(node, Location.HOST, hosted)
         return victim.pages
 
     def drop_spans(self, victim: Victim) -> NDArray[np.int32]:
         """Take a victim of a secondary kind out of the tree, whose tokens stay; return its pages."""
         if not victim.kind:
             raise InputError("the primary kind has no spans", "use remove")
-        node = self._claim(victim)
+        node = self._structure.claim(victim)
         slot = (victim.kind, victim.location)
-        self._account(node, slot, -node.held(slot))
+        self._structure.account(node, slot, -node.held(slot))
         del node.spans[slot]
         return victim.pages
 
     def host_part(self, cursor: Cursor) -> tuple[NDArray[np.int32], ...]:
         """Return the host page ids of the part of a cursor's prefix that is in host memory, in order."""
-        node, stop = self._resolve(cursor), cursor.position // self.page_size
+        node, stop = self._structure.resolve(cursor), cursor.position // self.page_size
         return tuple(
             view
             for each in reversed(path(node))
             if each.location is Location.HOST
-            for view in _views(each, "pages", each.start, stop)
+            for view in each.page_views(each.start, stop)
         )
 
     def restore(self, cursor: Cursor, pages: IntegerArray) -> NDArray[np.int32]:
@@ -298,7 +292,9 @@ class RadixTree:
         hosted = join(self.host_part(cursor))
         if len(given) != len(hosted):
             raise InputError(f"{len(given)} pages for {len(hosted)} pages in host memory")
-        cursor.node = self._promote(self._resolve(cursor), cursor.position // self.page_size, given)
+        cursor.node = self._structure.promote(
+            self._structure.resolve(cursor), cursor.position // self.page_size, given
+        )
         return hosted
 
     def restore_spans(self, cursor: Cursor, kind: int, span: Span) -> NDArray[np.int32]:
@@ -310,7 +306,7 @@ class RadixTree:
             span: The device pages; all of them must be in host memory.
         """
         self._check_span(cursor, kind, span.start, span.stop)
-        node = self._resolve(cursor)
+        node = self._structure.resolve(cursor)
         held = sum(covered(each, (kind, Location.HOST), span.start, span.stop) for each in path(node))
         if held != len(span.pages):
             raise InputError(f"{len(span.pages)} pages for {held} pages in host memory")
@@ -326,88 +322,50 @@ class RadixTree:
         nodes = list(self.nodes())
         return TreeStatistics(
             tokens=sum(node.size for node in nodes) * self.page_size,
-            nodes=self._nodes,
-            pages=dict(self._held),
-            locked_pages=dict(self._locked),
+            nodes=self._structure.nodes,
+            namespaces=len(self._structure.roots),
+            pages=dict(self._structure.held),
+            locked_pages=dict(self._structure.locked),
             nbytes=sum(c.nbytes for n in nodes for c in (n.tokens, n.pages, n.hashes) if c is not None),
         )
 
     def held(self, kind: int = 0, location: Location = Location.DEVICE) -> int:
         """Return how many pages of a kind the tree holds at a location."""
-        return self._held[kind, location]
+        return self._structure.held[kind, location]
 
     def evictable(self, kind: int = 0, location: Location = Location.DEVICE) -> int:
         """Return how many of them no lock keeps."""
-        return self._held[kind, location] - self._locked[kind, location]
+        return self._structure.held[kind, location] - self._structure.locked[kind, location]
 
     def nodes(self) -> Iterator[Node]:
         """Yield every node, roots left out, parents before children."""
-        for root in self._roots.values():
+        for root in self._structure.roots.values():
             yield from subtree(root)[1:]
 
     def check_integrity(self) -> None:
         """Raise AssertionError when the books do not balance. Takes time for everything stored."""
         nodes = list(self.nodes())
-        check_tree(self._roots, nodes, self._held, self._locked)
-        assert len(nodes) == self._nodes, "nodes are miscounted"
-        self._queue.check_integrity(nodes)
+        check_tree(self._structure.roots, nodes, self._structure.held, self._structure.locked)
+        assert len(nodes) == self._structure.nodes, "nodes are miscounted"
+        self._structure.queue.check_integrity(nodes)
 
     # How it is done
 
-    def _enter(self, node: Node) -> None:
-        """Make sure that a root which is about to be used is the tree's; other nodes are already."""
-        if node.parent is None:
-            assert isinstance(node.key, bytes)
-            self._roots.setdefault(node.key, node)
-
-    def _resolve(self, cursor: Cursor) -> Node:
-        """Return the node a cursor ends in: the one with start < page <= end, or the root."""
-        node, page = cursor.node, cursor.position // self.page_size
-        while page <= node.start and node.parent is not None:
-            node = node.parent
-        if node.parent is None:
-            assert isinstance(node.key, bytes)
-            node = self._roots.get(node.key, node)
-        elif not node.alive:
-            raise RadixError(
-                "what the cursor points at was evicted", "lock the cursors that are still needed"
-            )
-        cursor.node = node
-        return node
-
-    def _walk(self, node: Node, page: int, tokens: NDArray[np.int32]) -> tuple[Node, int]:
-        """Follow `tokens` from page `page` of `node` on; return the node and page where the tree leaves them."""
-        size = self.page_size
-        done, count = 0, len(tokens) // size
-        while True:
-            if page < node.end:
-                same = node.tokens.common(page, tokens[done * size :])
-                done += same
-                page += same
-                if page < node.end:
-                    return node, page
-            if done == count:
-                return node, page
-            child = node.children.get(key_of(tokens[done * size :], size))
-            if child is None:
-                return node, page
-            node = child
-
     def _match(self, node: Node, page: int) -> Match:
-        self._clock += 1
+        self._structure.clock += 1
         pages: list[NDArray[np.int32]] = []
         hosted: list[NDArray[np.int32]] = []
         spans: dict[Slot, list[Span]] = {}
         device_node, device_page = node, page
         for each in reversed(path(node)):
-            each.last = self._clock
+            each.last = self._structure.clock
             each.hits += 1
             stop = min(page, each.end)
             if each.location is Location.DEVICE:
                 device_node, device_page = each, stop
-                pages.extend(_views(each, "pages", each.start, stop))
+                pages.extend(each.page_views(each.start, stop))
             else:
-                hosted.extend(_views(each, "pages", each.start, stop))
+                hosted.extend(each.page_views(each.start, stop))
             for slot, held in each.spans.items():
                 inside = [span.clip(each.start, stop) for span in held if span.start < stop]
                 spans.setdefault(slot, []).extend(inside)
@@ -426,18 +384,18 @@ class RadixTree:
         size = self.page_size
         if len(tokens) != len(pages) * size:
             raise InputError(f"{len(tokens)} tokens are not {len(pages)} pages of {size}")
-        origin, first = self._resolve(cursor), cursor.position // size
+        origin, first = self._structure.resolve(cursor), cursor.position // size
         if origin.location is Location.HOST:
             raise RadixError("what the cursor points at is in host memory", "restore it before extending")
-        self._clock += 1
-        node, reached = self._walk(origin, first, tokens)
+        self._structure.clock += 1
+        node, reached = self._structure.walk(origin, first, tokens)
         below = path(node, above=origin)
         device = max([origin.end, *(n.end for n in below if n.location is Location.DEVICE)])
         device = min(device, reached)
         existing = tuple(
             view
             for each in [origin, *reversed(below)]
-            for view in _views(each, "pages", max(first, each.start), min(device, each.end))
+            for view in each.page_views(max(first, each.start), min(device, each.end))
         )
         hosted = np.empty(0, dtype=np.int32)
         if device < reached:
@@ -446,141 +404,25 @@ class RadixTree:
                     view
                     for each in reversed(below)
                     if each.location is Location.HOST
-                    for view in _views(each, "pages", each.start, reached)
+                    for view in each.page_views(each.start, reached)
                 ]
             )
-            node = self._promote(node, reached, pages[device - first : reached - first])
+            node = self._structure.promote(node, reached, pages[device - first : reached - first])
         if reached - first < len(pages):
             own = cursor.locks if node is origin else 0
             rest = reached - first
-            node = self._grow(node, reached, own, tokens[rest * size :], pages[rest:])
+            node = self._structure.grow(node, reached, own, tokens[rest * size :], pages[rest:])
         end = first + len(pages)
         if cursor.locks and end < node.end:
-            node = split(node, end)
-            self._added(node)
+            node = self._structure.cut(node, end)
         if cursor.locks:
             # Splits above `origin`'s end leave it on the path; a split inside it leaves its tail there.
-            self._lock_path(node, origin, cursor.locks)
+            self._structure.lock_path(node, origin, cursor.locks)
         for each in path(node, above=origin):
-            each.last = self._clock
-        origin.last = self._clock
+            each.last = self._structure.clock
+        origin.last = self._structure.clock
         cursor.node, cursor.position = node, end * size
         return Insertion(cursor, (device - first) * size, existing, hosted)
-
-    def _grow(
-        self, node: Node, page: int, own_locks: int, tokens: NDArray[np.int32], pages: NDArray[np.int32]
-    ) -> Node:
-        """Store tokens behind page `page` of `node`, where nothing continues with them; return their node."""
-        in_place = (
-            node.parent is not None
-            and page == node.end
-            and not node.children
-            and node.locks == own_locks
-            and node.location is Location.DEVICE
-        )
-        if not in_place:
-            if page < node.end:
-                node = split(node, page)
-                self._added(node)
-            parent, node = node, Node(node, key_of(tokens, self.page_size), page)
-            node.tokens = Column(page, self.page_size, self._block)
-            node.pages = Column(page, 1, self._block)
-            self._enter(parent)
-            parent.children[node.key] = node
-            parent.device_children += 1
-            self._nodes += 1
-        node.tokens.append(tokens)
-        node.pages.append(pages)
-        node.end += len(pages)
-        node.last = self._clock
-        self._account(node, (0, Location.DEVICE), len(pages))
-        self._queue.offer(node)
-        if self._announcer:
-            self._announcer.appended(node, page, tokens)
-        return node
-
-    def _promote(self, node: Node, stop: int, pages: NDArray[np.int32]) -> Node:
-        """Give the host nodes on the path to page `stop` of `node` device pages; return the node that ends there."""
-        if not len(pages):
-            return node
-        if stop < node.end:
-            node = split(node, stop)
-            self._added(node)
-        done = 0
-        for each in reversed(path(node)):
-            if each.location is Location.HOST:
-                self._relocate(each, Location.DEVICE, pages[done : done + each.size])
-                done += each.size
-        assert done == len(pages), "pages and the host part of the path differ"
-        return node
-
-    def _relocate(self, node: Node, location: Location, pages: NDArray[np.int32]) -> None:
-        """Replace a node's pages by those at another location."""
-        parent, before = node.parent, node.location
-        assert parent is not None
-        self._account(node, (0, before), -node.size)
-        node.pages = Column(node.start, 1, self._block)
-        node.pages.append(pages)
-        node.location = location
-        self._account(node, (0, location), node.size)
-        parent.device_children += 1 if location is Location.DEVICE else -1
-        if self._announcer:
-            self._announcer.stored(node, node.start)
-            self._announcer.removed(node, before)
-        self._queue.offer(node)
-        if location is Location.HOST:
-            self._lost_child(parent, node)
-
-    def _claim(self, victim: Victim) -> Node:
-        """Return the node of a victim, cut to it, or raise when the tree has changed since it was chosen."""
-        node = victim.node
-        held = node.alive and node.end == victim.end and node.start <= victim.start
-        if victim.kind:
-            held = held and node.held((victim.kind, victim.location)) == len(victim.pages)
-        else:
-            held = held and node.location is victim.location
-            held = held and not (
-                node.device_children if victim.location is Location.DEVICE else node.children
-            )
-        if not held or node.locks:
-            raise RadixError(
-                "the victim is in use or was changed since it was chosen", "choose victims again"
-            )
-        if not victim.kind and victim.start > node.start:
-            self._added(split(node, victim.start))
-        return node
-
-    def _added(self, head: Node) -> None:
-        """Take a node that a split made into the books: pages stay what they were, and the head may hold spans."""
-        self._nodes += 1
-        self._queue.offer(head)
-
-    def _lost_child(self, parent: Node, child: Node) -> None:
-        """A child went: its parent was used when it was, and may be next."""
-        parent.last = max(parent.last, child.last)
-        self._queue.offer(parent)
-        self._leave(parent)
-
-    def _leave(self, root: Node) -> None:
-        """Forget a namespace that holds nothing and that nobody uses."""
-        if root.parent is None and not root.children and not root.locks:
-            assert isinstance(root.key, bytes)
-            self._roots.pop(root.key, None)
-
-    def _lock_path(self, node: Node, above: Node | None, count: int) -> None:
-        """Add `count` locks to the nodes from `node` up to and without `above`."""
-        for each in path(node, above):
-            before, each.locks = each.locks, each.locks + count
-            if bool(before) is not bool(each.locks):
-                for slot in each.slots():
-                    held = each.held(slot)
-                    self._locked[slot] += held if each.locks else -held
-                self._queue.offer(each)
-
-    def _account(self, node: Node, slot: Slot, change: int) -> None:
-        self._held[slot] += change
-        if node.locks:
-            self._locked[slot] += change
 
     def _check_kind(self, kind: int) -> None:
         if not 0 <= kind < self.kinds:
@@ -590,9 +432,3 @@ class RadixTree:
         self._check_kind(kind)
         if kind == 0 or not 0 <= start <= stop <= cursor.position // self.page_size:
             raise InputError(f"kind {kind} cannot have a span [{start}, {stop}) in {cursor.position} tokens")
-
-
-def _views(node: Node, column: str, start: int, stop: int) -> Iterator[NDArray[np.int32]]:
-    """Yield what a node keeps of pages [start, stop), cut to its own; nothing for a root."""
-    if node.parent is not None:
-        yield from getattr(node, column).views(max(start, node.start), min(stop, node.end))

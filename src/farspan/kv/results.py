@@ -107,6 +107,7 @@ class TreeStatistics:
     Attributes:
         tokens: Stored tokens.
         nodes: Nodes, roots not counted.
+        namespaces: Those that hold something or are in use.
         pages: Pages by (kind, location).
         locked_pages: Those of them that are locked.
         nbytes: Bytes of its arrays.
@@ -114,6 +115,7 @@ class TreeStatistics:
 
     tokens: int
     nodes: int
+    namespaces: int
     pages: dict[Slot, int]
     locked_pages: dict[Slot, int]
     nbytes: int

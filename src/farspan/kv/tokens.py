@@ -45,7 +45,7 @@ def common_prefix(left: NDArray[np.int32], right: NDArray[np.int32]) -> int:
     stop = min(len(left), len(right))
     at, piece = 0, _FIRST_PIECE
     while at < stop:
-        end = min(stop, at + piece)
+        end = at + piece if at + piece < stop else stop
         differ = left[at:end] != right[at:end]
         first = int(differ.argmax())
         if differ[first]:

@@ -69,6 +69,17 @@ def rank_weight_bytes(model: ModelSpec, tp: int = 1) -> WeightBreakdown:
     )
 
 
+_OUTSIDE_LAYERS = (WeightPart.EMBEDDING, WeightPart.LM_HEAD, WeightPart.VISION, WeightPart.PROJECTOR)
+
+
+@lru_cache(maxsize=256)
+def offloadable_bytes(model: ModelSpec, tp: int) -> int:
+    """Weights of one rank's decoder layers: the only ones an engine's `--cpu-offload-gb` reaches, since it wraps
+    the layers as they are made (vllm models/utils.py, sglang srt/utils/common.py: make_layers)."""
+    parts = rank_weight_bytes(model, tp).by_part
+    return sum(size for part, size in parts.items() if part not in _OUTSIDE_LAYERS)
+
+
 @lru_cache(maxsize=64)
 def total_parameters(model: ModelSpec) -> WeightBreakdown:
     """Parameters of the checkpoint, by part; a tied head is counted once."""

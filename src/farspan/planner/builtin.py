@@ -41,6 +41,7 @@ _FLAGS = frozenset(
 )
 
 
+@lru_cache(maxsize=256)
 def cache_size(
     model: ModelSpec,
     value_bytes: int,
@@ -89,6 +90,19 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
         InputError: More than one rank, a model it does not run, a KV type other than the model's, a flag it
             does not have.
     """
+    return _plan(request, outline=False)
+
+
+def outline_builtin(request: PlanRequest) -> EnginePlan:
+    """The same plan without ledger and warnings, for sweeps and searches.
+
+    Raises:
+        InputError: As `plan_builtin`.
+    """
+    return _plan(request, outline=True)
+
+
+def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
     model = request.model
     _refuse(request)
     value_bytes = {"float32": 4, "bfloat16": 2}.get(request.text_flag("", "--dtype"), model.dtype_bytes)
@@ -115,12 +129,11 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
     wanted = bytes_of(size, request.context, request.concurrency)
     capacity = longest_sequence(size, cap)
     concurrency = min(_sequences(size, request.context, cap), float(sequences)) if free > 0 else 0.0
-    ledger = MemoryLedger(
-        _lines(request, weights, value_bytes, size, min(wanted, cap), cap, working, step),
-        request.gpu.memory_bytes,
-    )
+    held = min(wanted, cap)
+    left = free - max(held, min(size.start_bytes, max(0, cap))) - working
+    lines = () if outline else _lines(request, weights, value_bytes, size, held, cap, working, step)
     starts = free > 0 and size.start_bytes <= cap
-    fits = starts and wanted <= cap and request.concurrency <= sequences and ledger.free_bytes >= 0
+    fits = starts and wanted <= cap and request.concurrency <= sequences and left >= 0
     flags = ["--device", "cuda", "--max-model-len", str(request.context)]
     if _fp8(request) and not request.has_flag("--kv-cache-dtype"):
         flags += ["--kv-cache-dtype", KvDtype.FP8_E4M3.value]
@@ -134,7 +147,7 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
         version=__version__,
         starts=starts,
         fits=fits,
-        reason=_reason(request, free, needed, wanted, cap, sequences, ledger, fits=fits),
+        reason=_reason(request, free, needed, wanted, cap, sequences, left, fits=fits),
         weights_bytes=weights,
         available_kv_bytes=max(0, cap),
         capacity_tokens=capacity,
@@ -146,9 +159,9 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
             f"bytes at {request.context:,} tokens": needed,
             "bytes at the cap": max(0, cap),
         },
-        ledger=ledger,
+        ledger=MemoryLedger(lines, request.gpu.memory_bytes),
         flags=tuple(flags),
-        warnings=_warnings(raised),
+        warnings=() if outline else _warnings(raised),
         time=estimate_time(
             model,
             request.gpu,
@@ -159,9 +172,11 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
             output_tokens=request.output_tokens,
             kv_dtype=KvDtype.AUTO,
         ),
+        added=(f"--kv-cache-gib {cap / GIB:.2f}",) if raised else (),
     )
 
 
+@lru_cache(maxsize=256)
 def longest_sequence(size: CacheSize, cap: int) -> int:
     """Most positions one sequence may have when all of it may take `cap` bytes."""
     low, high = 0, max(0, cap)  # a position takes at least a byte
@@ -217,6 +232,7 @@ def _refuse(request: PlanRequest) -> None:
         raise InputError("--dtype is auto, float32 or bfloat16 for the built-in engine", "choose one of them")
 
 
+@lru_cache(maxsize=64)
 def _weight_bytes(model: ModelSpec, value_bytes: int) -> int:
     """Text weights in the engine's dtype; the vision tower is not loaded."""
     by_part = rank_weight_bytes(model, 1).by_part
@@ -239,7 +255,7 @@ def _cap(
     if request.has_flag("--kv-cache-gib"):
         return int(request.float_flag(0.0, "--kv-cache-gib") * GIB), False
     default = int(max(0, free) * _DEFAULTS.share)
-    if bytes_of(size_at(default), request.context, request.concurrency) <= default:
+    if request.as_given or bytes_of(size_at(default), request.context, request.concurrency) <= default:
         return default, False
     # A larger cap may have larger segments; the second count is with those of the first.
     cap = default
@@ -342,7 +358,7 @@ def _reason(
     wanted: int,
     cap: int,
     sequences: int,
-    ledger: MemoryLedger,
+    left: int,
     *,
     fits: bool,
 ) -> str:
@@ -355,7 +371,7 @@ def _reason(
         return f"--max-num-seqs {sequences} is below {request.concurrency} requests"
     if cap < wanted:
         return f"{one}, {request.concurrency} of them more than the {format_bytes(cap)} the cache may grow to"
-    return f"{format_bytes(-ledger.free_bytes)} short while serving: {one}"
+    return f"{format_bytes(-left)} short while serving: {one}"
 
 
 def _warnings(raised: bool) -> tuple[str, ...]:

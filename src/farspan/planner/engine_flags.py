@@ -1,14 +1,15 @@
-"""Reading the flags after `--` the way the engines' own parsers do."""
+"""Reading what stands after `--`: flags the way the engines' own parsers do, and environment variables."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from farspan.errors import InputError
 
 _SHORT = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
 _NUMBER = re.compile(r"-\d+(\.\d+)?")
+_VARIABLE = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)", re.DOTALL)
 
 
 def _is_name(word: str) -> bool:
@@ -19,7 +20,8 @@ def parse_engine_flags(words: Sequence[str]) -> dict[str, str | None]:
     """Turn `--name value`, `--name=value` and switches into a map; a switch maps to None.
 
     Underscores in names mean dashes, as in vLLM; several values after one name are joined by spaces; a flag
-    given twice keeps its last value, as argparse does.
+    given twice keeps its last value, as argparse does. `NAME=VALUE` in capitals is an environment variable
+    and keeps its name: keys without dashes are variables.
 
     Raises:
         InputError: A word follows no flag.
@@ -27,7 +29,11 @@ def parse_engine_flags(words: Sequence[str]) -> dict[str, str | None]:
     flags: dict[str, str | None] = {}
     name = ""
     for word in words:
-        if _is_name(word):
+        variable = _VARIABLE.fullmatch(word)
+        if variable is not None:
+            flags[variable.group(1)] = variable.group(2)
+            name = ""
+        elif _is_name(word):
             name, equals, value = word.partition("=")
             name = _SHORT.get(name, name)
             name = "--" + name.lstrip("-").replace("_", "-")
@@ -36,9 +42,18 @@ def parse_engine_flags(words: Sequence[str]) -> dict[str, str | None]:
                 name = ""
         elif not name:
             raise InputError(
-                f"{word!r} after -- belongs to no engine flag", "write engine flags as --name value"
+                f"{word!r} after -- belongs to no engine flag",
+                "write engine flags as --name value, variables as NAME=value",
             )
         else:
             before = flags[name]
             flags[name] = word if before is None else f"{before} {word}"
     return flags
+
+
+def split_environment(
+    flags: Mapping[str, str | None],
+) -> tuple[dict[str, str | None], dict[str, str]]:
+    """Flags, and environment variables, apart."""
+    given = {name: value for name, value in flags.items() if name.startswith("-")}
+    return given, {name: value or "" for name, value in flags.items() if name not in given}

@@ -72,6 +72,8 @@ def plan_object(plan: EnginePlan) -> dict[str, Any]:
         "version": plan.version,
         "starts": plan.starts,
         "fits": plan.fits,
+        "fits_with_defaults": plan.fits_with_defaults,
+        "added": list(plan.added),
         "reason": plan.reason,
         "weights_gib": _gib(plan.weights_bytes),
         "available_kv_gib": _gib(plan.available_kv_bytes),
@@ -153,6 +155,8 @@ def refusal_object(engine: str, why: str) -> dict[str, Any]:
         "refused": True,
         "starts": False,
         "fits": False,
+        "fits_with_defaults": False,
+        "added": [],
         "reason": why,
         "capacity_tokens": 0,
         "max_concurrency": 0.0,
@@ -178,13 +182,14 @@ def answer_object(
         engines[plan.engine] = plan_object(plan)
         fix = fixes.get(plan.engine)
         engines[plan.engine]["levers"] = [lever_object(lever) for lever in fix.levers] if fix else []
-        engines[plan.engine]["fix"] = fix_object(fix) if fix else None
+        engines[plan.engine]["fix"] = fix_object(fix) if fix and not plan.fits else None
     for engine, why in refusals.items():
         engines[engine] = refusal_object(engine, why)
     answer: dict[str, Any] = {}
     if len(engines) == 1:
         answer.update(next(iter(engines.values())))
-    answer["fits"] = any(engine["fits"] for engine in engines.values())
+    for key in ("fits", "fits_with_defaults"):
+        answer[key] = any(engine[key] for engine in engines.values())
     return {**request_object(request), "kv": kv_object(request), **answer, "engines": engines}
 
 
@@ -193,9 +198,11 @@ def point_object(point: SweepPoint) -> dict[str, Any]:
     row: dict[str, Any] = {"context": point.context, "engine": point.engine, "fits": point.fits}
     plan = point.plan
     if plan is None:
-        return {**row, "reason": point.refusal, "refused": True}
+        return {**row, "fits_with_defaults": False, "added": [], "reason": point.refusal, "refused": True}
     return {
         **row,
+        "fits_with_defaults": plan.fits_with_defaults,
+        "added": list(plan.added),
         "version": plan.version,
         "reason": plan.reason,
         "capacity_tokens": plan.capacity_tokens,
@@ -216,10 +223,21 @@ def sweep_object(request: PlanRequest, points: Iterable[SweepPoint]) -> dict[str
 def search_object(request: PlanRequest, question: Question, found: Iterable[Found]) -> dict[str, Any]:
     """The answers to a search, by engine."""
     asked = request_object(request)
-    del asked["tp" if question.value == "gpus" else question.value]
+    for key in ("gpus", "tp") if question.value == "gpus" else (question.value,):
+        del asked[key]
     engines: dict[str, Any] = {}
     for answer in found:
-        engines[answer.engine] = {"value": answer.value, "refusal": answer.refusal or None}
+        engines[answer.engine] = {
+            "value": answer.value,
+            "tp": answer.tp,
+            "servers": answer.servers if answer.value else 0,
+            "refusal": answer.refusal or None,
+        }
         if answer.plan is not None:
             engines[answer.engine].update(plan_object(answer.plan))
     return {**asked, "find": question.value, "engines": engines}
+
+
+def searches_object(question: Question, answers: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """One search for several kinds of GPU, by kind."""
+    return {"find": question.value, "by_gpu": dict(answers)}

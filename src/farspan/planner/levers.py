@@ -1,6 +1,7 @@
 """What to change when it does not fit: every lever with the bytes it frees, cheapest for the user first.
 
 A lever is a changed request; what it frees is found by planning that request, never by a formula of its own.
+Levers are compared with exactly what was given: flags a plan would add by itself are levers like any other.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from farspan.errors import InputError
-from farspan.models.spec import KvDtype
-from farspan.models.weights import with_fp8_weights
+from farspan.models.spec import AttentionKind, KvDtype
+from farspan.models.weights import offloadable_bytes, with_fp8_weights
 from farspan.planner.ledger import Phase
-from farspan.planner.plan import check_request, engine_planner, valid_tps
+from farspan.planner.plan import check_request, engine_outliner, engine_planner, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.planner.vllm.flags import CHUNKED_HYBRID_ENV, DISABLE_HYBRID
+from farspan.planner.vllm.versions import rules_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def _with_flags(
     request: PlanRequest, add: Mapping[str, str | None], drop: tuple[str, ...] = ()
 ) -> PlanRequest:
     kept = {name: value for name, value in request.engine_flags.items() if name not in drop}
-    return replace(request, engine_flags={**kept, **add})
+    return request.with_flags({**kept, **add})
 
 
 def _set(name: str, value: str | None, *spellings: str) -> Callable[[PlanRequest], PlanRequest | None]:
@@ -70,11 +73,17 @@ def _set(name: str, value: str | None, *spellings: str) -> Callable[[PlanRequest
     return apply
 
 
-def _drop(*names: str) -> Callable[[PlanRequest], PlanRequest | None]:
-    def apply(request: PlanRequest) -> PlanRequest | None:
-        return _with_flags(request, {}, names) if request.has_flag(*names) else None
-
-    return apply
+def _hybrid_groups(request: PlanRequest) -> PlanRequest | None:
+    """Hybrid KV groups on: without the flag that turns them off, with the variable some versions need."""
+    rules, _ = rules_for(request.engine_version, accept_nearest=request.accept_nearest_version)
+    add: dict[str, str | None] = {}
+    chunked = any(True for _ in request.model.layers_of(AttentionKind.CHUNKED_LOCAL))
+    value = request.engine_flags.get(CHUNKED_HYBRID_ENV, "1" if rules.chunked_hybrid_default else "0")
+    if chunked and value != "1":
+        add = {CHUNKED_HYBRID_ENV: "1"}
+    if not add and not request.has_flag(DISABLE_HYBRID):
+        return None
+    return _with_flags(request, add, (DISABLE_HYBRID,))
 
 
 def _lower(name: str, value: int, default: int) -> Callable[[PlanRequest], PlanRequest | None]:
@@ -135,6 +144,33 @@ def _more_gpus(request: PlanRequest) -> PlanRequest | None:
     return replace(request, gpus=tp, tp=tp, available_kv_bytes=None)
 
 
+def _offload(engine: str) -> Callable[[PlanRequest], PlanRequest | None]:
+    """The fewest whole GiB of weights in RAM with which it fits; all of the layers' where none do."""
+
+    def apply(request: PlanRequest) -> PlanRequest | None:
+        most = offloadable_bytes(request.model, request.tp) // 2**30
+        if request.has_flag("--cpu-offload-gb") or request.available_kv_bytes is not None or most < 1:
+            return None
+        outline = engine_outliner(engine)
+
+        def offloading(gib: int) -> PlanRequest:
+            return _with_flags(request, {"--cpu-offload-gb": str(gib)})
+
+        low, high = 1, most
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if outline(offloading(middle)).fits else (middle + 1, high)
+        return offloading(low)
+
+    return apply
+
+
+def _without_images(request: PlanRequest) -> PlanRequest | None:
+    if not request.model.has_vision or request.has_flag("--limit-mm-per-prompt", "--language-model-only"):
+        return None
+    return _with_flags(request, {"--limit-mm-per-prompt": '{"image": 0}'})
+
+
 def _newest(request: PlanRequest) -> PlanRequest | None:
     return replace(request, engine_version="") if request.engine_version else None
 
@@ -142,12 +178,7 @@ def _newest(request: PlanRequest) -> PlanRequest | None:
 _BOTH, _VLLM, _SGLANG = ("vllm", "sglang"), ("vllm",), ("sglang",)
 # In order of what they cost the user: nothing, then speed, then exactness, then money.
 _CANDIDATES = (
-    _Candidate(
-        "leave hybrid KV groups on: drop --disable-hybrid-kv-cache-manager",
-        "nothing",
-        _VLLM,
-        _drop("--disable-hybrid-kv-cache-manager"),
-    ),
+    _Candidate("hybrid KV groups on", "nothing", _VLLM, _hybrid_groups),
     _Candidate("--max-running-requests 8", "fewer requests at once", _SGLANG, _rows),
     _Candidate(
         "--swa-full-tokens-ratio 0.05",
@@ -181,9 +212,13 @@ _CANDIDATES = (
         _SGLANG,
         _fraction("--mem-fraction-static", 0.9),
     ),
+    _Candidate("no images: --limit-mm-per-prompt '{\"image\": 0}'", "images", _VLLM, _without_images),
+    _Candidate("--disable-radix-cache", "no reuse of prefixes", _SGLANG, _set("--disable-radix-cache", None)),
     _Candidate("--enforce-eager", "slower decode", _VLLM, _set("--enforce-eager", None)),
     _Candidate("--disable-cuda-graph", "slower decode", _SGLANG, _set("--disable-cuda-graph", None)),
     _Candidate("--kv-cache-dtype fp8_e4m3", "some exactness in long recall", (*_BOTH, "builtin"), _fp8_kv),
+    _Candidate("--cpu-offload-gb", "every step reads that much over PCIe", _VLLM, _offload("vllm")),
+    _Candidate("--cpu-offload-gb", "every step copies that much over PCIe", _SGLANG, _offload("sglang")),
     _Candidate(
         "--weights fp8",
         "another checkpoint, some exactness everywhere",
@@ -261,6 +296,11 @@ def _words(candidate: _Candidate, changed: PlanRequest) -> str:
         return f"--tp {changed.tp}"
     if candidate.apply is _more_gpus:
         return f"--gpus {changed.gpus}x{changed.gpu.name} --tp {changed.tp}"
+    if candidate.apply is _hybrid_groups:
+        variable = CHUNKED_HYBRID_ENV in changed.engine_flags
+        return f"hybrid KV groups on ({f'{CHUNKED_HYBRID_ENV}=1' if variable else f'no {DISABLE_HYBRID}'})"
+    if candidate.change == "--cpu-offload-gb":
+        return f"--cpu-offload-gb {changed.int_flag(0, '--cpu-offload-gb')}"
     if candidate.apply is _rows:
         return f"--max-running-requests {changed.int_flag(8, '--max-running-requests')}"
     return candidate.change
@@ -268,15 +308,19 @@ def _words(candidate: _Candidate, changed: PlanRequest) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """All levers that help, and those to pull together so that the request fits (none when none do)."""
+    """All levers that help, each alone, and those to pull together so that the request fits (none when none
+    do)."""
 
     levers: tuple[Lever, ...]
     pull: tuple[Lever, ...]
 
 
 def find_fix(request: PlanRequest, plan: EnginePlan) -> Fix:
-    """What to change about a plan that does not fit."""
-    return Fix(levers(request, plan), cheapest_fix(request, plan))
+    """What to change about a plan that does not fit with exactly what was given. One that fits with what it
+    adds by itself needs no levers pulled."""
+    given = replace(request, as_given=True)
+    bare = engine_planner(plan.engine)(given) if plan.added else plan
+    return Fix(levers(given, bare), () if plan.fits else cheapest_fix(given, bare))
 
 
 def cheapest_fix(request: PlanRequest, plan: EnginePlan) -> tuple[Lever, ...]:

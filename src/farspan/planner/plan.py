@@ -7,20 +7,23 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from farspan.errors import InputError
-from farspan.models.weights import rank_weight_bytes
+from farspan.models.weights import offloadable_bytes, rank_weight_bytes
+from farspan.planner.replicas import plan_replicas
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.sizes import format_bytes, format_tokens
 
 EnginePlanner = Callable[[PlanRequest], EnginePlan]
 
-# engine -> module of its memory model, imported when asked for. It has plan_<engine> and, where a ledger
-# costs time, outline_<engine>, the same without ledger and warnings.
+# engine -> module of its memory model, imported when asked for. It has plan_<engine>, and outline_<engine>:
+# the same without ledger and warnings.
 _PLANNERS = {
     "vllm": "farspan.planner.vllm.plan",
     "sglang": "farspan.planner.sglang.plan",
     "builtin": "farspan.planner.builtin",
 }
 ENGINES = tuple(_PLANNERS)
+# vLLM's way to serve a context longer than the model was made for: its planner says what that is worth.
+_LONG_CONTEXT_ENV = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 # Room a rank needs beside its weights before any KV: the CUDA context alone takes 0.6 GiB on an H200.
 _BESIDE_WEIGHTS = 2**30
 
@@ -31,20 +34,32 @@ def engine_planner(engine: str) -> EnginePlanner:
     Raises:
         InputError: There is no such engine.
     """
-    if engine not in _PLANNERS:
-        raise InputError(f"{engine!r} is not an engine farspan plans", f"choose one of {', '.join(ENGINES)}")
-    return cast(EnginePlanner, getattr(importlib.import_module(_PLANNERS[engine]), f"plan_{engine}"))
+    return _entry(engine, f"plan_{engine}")
 
 
 def engine_outliner(engine: str) -> EnginePlanner:
-    """The memory model of an engine at its fastest: the same figures, the ledger and warnings may be empty.
+    """The memory model of an engine at its fastest: the same figures without ledger and warnings.
 
     Raises:
         InputError: There is no such engine.
     """
-    planner = engine_planner(engine)
-    outline = getattr(importlib.import_module(_PLANNERS[engine]), f"outline_{engine}", planner)
-    return cast(EnginePlanner, outline)
+    return _entry(engine, f"outline_{engine}")
+
+
+def _entry(engine: str, name: str) -> EnginePlanner:
+    """A function of an engine's memory model, asked once for each data-parallel replica.
+
+    Raises:
+        InputError: There is no such engine.
+    """
+    if engine not in _PLANNERS:
+        raise InputError(f"{engine!r} is not an engine farspan plans", f"choose one of {', '.join(ENGINES)}")
+    planner = cast(EnginePlanner, getattr(importlib.import_module(_PLANNERS[engine]), name))
+
+    def plan(request: PlanRequest) -> EnginePlan:
+        return plan_replicas(request, engine, planner) if request.engine_flags else planner(request)
+
+    return plan
 
 
 def check_request(request: PlanRequest) -> None:
@@ -64,7 +79,8 @@ def check_request(request: PlanRequest) -> None:
             f"use --tp {request.gpus} or --gpus {request.tp}x{gpu.name}",
         )
     model.check_tp(request.tp)
-    if request.context > model.max_position_embeddings:
+    allowed = request.engine_flags.get(_LONG_CONTEXT_ENV) not in (None, "", "0")
+    if request.context > model.max_position_embeddings and not allowed:
         longest = model.max_position_embeddings
         raise InputError(
             f"a context of {format_tokens(request.context)} is above the {format_tokens(longest)} tokens "
@@ -77,6 +93,9 @@ def check_request(request: PlanRequest) -> None:
 def _check_weights(request: PlanRequest) -> None:
     model, gpu = request.model, request.gpu
     weights = rank_weight_bytes(model, request.tp).total
+    if request.has_flag("--cpu-offload-gb"):
+        offloaded = int(request.float_flag(0.0, "--cpu-offload-gb") * 2**30)
+        weights -= min(offloaded, offloadable_bytes(model, request.tp))
     if weights + _BESIDE_WEIGHTS <= gpu.memory_bytes:
         return
     enough = [

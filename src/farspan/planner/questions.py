@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from farspan.errors import InputError
 from farspan.planner.plan import check_request, engine_outliner, plan_engine, valid_tps
@@ -24,13 +25,29 @@ class Question(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The answer of one engine: `value` (0 when nothing fits) and the plan that gives it, or a refusal."""
+    """The answer of one engine: `value` (0 when nothing fits) and the plan that gives it, or a refusal.
+
+    `servers` servers of `tp` GPUs each are meant; the plan is one of them.
+    """
 
     engine: str
     question: Question
     value: int
     plan: EnginePlan | None
     refusal: str = ""
+    tp: int = 0
+    servers: int = 1
+
+
+class Fleet(NamedTuple):
+    """`servers` servers alike, each a tensor-parallel group of `tp`: `gpus` in all."""
+
+    gpus: int
+    tp: int
+    servers: int
+
+
+NO_FLEET = Fleet(0, 0, 0)
 
 
 def search(request: PlanRequest, question: Question, engines: Iterable[str]) -> list[Found]:
@@ -51,16 +68,20 @@ def search(request: PlanRequest, question: Question, engines: Iterable[str]) -> 
 
 
 def _search_one(request: PlanRequest, question: Question, engine: str) -> Found:
+    servers = 1
     if question is Question.CONTEXT:
         value = largest_context(request, engine)
         answered = replace(request, context=value) if value else None
     elif question is Question.GPUS:
-        value = fewest_gpus(request, engine)
-        answered = replace(request, gpus=value, tp=value) if value else None
+        fleet = fewest_gpus(request, engine)
+        value, servers = fleet.gpus, fleet.servers
+        each = -(-request.concurrency // max(1, servers))
+        answered = replace(request, gpus=fleet.tp, tp=fleet.tp, concurrency=each) if value else None
     else:
         value = largest_concurrency(request, engine)
         answered = replace(request, concurrency=value) if value else None
-    return Found(engine, question, value, plan_engine(answered, engine) if answered else None)
+    plan = plan_engine(answered, engine) if answered else None
+    return Found(engine, question, value, plan, tp=answered.tp if answered else 0, servers=servers)
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
@@ -90,12 +111,12 @@ def largest_context(request: PlanRequest, engine: str) -> int:
     return _largest(
         shortest,
         request.model.max_position_embeddings,
-        lambda context: planner(replace(request, context=context)).fits,
+        lambda context: planner(request.at(context)).fits,
     )
 
 
-def largest_concurrency(request: PlanRequest, engine: str) -> int:
-    """How many requests of `request.context` tokens run at once; 0 when none does.
+def largest_concurrency(request: PlanRequest, engine: str, most: int = MOST_REQUESTS) -> int:
+    """How many requests of `request.context` tokens run at once, up to `most`; 0 when none does.
 
     Each count is planned anew: an engine's plan may choose flags by how many requests are wanted.
     """
@@ -106,29 +127,36 @@ def largest_concurrency(request: PlanRequest, engine: str) -> int:
         return planner(replace(request, concurrency=count)).fits
 
     high = 1
-    while high < MOST_REQUESTS and fits(high):
-        high *= 2
+    while high < most and fits(high):
+        high = min(2 * high, most)
     return _largest(1, high, fits)
 
 
-def fewest_gpus(request: PlanRequest, engine: str, most: int = MOST_GPUS) -> int:
-    """The fewest GPUs of this kind that do, all in one tensor-parallel group; 0 when `most` are not enough.
+def fewest_gpus(request: PlanRequest, engine: str, most: int = MOST_GPUS) -> Fleet:
+    """The fewest GPUs of this kind that do: one server, or several alike where one cannot hold all requests.
+
+    Every tensor-parallel size the model's heads allow is tried; among equals the fewest servers win. No GPUs
+    when `most` are not enough.
 
     Raises:
         InputError: The engine refuses the request at every size.
     """
-    planner, refusal, asked = engine_outliner(engine), None, False
+    refusal, asked, best = None, False, NO_FLEET
     for tp in valid_tps(request, most):
+        if best.gpus and tp > best.gpus:
+            break
         candidate = replace(request, gpus=tp, tp=tp)
         try:
             check_request(candidate)
-            plan = planner(candidate)
+            held = largest_concurrency(candidate, engine, most=request.concurrency)
         except InputError as error:
             refusal = error
             continue
         asked = True
-        if plan.fits:
-            return tp
+        servers = -(-request.concurrency // held) if held else 0
+        found = Fleet(tp * servers, tp, servers)
+        if servers and found.gpus <= most and (not best.gpus or found.gpus <= best.gpus):
+            best = found
     if refusal is not None and not asked:
         raise refusal
-    return 0
+    return best

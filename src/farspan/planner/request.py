@@ -32,9 +32,11 @@ class PlanRequest:
         engine_version: A version of the engine; empty for the newest one known.
         accept_nearest_version: Plan with the nearest known version when `engine_version` is not known.
         available_kv_bytes: The engine's own figure for KV memory on one GPU, from a log; replaces ours.
-        engine_flags: Flags as given to the engine, keys with their dashes, None for a switch.
+        engine_flags: Flags as given to the engine, keys with their dashes, None for a switch; environment
+            variables by their names.
         output_tokens: Tokens of the answer, for the time of a whole request.
         host_memory_bytes: RAM of the machine, when known.
+        as_given: Plan exactly the flags given: add none that would make the request fit.
     """
 
     model: ModelSpec
@@ -50,6 +52,34 @@ class PlanRequest:
     engine_flags: EngineFlags = field(default_factory=dict)
     output_tokens: int = 200
     host_memory_bytes: int | None = None
+    as_given: bool = False
+
+    def at(self, context: int) -> PlanRequest:
+        """The same question about another context."""
+        return self._changed(context, self.engine_flags)
+
+    def with_flags(self, engine_flags: EngineFlags) -> PlanRequest:
+        """The same question with other engine flags."""
+        return self._changed(self.context, engine_flags)
+
+    def _changed(self, context: int, engine_flags: EngineFlags) -> PlanRequest:
+        """What dataclasses.replace would give: sweeps ask for every point, and that is four times as slow."""
+        return PlanRequest(
+            self.model,
+            self.gpu,
+            self.gpus,
+            self.tp,
+            context,
+            self.concurrency,
+            self.kv_dtype,
+            self.engine_version,
+            self.accept_nearest_version,
+            self.available_kv_bytes,
+            engine_flags,
+            self.output_tokens,
+            self.host_memory_bytes,
+            self.as_given,
+        )
 
     def has_flag(self, *names: str) -> bool:
         """Whether any of these spellings was given."""
@@ -102,7 +132,8 @@ class EnginePlan:
         engine: "vllm", "sglang" or "builtin".
         version: The version whose arithmetic was used.
         starts: Whether the server would start at all.
-        fits: Whether it starts and `concurrency` requests of `context` tokens run at once.
+        fits: Whether, with `flags` and `env`, it starts and `concurrency` requests of `context` tokens run
+            at once.
         reason: One sentence: why it fits, or which allocation breaks it and by how much.
         weights_bytes: Weights on one GPU as the engine loads them, its RoPE tables included.
         available_kv_bytes: What is left for KV on one GPU.
@@ -114,6 +145,8 @@ class EnginePlan:
         flags: The engine's arguments, ready to paste, one word an item.
         env: Environment variables the flags need.
         warnings: Where a common belief is wrong or a trap is near; one sentence each.
+        time: How long one request takes.
+        added: Flags and variables in `flags` and `env` that nobody gave: farspan set them to make it fit.
     """
 
     engine: str
@@ -132,3 +165,12 @@ class EnginePlan:
     env: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     time: TimeEstimate | None = None
+    added: tuple[str, ...] = ()
+
+    @property
+    def fits_with_defaults(self) -> bool:
+        """Whether it fits with what was given alone, the engine's defaults for the rest.
+
+        Planners add something only where that does not fit.
+        """
+        return self.fits and not self.added

@@ -12,7 +12,7 @@ from farspan.models.weights import active_parameters, rank_weight_bytes, total_p
 
 
 class PrefillWork(NamedTuple):
-    """Operations of one rank for a whole prompt.
+    """Operations (or seconds, see `PrefillRates`) of one rank for a whole prompt.
 
     Args:
         linear: Multiply-adds of all weights, two operations each; the output head once.
@@ -25,30 +25,82 @@ class PrefillWork(NamedTuple):
     local: float
 
 
-def prefill_work(model: ModelSpec, tp: int, tokens: int) -> PrefillWork:
-    """Operations of a prompt of `tokens` on one of `tp` ranks.
+class PrefillRates(NamedTuple):
+    """What a prompt costs one rank, whatever its length: operations, or seconds once divided by a peak.
 
-    A head attends to a key with 2 (key size + value size) operations; causal attention over N tokens has
-    N^2/2 pairs (12 layers x 5 heads x 512 x N^2/2 = 1.54e16 at N = 1e6 for one rank of Scout at TP 8).
+    Args:
+        linear: A prompt token.
+        attention: A query and a key it sees, in all unbounded layers.
+        local: The same in the others: (rate, kind, window).
     """
-    full, local = _attention_coefficients(model, tp)
-    linear = 2.0 * _linear_parameters(model) * tokens / tp
-    windowed = sum(rate * _local_pairs(kind, window, tokens) for rate, kind, window in local)
-    return PrefillWork(linear, full * tokens * tokens / 2, windowed)
+
+    linear: float
+    attention: float
+    local: tuple[tuple[float, AttentionKind, int], ...]
+
+    def over(self, linear_peak: float, attention_peak: float) -> PrefillRates:
+        """Seconds, from operations and operations a second."""
+        local = tuple((rate / attention_peak, kind, window) for rate, kind, window in self.local)
+        return PrefillRates(self.linear / linear_peak, self.attention / attention_peak, local)
+
+    def work(self, tokens: int) -> PrefillWork:
+        """The cost of a prompt of `tokens`; causal attention over N tokens has N^2/2 pairs."""
+        windowed = 0.0
+        for rate, kind, window in self.local:
+            windowed += rate * _local_pairs(kind, window, tokens)
+        return PrefillWork(self.linear * tokens, self.attention * tokens * tokens / 2, windowed)
+
+
+class DecodeRates(NamedTuple):
+    """What one rank reads for a decoded token: bytes, or seconds once divided by a bandwidth.
+
+    Args:
+        kept: (a kept token, most tokens kept) over all layers.
+        state: The recurrent state.
+        weights: The weights that work on a token.
+    """
+
+    kept: tuple[tuple[float, float], ...]
+    state: float
+    weights: float
+
+    def over(self, bandwidth: float) -> DecodeRates:
+        """Seconds, from bytes and bytes a second."""
+        kept = tuple((rate / bandwidth, most) for rate, most in self.kept)
+        return DecodeRates(kept, self.state / bandwidth, self.weights / bandwidth)
+
+    def kv(self, context: int) -> float:
+        """The share of the cache and the state at `context` tokens."""
+        read = self.state
+        for rate, most in self.kept:
+            read += rate * (context if context < most else most)
+        return read
+
+
+@lru_cache(maxsize=256)
+def prefill_rates(model: ModelSpec, tp: int) -> PrefillRates:
+    """Operations on one of `tp` ranks.
+
+    A head attends to a key with 2 (key size + value size) operations (12 layers x 5 heads x 512 x N^2/2 =
+    1.54e16 at N = 1e6 for one rank of Scout at TP 8).
+    """
+    return PrefillRates(2.0 * _linear_parameters(model) / tp, *_attention_coefficients(model, tp))
+
+
+def prefill_work(model: ModelSpec, tp: int, tokens: int) -> PrefillWork:
+    """Operations of a prompt of `tokens` on one of `tp` ranks."""
+    return prefill_rates(model, tp).work(tokens)
 
 
 def decode_bytes(model: ModelSpec, tp: int, context: int, kv_dtype: KvDtype) -> tuple[float, float]:
     """Bytes one rank reads for one decoded token: KV of `context` tokens, and the weights that work on it."""
-    kept, state = _read_coefficients(model, tp, kv_dtype.value_bytes(model.dtype_bytes))
-    kv = sum(rate * min(context, most) for rate, most in kept)
-    return float(kv + state), _active_weight_bytes(model, tp)
+    rates = decode_rates(model, tp, kv_dtype.value_bytes(model.dtype_bytes))
+    return rates.kv(context), rates.weights
 
 
 @lru_cache(maxsize=256)
-def _read_coefficients(
-    model: ModelSpec, tp: int, width: int
-) -> tuple[tuple[tuple[float, float], ...], float]:
-    """(bytes a kept token, most tokens read) over all layers, and the recurrent state's bytes."""
+def decode_rates(model: ModelSpec, tp: int, width: int) -> DecodeRates:
+    """Bytes one rank reads for one decoded token, `width` bytes a cached value."""
     rates: dict[float, float] = {}
     state = 0.0
     for layer in model.layers:
@@ -60,10 +112,10 @@ def _read_coefficients(
             rates[most] = rates.get(most, 0.0) + layer.indexer_entry_bytes
             most = min(most, float(layer.indexer.top_k))
         rates[most] = rates.get(most, 0.0) + layer.kv_entry_bytes(width, tp)
-    return tuple((rate, most) for most, rate in rates.items()), state
+    kept = tuple((rate, most) for most, rate in rates.items())
+    return DecodeRates(kept, state, _active_weight_bytes(model, tp))
 
 
-@lru_cache(maxsize=64)
 def _linear_parameters(model: ModelSpec) -> int:
     """Parameters a prompt token is multiplied with; the output head runs on the last token only."""
     active = active_parameters(model)
@@ -72,7 +124,6 @@ def _linear_parameters(model: ModelSpec) -> int:
     )
 
 
-@lru_cache(maxsize=256)
 def _active_weight_bytes(model: ModelSpec, tp: int) -> float:
     """Weight bytes one rank reads for one token: each part's bytes times its active share."""
     bytes_by_part, active, total = (
@@ -85,7 +136,6 @@ def _active_weight_bytes(model: ModelSpec, tp: int) -> float:
     )
 
 
-@lru_cache(maxsize=256)
 def _attention_coefficients(
     model: ModelSpec, tp: int
 ) -> tuple[float, tuple[tuple[float, AttentionKind, int], ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from farspan.errors import InputError
 from farspan.planner.plan import check_request, engine_outliner
@@ -29,7 +29,7 @@ def sweep(request: PlanRequest, contexts: Iterable[int], engines: Iterable[str])
     """Plan every context on every engine, without ledgers; a refusal of one does not stop the others."""
     planners = [(engine, engine_outliner(engine)) for engine in engines]
     for context in contexts:
-        point = replace(request, context=context)
+        point = request.at(context)
         try:
             check_request(point)
         except InputError as error:

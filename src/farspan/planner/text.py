@@ -50,13 +50,16 @@ def answer_line(request: PlanRequest, plans: Sequence[EnginePlan], refusals: Map
     if request.concurrency > 1:
         what = f"{request.concurrency} x {what}"
     good = [plan for plan in plans if plan.fits]
-    names = ", ".join(f"{plan.engine} {plan.version} ({plan.max_concurrency:.2f}x)" for plan in good)
     if good and len(plans) + len(refusals) > 1:
+        names = ", ".join(f"{plan.engine} {plan.version} ({plan.max_concurrency:.2f}x)" for plan in good)
         rest = [plan.engine for plan in plans if not plan.fits] + list(refusals)
         but = f"; not on {', '.join(rest)}" if rest else ""
         return f"{what} fits {where(request)} with {names}{but}."
     if good:
-        return f"{what} fits {where(request)} with {names}: {good[0].reason}."
+        plan = good[0]
+        added = f" and {' '.join(plan.added)}" if plan.added else ""
+        named = f"{plan.engine} {plan.version}{added} ({plan.max_concurrency:.2f}x)"
+        return f"{what} fits {where(request)} with {named}: {plan.reason}."
     if len(plans) == 1:
         engine = f"{plans[0].engine} {plans[0].version}"
         return f"{what} does not fit {where(request)} with {engine}: {plans[0].reason}."
@@ -174,7 +177,7 @@ def _fix_lines(fix: Fix, model: str) -> Iterator[str]:
     """What to pull so that it fits, as a command, and every lever there is."""
     if fix.pull:
         after = fix.pull[-1].plan
-        changes = " and ".join(lever.change for lever in fix.pull)
+        changes = ", ".join(lever.change for lever in fix.pull)
         yield f"It fits with {changes} ({after.max_concurrency:.2f}x):"
         yield from command_lines(after, model)
         yield ""
@@ -260,6 +263,8 @@ def sweep_lines(points: Iterable[SweepPoint]) -> list[str]:
 
 def search_lines(request: PlanRequest, question: Question, found: Sequence[Found]) -> Iterator[str]:
     """The answers to a search, one row an engine."""
+    from farspan.planner.questions import MOST_GPUS
+
     wanted = format_tokens(request.context)
     name, count = request.model.name, request.concurrency
     gpus = f"{request.gpus}x {request.gpu.name}, TP {request.tp}"
@@ -268,16 +273,18 @@ def search_lines(request: PlanRequest, question: Question, found: Sequence[Found
         "concurrency": f"most requests of {wanted} at once of {name} on {gpus}",
         "gpus": f"fewest {request.gpu.name} for {name}, {count} x {wanted}",
     }
+    why_not = f"{MOST_GPUS} are not enough" if question.value == "gpus" else "nothing fits"
     yield titles[question.value]
     rows = [["engine", "answer", "first token", "flags or why not"]]
     for answer in found:
         plan = answer.plan
+        value = f"{answer.value:,}" if answer.value else "none"
         rows.append(
             [
                 f"{answer.engine} {plan.version}" if plan else answer.engine,
-                f"{answer.value:,}" if answer.value else "none",
+                f"{value} ({answer.servers} x TP {answer.tp})" if answer.servers > 1 else value,
                 format_seconds(plan.time.ttft_expected_s) if plan and plan.time else "-",
-                " ".join(plan.flags) if plan else answer.refusal or "nothing fits",
+                " ".join(plan.flags) if plan else answer.refusal or why_not,
             ]
         )
     yield from table(rows, right=(1, 2))

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
-from farspan.planner.roofline import decode_bytes, prefill_work
+from farspan.planner.roofline import (
+    DecodeRates,
+    PrefillRates,
+    PrefillWork,
+    decode_rates,
+    prefill_rates,
+)
 from farspan.planner.timing_fits import (
     FITS,
     PREFIX_TREE_CHUNK,
@@ -34,8 +39,7 @@ class TimeTerm(NamedTuple):
     formula: str
 
 
-@dataclass(frozen=True, slots=True)
-class TimeEstimate:
+class TimeEstimate(NamedTuple):
     """Time of one request alone on the server, cold.
 
     Args:
@@ -95,65 +99,92 @@ def estimate_time(
     `backend` is the prefill attention backend where it matters; `chunk` and `prefix_tree` are SGLang's
     --chunked-prefill-size and whether its prefix tree is on. Pure.
     """
-    fit, fitted, basis = choose_fit(engine, version, gpu.name, kv_dtype, backend)
-    floors = floor_terms(model, gpu, tp, prompt_tokens, kv_dtype)
-    terms = [
-        TimeTerm("weights", floors.linear, floors.linear / fit.linear, f"{fit.linear:.2f} of the peak"),
-        TimeTerm(
-            "attention",
-            floors.attention,
-            floors.attention / fit.attention,
-            f"{fit.attention:.3f} of the peak",
-        ),
-        TimeTerm(
-            "local attention", floors.local, floors.local / fit.attention, f"{fit.attention:.3f} of the peak"
-        ),
-    ]
-    tree = prefix_tree_seconds(version, prompt_tokens, chunk) if engine == "sglang" and prefix_tree else 0.0
-    if tree:
-        terms.append(TimeTerm("prefix tree (CPU)", 0.0, tree, "measured on one core, scaled to this prompt"))
-        basis += "; prefix tree from CPU measurements of this version"
-    elif engine == "sglang" and prefix_tree:
-        basis += "; the prefix tree's CPU time was not measured for this version and is left out"
-    itl_floor = decode_floor(model, gpu, tp, prompt_tokens + output_tokens, kv_dtype)
+    pace = _pace(model, gpu, tp, engine, version, kv_dtype, backend)
+    fit, basis = pace.fit, pace.basis
+    floors = pace.prefill.work(prompt_tokens)
+    linear, attention, local = (
+        floors.linear / fit.linear,
+        floors.attention / fit.attention,
+        floors.local / fit.attention,
+    )
+    terms: tuple[TimeTerm, ...] = (
+        TimeTerm("weights", floors.linear, linear, pace.linear_formula),
+        TimeTerm("attention", floors.attention, attention, pace.attention_formula),
+        TimeTerm("local attention", floors.local, local, pace.attention_formula),
+    )
+    expected = linear + attention + local
+    if engine == "sglang" and prefix_tree:
+        tree = prefix_tree_seconds(version, prompt_tokens, chunk)
+        if tree:
+            terms = (
+                *terms,
+                TimeTerm("prefix tree (CPU)", 0.0, tree, "measured on one core, scaled to this prompt"),
+            )
+            expected += tree
+            basis += "; prefix tree from CPU measurements of this version"
+        else:
+            basis += "; the prefix tree's CPU time was not measured for this version and is left out"
+    itl_floor = pace.decode.weights + pace.decode.kv(prompt_tokens + output_tokens)
     return TimeEstimate(
-        ttft_floor_s=sum(term.floor_s for term in terms),
-        ttft_expected_s=sum(term.expected_s for term in terms),
+        ttft_floor_s=floors.linear + floors.attention + floors.local,
+        ttft_expected_s=expected,
         itl_floor_s=itl_floor,
         itl_expected_s=fit.step_s + itl_floor / fit.decode,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
-        fitted=fitted,
+        fitted=pace.fitted,
         basis=basis,
-        terms=tuple(terms),
+        terms=terms,
     )
 
 
-class PrefillFloor(NamedTuple):
-    """Seconds at the peak, by kind of work."""
+class _Pace(NamedTuple):
+    """What the length of a request does not change: rates in seconds at the peaks, and the fit."""
 
-    linear: float
-    attention: float
-    local: float
+    prefill: PrefillRates
+    decode: DecodeRates
+    fit: Fit
+    fitted: bool
+    basis: str
+    linear_formula: str
+    attention_formula: str
 
 
-def floor_terms(model: ModelSpec, gpu: Gpu, tp: int, tokens: int, kv_dtype: KvDtype) -> PrefillFloor:
-    """Seconds of a prompt at the dense peak, FP8 peak for FP8 weights and for attention on an FP8 cache."""
-    work = prefill_work(model, tp, tokens)
+@lru_cache(maxsize=256)
+def _pace(
+    model: ModelSpec, gpu: Gpu, tp: int, engine: str, version: str, kv_dtype: KvDtype, backend: str
+) -> _Pace:
+    fit, fitted, basis = choose_fit(engine, version, gpu.name, kv_dtype, backend)
+    return _Pace(
+        prefill_seconds(model, gpu, tp, kv_dtype),
+        decode_rates(model, tp, kv_dtype.value_bytes(model.dtype_bytes)).over(gpu.bandwidth),
+        fit,
+        fitted,
+        basis,
+        f"{fit.linear:.2f} of the peak",
+        f"{fit.attention:.3f} of the peak",
+    )
+
+
+def prefill_seconds(model: ModelSpec, gpu: Gpu, tp: int, kv_dtype: KvDtype) -> PrefillRates:
+    """Seconds at the dense peak; the FP8 peak for FP8 weights, and for attention on an FP8 cache."""
     fp8_weights = model.quantization is not None and model.quantization.method == "fp8"
     linear_peak = gpu.fp8_flops if fp8_weights and gpu.fp8_flops else gpu.bf16_flops
     attention_peak = gpu.fp8_flops if kv_dtype.is_fp8 and gpu.fp8_flops else gpu.bf16_flops
-    return PrefillFloor(
-        work.linear / linear_peak, work.attention / attention_peak, work.local / attention_peak
-    )
+    return prefill_rates(model, tp).over(linear_peak, attention_peak)
+
+
+def floor_terms(model: ModelSpec, gpu: Gpu, tp: int, tokens: int, kv_dtype: KvDtype) -> PrefillWork:
+    """Seconds of a prompt at the peak, by kind of work."""
+    return prefill_seconds(model, gpu, tp, kv_dtype).work(tokens)
 
 
 def decode_floor(model: ModelSpec, gpu: Gpu, tp: int, context: int, kv_dtype: KvDtype) -> float:
     """Seconds one decoded token takes at the memory's peak bandwidth."""
-    return sum(decode_bytes(model, tp, context, kv_dtype)) / gpu.bandwidth
+    rates = decode_rates(model, tp, kv_dtype.value_bytes(model.dtype_bytes)).over(gpu.bandwidth)
+    return rates.weights + rates.kv(context)
 
 
-@lru_cache(maxsize=256)
 def choose_fit(engine: str, version: str, gpu: str, kv_dtype: KvDtype, backend: str) -> tuple[Fit, bool, str]:
     """The fit to use, whether it is this very combination's, and how to say so."""
     kv = "fp8" if kv_dtype.is_fp8 else "bf16"
@@ -184,8 +215,12 @@ def prefix_tree_seconds(version: str, tokens: int, chunk: int) -> float:
     points = PREFIX_TREE_S.get(version)
     if points is None or tokens <= 0 or chunk <= 0:
         return 0.0
-    scale = math.pow(PREFIX_TREE_CHUNK / chunk, PREFIX_TREE_CHUNK_POWER)
-    return _interpolate(points, tokens) * scale
+    seconds = _interpolate(points, tokens)
+    return seconds if chunk == PREFIX_TREE_CHUNK else seconds * _chunk_scale(chunk)
+
+
+def _chunk_scale(chunk: int) -> float:
+    return math.pow(PREFIX_TREE_CHUNK / chunk, PREFIX_TREE_CHUNK_POWER)
 
 
 def fit_prefill(points: Sequence[tuple[float, float, float]]) -> tuple[float, float]:

@@ -1,8 +1,9 @@
-"""The cache folder: things that took time to compute, each under a key that holds all it was computed from."""
+"""Files that are complete or absent, and the cache folder, whose keys hold all that an entry was computed from."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -33,3 +34,22 @@ def publish_folder(target: Path, write: Callable[[Path], None]) -> None:
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def replace_file(target: Path, write: Callable[[Path], None]) -> None:
+    """Write a file that takes its place only once it is complete; until then, and after a failure, the old one stays.
+
+    Args:
+        target: The file; a link is followed, missing folders are made.
+        write: Writes the file it is given, which has the target's suffix.
+    """
+    target = target.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{target.suffix}")
+    try:
+        write(draft)
+        if target.exists():
+            draft.chmod(target.stat().st_mode)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -22,8 +22,9 @@ SEGMENT_BYTES = 2_000_000
 # A text is brought into pieces of at most this many characters; each piece begins at a cut.
 PIECE_CHARACTERS = 16_384
 
-# A longer stretch without a space is given one, so that a cut is never far away.
+# A longer stretch without a cut is given one, so that a cut is never far away; so long a blank is cut short.
 _LONGEST_STRETCH = 1024
+_LONGEST_BLANK = 128
 
 _BLOCK = 8 * 2**20
 _SEPARATOR = b"\n\n"
@@ -166,22 +167,17 @@ def _text_files(path: Path) -> list[Path]:
 def split_pieces(text: str) -> list[str]:
     """Split a text into pieces that each begin at a cut: a space, then a character that is not white space.
 
-    White space around the text goes, and a space is put first and into stretches that have none.
+    White space around the text goes, and a space is put first and into stretches that have no cut.
     """
-    text = " " + _with_spaces(text.strip())
+    text = " " + _with_cuts(text.strip())
     pieces = []
     start = 0
     while len(text) - start > PIECE_CHARACTERS:
         end = start + PIECE_CHARACTERS
         near = max(start, end - _LONGEST_STRETCH)
         cut = _last_cut(text, near, end) or _last_cut(text, start, end)
-        if cut:
-            pieces.append(text[start:cut])
-            start = cut
-        else:
-            # Nothing but white space for a whole piece: leave it out.
-            pieces.append(text[start:end].rstrip())
-            text, start = " " + text[end:].lstrip(), 0
+        pieces.append(text[start:cut])
+        start = cut
     pieces.append(text[start:])
     return [piece for piece in pieces if is_cut("x", piece)]
 
@@ -191,15 +187,29 @@ def _last_cut(text: str, start: int, end: int) -> int:
     return max((start + cut for cut in find_cuts(text[start:end])), default=0)
 
 
-def _with_spaces(text: str) -> str:
-    """Give every stretch of more than 1,024 characters without a space one."""
-    content = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
-    half = _LONGEST_STRETCH // 2
-    # A space in every half means none is further than the whole away from the next.
-    whole = content[: len(content) // half * half].reshape(-1, half)
-    if (whole == ord(" ")).any(axis=1).all():
+def _with_cuts(text: str) -> str:
+    """Give every stretch of more than 1,024 characters without a cut one."""
+    if _has_cuts_throughout(text):
         return text
-    return re.sub(rf"[^ ]{{{_LONGEST_STRETCH},}}", lambda match: _broken(match[0]), text)
+    text = re.sub(rf"\s{{{_LONGEST_BLANK + 1},}}", lambda match: match[0][:_LONGEST_BLANK], text)
+    borders = np.array([0, *find_cuts(text), len(text)])
+    long = np.flatnonzero(np.diff(borders) > _LONGEST_STRETCH)
+    parts = []
+    done = 0
+    for start, end in zip(borders[long].tolist(), borders[long + 1].tolist(), strict=True):
+        parts += [text[done:start], _broken(text[start:end])]
+        done = end
+    return "".join([*parts, text[done:]])
+
+
+def _has_cuts_throughout(text: str) -> bool:
+    """Return whether every half stretch of a text has a cut between ASCII characters: quick, and true of most text."""
+    content = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+    visible = (content > ord(" ")) & (content < 127)
+    cuts = (content[1:-1] == ord(" ")) & visible[:-2] & visible[2:]
+    half = _LONGEST_STRETCH // 2
+    # The first and last characters are no cuts; a cut in every half means none is further than the whole away.
+    return bool(cuts[: len(cuts) // half * half].reshape(-1, half).any(axis=1).all())
 
 
 def _broken(stretch: str) -> str:
@@ -207,6 +217,6 @@ def _broken(stretch: str) -> str:
     parts = []
     for start in range(0, len(stretch), half):
         part = stretch[start : start + half]
-        spaced = re.sub(r"(?<=\S)\s(?=\S)", " ", part, count=1)
+        spaced = re.sub(r"(?<=\S)\s+(?=\S)", " ", part, count=1)
         parts.append(spaced if spaced != part else re.sub(r"(?<=\S)(?=\S)", " ", part, count=1))
     return "".join(parts)

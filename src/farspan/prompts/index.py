@@ -26,7 +26,10 @@ from farspan.prompts.parts import WordTable
 from farspan.prompts.tokenizer import TokenIds, Tokenizer, as_ids
 
 # Part of the key: raise it whenever the layout of a segment or the way a text is split changes.
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
+
+# A corpus of fewer characters is repeated in its one segment.
+_LEAST_CHARACTERS = 2**15
 
 # From so many segments on, encoding all phrases of a corpus once is cheaper than encoding the segments.
 _PHRASES_PAY = 4
@@ -111,7 +114,7 @@ class CorpusIndex:
         return self._folder / f"{number:06d}"
 
     def _make(self, number: int) -> None:
-        pieces = split_pieces(self.tokenizer.clean(self.corpus.segment(number)))
+        pieces = split_pieces(self.tokenizer.clean(self._text_of(number)))
         ids = self.tokenizer.encode_pieces(pieces)
         encoded = [piece.encode() for piece in pieces]
         marks = np.zeros((len(pieces) + 1, 2), np.int64)
@@ -119,6 +122,13 @@ class CorpusIndex:
         marks[1:, 1] = np.cumsum([len(part) for part in encoded])
         joined = np.concatenate(ids) if ids else np.zeros(0, np.int32)
         self._save(number, IndexedSegment(memoryview(b"".join(encoded)), joined, marks))
+
+    def _text_of(self, number: int) -> str:
+        """Return a segment's text; a short corpus repeated, as it will be read, so that prompts have few parts."""
+        text = self.corpus.segment(number)
+        if self.corpus.segments == 1 and 0 < len(text) < _LEAST_CHARACTERS:
+            return " ".join([text.strip()] * (_LEAST_CHARACTERS // len(text)))
+        return text
 
     def _save(self, number: int, segment: IndexedSegment) -> None:
         def write(draft: Path) -> None:

@@ -29,6 +29,9 @@ class Part(Protocol):
     def iter_text(self) -> Iterator[bytes | memoryview]:
         """Yield the text as UTF-8, in pieces that end between characters."""
 
+    def text_before(self, token: int) -> bytes:
+        """Return the text before one of its tokens at which something planted begins."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
@@ -54,6 +57,11 @@ class TextPart:
     def iter_text(self) -> Iterator[bytes | memoryview]:
         """Yield the text at once."""
         yield self.content
+
+    def text_before(self, token: int) -> bytes:
+        """Return nothing: what is planted is a part of its own, so it begins where the part does."""
+        assert token == 0, "a piece is planted inside a run of text"
+        return b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +103,18 @@ class WordsPart:
 
     def ids(self) -> TokenIds:
         """Return the ids."""
-        if len(self.table.ids.data) == len(self.table.ids.lengths):
-            return as_ids(self.table.ids.data[self.chosen])
-        return np.concatenate([as_ids(self.table.ids.gather(chosen)) for chosen in self._chunks()])
+        return as_ids(self.table.ids.gather(self.chosen))
 
     def iter_text(self) -> Iterator[bytes | memoryview]:
         """Yield the text, many words at a time."""
         for chosen in self._chunks():
             yield self.table.text.gather(chosen).tobytes()
+
+    def text_before(self, token: int) -> bytes:
+        """Return the words before the one that begins at a token."""
+        ends = np.cumsum(self.table.ids.lengths[self.chosen])
+        words = int(np.searchsorted(ends, token, side="right"))
+        return self.table.text.gather(self.chosen[:words]).tobytes()
 
     def _chunks(self) -> list[NDArray[np.unsignedinteger]]:
         starts = range(0, len(self.chosen), _WORDS_IN_A_CHUNK)

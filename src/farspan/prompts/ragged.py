@@ -1,50 +1,60 @@
-"""Sequences of different lengths in one array, gathered without a Python loop."""
+"""Sequences of different lengths, one a row, put one after the other without a Python loop over them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+# Rows gathered at a time: they stay within a core's cache.
+_ROWS_AT_ONCE = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """Sequences one after the other in one array.
+    """Sequences, each a row that is filled up behind its end.
 
     Attributes:
-        data: All of them: uint8 for byte strings, int32 for token ids.
-        starts: Where each begins, int64.
-        lengths: Their lengths, int64.
+        rows: uint8 for byte strings, int32 for token ids, [sequences, longest].
+        lengths: Of each sequence, int64.
+        padding: What rows are filled up with; no sequence holds it.
     """
 
-    data: NDArray[Any]
-    starts: NDArray[np.int64]
+    rows: NDArray[Any]
     lengths: NDArray[np.int64]
+    padding: int
 
     @classmethod
     def of_strings(cls, strings: Sequence[str]) -> Ragged:
-        """Pack strings as UTF-8."""
-        encoded = [string.encode() for string in strings]
-        return cls._of(np.frombuffer(b"".join(encoded), np.uint8), encoded)
+        """Pack strings as UTF-8; none may hold NUL."""
+        encoded = [np.frombuffer(string.encode(), np.uint8) for string in strings]
+        return cls._of(encoded, padding=0)
 
     @classmethod
     def of_arrays(cls, arrays: Sequence[NDArray[Any]]) -> Ragged:
-        """Pack arrays of one type."""
-        return cls._of(np.concatenate(arrays), arrays)
+        """Pack arrays of token ids."""
+        return cls._of(arrays, padding=-1)
 
     @classmethod
-    def _of(cls, data: NDArray[Any], sequences: Sequence[Sized]) -> Ragged:
+    def _of(cls, sequences: Sequence[NDArray[Any]], padding: int) -> Ragged:
         lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
-        return cls(data, np.cumsum(lengths) - lengths, lengths)
+        rows = np.full((len(sequences), int(lengths.max())), padding, sequences[0].dtype)
+        rows[np.arange(rows.shape[1]) < lengths[:, None]] = np.concatenate(sequences)
+        return cls(rows, lengths, padding)
 
     def gather(self, chosen: NDArray[Any]) -> NDArray[Any]:
         """Return the chosen sequences, one after the other."""
-        lengths = self.lengths[chosen]
-        ends = np.cumsum(lengths)
-        source = np.repeat(self.starts[chosen] - (ends - lengths), lengths)
-        source += np.arange(len(source))
-        gathered: NDArray[Any] = self.data[source]
+        if self.rows.shape[1] == 1:
+            single: NDArray[Any] = self.rows[:, 0][chosen]
+            return single
+        starts = range(0, len(chosen), _ROWS_AT_ONCE)
+        parts = [self._gather_few(chosen[start : start + _ROWS_AT_ONCE]) for start in starts]
+        return np.concatenate(parts) if parts else self.rows[:0].ravel()
+
+    def _gather_few(self, chosen: NDArray[Any]) -> NDArray[Any]:
+        filled = self.rows.take(chosen, axis=0).ravel()
+        gathered: NDArray[Any] = filled[filled != self.padding]
         return gathered

@@ -195,10 +195,7 @@ def _parts(
 ) -> list[Part]:
     words = [*vocabulary.haystack_words, *vocabulary.needle_words]
     ids = as_ids([*vocabulary.haystack_ids, *vocabulary.needle_ids])
-    one_each = np.ones(len(ids), np.int64)
-    table = WordTable(
-        Ragged.of_strings([f" {word}" for word in words]), Ragged(ids, np.arange(len(ids)), one_each)
-    )
+    table = WordTable(Ragged.of_strings([f" {word}" for word in words]), Ragged.of_arrays(list(ids[:, None])))
     first = words[int(chosen[0])]
     head = TextPart(tokenizer.encode_request(first, chat=chat), first.encode())
     return [head, WordsPart.of(table, chosen[1:])]

@@ -67,6 +67,7 @@ class Tokenizer(ABC):
         proof: Why counts add up at cuts.
         recall: Set for the recall checkpoint.
         special_strings: Strings the server would read as control tokens; never to occur in a text.
+        apart: Pairs of characters between which a single space never stands in a text; see `farspan.prompts.cuts`.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Tokenizer(ABC):
     proof: Proof
     recall: RecallVocabulary | None = None
     special_strings: tuple[str, ...] = ()
+    apart: tuple[tuple[str, str], ...] = ()
 
     @abstractmethod
     def encode_request(self, text: str, *, chat: bool) -> TokenIds:
@@ -97,11 +99,16 @@ class Tokenizer(ABC):
         """
 
     def clean(self, text: str) -> str:
-        """Return the text as it may stand in a prompt: control strings broken up, no NUL, normalized as needed."""
+        """Return the text as it may stand in a prompt: control strings broken up, no NUL, normalized as needed.
+
+        A single space between two characters that must stay `apart` becomes a line break.
+        """
         if "\0" in text:
             text = text.replace("\0", "")
         if self.holds_control(text):
             text = self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+        for before, after in self.apart:
+            text = re.sub(f"(?<={re.escape(before)}) (?={re.escape(after)})", "\n", text)
         return text
 
     def holds_control(self, text: str) -> bool:
@@ -113,6 +120,24 @@ class Tokenizer(ABC):
     def byte_lengths(self, ids: TokenIds) -> NDArray[np.int64] | None:  # noqa: ARG002
         """Return how many bytes of text each id stands for, or None where that is not a property of the id."""
         return None
+
+    def first_tokens(self, text: str, characters: Sequence[int], *, chat: bool) -> list[int]:
+        """Return which token of a request is the first to hold any of the text from each of some characters on.
+
+        Unless a backend knows better, that is where the ids of the text before stop being those of the whole, which
+        may be a token early where a word is encoded otherwise because of what follows.
+
+        Args:
+            text: As for `encode_request`.
+            characters: Positions in the text, none at its beginning.
+            chat: As for `encode_request`.
+        """
+        whole = self.encode_request(text, chat=chat)
+        found = []
+        for character in characters:
+            before = self.encode_request(text[:character], chat=chat)[: len(whole)]
+            found.append(int(np.argmin(np.append(before == whole[: len(before)], False))))
+        return found
 
     def encode_piece(self, piece: str) -> TokenIds:
         """Return the ids one piece contributes; see `encode_pieces`."""

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 
 from farspan.errors import FarspanError, InputError
-from farspan.prompts.frame import encode_frame
 from farspan.prompts.parts import TextPart
 from farspan.prompts.prompt import Prompt
 from farspan.prompts.tokenizer import Tokenizer
@@ -92,8 +91,8 @@ def _fill(prompt: Prompt, tokenizer: Tokenizer, before: str, closing: str, token
         missing = tokens - len(ids)
         if missing == 0:
             text = before + filling + closing
-            positions = _positions(prompt, tokenizer)
-            return replace(prompt, parts=[TextPart(ids, text.encode())], needle_positions=positions)
+            positions = tokenizer.first_tokens(text, _planted_at(prompt), chat=prompt.chat)
+            return replace(prompt, parts=[TextPart(ids, text.encode())], needle_positions=tuple(positions))
         if missing < 0:
             return None
         near = (before + filling)[-_NEAR_CHARACTERS:]
@@ -110,14 +109,14 @@ def _fill(prompt: Prompt, tokenizer: Tokenizer, before: str, closing: str, token
     return None
 
 
-def _positions(prompt: Prompt, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return where planted pieces begin once the prompt is encoded as a whole."""
+def _planted_at(prompt: Prompt) -> list[int]:
+    """Return at which characters of the text planted pieces begin."""
     found = []
-    token = 0
-    before = b""
+    token = characters = 0
     for part in prompt.parts:
-        if token in prompt.needle_positions:
-            found.append(len(encode_frame(tokenizer, before.decode(), "", chat=prompt.chat).head))
+        for position in prompt.needle_positions:
+            if token <= position < token + part.tokens:
+                found.append(characters + len(part.text_before(position - token).decode()))
         token += part.tokens
-        before += b"".join(part.iter_text())
-    return tuple(found)
+        characters += sum(len(str(chunk, "utf-8")) for chunk in part.iter_text())
+    return found

@@ -14,6 +14,7 @@ from typing import IO
 
 from farspan.errors import InputError
 from farspan.prompts.build import iter_prompts
+from farspan.prompts.cache import replace_file
 from farspan.prompts.corpus import BuiltinCorpus, TextCorpus
 from farspan.prompts.prompt import Prompt
 from farspan.prompts.tokenizer import load_tokenizer
@@ -196,27 +197,43 @@ def peak_rss_mib() -> float:
 
 
 def _write(prompt: Prompt, order: PromptOrder, stream: IO[bytes] | None) -> Path | None:
-    target: Path | IO[bytes]
-    if order.output is None:
-        if stream is None:
-            raise InputError("there is nowhere to write the prompt to", "name an output file")
-        target = stream
-    elif order.number == 1:
-        target = order.output
-    else:
-        suffix = ".txt" if order.format is PromptFormat.TEXT else ".npy"
-        target = order.output / f"prompt-{prompt.seed:06d}{suffix}"
+    path = _path_of(prompt, order)
+    if path is None and stream is None:
+        raise InputError("there is nowhere to write the prompt to", "name an output file")
     try:
-        if isinstance(target, Path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        if order.format is PromptFormat.TEXT:
-            prompt.write_text(target)
+        if path is None:
+            assert stream is not None
+            _write_to(stream, prompt, order)
+        elif _is_special(path):
+            _write_to(path, prompt, order)
         else:
-            prompt.write_ids(target)
+            replace_file(path, lambda draft: _write_to(draft, prompt, order))
     except BrokenPipeError:
         raise
     except OSError as error:
         raise InputError(
-            f"{target} cannot be written ({error.strerror})", "free some space, or choose another output"
+            f"{path or 'standard output'} cannot be written ({error.strerror})",
+            "free some space, or choose another output",
         ) from error
-    return target if isinstance(target, Path) else None
+    return path
+
+
+def _path_of(prompt: Prompt, order: PromptOrder) -> Path | None:
+    if order.output is None or order.number == 1:
+        return order.output
+    if order.output.is_file():
+        raise InputError(f"{order.output} is a file", "name a folder for several prompts")
+    suffix = ".txt" if order.format is PromptFormat.TEXT else ".npy"
+    return order.output / f"prompt-{prompt.seed:06d}{suffix}"
+
+
+def _write_to(target: Path | IO[bytes], prompt: Prompt, order: PromptOrder) -> None:
+    if order.format is PromptFormat.TEXT:
+        prompt.write_text(target)
+    else:
+        prompt.write_ids(target)
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path is a pipe, a device or the like, which can only be written to as it is."""
+    return Path("/dev") in path.absolute().parents or (path.exists() and not path.is_file())

@@ -279,7 +279,7 @@ def test_the_ledger_adds_up_and_names_what_it_does_not_know() -> None:
         ({"tp": 3}, "does not divide"),
         (
             {"model": load_model("deepseek-ai/DeepSeek-V4-Flash", allow_network=False), "context": 100_000},
-            "compressed",
+            "latents at several rates",
         ),
         (
             {"model": load_model("MiniMaxAI/MiniMax-M3", allow_network=False), "context": 100_000},

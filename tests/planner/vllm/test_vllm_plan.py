@@ -264,7 +264,7 @@ class TestRefusals:
         assert plan(1_000_000, "0.27.1", "--calculate-kv-scales").starts
 
     def test_compressed_attention_is_refused_not_guessed(self) -> None:
-        with pytest.raises(InputError, match="compressed attention"):
+        with pytest.raises(InputError, match="latents at several rates"):
             plan(100_000, "0.33.0", model=load_model("deepseek-v4-flash"))
 
     def test_architecture_of_a_later_version(self) -> None:
@@ -377,3 +377,33 @@ def test_outline_is_the_plan_without_its_ledger() -> None:
     assert len(outline.ledger) == 0
     for name in ("starts", "fits", "reason", "capacity_tokens", "max_concurrency", "printed", "flags", "env"):
         assert getattr(full, name) == getattr(outline, name)
+
+
+def test_weight_offload_moves_bytes_from_the_gpu_to_the_host() -> None:
+    plain, moved = plan(1_000_000, "0.24.0"), plan(1_000_000, "0.24.0", "--cpu-offload-gb=8")
+    assert plain.weights_bytes - moved.weights_bytes == 8 * GIB
+    assert moved.available_kv_bytes - plain.available_kv_bytes == 8 * GIB
+    assert moved.ledger["weights kept in RAM"].bytes == 8 * GIB
+    assert moved.ledger["weights kept in RAM"].on_host
+    assert moved.ledger.free_bytes == pytest.approx(plain.ledger.free_bytes, abs=2**22)
+    assert any("over PCIe" in warning for warning in moved.warnings)
+    # The embedding and the output head stay: no more than the layers' weights can go.
+    everything = plan(1_000_000, "0.24.0", "--cpu-offload-gb=1000")
+    assert everything.weights_bytes > 2 * GIB
+    with pytest.raises(InputError, match="not a memory size"):
+        plan(1_000_000, "0.24.0", "--cpu-offload-gb=-1")
+
+
+@pytest.mark.parametrize(("version", "starts"), [("0.12.0", False), ("0.14.0", False), ("0.20.0", True)])
+def test_weight_offload_needed_one_kv_group_before_0_20(version: str, starts: bool) -> None:
+    hybrid = plan(1_000_000, version, "--cpu-offload-gb=8", f"{CHUNKED_HYBRID_ENV}=1")
+    assert hybrid.starts == starts
+    assert starts or "one KV group" in hybrid.reason
+    assert plan(1_000_000, version, "--cpu-offload-gb=8", "--disable-hybrid-kv-cache-manager").starts
+
+
+def test_kv_offload_takes_host_memory_and_raises_no_request() -> None:
+    plain, tiered = plan(1_000_000, "0.24.0"), plan(1_000_000, "0.24.0", "--kv-offloading-size=800")
+    assert tiered.capacity_tokens == plain.capacity_tokens
+    assert tiered.ledger["finished KV kept in RAM"].bytes == 100 * GIB
+    assert any("does not raise the longest request" in warning for warning in tiered.warnings)

@@ -6,13 +6,15 @@ from typing import NamedTuple
 
 from farspan.errors import InputError
 from farspan.models.spec import AttentionKind, KvDtype
-from farspan.planner.request import PlanRequest
+from farspan.planner.engine_flags import split_environment
+from farspan.planner.request import EngineFlags, PlanRequest
 from farspan.planner.sglang.versions import SglangRules
 
 CONTEXT_LENGTH = ("--context-length",)
 MAX_REQUESTS = ("--max-running-requests",)
 FRACTION = ("--mem-fraction-static",)
 _TP = ("--tp-size", "--tensor-parallel-size", "--tp")
+_WRITTEN_BY_FARSPAN = (*_TP, *CONTEXT_LENGTH, "--kv-cache-dtype")
 _KV_NAMES = {
     "auto": KvDtype.AUTO,
     "bf16": KvDtype.BFLOAT16,
@@ -32,7 +34,7 @@ _NOT_MIRRORED = {
     "--disaggregation-mode": "disaggregated prefill and decode",
     "--enable-two-batch-overlap": "two-batch overlap",
     "--cuda-graph-config": "CUDA graph settings as JSON (use --cuda-graph-max-bs-decode and the like)",
-    "--cpu-offload-gb": "weight offload",
+    "--offload-group-size": "prefetching weight offload",
     "--prefill-only-disable-kv-cache": "serving without a KV cache",
 }
 
@@ -50,7 +52,8 @@ class HicacheFlags(NamedTuple):
 
 
 class GivenFlags(NamedTuple):
-    """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit."""
+    """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit;
+    `cpu_offload_bytes` of weights stay in the machine's memory, for each GPU."""
 
     context_length: int | None
     kv_dtype: KvDtype
@@ -75,6 +78,7 @@ class GivenFlags(NamedTuple):
     mamba_ratio: float
     mamba_slots: int | None
     hicache: HicacheFlags | None
+    cpu_offload_bytes: int
 
 
 def read_flags(request: PlanRequest, rules: SglangRules) -> GivenFlags:
@@ -136,7 +140,20 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> GivenFlags:
         mamba_ratio=request.float_flag(0.9, "--mamba-full-memory-ratio"),
         mamba_slots=_optional_int(request, "--max-mamba-cache-size"),
         hicache=hicache,
+        cpu_offload_bytes=request.int_flag(0, "--cpu-offload-gb") * 2**30,
     )
+
+
+def passed_on(flags: EngineFlags) -> tuple[str, ...]:
+    """Words of the flags farspan does not write itself, as given."""
+    words: list[str] = []
+    for name, value in split_environment(flags)[0].items():
+        if name in _WRITTEN_BY_FARSPAN:
+            continue
+        words.append(name)
+        if value is not None:
+            words += value.split() if name.startswith("--cuda-graph-bs") else [value]
+    return tuple(words)
 
 
 def _refuse(request: PlanRequest, rules: SglangRules) -> None:

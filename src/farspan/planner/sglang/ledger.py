@@ -9,7 +9,7 @@ from typing import NamedTuple
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import ModelSpec
 from farspan.models.tensors import WeightPart
-from farspan.models.weights import rank_weight_bytes
+from farspan.models.weights import offloadable_bytes, rank_weight_bytes
 from farspan.planner.ledger import Allocation, Basis, Phase
 from farspan.planner.sglang.defaults import Resolved
 from farspan.planner.sglang.hicache import HostTier
@@ -22,6 +22,7 @@ from farspan.planner.sglang.tables import (
     rope_bytes,
 )
 from farspan.planner.sglang.versions import SglangRules
+from farspan.sizes import format_bytes
 
 GIB = 2**30
 _CONTEXT_ONE_GPU = int(0.67 * GIB)  # 139.80 GiB less the 139.13 GB free before loading (0.5.16, one H200)
@@ -34,10 +35,12 @@ _WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SG
 
 
 class LoadSizes(NamedTuple):
-    """What is on the GPU before the pools, in bytes, and what is free before and after loading."""
+    """What is on the GPU before the pools, in bytes, and what is free before and after loading; `offloaded`
+    weights are in the machine's memory, and not among `tensors`."""
 
     context: int
     tensors: int
+    offloaded: int
     ropes: int
     free_before: int
     free_after: int
@@ -48,13 +51,14 @@ class LoadSizes(NamedTuple):
         return self.tensors + self.ropes
 
 
-def load_sizes(model: ModelSpec, gpu: Gpu, tp: int, resolved: Resolved) -> LoadSizes:
+def load_sizes(model: ModelSpec, gpu: Gpu, tp: int, resolved: Resolved, cpu_offload_bytes: int) -> LoadSizes:
     """The driver's context, the weights of one rank and the RoPE tables."""
     context = _CONTEXT_ONE_GPU if tp == 1 else _CONTEXT_MANY_GPUS
-    tensors = _tensor_bytes(model, tp, resolved.multimodal)
+    offloaded = min(cpu_offload_bytes, offloadable_bytes(model, tp))
+    tensors = _tensor_bytes(model, tp, resolved.multimodal) - offloaded
     ropes = sum(rope_bytes(rope, resolved.context_length) for rope in model.ropes)
     before = gpu.memory_bytes - context
-    return LoadSizes(context, tensors, ropes, before, before - tensors - ropes - _LOAD_REMAINDER)
+    return LoadSizes(context, tensors, offloaded, ropes, before, before - tensors - ropes - _LOAD_REMAINDER)
 
 
 @lru_cache(maxsize=256)
@@ -89,7 +93,9 @@ def load_lines(
             load.tensors,
             Phase.LOAD,
             "model, 1/TP",
-            f"tensors of one of {tp} ranks" + (", no vision tower" if vision else ""),
+            f"tensors of one of {tp} ranks"
+            + (", no vision tower" if vision else "")
+            + (f", less {format_bytes(load.offloaded)} in RAM" if load.offloaded else ""),
             "the checkpoint's tensor shapes",
             Basis.MIRRORED,
         ),
@@ -114,32 +120,33 @@ def load_lines(
     )
 
 
-def used_bytes(
-    load: LoadSizes,
-    layout: KvLayout,
-    sizes: PoolSizes,
-    rows: int,
-    tables: tuple[GraphTable, ...],
-    batch: int,
-    resolved: Resolved,
-    rules: SglangRules,
+def fixed_bytes(
+    load: LoadSizes, layout: KvLayout, sizes: PoolSizes, resolved: Resolved, rules: SglangRules
 ) -> int:
-    """Bytes of every line up to the graphs: what must fit for the server to start. Sums what the lines say,
-    without writing them."""
+    """Bytes of every line the context does not change, up to the graphs: sums what the lines say, without
+    writing them."""
     page = resolved.page_size
     return (
         load.context
         + load.weights_bytes
         + _LOAD_REMAINDER
-        + request_table_bytes(rows, resolved.context_length, rules)
         + sizes.state_bytes
         + pool_bytes(sizes.window_tokens, layout.window_layers, layout.window_layer_bytes, page)
         + full_pool_bytes(layout, sizes, page)
         + index_bytes(sizes.full_tokens, sizes.window_tokens, page, rules)
         + _workspace_bytes(resolved)
-        + sum(table.bytes for table in tables)
-        + (_PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes + _GRAPH_MIB_PER_BATCH * batch) * 2**20
+        + _PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes * 2**20
     )
+
+
+def context_bytes(
+    rows: int, tables: tuple[GraphTable, ...], batch: int, resolved: Resolved, rules: SglangRules
+) -> int:
+    """Bytes of the lines the context changes, up to the graphs."""
+    total = request_table_bytes(rows, resolved.context_length, rules) + _GRAPH_MIB_PER_BATCH * batch * 2**20
+    for table in tables:
+        total += table.bytes
+    return total
 
 
 def full_pool_bytes(layout: KvLayout, sizes: PoolSizes, page_size: int) -> int:
@@ -161,6 +168,11 @@ def prefill_bytes(
     activations = activation_bytes(model, tp, min(chunk if chunk > 0 else prompt, prompt))
     copies = radix_copy_bytes(prompt, chunk) if rules.radix_copies_indices and radix_cache else 0
     return activations, copies
+
+
+def returned_bytes(model: ModelSpec, tp: int, offloaded: int) -> int:
+    """Offloaded weights that are on the GPU at once during a forward pass: one layer's, at the average."""
+    return min(offloaded, -(-offloadable_bytes(model, tp) // model.num_layers))
 
 
 def pool_lines(
@@ -290,6 +302,7 @@ def runtime_lines(
     rules: SglangRules,
     *,
     radix_cache: bool,
+    offloaded: int,
 ) -> Iterator[Allocation]:
     """What a request adds once the server answers."""
     activations, copies = prefill_bytes(model, tp, prompt, resolved, rules, radix_cache=radix_cache)
@@ -303,6 +316,16 @@ def runtime_lines(
         "counted from the layer sizes; no server was measured",
         Basis.ASSUMED,
     )
+    if offloaded:
+        yield Allocation(
+            "Offloaded layer, copied back",
+            returned_bytes(model, tp, offloaded),
+            Phase.RUNTIME,
+            "the size of a layer",
+            "one layer's weights: a forward pass copies each offloaded layer to the GPU and drops it",
+            f"sglang {rules.version} srt/utils/offloader.py: OffloaderV1; peak assumed to be one layer",
+            Basis.ASSUMED,
+        )
     if copies:
         yield Allocation(
             "Prefix tree: index copies",
@@ -315,8 +338,19 @@ def runtime_lines(
         )
 
 
-def host_lines(tier: HostTier | None, rules: SglangRules) -> Iterator[Allocation]:
-    """HiCache's pools in the machine's memory: one rank's share."""
+def host_lines(load: LoadSizes, tier: HostTier | None, rules: SglangRules) -> Iterator[Allocation]:
+    """What one rank keeps in the machine's memory: offloaded weights, HiCache's pools."""
+    if load.offloaded:
+        yield Allocation(
+            "Weights kept in RAM",
+            load.offloaded,
+            Phase.LOAD,
+            "--cpu-offload-gb",
+            f"{format_bytes(load.offloaded)}, rounded up by the engine to a whole parameter",
+            f"sglang {rules.version} srt/utils/offloader.py: OffloaderV1",
+            Basis.MIRRORED,
+            on_host=True,
+        )
     if tier is not None:
         yield Allocation(
             "HiCache host pools",

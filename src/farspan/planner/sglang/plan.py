@@ -4,44 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
 
-from farspan.errors import InputError
-from farspan.hardware.gpu import Gpu
-from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.ledger import MemoryLedger, Phase
 from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.planner.sglang.defaults import LONG_CONTEXT, Resolved, resolve, with_context
-from farspan.planner.sglang.flags import GivenFlags, read_flags
+from farspan.planner.sglang.defaults import Resolved
 from farspan.planner.sglang.hicache import hicache_warnings
 from farspan.planner.sglang.ledger import (
-    LoadSizes,
     load_lines,
-    load_sizes,
-)
-from farspan.planner.sglang.pool import (
-    KvLayout,
-    PoolError,
-    is_hybrid,
-    kv_layout,
-    solve_pools,
 )
 from farspan.planner.sglang.printed import printed_figures
-from farspan.planner.sglang.state import SglangState, build_state, kv_bytes, make_ledger, split_settings
-from farspan.planner.sglang.versions import KNOWN_VERSIONS, SglangRules, rules_of
+from farspan.planner.sglang.server import NoPool, Server, Settings, Verdict, hopeless, prepare, verdict_of
+from farspan.planner.sglang.state import SglangState, make_ledger
 from farspan.planner.sglang.warnings import start_warnings
 from farspan.planner.timing import estimate_time
-from farspan.planner.versions import resolve_version
 from farspan.sizes import format_bytes
-
-_OWN_FLAGS = ("--tp-size", "--tensor-parallel-size", "--tp", "--context-length", "--kv-cache-dtype")
 
 
 def plan_sglang(request: PlanRequest) -> EnginePlan:
     """What SGLang would do with a request.
 
-    Flags given by hand are planned as they are. When none are given and the defaults do not fit, the plan
-    adds the flags that cure it, and says so.
+    Flags given by hand are planned as they are. Where none of them touches SGLang's memory and the defaults
+    do not fit, the plan adds the flags that cure it, and says so (not with `request.as_given`).
 
     Raises:
         InputError: Unknown version, a flag SGLang refuses or farspan does not mirror, a TP size or context
@@ -60,122 +43,56 @@ def outline_sglang(request: PlanRequest) -> EnginePlan:
 
 
 def _settle(request: PlanRequest, *, outline: bool) -> EnginePlan:
-    """Plan with the flags given; with the cures when none were and the defaults do not serve."""
-    first = verdict = _verdict(request)
-    added = ""
-    if not verdict.fits and not request.engine_flags:
-        for flags in cures(request):
-            cured = _verdict(replace(request, engine_flags=flags))
-            if cured.fits or (cured.starts and not verdict.starts):
-                verdict = cured
-                added = " ".join(f"{name} {value}" for name, value in flags.items())
-            if verdict.fits:
-                break
-    plan = _answer(verdict, outline=outline)
+    """Plan with the flags given; with the first cure that serves where these say nothing of memory."""
+    server = prepare(request)
+    added: tuple[str, ...] = ()
+    verdict = None if hopeless(server) else verdict_of(server)
+    if (verdict is None or not verdict.fits) and not request.as_given and server.settings.open_to_cures:
+        verdict, added = _cured(server, verdict)
+    plan = _answer(verdict or verdict_of(server), added, outline=outline)
     if not added or outline:
         return plan
-    why = _answer(first, outline=True).reason
-    note = f"SGLang's defaults do not serve this request ({why}): farspan adds {added}."
+    why = _answer(verdict_of(server), (), outline=True).reason
+    note = f"SGLang's defaults do not serve this request ({why}): farspan adds {' '.join(added)}."
     return replace(plan, warnings=(note, *plan.warnings))
 
 
-def cures(request: PlanRequest) -> tuple[dict[str, str | None], ...]:
-    """Flags to try in turn when the defaults do not serve: fewer rows, then a smaller window pool too."""
-    rows: dict[str, str | None] = {"--max-running-requests": str(max(8, request.concurrency))}
-    return rows, {**rows, "--swa-full-tokens-ratio": "0.05"}
+def _cured(server: Server, first: Verdict | None) -> tuple[Verdict | None, tuple[str, ...]]:
+    """The first cure that serves; else the last, if the server then at least starts and did not before; else
+    the server as it was."""
+    request = server.request
+    last = server
+    added: dict[str, str | None] = {}
+    for added in cures(request.concurrency, windowed=server.settings.layout.window_layers > 0):
+        last = prepare(request.with_flags({**request.engine_flags, **added}))
+        verdict = None if hopeless(last) else verdict_of(last)
+        if verdict is not None and verdict.fits:
+            return verdict, _words(added)
+    verdict = verdict_of(last)
+    if verdict.starts and not (first or verdict_of(server)).starts:
+        return verdict, _words(added)
+    return first, ()
 
 
-class _Verdict(NamedTuple):
-    """One set of flags: the server, or why its pools could not be sized, and what it does."""
-
-    state: SglangState | _NoPool
-    starts: bool
-    fits: bool
-    notes: tuple[str, ...]
-
-
-class _NoPool(NamedTuple):
-    """A server that stops while sizing its pools."""
-
-    request: PlanRequest
-    rules: SglangRules
-    resolved: Resolved
-    load: LoadSizes
-    available: float
-    error: PoolError
-
-
-class _Settings(NamedTuple):
-    """What does not depend on the context: worked out once for a sweep."""
-
-    rules: SglangRules
-    given: GivenFlags
-    resolved: Resolved
-    layout: KvLayout
-    notes: tuple[str, ...]
+def _words(flags: dict[str, str | None]) -> tuple[str, ...]:
+    return tuple([f"{name} {value}" for name, value in flags.items()])
 
 
 @lru_cache(maxsize=64)
-def _settings(
-    flags: tuple[tuple[str, str | None], ...],
-    model: ModelSpec,
-    gpu: Gpu,
-    tp: int,
-    kv_dtype: KvDtype,
-    version: str,
-    accept_nearest: bool,
-    long_context: bool,
-) -> _Settings:
-    chosen = resolve_version("sglang", version, KNOWN_VERSIONS, accept_nearest=accept_nearest)
-    rules = rules_of(chosen.version)
-    if model.architecture in rules.missing:
-        raise InputError(
-            f"sglang {rules.version} has no implementation of {model.architecture}",
-            "choose a newer --engine-version, or plan it for vLLM",
-        )
-    model.check_tp(tp)
-    given = read_flags(PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags)), rules)
-    resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
-    hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
-    layout = kv_layout(model, resolved.kv_dtype, tp, rules, hybrid=hybrid)
-    return _Settings(rules, given, resolved, layout, (chosen.warning,) if chosen.warning else ())
+def cures(concurrency: int, *, windowed: bool) -> tuple[dict[str, str | None], ...]:
+    """Flags to try in turn when the defaults do not serve: fewer rows, then a smaller window pool too, where
+    window layers have one."""
+    rows: dict[str, str | None] = {"--max-running-requests": str(max(8, concurrency))}
+    return (rows, {**rows, "--swa-full-tokens-ratio": "0.05"}) if windowed else (rows,)
 
 
-def _verdict(request: PlanRequest) -> _Verdict:
-    """Judge a request with exactly its flags."""
-    model = request.model
-    rules, given, settled, layout, notes = _settings(
-        tuple(request.engine_flags.items()),
-        model,
-        request.gpu,
-        request.tp,
-        request.kv_dtype,
-        request.engine_version,
-        request.accept_nearest_version,
-        request.context > LONG_CONTEXT,
-    )
-    resolved = with_context(settled, given, model, request.context)
-    load = load_sizes(model, request.gpu, request.tp, resolved)
-    available = kv_bytes(request, load, resolved, rules)
-    try:
-        sizes = solve_pools(available, layout, split_settings(given, resolved), rules)
-    except PoolError as error:
-        stopped = _NoPool(request, rules, resolved, load, available, error)
-        return _Verdict(stopped, starts=False, fits=False, notes=notes)
-    state = build_state(request, rules, given, resolved, layout, load, available, sizes)
-    limits = state.limits
-    starts = state.left_started >= 0 and not state.refusal and state.rows > 0
-    holds = limits.longest_request + 2 >= request.context and request.context <= resolved.context_length
-    fits = starts and state.left_running >= 0 and holds and limits.concurrency >= request.concurrency
-    return _Verdict(state, starts, fits, notes)
-
-
-def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
-    """The plan a verdict stands for."""
-    state, starts, fits, notes = verdict
-    if isinstance(state, _NoPool):
-        return _no_pool(state, notes)
-    request, sizes, limits = state.request, state.sizes, state.limits
+def _answer(verdict: Verdict, added: tuple[str, ...], *, outline: bool) -> EnginePlan:
+    """The plan a verdict stands for; `added` are the flags nobody gave."""
+    state, starts, fits, settings = verdict
+    if isinstance(state, NoPool):
+        return _no_pool(state, settings.notes)
+    request, frame, limits = state.request, state.frame, state.limits
+    sizes = frame.sizes
     runs = state.left_running >= 0
     pools = {"full": sizes.full_tokens}
     if sizes.window_tokens:
@@ -187,68 +104,71 @@ def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
     ledger = make_ledger(state) if shown else MemoryLedger((), request.gpu.memory_bytes)
     return EnginePlan(
         engine="sglang",
-        version=state.rules.version,
+        version=frame.rules.version,
         starts=starts,
         fits=fits,
         reason=_reason(state, ledger, starts=starts, fits=fits),
-        weights_bytes=state.load.weights_bytes,
-        available_kv_bytes=int(state.available),
+        weights_bytes=frame.load.weights_bytes,
+        available_kv_bytes=int(frame.available),
         capacity_tokens=limits.longest_request,
         max_concurrency=limits.concurrency,
         printed={}
         if outline
         else printed_figures(
-            state.rules,
+            frame.rules,
             state.resolved,
-            state.layout,
+            frame.layout,
             sizes,
             state.rows,
-            state.given.max_prefill_tokens,
+            frame.given.max_prefill_tokens,
             ledger,
         ),
         pools=pools,
         ledger=ledger,
-        flags=server_flags(request, state.resolved),
-        warnings=notes if outline else (*notes, *_warnings(state)),
+        flags=server_flags(request, state.resolved, settings),
+        warnings=settings.notes if outline else (*settings.notes, *_warnings(state)),
         time=estimate_time(
             request.model,
             request.gpu,
             tp=request.tp,
             engine="sglang",
-            version=state.rules.version,
+            version=frame.rules.version,
             prompt_tokens=max(1, request.context - request.output_tokens),
             output_tokens=request.output_tokens,
             kv_dtype=state.resolved.kv_dtype,
             backend=state.resolved.attention_backend,
             chunk=state.resolved.chunked_prefill_size,
-            prefix_tree=state.given.radix_cache,
+            prefix_tree=frame.given.radix_cache,
         ),
+        env=settings.env,
+        added=added,
     )
 
 
 def _warnings(state: SglangState) -> tuple[str, ...]:
-    hybrid = state.layout.window_layers > 0
+    frame = state.frame
+    hybrid = frame.layout.window_layers > 0
     return (
         *start_warnings(
             state.request,
-            state.rules,
-            state.given,
+            frame.rules,
+            frame.given,
             state.resolved,
-            state.layout,
-            state.load,
-            state.sizes,
+            frame.layout,
+            frame.load,
+            frame.sizes,
             state.rows,
             state.limits,
             state.left_started,
         ),
-        *hicache_warnings(state.given, state.resolved, state.request.model, hybrid, state.rules),
+        *hicache_warnings(frame.given, state.resolved, state.request.model, hybrid, frame.rules),
     )
 
 
 def _reason(state: SglangState, ledger: MemoryLedger, *, starts: bool, fits: bool) -> str:
     """One sentence: why it fits, or what breaks it and by how much."""
     request, limits, left = state.request, state.limits, state.left_started
-    pool = f"{state.sizes.full_tokens:,} tokens"
+    pool = f"{state.frame.sizes.full_tokens:,} tokens"
     if fits:
         return (
             f"{request.context:,} tokens fit {limits.concurrency:.2f} times in a pool of {pool}, "
@@ -279,7 +199,8 @@ def _reason(state: SglangState, ledger: MemoryLedger, *, starts: bool, fits: boo
                 f"a prompt above the window pool's {limits.hangs_above:,} tokens waits for ever: admission "
                 "up to 0.5.10 needs room for all of it there"
             )
-        return f"the pool holds {pool}, {request.context - state.sizes.full_tokens:,} too few for one request"
+        lacking = request.context - state.frame.sizes.full_tokens
+        return f"it starts, but the pool holds {pool}, {lacking:,} too few for one request"
     if state.left_running < 0:
         breaker = ledger.first_overflow()
         return (
@@ -291,21 +212,15 @@ def _reason(state: SglangState, ledger: MemoryLedger, *, starts: bool, fits: boo
     return f"the pool of {pool} holds {limits.concurrency:.2f} requests of {request.context:,}"
 
 
-def server_flags(request: PlanRequest, resolved: Resolved) -> tuple[str, ...]:
+def server_flags(request: PlanRequest, resolved: Resolved, settings: Settings) -> tuple[str, ...]:
     """The server's arguments, ready to paste; flags given by hand are passed through."""
     words = ["--tp-size", str(request.tp), "--context-length", str(resolved.context_length)]
     if resolved.kv_dtype.value != "auto":
         words += ["--kv-cache-dtype", resolved.kv_dtype.value]
-    for name, value in request.engine_flags.items():
-        if name in _OWN_FLAGS:
-            continue
-        words.append(name)
-        if value is not None:
-            words += value.split() if name.startswith("--cuda-graph-bs") else [value]
-    return tuple(words)
+    return (*words, *settings.passed_on)
 
 
-def _no_pool(stopped: _NoPool, notes: tuple[str, ...]) -> EnginePlan:
+def _no_pool(stopped: NoPool, notes: tuple[str, ...]) -> EnginePlan:
     """The plan of a server that stops while sizing its pools."""
     request, rules, load = stopped.request, stopped.rules, stopped.load
     lines = load_lines(load, request.model, request.tp, stopped.resolved, rules)

@@ -105,8 +105,9 @@ def kv_layout(model: ModelSpec, kv_dtype: KvDtype, tp: int, rules: SglangRules, 
     """
     if any(layer.attention is AttentionKind.COMPRESSED for layer in model.layers):
         raise InputError(
-            f"farspan does not mirror SGLang's pools for compressed attention ({model.architecture})",
-            "plan this model for vLLM",
+            f"{model.name} keeps latents at several rates and running compressor states in pools of their own, and "
+            "farspan does not mirror how SGLang sizes those",
+            "read max_total_num_tokens off the log of a server with few requests",
         )
     width = kv_dtype.value_bytes(model.dtype_bytes)
     kept = [layer for layer in model.layers if layer.attention is not AttentionKind.LINEAR]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from farspan.hardware.gpu import Gpu
 from farspan.models.spec import AttentionKind, ModelSpec
 from farspan.planner.ledger import Basis, MemoryLedger, Phase
 from farspan.planner.request import PlanRequest
@@ -14,15 +15,24 @@ from farspan.planner.sglang.flags import GivenFlags
 from farspan.planner.sglang.hicache import HostTier, host_tier
 from farspan.planner.sglang.ledger import (
     LoadSizes,
+    context_bytes,
+    fixed_bytes,
     graph_lines,
     host_lines,
     load_lines,
+    load_sizes,
     pool_lines,
     prefill_bytes,
+    returned_bytes,
     runtime_lines,
-    used_bytes,
 )
-from farspan.planner.sglang.pool import KvLayout, PoolSizes, SplitSettings, requests_by_state
+from farspan.planner.sglang.pool import (
+    KvLayout,
+    PoolSizes,
+    SplitSettings,
+    requests_by_state,
+    solve_pools,
+)
 from farspan.planner.sglang.tables import (
     GraphShape,
     GraphTable,
@@ -33,17 +43,36 @@ from farspan.planner.sglang.tables import (
 from farspan.planner.sglang.versions import SglangRules
 
 
-class SglangState(NamedTuple):
-    """Everything computed for one server. `left_started` and `left_running` are bytes left on the GPU."""
+class Frame(NamedTuple):
+    """What a server is whatever its context: worked out once for a sweep.
 
-    request: PlanRequest
+    Args:
+        rules: The version's rules.
+        given: Flags as given.
+        layout: Bytes a token.
+        load: What is on the GPU before the pools.
+        available: Bytes the pools are sized from.
+        sizes: What the pools hold.
+        fixed: Bytes on the GPU that the context does not change.
+        state_cap: Requests the recurrent-state slots allow; None without recurrent layers.
+    """
+
     rules: SglangRules
     given: GivenFlags
-    resolved: Resolved
     layout: KvLayout
     load: LoadSizes
     available: float
     sizes: PoolSizes
+    fixed: int
+    state_cap: int | None
+
+
+class SglangState(NamedTuple):
+    """Everything computed for one server. `left_started` and `left_running` are bytes left on the GPU."""
+
+    request: PlanRequest
+    resolved: Resolved
+    frame: Frame
     rows: int
     tables: tuple[GraphTable, ...]
     batch: int
@@ -59,11 +88,13 @@ class SglangState(NamedTuple):
         return self.tier.refusal if self.tier else ""
 
 
-def kv_bytes(request: PlanRequest, load: LoadSizes, resolved: Resolved, rules: SglangRules) -> float:
+def kv_bytes(
+    available_kv_bytes: int | None, load: LoadSizes, resolved: Resolved, rules: SglangRules
+) -> float:
     """Bytes the pools are sized from: what is free after loading less (1 - fraction) of what was free before
     (0.5.6.post2 profile_max_num_token, 0.5.16 _profile_available_bytes)."""
-    if request.available_kv_bytes is not None:
-        return float(request.available_kv_bytes)
+    if available_kv_bytes is not None:
+        return float(available_kv_bytes)
     slack = load.free_before * (1 - resolved.mem_fraction_static)
     reserve = rules.multimodal_reserve_bytes if resolved.multimodal else 0
     return load.free_after - slack - reserve
@@ -86,34 +117,53 @@ def split_settings(given: GivenFlags, resolved: Resolved) -> SplitSettings:
     )
 
 
-def build_state(
-    request: PlanRequest,
+def make_frame(
+    model: ModelSpec,
+    gpu: Gpu,
+    tp: int,
+    available_kv_bytes: int | None,
     rules: SglangRules,
     given: GivenFlags,
     resolved: Resolved,
     layout: KvLayout,
-    load: LoadSizes,
-    available: float,
-    sizes: PoolSizes,
-) -> SglangState:
-    """Rows, tables, what is left and limits of a server whose pools are known."""
-    state_cap = None
+) -> Frame:
+    """Size the pools.
+
+    Raises:
+        PoolError: SGLang stops here: no token fits, or the window pool cannot hold one request.
+    """
+    load = load_sizes(model, gpu, tp, resolved, given.cpu_offload_bytes)
+    available = kv_bytes(available_kv_bytes, load, resolved, rules)
+    sizes = solve_pools(available, layout, split_settings(given, resolved), rules)
+    cap = None
     if sizes.state_slots:
-        state_cap = requests_by_state(
+        cap = requests_by_state(
             sizes.state_slots, rules, radix_cache=given.radix_cache, overlap=given.overlap
         )
+    fixed = fixed_bytes(load, layout, sizes, resolved, rules)
+    return Frame(rules, given, layout, load, available, sizes, fixed, cap)
+
+
+def build_state(request: PlanRequest, resolved: Resolved, frame: Frame) -> SglangState:
+    """Rows, tables, what is left and limits of a server whose pools are known."""
+    rules, given, layout, sizes = frame.rules, frame.given, frame.layout, frame.sizes
     rows = request_rows(
-        sizes.row_tokens, resolved.context_length, given.max_running_requests, rules, state_cap
+        sizes.row_tokens, resolved.context_length, given.max_running_requests, rules, frame.state_cap
     )
     batch = captured_batch(resolved.graph_bs, rows) if resolved.graph_bs and rows > 0 else 0
-    shape = graph_shape(request.model, request.tp, resolved, layout, batch, rows, amd=_amd(request))
-    tables = graph_tables(resolved.decode_backend, shape, rules) if batch else ()
+    tables: tuple[GraphTable, ...] = ()
+    if batch:
+        shape = graph_shape(request.model, request.tp, resolved, layout, batch, rows, amd=_amd(request))
+        tables = graph_tables(resolved.decode_backend, shape, rules)
     tier = host_tier(given, resolved, layout, sizes, request.tp, request.host_memory_bytes, rules)
     prompt = max(1, request.context - request.output_tokens)
-    started = used_bytes(load, layout, sizes, rows, tables, batch, resolved, rules)
-    running = sum(
-        prefill_bytes(request.model, request.tp, prompt, resolved, rules, radix_cache=given.radix_cache)
+    activations, copies = prefill_bytes(
+        request.model, request.tp, prompt, resolved, rules, radix_cache=given.radix_cache
     )
+    started = frame.fixed + context_bytes(rows, tables, batch, resolved, rules)
+    running = activations + copies
+    if frame.load.offloaded:
+        running += returned_bytes(request.model, request.tp, frame.load.offloaded)
     left = request.gpu.memory_bytes - started
     limits = admission(
         sizes,
@@ -127,37 +177,31 @@ def build_state(
         overlap=given.overlap,
     )
     return SglangState(
-        request=request,
-        rules=rules,
-        given=given,
-        resolved=resolved,
-        layout=layout,
-        load=load,
-        available=available,
-        sizes=sizes,
-        rows=rows,
-        tables=tables,
-        batch=batch,
-        prompt=prompt,
-        left_started=left,
-        left_running=left - running,
-        limits=limits,
-        tier=tier,
+        request, resolved, frame, rows, tables, batch, prompt, left, left - running, limits, tier
     )
 
 
 def make_ledger(state: SglangState) -> MemoryLedger:
     """Every allocation of a server, in the order it makes them."""
-    request, rules, resolved = state.request, state.rules, state.resolved
+    request, resolved, frame = state.request, state.resolved, state.frame
+    rules = frame.rules
     model, tp = request.model, request.tp
     captured = sum(1 for size in resolved.graph_bs if size <= state.batch)
     return MemoryLedger(
         (
-            *load_lines(state.load, model, tp, resolved, rules),
-            *pool_lines(state.layout, state.sizes, state.rows, resolved, rules),
-            *host_lines(state.tier, rules),
+            *load_lines(frame.load, model, tp, resolved, rules),
+            *pool_lines(frame.layout, frame.sizes, state.rows, resolved, rules),
+            *host_lines(frame.load, state.tier, rules),
             *graph_lines(state.tables, state.batch, captured, resolved, rules),
-            *runtime_lines(model, tp, state.prompt, resolved, rules, radix_cache=state.given.radix_cache),
+            *runtime_lines(
+                model,
+                tp,
+                state.prompt,
+                resolved,
+                rules,
+                radix_cache=frame.given.radix_cache,
+                offloaded=frame.load.offloaded,
+            ),
         ),
         request.gpu.memory_bytes,
     )

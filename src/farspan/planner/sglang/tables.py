@@ -104,6 +104,11 @@ def rope_bytes(rope: RopeSpec, context_length: int) -> int:
     return max(rope.positions, reserve) * rope.rotary_dim * 4
 
 
+def rope_covers(rope: RopeSpec) -> int:
+    """A context up to which the table is as long as the model makes it."""
+    return rope.positions // _ROPE_ALIGN * _ROPE_ALIGN - _ROPE_MARGIN
+
+
 def radix_copy_bytes(prompt: int, chunk: int) -> int:
     """Index copies of the prefix tree in 0.5.6.post2 and 0.5.7: every chunk's node keeps all indices before
     it, 8 C k(k+1)/2 bytes for k chunks of C tokens (`RadixCache._insert_helper`)."""

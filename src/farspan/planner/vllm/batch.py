@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from typing import NamedTuple
 
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import ModelSpec
@@ -12,8 +11,7 @@ from farspan.planner.vllm.versions import Runner, VllmRules
 from farspan.sizes import GIB
 
 
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
+class BatchLimits(NamedTuple):
     """Limits of one step.
 
     Args:
@@ -31,7 +29,6 @@ class BatchLimits:
         return self.tokens * (self.batches if rules.counts_batches_in_flight else 1)
 
 
-@lru_cache(maxsize=4096)
 def batch_limits(given: GivenFlags, gpu: Gpu, max_model_len: int, rules: VllmRules) -> BatchLimits:
     """Mirrors vllm engine/arg_utils.py: get_batch_defaults (API server) and what follows it."""
     tokens, requests = _defaults(gpu, rules)

@@ -10,6 +10,7 @@ from farspan.planner.vllm.versions import KNOWN_VERSIONS, CapacityCheck, SizeLin
 from farspan.sizes import GIB, format_bytes
 
 _TABLES_WORTH_SAYING = 2 * GIB
+_PCIE_BYTES_PER_S = 64e9  # PCIe 5.0, 16 lanes, one way
 
 
 def warnings(state: VllmState, *, starts: bool) -> tuple[str, ...]:
@@ -19,6 +20,7 @@ def warnings(state: VllmState, *, starts: bool) -> tuple[str, ...]:
         *_who_turned_hybrid_off(state),
         *_tables(state),
         *_fp8(state),
+        *_offload(state),
         *(_printed_size(state) if starts else ()),
         *_parallel(state),
         *_units(state),
@@ -38,30 +40,30 @@ def _unlisted(state: VllmState) -> list[str]:
 
 
 def _waits_for_ever(state: VllmState) -> list[str]:
-    if state.capacity >= state.max_model_len:
+    if state.frame.capacity >= state.max_model_len:
         return []
     checked = "counts windowed layers as if hybrid groups were on"
     if state.rules.check is CapacityCheck.FIRST_GROUP:
         checked = "counts the first KV group only"
     return [
         f"The server starts with {MAX_MODEL_LEN} {state.max_model_len}, since the check of vLLM "
-        f"{state.rules.version} {checked}, but a request above {state.capacity:,} tokens waits for ever: KV "
+        f"{state.rules.version} {checked}, but a request above {state.frame.capacity:,} tokens waits for ever: KV "
         "usage climbs, falls to 0, and no line is logged. It recovers when the client goes away."
     ]
 
 
 def _who_turned_hybrid_off(state: VllmState) -> list[str]:
-    if state.env_chosen:
+    if state.frame.env_chosen:
         return [
             f"vLLM {state.rules.version} keeps every token in every layer unless {CHUNKED_HYBRID_ENV}=1 is "
             "set: this plan sets it."
         ]
     specs = [spec for group in state.layout.groups for spec in group.distinct]
-    if state.hybrid.on or not any(spec.full_window or spec.full_chunk for spec in specs):
+    if state.frame.hybrid.on or not any(spec.full_window or spec.full_chunk for spec in specs):
         return []
     return [
-        f"Hybrid KV groups are off ({state.hybrid.off_because}): windowed layers keep every token, so the "
-        f"longest request is {state.capacity:,} tokens."
+        f"Hybrid KV groups are off ({state.frame.hybrid.off_because}): windowed layers keep every token, so the "
+        f"longest request is {state.frame.capacity:,} tokens."
     ]
 
 
@@ -82,7 +84,7 @@ def _tables(state: VllmState) -> list[str]:
 
 
 def _fp8(state: VllmState) -> list[str]:
-    if not state.kv_dtype.is_fp8 or state.kv_dtype is KvDtype.FP8_DS_MLA:
+    if not state.frame.kv_dtype.is_fp8 or state.frame.kv_dtype is KvDtype.FP8_DS_MLA:
         return []
     found = []
     own_figure = state.request.available_kv_bytes is not None
@@ -93,7 +95,7 @@ def _fp8(state: VllmState) -> list[str]:
                 f"FP8 is not needed for {state.request.context:,} tokens: with the model's own KV type one "
                 f"request may have {longest:,}."
             )
-    if state.kv_dtype is KvDtype.FP8_E5M2:
+    if state.frame.kv_dtype is KvDtype.FP8_E5M2:
         found.append(
             "E5M2 cannot be used with a quantized query (FlashAttention 3 on Hopper to 0.20, TensorRT-LLM "
             "kernels on Blackwell): use fp8_e4m3. The assertion has nothing to do with --calculate-kv-scales."
@@ -101,14 +103,33 @@ def _fp8(state: VllmState) -> list[str]:
     return found
 
 
+def _offload(state: VllmState) -> list[str]:
+    found = []
+    offloaded = state.frame.budget.offloaded
+    if offloaded:
+        seconds = offloaded / _PCIE_BYTES_PER_S
+        found.append(
+            f"Every step reads the {format_bytes(offloaded)} of weights in RAM over PCIe: {seconds:.2f} s a step "
+            "at 64 GB/s, for a token of the answer as for a chunk of the prompt. The times here leave it out."
+        )
+    if state.given.connector:
+        found.append(
+            "A KV connector keeps or moves finished KV; it does not raise the longest request: every token of a "
+            "running request must be in the GPU's pool."
+        )
+    return found
+
+
 def _printed_size(state: VllmState) -> list[str]:
     if len(state.layout.groups) < 2:
         return []
-    printed = kv_cache_size_tokens(state.layout, state.num_blocks, state.max_model_len, state.in_flight)
+    printed = kv_cache_size_tokens(
+        state.layout, state.frame.num_blocks, state.max_model_len, state.frame.in_flight
+    )
     if state.rules.size_line is SizeLine.DIVIDED:
         return [
             f'The log will say "GPU KV cache size: {printed:,} tokens", the same with hybrid groups on and '
-            f"off: it is not the longest request, which is {state.capacity:,} tokens."
+            f"off: it is not the longest request, which is {state.frame.capacity:,} tokens."
         ]
     return [
         f'The "GPU KV cache size: {printed:,} tokens" of the log is the concurrency times {MAX_MODEL_LEN}: '

@@ -12,8 +12,7 @@ from functools import lru_cache
 
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import ModelSpec
-from farspan.models.tensors import WeightPart
-from farspan.models.weights import rank_weight_bytes, rope_table_bytes
+from farspan.models.weights import offloadable_bytes, rank_weight_bytes, rope_table_bytes
 from farspan.planner.vllm.batch import BatchLimits
 from farspan.planner.vllm.flags import GivenFlags
 from farspan.planner.vllm.versions import VllmRules
@@ -62,7 +61,8 @@ class Budget:
 
     Args:
         requested: Total memory times the fraction.
-        weights: Weights as the rank loads them.
+        weights: Weights as the rank loads them, on the GPU.
+        offloaded: Weights kept in the machine's memory instead.
         rope: RoPE tables.
         profile: What the profile run takes.
         graphs_subtracted: CUDA graph estimate taken from the budget.
@@ -73,6 +73,7 @@ class Budget:
 
     requested: int
     weights: int
+    offloaded: int
     rope: int
     profile: ProfileRun
     graphs_subtracted: int
@@ -112,35 +113,20 @@ def kv_budget(
 ) -> Budget:
     """Bytes for KV on one rank (vllm 0.12.0 v1/worker/gpu_worker.py: determine_available_memory)."""
     weights, rope = weight_bytes(model, tp)
+    offloaded = min(given.cpu_offload_bytes, offloadable_bytes(model, tp))
+    weights -= offloaded
     fraction = given.gpu_memory_utilization or rules.default_utilization
     requested = int(gpu.memory_bytes * fraction)
     profile = profile_run(model, tp, limits, given, rules)
     estimated = given.graph_estimate_env if given.graph_estimate_env is not None else rules.subtracts_graphs
     graphs = GRAPH_ESTIMATE_BYTES if estimated and rules.subtracts_graphs and not given.enforce_eager else 0
     predicted = requested - weights - rope - profile.total - graphs
+    available, by_hand, source = predicted, False, "predicted from the card, fitted to two servers"
     if available_kv_bytes is not None:
-        return Budget(
-            requested, weights, rope, profile, graphs, available_kv_bytes, True, "the engine's own figure"
-        )
-    if given.kv_cache_memory_bytes is not None:
-        by_hand = given.kv_cache_memory_bytes
-        return Budget(requested, weights, rope, profile, graphs, by_hand, True, "--kv-cache-memory-bytes")
-    return Budget(
-        requested,
-        weights,
-        rope,
-        profile,
-        graphs,
-        predicted,
-        False,
-        "predicted from the card, fitted to two servers",
-    )
-
-
-def vision_bytes(model: ModelSpec, tp: int) -> int:
-    """Bytes of the vision tower and its projector on one rank."""
-    parts = rank_weight_bytes(model, tp).by_part
-    return parts.get(WeightPart.VISION, 0) + parts.get(WeightPart.PROJECTOR, 0)
+        available, by_hand, source = available_kv_bytes, True, "the engine's own figure"
+    elif given.kv_cache_memory_bytes is not None:
+        available, by_hand, source = given.kv_cache_memory_bytes, True, "--kv-cache-memory-bytes"
+    return Budget(requested, weights, offloaded, rope, profile, graphs, available, by_hand, source)
 
 
 def gib(count: float) -> str:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
+from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
 from farspan.planner.vllm.versions import VllmRules
 
@@ -22,8 +23,8 @@ ENV_NAMES = (CHUNKED_HYBRID_ENV, GRAPH_ESTIMATE_ENV, LONG_CONTEXT_ENV)
 MAX_MODEL_LEN = "--max-model-len"
 MAX_NUM_SEQS = "--max-num-seqs"
 _TP = ("--tensor-parallel-size", "-tp")
-_DISABLE_HYBRID = "--disable-hybrid-kv-cache-manager"
-_ENABLE_HYBRID = "--no-disable-hybrid-kv-cache-manager"
+_WRITTEN_BY_FARSPAN = (MAX_MODEL_LEN, MAX_NUM_SEQS, "--kv-cache-dtype", *_TP)
+DISABLE_HYBRID = "--disable-hybrid-kv-cache-manager"
 _DTYPES = {
     "auto": KvDtype.AUTO,
     "bfloat16": KvDtype.BFLOAT16,
@@ -35,24 +36,27 @@ _DTYPES = {
 }
 # Each changes the arithmetic in ways that are not mirrored: planning on would give a wrong answer.
 _NOT_MIRRORED = {
-    "--pipeline-parallel-size": "pipeline parallelism",
-    "-pp": "pipeline parallelism",
+    "--pipeline-parallel-size": "pipeline parallelism: its stages differ in layers, weights and profile run",
+    "-pp": "pipeline parallelism: its stages differ in layers, weights and profile run",
     "--decode-context-parallel-size": "decode context parallelism",
     "-dcp": "decode context parallelism",
     "--prefill-context-parallel-size": "prefill context parallelism",
     "--data-parallel-size": "data parallelism",
     "-dp": "data parallelism",
     "--enable-expert-parallel": "expert parallelism",
-    "--cpu-offload-gb": "weight offload",
+    "--cpu-offload-params": "offload of some weights by name",
+    "--offload-group-size": "prefetching weight offload",
     "--kv-cache-dtype-skip-layers": "KV dtypes that differ by layer",
+    "VLLM_USE_V2_MODEL_RUNNER": "a model runner chosen by hand",
+    "VLLM_USE_V1": "the engine before V1",
 }
 _NEUTRAL = ("1", "0", "null", "none")
 _EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class GivenFlags:
-    """What was given, None where vLLM chooses.
+    """What was given, None where vLLM chooses. Compared and hashed by identity: it is part of cache keys.
 
     Args:
         max_model_len: Tokens; None for the request's context.
@@ -78,6 +82,10 @@ class GivenFlags:
         images: Whether the vision tower serves images.
         throughput_mode: `--performance-mode throughput`, which doubles the default batch.
         calculate_kv_scales: Whether `--calculate-kv-scales` was given.
+        cpu_offload_bytes: Weights to keep in the machine's memory, for each GPU.
+        kv_offload_bytes: Machine memory for finished KV, all ranks together.
+        passed_on: Words of the flags farspan does not write itself, as given.
+        env: Environment variables, as given.
     """
 
     max_model_len: int | None
@@ -103,6 +111,10 @@ class GivenFlags:
     images: bool
     throughput_mode: bool
     calculate_kv_scales: bool
+    cpu_offload_bytes: int
+    kv_offload_bytes: int
+    passed_on: tuple[str, ...]
+    env: Mapping[str, str]
 
 
 def human_int(text: str, flag: str) -> int:
@@ -187,7 +199,19 @@ def _read(
         images=_images(asked),
         throughput_mode=asked.text_flag("", "--performance-mode") == "throughput",
         calculate_kv_scales=_switch(asked, "--calculate-kv-scales") is True,
+        cpu_offload_bytes=_gib(asked, "--cpu-offload-gb"),
+        kv_offload_bytes=_gib(asked, "--kv-offloading-size"),
+        passed_on=_passed_on(asked),
+        env=split_environment(asked.engine_flags)[1],
     )
+
+
+def _passed_on(request: PlanRequest) -> tuple[str, ...]:
+    words: list[str] = []
+    for name, value in split_environment(request.engine_flags)[0].items():
+        if name not in _WRITTEN_BY_FARSPAN:
+            words += [name] if value is None else [name, value]
+    return tuple(words)
 
 
 def normalized(flags: Mapping[str, str | None]) -> dict[str, str | None]:
@@ -228,6 +252,13 @@ def _human(request: PlanRequest, name: str) -> int | None:
     return value
 
 
+def _gib(request: PlanRequest, name: str) -> int:
+    value = request.float_flag(0.0, name)
+    if not 0 <= value < float("inf"):
+        raise InputError(f"{name} {value} is not a memory size", "give GiB, as in 16")
+    return int(value * 2**30)
+
+
 def _max_model_len(request: PlanRequest, rules: VllmRules) -> tuple[int | None, bool]:
     text = request.text_flag("", MAX_MODEL_LEN)
     if text.lower() not in ("auto", "-1"):
@@ -254,7 +285,7 @@ def _env(request: PlanRequest, name: str) -> bool | None:
 def _hybrid(request: PlanRequest) -> bool | None:
     if request.has_flag("--enable-hybrid-kv-cache-manager"):
         return True
-    disabled = _switch(request, _DISABLE_HYBRID)
+    disabled = _switch(request, DISABLE_HYBRID)
     return None if disabled is None else not disabled
 
 

@@ -51,8 +51,9 @@ def kv_layout(
             continue
         if layer.attention is AttentionKind.COMPRESSED:
             raise InputError(
-                f"farspan does not mirror vLLM's KV groups for the compressed attention of {model.name}",
-                "plan another engine, or another model",
+                f"{model.name} keeps latents at several rates and running compressor states, each in a cache with "
+                "a block size of its own, and farspan does not mirror how vLLM groups those",
+                "read the KV cache size off the log of a server with few requests",
             )
         specs[name] = _layer_spec(model, layer, rules, tp, kv_dtype, block, prefix_caching=prefix_caching)
         if layer.indexer is not None:

@@ -39,13 +39,15 @@ def make_ledger(
     rules: VllmRules,
     *,
     graphs: bool,
+    kv_offload_bytes: int,
 ) -> MemoryLedger:
     """Every allocation of one rank."""
     lines = [
-        *_load_lines(model, tp, rules),
+        *_load_lines(model, tp, budget.offloaded, rules),
         *_profile_lines(model, tp, limits, budget.profile, rules),
         *_pool_lines(layout, num_blocks, budget, rules),
         *table_lines(model, layout, max_model_len, limits, rules),
+        *_host_lines(tp, budget.offloaded, kv_offload_bytes, rules),
     ]
     if graphs:
         lines.append(
@@ -63,7 +65,7 @@ def make_ledger(
 
 
 @lru_cache(maxsize=256)
-def _load_lines(model: ModelSpec, tp: int, rules: VllmRules) -> tuple[Allocation, ...]:
+def _load_lines(model: ModelSpec, tp: int, offloaded: int, rules: VllmRules) -> tuple[Allocation, ...]:
     weights, rope = weight_bytes(model, tp)
     parts = rank_weight_bytes(model, tp).by_part
     listed = ", ".join(f"{part.value} {format_bytes(size)}" for part, size in parts.items() if size)
@@ -80,10 +82,10 @@ def _load_lines(model: ModelSpec, tp: int, rules: VllmRules) -> tuple[Allocation
         ),
         Allocation(
             name="weights",
-            bytes=weights,
+            bytes=weights - offloaded,
             when=Phase.LOAD,
             grows_with="parameters over --tensor-parallel-size",
-            formula=listed,
+            formula=listed + (f", less {format_bytes(offloaded)} in RAM" if offloaded else ""),
             source=f"vllm {rules.version} v1/worker/gpu_model_runner.py: load_model",
             basis=Basis.MIRRORED,
         ),
@@ -159,6 +161,43 @@ def _profile_lines(
     return tuple(lines)
 
 
+def _host_lines(tp: int, offloaded: int, kv_offload: int, rules: VllmRules) -> list[Allocation]:
+    """What one rank keeps in the machine's memory because it was asked to."""
+    lines = []
+    if offloaded:
+        lines.append(
+            Allocation(
+                name="weights kept in RAM",
+                bytes=offloaded,
+                when=Phase.LOAD,
+                grows_with="--cpu-offload-gb",
+                formula=f"{format_bytes(offloaded)}, rounded up by the engine to a whole parameter",
+                source=f"vllm {rules.version} "
+                + (
+                    "model_executor/models/utils.py: maybe_offload_to_cpu"
+                    if rules.offload_needs_one_group
+                    else "model_executor/offloader/uva.py: UVAOffloader"
+                ),
+                basis=Basis.MIRRORED,
+                on_host=True,
+            )
+        )
+    if kv_offload:
+        lines.append(
+            Allocation(
+                name="finished KV kept in RAM",
+                bytes=kv_offload // tp,
+                when=Phase.POOL,
+                grows_with="--kv-offloading-size, shared out over the ranks",
+                formula=f"{format_bytes(kv_offload)} / {tp} ranks",
+                source=f"vllm {rules.version} config/vllm.py: kv_offloading_size",
+                basis=Basis.MIRRORED,
+                on_host=True,
+            )
+        )
+    return lines
+
+
 def _pool_lines(layout: KvLayout, num_blocks: int, budget: Budget, rules: VllmRules) -> list[Allocation]:
     groups = len(layout.groups)
     return [
@@ -177,8 +216,8 @@ def _pool_lines(layout: KvLayout, num_blocks: int, budget: Budget, rules: VllmRu
     ]
 
 
-def gpu_total(layout: KvLayout, num_blocks: int, budget: Budget, tables: int, *, graphs: bool) -> int:
-    """Bytes of every line on the GPU, without the lines: for deciding, many times over, whether they fit."""
+def beside_tables(layout: KvLayout, num_blocks: int, budget: Budget, *, graphs: bool) -> int:
+    """Bytes of every line on the GPU but the block tables: to decide, many times over, whether they fit."""
     pool = num_blocks * layout.bytes_per_block
     fixed = CONTEXT_BYTES + budget.weights + budget.rope + budget.profile.total
-    return fixed + pool + tables + (GRAPH_BYTES if graphs else 0)
+    return fixed + pool + (GRAPH_BYTES if graphs else 0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
@@ -12,17 +13,15 @@ from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.timing import estimate_time
 from farspan.planner.vllm.batch import BatchLimits, batch_limits, on_second_runner
 from farspan.planner.vllm.beliefs import warnings
-from farspan.planner.vllm.budget import Budget, gib, kv_budget
+from farspan.planner.vllm.budget import gib, kv_budget
 from farspan.planner.vllm.flags import (
     CHUNKED_HYBRID_ENV,
-    ENV_NAMES,
     MAX_MODEL_LEN,
     MAX_NUM_SEQS,
     GivenFlags,
-    normalized,
     read_flags,
 )
-from farspan.planner.vllm.hybrid import HybridState, hybrid_state
+from farspan.planner.vllm.hybrid import hybrid_state
 from farspan.planner.vllm.kv_groups import GroupingError
 from farspan.planner.vllm.layers import (
     default_block_size,
@@ -30,20 +29,18 @@ from farspan.planner.vllm.layers import (
     prefix_caching,
     resolve_kv_dtype,
 )
-from farspan.planner.vllm.pool import KvLayout
-from farspan.planner.vllm.printed import SIZE_KEY, concurrency_key, kv_cache_size_tokens
+from farspan.planner.vllm.lines import beside_tables
+from farspan.planner.vllm.printed import SIZE_KEY, concurrency_key, size_tokens
 from farspan.planner.vllm.refusals import refusal
-from farspan.planner.vllm.state import VllmState
+from farspan.planner.vllm.state import Frame, VllmState
 from farspan.planner.vllm.tables import table_bytes
 from farspan.planner.vllm.versions import RULES, VllmRules, rules_for
 
 # Fewer requests at once, tried in turn when the default's block tables would not fit beside the pool.
 _FEWER_REQUESTS = (256, 64, 16, 8, 4, 2, 1)
-_OWN_FLAGS = (MAX_MODEL_LEN, MAX_NUM_SEQS, "--kv-cache-dtype", "--tensor-parallel-size", "-tp", *ENV_NAMES)
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Verdict(NamedTuple):
     """A settled server, why it does not start, and whether it holds what was asked."""
 
     state: VllmState
@@ -66,7 +63,7 @@ def plan_vllm(request: PlanRequest) -> EnginePlan:
     """What vLLM would do with a request.
 
     Where a default keeps a request from fitting and an environment variable or `--max-num-seqs` cures it, the
-    plan sets it and says so; a flag given by hand is never changed.
+    plan sets it and says so (not with `request.as_given`); a flag given by hand is never changed.
 
     Raises:
         InputError: Unknown version, a flag vLLM refuses or farspan does not mirror, a TP size the model does
@@ -91,9 +88,11 @@ def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
     notes = (resolved.warning,) if resolved.warning else ()
     try:
         verdict = _settle(request, rules, given, allow_env=False)
-        if not verdict.fits and verdict.state.hybrid.env_decides:
+        if not verdict.fits and verdict.state.frame.hybrid.env_decides and not request.as_given:
             other = _settle(request, rules, given, allow_env=True)
-            verdict = other if other.fits or other.state.capacity > verdict.state.capacity else verdict
+            verdict = (
+                other if other.fits or other.state.frame.capacity > verdict.state.frame.capacity else verdict
+            )
     except GroupingError as error:
         return _ungrouped(request, rules, given, str(error), notes)
     return _answer(verdict, notes, outline=outline)
@@ -109,7 +108,7 @@ def _settle(request: PlanRequest, rules: VllmRules, given: GivenFlags, *, allow_
     """
     state = _state(request, rules, given, allow_env=allow_env)
     by_hand = given.max_num_seqs is not None or given.gpu_memory_utilization is not None
-    if state.lacking > 0 and not by_hand:
+    if state.lacking > 0 and not by_hand and not request.as_given:
         for requests in _FEWER_REQUESTS:
             if request.concurrency <= requests < state.limits.requests:
                 smaller = _state(request, rules, given, allow_env=allow_env, requests=requests)
@@ -117,24 +116,6 @@ def _settle(request: PlanRequest, rules: VllmRules, given: GivenFlags, *, allow_
                     state = smaller
                     break
     return _verdict(state)
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """What a server is whatever the context: its layout, its budget, its pool. Sizes as in VllmState."""
-
-    hybrid: HybridState
-    env_chosen: bool
-    kv_dtype: KvDtype
-    block_size: int
-    prefix_caching: bool
-    layout: KvLayout
-    budget: Budget
-    num_blocks: int
-    available: int
-    in_flight: int
-    capacity: int
-    second_runner: bool
 
 
 @lru_cache(maxsize=1024)
@@ -147,7 +128,7 @@ def _frame(
     limits: BatchLimits,
     available_kv_bytes: int | None,
     allow_env: bool,
-) -> _Frame:
+) -> Frame:
     rules = RULES[version]
     hybrid = hybrid_state(model, given, rules, allow_env=allow_env)
     kv_dtype = resolve_kv_dtype(model, given.kv_dtype)
@@ -165,7 +146,11 @@ def _frame(
     budget = kv_budget(model, gpu, tp, limits, given, rules, available_kv_bytes)
     num_blocks = given.num_blocks or layout.num_blocks(budget.available)
     in_flight = limits.in_flight(rules)
-    return _Frame(
+    available = num_blocks * layout.bytes_per_block if given.num_blocks else budget.available
+    printed = {"Model loading took": gib(budget.weights + budget.rope)}
+    if available > 0 and num_blocks > 0:
+        printed["Available KV cache memory"] = gib(budget.available)
+    return Frame(
         hybrid=hybrid,
         env_chosen=allow_env and hybrid.on and not rules.chunked_hybrid_default,
         kv_dtype=kv_dtype,
@@ -174,10 +159,12 @@ def _frame(
         layout=layout,
         budget=budget,
         num_blocks=num_blocks,
-        available=num_blocks * layout.bytes_per_block if given.num_blocks else budget.available,
+        available=available,
         in_flight=in_flight,
         capacity=layout.longest_request(num_blocks, in_flight),
         second_runner=on_second_runner(model, rules),
+        beside_tables=beside_tables(layout, num_blocks, budget, graphs=not given.enforce_eager),
+        printed=printed,
     )
 
 
@@ -189,35 +176,23 @@ def _state(
     if given.auto_max_model_len:
         max_model_len = model.max_position_embeddings
     default = batch_limits(given, request.gpu, max_model_len, rules)
-    limits = default if requests is None else replace(default, requests=requests)
+    limits = default if requests is None else default._replace(requests=requests)
     frame = _frame(
         model, request.gpu, request.tp, rules.version, given, limits, request.available_kv_bytes, allow_env
     )
-    layout = frame.layout
     if given.auto_max_model_len:
-        longest = layout.estimated_max_model_len(frame.available, max_model_len, frame.in_flight)
+        longest = frame.layout.estimated_max_model_len(frame.available, max_model_len, frame.in_flight)
         max_model_len = longest or max_model_len
-    tables = table_bytes(layout, max_model_len, limits.requests, second_runner=frame.second_runner)
     return VllmState(
-        request=request,
-        rules=rules,
-        given=given,
-        hybrid=frame.hybrid,
-        env_chosen=frame.env_chosen,
-        kv_dtype=frame.kv_dtype,
-        block_size=frame.block_size,
-        prefix_caching=frame.prefix_caching,
-        layout=layout,
-        max_model_len=max_model_len,
-        limits=limits,
-        default_requests=default.requests,
-        default_tables=tables // limits.requests * default.requests,
-        tables=tables,
-        budget=frame.budget,
-        num_blocks=frame.num_blocks,
-        available=frame.available,
-        in_flight=frame.in_flight,
-        capacity=frame.capacity,
+        request,
+        rules,
+        given,
+        frame,
+        max_model_len,
+        limits,
+        default.requests,
+        table_bytes(frame.layout, max_model_len, limits.requests, second_runner=frame.second_runner),
+        frame.layout.request_blocks(request.context, frame.in_flight),
     )
 
 
@@ -232,12 +207,12 @@ def _answer(verdict: _Verdict, notes: tuple[str, ...], *, outline: bool) -> Engi
         starts=not verdict.refusal,
         fits=verdict.fits,
         reason=verdict.refusal or _reason(state, fits=verdict.fits),
-        weights_bytes=state.budget.weights + state.budget.rope,
-        available_kv_bytes=max(state.budget.available, 0),
-        capacity_tokens=state.capacity,
+        weights_bytes=state.frame.budget.weights + state.frame.budget.rope,
+        available_kv_bytes=max(state.frame.budget.available, 0),
+        capacity_tokens=state.frame.capacity,
         max_concurrency=state.max_concurrency,
-        printed=_printed(state),
-        pools={"token slots": state.num_blocks * state.layout.block_size},
+        printed=_printed(state, starts=not verdict.refusal),
+        pools={"token slots": state.frame.num_blocks * state.layout.block_size},
         ledger=MemoryLedger((), request.gpu.memory_bytes) if outline else state.ledger(),
         flags=server_flags(state),
         env=_env(state),
@@ -250,8 +225,9 @@ def _answer(verdict: _Verdict, notes: tuple[str, ...], *, outline: bool) -> Engi
             version=state.rules.version,
             prompt_tokens=max(1, request.context - request.output_tokens),
             output_tokens=request.output_tokens,
-            kv_dtype=state.kv_dtype,
+            kv_dtype=state.frame.kv_dtype,
         ),
+        added=_added(state),
     )
 
 
@@ -262,32 +238,32 @@ def _reason(state: VllmState, *, fits: bool) -> str:
         return f"{MAX_MODEL_LEN} {state.max_model_len} is below the {request.context:,} tokens asked for"
     if state.limits.requests < request.concurrency:
         return f"{MAX_NUM_SEQS} {state.limits.requests} is below {request.concurrency} requests"
-    pool = f"{gib(state.num_blocks * state.layout.bytes_per_block)} of KV cache"
+    pool = f"{gib(state.frame.num_blocks * state.layout.bytes_per_block)} of KV cache"
     held = f"{state.max_concurrency:.2f} requests of {request.context:,} tokens"
     if fits:
-        return f"{pool} holds {held}; the longest single request is {state.capacity:,} tokens"
-    if state.capacity < request.context:
+        return f"{pool} holds {held}; the longest single request is {state.frame.capacity:,} tokens"
+    if state.frame.capacity < request.context:
         return (
-            f"{pool} holds one request of {state.capacity:,} tokens, "
-            f"{request.context - state.capacity:,} fewer than asked for"
+            f"{pool} holds one request of {state.frame.capacity:,} tokens, "
+            f"{request.context - state.frame.capacity:,} fewer than asked for"
         )
     return f"{pool} holds {held}, not {request.concurrency}"
 
 
-def _printed(state: VllmState) -> dict[str, int | float | str]:
+def _printed(state: VllmState, *, starts: bool) -> dict[str, int | float | str]:
     """The figures vLLM prints at start, by its own words; its refusal's estimate when it does not start."""
-    layout, length = state.layout, state.max_model_len
-    printed: dict[str, int | float | str] = {
-        "Model loading took": gib(state.budget.weights + state.budget.rope),
-    }
-    if state.available <= 0 or state.num_blocks <= 0:
+    frame, length = state.frame, state.max_model_len
+    layout, available, in_flight = frame.layout, frame.available, frame.in_flight
+    printed: dict[str, int | float | str] = dict(frame.printed)
+    if available <= 0 or frame.num_blocks <= 0:
         return printed
-    printed["Available KV cache memory"] = gib(state.budget.available)
-    if not layout.passes_check(state.available, length, state.in_flight):
-        estimate = layout.estimated_max_model_len(state.available, length, state.in_flight)
+    if not starts and not layout.passes_check(available, length, in_flight):
+        estimate = layout.estimated_max_model_len(available, length, in_flight)
         return {**printed, "estimated maximum model length": estimate}
-    printed[SIZE_KEY] = kv_cache_size_tokens(layout, state.num_blocks, length, state.in_flight)
-    printed[concurrency_key(length)] = round(layout.concurrency(state.num_blocks, length, state.in_flight), 2)
+    same = length == state.request.context
+    ratio = state.max_concurrency if same else layout.concurrency(frame.num_blocks, length, in_flight)
+    printed[SIZE_KEY] = size_tokens(layout, frame.num_blocks, length, ratio)
+    printed[concurrency_key(length)] = round(ratio, 2)
     return printed
 
 
@@ -298,15 +274,19 @@ def server_flags(state: VllmState) -> tuple[str, ...]:
         words += ["--kv-cache-dtype", state.given.kv_dtype.value]
     if state.given.max_num_seqs is not None or state.requests_chosen:
         words += [MAX_NUM_SEQS, str(state.limits.requests)]
-    for name, value in normalized(state.request.engine_flags).items():
-        if name not in _OWN_FLAGS:
-            words += [name] if value is None else [name, value]
-    return tuple(words)
+    return (*words, *state.given.passed_on)
 
 
-def _env(state: VllmState) -> dict[str, str]:
-    asked = {name: value or "" for name, value in state.request.engine_flags.items() if name in ENV_NAMES}
-    return {**asked, CHUNKED_HYBRID_ENV: "1"} if state.env_chosen else asked
+def _env(state: VllmState) -> Mapping[str, str]:
+    return {**state.given.env, CHUNKED_HYBRID_ENV: "1"} if state.frame.env_chosen else state.given.env
+
+
+def _added(state: VllmState) -> tuple[str, ...]:
+    """What the plan sets though nobody asked for it."""
+    added = [f"{CHUNKED_HYBRID_ENV}=1"] if state.frame.env_chosen else []
+    if state.requests_chosen:
+        added.append(f"{MAX_NUM_SEQS} {state.limits.requests}")
+    return tuple(added)
 
 
 def _ungrouped(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from farspan.planner.vllm.kv_groups import KvGroup, LayerSpecs, make_groups
-from farspan.planner.vllm.kv_spec import FULL_KINDS
+from farspan.planner.vllm.kv_spec import FULL_KINDS, KvSpec
 from farspan.planner.vllm.versions import CapacityCheck, VllmRules
 
 # Block 0 of the pool is a placeholder no request may hold (vllm v1/core/block_pool.py: null_block).
@@ -24,15 +23,23 @@ class KvLayout:
         layers: Spec of every layer, before grouping.
         groups: The KV groups.
         rules: The version's rules.
+        bytes_per_block: Bytes of one block of the pool: a page of every layer of the largest group.
+        alike: One group of each kind, and how many of it there are.
     """
 
     layers: LayerSpecs
     groups: tuple[KvGroup, ...]
     rules: VllmRules
     bytes_per_block: int = field(init=False)
+    alike: tuple[tuple[KvGroup, int], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bytes_per_block", max(group.bytes_per_block for group in self.groups))
+        alike: dict[tuple[KvSpec, ...], tuple[KvGroup, int]] = {}
+        for group in self.groups:
+            first, count = alike.get(group.distinct, (group, 0))
+            alike[group.distinct] = (first, count + 1)
+        object.__setattr__(self, "alike", tuple(alike.values()))
 
     @property
     def block_size(self) -> int:
@@ -45,7 +52,10 @@ class KvLayout:
 
     def request_blocks(self, tokens: int, in_flight: int) -> int:
         """Blocks one request of `tokens` tokens holds, all groups together."""
-        return _request_blocks(self, tokens, in_flight)
+        blocks = 0
+        for group, count in self.alike:
+            blocks += count * group.blocks(tokens, in_flight)
+        return blocks
 
     def concurrency(self, num_blocks: int, tokens: int, in_flight: int) -> float:
         """Requests of `tokens` tokens at once, as printed (vllm: get_max_concurrency_for_kv_cache_config)."""
@@ -102,11 +112,6 @@ class KvLayout:
         """
         budget = self.check_bytes(available)
         return largest_fitting(lambda tokens: self.needed_bytes(tokens, in_flight) <= budget, max_model_len)
-
-
-@lru_cache(maxsize=4096)
-def _request_blocks(layout: KvLayout, tokens: int, in_flight: int) -> int:
-    return sum([group.blocks(tokens, in_flight) for group in layout.groups])
 
 
 def layers_bytes(layers: LayerSpecs, tokens: int, in_flight: int) -> int:

@@ -18,9 +18,16 @@ def kv_cache_size_tokens(layout: KvLayout, num_blocks: int, max_model_len: int, 
 
     To 0.20 vllm v1/core/kv_cache_utils.py: _report_kv_cache_config; later get_kv_cache_capacity.
     """
+    return size_tokens(
+        layout, num_blocks, max_model_len, layout.concurrency(num_blocks, max_model_len, in_flight)
+    )
+
+
+def size_tokens(layout: KvLayout, num_blocks: int, max_model_len: int, concurrency: float) -> int:
+    """The same, where the concurrency is known already."""
     if layout.rules.size_line is SizeLine.DIVIDED:
         return num_blocks // len(layout.groups) * layout.block_size
-    return int(layout.concurrency(num_blocks, max_model_len, in_flight) * max_model_len)
+    return int(concurrency * max_model_len)
 
 
 def size_lines(layout: KvLayout, num_blocks: int, max_model_len: int, in_flight: int) -> tuple[str, ...]:

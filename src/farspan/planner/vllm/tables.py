@@ -32,7 +32,9 @@ def row_blocks(group: KvGroup, max_model_len: int, *, aligned: bool) -> int:
 def table_bytes(layout: KvLayout, max_model_len: int, requests: int, *, second_runner: bool) -> int:
     """Bytes of all block tables on the GPU; the second runner keeps a copy for the forward pass."""
     aligned = second_runner or layout.rules.aligns_tables
-    entries = sum(row_blocks(group, max_model_len, aligned=aligned) for group in layout.groups)
+    entries = 0
+    for group, count in layout.alike:
+        entries += count * row_blocks(group, max_model_len, aligned=aligned)
     return entries * requests * _ENTRY_BYTES * (2 if second_runner else 1)
 
 

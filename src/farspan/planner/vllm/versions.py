@@ -44,9 +44,9 @@ class PageUnify(StrEnum):
     PAD = "pad"  # pages that do not divide are padded to the largest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class VllmRules:
-    """The memory arithmetic of one vLLM version.
+    """The memory arithmetic of one vLLM version. Compared and hashed by identity: it is part of cache keys.
 
     Args:
         version: The version.
@@ -79,6 +79,7 @@ class VllmRules:
         sampler_bytes: Bytes the sampler takes for each logit while it warms up.
         prefix_caches_states: Whether prefix caching is on by default for models with recurrent layers.
         e5m2_meets_quantized_query: Whether FlashAttention on Hopper accepts E5M2 and then asserts E4M3.
+        offload_needs_one_group: Whether `--cpu-offload-gb` stops a server with several KV groups.
         smallest_window_block: Whether sliding-window layers start from the smallest block of the kernel.
     """
 
@@ -112,6 +113,7 @@ class VllmRules:
     prefix_caches_states: bool = False
     e5m2_meets_quantized_query: bool = True
     smallest_window_block: bool = False
+    offload_needs_one_group: bool = True
 
 
 _V0_12 = VllmRules("0.12.0", default_utilization=0.9)
@@ -127,6 +129,7 @@ _V0_20 = replace(
     _V0_14,
     version="0.20.0",
     default_utilization=0.92,
+    offload_needs_one_group=False,
     subtracts_graphs=True,
     events_disable_hybrid=False,
     check=CapacityCheck.GROUPS,

@@ -20,12 +20,12 @@ import tokenizers
 from farspan.models.chat_template import ChatTemplate
 from farspan.prompts.backends.bytepair import BytePairTokenizer, BytePairVocabulary
 from farspan.prompts.backends.samples import diverse_texts
-from farspan.prompts.backends.splitting import steps
+from farspan.prompts.backends.splitting import keeps_matches, steps
 from farspan.prompts.cache import cache_folder, publish_folder
 from farspan.prompts.cuts import GPT2_PATTERN
 
 # Part of the key of cached conversions: raise it whenever the conversion or the check changes.
-_CONVERSION_VERSION = 1
+_CONVERSION_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _pattern(recipe: Mapping[str, Any]) -> str:
         pattern = GPT2_PATTERN
     elif kinds == ["Split", "ByteLevel"] and not splitters[1].get("use_regex", True):
         split = splitters[0]
-        if "Regex" not in split["pattern"] or split["behavior"] != "Isolated" or split.get("invert"):
+        if "Regex" not in split["pattern"] or not keeps_matches(split):
             raise _NotConvertibleError("its pre-tokenizer does not split by one regular expression")
         pattern = split["pattern"]["Regex"]
     else:

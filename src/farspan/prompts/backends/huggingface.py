@@ -16,7 +16,7 @@ import tokenizers
 from farspan.errors import InputError
 from farspan.models.chat_template import ChatTemplate, read_chat_template
 from farspan.prompts.backends.bytelevel import load_byte_level
-from farspan.prompts.backends.splitting import proof_of
+from farspan.prompts.backends.splitting import additivity_of
 from farspan.prompts.corpus import split_pieces
 from farspan.prompts.cuts import Proof
 from farspan.prompts.tokenizer import RecallVocabulary, TokenIds, Tokenizer, as_ids
@@ -76,7 +76,9 @@ class HuggingFaceTokenizer(Tokenizer):
         self.fingerprint = fingerprint
         self.template = template
         self._tokenizer = open_tokenizer(path)
-        self.proof = proof_of(recipe)
+        additivity = additivity_of(recipe)
+        self.proof = additivity.proof
+        self.apart = additivity.apart
         self.special_strings = tuple(token["content"] for token in recipe.get("added_tokens") or ())
         self.recall = _read_recall(path.parent / "recall.json", self._tokenizer)
         self._guard = len(self._tokenizer.encode(_GUARD, add_special_tokens=False).ids)
@@ -85,14 +87,31 @@ class HuggingFaceTokenizer(Tokenizer):
         """Return everything the server counts; a long text is encoded in pieces where that is proven to be the same."""
         if len(text) > _WHOLE_CHARACTERS and self.proof is not Proof.CHECKED:
             return self._encode_long(text, chat=chat)
+        return as_ids(self._encode_whole(text, chat=chat).ids)
+
+    def first_tokens(self, text: str, characters: Sequence[int], *, chat: bool) -> list[int]:
+        """Return it as `tokenizers` says it, to the token."""
+        whole = self._encode_whole(text, chat=chat)
+        shift = len(self._around(chat=chat)[0])
+        found = []
+        for character in characters:
+            # White space may belong to no token.
+            tokens = (whole.char_to_token(shift + i) for i in range(character, len(text)))
+            found.append(next(token for token in tokens if token is not None))
+        return found
+
+    def _encode_whole(self, text: str, *, chat: bool) -> tokenizers.Encoding:
+        before, after = self._around(chat=chat)
+        return self._tokenizer.encode(before + text + after, add_special_tokens=not chat)
+
+    def _around(self, *, chat: bool) -> tuple[str, str]:
         if not chat:
-            return as_ids(self._tokenizer.encode(text, add_special_tokens=True).ids)
+            return "", ""
         if self.template is None:
             raise InputError(
                 f"{self.name} has no chat template", "give the folder that has one, or build without --chat"
             )
-        before, after = self.template.around
-        return as_ids(self._tokenizer.encode(before + text + after, add_special_tokens=False).ids)
+        return self.template.around
 
     def encode_pieces(self, pieces: Sequence[str]) -> list[TokenIds]:
         """Return the ids of each piece, encoded behind a guard word whose ids are dropped."""
@@ -122,7 +141,8 @@ def split_exactly(text: str) -> list[str]:
     pieces[0] = text[:start] + pieces[0][1:]
     if "".join(pieces) != text:
         raise InputError(
-            "the text has a stretch of more than 1,024 characters without a space", "use other text"
+            "the text has a stretch of more than 1,024 characters without a single space between words",
+            "use other text",
         )
     return pieces
 

@@ -1,0 +1,1 @@
+"""Reading other tools' result files into a run folder."""

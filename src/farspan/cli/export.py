@@ -1,0 +1,66 @@
+"""`farspan export`: a run under another tool's names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import orjson
+
+from farspan.bench.export import export_vllm
+from farspan.bench.runs import load_run
+from farspan.cli.options import parse_percentiles
+from farspan.errors import InputError
+
+EPILOG = """\b
+Examples:
+  farspan export runs/scout --format vllm
+  farspan export runs/scout --format vllm --metric-percentiles 50,90,99 --save-detailed -o scout.json"""
+
+
+@click.command(epilog=EPILOG, context_settings={"max_content_width": 110})
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["vllm"]),
+    default="vllm",
+    show_default=True,
+    help="Whose names to use.",
+)
+@click.option(
+    "--metric-percentiles",
+    "percentiles",
+    type=parse_percentiles,
+    default="99",
+    show_default=True,
+    help="Percentiles of every time.",
+)
+@click.option("--save-detailed", "detailed", is_flag=True, help="Add the lists with one value a request.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file.  [default: standard output]",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON is the only format there is; changes nothing.")
+def command(
+    run: Path, form: str, percentiles: tuple[float, ...], detailed: bool, output: Path | None, as_json: bool
+) -> None:
+    """Write the run folder RUN as `vllm bench serve --save-result` would have: mean_ttft_ms, p99_itl_ms and so on.
+
+    docs/metrics.md says which of the names mean the same in both.
+    """
+    del form, as_json  # one format so far, and it is JSON
+    document = export_vllm(load_run(run), percentiles=percentiles, detailed=detailed)
+    text = orjson.dumps(document, option=orjson.OPT_INDENT_2)
+    if output is None:
+        click.echo(text)
+        return
+    try:
+        output.write_bytes(text + b"\n")
+    except OSError as error:
+        raise InputError(
+            f"{output} cannot be written ({error.strerror or error})", "name another with -o"
+        ) from error
+    click.echo(f"{run} is in {output} under vLLM's names.")

@@ -1,0 +1,205 @@
+"""What the engines' /metrics say, under one set of names.
+
+The names were read in the sources of vLLM 0.12.0 to 0.33.0 (`v1/metrics/loggers.py: PrometheusStatLogger`), SGLang
+0.5.6.post2 (`srt/metrics/collector.py`), 0.5.16 and 0.5.23 (`srt/observability/metrics_collector.py`) and
+`farspan.builtin.metrics`. Where versions differ, a measure lists a name for each, the newest first: the first that
+a server exports is taken, so an unknown version is read as the nearest known one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+
+class Measure(StrEnum):
+    """What an engine measures of itself. Counters run from the server's start."""
+
+    RUNNING = "running"  # requests in execution
+    WAITING = "waiting"  # requests queued in the engine
+    KV_USAGE = "kv_usage"  # share of the KV pool in use, 0 to 1
+    KV_TOKENS = "kv_tokens"  # tokens whose KV is held for requests
+    KV_CAPACITY = "kv_capacity_tokens"  # tokens the KV pool holds
+    PREFIX_QUERIES = "prefix_queries"  # counter: prompt tokens looked up in the prefix cache
+    PREFIX_HITS = "prefix_hits"  # counter: of those, tokens found
+    PREEMPTIONS = "preemptions"  # counter: requests thrown out of execution to make room
+    PROMPT_TOKENS = (
+        "prompt_tokens"  # counter: prompt tokens of requests whose prefill (SGLang: whole run) is over
+    )
+    PREFILLED_TOKENS = "prefilled_tokens"  # counter: prompt tokens computed so far, chunk by chunk
+    GENERATION_TOKENS = "generation_tokens"  # counter: tokens generated
+
+    @property
+    def is_counter(self) -> bool:
+        """True when it only grows while the server lives."""
+        return self in _COUNTERS
+
+
+_COUNTERS = frozenset(
+    {
+        Measure.PREFIX_QUERIES,
+        Measure.PREFIX_HITS,
+        Measure.PREEMPTIONS,
+        Measure.PROMPT_TOKENS,
+        Measure.PREFILLED_TOKENS,
+        Measure.GENERATION_TOKENS,
+    }
+)
+
+Combine = Callable[[Iterable[float]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a measure comes from.
+
+    Args:
+        name: The sample's name in the exposition, `_total` and `_sum` included.
+        combine: What to make of several series, such as those of data-parallel engines.
+        labels: Only series with these label values.
+        product: Labels whose values multiplied are the value, for what vLLM exports as an info metric.
+    """
+
+    name: str
+    combine: Combine = sum
+    labels: Mapping[str, str] = field(default_factory=dict)
+    product: tuple[str, ...] = ()
+
+
+# With --enable-metrics-for-all-schedulers SGLang exports every rank's view of the same requests: one is enough
+# for each data-parallel replica.
+_RANK_LABELS = ("tp_rank", "pp_rank", "moe_ep_rank")
+
+_VLLM: dict[Measure, tuple[Source, ...]] = {
+    Measure.RUNNING: (Source("vllm:num_requests_running"),),
+    Measure.WAITING: (Source("vllm:num_requests_waiting"),),
+    Measure.KV_USAGE: (Source("vllm:kv_cache_usage_perc", max),),
+    # Slots of one layer group: what a hybrid model's groups share, not tokens of a request.
+    Measure.KV_CAPACITY: (Source("vllm:cache_config_info", product=("num_gpu_blocks", "block_size")),),
+    Measure.PREFIX_QUERIES: (Source("vllm:prefix_cache_queries_total"),),
+    Measure.PREFIX_HITS: (Source("vllm:prefix_cache_hits_total"),),
+    Measure.PREEMPTIONS: (Source("vllm:num_preemptions_total"),),
+    Measure.PROMPT_TOKENS: (Source("vllm:prompt_tokens_total"),),
+    Measure.GENERATION_TOKENS: (Source("vllm:generation_tokens_total"),),
+}
+_SGLANG: dict[Measure, tuple[Source, ...]] = {
+    Measure.RUNNING: (Source("sglang:num_running_reqs"),),
+    Measure.WAITING: (Source("sglang:num_queue_reqs"),),
+    # From 0.5.16 token_usage is the fullest of all pools; of a hybrid model the full-attention pool tells more.
+    Measure.KV_USAGE: (Source("sglang:full_token_usage", max), Source("sglang:token_usage", max)),
+    Measure.KV_TOKENS: (Source("sglang:kv_used_tokens"), Source("sglang:num_used_tokens")),
+    Measure.KV_CAPACITY: (Source("sglang:max_total_num_tokens"),),
+    Measure.PREFIX_QUERIES: (Source("sglang:prompt_tokens_total"),),
+    # One series a cache_source from 0.5.16 on, without that label before: the sum is the same thing.
+    Measure.PREFIX_HITS: (Source("sglang:cached_tokens_total"),),
+    # 0.5.6 has no counter of retractions; its histogram of them by finished request adds up to one.
+    Measure.PREEMPTIONS: (
+        Source("sglang:num_retracted_requests_total"),
+        Source("sglang:num_retractions_sum"),
+    ),
+    Measure.PROMPT_TOKENS: (Source("sglang:prompt_tokens_total"),),
+    Measure.PREFILLED_TOKENS: (Source("sglang:realtime_tokens_total", labels={"mode": "prefill_compute"}),),
+    Measure.GENERATION_TOKENS: (Source("sglang:generation_tokens_total"),),
+}
+_BUILTIN: dict[Measure, tuple[Source, ...]] = {
+    Measure.RUNNING: (Source("farspan:num_requests_running"),),
+    Measure.WAITING: (Source("farspan:num_requests_waiting"),),
+    Measure.KV_USAGE: (Source("farspan:kv_cache_usage_perc"),),
+    Measure.KV_TOKENS: (Source("farspan:kv_cache_tokens"),),
+    Measure.PREFIX_QUERIES: (Source("farspan:prefix_cache_queries_total"),),
+    Measure.PREFIX_HITS: (Source("farspan:prefix_cache_hits_total"),),
+    Measure.PREEMPTIONS: (Source("farspan:num_preemptions_total"),),
+    Measure.PROMPT_TOKENS: (Source("farspan:prompt_tokens_total"),),
+    Measure.GENERATION_TOKENS: (Source("farspan:generation_tokens_total"),),
+}
+SOURCES: Mapping[str, Mapping[Measure, tuple[Source, ...]]] = MappingProxyType(
+    {"vllm": _VLLM, "sglang": _SGLANG, "builtin": _BUILTIN}
+)
+_PREFIXES = {"vllm": b"vllm:", "sglang": b"sglang:", "builtin": b"farspan:"}
+
+
+def find_engine(exposition: bytes) -> str | None:
+    """Tell whose /metrics this is by the prefix of its names; None when it is no engine farspan knows."""
+    for engine, prefix in _PREFIXES.items():
+        if exposition.startswith(prefix) or b"\n" + prefix in exposition:
+            return engine
+    return None
+
+
+def read_metrics(engine: str, exposition: bytes) -> dict[Measure, float]:
+    """Read what an engine says of itself; measures it does not export are left out.
+
+    Only the lines that are wanted are parsed: a server with long histograms exports thousands.
+
+    Args:
+        engine: A key of `SOURCES`.
+        exposition: The body of GET /metrics.
+
+    Raises:
+        ValueError: A wanted line is not in the Prometheus text format.
+    """
+    wanted = b"\n".join(_wanted_lines(engine).findall(exposition)) + b"\n"
+    samples: dict[str, list[Sample]] = {}
+    for family in text_string_to_metric_families(wanted.decode("utf-8", "replace")):
+        for sample in family.samples:
+            samples.setdefault(sample.name, []).append(sample)
+    values: dict[Measure, float] = {}
+    for measure, sources in SOURCES[engine].items():
+        for source in sources:
+            value = _value(source, samples.get(source.name, []))
+            if value is not None:
+                values[measure] = value
+                break
+    if Measure.KV_TOKENS not in values and {Measure.KV_USAGE, Measure.KV_CAPACITY} <= values.keys():
+        values[Measure.KV_TOKENS] = values[Measure.KV_USAGE] * values[Measure.KV_CAPACITY]
+    return values
+
+
+def _wanted_lines(engine: str) -> re.Pattern[bytes]:
+    names = {source.name for sources in SOURCES[engine].values() for source in sources}
+    pattern = "|".join(re.escape(name) for name in sorted(names))
+    return re.compile(rb"^(?:" + pattern.encode() + rb")[{ ].*$", re.MULTILINE)
+
+
+def _value(source: Source, samples: list[Sample]) -> float | None:
+    chosen = [
+        sample
+        for sample in _first_ranks(samples)
+        if all(sample.labels.get(name) == value for name, value in source.labels.items())
+    ]
+    if not source.product:
+        numbers = [sample.value for sample in chosen]
+    else:
+        numbers = [n for n in (_multiply(sample, source.product) for sample in chosen) if n is not None]
+    finite = [number for number in numbers if number == number and abs(number) != float("inf")]
+    return float(source.combine(finite)) if finite else None
+
+
+def _first_ranks(samples: list[Sample]) -> list[Sample]:
+    """Keep the series of the lowest rank of every data-parallel replica."""
+
+    def rank(sample: Sample) -> tuple[int, ...]:
+        texts = [sample.labels.get(name, "") for name in _RANK_LABELS]
+        return tuple(int(text) if text.isdecimal() else 0 for text in texts)
+
+    lowest: dict[str, tuple[int, ...]] = {}
+    for sample in samples:
+        replica = sample.labels.get("dp_rank", "")
+        lowest[replica] = min(lowest.get(replica, rank(sample)), rank(sample))
+    return [sample for sample in samples if rank(sample) == lowest[sample.labels.get("dp_rank", "")]]
+
+
+def _multiply(sample: Sample, labels: tuple[str, ...]) -> float | None:
+    product = 1.0
+    for label in labels:
+        text = sample.labels.get(label, "")
+        if not text.isdecimal():
+            return None
+        product *= int(text)
+    return product
