@@ -9,7 +9,6 @@ by hand.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -22,8 +21,9 @@ from farspan.bench.measure import Result
 from farspan.bench.ready import find_missing
 from farspan.bench.run import BenchOptions, BenchOutcome, run_bench
 from farspan.bench.watch import Watcher
+from farspan.engines.command import Listen, server_command
 from farspan.errors import InputError
-from farspan.launch.local import LocalServer, find_free_port
+from farspan.launch.local import LocalServer, find_free_port, import_path
 from farspan.launch.readiness import wait_ready
 from farspan.report.charts import check_drawing
 from farspan.report.render import ReportFiles, write_report
@@ -105,7 +105,7 @@ async def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> D
     url = f"http://127.0.0.1:{port}"
     watcher.step(f"starting the built-in engine on {url}")
     with LocalServer(
-        _server_command(checkpoint, port), log=options.folder / "server.log", environment=_import_path()
+        _server_command(checkpoint, port), log=options.folder / "server.log", environment=import_path()
     ) as server:
         startup_s = await wait_ready(
             server, lambda: find_missing(url), limit_s=options.ready_limit_s, on_wait=watcher.waiting
@@ -203,15 +203,7 @@ def _claim(folder: Path) -> None:
 
 
 def _server_command(checkpoint: Path, port: int) -> list[str]:
-    return [
-        sys.executable, "-m", "farspan.builtin", str(checkpoint), "--host", "127.0.0.1", "--port", str(port),
-        # No prompt comes twice, so that what a request leaves may go at once: the report shows memory come and go.
-        "--keep-prefixes-s", "0", "--kv-quiet-s", "1",
-    ]  # fmt: skip
-
-
-def _import_path() -> dict[str, str]:
-    """Let the server import the farspan that is running, installed or not."""
-    package_root = str(Path(__file__).resolve().parents[1])
-    known = os.environ.get("PYTHONPATH")
-    return {"PYTHONPATH": f"{package_root}{os.pathsep}{known}" if known else package_root}
+    # No prompt comes twice, so that what a request leaves may go at once: the report shows memory come and go.
+    flags = ("--keep-prefixes-s", "0", "--kv-quiet-s", "1")
+    listen = Listen("127.0.0.1", port, checkpoint.name)
+    return list(server_command("builtin", str(checkpoint), flags, {}, listen, python=sys.executable).argv)

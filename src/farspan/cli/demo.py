@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 import click
 import orjson
@@ -19,6 +15,7 @@ from farspan.bench.summary import summarise
 from farspan.cli.live import choose_watcher
 from farspan.cli.options import parse_fractions
 from farspan.cli.points import print_failures, print_points, stdout_console
+from farspan.cli.signals import terminate_like_interrupt
 from farspan.demo import DemoOptions, DemoOutcome, run_demo
 from farspan.launch.local import LaunchError
 from farspan.printable import printable
@@ -77,7 +74,7 @@ def command(
     folder = output or Path("demo") / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
     options = DemoOptions(folder, contexts, depths, time_limit)
     try:
-        with _terminate_like_interrupt(), choose_watcher(Console(stderr=True)) as watcher:
+        with terminate_like_interrupt(), choose_watcher(Console(stderr=True)) as watcher:
             outcome = asyncio.run(run_demo(options, watcher=watcher))
     except LaunchError as error:
         _print_tail(error.tail)
@@ -109,17 +106,3 @@ def _print_tail(lines: tuple[str, ...]) -> None:
         click.echo("The server's last lines:", err=True)
     for line in lines:
         click.echo(f"  {printable(line)}", err=True)
-
-
-@contextmanager
-def _terminate_like_interrupt() -> Iterator[None]:
-    """Let SIGTERM unwind the program as Ctrl-C does, so that the server is ended in good order."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        signal.raise_signal(signal.SIGINT)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -8,6 +8,9 @@ seconds SIGKILL to the group and to whatever descendants have left the group. A 
 child alone would not do: it is tied to the thread that started the child and does not reach the child's
 own children.
 
+A parent that wants the command to outlive it writes one byte, `d`: from then on the pipe does not matter, and
+SIGTERM to the guard ends the command.
+
 It is a process of its own, in a session of its own, so that neither Ctrl-C in the terminal nor SIGKILL to
 the parent keeps it from its work. It imports the standard library only and is up in a few milliseconds.
 """
@@ -26,6 +29,7 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_LET_GO = b"d"
 
 
 def main(arguments: list[str]) -> int:
@@ -60,16 +64,33 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _ends_before_pipe_closes(child: subprocess.Popen[bytes], pipe: int) -> bool:
-    """Wait for whichever comes first; True when it was the child's end."""
+    """Wait for whichever comes first; True when it was the child's end. SIGTERM counts as the pipe's end once the
+    parent has let go."""
     ends: list[int] = []
     with contextlib.suppress(AttributeError, OSError):
         ends.append(os.pidfd_open(child.pid))
     pause = None if ends else 0.1  # where there are no pidfds, look ten times a second
     while child.poll() is None:
         readable, _, _ = select.select([pipe, *ends], [], [], pause)
-        if pipe in readable and not os.read(pipe, 1):
-            return False
+        if pipe in readable:
+            word = os.read(pipe, 1)
+            if not word:
+                return False
+            if word == _LET_GO:
+                pipe = _end_on_sigterm()
     return True
+
+
+def _end_on_sigterm() -> int:
+    """Return the reading end of a pipe that SIGTERM closes."""
+    reading, writing = os.pipe()
+
+    def close(number: int, frame: object) -> None:  # noqa: ARG001
+        with contextlib.suppress(OSError):
+            os.close(writing)
+
+    signal.signal(signal.SIGTERM, close)
+    return reading
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -39,6 +40,30 @@ def find_free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse a port somebody listens on: a server started there would fail, and the old one be taken for it.
+
+    Raises:
+        LaunchError: It is taken, or the address is not this machine's.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise LaunchError(
+            f"cannot listen on {host}:{port} ({error.strerror})", "choose another --port; 0 takes a free one"
+        ) from error
+
+
+def import_path() -> dict[str, str]:
+    """The environment with which another Python imports the farspan that is running, installed or not."""
+    package_root = str(Path(__file__).resolve().parents[2])
+    known = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": f"{package_root}{os.pathsep}{known}" if known else package_root}
 
 
 class LocalServer:
@@ -89,6 +114,7 @@ class LocalServer:
         finally:
             os.close(reading)
         self._closed = False
+        self._detached = False
 
     def __enter__(self) -> Self:
         return self
@@ -103,8 +129,33 @@ class LocalServer:
         """The command's exit status as a shell would give it; None while it runs."""
         return self._guard.poll()
 
+    @property
+    def guard_pid(self) -> int:
+        """The guard's process id."""
+        return self._guard.pid
+
+    def wait(self, limit_s: float) -> None:
+        """Wait until the command ends by itself, or for so many seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._guard.wait(limit_s)
+
+    def detach(self) -> None:
+        """Let the command outlive this program; from now on SIGTERM to the guard ends it.
+
+        Raises:
+            LaunchError: It has ended already.
+        """
+        try:
+            os.write(self._pipe, b"d")
+        except OSError as error:
+            raise LaunchError("the server has ended", f"read its log, {self.log}", self.tail()) from error
+        self._detached = self._closed = True
+        os.close(self._pipe)
+
     def stop(self) -> None:
-        """End the command and wait until nothing of it is left. May be called again."""
+        """End the command and wait until nothing of it is left. May be called again. One that was let go stays."""
+        if self._detached:
+            return
         if not self._closed:
             self._closed = True
             os.close(self._pipe)
@@ -112,11 +163,16 @@ class LocalServer:
 
     def tail(self, lines: int = 15) -> tuple[str, ...]:
         """Return the last lines of the log that are not empty."""
-        try:
-            with self.log.open("rb") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - _TAIL_BYTES))
-                text = file.read().decode("utf-8", "replace")
-        except OSError:
-            return ()
-        return tuple(line for line in text.splitlines() if line.strip())[-lines:]
+        return read_tail(self.log, lines)
+
+
+def read_tail(log: Path, lines: int) -> tuple[str, ...]:
+    """Return the last lines of a log that are not empty; none when there is no log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ()
+    return tuple(line for line in text.splitlines() if line.strip())[-lines:]

@@ -5,15 +5,36 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
 
-from farspan.launch.local import LaunchError, LocalServer
+from farspan.launch.local import LaunchError
 
 # Says why the server is not ready yet; empty when it is.
 Check = Callable[[], Awaitable[str]]
 
 
+class Watched(Protocol):
+    """A server being started, on whatever it runs. Its log, or a copy of it, is a file of this machine."""
+
+    @property
+    def log(self) -> Path:
+        """The log file."""
+
+    @property
+    def started(self) -> float:
+        """When it was started, by the monotonic clock."""
+
+    @property
+    def exit_status(self) -> int | None:
+        """Its exit status; None while it runs."""
+
+    def tail(self, lines: int = 15) -> tuple[str, ...]:
+        """The last lines of its log."""
+
+
 async def wait_ready(
-    server: LocalServer,
+    server: Watched,
     check: Check,
     *,
     limit_s: float,
@@ -58,7 +79,7 @@ async def wait_ready(
         await asyncio.sleep(pause_s)
 
 
-async def _check_while_alive(server: LocalServer, check: Check) -> str:
+async def _check_while_alive(server: Watched, check: Check) -> str:
     """Run one check, but no longer than the server lives: a dead one may keep a client waiting."""
     task = asyncio.ensure_future(check())
     try:

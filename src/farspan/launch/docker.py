@@ -1,0 +1,203 @@
+"""A server in a docker container: its command line, and its life through the docker program."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from farspan.launch.local import LaunchError, LocalServer, read_tail
+from farspan.launch.program import Program
+from farspan.launch.spec import Launch, digest, shm_bytes
+from farspan.sizes import GIB
+
+_LABEL = "farspan.digest"
+_STOP_S = 30
+_POLL_S = 1.0
+_DRAIN_S = 10.0
+_FAILURES = 5
+# The engine's own port inside; what is published outside is farspan's to choose.
+INSIDE_PORT = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class DockerOptions:
+    """What only docker needs.
+
+    Args:
+        image: The image.
+        devices: GPUs by index or UUID; empty takes as many as the plan says.
+        shm_gib: Size of /dev/shm in GiB; 0 for the plan's.
+        extra: Arguments for docker run, as they are.
+        compile_cache: A folder of this machine that keeps compiled kernels from one start to the next.
+    """
+
+    image: str
+    devices: str = ""
+    shm_gib: int = 0
+    extra: tuple[str, ...] = ()
+    compile_cache: Path | None = None
+
+
+def docker_argv(launch: Launch, options: DockerOptions) -> tuple[str, ...]:
+    """The arguments of `docker`, secrets by name only."""
+    command, files = launch.command, launch.files
+    words = ["run", "--detach", "--init", "--name", launch.name]
+    if launch.gpus:
+        words += ["--gpus", f'"device={options.devices}"' if options.devices else str(launch.gpus)]
+    shm = options.shm_gib or shm_bytes(launch.context, max(launch.gpus, 1)) // GIB
+    words += ["--shm-size", f"{shm}g"]
+    words += ["--ulimit", "memlock=-1", "--ulimit", "stack=67108864", "--ulimit", "nofile=65536:65536"]
+    if launch.nodes.count > 1:
+        # Ranks on other machines connect to ports the engine chooses.
+        words += ["--network", "host"]
+    else:
+        host = f"[{launch.host}]" if ":" in launch.host else launch.host
+        words += ["--publish", f"{host}:{launch.port}:{INSIDE_PORT}"]
+    for mount in files.mounts:
+        words += ["--volume", f"{mount.host}:{mount.inside}{':ro' if mount.read_only else ''}"]
+    if options.compile_cache is not None:
+        words += ["--volume", f"{options.compile_cache}:/root/.cache/vllm"]
+    for name, value in {**files.env, **command.env}.items():
+        words += ["--env", f"{name}={value}"]
+    for name in launch.secrets:
+        words += ["--env", name]
+    words += list(options.extra)
+    words += ["--label", f"{_LABEL}={digest([words, options.image, command.argv])}"]
+    program, rest = command.program[0], command.program[1:]
+    words += ["--entrypoint", program, options.image, *rest, *command.arguments]
+    return tuple(words)
+
+
+def docker_digest(argv: Sequence[str]) -> str:
+    """The fingerprint inside a docker command line."""
+    return next(word for word in argv if word.startswith(f"{_LABEL}=")).partition("=")[2]
+
+
+class Docker:
+    """The docker program."""
+
+    def __init__(self) -> None:
+        self.program = Program("docker", "install docker, or use --runtime local")
+
+    def existing(self, name: str) -> tuple[str, str] | None:
+        """State and fingerprint of a container; None when there is none of that name.
+
+        Raises:
+            LaunchError: docker does not work.
+        """
+        words = ("container", "inspect", "--format")
+        template = f'{{{{.State.Status}}}} {{{{index .Config.Labels "{_LABEL}"}}}}'
+        done = self.program.run(*words, template, name)
+        if done.status:
+            if "no such container" in done.error.lower():
+                return None
+            raise _silent(done.error)
+        state, _, found = done.output.strip().partition(" ")
+        return state, found
+
+    def start(self, argv: Sequence[str], secrets: Mapping[str, str]) -> None:
+        """Start a container. The image is pulled if need be, which may take long.
+
+        Args:
+            argv: From `docker_argv`.
+            secrets: Values of the variables passed by name; they reach docker through its environment alone.
+
+        Raises:
+            LaunchError: docker refuses.
+        """
+        self.program.demand(*argv, environment=secrets, limit_s=3600.0)
+
+    def restart(self, name: str) -> None:
+        """Start a stopped container again."""
+        self.program.demand("start", name)
+
+    def stop(self, name: str) -> None:
+        """Stop a container and remove it; one that is gone is fine.
+
+        Raises:
+            LaunchError: docker cannot remove it.
+        """
+        self.program.run("stop", "--time", str(_STOP_S), name, limit_s=_STOP_S + 60.0)
+        done = self.program.run("rm", "--force", name)
+        if done.status and "no such container" not in done.error.lower():
+            raise LaunchError(
+                f"docker rm failed: {' '.join(done.error.split())[:400]}", f"run docker rm --force {name}"
+            )
+
+    def exit_status(self, name: str) -> int | None:
+        """A container's exit status; None while it runs, 137 when it is gone.
+
+        Raises:
+            LaunchError: docker does not answer.
+        """
+        done = self.program.run(
+            "container",
+            "inspect",
+            "--format",
+            "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}",
+            name,
+        )
+        if done.status:
+            if "no such container" in done.error.lower():
+                return 137
+            raise _silent(done.error)
+        state, code, _ = [*done.output.split(), "", "", ""][:3]
+        return int(code or 1) if state in ("exited", "dead", "removing") else None
+
+    def log_argv(self, name: str, *, follow: bool, lines: int | None = None) -> tuple[str, ...]:
+        """The command that shows a container's log, or its last lines."""
+        tail = ("--tail", str(lines)) if lines else ()
+        return self.program.argv("logs", *(("--follow",) if follow else ()), *tail, name)
+
+
+def _silent(error: str) -> LaunchError:
+    reason = " ".join(error.split())[:400]
+    return LaunchError(f"docker does not answer: {reason}", "start the docker daemon, or check your rights")
+
+
+class DockerServer:
+    """A container being watched; its log is copied to a file.
+
+    Args:
+        docker: The docker program.
+        name: The container.
+        log: Where its log goes.
+    """
+
+    def __init__(self, docker: Docker, name: str, log: Path) -> None:
+        self.log = log
+        self.started = time.monotonic()
+        self._docker = docker
+        self._name = name
+        self._follower = LocalServer(docker.log_argv(name, follow=True), log=log, grace_s=1.0)
+        self._asked = 0.0
+        self._failures = 0
+        self._status: int | None = None
+
+    @property
+    def exit_status(self) -> int | None:
+        """The container's exit status; None while it runs."""
+        now = time.monotonic()
+        if self._status is None and now - self._asked > _POLL_S:
+            self._asked = now
+            try:
+                self._status = self._docker.exit_status(self._name)
+                self._failures = 0
+            except LaunchError:
+                # One hiccup of the daemon must not end a start of ten minutes.
+                self._failures += 1
+                if self._failures >= _FAILURES:
+                    raise
+            if self._status is not None:
+                self._follower.wait(_DRAIN_S)  # its last words are what matters
+        return self._status
+
+    def tail(self, lines: int = 15) -> tuple[str, ...]:
+        """The last lines of the log that are not empty."""
+        return read_tail(self.log, lines)
+
+    def close(self) -> None:
+        """Stop copying the log."""
+        self._follower.stop()

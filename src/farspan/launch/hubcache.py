@@ -1,0 +1,157 @@
+"""Where a model's files are: a folder, a snapshot in the Hugging Face cache, or nowhere yet."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from farspan.errors import InputError
+from farspan.models.hub import is_hub_id
+
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+CONTAINER_HOME = "/root/.cache/huggingface"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A folder of this machine inside a container."""
+
+    host: Path
+    inside: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What the engine is given as its model, and what it needs to find it there.
+
+    Args:
+        name: What the API calls it: the hub id, or the folder's name.
+        outside: The model for an engine on this machine.
+        inside: The model for an engine in a container with `mounts`.
+        mounts: Folders the container needs.
+        env: Environment variables inside the container.
+        secrets: Environment variables passed on by name, their values never looked at.
+        downloads: Whether the engine will download the model.
+    """
+
+    name: str
+    outside: str
+    inside: str
+    mounts: tuple[Mount, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    downloads: bool = False
+
+
+def hub_home(environment: Mapping[str, str]) -> Path:
+    """HF_HOME, or where it is by default."""
+    given = environment.get("HF_HOME")
+    if given:
+        return Path(given).expanduser()
+    cache = environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME", "~")).expanduser() / ".cache"
+    return Path(cache) / "huggingface"
+
+
+def hub_cache(environment: Mapping[str, str]) -> Path:
+    """The folder of the snapshots: HF_HUB_CACHE, or hub in HF_HOME."""
+    given = environment.get("HF_HUB_CACHE")
+    return Path(given).expanduser() if given else hub_home(environment) / "hub"
+
+
+def find_snapshot(cache: Path, model: str, revision: str = "main") -> Path | None:
+    """The complete snapshot of a hub model in a cache, by branch, tag or commit; None when there is none."""
+    repository = cache / f"models--{model.replace('/', '--')}"
+    reference = repository / "refs" / revision
+    try:
+        commit = reference.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        commit = revision
+    folder = repository / "snapshots" / commit
+    return folder if is_complete(folder) else None
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a checkpoint has its config and every weight file its index names. Links that lead nowhere count as
+    missing: that is what an interrupted download leaves."""
+    if not (folder / "config.json").is_file():
+        return False
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            named = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, OSError):
+            return False
+        return all((folder / name).is_file() for name in named)
+    return any(file.is_file() for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or in the nearest one above it that exists."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def find_model_files(
+    model: str, environment: Mapping[str, str], *, revision: str = "main", container: bool = False
+) -> ModelFiles:
+    """Resolve a model to what an engine is given.
+
+    A complete snapshot is given by its path, mounted read-only and with the hub switched off: an engine given a
+    hub id writes into the cache even when everything is there, and dies on a read-only one.
+
+    Args:
+        model: A folder, or a hub id.
+        environment: For HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and the names of tokens.
+        revision: Branch, tag or commit of a hub id.
+        container: Whether the engine runs in a container, for which a missing model needs a writable cache.
+
+    Raises:
+        InputError: It is neither; or it must be downloaded and cannot be.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return _folder_files(path)
+    if not is_hub_id(model):
+        raise InputError(
+            f"{model!r} is neither a folder nor a hub id", "give the checkpoint's folder or owner/name"
+        )
+    cache = hub_cache(environment)
+    snapshot = find_snapshot(cache, model, revision)
+    if snapshot is not None:
+        found = _folder_files(snapshot)
+        return ModelFiles(model, found.outside, found.inside, found.mounts, found.env)
+    if environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise InputError(
+            f"{model} is not complete in {cache} and HF_HUB_OFFLINE is set",
+            f"run: HF_HUB_OFFLINE=0 hf download {model}",
+        )
+    if container and not is_writable(cache):
+        raise InputError(
+            f"{model} is not complete in {cache}, and that cache is read-only, where the engine would write to it",
+            f"download it first (hf download {model}) or set HF_HOME to a folder you can write to",
+        )
+    mounts = [Mount(hub_home(environment), CONTAINER_HOME, read_only=False)]
+    if cache != hub_home(environment) / "hub":
+        mounts.append(Mount(cache, f"{CONTAINER_HOME}/hub", read_only=False))
+    tokens = tuple(name for name in _TOKENS if environment.get(name))
+    return ModelFiles(model, model, model, tuple(mounts), {"HF_HOME": CONTAINER_HOME}, tokens, downloads=True)
+
+
+def _folder_files(folder: Path) -> ModelFiles:
+    """A folder; when it is a snapshot, its files are links into the repository's blobs, which come along."""
+    folder = folder.absolute()
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        repository = folder.parent.parent
+        name = repository.name.removeprefix("models--").replace("--", "/", 1)
+        root = f"{CONTAINER_HOME}/hub/{repository.name}"
+        inside = f"{root}/snapshots/{folder.name}"
+        env = {"HF_HOME": CONTAINER_HOME, "HF_HUB_OFFLINE": "1"}
+        return ModelFiles(name, str(folder), inside, (Mount(repository, root, read_only=True),), env)
+    inside = f"/models/{folder.name}"
+    env = {"HF_HUB_OFFLINE": "1"}
+    return ModelFiles(folder.name, str(folder), inside, (Mount(folder, inside, read_only=True),), env)
