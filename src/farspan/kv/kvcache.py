@@ -285,13 +285,12 @@ class ElasticKVCache(KVCache):
         """Whether everybody's needs, with those of a new sequence, can be met from what is there and may be evicted."""
         if not self._open:
             return True  # it fits an empty cache, and this one can be emptied
-        missing = 0
+        missing = []
         for index, kind in enumerate(self._kinds):
             demand = self._promised(index) + limits[index] - hit.reused_pages[index]
             evictable = self._prefixes.evictable(index) if self._prefixes else 0
-            pages = max(0, demand - kind.free_pages - evictable)
-            missing += -(-pages // self._size.pages_per_segment) * len(kind.layers)
-        return missing <= self._segments.room()
+            missing.append(max(0, demand - kind.free_pages - evictable))
+        return self._size.segment_count(missing) <= self._segments.room()
 
     def _new_kind(self, retention: LayerRetention, numbers: tuple[int, ...], form: KVFormat) -> LayerKind:
         rows = [form.row_bytes] * len(numbers)
