@@ -79,7 +79,7 @@ def logits(model: LlamaModel, tokens: torch.Tensor, step: int) -> torch.Tensor:
         ids = tokens[start : start + step]
         sequence.append(len(ids))
         parts.append(model.all_logits([Piece(sequence, ids, start)]))
-        sequence.computed(np.array(ids, np.int32))
+        sequence.computed(ids.numpy().astype(np.int32))
         cache.check_integrity()
     sequence.close()
     return torch.cat(parts)
