@@ -54,12 +54,12 @@ class PagePool:
         self._even = all(page * pages == segments.segment_bytes for page in self._page_bytes)
         self._books = PageBooks(max_pages, pages, block)
         self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
+        self._may_shrink = self._counted_on = False
         try:
             self._back([0], growing=False)
         except NoRoomError:
             self._backing.close()
             raise
-        self._may_shrink = False
         segments.register(self)
 
     # --- how many ------------------------------------------------------------------------------------------------
@@ -121,10 +121,14 @@ class PagePool:
                     break
             if missing > 0:
                 return None
+            # What is empty here is counted on: it is not given up to make room for the rest.
+            self._counted_on = True
             try:
                 self._back(growth)
             except NoRoomError:
                 return None
+            finally:
+                self._counted_on = False
         return self._books.take(n, after)
 
     def share(self, pages: Pages) -> None:
@@ -202,7 +206,8 @@ class PagePool:
 
     def surrender(self, count: int) -> int:
         """See `Lender.surrender`."""
-        self._release_empty()
+        if not self._counted_on:
+            self._release_empty()
         return self._backing.surrender(count)
 
     # --- the memory ----------------------------------------------------------------------------------------------

@@ -24,8 +24,10 @@ from farspan.kv.tiers import HostTier
 if TYPE_CHECKING:
     import torch
 
-# Evicting a little more than is asked for at a time keeps the cost of choosing low.
+# Evicting more than is asked for at a time makes for long runs of free pages: a sequence that takes its pages from many
+# small evictions is attended to in as many calls. What goes too early is at most this share of what could go.
 _BATCH = 64
+_BATCH_SHARE = 64
 
 TakePages = Callable[[int, int], "NDArray[np.int32]"]
 
@@ -197,11 +199,17 @@ class PrefixStore:
         Returns:
             Whether anything went.
         """
-        if self._evict_kind(kind, max(count, _BATCH)):
+        if self._evict_kind(kind, max(count, self._batch(kind))):
             return True
         # Pages of other kinds are no use, but segments of theirs that empty are.
         others = (index for index in range(len(self._kinds)) if index != kind)
-        return any(self._evict_kind(index, self._kinds[index].pool.pages_per_segment) for index in others)
+        return any(
+            self._evict_kind(index, max(self._kinds[index].pool.pages_per_segment, self._batch(index)))
+            for index in others
+        )
+
+    def _batch(self, kind: int) -> int:
+        return max(_BATCH, self._tree.evictable(kind) // _BATCH_SHARE)
 
     def evict_all(self) -> None:
         """Let go of all prefixes that nobody uses; as many as there is room for stay on the host."""
