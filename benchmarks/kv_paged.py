@@ -46,16 +46,17 @@ def _attend(  # type: ignore[no-untyped-def]
         value = tl.load(memory + at + HEADS * DIM, mask=inside[:, None], other=0.0)
         mixed = mixed * faded[:, None] + tl.dot(weight.to(value.dtype), value)
         best = higher
-    tl.store(
-        output + split * rows * HEADS * DIM + places, mixed / total[:, None], mask=row[:, None] < rows
-    )
-    tl.store(
-        logsum + (split * rows + row) * HEADS + head, best + tl.log(total), mask=row < rows
-    )
+    tl.store(output + split * rows * HEADS * DIM + places, mixed / total[:, None], mask=row[:, None] < rows)
+    tl.store(logsum + (split * rows + row) * HEADS + head, best + tl.log(total), mask=row < rows)
 
 
 def attend_pages(
-    query: torch.Tensor, memory: torch.Tensor, tokens: int, pages: torch.Tensor | None, page: int, scale: float
+    query: torch.Tensor,
+    memory: torch.Tensor,
+    tokens: int,
+    pages: torch.Tensor | None,
+    page: int,
+    scale: float,
 ) -> torch.Tensor:
     """Return attention of a query [rows, heads, dim] over the first `tokens` positions, unmasked.
 
