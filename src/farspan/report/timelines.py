@@ -1,0 +1,277 @@
+"""Charts against time: the KV cache's memory, the requests under way, the server's start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from farspan.bench.measure import Result
+from farspan.bench.series import Reading
+from farspan.bench.status import Status
+from farspan.doctor.records import STARTUP
+from farspan.report.drawing import WIDE, Chart, Key, colour_of, draw, layer, write_seconds
+from farspan.report.kvmemory import KvHeld, find_kv, read_time
+from farspan.report.subject import Subject
+from farspan.sizes import GIB, format_bytes, format_seconds, format_tokens
+
+_MOST_BARS = 300
+_MOST_POINTS = 400
+_MOST_TABLE_ROWS = 200
+# A run that was resumed has days between its starts: only the longest stretch is drawn.
+_PAUSE_S = 300.0
+
+
+def draw_kv(subject: Subject) -> Chart | None:
+    """Draw the KV cache's memory through time; None without readings."""
+    kv = find_kv(subject)
+    if kv is None or len(kv.held) < 2 or kv.peak <= 0:
+        return None
+    held, dropped = _longest_stretch(kv.held)
+    began, ended = held[0].time, held[-1].time
+    used = [reading for reading in kv.used if began <= reading.time <= ended]
+    thin, used = _thin(held), _thin(used)
+    scale, unit = _scale_of(kv)
+    x = _time_axis()
+    top = max(kv.peak, kv.capacity if kv.capacity and kv.capacity < 20 * kv.peak else 0.0) / scale
+    y: dict[str, Any] = {
+        "field": "y",
+        "type": "quantitative",
+        "title": f"KV cache, {unit}",
+        "scale": {"domain": [0, top * 1.08], "nice": False},
+        "axis": {"tickCount": 5, "format": "~s" if kv.unit == "tokens" else ".0%" if kv.unit == "share" else "~g"},
+    }
+    colour = colour_of(subject.key)
+    encoding = {"x": x, "y": y}
+    rows = [{"x": r.time - began, "y": r.value / scale} for r in thin]
+    tipped = [
+        row | {"tip": f"{kv.write(r.value)} {'mapped' if kv.elastic else 'held'} at {row['x']:.0f} s"}
+        for row, r in zip(rows, thin, strict=True)
+    ]
+    area = {"type": "area", "interpolate": "step-after", "color": colour, "opacity": 0.22}
+    line = {"type": "line", "interpolate": "step-after", "color": colour, "strokeWidth": 1.75}
+    invisible = {"type": "point", "filled": True, "size": 40, "color": colour, "opacity": 0}
+    layers = [layer("held-area", rows, area, encoding), layer("held-line", rows, line, encoding)]
+    keys = [Key("held", "memory taken from the device" if kv.elastic else "held by requests", colour, "box")]
+    if used:
+        points = [{"x": r.time - began, "y": r.value / scale} for r in used]
+        style = {"type": "line", "interpolate": "step-after", "color": "var(--fg)", "strokeWidth": 1.25}
+        layers.append(layer("used-line", points, style, encoding))
+        keys.append(Key("used", "pages in use", "var(--fg)", "line"))
+    fixed = kv.capacity is not None and kv.capacity / scale <= top
+    if fixed:
+        rule = {"type": "rule", "color": "var(--bad)", "strokeDash": [7, 4], "strokeWidth": 1.5}
+        layers.append(layer("pool-line", [{"y": (kv.capacity or 0.0) / scale}], rule, {"y": y}))
+        keys.append(Key("pool", f"a fixed pool: {kv.write(kv.capacity or 0.0)} all the time", "var(--bad)", "dashes"))
+    layers.append(layer("held-points", tipped, invisible, encoding))
+    mean = _mean(held)
+    return Chart(
+        anchor=f"kv-{subject.key}",
+        title=f"KV cache over time: {subject.name}",
+        svg=draw(layers, width=WIDE, height=220),
+        alt=(
+            f"KV cache of {subject.name} over {format_seconds(ended - began)}: "
+            f"peak {kv.write(kv.peak)}, on average {kv.write(mean)}"
+            + (f", of {kv.write(kv.capacity)} at most." if kv.capacity and kv.unit != "share" else ".")
+        ),
+        caption=_caption_kv(kv, mean, fixed, dropped),
+        keys=tuple(keys),
+        columns=("time", "taken" if kv.elastic else "held", "in use"),
+        rows=_kv_rows(kv, held, began),
+        more=max(0, len(held) - _MOST_TABLE_ROWS),
+        wide=True,
+    )
+
+
+def _caption_kv(kv: KvHeld, mean: float, fixed: bool, dropped: bool) -> str:
+    if kv.elastic:
+        text = f"The cache takes memory as prompts need it and gives it back; on average it held {kv.write(mean)}."
+        if kv.capacity is not None:
+            share = f"{mean / kv.capacity:.1%}" if kv.capacity else ""
+            scale = "" if fixed else ", far above this picture"
+            text += f" A fixed pool would hold {kv.write(kv.capacity)} from start to end{scale}: that is {share} of it."
+    else:
+        text = f"The pool is fixed; requests held {kv.write(mean)} of it on average. Its size is from {kv.basis}."
+    return text + (" The run had pauses: only its longest stretch is drawn." if dropped else "")
+
+
+def _kv_rows(kv: KvHeld, held: Sequence[Reading], began: float) -> tuple[tuple[str, ...], ...]:
+    used = {reading.time: reading.value for reading in kv.used}
+    return tuple(
+        (
+            f"{reading.time - began:.1f} s",
+            kv.write(reading.value),
+            kv.write(used[reading.time]) if reading.time in used else "",
+        )
+        for reading in held[:_MOST_TABLE_ROWS]
+    )
+
+
+def draw_requests(subject: Subject) -> Chart | None:
+    """Draw one bar a request: queue, prefill, decode; None without start times."""
+    timed = [(began, result) for result in subject.results if (began := read_time(result.started_at)) is not None]
+    timed.sort(key=lambda pair: pair[0])
+    if not timed:
+        return None
+    stretch = _first_stretch(timed)
+    shown = stretch[:_MOST_BARS]
+    first = shown[0][0]
+    step = max(1.5, min(16.0, 420.0 / len(shown)))
+    parts: dict[str, list[dict[str, Any]]] = {"queue": [], "prefill": [], "decode": [], "failed": []}
+    for number, (began, result) in enumerate(shown):
+        for name, start, end in _phases(result):
+            tip = f"{name} {format_seconds(end - start)} of {format_tokens(result.context)} at depth {result.depth:g}"
+            parts[name].append(
+                {"x": began - first + start, "x2": began - first + end, "y": number, "y2": number + 0.8, "tip": tip}
+            )
+    colours = {
+        "queue": "var(--line-strong)",
+        "prefill": colour_of(subject.key),
+        "decode": "var(--good)",
+        "failed": "var(--bad)",
+    }
+    x = _time_axis()
+    y = {
+        "field": "y",
+        "type": "quantitative",
+        "title": "request, in order of start",
+        "scale": {"domain": [0, len(shown)], "reverse": True, "nice": False},
+        "axis": {"tickMinStep": 1, "tickCount": 5, "grid": False},
+    }
+    encoding = {"x": x, "x2": {"field": "x2"}, "y": y, "y2": {"field": "y2"}}
+    layers = [
+        layer(f"{name}-bars", rows, {"type": "rect", "color": colours[name]}, encoding) for name, rows in parts.items() if rows
+    ]
+    end = max(began + result.e2e_s for began, result in shown) - first
+    company = max(result.company for _, result in shown)
+    return Chart(
+        anchor=f"requests-{subject.key}",
+        title=f"Requests over time: {subject.name}",
+        svg=draw(layers, width=WIDE, height=int(max(60, step * len(shown)))),
+        alt=(
+            f"{len(shown):,} requests of {subject.name} over {format_seconds(end)}, at most {company:,} at a time, "
+            f"{len(parts['failed']):,} of them failed."
+        ),
+        caption=(
+            "One bar a request. Prefill runs to the first token"
+            + (", queue time taken off" if parts["queue"] else "; queueing is in it where the server does not tell it")
+            + "."
+            + (f" The first {len(shown):,} of {len(timed):,} requests are drawn." if len(timed) > len(shown) else "")
+        ),
+        keys=tuple(Key(name, name, colours[name], "box") for name, rows in parts.items() if rows),
+        columns=("start", "context", "depth", "queue", "first token", "end", "status"),
+        rows=tuple(
+            (
+                f"{began - first:.2f} s",
+                format_tokens(result.context),
+                f"{result.depth:g}",
+                write_seconds(result.queue_s),
+                write_seconds(result.ttft_s),
+                write_seconds(result.e2e_s),
+                result.status.value,
+            )
+            for began, result in shown
+        ),
+        more=len(timed) - len(shown),
+        wide=True,
+    )
+
+
+def _phases(result: Result) -> list[tuple[str, float, float]]:
+    if result.ttft_s is None or not result.status.answered:
+        return [("failed", 0.0, max(result.e2e_s, 1e-3))]
+    queue = min(result.queue_s or 0.0, result.ttft_s)
+    found = [("queue", 0.0, queue)] if queue > 0 else []
+    last = "failed" if result.status is not Status.OK else "decode"
+    return [*found, ("prefill", queue, result.ttft_s), (last, result.ttft_s, max(result.e2e_s, result.ttft_s))]
+
+
+def draw_startup(subject: Subject) -> Chart | None:
+    """Draw the phases of the server's start, from its log; None when the log has no times."""
+    entries = [
+        entry
+        for entry in (subject.log.timeline if subject.log else ())
+        if entry.at is not None and entry.phase in STARTUP
+    ]
+    if len(entries) < 2:
+        return None
+    first = min(entry.at for entry in entries if entry.at is not None)
+    rows, table = [], []
+    for entry in entries:
+        assert entry.at is not None
+        length = entry.seconds or 0.0
+        # Some engines print how long a phase took when it is over, with the line's own time as its only one.
+        begin = max(0.0, entry.at - first)
+        if entry.took_s and entry.ended_at is not None and entry.ended_at - entry.at < entry.took_s:
+            begin = max(0.0, entry.ended_at - first - entry.took_s)
+        tip = f"{entry.phase.value}: {format_seconds(length)}, from {begin:.0f} s" + (
+            f", {entry.gib:.1f} GiB" if entry.gib is not None else ""
+        )
+        # A phase too short to see is drawn as a line.
+        rows.append({"x": begin, "x2": begin + max(length, 0.0), "y": entry.phase.value, "tip": tip})
+        size = format_bytes(entry.gib * GIB) if entry.gib is not None else ""
+        table.append((entry.phase.value, f"{begin:.0f} s", write_seconds(entry.seconds), size))
+    total = max(row["x2"] for row in rows)
+    for row in rows:
+        row["x2"] = max(row["x2"], row["x"] + total / 400)
+    y = {"field": "y", "type": "nominal", "title": None, "sort": None, "axis": {"domain": False, "ticks": False}}
+    encoding = {"x": _time_axis("seconds since the log's first phase"), "x2": {"field": "x2"}, "y": y}
+    bars = {"type": "bar", "color": colour_of(subject.key), "height": {"band": 0.7}}
+    slowest = max(rows, key=lambda row: row["x2"] - row["x"])
+    return Chart(
+        anchor=f"startup-{subject.key}",
+        title=f"Startup: {subject.name}",
+        svg=draw([layer("phases", rows, bars, encoding)], width=WIDE, height=26 * len(rows)),
+        alt=f"The start of {subject.name} took {format_seconds(total)}; the longest phase is {slowest['y']}.",
+        caption=f"Phases as the server's log ({subject.log_name}) has them, by its own clock.",
+        keys=(),
+        columns=("phase", "begins", "took", "memory of one GPU"),
+        rows=tuple(table),
+        wide=True,
+    )
+
+
+def _time_axis(title: str = "seconds") -> dict[str, Any]:
+    return {"field": "x", "type": "quantitative", "title": title, "scale": {"nice": False}, "axis": {"grid": True}}
+
+
+def _scale_of(kv: KvHeld) -> tuple[float, str]:
+    if kv.unit != "bytes":
+        return 1.0, {"tokens": "tokens", "share": "share of the pool"}[kv.unit]
+    for size, unit in ((GIB, "GiB"), (2**20, "MiB")):
+        if kv.peak >= size:
+            return float(size), unit
+    return 1024.0, "KiB"
+
+
+def _mean(readings: Sequence[Reading]) -> float:
+    """Return the mean over time: every reading holds until the next."""
+    spans = [(later.time - earlier.time, earlier.value) for earlier, later in zip(readings, readings[1:], strict=False)]
+    total = sum(span for span, _ in spans)
+    return sum(span * value for span, value in spans) / total if total else readings[0].value
+
+
+def _thin(readings: Sequence[Reading]) -> list[Reading]:
+    """Keep the highest reading of every stretch: a peak is never lost."""
+    if len(readings) <= _MOST_POINTS:
+        return list(readings)
+    size = -(-len(readings) // _MOST_POINTS)
+    return [max(readings[i : i + size], key=lambda r: r.value) for i in range(0, len(readings), size)]
+
+
+def _longest_stretch(readings: Sequence[Reading]) -> tuple[Sequence[Reading], bool]:
+    stretches: list[list[Reading]] = [[]]
+    for reading in readings:
+        if stretches[-1] and reading.time - stretches[-1][-1].time > _PAUSE_S:
+            stretches.append([])
+        stretches[-1].append(reading)
+    return max(stretches, key=len), len(stretches) > 1
+
+
+def _first_stretch(timed: Sequence[tuple[float, Result]]) -> Sequence[tuple[float, Result]]:
+    """Return the requests up to the first long pause in which none was under way."""
+    until = timed[0][0]
+    for number, (began, result) in enumerate(timed):
+        if began - until > _PAUSE_S:
+            return timed[:number]
+        until = max(until, began + result.e2e_s)
+    return timed
