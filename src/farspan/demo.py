@@ -216,6 +216,7 @@ def _claim(folder: Path) -> None:
 
 def _server_command(checkpoint: Path, port: int) -> list[str]:
     # No prompt comes twice, so that what a request leaves may go at once: the report shows memory come and go.
-    flags = ("--keep-prefixes-s", "0", "--kv-quiet-s", "1")
+    # The checkpoint is tiny: with segments of the usual size one would hold most prompts.
+    flags = ("--keep-prefixes-s", "0", "--kv-quiet-s", "1", "--kv-segment-mib", "2")
     listen = Listen("127.0.0.1", port, checkpoint.name)
     return list(server_command("builtin", str(checkpoint), flags, {}, listen, python=sys.executable).argv)

@@ -35,6 +35,15 @@ from farspan.report.tables import (
 from farspan.report.timelines import draw_kv, draw_requests, draw_startup
 from farspan.report.trust import Trust, is_right, judge
 
+_MEASURES = {
+    "ttft": "TTFT",
+    "tpot": "TPOT",
+    "e2e": "end to end",
+    "prefill_rate": "prefill rate",
+    "decode_rate": "decode rate",
+    "queue": "queue",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class SubjectReport:
@@ -202,7 +211,7 @@ def _write_row(row: Row) -> tuple[str, ...]:
     return (
         f"{row.context:,}",
         f"{row.depth:g}",
-        row.measure.replace("_", " "),
+        _MEASURES.get(row.measure, row.measure),
         write_measure(row.measure, row.a),
         write_measure(row.measure, row.b),
         write_ratio(row),
@@ -217,8 +226,10 @@ def _list_facts(subject: Subject) -> tuple[tuple[str, str], ...]:
     if not hardware:
         hardware = f"not known; planned for {plan.hardware}" if plan and plan.hardware else "not known"
     flags = subject.flags()
-    if not flags and plan is not None and plan.flags:
-        flags = f"not told by the server; planned: {' '.join(plan.flags)}"
+    if not flags:
+        flags = "not told by the server" + ("" if subject.log else ", and no log given")
+        if plan is not None and plan.flags:
+            flags += f"; planned: {' '.join(plan.flags)}"
     times = [result.started_at for result in subject.results if result.started_at]
     first = min(times, default="")
     date = "not recorded by the tool that measured" if subject.tool else subject.run.info.starts[0].time
@@ -229,7 +240,7 @@ def _list_facts(subject: Subject) -> tuple[tuple[str, str], ...]:
         ("Model", subject.run.info.identity.model),
         ("Engine", subject.engine or "not told by the server"),
         ("Hardware", hardware),
-        ("Flags", flags or "not told by the server and no log given"),
+        ("Flags", flags),
         ("Date", _write_date(first or date)),
         ("Requests", number),
     )
@@ -259,6 +270,9 @@ def _list_environment(subject: Subject) -> tuple[tuple[str, str], ...]:
     ]
     if subject.tool:
         rows.append(("Imported from", f"{subject.tool}, {latest.arguments.get('file', '')}"))
+    log = subject.log
+    if log is not None and not log.recognised:
+        rows.append(("Server's log", f"{subject.log_name}: {log.lines:,} lines, none of them of vLLM or SGLang"))
     machine = subject.environment.get("client")
     if isinstance(machine, dict) and machine.get("processor"):
         rows.append(("Client's processor", str(machine["processor"])))

@@ -138,7 +138,7 @@ def choose_figures(subject: Subject) -> tuple[KeyFigure, ...]:
         return tuple(figures)
     answered = [result for result in results if result.context == reached and result.status.answered]
     length = judge_length(answered)
-    name = "Longest proven context" if proven is not None else "Longest answered context"
+    name = "Proven context" if proven is not None else "Answered context"
     figures.append(KeyFigure(name, format_tokens(reached), "tokens, as the server counts", length.verdict))
     slowest = slowest_point(results, reached)
     if slowest is not None:
@@ -147,7 +147,8 @@ def choose_figures(subject: Subject) -> tuple[KeyFigure, ...]:
     if kv is not None and kv.peak > 0:
         what = "memory the cache had taken" if kv.elastic else "held of a fixed pool"
         basis = Verdict.ASSUMED if kv.basis.startswith("the plan") else Verdict.PROVEN
-        figures.append(KeyFigure("KV peak", kv.summary(), f"{what}; {kv.basis}", basis))
+        of = f"of {kv.write(kv.capacity)}; " if kv.capacity and kv.unit != "share" else ""
+        figures.append(KeyFigure("KV peak", kv.write(kv.peak), f"{of}{what}; {kv.basis}", basis))
     return tuple(figures)
 
 

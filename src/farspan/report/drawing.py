@@ -147,13 +147,14 @@ def layer(
 ) -> dict[str, Any]:
     """Return a layer whose marks have the class `name`; a row's `tip` is shown under the pointer and read aloud.
 
-    Rows without a tip keep the description that Vega makes of them.
+    Rows without a tip are hidden from both.
     """
-    described = {"description": {"field": "tip", "type": "nominal"}} if rows and "tip" in rows[0] else {}
+    tipped = bool(rows) and "tip" in rows[0]
+    described = {"description": {"field": "tip", "type": "nominal"}} if tipped else {}
     return {
         "name": name,
         "data": {"values": list(rows)},
-        "mark": mark,
+        "mark": mark if tipped else mark | {"aria": False},
         "encoding": encoding | described,
     }
 

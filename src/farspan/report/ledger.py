@@ -71,7 +71,8 @@ def stack_measured(subject: Subject) -> Stack | None:
         parts["KV cache"] = max(reading.value for reading in mapped)
         sources.append("the engine's metrics, at the peak")
     used = max((r.value for r in subject.readings("memory_used_bytes", "gpu0")), default=0.0)
-    if used > sum(parts.values()) and parts:
+    # Without the pool, the rest would be mostly the pool.
+    if used > sum(parts.values()) and "KV cache" in parts:
         parts[PARTS[-1]] = used - sum(parts.values())
         sources.append("the GPU's driver, at the peak")
     if not parts:
@@ -84,7 +85,8 @@ def draw_ledger(subjects: Sequence[Subject]) -> Chart | None:
     stacks = [
         stack for subject in subjects for stack in (stack_plan(subject), stack_measured(subject)) if stack is not None
     ]
-    if not stacks:
+    # One part by itself is no comparison, and has its own chart.
+    if not any(stack.what == "plan" or len(stack.bytes) > 1 for stack in stacks):
         return None
     capacity = max((s.plan.gpu_bytes for s in subjects if s.plan and s.plan.gpu_bytes), default=None)
     scale, unit = (GIB, "GiB") if max(sum(s.bytes.values()) for s in stacks) >= GIB else (2**20, "MiB")
@@ -104,7 +106,8 @@ def draw_ledger(subjects: Sequence[Subject]) -> Chart | None:
         "title": f"memory of one GPU, {unit}" if unit == "GiB" else f"memory, {unit}",
         "scale": {"zero": True, "nice": True},
     }
-    y = {"field": "y", "type": "nominal", "title": None, "sort": None, "axis": {"domain": False, "ticks": False}}
+    order = list(dict.fromkeys(row["y"] for row in rows))
+    y = {"field": "y", "type": "nominal", "title": None, "sort": order, "axis": {"domain": False, "ticks": False}}
     encoding = {"x": x, "x2": {"field": "x2"}, "y": y}
     shown = [part for part in PARTS if any(row["part"] == part for row in rows)]
     layers = [

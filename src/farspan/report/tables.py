@@ -65,6 +65,11 @@ class PointRow:
     sure: bool
     failures: tuple[FailureRow, ...]
 
+    @property
+    def answered(self) -> bool:
+        """Whether any of its requests was answered: only then can the server have counted tokens."""
+        return any(Status(name).answered for name in self.point.statuses)
+
 
 @dataclass(frozen=True, slots=True)
 class RecallCell:

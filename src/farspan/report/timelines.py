@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from farspan.bench.measure import Result
@@ -14,6 +15,7 @@ from farspan.report.kvmemory import KvHeld, find_kv, read_time
 from farspan.report.subject import Subject
 from farspan.sizes import GIB, format_bytes, format_seconds, format_tokens
 
+_FORMATS = {"tokens": "~s", "share": ".0%", "bytes": "~r"}
 _MOST_BARS = 300
 _MOST_POINTS = 400
 _MOST_TABLE_ROWS = 200
@@ -31,20 +33,21 @@ def draw_kv(subject: Subject) -> Chart | None:
     used = [reading for reading in kv.used if began <= reading.time <= ended]
     thin, used = _thin(held), _thin(used)
     scale, unit = _scale_of(kv)
-    x = _time_axis()
+    per, word = _unit_of(ended - began)
+    x = _time_axis(word)
     top = max(kv.peak, kv.capacity if kv.capacity and kv.capacity < 20 * kv.peak else 0.0) / scale
     y: dict[str, Any] = {
         "field": "y",
         "type": "quantitative",
         "title": f"KV cache, {unit}",
         "scale": {"domain": [0, top * 1.08], "nice": False},
-        "axis": {"tickCount": 5, "format": "~s" if kv.unit == "tokens" else ".0%" if kv.unit == "share" else "~g"},
+        "axis": {"tickCount": 5, "labelExpr": f"format(datum.value, '{_FORMATS[kv.unit]}')"},
     }
     colour = colour_of(subject.key)
     encoding = {"x": x, "y": y}
-    rows = [{"x": r.time - began, "y": r.value / scale} for r in thin]
+    rows = [{"x": (r.time - began) / per, "y": r.value / scale} for r in thin]
     tipped = [
-        row | {"tip": f"{kv.write(r.value)} {'mapped' if kv.elastic else 'held'} at {row['x']:.0f} s"}
+        row | {"tip": f"{kv.write(r.value)} {'mapped' if kv.elastic else 'held'} at {format_seconds(r.time - began)}"}
         for row, r in zip(rows, thin, strict=True)
     ]
     area = {"type": "area", "interpolate": "step-after", "color": colour, "opacity": 0.22}
@@ -53,15 +56,18 @@ def draw_kv(subject: Subject) -> Chart | None:
     layers = [layer("held-area", rows, area, encoding), layer("held-line", rows, line, encoding)]
     keys = [Key("held", "memory taken from the device" if kv.elastic else "held by requests", colour, "box")]
     if used:
-        points = [{"x": r.time - began, "y": r.value / scale} for r in used]
+        points = [{"x": (r.time - began) / per, "y": r.value / scale} for r in used]
         style = {"type": "line", "interpolate": "step-after", "color": "var(--fg)", "strokeWidth": 1.25}
         layers.append(layer("used-line", points, style, encoding))
         keys.append(Key("used", "pages in use", "var(--fg)", "line"))
-    fixed = kv.capacity is not None and kv.capacity / scale <= top
-    if fixed:
+    fixed = kv.capacity if kv.capacity is not None and kv.capacity / scale <= top else None
+    if fixed is None and kv.elastic:
+        fixed = max(reading.value for reading in held)
+    if fixed is not None:
         rule = {"type": "rule", "color": "var(--bad)", "strokeDash": [7, 4], "strokeWidth": 1.5}
-        layers.append(layer("pool-line", [{"y": (kv.capacity or 0.0) / scale}], rule, {"y": y}))
-        keys.append(Key("pool", f"a fixed pool: {kv.write(kv.capacity or 0.0)} all the time", "var(--bad)", "dashes"))
+        layers.append(layer("pool-line", [{"y": fixed / scale}], rule, {"y": y}))
+        least = "the smallest fixed pool for this run" if fixed != kv.capacity else "a fixed pool"
+        keys.append(Key("pool", f"{least}: {kv.write(fixed)} all the time", "var(--bad)", "dashes"))
     layers.append(layer("held-points", tipped, invisible, encoding))
     mean = _mean(held)
     return Chart(
@@ -73,7 +79,7 @@ def draw_kv(subject: Subject) -> Chart | None:
             f"peak {kv.write(kv.peak)}, on average {kv.write(mean)}"
             + (f", of {kv.write(kv.capacity)} at most." if kv.capacity and kv.unit != "share" else ".")
         ),
-        caption=_caption_kv(kv, mean, fixed, dropped),
+        caption=_caption_kv(kv, mean, dropped),
         keys=tuple(keys),
         columns=("time", "taken" if kv.elastic else "held", "in use"),
         rows=_kv_rows(kv, held, began),
@@ -82,13 +88,13 @@ def draw_kv(subject: Subject) -> Chart | None:
     )
 
 
-def _caption_kv(kv: KvHeld, mean: float, fixed: bool, dropped: bool) -> str:
+def _caption_kv(kv: KvHeld, mean: float, dropped: bool) -> str:
     if kv.elastic:
         text = f"The cache takes memory as prompts need it and gives it back; on average it held {kv.write(mean)}."
-        if kv.capacity is not None:
-            share = f"{mean / kv.capacity:.1%}" if kv.capacity else ""
-            scale = "" if fixed else ", far above this picture"
-            text += f" A fixed pool would hold {kv.write(kv.capacity)} from start to end{scale}: that is {share} of it."
+        text += f" A fixed pool of the size needed at the peak would hold {kv.write(kv.peak)} from start to end"
+        text += f", {mean / kv.peak:.0%} of it used so."
+        if kv.capacity:
+            text += f" A server that takes all it may at its start, as vLLM and SGLang do, would hold {kv.write(kv.capacity)}."
     else:
         text = f"The pool is fixed; requests held {kv.write(mean)} of it on average. Its size is from {kv.basis}."
     return text + (" The run had pauses: only its longest stretch is drawn." if dropped else "")
@@ -115,13 +121,21 @@ def draw_requests(subject: Subject) -> Chart | None:
     stretch = _first_stretch(timed)
     shown = stretch[:_MOST_BARS]
     first = shown[0][0]
+    end = max(began + result.e2e_s for began, result in shown) - first
+    per, word = _unit_of(end)
     step = max(1.5, min(16.0, 420.0 / len(shown)))
     parts: dict[str, list[dict[str, Any]]] = {"queue": [], "prefill": [], "decode": [], "failed": []}
     for number, (began, result) in enumerate(shown):
-        for name, start, end in _phases(result):
-            tip = f"{name} {format_seconds(end - start)} of {format_tokens(result.context)} at depth {result.depth:g}"
+        for name, start, stop in _phases(result):
+            tip = f"{name} {format_seconds(stop - start)} of {format_tokens(result.context)} at depth {result.depth:g}"
             parts[name].append(
-                {"x": began - first + start, "x2": began - first + end, "y": number, "y2": number + 0.8, "tip": tip}
+                {
+                    "x": (began - first + start) / per,
+                    "x2": (began - first + stop) / per,
+                    "y": number,
+                    "y2": number + 0.8,
+                    "tip": tip,
+                }
             )
     colours = {
         "queue": "var(--line-strong)",
@@ -129,19 +143,18 @@ def draw_requests(subject: Subject) -> Chart | None:
         "decode": "var(--good)",
         "failed": "var(--bad)",
     }
-    x = _time_axis()
+    x = _time_axis(word)
     y = {
         "field": "y",
         "type": "quantitative",
-        "title": "request, in order of start",
+        "title": "request",
         "scale": {"domain": [0, len(shown)], "reverse": True, "nice": False},
-        "axis": {"tickMinStep": 1, "tickCount": 5, "grid": False},
+        "axis": {"tickMinStep": 1, "tickCount": min(5, len(shown)), "grid": False},
     }
     encoding = {"x": x, "x2": {"field": "x2"}, "y": y, "y2": {"field": "y2"}}
     layers = [
         layer(f"{name}-bars", rows, {"type": "rect", "color": colours[name]}, encoding) for name, rows in parts.items() if rows
     ]
-    end = max(began + result.e2e_s for began, result in shown) - first
     company = max(result.company for _, result in shown)
     return Chart(
         anchor=f"requests-{subject.key}",
@@ -195,8 +208,8 @@ def draw_startup(subject: Subject) -> Chart | None:
     if len(entries) < 2:
         return None
     first = min(entry.at for entry in entries if entry.at is not None)
-    rows, table = [], []
-    for entry in entries:
+    rows, table, gaps = [], [], []
+    for entry, later in zip_longest(entries, entries[1:]):
         assert entry.at is not None
         length = entry.seconds or 0.0
         # Some engines print how long a phase took when it is over, with the line's own time as its only one.
@@ -208,22 +221,33 @@ def draw_startup(subject: Subject) -> Chart | None:
         )
         # A phase too short to see is drawn as a line.
         rows.append({"x": begin, "x2": begin + max(length, 0.0), "y": entry.phase.value, "tip": tip})
+        if later is not None and later.at is not None:
+            gaps.append({"x": begin, "x2": max(later.at - first, begin), "y": entry.phase.value})
         size = format_bytes(entry.gib * GIB) if entry.gib is not None else ""
         table.append((entry.phase.value, f"{begin:.0f} s", write_seconds(entry.seconds), size))
-    total = max(row["x2"] for row in rows)
+    total = max(row["x2"] for row in (*rows, *gaps))
     for row in rows:
         row["x2"] = max(row["x2"], row["x"] + total / 400)
-    y = {"field": "y", "type": "nominal", "title": None, "sort": None, "axis": {"domain": False, "ticks": False}}
+    order = [row["y"] for row in rows]
+    y = {"field": "y", "type": "nominal", "title": None, "sort": order, "axis": {"domain": False, "ticks": False}}
     encoding = {"x": _time_axis("seconds since the log's first phase"), "x2": {"field": "x2"}, "y": y}
     bars = {"type": "bar", "color": colour_of(subject.key), "height": {"band": 0.7}}
-    slowest = max(rows, key=lambda row: row["x2"] - row["x"])
+    until = {"type": "bar", "color": "var(--line-strong)", "opacity": 0.45, "height": {"band": 0.7}}
+    slowest = max(gaps or rows, key=lambda row: row["x2"] - row["x"])
     return Chart(
         anchor=f"startup-{subject.key}",
         title=f"Startup: {subject.name}",
-        svg=draw([layer("phases", rows, bars, encoding)], width=WIDE, height=26 * len(rows)),
-        alt=f"The start of {subject.name} took {format_seconds(total)}; the longest phase is {slowest['y']}.",
+        svg=draw(
+            [layer("until-bars", gaps, until, encoding), layer("phase-bars", rows, bars, encoding)],
+            width=WIDE,
+            height=26 * len(rows),
+        ),
+        alt=f"The start of {subject.name} took {format_seconds(total)}; the longest stretch is {slowest['y']}.",
         caption=f"Phases as the server's log ({subject.log_name}) has them, by its own clock.",
-        keys=(),
+        keys=(
+            Key("phase", "as long as the engine says it took", colour_of(subject.key), "box"),
+            Key("until", "until the next phase", "var(--line-strong)", "box"),
+        ),
         columns=("phase", "begins", "took", "memory of one GPU"),
         rows=tuple(table),
         wide=True,
@@ -231,7 +255,15 @@ def draw_startup(subject: Subject) -> Chart | None:
 
 
 def _time_axis(title: str = "seconds") -> dict[str, Any]:
-    return {"field": "x", "type": "quantitative", "title": title, "scale": {"nice": False}, "axis": {"grid": True}}
+    axis = {"tickCount": 10, "labelExpr": "format(datum.value, '~r')"}
+    return {"field": "x", "type": "quantitative", "title": title, "scale": {"nice": False}, "axis": axis}
+
+
+def _unit_of(seconds: float) -> tuple[float, str]:
+    """Return the unit for a time axis of this length, in seconds, and its name."""
+    if seconds < 300:
+        return 1.0, "seconds"
+    return (60.0, "minutes") if seconds < 3 * 3600 else (3600.0, "hours")
 
 
 def _scale_of(kv: KvHeld) -> tuple[float, str]:

@@ -31,7 +31,7 @@ class Verdict(StrEnum):
     """How far a figure can be trusted."""
 
     PROVEN = "proven"
-    UNKNOWN = "unknown"
+    UNKNOWN = "unproven"
     DOUBTFUL = "doubtful"
     FITTED = "fitted"
     ASSUMED = "assumed"
