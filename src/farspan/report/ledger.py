@@ -105,6 +105,7 @@ def draw_ledger(subjects: Sequence[Subject]) -> Chart | None:
         "type": "quantitative",
         "title": f"memory of one GPU, {unit}" if unit == "GiB" else f"memory, {unit}",
         "scale": {"zero": True, "nice": True},
+        "axis": {"tickCount": 10},
     }
     order = list(dict.fromkeys(row["y"] for row in rows))
     y = {"field": "y", "type": "nominal", "title": None, "sort": order, "axis": {"domain": False, "ticks": False}}

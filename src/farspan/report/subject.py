@@ -33,6 +33,7 @@ _TELLING = (
     "disable_cuda_graph", "enforce_eager", "disable_radix_cache", "enable_prefix_caching", "enable_hierarchical_cache",
     "disable_hybrid_swa_memory", "disable_hybrid_kv_cache_manager", "load_format", "max_total_tokens", "page_size",
 )  # fmt: skip
+_ONE_SAYS_NOTHING = ("dp_size", "pipeline_parallel_size", "page_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class Subject:
         known: dict[str, object] = {}
         for name in _TELLING:
             value = self.argument(name)
-            if value is not None and value is not False:
+            if value is not None and value is not False and (value != 1 or name not in _ONE_SAYS_NOTHING):
                 known[name] = value
         return " ".join(
             f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
