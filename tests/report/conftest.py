@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,6 @@ from farspan.launch.readiness import wait_ready
 from farspan.models.probe import write_probe
 from farspan.report.drawing import draw, layer
 
-playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -49,14 +49,19 @@ def engine_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         await run_bench(wanted, observers=(EngineObserver(interval_s=0.05),))
 
-    with LocalServer(argv, log=folder / "server.log", environment=import_path()) as server:
-        asyncio.run(measure(server))
+    # In a thread of its own: playwright keeps a loop running in this one.
+    with (
+        LocalServer(argv, log=folder / "server.log", environment=import_path()) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        pool.submit(lambda: asyncio.run(measure(server))).result()
     return folder / "run"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    """Chromium; CI must have it."""
+    """Chromium; CI must have it. For one module: while it lives no other test can run an event loop."""
+    playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None and not os.environ.get("CI"):
         pytest.skip("needs Chromium")
     draw([layer("warm-up", [{"x": 1}], {"type": "point"}, {"x": {"field": "x", "type": "quantitative"}})])

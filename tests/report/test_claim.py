@@ -29,7 +29,9 @@ def load(folder: Path, results: list[Result], **more: Any) -> Subject:
 
 def test_the_claim_names_everything_the_run_shows(tmp_path: Path) -> None:
     results = scout_results()
-    subject = load(tmp_path, results, log=VLLM_LOG, series=usage_series(results), gpus=8, plan=make_plan("10M"))
+    subject = load(
+        tmp_path, results, log=VLLM_LOG, series=usage_series(results), gpus=8, plan=make_plan("10M")
+    )
     assert write_claim(subject) == (
         "Llama-4-Scout-17B-16E-Instruct, 8x NVIDIA H200, vLLM 0.24.0: 10M tokens, first token after 40 min 35 s, "
         "needle found at both depths, KV peak 59 of 95 GiB."
@@ -44,7 +46,9 @@ def test_the_claim_names_everything_the_run_shows(tmp_path: Path) -> None:
 
 def test_the_claim_leaves_out_what_is_not_known(tmp_path: Path) -> None:
     subject = load(tmp_path, [make_result()], owner="", version="", model="m")
-    assert write_claim(subject) == "m, 2 CPUs: 10k tokens, first token after 2.00 s, needle found at depth 0.5.".replace(
+    assert write_claim(
+        subject
+    ) == "m, 2 CPUs: 10k tokens, first token after 2.00 s, needle found at depth 0.5.".replace(
         "2 CPUs", subject.hardware()
     )
 
@@ -71,12 +75,24 @@ def test_a_context_is_proven_when_all_of_it_is_right() -> None:
 
 def test_an_imported_run_is_not_called_right_or_proven(tmp_path: Path) -> None:
     results = [
-        make_result(repeat=r, score=None, answer="", started_at="", depth=0.0, labels=("imported",), cached_tokens=None)
+        make_result(
+            repeat=r,
+            score=None,
+            answer="",
+            started_at="",
+            depth=0.0,
+            labels=("imported",),
+            cached_tokens=None,
+        )
         for r in range(3)
     ]
-    subject = load(tmp_path, results, task="imported", arguments={"imported_from": "guidellm 0.8.1", "file": "g.json"})
+    subject = load(
+        tmp_path, results, task="imported", arguments={"imported_from": "guidellm 0.8.1", "file": "g.json"}
+    )
     claim = write_claim(subject)
-    assert claim.endswith("10k tokens, first token after 2.00 s, imported from guidellm 0.8.1, answers not checked.")
+    assert claim.endswith(
+        "10k tokens, first token after 2.00 s, imported from guidellm 0.8.1, answers not checked."
+    )
     report = build_report([subject])
     assert not report.good
     assert report.runs[0].verdict == "3 of 3 requests were answered; answers were not checked."
@@ -114,7 +130,9 @@ def test_an_empty_run_has_a_report(tmp_path: Path) -> None:
 
 
 def test_two_runs_are_compared_in_words_with_the_interval(tmp_path: Path) -> None:
-    noisy = [replace(r, ttft_s=(r.ttft_s or 0) * (1 + 0.02 * (r.repeat - 1))) for r in scout_results(slower=2.6)]
+    noisy = [
+        replace(r, ttft_s=(r.ttft_s or 0) * (1 + 0.02 * (r.repeat - 1))) for r in scout_results(slower=2.6)
+    ]
     write_engine_run(tmp_path / "v", scout_results())
     write_engine_run(tmp_path / "s", noisy, owner="sglang", version="0.5.16")
     report = build_report(load_subjects([tmp_path / "v", tmp_path / "s"]), compare=True)

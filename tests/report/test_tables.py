@@ -60,7 +60,9 @@ def test_a_failed_point_shows_what_the_server_said_and_what_its_log_shows(tmp_pa
     said = "the server answered HTTP 500: boom"
     results = [
         make_result(),
-        make_result(context=20_000, status=Status.SERVER_ERROR, error=said, http_status=500, ttft_s=None, score=None),
+        make_result(
+            context=20_000, status=Status.SERVER_ERROR, error=said, http_status=500, ttft_s=None, score=None
+        ),
         make_result(context=20_000, depth=0.9, status=Status.WRONG_ANSWER, score=0.0),
     ]
     write_engine_run(tmp_path, results, owner="sglang", log=FAILED_LOG)
@@ -122,7 +124,9 @@ def test_the_ledger_has_the_plan_and_what_the_log_and_the_driver_said(tmp_path: 
 
 def test_every_chart_has_its_words_and_its_data(tmp_path: Path) -> None:
     results = scout_results()
-    write_engine_run(tmp_path / "v", results, plan=make_plan("10M"), log=VLLM_LOG, series=usage_series(results))
+    write_engine_run(
+        tmp_path / "v", results, plan=make_plan("10M"), log=VLLM_LOG, series=usage_series(results)
+    )
     sweep = make_plan("100k", "1M", "10M")
     write_engine_run(tmp_path / "s", results, owner="sglang", version="0.5.16", plan=sweep, log=SGLANG_LOG)
     charts = draw_charts(build_report(load_subjects([tmp_path / "v", tmp_path / "s"])))
@@ -163,12 +167,14 @@ def test_several_runs_are_told_apart(tmp_path: Path) -> None:
     assert [subject.key for subject in both] == ["a", "b", "c"]
     with pytest.raises(InputError, match="2 logs and 1 runs"):
         load_subjects([tmp_path / "many" / "one"], logs=[VLLM_LOG, VLLM_LOG])
+    (tmp_path / "p.json").write_text("{}")
     with pytest.raises(InputError, match="holds no planned time"):
-        (tmp_path / "p.json").write_text("{}")
         load_subjects([tmp_path / "many" / "one"], plan=tmp_path / "p.json")
 
 
 def test_a_plan_without_this_engine_or_of_odd_shape_changes_nothing(tmp_path: Path) -> None:
-    for number, plan in enumerate(({}, {"points": "x"}, {"engines": {"vllm": {"ttft_s": {"expected": "soon"}}}})):
+    for number, plan in enumerate(
+        ({}, {"points": "x"}, {"engines": {"vllm": {"ttft_s": {"expected": "soon"}}}})
+    ):
         write_engine_run(tmp_path / str(number), [make_result()], plan=plan)
         assert load_subjects([tmp_path / str(number)])[0].plan is None

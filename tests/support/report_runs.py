@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,14 @@ BEGAN = 1_767_225_600.0  # 2026-01-01
 
 def make_plan(*contexts: str) -> dict[str, Any]:
     """Plan Scout on 8 H200 with every engine, as `farspan plan --json` prints it; one context gives a ledger."""
+    return orjson.loads(_print_plan(contexts))
+
+
+@cache
+def _print_plan(contexts: tuple[str, ...]) -> str:
     lengths = ["--contexts", ",".join(contexts)] if len(contexts) > 1 else ["--context", contexts[0]]
     outcome = CliRunner().invoke(plan_command, ["llama-4-scout", "--gpus", "8xH200", *lengths, "--json"])
-    return orjson.loads(outcome.output)
+    return outcome.output
 
 
 def write_engine_run(
@@ -69,7 +75,9 @@ def write_engine_run(
     return load_run(folder)
 
 
-def scout_results(slower: float = 1.0, contexts: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)) -> list[Result]:
+def scout_results(
+    slower: float = 1.0, contexts: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
+) -> list[Result]:
     """Return three repeats at two depths of every context, one request after another, TTFT growing with its square."""
     results, at = [], 0.0
     for context in contexts:
@@ -90,7 +98,9 @@ def scout_results(slower: float = 1.0, contexts: tuple[int, ...] = (100_000, 1_0
     return results
 
 
-def usage_series(results: Iterable[Result], capacity: int = 16_000_000) -> dict[str, dict[float, dict[str, float]]]:
+def usage_series(
+    results: Iterable[Result], capacity: int = 16_000_000
+) -> dict[str, dict[float, dict[str, float]]]:
     """Return what an engine with a fixed pool would have said while these ran: its usage grows with the prefill."""
     engine, gpu = {}, {}
     at = 0.0
@@ -99,7 +109,11 @@ def usage_series(results: Iterable[Result], capacity: int = 16_000_000) -> dict[
         for share in (step / steps for step in range(steps + 1)):
             time = at + share * (result.ttft_s or 0.0)
             held = share * result.context
-            engine[time] = {"kv_usage": held / capacity, "kv_tokens": held, "kv_capacity_tokens": float(capacity)}
+            engine[time] = {
+                "kv_usage": held / capacity,
+                "kv_tokens": held,
+                "kv_capacity_tokens": float(capacity),
+            }
             gpu[time] = {"memory_used_bytes": 132.0 * 2**30, "memory_total_bytes": 140.0 * 2**30}
         at += result.e2e_s + 1.0
     return {"engine": engine, "gpu0": gpu}

@@ -36,9 +36,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     multiple=True,
     help="What to write into a folder or to standard output; may be given several times.  [default: html, md]",
 )
-@click.option("--compare", is_flag=True, help="Two runs: put the second beside the first, with ratios, on top.")
+@click.option(
+    "--compare", is_flag=True, help="Two runs: put the second beside the first, with ratios, on top."
+)
 @click.option("--title", default="", help="The heading.  [default: the model's name]")
-@click.option("--template", type=_FILE, help="A Jinja template for the page, or with .md in its name for Markdown.")
+@click.option(
+    "--template", type=_FILE, help="A Jinja template for the page, or with .md in its name for Markdown."
+)
 @click.option(
     "--log",
     "logs",
@@ -46,7 +50,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     multiple=True,
     help="A server's log, one for each RUN in the same order.  [default: server.log in the run folder]",
 )
-@click.option("--plan", type=_FILE, help="A plan from farspan plan --json.  [default: the one kept with the run]")
+@click.option(
+    "--plan", type=_FILE, help="A plan from farspan plan --json.  [default: the one kept with the run]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the paths of what was written as JSON.")
 def command(
     runs: tuple[Path, ...],

@@ -18,6 +18,7 @@ from farspan.report.claim import (
 from farspan.report.curves import CURVES, draw_curve
 from farspan.report.drawing import Chart
 from farspan.report.ledger import draw_ledger
+from farspan.report.startup import draw_startup
 from farspan.report.subject import Subject
 from farspan.report.tables import (
     FailureRow,
@@ -32,7 +33,7 @@ from farspan.report.tables import (
     write_measure,
     write_ratio,
 )
-from farspan.report.timelines import draw_kv, draw_requests, draw_startup
+from farspan.report.timelines import draw_kv, draw_requests
 from farspan.report.trust import Trust, is_right, judge
 
 _MEASURES = {
@@ -133,11 +134,14 @@ def build_report(subjects: Sequence[Subject], *, title: str = "", compare: bool 
         InputError: A comparison is asked for, and there are not two runs or they have nothing in common.
     """
     if compare and len(subjects) != 2:
-        raise InputError(f"--compare takes two runs, not {len(subjects)}", "name two run folders: --compare A B")
+        raise InputError(
+            f"--compare takes two runs, not {len(subjects)}", "name two run folders: --compare A B"
+        )
     compared = compare_with_first(subjects)
     if compare and not compared:
         raise InputError(
-            "the two runs have no context and depth in common", "compare runs of the same --contexts and --depths"
+            "the two runs have no context and depth in common",
+            "compare runs of the same --contexts and --depths",
         )
     groups = group_contexts(subjects)
     runs = tuple(_report_one(subject, groups) for subject in subjects)
@@ -272,9 +276,10 @@ def _list_environment(subject: Subject) -> tuple[tuple[str, str], ...]:
         rows.append(("Imported from", f"{subject.tool}, {latest.arguments.get('file', '')}"))
     log = subject.log
     if log is not None and not log.recognised:
-        rows.append(("Server's log", f"{subject.log_name}: {log.lines:,} lines, none of them of vLLM or SGLang"))
+        rows.append(
+            ("Server's log", f"{subject.log_name}: {log.lines:,} lines, none of them of vLLM or SGLang")
+        )
     machine = subject.environment.get("client")
     if isinstance(machine, dict) and machine.get("processor"):
         rows.append(("Client's processor", str(machine["processor"])))
     return (*rows, *((f"Client's {name}", value) for name, value in latest.environment.items()))
-

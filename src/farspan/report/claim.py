@@ -62,7 +62,9 @@ def write_claim(subject: Subject) -> str:
     if proven is not None:
         parts.append(_write_found(subject, proven))
     else:
-        parts.append(f"imported from {subject.tool}, answers not checked" if subject.tool else "answers not checked")
+        parts.append(
+            f"imported from {subject.tool}, answers not checked" if subject.tool else "answers not checked"
+        )
     kv = find_kv(subject)
     if kv is not None and kv.peak > 0:
         parts.append(f"KV peak {kv.summary()}")
@@ -106,10 +108,12 @@ def write_comparison(first: Subject, second: Subject, comparison: Comparison) ->
         return f"{second.name} and {first.name} have no time at a common context that can be trusted."
     row = rows[-1]
     assert row.ratio is not None
-    where = f"{format_tokens(row.context)} tokens" + (f", depth {row.depth:g}" if _several_depths(rows) else "")
+    where = f"{format_tokens(row.context)} tokens" + (
+        f", depth {row.depth:g}" if _several_depths(rows) else ""
+    )
     values = f"{write_measure('ttft', row.b)} against {write_measure('ttft', row.a)}"
-    text = f"At {where}, the first token of {second.name} takes {row.ratio.ratio:.2f} times as long as that of {first.name}"
-    return f"{text}: {values}; {_write_sureness(row)}."
+    times = f"takes {row.ratio.ratio:.2f} times as long as that of {first.name}"
+    return f"At {where}, the first token of {second.name} {times}: {values}; {_write_sureness(row)}."
 
 
 def _write_sureness(row: Row) -> str:
@@ -160,12 +164,16 @@ def _choose_times(point: Point, times: Trust, cold: Trust) -> list[KeyFigure]:
     spread = "one request" if point.requests == 1 else f"median of {point.trusted or point.requests}"
     figures = []
     if point.ttft_s is not None:
-        figures.append(KeyFigure("TTFT there", format_seconds(point.ttft_s), f"slowest depth, {spread}", verdict))
+        figures.append(
+            KeyFigure("TTFT there", format_seconds(point.ttft_s), f"slowest depth, {spread}", verdict)
+        )
     if point.prefill_tokens_per_s is not None:
         rate = f"{point.prefill_tokens_per_s:,.0f}"
         figures.append(KeyFigure("Prefill there", rate, "tokens/s, prompt over TTFT", verdict))
     if point.itl_s is not None:
-        figures.append(KeyFigure("ITL there", format_seconds(point.itl_s), "p50 between tokens", times.verdict))
+        figures.append(
+            KeyFigure("ITL there", format_seconds(point.itl_s), "p50 between tokens", times.verdict)
+        )
     return figures
 
 

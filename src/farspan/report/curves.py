@@ -108,7 +108,7 @@ CURVES = (
         True,
         "The median gap between tokens of each request. Both axes are logarithmic.",
         lambda subject: subject.plan.itl_s if subject.plan else {},
-        lambda subject: {},
+        lambda _: {},
     ),
 )
 
@@ -165,8 +165,12 @@ def _collect(curve: Curve, subject: Subject, groups: Mapping[int, tuple[int, str
     part = _Drawn()
     results = [r for r in subject.results if r.status.answered and curve.value(r)]
     colour, key = colour_of(subject.key), subject.key
-    _add_line(part, f"{key}-floor", curve.floor(subject), {"color": colour, "strokeDash": [1, 4]}, "dots", curve)
-    _add_line(part, f"{key}-plan", curve.expected(subject), {"color": colour, "strokeDash": [7, 4]}, "dashes", curve)
+    _add_line(
+        part, f"{key}-floor", curve.floor(subject), {"color": colour, "strokeDash": [1, 4]}, "dots", curve
+    )
+    _add_line(
+        part, f"{key}-plan", curve.expected(subject), {"color": colour, "strokeDash": [7, 4]}, "dashes", curve
+    )
     if not results:
         return part
     timed = [r for r in results if is_trusted(r)] or results
@@ -206,13 +210,19 @@ def _add_line(
 
 def _add_marks(part: _Drawn, key: str, results: Sequence[Result], curve: Curve) -> None:
     kind_of = {id(result): _kind(result) for result in results}
-    for kind, chosen in groupby(sorted(results, key=lambda r: list(_KINDS).index(kind_of[id(r)])), key=lambda r: kind_of[id(r)]):
+    for kind, chosen in groupby(
+        sorted(results, key=lambda r: list(_KINDS).index(kind_of[id(r)])), key=lambda r: kind_of[id(r)]
+    ):
         rows = []
         for result in chosen:
             value = curve.value(result) or 0.0
             where = f"{format_tokens(result.context)}, depth {result.depth:g}, repeat {result.repeat}"
             rows.append(
-                {"x": result.context, "y": value, "tip": f"{curve.write(value)} at {where}; {_KINDS[kind][0]}"}
+                {
+                    "x": result.context,
+                    "y": value,
+                    "tip": f"{curve.write(value)} at {where}; {_KINDS[kind][0]}",
+                }
             )
             part.values.append(value)
             part.contexts.append(result.context)

@@ -11,6 +11,7 @@ into a drawing, never a string from a server: runs are called a, b, c here, and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,9 +33,11 @@ _SECONDS_TICKS = (
     *(factor * 10.0**power for power in range(-5, 1) for factor in (1, 2, 5)),
     *(10.0, 20.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0, 7200.0, 18000.0, 36000.0, 86400.0),
 )
+_ARIA = re.compile(r' (?:role="graphics-[a-z]+"|aria-roledescription="[^"]*"|aria-hidden="true")')
 _CONFIG: dict[str, Any] = {
     "font": "system-ui, sans-serif",
     "axis": {
+        "aria": False,
         "labelColor": "var(--fg-soft)",
         "titleColor": "var(--fg-soft)",
         "gridColor": "var(--line)",
@@ -145,9 +148,9 @@ def count_axis(title: str) -> dict[str, Any]:
 def layer(
     name: str, rows: Sequence[dict[str, Any]], mark: dict[str, Any], encoding: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return a layer whose marks have the class `name`; a row's `tip` is shown under the pointer and read aloud.
+    """Return a layer whose marks have the class `NAME_marks`, dashes as underscores.
 
-    Rows without a tip are hidden from both.
+    A row's `tip` is shown under the pointer and read aloud; rows without one are hidden from both.
     """
     tipped = bool(rows) and "tip" in rows[0]
     described = {"description": {"field": "tip", "type": "nominal"}} if tipped else {}
@@ -179,10 +182,8 @@ def draw(layers: Sequence[dict[str, Any]], *, width: int = WIDTH, height: int = 
             "layer": list(layers),
         }
     )
-    # The page describes the drawing; what remains of ours is read by the script.
-    for noise in (' role="graphics-symbol"', ' role="graphics-object"', ' aria-roledescription="point"'):
-        svg = svg.replace(noise, "")
-    return svg
+    # The page describes the drawing as a whole; a mark's own words are for the page's script.
+    return _ARIA.sub("", svg).replace(' aria-label="', ' data-tip="')
 
 
 def check_drawing() -> None:

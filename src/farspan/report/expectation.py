@@ -76,7 +76,9 @@ def find_expectation(folder: Path, engine: str | None, given: Path | None = None
         try:
             document = orjson.loads(given.read_bytes())
         except (OSError, orjson.JSONDecodeError) as error:
-            raise InputError(f"{given} cannot be read ({error})", "write it with farspan plan --json") from error
+            raise InputError(
+                f"{given} cannot be read ({error})", "write it with farspan plan --json"
+            ) from error
         if not list_planned(document):
             raise InputError(f"{given} holds no planned time", "write it with farspan plan ... --json")
         return read_expectation(document, engine)
@@ -125,7 +127,9 @@ def _rows_of(plan: dict[str, Any], engine: str) -> list[dict[str, Any]]:
     else:
         row = _mapping(_mapping(plan.get("engines")).get(engine))
         rows = [{**row, "context": plan.get("context")}] if row else []
-    return sorted((row for row in rows if isinstance(row.get("context"), int)), key=lambda row: row["context"])
+    return sorted(
+        (row for row in rows if isinstance(row.get("context"), int)), key=lambda row: row["context"]
+    )
 
 
 def _read_ledger(lines: Any) -> tuple[LedgerLine, ...]:

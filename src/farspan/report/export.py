@@ -91,7 +91,13 @@ def _run_object(run: SubjectReport) -> dict[str, Any]:
         "trust": [asdict(trust) for trust in run.trust],
         "failures": [_failure_object(failure) for failure in run.failures],
         "findings": [
-            {"id": f.id, "severity": f.severity.value, "cause": f.cause, "line": f.evidence.line, "fix": list(f.fix)}
+            {
+                "id": f.id,
+                "severity": f.severity.value,
+                "cause": f.cause,
+                "line": f.evidence.line,
+                "fix": list(f.fix),
+            }
             for f in (log.findings if log else ())
         ],
         "requests": run.total,

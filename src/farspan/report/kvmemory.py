@@ -63,7 +63,9 @@ def find_kv(subject: Subject) -> KvHeld | None:
     if mapped:
         limits = subject.readings("kv_capacity_bytes")
         capacity = max((reading.value for reading in limits), default=None)
-        return KvHeld(mapped, subject.readings("kv_used_bytes"), capacity, "bytes", "the engine's metrics", True)
+        return KvHeld(
+            mapped, subject.readings("kv_used_bytes"), capacity, "bytes", "the engine's metrics", True
+        )
     usage = subject.readings("kv_usage")
     pool, basis = _pool_bytes(subject)
     if usage and pool is not None:

@@ -50,7 +50,9 @@ def stack_plan(subject: Subject) -> Stack | None:
         parts[name] = parts.get(name, 0.0) + line.bytes
     if not parts and plan.kv_bytes:
         parts["KV cache"] = plan.kv_bytes
-    return Stack(subject.name, "plan", f"{subject.key}1", parts, f"plan of {plan.engine} {plan.version}".strip())
+    return Stack(
+        subject.name, "plan", f"{subject.key}1", parts, f"plan of {plan.engine} {plan.version}".strip()
+    )
 
 
 def stack_measured(subject: Subject) -> Stack | None:
@@ -83,7 +85,10 @@ def stack_measured(subject: Subject) -> Stack | None:
 def draw_ledger(subjects: Sequence[Subject]) -> Chart | None:
     """Draw the memory of one GPU, plan against measured, a pair of bars a run; None when neither is known."""
     stacks = [
-        stack for subject in subjects for stack in (stack_plan(subject), stack_measured(subject)) if stack is not None
+        stack
+        for subject in subjects
+        for stack in (stack_plan(subject), stack_measured(subject))
+        if stack is not None
     ]
     # One part by itself is no comparison, and has its own chart.
     if not any(stack.what == "plan" or len(stack.bytes) > 1 for stack in stacks):
@@ -98,7 +103,9 @@ def draw_ledger(subjects: Sequence[Subject]) -> Chart | None:
             if size:
                 label = f"{stack.key[0].upper()} {stack.what}" if len(subjects) > 1 else stack.what
                 tip = f"{stack.what}: {part} {format_bytes(size)}"
-                rows.append({"y": label, "x": at / scale, "x2": (at + size) / scale, "part": part, "tip": tip})
+                rows.append(
+                    {"y": label, "x": at / scale, "x2": (at + size) / scale, "part": part, "tip": tip}
+                )
                 at += size
     x = {
         "field": "x",
@@ -108,7 +115,13 @@ def draw_ledger(subjects: Sequence[Subject]) -> Chart | None:
         "axis": {"tickCount": 10},
     }
     order = list(dict.fromkeys(row["y"] for row in rows))
-    y = {"field": "y", "type": "nominal", "title": None, "sort": order, "axis": {"domain": False, "ticks": False}}
+    y = {
+        "field": "y",
+        "type": "nominal",
+        "title": None,
+        "sort": order,
+        "axis": {"domain": False, "ticks": False},
+    }
     encoding = {"x": x, "x2": {"field": "x2"}, "y": y}
     shown = [part for part in PARTS if any(row["part"] == part for row in rows)]
     layers = [
@@ -138,7 +151,7 @@ def draw_ledger(subjects: Sequence[Subject]) -> Chart | None:
         ),
         caption=_caption(subjects, stacks),
         keys=tuple(keys),
-        columns=("run", "", "part", "size", "where from"),
+        columns=("run", "which", "part", "size", "where from"),
         rows=tuple(_table(subjects, stacks)),
         wide=True,
     )
@@ -153,7 +166,7 @@ def _caption(subjects: Sequence[Subject], stacks: Sequence[Stack]) -> str:
 
 
 def _table(subjects: Sequence[Subject], stacks: Sequence[Stack]) -> list[tuple[str, ...]]:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (stack.who, stack.what, part, format_bytes(size), stack.note)
         for stack in stacks
         for part, size in stack.bytes.items()

@@ -56,7 +56,9 @@ def render_markdown(data: ReportData, template: Path | None = None) -> str:
         InputError: The template cannot be read or does not work.
     """
     environment = _environment(template, autoescape=False)
-    return _render(environment, template.name if template else MARKDOWN_TEMPLATE, data=data, version=__version__)
+    return _render(
+        environment, template.name if template else MARKDOWN_TEMPLATE, data=data, version=__version__
+    )
 
 
 def escape_markdown(text: object) -> str:
@@ -72,7 +74,8 @@ def _render(environment: Environment, name: str, **values: object) -> str:
         line = getattr(error, "lineno", None)
         where = f"{name}, line {line}" if line else name
         raise InputError(
-            f"the template {where} does not work ({error})", "start from farspan's own, which docs/report.md names"
+            f"the template {where} does not work ({error})",
+            "start from farspan's own, which docs/report.md names",
         ) from error
 
 

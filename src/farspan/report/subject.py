@@ -139,7 +139,8 @@ def expand_folders(folders: Sequence[Path]) -> list[Path]:
     found = list(dict.fromkeys(found))
     if len(found) > MOST_RUNS:
         raise InputError(
-            f"{len(found)} runs are too many for one page", f"name up to {MOST_RUNS} of them, or make several reports"
+            f"{len(found)} runs are too many for one page",
+            f"name up to {MOST_RUNS} of them, or make several reports",
         )
     return found
 
@@ -214,6 +215,8 @@ def _name_apart(subjects: Sequence[Subject]) -> tuple[Subject, ...]:
         named.append(replace(subject, name=name))
     counted = Counter(subject.name for subject in named)
     return tuple(
-        replace(subject, name=f"{subject.key.upper()}: {subject.name}") if counted[subject.name] > 1 else subject
+        replace(subject, name=f"{subject.key.upper()}: {subject.name}")
+        if counted[subject.name] > 1
+        else subject
         for subject in named
     )

@@ -102,7 +102,9 @@ def _range_of(context: int) -> tuple[int, str]:
     """Return the upper end of the 1-2-5 range a context is in, and the range in words."""
     power = 10 ** floor(log10(context)) if context > 0 else 1
     low, high = next(
-        (low * power, high * power) for low, high in ((5, 10), (2, 5), (1, 2), (0, 1)) if context >= low * power
+        (low * power, high * power)
+        for low, high in ((5, 10), (2, 5), (1, 2), (0, 1))
+        if context >= low * power
     )
     return high, f"{format_tokens(low) if low else 0} to {format_tokens(high)}"
 
@@ -119,9 +121,7 @@ def list_rows(subjects: Sequence[Subject], comparisons: Mapping[str, Comparison]
     groups = group_contexts(subjects)
     labels = dict(groups.values())
     rows = [
-        row
-        for subject in subjects
-        for row in _rows_of(subject, groups, labels, comparisons.get(subject.key))
+        row for subject in subjects for row in _rows_of(subject, groups, labels, comparisons.get(subject.key))
     ]
     return tuple(sorted(rows, key=lambda row: (row.point.context, row.point.depth, row.subject.key)))
 
@@ -135,7 +135,11 @@ def _rows_of(
     shown = put_together(subject.results, groups)
     grouped = group_points(shown)
     kv = find_kv(subject)
-    ratios = {(row.context, row.depth): row for row in comparison.rows if row.measure == "ttft"} if comparison else {}
+    ratios = (
+        {(row.context, row.depth): row for row in comparison.rows if row.measure == "ttft"}
+        if comparison
+        else {}
+    )
     exact = all(context == group[0] for context, group in groups.items())
     rows = []
     for point in list_points(shown):
@@ -236,7 +240,9 @@ def choose_requests(results: Sequence[Result], most: int = MOST_REQUESTS) -> tup
     failed = [result for result in results if result.status is not Status.OK]
     good = [result for result in results if result.status is Status.OK]
     room = most // 2 if len(good) > most // 2 else most - len(good)
-    chosen = {id(result) for result in (*_evenly(failed, room), *_evenly(good, most - min(room, len(failed))))}
+    chosen = {
+        id(result) for result in (*_evenly(failed, room), *_evenly(good, most - min(room, len(failed))))
+    }
     return tuple(result for result in results if id(result) in chosen)
 
 

@@ -1,19 +1,18 @@
-"""Charts against time: the KV cache's memory, the requests under way, the server's start."""
+"""Charts against time: the KV cache's memory and the requests under way."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import pairwise
 from typing import Any
 
 from farspan.bench.measure import Result
 from farspan.bench.series import Reading
 from farspan.bench.status import Status
-from farspan.doctor.records import STARTUP
 from farspan.report.drawing import WIDE, Chart, Key, colour_of, draw, layer, write_seconds
 from farspan.report.kvmemory import KvHeld, find_kv, read_time
 from farspan.report.subject import Subject
-from farspan.sizes import GIB, format_bytes, format_seconds, format_tokens
+from farspan.sizes import GIB, format_seconds, format_tokens
 
 _FORMATS = {"tokens": "~s", "share": ".0%", "bytes": "~r"}
 _MOST_BARS = 300
@@ -34,7 +33,7 @@ def draw_kv(subject: Subject) -> Chart | None:
     thin, used = _thin(held), _thin(used)
     scale, unit = _scale_of(kv)
     per, word = _unit_of(ended - began)
-    x = _time_axis(word)
+    x = time_axis(word)
     top = max(kv.peak, kv.capacity if kv.capacity and kv.capacity < 20 * kv.peak else 0.0) / scale
     y: dict[str, Any] = {
         "field": "y",
@@ -47,7 +46,10 @@ def draw_kv(subject: Subject) -> Chart | None:
     encoding = {"x": x, "y": y}
     rows = [{"x": (r.time - began) / per, "y": r.value / scale} for r in thin]
     tipped = [
-        row | {"tip": f"{kv.write(r.value)} {'mapped' if kv.elastic else 'held'} at {format_seconds(r.time - began)}"}
+        row
+        | {
+            "tip": f"{kv.write(r.value)} {'mapped' if kv.elastic else 'held'} at {format_seconds(r.time - began)}"
+        }
         for row, r in zip(rows, thin, strict=True)
     ]
     area = {"type": "area", "interpolate": "step-after", "color": colour, "opacity": 0.22}
@@ -90,11 +92,13 @@ def draw_kv(subject: Subject) -> Chart | None:
 
 def _caption_kv(kv: KvHeld, mean: float, dropped: bool) -> str:
     if kv.elastic:
-        text = f"The cache takes memory as prompts need it and gives it back; on average it held {kv.write(mean)}."
-        text += f" A fixed pool of the size needed at the peak would hold {kv.write(kv.peak)} from start to end"
-        text += f", {mean / kv.peak:.0%} of it used so."
+        text = (
+            "The cache takes memory as prompts need it and gives it back. It held"
+            f" {kv.write(mean)} on average, {mean / kv.peak:.0%} of the {kv.write(kv.peak)} that the smallest"
+            " fixed pool for this run would hold from start to end."
+        )
         if kv.capacity:
-            text += f" A server that takes all it may at its start, as vLLM and SGLang do, would hold {kv.write(kv.capacity)}."
+            text += f" A server that takes all it may at its start would hold {kv.write(kv.capacity)}."
     else:
         text = f"The pool is fixed; requests held {kv.write(mean)} of it on average. Its size is from {kv.basis}."
     return text + (" The run had pauses: only its longest stretch is drawn." if dropped else "")
@@ -114,7 +118,9 @@ def _kv_rows(kv: KvHeld, held: Sequence[Reading], began: float) -> tuple[tuple[s
 
 def draw_requests(subject: Subject) -> Chart | None:
     """Draw one bar a request: queue, prefill, decode; None without start times."""
-    timed = [(began, result) for result in subject.results if (began := read_time(result.started_at)) is not None]
+    timed = [
+        (began, result) for result in subject.results if (began := read_time(result.started_at)) is not None
+    ]
     timed.sort(key=lambda pair: pair[0])
     if not timed:
         return None
@@ -143,7 +149,7 @@ def draw_requests(subject: Subject) -> Chart | None:
         "decode": "var(--good)",
         "failed": "var(--bad)",
     }
-    x = _time_axis(word)
+    x = time_axis(word)
     y = {
         "field": "y",
         "type": "quantitative",
@@ -153,7 +159,9 @@ def draw_requests(subject: Subject) -> Chart | None:
     }
     encoding = {"x": x, "x2": {"field": "x2"}, "y": y, "y2": {"field": "y2"}}
     layers = [
-        layer(f"{name}-bars", rows, {"type": "rect", "color": colours[name]}, encoding) for name, rows in parts.items() if rows
+        layer(f"{name}-bars", rows, {"type": "rect", "color": colours[name]}, encoding)
+        for name, rows in parts.items()
+        if rows
     ]
     company = max(result.company for _, result in shown)
     return Chart(
@@ -166,9 +174,17 @@ def draw_requests(subject: Subject) -> Chart | None:
         ),
         caption=(
             "One bar a request. Prefill runs to the first token"
-            + (", queue time taken off" if parts["queue"] else "; queueing is in it where the server does not tell it")
+            + (
+                ", queue time taken off"
+                if parts["queue"]
+                else "; queueing is in it where the server does not tell it"
+            )
             + "."
-            + (f" The first {len(shown):,} of {len(timed):,} requests are drawn." if len(timed) > len(shown) else "")
+            + (
+                f" The first {len(shown):,} of {len(timed):,} requests are drawn."
+                if len(timed) > len(shown)
+                else ""
+            )
         ),
         keys=tuple(Key(name, name, colours[name], "box") for name, rows in parts.items() if rows),
         columns=("start", "context", "depth", "queue", "first token", "end", "status"),
@@ -195,66 +211,15 @@ def _phases(result: Result) -> list[tuple[str, float, float]]:
     queue = min(result.queue_s or 0.0, result.ttft_s)
     found = [("queue", 0.0, queue)] if queue > 0 else []
     last = "failed" if result.status is not Status.OK else "decode"
-    return [*found, ("prefill", queue, result.ttft_s), (last, result.ttft_s, max(result.e2e_s, result.ttft_s))]
-
-
-def draw_startup(subject: Subject) -> Chart | None:
-    """Draw the phases of the server's start, from its log; None when the log has no times."""
-    entries = [
-        entry
-        for entry in (subject.log.timeline if subject.log else ())
-        if entry.at is not None and entry.phase in STARTUP
+    return [
+        *found,
+        ("prefill", queue, result.ttft_s),
+        (last, result.ttft_s, max(result.e2e_s, result.ttft_s)),
     ]
-    if len(entries) < 2:
-        return None
-    first = min(entry.at for entry in entries if entry.at is not None)
-    rows, table, gaps = [], [], []
-    for entry, later in zip_longest(entries, entries[1:]):
-        assert entry.at is not None
-        length = entry.seconds or 0.0
-        # Some engines print how long a phase took when it is over, with the line's own time as its only one.
-        begin = max(0.0, entry.at - first)
-        if entry.took_s and entry.ended_at is not None and entry.ended_at - entry.at < entry.took_s:
-            begin = max(0.0, entry.ended_at - first - entry.took_s)
-        tip = f"{entry.phase.value}: {format_seconds(length)}, from {begin:.0f} s" + (
-            f", {entry.gib:.1f} GiB" if entry.gib is not None else ""
-        )
-        # A phase too short to see is drawn as a line.
-        rows.append({"x": begin, "x2": begin + max(length, 0.0), "y": entry.phase.value, "tip": tip})
-        if later is not None and later.at is not None:
-            gaps.append({"x": begin, "x2": max(later.at - first, begin), "y": entry.phase.value})
-        size = format_bytes(entry.gib * GIB) if entry.gib is not None else ""
-        table.append((entry.phase.value, f"{begin:.0f} s", write_seconds(entry.seconds), size))
-    total = max(row["x2"] for row in (*rows, *gaps))
-    for row in rows:
-        row["x2"] = max(row["x2"], row["x"] + total / 400)
-    order = [row["y"] for row in rows]
-    y = {"field": "y", "type": "nominal", "title": None, "sort": order, "axis": {"domain": False, "ticks": False}}
-    encoding = {"x": _time_axis("seconds since the log's first phase"), "x2": {"field": "x2"}, "y": y}
-    bars = {"type": "bar", "color": colour_of(subject.key), "height": {"band": 0.7}}
-    until = {"type": "bar", "color": "var(--line-strong)", "opacity": 0.45, "height": {"band": 0.7}}
-    slowest = max(gaps or rows, key=lambda row: row["x2"] - row["x"])
-    return Chart(
-        anchor=f"startup-{subject.key}",
-        title=f"Startup: {subject.name}",
-        svg=draw(
-            [layer("until-bars", gaps, until, encoding), layer("phase-bars", rows, bars, encoding)],
-            width=WIDE,
-            height=26 * len(rows),
-        ),
-        alt=f"The start of {subject.name} took {format_seconds(total)}; the longest stretch is {slowest['y']}.",
-        caption=f"Phases as the server's log ({subject.log_name}) has them, by its own clock.",
-        keys=(
-            Key("phase", "as long as the engine says it took", colour_of(subject.key), "box"),
-            Key("until", "until the next phase", "var(--line-strong)", "box"),
-        ),
-        columns=("phase", "begins", "took", "memory of one GPU"),
-        rows=tuple(table),
-        wide=True,
-    )
 
 
-def _time_axis(title: str = "seconds") -> dict[str, Any]:
+def time_axis(title: str) -> dict[str, Any]:
+    """Return a linear x axis of time in the unit that `title` names."""
     axis = {"tickCount": 10, "labelExpr": "format(datum.value, '~r')"}
     return {"field": "x", "type": "quantitative", "title": title, "scale": {"nice": False}, "axis": axis}
 
@@ -277,7 +242,7 @@ def _scale_of(kv: KvHeld) -> tuple[float, str]:
 
 def _mean(readings: Sequence[Reading]) -> float:
     """Return the mean over time: every reading holds until the next."""
-    spans = [(later.time - earlier.time, earlier.value) for earlier, later in zip(readings, readings[1:], strict=False)]
+    spans = [(later.time - earlier.time, earlier.value) for earlier, later in pairwise(readings)]
     total = sum(span for span, _ in spans)
     return sum(span * value for span, value in spans) / total if total else readings[0].value
 

@@ -92,7 +92,9 @@ def judge_cold(answered: Sequence[Result]) -> Trust:
     unknown = sum(result.cached_tokens is None for result in answered)
     if warm:
         evidence = f"{warm:,} of {len(answered):,} prompts were partly in the prefix cache"
-        return Trust("Cold prefill", Verdict.DOUBTFUL, f"{evidence}; their times are left out where others exist")
+        return Trust(
+            "Cold prefill", Verdict.DOUBTFUL, f"{evidence}; their times are left out where others exist"
+        )
     if unknown:
         evidence = f"the server does not report cached tokens for {unknown:,} of {len(answered):,} answers"
         hint = "vLLM does with --enable-prompt-tokens-details, SGLang with --enable-cache-report"
@@ -122,7 +124,9 @@ def judge_recall(answered: Sequence[Result]) -> Trust:
     if not checked:
         return Trust("Recall", Verdict.UNKNOWN, "no reply was compared with anything planted in its prompt")
     verdict = Verdict.PROVEN if checked == len(answered) else Verdict.UNKNOWN
-    evidence = f"{checked:,} of {len(answered):,} replies were compared with what was planted in their prompts"
+    evidence = (
+        f"{checked:,} of {len(answered):,} replies were compared with what was planted in their prompts"
+    )
     return Trust("Recall", verdict, evidence)
 
 
@@ -136,7 +140,9 @@ def _judge_disturbances(answered: Sequence[Result]) -> Iterator[Trust]:
     for label, meaning in _DISTURBANCES.items():
         count = sum(label in result.labels for result in answered)
         if count:
-            yield Trust(f"Label {label}", Verdict.DOUBTFUL, f"{count:,} of {len(answered):,} answers: {meaning}")
+            yield Trust(
+                f"Label {label}", Verdict.DOUBTFUL, f"{count:,} of {len(answered):,} answers: {meaning}"
+            )
 
 
 def _judge_plan(subject: Subject) -> Iterator[Trust]:

@@ -117,7 +117,8 @@ def _choose_targets(out: Path, formats: Sequence[Format]) -> dict[Format, Path]:
         return {form: out / f"report.{form.value}" for form in formats}
     if tuple(formats) not in (DEFAULT_FORMATS, (form,)):
         raise InputError(
-            f"{out} is a {form.value} file, and --format asks for {', '.join(formats)}", "pass a folder with -o"
+            f"{out} is a {form.value} file, and --format asks for {', '.join(formats)}",
+            "pass a folder with -o",
         )
     return {form: out}
 

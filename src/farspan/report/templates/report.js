@@ -16,7 +16,7 @@
     hide();
     lit = mark;
     mark.classList.add("on");
-    tip.textContent = mark.getAttribute("aria-label");
+    tip.textContent = mark.dataset.tip;
     const at = mark.getBoundingClientRect();
     const size = tip.getBoundingClientRect();
     const left = at.left + at.width / 2 - size.width / 2;
@@ -27,7 +27,7 @@
   };
 
   const marksOf = (plot) =>
-    [...plot.querySelectorAll("svg .role-mark [aria-label]")]
+    [...plot.querySelectorAll("svg .role-mark [data-tip]")]
       .map((mark) => ({ mark, box: mark.getBoundingClientRect() }))
       .filter(({ box }) => box.width || box.height)
       .sort((one, two) => one.box.left - two.box.left || one.box.top - two.box.top);
@@ -40,7 +40,9 @@
       let best = null;
       let least = 20;
       for (const { mark, box } of marksOf(plot)) {
-        const away = distance(box, event.clientX, event.clientY);
+        // Of marks that lie over one another, the one whose centre is nearest.
+        const centre = Math.hypot(box.left + box.width / 2 - event.clientX, box.top + box.height / 2 - event.clientY);
+        const away = distance(box, event.clientX, event.clientY) + centre / 1000;
         if (away < least) [best, least] = [mark, away];
       }
       if (best && best !== lit) show(best);
@@ -67,7 +69,7 @@
       const on = button.getAttribute("aria-pressed") !== "true";
       button.setAttribute("aria-pressed", String(on));
       const figure = button.closest("figure");
-      for (const marks of figure.querySelectorAll(`svg [class*=" ${button.dataset.series}-"]`)) {
+      for (const marks of figure.querySelectorAll(`svg [class*=" ${button.dataset.series}_"]`)) {
         marks.style.display = on ? "" : "none";
       }
     });
