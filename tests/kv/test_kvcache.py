@@ -7,6 +7,8 @@ position exactly what its own tokens imply.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from farspan.kv.drivers.host import HostDriver
 from farspan.kv.interface import KVCacheError, NoRoomError, SequenceKV, retentions
 from farspan.kv.kvcache import ElasticKVCache
 from farspan.kv.options import KVOptions
+from farspan.kv.radix import RadixTree
 
 HEADS, DIM = 1, 4
 STEP = 40
@@ -346,6 +349,34 @@ def test_prefixes_that_leave_the_device_come_back_from_the_host() -> None:
     assert again.cached_tokens == 992
     assert torch.equal(torch.cat([run.key for run in again.runs(0, 0, 992)]), expected)
     assert cache.statistics().restored_tokens == 992
+
+
+def test_memory_does_not_wander_between_kinds_and_runs_stay_long() -> None:
+    """A second prompt that lives on what it evicts of the first takes few, long runs; its layers keep their memory."""
+    length, chunk = 200_000, 512
+    cache = new_cache((None, chunk, chunk, chunk), KVOptions(capacity_gib=0.0085))
+    draw = np.random.default_rng(1)
+    evictions = 0
+    evict = RadixTree.victims
+
+    def count(*arguments: Any, **more: Any) -> Any:
+        nonlocal evictions
+        evictions += 1
+        return evict(*arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RadixTree, "victims", count)
+        for _ in range(2):
+            tokens = draw.integers(0, 1000, length).astype(np.int32)
+            sequence = cache.open(tokens, length)
+            assert sequence is not None
+            compute_all(sequence, tokens, 0)
+            runs = sum(1 for _ in sequence.runs(0, 0, length))
+            sequence.close()
+            cache.check_integrity()
+    assert cache.statistics().evicted_tokens > length // 2
+    assert evictions < 150, "each eviction frees a 64th of what may go"
+    assert runs <= 2 * evictions
 
 
 class Neighbour(HostDriver):

@@ -63,6 +63,13 @@ def test_ids_chat_and_several(run: Callable[..., Result], tmp_path: Path) -> Non
     assert [len(array) for array in arrays] == [1000] * 3
     assert len({array.tobytes() for array in arrays}) == 3
     assert [entry["seed"] for entry in told] == [0, 1, 2]
+    result = run(
+        "--tokens", "1000", "--chat", "--format", "ids-json", "--number", "3", "-o", str(tmp_path), "--json"
+    )
+    assert result.exception is None
+    paths = [Path(json.loads(line)["path"]) for line in result.output.splitlines()]
+    assert [path.suffix for path in paths] == [".json"] * 3
+    assert [json.loads(path.read_bytes()) for path in paths] == [array.tolist() for array in arrays]
 
 
 def test_text_goes_to_standard_output_and_the_rest_to_standard_error(run: Callable[..., Result]) -> None:
@@ -157,6 +164,7 @@ def test_a_prompt_that_does_not_verify_is_an_error(
     assert isinstance(error, FarspanError)
     assert not isinstance(error, InputError)
     assert "counts" in str(error)
+    assert not list(tmp_path.iterdir()), "a prompt of the wrong length is not left where one was asked for"
 
 
 def test_exit_codes_and_no_torch(tokenizer_path: MakePath, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class _Tokens(click.ParamType[int]):
     type=click.Choice([kind.value for kind in PromptFormat]),
     default="text",
     show_default=True,
-    help="Write the text, or the token ids.",
+    help="Write the text, the token ids as a numpy file (JSON to *.json or to standard output), or as JSON.",
 )
 @click.option(
     "-o",
@@ -66,7 +66,7 @@ class _Tokens(click.ParamType[int]):
     metavar="FILE",
     default="-",
     show_default=True,
-    help="Where to write; - is standard output. Ids are written as a numpy file, or as JSON to *.json.",
+    help="Where to write; - is standard output.",
 )
 @click.option(
     "--number", type=click.IntRange(min=1), default=1, help="Build several, into the folder -o names."

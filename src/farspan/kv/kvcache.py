@@ -249,6 +249,11 @@ class ElasticKVCache(KVCache):
         if len(pages):
             self._kinds[kind].pool.free(pages)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the keys and values are."""
+        return self._device
+
     def on_device(self, slots: NDArray[np.int64]) -> torch.Tensor:
         """Return slots as an index on the cache's device."""
         import torch

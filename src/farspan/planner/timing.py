@@ -28,6 +28,9 @@ from farspan.planner.timing_fits import (
     Fit,
 )
 from farspan.planner.versions import version_key
+from farspan.sizes import format_bytes
+
+_PCIE_BYTES_PER_S = 64e9  # PCIe 5.0, 16 lanes, one way
 
 
 class TimeTerm(NamedTuple):
@@ -183,6 +186,17 @@ def decode_floor(model: ModelSpec, gpu: Gpu, tp: int, context: int, kv_dtype: Kv
     """Seconds one decoded token takes at the memory's peak bandwidth."""
     rates = decode_rates(model, tp, kv_dtype.value_bytes(model.dtype_bytes)).over(gpu.bandwidth)
     return rates.weights + rates.kv(context)
+
+
+def offloaded_weights_warning(offloaded: int) -> list[str]:
+    """What the times leave out when `offloaded` bytes of weights a GPU stay in the machine's memory."""
+    if not offloaded:
+        return []
+    return [
+        f"Every step brings the {format_bytes(offloaded)} of weights in RAM over PCIe: "
+        f"{offloaded / _PCIE_BYTES_PER_S:.2f} s a step at 64 GB/s, for a token of the answer as for a chunk of the "
+        "prompt. The times here leave it out."
+    ]
 
 
 def choose_fit(engine: str, version: str, gpu: str, kv_dtype: KvDtype, backend: str) -> tuple[Fit, bool, str]:

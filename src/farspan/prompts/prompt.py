@@ -109,9 +109,10 @@ class Prompt:
         """Write the text as UTF-8 to a file, or to anything with `write`, in chunks."""
         _write(target, self.iter_text())
 
-    def write_ids(self, target: Path | IO[bytes]) -> None:
-        """Write the ids to a file: a numpy file (int32), or a JSON array where the name ends in `.json`."""
-        if isinstance(target, Path) and target.suffix != ".json":
+    def write_ids(self, target: Path | IO[bytes], *, as_json: bool = False) -> None:
+        """Write the ids: to a file a numpy file (int32), or a JSON array where its name ends in `.json` or when asked;
+        to a stream a JSON array."""
+        if isinstance(target, Path) and target.suffix != ".json" and not as_json:
             _write(target, self._iter_npy())
         else:
             _write(target, self.iter_ids_json())

@@ -26,6 +26,10 @@ class PromptFormat(StrEnum):
 
     TEXT = "text"
     IDS = "ids"
+    IDS_JSON = "ids-json"
+
+
+_SUFFIXES = {PromptFormat.TEXT: ".txt", PromptFormat.IDS: ".npy", PromptFormat.IDS_JSON: ".json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class PromptOrder:
         chat: The text is the one user message of a chat.
         output_tokens: How long the reply may be.
         count: How many things to plant.
-        format: Text or token ids.
+        format: Text or token ids; ids are a numpy file, or JSON to a stream and to a file that ends in `.json`.
         output: A file; a folder when several are built; None to write to `stream`.
         number: How many prompts.
         verify: Encode each prompt again, as a whole.
@@ -71,7 +75,8 @@ class WrittenPrompt:
 
     Attributes:
         tokens: As the server counts them.
-        seconds: From the call, or from the previous prompt, until it was written; verification not included.
+        seconds: From the call, or from the previous prompt, until it was written; verification, which comes before
+            anything is written, not included.
         peak_rss_mib: The process's largest resident memory so far, MiB, mapped pages of the token index included.
         answer: What a right reply says.
         needle_positions: Index of the first token of everything planted.
@@ -144,14 +149,14 @@ def write_prompts(
         corpus=corpus,
     )
     for prompt in prompts:
-        path = _write(prompt, order, stream)
-        written = time.perf_counter()
+        built = time.perf_counter()
         for check in checks:
             verify_prompt(prompt, check)
-        verified = time.perf_counter()
+        verify_seconds = time.perf_counter() - built
+        path = _write(prompt, order, stream)
         yield WrittenPrompt(
             tokens=sum(part.tokens for part in prompt.parts),
-            seconds=written - start,
+            seconds=time.perf_counter() - start - verify_seconds,
             peak_rss_mib=peak_rss_mib(),
             answer=prompt.answer,
             needle_positions=prompt.needle_positions,
@@ -168,7 +173,7 @@ def write_prompts(
             backend_reason=tokenizer.reason,
             additive=tokenizer.proof.value,
             verified_with=tuple(check.name for check in checks),
-            verify_seconds=verified - written if checks else 0.0,
+            verify_seconds=verify_seconds if checks else 0.0,
         )
         start = time.perf_counter()
 
@@ -223,15 +228,14 @@ def _path_of(prompt: Prompt, order: PromptOrder) -> Path | None:
         return order.output
     if order.output.is_file():
         raise InputError(f"{order.output} is a file", "name a folder for several prompts")
-    suffix = ".txt" if order.format is PromptFormat.TEXT else ".npy"
-    return order.output / f"prompt-{prompt.seed:06d}{suffix}"
+    return order.output / f"prompt-{prompt.seed:06d}{_SUFFIXES[order.format]}"
 
 
 def _write_to(target: Path | IO[bytes], prompt: Prompt, order: PromptOrder) -> None:
     if order.format is PromptFormat.TEXT:
         prompt.write_text(target)
     else:
-        prompt.write_ids(target)
+        prompt.write_ids(target, as_json=order.format is PromptFormat.IDS_JSON)
 
 
 def _is_special(path: Path) -> bool:

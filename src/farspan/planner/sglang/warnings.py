@@ -13,6 +13,7 @@ from farspan.planner.sglang.ledger import LoadSizes
 from farspan.planner.sglang.pool import KvLayout, PoolSizes
 from farspan.planner.sglang.tables import radix_copy_bytes, request_table_bytes
 from farspan.planner.sglang.versions import SglangRules
+from farspan.planner.timing import offloaded_weights_warning
 from farspan.sizes import format_bytes
 
 _WORTH_SAYING = 2**30
@@ -35,6 +36,7 @@ def start_warnings(
     found = [
         *_tables(request, rules, resolved, layout, load, rows, left, given.swa_ratio),
         *_version_traps(request, rules, given, resolved),
+        *offloaded_weights_warning(load.offloaded),
     ]
     if limits.hangs_above:
         found.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from farspan.models.spec import AttentionKind, KvDtype
+from farspan.planner.timing import offloaded_weights_warning
 from farspan.planner.vllm.flags import CHUNKED_HYBRID_ENV, MAX_MODEL_LEN, MAX_NUM_SEQS, normalized
 from farspan.planner.vllm.printed import kv_cache_size_tokens
 from farspan.planner.vllm.state import VllmState
@@ -10,7 +11,6 @@ from farspan.planner.vllm.versions import KNOWN_VERSIONS, CapacityCheck, SizeLin
 from farspan.sizes import GIB, format_bytes
 
 _TABLES_WORTH_SAYING = 2 * GIB
-_PCIE_BYTES_PER_S = 64e9  # PCIe 5.0, 16 lanes, one way
 
 
 def warnings(state: VllmState, *, starts: bool) -> tuple[str, ...]:
@@ -104,14 +104,7 @@ def _fp8(state: VllmState) -> list[str]:
 
 
 def _offload(state: VllmState) -> list[str]:
-    found = []
-    offloaded = state.frame.budget.offloaded
-    if offloaded:
-        seconds = offloaded / _PCIE_BYTES_PER_S
-        found.append(
-            f"Every step reads the {format_bytes(offloaded)} of weights in RAM over PCIe: {seconds:.2f} s a step "
-            "at 64 GB/s, for a token of the answer as for a chunk of the prompt. The times here leave it out."
-        )
+    found = offloaded_weights_warning(state.frame.budget.offloaded)
     if state.given.connector:
         found.append(
             "A KV connector keeps or moves finished KV; it does not raise the longest request: every token of a "
