@@ -22,6 +22,7 @@ from farspan.kv.drivers.host import HostDriver
 from farspan.kv.interface import KVCacheError, NoRoomError, SequenceKV, retentions
 from farspan.kv.kvcache import ElasticKVCache
 from farspan.kv.options import KVOptions
+from farspan.kv.pages import PagePool
 from farspan.kv.radix import RadixTree
 
 HEADS, DIM = 1, 4
@@ -403,3 +404,15 @@ def test_a_neighbour_that_takes_the_memory_is_no_crash() -> None:
     driver.taken = False
     sequence.append(80_000)
     assert sum(len(run.key) for run in sequence.runs(0, 0, 20_000)) == 20_000
+
+
+def test_whether_a_request_fits_is_asked_of_no_page_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server asks on its own thread while the engine's works with the pools."""
+
+    def surrenderable(pool: PagePool) -> int:
+        raise AssertionError("a page pool was asked")
+
+    cache = new_cache((None, 16), KVOptions(capacity_gib=0.01))
+    monkeypatch.setattr(PagePool, "surrenderable", surrenderable)
+    assert cache.check_fits(8) > 0
+    cache.close()
