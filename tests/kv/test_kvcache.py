@@ -376,8 +376,8 @@ def test_memory_does_not_wander_between_kinds_and_runs_stay_long() -> None:
             sequence.close()
             cache.check_integrity()
     assert cache.statistics().evicted_tokens > length // 2
-    assert evictions < 150, "each eviction frees a 64th of what may go"
-    assert runs <= 2 * evictions
+    assert evictions < 100, "each eviction frees a part of what may go"
+    assert runs <= 3 * evictions
 
 
 class Neighbour(HostDriver):
