@@ -126,7 +126,7 @@ def test_some_failures_exit_with_1_and_say_what_to_do(run: Any, recall: Scripted
     [
         (Script(status=401), "--api-key"),
         (Script(status=500, error="boom"), "HTTP 500: boom; read the server's log"),
-        (Script(cut_after=1), "after 1 events with tokens"),
+        (Script(cut_after=1), "after 1 event with tokens"),
     ],
 )
 def test_nothing_but_failures_exits_with_2_in_one_line(
@@ -175,6 +175,25 @@ def test_bad_input_is_one_line_and_nothing_is_sent(
     assert out == ""
     assert words in err
     assert recall.requests == []
+
+
+def test_a_command_that_is_corrected_finds_no_folder_in_its_way(run: Any, tmp_path: Path) -> None:
+    code, _, err = run("--task", "multi-needle")
+    assert code == 2
+    assert "cannot do the task" in err
+    assert not (tmp_path / "run").exists()
+    assert run()[0] == 0
+    kept = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert run("--resume", "--contexts", "200,3")[0] == 2  # too short for a needle; the run is not taken back
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == kept
+
+
+def test_metrics_that_cannot_be_read_are_said(run: Any, recall: ScriptedServer) -> None:
+    code, out, err = run("--metrics-url", f"{recall.url}/none", "--metrics-interval", "0.05", "--json")
+    assert code == 0
+    (note,) = [line for line in err.splitlines() if line.startswith("Note: ")]
+    assert f"{recall.url}/none answers HTTP 404" in note
+    assert json.loads(out)["faults"] == [note.removeprefix("Note: ").removesuffix(".")]
 
 
 def test_a_run_folder_in_use_is_refused_and_resumed(run: Any, recall: ScriptedServer) -> None:

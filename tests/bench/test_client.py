@@ -245,14 +245,14 @@ async def test_limits(server: ScriptedServer) -> None:
     server.script = Script(hang=True)
     exchange = await send(server, limits=Limits(first_token_s=0.2))
     assert exchange.status is Status.TIMED_OUT
-    assert "no token" in exchange.error
+    assert "no token: the limit is 200.0 ms for the first token" in exchange.error
     assert exchange.ended_s >= 0.2
     server.script = Script(ttft_s=1.1)  # longer than the time allowed between tokens
     assert (await send(server, limits=Limits(idle_s=1.0))).status is Status.OK
     server.script = Script(itl_s=3600)
     exchange = await send(server, limits=Limits(idle_s=0.1))
     assert exchange.status is Status.TIMED_OUT
-    assert "1 events with tokens" in exchange.error
+    assert "1 event with tokens: the limit is 100.0 ms between two tokens" in exchange.error
 
 
 async def test_a_deadline_ends_a_stream_that_keeps_talking(server: ScriptedServer) -> None:
@@ -261,6 +261,7 @@ async def test_a_deadline_ends_a_stream_that_keeps_talking(server: ScriptedServe
     async with Client(server.url) as client:
         exchange = await client.send(Api.COMPLETIONS, body, deadline=time.perf_counter() + 1)
     assert exchange.status is Status.TIMED_OUT
+    assert "the run's time was up" in exchange.error
     assert exchange.token_times_s
 
 
@@ -327,6 +328,7 @@ async def test_giving_up_ends_what_is_under_way(server: ScriptedServer) -> None:
         client.give_up()
         exchanges = await asyncio.gather(*sending)
     assert {exchange.status for exchange in exchanges} == {Status.TIMED_OUT}
+    assert all("the run was stopped" in exchange.error for exchange in exchanges)
 
 
 async def test_a_peer_that_speaks_no_http_is_named() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from farspan.bench.compare import Verdict, compare_runs, parse_comparison_condition
+from farspan.bench.compare import (
+    Verdict,
+    compare_runs,
+    find_comparison_firings,
+    parse_comparison_condition,
+)
 from farspan.bench.measure import Result
 from farspan.bench.planned import compare_with_plan, find_firings, find_plan, read_ttft_plan
 from farspan.bench.runs import ENVIRONMENT_FILE, Run
@@ -90,6 +96,20 @@ def test_runs_without_a_common_point_are_refused(tmp_path: Path) -> None:
     a, b = both(tmp_path, results(1.0), results(1.0, context=20_000))
     with pytest.raises(InputError, match=r"A has 10k at 0\.5, B has 20k at 0\.5"):
         compare_runs(a, b)
+
+
+def test_another_tools_run_has_no_depth_and_is_compared_all_the_same(tmp_path: Path) -> None:
+    ours = [*results(1.0, 1.1, depth=0.1), *results(1.2, 1.3, depth=0.9)]
+    foreign = results(2.0, 2.2, 2.4, 2.6, depth=0.0, labels=("imported",))
+    a, b = both(tmp_path, ours, foreign)
+    b = replace(b, info=replace(b.info, identity=replace(b.info.identity, task="imported")))
+    comparison = compare_runs(a, b)
+    row = comparison.rows[0]
+    assert (row.context, row.depth, row.ratio and row.ratio.count) == (10_000, None, 4)
+    assert row.verdict is Verdict.HIGHER
+    assert any(note.startswith("B was measured by another tool: all depths") for note in comparison.notes)
+    (firing,) = find_comparison_firings([parse_comparison_condition("ratio.ttft.low > 1")], a, b, comparison)
+    assert firing.where == "10k"
 
 
 def test_one_value_a_side_proves_nothing(tmp_path: Path) -> None:

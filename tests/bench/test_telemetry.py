@@ -151,6 +151,17 @@ def test_a_killed_process_loses_no_reading_and_tears_none(tmp_path: Path, lines:
         assert running == list(range(len(running)))
 
 
+def test_a_run_killed_as_it_began_has_an_empty_series(tmp_path: Path) -> None:
+    (tmp_path / SERIES_FILE).touch()
+    assert read_series(tmp_path) == {}
+    assert read_missed(tmp_path) == {}
+    store = SeriesStore(tmp_path, 1)
+    store.add(1.0, {"engine": {"running": 2}}, {"gpu": "none"})
+    store.close()
+    assert read_series(tmp_path)["engine"]["running"][0].value == 2
+    assert read_missed(tmp_path) == {"gpu": ("none", 1)}
+
+
 @contextmanager
 def scraped(tmp_path: Path, url: str, **options: float) -> Iterator[Telemetry]:
     with Telemetry(

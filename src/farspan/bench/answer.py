@@ -188,8 +188,8 @@ class _Pattern:
     def read(self, payloads: list[bytes]) -> list[str]:
         """Return the texts of the events at the beginning of `payloads` that differ in their text alone.
 
-        One split finds them all. A text is taken only when it is a JSON string to its end: then the event
-        could not have been read in another way.
+        One split finds them all, and one decoding reads them. A text is taken only when it is a JSON string to its end:
+        then the event could not have been read in another way.
         """
         if not payloads[0].startswith(self.before):
             return []
@@ -197,12 +197,11 @@ class _Pattern:
         if payloads[-1].startswith(self.before) and payloads[-1].endswith(self.after):
             joined = joined[: -len(self.after)]
         pieces = joined.split(self.after + b"\n" + self.before)
-        together = b"\n".join(pieces)
-        if len(pieces) != len(payloads) or b'"' in together or b"\\" in together or b"" in pieces:
+        if len(pieces) != len(payloads) or b"" in pieces or not _are_strings(pieces):
             return self._read_each(payloads)
         try:
-            texts = together.decode().split("\n")
-        except UnicodeDecodeError:
+            texts: list[str] = orjson.loads(b'["' + b'","'.join(pieces) + b'"]')
+        except orjson.JSONDecodeError:
             return self._read_each(payloads)
         return texts if len(texts) == len(payloads) else self._read_each(payloads)
 
@@ -220,6 +219,16 @@ class _Pattern:
                 break
             texts.append(text)
         return texts
+
+
+def _are_strings(pieces: list[bytes]) -> bool:
+    """Tell whether no piece ends its JSON string early or goes on into the next: no bare quote, no open escape."""
+    together = b"\n".join(pieces)
+    if b"\\" in together:
+        together = together.replace(b"\\\\", b"").replace(b'\\"', b"")
+        if b"\\\n" in together or together.endswith(b"\\"):
+            return False
+    return b'"' not in together
 
 
 def _learn(payload: bytes, event: AnswerEvent) -> _Pattern | None:

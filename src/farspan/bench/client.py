@@ -32,6 +32,7 @@ from farspan.bench.reactor import Reactor
 from farspan.bench.stamps import KeepStamping, ask_for_stamps
 from farspan.bench.status import Status
 from farspan.bench.wire import Api, Usage
+from farspan.sizes import format_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +200,11 @@ class Client:
         )
         connection.start()
         self._waiting.add(changed)
-        timed_out = False
+        limit = ""
         try:
             await self._wait(connection, changed, started, limits, deadline, on_first_token)
-        except TimeoutError:
-            timed_out = True
+        except TimeoutError as passed:
+            limit = str(passed)
         finally:
             ended = connection.ended_s or time.perf_counter()
             self._waiting.discard(changed)
@@ -211,7 +212,7 @@ class Client:
         await closed.wait()
         # A long answer takes a while to decode: not on the event loop's time.
         answer = await asyncio.to_thread(connection.tape.read)
-        status, error, answer = judge(connection, answer, timed_out, ended - started)
+        status, error, answer = judge(connection, answer, limit, ended - started)
         jump = (time.time() - started_at) - (time.perf_counter() - started)
         return Exchange(
             status=status,
@@ -271,7 +272,7 @@ class Client:
         """Wait until the exchange is over.
 
         Raises:
-            TimeoutError: A limit or the deadline has passed.
+            TimeoutError: A limit or the deadline has passed; its words say which.
         """
         told = False
         while connection.ended_s is None:
@@ -281,10 +282,15 @@ class Client:
                 if on_first_token is not None:
                     on_first_token(first - started)
             since, limit = (started, limits.first_token_s) if heard is None else (heard, limits.idle_s)
-            left = None if limit is None else since + limit - time.perf_counter()
-            left = _soonest(left, deadline)
-            if self._given_up or (left is not None and left <= 0):
-                raise TimeoutError
+            own = None if limit is None else since + limit - time.perf_counter()
+            left = _soonest(own, deadline)
+            if self._given_up:
+                raise TimeoutError("the run was stopped")
+            if left is not None and left <= 0:
+                if own is None or own > left or limit is None:
+                    raise TimeoutError("the run's time was up")
+                what = "for the first token" if heard is None else "between two tokens"
+                raise TimeoutError(f"the limit is {format_seconds(limit)} {what}")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await changed.wait()

@@ -14,7 +14,7 @@ from statistics import median
 from farspan.bench.expression import Condition, UnknownValueError, parse_condition
 from farspan.bench.measure import Result
 from farspan.bench.planned import Firing, TtftPlan, asks_for_plan
-from farspan.bench.runs import Run
+from farspan.bench.runs import IMPORTED_TASK, Run
 from farspan.bench.statistics import Ratio, paired_ratio, unpaired_ratio
 from farspan.bench.trust import is_trusted
 from farspan.bench.values import PER_REQUEST, check_name, group_points, lookup_point
@@ -24,6 +24,10 @@ from farspan.sizes import format_tokens
 LEVEL = 0.95
 _RATIO_PARTS = ("", "low", "high")
 _SIDES = {"a": 0, "b": 1}
+
+
+# A context and the needle's depth; None for the depth where one of the runs does not know it.
+Place = tuple[int, float | None]
 
 
 class Verdict(StrEnum):
@@ -40,12 +44,13 @@ class Row:
     """One measure at one context and depth, of run A and run B.
 
     Args:
+        depth: None for all depths together, where one of the runs is an imported one and has none.
         a, b: Medians over the trusted requests; None when there is none.
         ratio: B over A with its interval; None when one side has no value.
     """
 
     context: int
-    depth: float
+    depth: float | None
     measure: str
     a: float | None
     b: float | None
@@ -74,8 +79,8 @@ class Comparison:
     """
 
     rows: tuple[Row, ...]
-    only_a: tuple[tuple[int, float], ...]
-    only_b: tuple[tuple[int, float], ...]
+    only_a: tuple[Place, ...]
+    only_b: tuple[Place, ...]
     notes: tuple[str, ...]
     level: float = LEVEL
 
@@ -86,7 +91,7 @@ def compare_runs(a: Run, b: Run, *, level: float = LEVEL) -> Comparison:
     Raises:
         InputError: They have no context and depth in common.
     """
-    points_a, points_b = _points(a), _points(b)
+    points_a, points_b = _group(a, b)
     shared = [point for point in points_a if point in points_b]
     if not shared:
         raise InputError(
@@ -142,7 +147,7 @@ def find_comparison_firings(
     Raises:
         InputError: A condition asks for the plan and there is none.
     """
-    sides = (_points(a), _points(b))
+    sides = _group(a, b)
     rows = {(row.context, row.depth, row.measure): row for row in comparison.rows}
     points = [point for point in sides[0] if point in sides[1]]
     firings = []
@@ -161,7 +166,7 @@ def find_comparison_firings(
                     side = sides[_SIDES.get(first, 1)]
                     planned = None if plan is None else plan.at(point[0])
                     known[name] = lookup_point(rest if first in _SIDES else name, side[point], planned)
-            where = f"{format_tokens(point[0])}, depth {point[1]:g}"
+            where = format_tokens(point[0]) + ("" if point[1] is None else f", depth {point[1]:g}")
             values = ", ".join(f"{name} = {value:.6g}" for name, value in known.items() if value is not None)
             try:
                 if condition.holds(known.get):
@@ -171,8 +176,19 @@ def find_comparison_firings(
     return tuple(firings)
 
 
-def _points(run: Run) -> dict[tuple[int, float], list[Result]]:
-    return group_points(run.results)
+def _group(a: Run, b: Run) -> tuple[dict[Place, list[Result]], dict[Place, list[Result]]]:
+    """Group both runs' requests by context and depth; by context alone when one run was imported: nothing is planted
+    in other tools' prompts.
+    """
+    together = any(run.info.identity.task == IMPORTED_TASK for run in (a, b))
+
+    def group(run: Run) -> dict[Place, list[Result]]:
+        groups: dict[Place, list[Result]] = {}
+        for (context, depth), results in group_points(run.results).items():
+            groups.setdefault((context, None if together else depth), []).extend(results)
+        return groups
+
+    return group(a), group(b)
 
 
 def _middle(measure: str, results: Sequence[Result]) -> float | None:
@@ -213,8 +229,11 @@ def _find_notes(a: Run, b: Run, rows: Sequence[Row]) -> Iterable[str]:
         yield f"the models differ: {one.identity.model} and {two.identity.model}"
     for what in ("api", "prompt_as", "task"):
         first, second = getattr(one.identity, what), getattr(two.identity, what)
-        if first != second:
+        if first != second and IMPORTED_TASK not in (first, second):
             yield f"{what.replace('_', ' ')} differs: {first} and {second}"
+    for name, info in (("A", one), ("B", two)):
+        if info.identity.task == IMPORTED_TASK:
+            yield f"{name} was measured by another tool: all depths are taken together, answers were not checked"
     loads = [info.starts[-1].arguments.get("concurrency") for info in (one, two)]
     if loads[0] != loads[1]:
         yield f"the concurrency differs: {loads[0]} and {loads[1]}"
@@ -232,5 +251,10 @@ def _find_notes(a: Run, b: Run, rows: Sequence[Row]) -> Iterable[str]:
             yield f"{of} failed or have the wrong length and are left out"
 
 
-def _name(points: Iterable[tuple[int, float]]) -> str:
-    return ", ".join(f"{format_tokens(context)} at {depth:g}" for context, depth in points) or "none"
+def _name(points: Iterable[Place]) -> str:
+    return (
+        ", ".join(
+            format_tokens(context) + ("" if depth is None else f" at {depth:g}") for context, depth in points
+        )
+        or "none"
+    )

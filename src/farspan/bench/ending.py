@@ -9,6 +9,7 @@ from farspan.bench.connection import Connection
 from farspan.bench.http1 import MalformedAnswerError
 from farspan.bench.status import Status
 from farspan.bench.wire import MalformedEventError, read_error_body, read_message
+from farspan.sizes import format_seconds
 
 
 def is_streamed(connection: Connection) -> bool:
@@ -17,14 +18,19 @@ def is_streamed(connection: Connection) -> bool:
     return reader.status != 200 or reader.content_type == "text/event-stream"
 
 
-def judge(
-    connection: Connection, answer: Answer, timed_out: bool, waited_s: float
-) -> tuple[Status, str, Answer]:
-    """Say how an exchange ended, why, and what was answered."""
+def judge(connection: Connection, answer: Answer, limit: str, waited_s: float) -> tuple[Status, str, Answer]:
+    """Say how an exchange ended, why, and what was answered.
+
+    Args:
+        connection: What was sent and received.
+        answer: The stream, decoded.
+        limit: Which limit ended the wait, in words; empty when none did.
+        waited_s: Seconds from the start to the end.
+    """
     reader, failure = connection.reader, connection.failure
     heard = _heard(connection, answer)
-    if timed_out:
-        return Status.TIMED_OUT, f"gave up after {waited_s:.1f} s and {heard}", answer
+    if limit:
+        return Status.TIMED_OUT, f"gave up after {format_seconds(waited_s)} and {heard}: {limit}", answer
     if isinstance(failure, MalformedAnswerError):
         return Status.SERVER_ERROR, f"the server sent {failure}", answer
     if isinstance(failure, FileNotFoundError):
@@ -73,7 +79,8 @@ def _read_whole(connection: Connection) -> tuple[Status, str, Answer]:
 
 def _heard(connection: Connection, answer: Answer) -> str:
     if answer.token_times_s:
-        return f"{len(answer.token_times_s)} events with tokens"
+        count = len(answer.token_times_s)
+        return f"{count} {'event' if count == 1 else 'events'} with tokens"
     return "no token" if connection.reader.status else "no answer"
 
 

@@ -109,6 +109,20 @@ class EngineObserver(Observer):
         samples = self._telemetry.between(now - self._quiet - 3 * self._interval - 5, now)
         return find_hang(samples, self._quiet) or ""
 
+    def find_fault(self) -> str:
+        """Say why nothing was read of the engine, or nothing written."""
+        telemetry = self._telemetry
+        if telemetry is None:
+            return ""
+        if telemetry.failure:
+            return telemetry.failure
+        if telemetry.latest() is None and telemetry.reason:
+            return (
+                f"the engine's metrics could not be read ({telemetry.reason}):"
+                " whether it hung, preempted or served others cannot be told"
+            )
+        return ""
+
     def describe_progress(self) -> str:
         """Say how far the prefill is, or what the engine says of itself."""
         latest = None if self._telemetry is None else self._telemetry.latest()

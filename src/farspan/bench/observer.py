@@ -74,6 +74,10 @@ class Observer:
         """Say why the engine will never get to the requests that wait; empty when nothing proves it."""
         return ""
 
+    def find_fault(self) -> str:
+        """Say, when the run is over, what could not be observed and why; empty when all was."""
+        return ""
+
     def describe_progress(self) -> str:
         """Say how far the engine is, in one short line for the live display; empty when it is not known."""
         return ""

@@ -89,7 +89,10 @@ def read_plan_times(path: Path, *, engine: str | None = None) -> PlanTimes:
             times[row.context] = max(times.get(row.context, 0.0), row.expected_s)
     if not times:
         whose = f" for {engine}" if engine else ""
-        raise InputError(f"{path} holds no planned time{whose}", "write it with farspan plan ... --json")
+        raise InputError(
+            f"{path} holds no planned time above 0{whose}",
+            "write it with farspan plan ... --contexts ... --json",
+        )
     return PlanTimes(times)
 
 

@@ -54,6 +54,7 @@ class BenchOutcome:
         unsent: How many requests were left unsent.
         stopped: Why requests were left unsent or given up; empty when none were.
         loop_lag: How late this start's event loop was; None when nothing was sent.
+        faults: What could not be observed in this start, one sentence each.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class BenchOutcome:
     unsent: int
     stopped: str
     loop_lag: Lag | None = None
+    faults: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[Result, ...]:
@@ -160,6 +162,7 @@ async def run_bench(
             unsent=load.unsent,
             stopped=load.stopped,
             loop_lag=load.loop_lag,
+            faults=tuple(filter(None, (observer.find_fault() for observer in observers if requests))),
         )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import orjson
@@ -30,6 +31,7 @@ FORMAT = 1
 INFO_FILE = "run.json"
 RESULTS_FILE = "requests.jsonl"
 ENVIRONMENT_FILE = "environment.json"
+IMPORTED_TASK = "imported"  # of a run that another tool measured
 _DRAFT_FILE = "run.tmp"
 _PRETTY = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
@@ -150,8 +152,12 @@ class RunStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
+        if isinstance(error, InputError):
+            self._take_back()
 
     def add(self, result: Result) -> None:
         """Append one result and return when it is on disk.
@@ -189,6 +195,17 @@ class RunStore:
     def latest(self) -> tuple[Result, ...]:
         """Return the latest result of every job."""
         return keep_latest(self.results)
+
+    def _take_back(self) -> None:
+        """Leave no folder behind that a corrected command would then find in its way: one made by this start, in which
+        nothing was measured.
+        """
+        ours = {INFO_FILE, RESULTS_FILE, ENVIRONMENT_FILE}
+        if self.results or len(self.info.starts) > 1 or {path.name for path in self.folder.iterdir()} - ours:
+            return
+        for name in ours:
+            (self.folder / name).unlink(missing_ok=True)
+        self.folder.rmdir()
 
     def close(self) -> None:
         """Close the files; results stay."""

@@ -20,6 +20,7 @@ SERIES_FILE = "metrics.sqlite"
 _SCHEMA = """
 PRAGMA journal_mode = DELETE;
 PRAGMA synchronous = NORMAL;
+BEGIN;
 CREATE TABLE IF NOT EXISTS reading (
   source TEXT NOT NULL,    -- engine, gpu0, gpu1, ... or client
   measure TEXT NOT NULL,
@@ -34,6 +35,7 @@ CREATE TABLE IF NOT EXISTS missed (
   source TEXT NOT NULL,
   reason TEXT NOT NULL
 );
+COMMIT;
 """
 
 
@@ -102,7 +104,7 @@ def read_series(folder: Path) -> dict[str, dict[str, tuple[Reading, ...]]]:
     """
     series: dict[str, dict[str, list[Reading]]] = {}
     for source, measure, time, value in _query(
-        folder, "SELECT source, measure, time, value FROM reading ORDER BY source, measure, time"
+        folder, "reading", "SELECT source, measure, time, value FROM reading ORDER BY source, measure, time"
     ):
         series.setdefault(source, {}).setdefault(measure, []).append(Reading(time, value))
     return {
@@ -117,16 +119,19 @@ def read_missed(folder: Path) -> dict[str, tuple[str, int]]:
     Raises:
         InputError: The file is damaged.
     """
-    rows = _query(folder, "SELECT source, reason, count(*), max(time) FROM missed GROUP BY source")
+    rows = _query(folder, "missed", "SELECT source, reason, count(*), max(time) FROM missed GROUP BY source")
     return {source: (reason, count) for source, reason, count, _ in rows}
 
 
-def _query(folder: Path, statement: str) -> list[Any]:
+def _query(folder: Path, table: str, statement: str) -> list[Any]:
     path = folder / SERIES_FILE
     if not path.exists():
         return []
     try:
         with closing(sqlite3.connect(path, timeout=5.0)) as database:
+            # A run that was killed as it began leaves a file without tables.
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+                return []
             return database.execute(statement).fetchall()
     except sqlite3.Error as error:
         raise InputError(

@@ -140,6 +140,8 @@ def summarise(
         "skipped": outcome.skipped,
         "unsent": outcome.unsent,
         "stopped": outcome.stopped,
+        "trusted": sum(is_trusted(r) for r in outcome.results if r.phase is Phase.MEASURED),
+        "faults": list(outcome.faults),
         "labels": ["few-repeats"] if few else [],
         "evidence": {"few-repeats": few} if few else {},
         "failures": [asdict(failure) for failure in list_failures(outcome.results)],

@@ -120,11 +120,13 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     "--rate",
     "--request-rate",
     type=parse_rate,
+    metavar="RATE",
     help="Send so many requests a second whether or not earlier ones are over.  [default: closed loop]",
 )
 @click.option(
     "--burstiness",
     type=parse_rate,
+    metavar="NUMBER",
     default="1",
     show_default=True,
     help="With --rate: 1 is Poisson, less comes in bursts, more is more even, constant is even.",
@@ -223,6 +225,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     "--percentiles",
     "--metric-percentiles",
     type=parse_percentiles,
+    metavar="NUMBERS",
     default="50,90,99",
     show_default=True,
     help="Percentiles to report.",

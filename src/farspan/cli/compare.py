@@ -99,7 +99,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     interval = "" if ratio is None or ratio.low is None else f"{ratio.low:.3f} to {ratio.high:.3f}"
     return (
         format_tokens(row.context),
-        f"{row.depth:g}",
+        "all" if row.depth is None else f"{row.depth:g}",
         row.measure,
         figure(row.a),
         figure(row.b),

@@ -32,6 +32,7 @@ Examples:
     "--metric-percentiles",
     "percentiles",
     type=parse_percentiles,
+    metavar="NUMBERS",
     default="99",
     show_default=True,
     help="Percentiles of every time.",

@@ -112,7 +112,7 @@ def print_dry_run(plan: DryRun) -> None:
     around = plan.requests - plan.measured
     beside = f", {around} of them to warm up and cool down" if around else ""
     click.echo(
-        f"{plan.requests} requests{beside}; {plan.prompt_tokens:,} prompt tokens, "
+        f"{count_requests(plan.requests)}{beside}; {plan.prompt_tokens:,} prompt tokens, "
         f"at most {plan.output_tokens:,} output tokens"
     )
     if plan.last_leaves_s is not None:
@@ -126,12 +126,15 @@ def print_dry_run(plan: DryRun) -> None:
 
 
 def print_failures(outcome: BenchOutcome, *, when_stopped: str) -> None:
-    """Print what failed, one line a kind, with what to do about it; and why requests were left unsent.
+    """Print what could not be observed; what failed, one line a kind, with what to do about it; and why requests were
+    left unsent.
 
     Args:
         outcome: The bench.
         when_stopped: What to do about requests left unsent.
     """
+    for fault in outcome.faults:
+        click.echo(printable(f"Note: {fault}."), err=True)
     failures = list_failures(outcome.results)
     if len(failures) == 1 and failures[0].count == len(outcome.results) > 1:
         failure = failures[0]
@@ -142,8 +145,13 @@ def print_failures(outcome: BenchOutcome, *, when_stopped: str) -> None:
             click.echo(printable(f"farspan: {failure}"), err=True)
     if outcome.stopped:
         click.echo(
-            f"farspan: {outcome.stopped}, {outcome.unsent} requests were not sent; {when_stopped}", err=True
+            f"farspan: {outcome.stopped}, {count_requests(outcome.unsent)} not sent; {when_stopped}", err=True
         )
+
+
+def count_requests(count: int) -> str:
+    """Write a number of requests."""
+    return f"{count:,} {'request' if count == 1 else 'requests'}"
 
 
 def _cells(point: Point) -> list[Text]:

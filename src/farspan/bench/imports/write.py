@@ -18,7 +18,7 @@ import orjson
 from farspan.bench.imports.foreign import ForeignRequest, ForeignRun
 from farspan.bench.imports.read import guarded, read_foreign
 from farspan.bench.measure import REPLY_CHARACTERS, Result, summarise_gaps
-from farspan.bench.runs import Identity, new_start, open_run
+from farspan.bench.runs import IMPORTED_TASK, Identity, new_start, open_run
 from farspan.bench.server import ServerInfo
 from farspan.bench.status import Status
 from farspan.errors import InputError
@@ -104,7 +104,7 @@ def _write(
     path: Path, run: ForeignRun, draft: Path, folder: Path, benchmarks: int, context: int | None
 ) -> Imported:
     identity = Identity(
-        model=run.model, api=run.api, prompt_as="text", task="imported", seed=0, ignore_eos=False
+        model=run.model, api=run.api, prompt_as="text", task=IMPORTED_TASK, seed=0, ignore_eos=False
     )
     server = ServerInfo(run.url or "unknown", run.model, owned_by=run.engine, version=run.engine_version)
     tool = " ".join(part for part in (run.tool, run.tool_version) if part)
