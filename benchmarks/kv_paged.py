@@ -4,6 +4,8 @@ One kernel serves decode and prefill, split over the keys as flash-decoding is. 
 memory by position, so the two differ in the page table alone. It is written for that comparison, not for speed records.
 """
 
+# ruff: noqa: N803 - constants of a Triton kernel are upper case by custom
+
 from __future__ import annotations
 
 import torch
@@ -46,16 +48,17 @@ def _attend(  # type: ignore[no-untyped-def]
         value = tl.load(memory + at + HEADS * DIM, mask=inside[:, None], other=0.0)
         mixed = mixed * faded[:, None] + tl.dot(weight.to(value.dtype), value)
         best = higher
-    tl.store(
-        output + split * rows * HEADS * DIM + places, mixed / total[:, None], mask=row[:, None] < rows
-    )
-    tl.store(
-        logsum + (split * rows + row) * HEADS + head, best + tl.log(total), mask=row < rows
-    )
+    tl.store(output + split * rows * HEADS * DIM + places, mixed / total[:, None], mask=row[:, None] < rows)
+    tl.store(logsum + (split * rows + row) * HEADS + head, best + tl.log(total), mask=row < rows)
 
 
 def attend_pages(
-    query: torch.Tensor, memory: torch.Tensor, tokens: int, pages: torch.Tensor | None, page: int, scale: float
+    query: torch.Tensor,
+    memory: torch.Tensor,
+    tokens: int,
+    pages: torch.Tensor | None,
+    page: int,
+    scale: float,
 ) -> torch.Tensor:
     """Return attention of a query [rows, heads, dim] over the first `tokens` positions, unmasked.
 

@@ -4,10 +4,10 @@
     python benchmarks/kv_structures.py [--device cpu] [--json]
     python benchmarks/kv_structures.py --table cuda.json
 
-The cache is that of `--layers` layers on one GPU; the defaults on CUDA are the 12 full-attention layers of Llama 4 Scout on
-one GPU of eight, up to 10M tokens. One sequence grows by `--step` tokens at a time; each growth is timed between two
-synchronisations. Then one query position attends to the first tokens of each layer (decode), and a block of query
-positions to those of one layer (prefill, without the causal part inside the block). See kv_subjects.py for the structures.
+The cache is that of `--layers` layers on one GPU; the defaults on CUDA are the 12 full-attention layers of Llama 4
+Scout on one GPU of eight, up to 10M tokens. One sequence grows by `--step` tokens at a time; each growth is timed between
+two synchronisations. Then one query position attends to the first tokens of each layer (decode), and a block of query
+positions to those of one layer (prefill, without the causal part inside the block). kv_subjects.py has the structures.
 
 Prefix lookup compares farspan's radix tree with hash-chained blocks in a dictionary and in a skip list; it runs on the
 processor, and only with `--device cpu` or `--lookup`.

@@ -88,6 +88,7 @@ class Structure(ABC):
         """Tables on the device."""
         return 0
 
+    @abstractmethod
     def close(self) -> None:
         """Give everything back."""
 
@@ -222,9 +223,7 @@ class Paged(Structure):
             return super().attend(query, layer, tokens)
         from kv_paged import attend_pages
 
-        return attend_pages(
-            query, self._pools[layer], tokens, self._table, self.page, self.shape.dim**-0.5
-        )
+        return attend_pages(query, self._pools[layer], tokens, self._table, self.page, self.shape.dim**-0.5)
 
     def buffers(self) -> list[torch.Tensor]:
         return self._pools

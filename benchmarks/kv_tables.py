@@ -88,7 +88,9 @@ def attention(result: dict[str, Any]) -> str:
                 )
         head = [label, "kernel", *(f"{format_tokens(length)}" for length in lengths)]
         parts.append(
-            table(head, [[*key, *(found.get(length, "") for length in lengths)] for key, found in cells.items()])
+            table(
+                head, [[*key, *(found.get(length, "") for length in lengths)] for key, found in cells.items()]
+            )
         )
     return "\n\n".join(parts)
 
