@@ -3,7 +3,7 @@
     python benchmarks/kv_eviction.py [--tokens 10M] [--prompts 3] [--host] [--json]
 
 The cache is the engine's own, with a few bytes a token, on the processor: it holds 1.4 prompts, so that the second and
-the later ones evict. Nothing is computed; what is timed is finding room for a step (`append`) and storing it (`computed`).
+the later ones evict. Nothing is computed; what is timed is finding room for a step and storing it (append, computed).
 *Runs* are the pieces that attention is called for at the end of the prompt, in the layer that keeps everything.
 """
 
