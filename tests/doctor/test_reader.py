@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farspan.doctor.events import MAX_LINE, LogReader
+from farspan.doctor.examine import examine
 from farspan.doctor.records import (
     Access,
     Arguments,
@@ -24,6 +25,7 @@ from farspan.doctor.records import (
     Throughput,
     Traffic,
 )
+from farspan.doctor.text import answer
 
 REAL = Path(__file__).parents[1] / "evidence" / "real"
 LOGS = sorted(REAL.glob("*.log"))
@@ -310,3 +312,17 @@ def test_batch_lines_of_sglang() -> None:
     times = [event.where.at for event in events]
     assert times[0] is not None
     assert [at - times[0] for at in times if at is not None] == [0, 1, 2.5]
+
+
+def test_the_built_in_engine_says_one_line() -> None:
+    line = (
+        "farspan built-in engine: recall on http://127.0.0.1:8000, cpu, float32, max_model_len 32000, "
+        "KV cache 86.5 MiB, growing to 10.8 GiB\n"
+    )
+    report = examine([line.encode()])
+    assert (report.engine, report.ready, report.findings) == ("builtin", True, ())
+    assert report.capacity == {"max_model_len": 32_000}
+    assert answer(report) == "The built-in engine is ready. Nothing is wrong."
+    assert answer(examine([b"hello\n"])).startswith(
+        "Nothing of vLLM, SGLang or the built-in engine in 1 line:"
+    )

@@ -122,8 +122,7 @@ def test_the_planner_is_asked() -> None:
     text = text.replace("20000000", "5242880").replace("15629504", "3919664").replace("0.12.0", "0.24.0")
     (finding,) = examine([text.encode()]).findings
     assert any(
-        "no --disable-hybrid-kv-cache-manager" in step and "2.96 of 5,242,880" in step
-        for step in finding.fix
+        "no --disable-hybrid-kv-cache-manager" in step and "2.96 of 5,242,880" in step for step in finding.fix
     )
 
 

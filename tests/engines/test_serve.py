@@ -140,7 +140,8 @@ def test_a_context_too_long_is_explained(serve: Serve) -> None:
     # 1,048,576 tokens take 1 GiB in the full layer alone, and all layers have 1 GiB.
     code, _, err = serve.run(*serve.serve("1Mi"))
     assert code == 1, err
-    assert "recall: the server ended" in err
+    # A busy machine may find the engine dead in the log before its API server has ended.
+    assert "recall: the server ended" in err or "recall: the engine has died" in err
     assert "vllm-context-too-long" in err
     assert "fix:" in err
     assert "line " in err

@@ -173,6 +173,20 @@ def test_flags_that_contradict_the_context(farspan: Farspan) -> None:
     assert "--max-model-len 1000 is below --context 32000" in err
 
 
+def test_a_cpu_gets_what_a_cpu_can_serve(farspan: Farspan) -> None:
+    code, _, err = farspan.run(*farspan.serve("--dry-run", "--context", "2Mi"))
+    assert code == 2
+    assert "a context of 2Mi is above the 1Mi tokens recall was made for" in err
+    assert farspan.run(*farspan.serve("--dry-run", "--context", "2Mi", "--force"))[0] == 0
+    image = farspan.serve("--dry-run", "--engine", "vllm", "--runtime", "docker")
+    code, _, err = farspan.run(*image)
+    assert code == 2
+    assert "the public image of vllm needs a GPU" in err
+    code, out, _ = farspan.run(*image, "--image", "cpu/vllm:1", "--engine-version", "0.24.0")
+    assert code == 0
+    assert "--gpus" not in out.split()
+
+
 def test_a_dry_run_shows_the_command(farspan: Farspan) -> None:
     code, out, _ = farspan.run(*farspan.serve("--dry-run", "--json"))
     assert code == 0

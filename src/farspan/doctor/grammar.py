@@ -110,6 +110,14 @@ def _sglang_args(parsed: Parsed, match: re.Match[str]) -> list[Event]:
     ]
 
 
+def _builtin_ready(parsed: Parsed, match: re.Match[str]) -> list[Event]:
+    return [
+        EngineVersion(parsed.where, "builtin"),
+        Figure(parsed.where, "max_model_len", _number(match["length"])),
+        Progress(parsed.where, Phase.READY, done=True, text="answers requests"),
+    ]
+
+
 def _application_ready(parsed: Parsed, match: re.Match[str]) -> list[Event]:  # noqa: ARG001
     """uvicorn's line: vLLM answers from here on; SGLang still warms up (it says later that it is fired up)."""
     if parsed.style == "sglang":
@@ -138,6 +146,12 @@ RULES: tuple[Rule, ...] = (
         "Application shutdown complete",
         r"Application shutdown complete",
         _phase(Phase.SHUTDOWN, done=True),
+    ),
+    # farspan's own engine says one line.
+    _rule(
+        "farspan built-in engine: ",
+        r"^farspan built-in engine: .*max_model_len (?P<length>\d{1,12}),",
+        _builtin_ready,
     ),
     # vLLM, in the order of a start.
     _rule("API server version ", r"API server version (?P<version>\d\S*)", _version),

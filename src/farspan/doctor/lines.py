@@ -86,8 +86,9 @@ def unwrap(raw: bytes) -> bytes:
     log, stamp = entry.get("log"), entry.get("time")
     if not isinstance(log, str):
         return raw
-    line = log.rstrip("\r\n").replace("\n", " ")
-    return (f"{stamp} {line}" if isinstance(stamp, str) else line).encode("utf-8", "replace")
+    line = log.rstrip("\r\n")
+    whole = f"{stamp} {line}" if isinstance(stamp, str) else line
+    return whole.replace("\n", " ").encode("utf-8", "replace")
 
 
 def plain(raw: bytes) -> str:

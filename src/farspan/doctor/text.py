@@ -43,11 +43,13 @@ def report_lines(report: Report) -> Iterator[str]:
 
 def answer(report: Report) -> str:
     """What happened, in one line."""
-    who = " ".join(word for word in (report.engine or "The server", report.version) if word)
+    name = {"": "The server", "builtin": "The built-in engine"}.get(report.engine, report.engine)
+    who = f"{name} {report.version}".rstrip()
     state = _state(report)
     worst = report.findings[0] if report.findings else None
     if not report.recognised:
-        return f"Nothing of vLLM or SGLang in {report.lines:,} lines."
+        lines = f"{report.lines:,} line{'' if report.lines == 1 else 's'}"
+        return f"Nothing of vLLM, SGLang or the built-in engine in {lines}: is it the log of a server?"
     if worst is None or worst.severity is Severity.INFO:
         return f"{who} {state}. Nothing is wrong."
     count = sum(finding.severity is worst.severity for finding in report.findings)

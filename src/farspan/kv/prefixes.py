@@ -207,7 +207,10 @@ class PrefixStore:
             return True
         # Pages of other kinds are no use, but segments of theirs that empty are.
         others = (index for index in range(len(self._kinds)) if index != kind)
-        if any(self._evict_kind(index, self._kinds[index].pool.pages_per_segment) for index in others):
+        if any(
+            self._evict_kind(index, max(self._kinds[index].pool.pages_per_segment, self._batch(index)))
+            for index in others
+        ):
             return True
         return self._strip()
 

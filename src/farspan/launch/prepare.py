@@ -207,6 +207,11 @@ def default_name(model: str, engine: str) -> str:
 def _check(asked: Asked) -> None:
     if asked.engine == "builtin" and asked.runtime != "local" and not asked.image:
         raise InputError("there is no public image of the built-in engine", "use --runtime local, or --image")
+    if asked.gpus == NO_GPU and asked.runtime != "local" and not asked.image:
+        raise InputError(
+            f"the public image of {asked.engine} needs a GPU",
+            "use --runtime local with --gpus none, or name an image for CPUs with --image and --engine-version",
+        )
     if asked.nodes > 1 and asked.runtime != "kubernetes" and not asked.head:
         raise InputError(
             "several machines must know the first one", "give --head ADDRESS, and --node-rank on each of them"
@@ -267,7 +272,7 @@ def _planned(
     """Flags, environment, plan, and what the user must know."""
     given = parse_engine_flags(asked.words)
     if asked.gpus == NO_GPU:
-        return (*_unplanned(asked, given, context), None, ())
+        return (*_unplanned(asked, spec, given, context), None, ())
     node = parse_node(asked.gpus)
     total = node.count * asked.nodes
     request = PlanRequest(
@@ -293,10 +298,16 @@ def _planned(
 
 
 def _unplanned(
-    asked: Asked, given: Mapping[str, str | None], context: int
+    asked: Asked, spec: ModelSpec, given: Mapping[str, str | None], context: int
 ) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Flags for a machine without a GPU: the context, and the user's own."""
     name = _LENGTH[asked.engine]
+    longest = spec.max_position_embeddings
+    if context > longest and not asked.force:
+        raise InputError(
+            f"a context of {format_tokens(context)} is above the {format_tokens(longest)} tokens {spec.name} was made for",
+            f"use --context {format_tokens(longest)} or less, or add --force",
+        )
     own = given.get(name)
     if own is not None and own.isdigit() and int(own) < context and asked.context and not asked.force:
         raise InputError(f"{name} {own} is below --context {context}", f"drop {name}, or add --force")

@@ -34,9 +34,11 @@ def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
     if spec is not None and length > spec.max_position_embeddings:
         fix.append(f"the model itself was made for {spec.max_position_embeddings:,} tokens")
     plan = planned(situation)
-    if plan is not None:
-        fix.extend(plan.steps())
-    if situation.is_on("disable_hybrid_kv_cache_manager"):
+    steps = plan.steps() if plan is not None else ()
+    fix.extend(steps)
+    if situation.is_on("disable_hybrid_kv_cache_manager") and not any(
+        "--disable-hybrid-kv-cache-manager" in step for step in steps
+    ):
         fix.append(
             "drop --disable-hybrid-kv-cache-manager: with hybrid groups, window and chunked layers "
             "keep their window only"
