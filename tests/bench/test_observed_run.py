@@ -31,7 +31,7 @@ async def test_the_series_the_labels_and_the_plan_are_kept(tmp_path: Path) -> No
     plan = tmp_path / "plan.json"
     ttft = {"expected": 0.1, "floor": 0.01}
     plan.write_bytes(orjson.dumps({"points": [{"context": 100, "engine": "vllm", "ttft_s": ttft}]}))
-    paced = Paced(ttft_s=0.2, itl_s=0.005, metrics=METRICS.format(running=5, waiting=0))
+    paced = Paced(ttft_s=0.2, itl_s=0.005, metrics=METRICS.format(running=5, waiting=0), scraped_first=3)
     async with serve_paced(paced) as url:
         options = BenchOptions(
             url=url, run=tmp_path / "run", contexts=(100,), repeats=2, output_tokens=4, plan=plan
@@ -41,17 +41,19 @@ async def test_the_series_the_labels_and_the_plan_are_kept(tmp_path: Path) -> No
     for result in outcome.results:
         assert "the engine held 5 requests while we had sent 1" in result.evidence["co-running"]
     running = read_series(outcome.folder)["engine"]["running"]
-    assert len(running) > 5
+    assert len(running) >= 6
     assert {reading.value for reading in running} == {5.0}
     stored = find_plan(outcome.folder, "vllm")
     assert stored is not None
     (point,) = compare_with_plan(outcome.results, stored)
     assert (point.expected, point.floor) == (0.1, 0.01)
-    assert point.ratio == pytest.approx(2, abs=0.5)
+    # The plan is half of what the server takes at least.
+    assert point.measured is not None
+    assert point.ratio == point.measured / 0.1 >= 1.99
     assert summarise(outcome)["plan"][0]["ratio"] == point.ratio
     slow = [parse_point_condition("ttft.p50 > 1.1 * plan")]
     assert len(judge_run(slow, outcome.folder, "vllm", outcome.results)) == 1
-    kept = [parse_point_condition("ttft.p50 > 10 * plan")]
+    kept = [parse_point_condition("ttft.p50 > 1000 * plan")]
     assert judge_run(kept, outcome.folder, "vllm", outcome.results) == ()
 
 

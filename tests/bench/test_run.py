@@ -68,8 +68,8 @@ async def test_the_summary_is_plain_data(server: ScriptedServer, tmp_path: Path)
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 async def test_so_many_at_a_time(server: ScriptedServer, tmp_path: Path, concurrency: int) -> None:
-    server.script = Script(ttft_s=0.05)
-    outcome = await bench(options(server, tmp_path, repeats=2, concurrency=concurrency))
+    server.script = Script(together=asyncio.Barrier(concurrency))
+    outcome = await bench(options(server, tmp_path, repeats=3, concurrency=concurrency))
     assert outcome.good
     assert server.most_running == concurrency
     expected = {("concurrent",)} if concurrency > 1 else {()}
@@ -187,10 +187,10 @@ async def test_a_server_that_goes_away_ends_the_run(tmp_path: Path) -> None:
 
 async def test_the_time_limit_ends_the_run(server: ScriptedServer, tmp_path: Path) -> None:
     server.scripts = [Script(), Script(hang=True)]
-    outcome = await bench(options(server, tmp_path, time_limit_s=0.5))
+    outcome = await bench(options(server, tmp_path, time_limit_s=1.5))
     assert [r.status for r in outcome.results] == [Status.OK, Status.TIMED_OUT]
     assert outcome.unsent == 2
-    assert "time limit of 0.5 s" in outcome.stopped
+    assert "time limit of 1.5 s" in outcome.stopped
     assert outcome.exit_code == 1
 
 

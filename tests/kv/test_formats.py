@@ -32,6 +32,9 @@ def test_plain_entries_are_exact_and_views(dtype: torch.dtype, heads: int, dim: 
     (run,) = store.gather(scattered)
     assert torch.equal(run.key, key[scattered - 50])
     assert torch.equal(run.value, value[scattered - 50])
+    (run,) = store.join([(140, 10), (50, 3)])
+    assert torch.equal(run.key, torch.cat((key[90:100], key[:3])))
+    assert torch.equal(run.value, torch.cat((value[90:100], value[:3])))
     assert not rows[:50].any()
     assert not rows[150:].any()
 
@@ -53,6 +56,9 @@ def test_fp8_rounds_by_at_most_a_sixteenth_at_any_magnitude(seed: int, exponent:
         assert ((kept - exact).abs() <= bound * 1.0001).all()
     (gathered,) = store.gather(torch.tensor([8, 7]))
     assert torch.equal(gathered.key, run.key[[1, 0]])
+    (joined,) = store.join([(37, 30), (7, 30)])
+    assert torch.equal(joined.key, torch.cat((run.key[30:], run.key[:30])))
+    assert torch.equal(joined.value, torch.cat((run.value[30:], run.value[:30])))
 
 
 def test_fp8_keeps_zeros_and_its_own_maximum() -> None:

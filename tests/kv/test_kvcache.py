@@ -7,6 +7,8 @@ position exactly what its own tokens imply.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,8 @@ from farspan.kv.drivers.host import HostDriver
 from farspan.kv.interface import KVCacheError, NoRoomError, SequenceKV, retentions
 from farspan.kv.kvcache import ElasticKVCache
 from farspan.kv.options import KVOptions
+from farspan.kv.pages import PagePool
+from farspan.kv.radix import RadixTree
 
 HEADS, DIM = 1, 4
 STEP = 40
@@ -348,6 +352,34 @@ def test_prefixes_that_leave_the_device_come_back_from_the_host() -> None:
     assert cache.statistics().restored_tokens == 992
 
 
+def test_memory_does_not_wander_between_kinds_and_runs_stay_long() -> None:
+    """A second prompt that lives on what it evicts of the first takes few, long runs; its layers keep their memory."""
+    length, chunk = 200_000, 512
+    cache = new_cache((None, chunk, chunk, chunk), KVOptions(capacity_gib=0.0085))
+    draw = np.random.default_rng(1)
+    evictions = 0
+    evict = RadixTree.victims
+
+    def count(*arguments: Any, **more: Any) -> Any:
+        nonlocal evictions
+        evictions += 1
+        return evict(*arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RadixTree, "victims", count)
+        for _ in range(2):
+            tokens = draw.integers(0, 1000, length).astype(np.int32)
+            sequence = cache.open(tokens, length)
+            assert sequence is not None
+            compute_all(sequence, tokens, 0)
+            runs = sum(1 for _ in sequence.runs(0, 0, length))
+            sequence.close()
+            cache.check_integrity()
+    assert cache.statistics().evicted_tokens > length // 2
+    assert evictions < 100, "each eviction frees a part of what may go"
+    assert runs <= 3 * evictions
+
+
 class Neighbour(HostDriver):
     """A device whose memory somebody else takes."""
 
@@ -372,3 +404,15 @@ def test_a_neighbour_that_takes_the_memory_is_no_crash() -> None:
     driver.taken = False
     sequence.append(80_000)
     assert sum(len(run.key) for run in sequence.runs(0, 0, 20_000)) == 20_000
+
+
+def test_whether_a_request_fits_is_asked_of_no_page_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server asks on its own thread while the engine's works with the pools."""
+
+    def surrenderable(pool: PagePool) -> int:
+        raise AssertionError("a page pool was asked")
+
+    cache = new_cache((None, 16), KVOptions(capacity_gib=0.01))
+    monkeypatch.setattr(PagePool, "surrenderable", surrenderable)
+    assert cache.check_fits(8) > 0
+    cache.close()

@@ -32,6 +32,7 @@ class Paced:
     metrics: str = ""
     metrics_status: int = 200
     refuse_every: int = 0  # answer 400 to every so many requests
+    scraped_first: int = 0  # the first token waits until /metrics was asked for so many times more
     scrapes: int = 0
     requests: list[str] = field(default_factory=list)
 
@@ -92,6 +93,9 @@ class Paced:
             return web.json_response(answer | {"choices": choices, "usage": usage})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        seen = self.scrapes
+        while self.scrapes < seen + self.scraped_first:
+            await asyncio.sleep(0.005)
         for number in range(wanted):
             await asyncio.sleep(began + self.ttft_s + number * self.itl_s - time.perf_counter())
             await response.write(b"data: " + orjson.dumps(event_of(number, " w")) + b"\n\n")

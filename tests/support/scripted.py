@@ -46,6 +46,8 @@ class Script:
     refuse_early: bool = False  # answer before the body has been read
     pieces: bool = False  # /generate sends each token alone, not the reply so far
     queue_time: bool = False  # /generate says how long the request waited
+    together: asyncio.Barrier | None = None  # answer when so many requests are there
+    after_first: asyncio.Event | None = None  # send what follows the first token when this is set
 
 
 @dataclass
@@ -89,6 +91,8 @@ class ScriptedServer:
             return web.json_response({"error": {"message": "body too large"}}, status=413)
         body = json.loads(await request.read())
         self.requests.append(body)
+        if script.together is not None:
+            await script.together.wait()
         if script.close_before_answer:
             assert request.transport is not None
             request.transport.close()
@@ -162,6 +166,8 @@ class ScriptedServer:
         for start in range(0, len(reply), script.tokens_per_event):
             if start and script.itl_s:
                 await asyncio.sleep(script.itl_s)
+            if start and script.after_first is not None:
+                await script.after_first.wait()
             if script.cut_after is not None and start >= script.cut_after:
                 assert request.transport is not None
                 request.transport.close()

@@ -25,10 +25,11 @@ from yarl import URL
 
 from farspan import __version__
 from farspan.bench.body import Body
-from farspan.bench.connection import Connection, ask_for_stamps
+from farspan.bench.connection import Connection
 from farspan.bench.ending import is_streamed, judge, one_line
 from farspan.bench.http1 import write_head
 from farspan.bench.reactor import Reactor
+from farspan.bench.stamps import KeepStamping, ask_for_stamps
 from farspan.bench.status import Status
 from farspan.bench.wire import Api, Usage
 
@@ -75,7 +76,8 @@ class Exchange:
         status: How it ended, before anyone checked the count or the answer.
         error: Why, in one line; the server's own words when it gave any.
         started_at: Wall clock at the start, seconds since the epoch.
-        bytes_sent_s: When the last byte of the body was handed to the kernel; None when that never happened.
+        bytes_sent_s: When the last byte of the body was handed to the kernel, at the latest; None when that never
+            happened. Never later than the first token, or than an answer in one piece.
         token_times_s: Arrival of every event that carried tokens.
         ended_s: When the exchange was over.
         text: The whole reply.
@@ -138,6 +140,8 @@ class Client:
         self._waiting: set[asyncio.Event] = set()
 
     async def __aenter__(self) -> Self:
+        if self._tls is None:
+            self._threads.enter_context(KeepStamping())
         self._threads.enter_context(self._receiver)
         self._threads.enter_context(self._sender)
         return self
@@ -215,7 +219,7 @@ class Client:
             http_status=connection.reader.status,
             started_at=started_at,
             body_bytes=body.size,
-            bytes_sent_s=None if connection.sent_s is None else connection.sent_s - started,
+            bytes_sent_s=_since(started, _sent_by(connection)),
             token_times_s=tuple(time_s - started for time_s in answer.token_times_s)
             if is_streamed(connection)
             else (ended - started,) * bool(answer.text),
@@ -287,6 +291,22 @@ class Client:
                     changed.clear()
         if connection.first_token_s is not None and not told and on_first_token is not None:
             on_first_token(connection.first_token_s - started)
+
+
+def _sent_by(connection: Connection) -> float | None:
+    """Return when the body had been sent, at the latest; None when it never was.
+
+    The sender notes the time after the kernel has taken the last bytes, and on a busy machine it may be run late. The
+    kernel's stamp on the answer is not late, and no token comes before its prompt.
+    """
+    if connection.sent_s is None or connection.reader.status != 200:
+        return connection.sent_s
+    answered = connection.first_token_s or connection.ended_s
+    return connection.sent_s if answered is None else min(connection.sent_s, answered)
+
+
+def _since(started: float, at: float | None) -> float | None:
+    return None if at is None else at - started
 
 
 def _soonest(left_s: float | None, deadline: float | None) -> float | None:

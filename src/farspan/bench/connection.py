@@ -6,13 +6,10 @@ gives one (Linux, without TLS): then a busy client delays no measure, and how la
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import socket
 import ssl
-import struct
-import sys
 import time
 from array import array
 from collections.abc import Callable
@@ -22,26 +19,13 @@ from farspan.bench.answer import AnswerTape
 from farspan.bench.body import Body
 from farspan.bench.http1 import AnswerReader, MalformedAnswerError
 from farspan.bench.reactor import READ, WRITE, Callback, Reactor
+from farspan.bench.stamps import STAMP_ROOM, find_lag, read_clocks
 
 SEND_BYTES = 2**19  # a turn's share: small enough that fifty bodies go out side by side
 _TLS_SEND_BYTES = 2**16
 _READ_BYTES = 2**18
 _ERROR_BYTES = 64 * 2**10
 _WHOLE_ANSWER_BYTES = 64 * 2**20
-
-# Linux, include/uapi/asm-generic/socket.h: SO_TIMESTAMPNS_OLD; its message is a timespec of two longs.
-_STAMP_OPTION = 35
-_STAMP = struct.Struct("@ll")
-_HAS_STAMPS = sys.platform == "linux" and _STAMP.size == 16
-_STAMP_ROOM = socket.CMSG_SPACE(_STAMP.size)
-_OLDEST_STAMP_NS = 60 * 10**9
-
-
-def ask_for_stamps(sock: socket.socket) -> None:
-    """Have the kernel stamp what arrives, where it can."""
-    if _HAS_STAMPS:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, _STAMP_OPTION, 1)
 
 
 class Connection:
@@ -51,7 +35,8 @@ class Connection:
         reader: The HTTP answer so far.
         tape: The event stream so far.
         whole: The body of an answer that is no event stream.
-        sent_s: When the last byte of the body was handed to the kernel.
+        sent_s: When this process noticed that the last byte of the body had been handed to the kernel: it may be
+            later than the server's answer.
         token_heard_s: When the latest bytes with tokens arrived.
         first_token_s: When the first token arrived.
         ended_s: When the exchange was over; None while it is not.
@@ -87,7 +72,7 @@ class Connection:
         self._sender = receiver if self._tls else sender
         self._receiver = receiver
         self._on_change = on_change
-        self._heard_s = 0.0
+        self._heard_s = time.perf_counter()
 
     def start(self) -> None:
         """Begin to send and to listen."""
@@ -207,21 +192,18 @@ class Connection:
 
     def _on_readable(self, _ready: int) -> None:
         try:
-            data, notes, _, _ = self._sock.recvmsg(_READ_BYTES, _STAMP_ROOM)
+            data, notes, _, _ = self._sock.recvmsg(_READ_BYTES, STAMP_ROOM)
         except BlockingIOError:
             return
         except OSError as error:
             self._end(error)
             return
-        now = time.perf_counter()
-        for level, kind, note in notes:
-            if level == socket.SOL_SOCKET and kind == _STAMP_OPTION and len(note) == _STAMP.size:
-                seconds, nanoseconds = _STAMP.unpack(note)
-                lag_ns = time.time_ns() - (seconds * 10**9 + nanoseconds)
-                if 0 <= lag_ns < _OLDEST_STAMP_NS:  # else the wall clock was set meanwhile
-                    self.lags_s.append(lag_ns / 1e9)
-                    now -= lag_ns / 1e9
-        # A wall clock that is being slewed may put two arrivals in the wrong order.
+        now, wall_ns = read_clocks()
+        lag_s = find_lag(notes, wall_ns)
+        if lag_s is not None:
+            self.lags_s.append(lag_s)
+            now -= lag_s
+        # A wall clock that is being set may put two arrivals in the wrong order, or the first one before the request.
         now = self._heard_s = max(now, self._heard_s)
         self._take(data, now)
 

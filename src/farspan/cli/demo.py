@@ -96,7 +96,7 @@ def _as_document(outcome: DemoOutcome) -> dict[str, object]:
         "startup_s": outcome.startup_s,
         "total_s": outcome.total_s,
         "extra": outcome.extra,
-        "report": {name: str(path) for name, path in asdict(outcome.report).items()},
+        "report": {name: str(path) for name, path in asdict(outcome.report).items() if path},
         "bench": summarise(outcome.bench),
     }
 

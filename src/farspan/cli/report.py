@@ -1,4 +1,4 @@
-"""`farspan report`: one HTML page and a Markdown table of a run."""
+"""`farspan report`: run folders as one HTML page, Markdown, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -7,30 +7,80 @@ from pathlib import Path
 import click
 import orjson
 
-from farspan.report.render import write_report
+from farspan.errors import InputError
+from farspan.report.write import DEFAULT_FORMATS, Format, ReportOptions, render, write_report
 
 EPILOG = """\b
 Examples:
   farspan report runs/scout
-  farspan report runs/scout -o public"""
+  farspan report runs/scout -o scout.html --title 'Scout at 10M' --log vllm.log
+  farspan report runs/vllm runs/sglang -o public
+  farspan report --compare runs/before runs/after -o change.html
+  farspan report runs/scout --format csv -o -"""
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command(epilog=EPILOG)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.command(epilog=EPILOG, context_settings={"max_content_width": 110})
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="The folder to write to.  [default: RUN]",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="A file (.html, .md, .csv or .json), a folder, or - for standard output.  [default: the first RUN]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the paths as JSON.")
-def command(run: Path, output: Path | None, as_json: bool) -> None:
-    """Write report.html and report.md of the run folder RUN.
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice([form.value for form in Format]),
+    multiple=True,
+    help="What to write into a folder or to standard output; may be given several times.  [default: html, md]",
+)
+@click.option(
+    "--compare", is_flag=True, help="Two runs: put the second beside the first, with ratios, on top."
+)
+@click.option("--title", default="", help="The heading.  [default: the model's name]")
+@click.option(
+    "--template", type=_FILE, help="A Jinja template for the page, or with .md in its name for Markdown."
+)
+@click.option(
+    "--log",
+    "logs",
+    type=_FILE,
+    multiple=True,
+    help="A server's log, one for each RUN in the same order.  [default: server.log in the run folder]",
+)
+@click.option(
+    "--plan", type=_FILE, help="A plan from farspan plan --json.  [default: the one kept with the run]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the paths of what was written as JSON.")
+def command(
+    runs: tuple[Path, ...],
+    output: Path | None,
+    formats: tuple[str, ...],
+    compare: bool,
+    title: str,
+    template: Path | None,
+    logs: tuple[Path, ...],
+    plan: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a report of the run folders RUN: several are put side by side, with ratios to the first.
 
-    The page is one file: it needs no network and runs no script.
+    The page is one file that needs no network; values show under the pointer and the arrow keys, and it
+    prints. CSV has one line a request.
     """
-    files = write_report(run, output)
+    chosen = tuple(Format(form) for form in formats) or DEFAULT_FORMATS
+    options = ReportOptions(title, compare, template, logs, plan)
+    if str(output) == "-":
+        if len(chosen) != 1 or as_json:
+            raise InputError("standard output takes one format", "pass one --format, or a folder with -o")
+        click.echo(render(runs, chosen[0], options), nl=False)
+        return
+    files = write_report(runs, output, formats=chosen, options=options)
+    paths = {name: getattr(files, name) for name in files.__slots__}
+    written = {name: str(path) for name, path in paths.items() if path is not None}
     if as_json:
-        click.echo(orjson.dumps({"html": str(files.html), "markdown": str(files.markdown)}))
+        click.echo(orjson.dumps(written))
     else:
-        click.echo(f"The report is {files.html}; as Markdown it is {files.markdown}.")
+        click.echo(f"The report is {' and '.join(written.values())}.")

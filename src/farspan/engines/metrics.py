@@ -26,6 +26,9 @@ class Measure(StrEnum):
     KV_USAGE = "kv_usage"  # share of the KV pool in use, 0 to 1
     KV_TOKENS = "kv_tokens"  # tokens whose KV is held for requests
     KV_CAPACITY = "kv_capacity_tokens"  # tokens the KV pool holds
+    KV_MAPPED_BYTES = "kv_mapped_bytes"  # memory an elastic KV cache has taken from the device
+    KV_USED_BYTES = "kv_used_bytes"  # of it, memory of pages in use, cached prefixes included
+    KV_CAPACITY_BYTES = "kv_capacity_bytes"  # the most it may take
     PREFIX_QUERIES = "prefix_queries"  # counter: prompt tokens looked up in the prefix cache
     PREFIX_HITS = "prefix_hits"  # counter: of those, tokens found
     PREEMPTIONS = "preemptions"  # counter: requests thrown out of execution to make room
@@ -112,6 +115,9 @@ _BUILTIN: dict[Measure, tuple[Source, ...]] = {
     Measure.WAITING: (Source("farspan:num_requests_waiting"),),
     Measure.KV_USAGE: (Source("farspan:kv_cache_usage_perc"),),
     Measure.KV_TOKENS: (Source("farspan:kv_cache_tokens"),),
+    Measure.KV_MAPPED_BYTES: (Source("farspan:kv_cache_mapped_bytes"),),
+    Measure.KV_USED_BYTES: (Source("farspan:kv_cache_used_bytes"),),
+    Measure.KV_CAPACITY_BYTES: (Source("farspan:kv_cache_capacity_bytes"),),
     Measure.PREFIX_QUERIES: (Source("farspan:prefix_cache_queries_total"),),
     Measure.PREFIX_HITS: (Source("farspan:prefix_cache_hits_total"),),
     Measure.PREEMPTIONS: (Source("farspan:num_preemptions_total"),),

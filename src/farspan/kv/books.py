@@ -61,16 +61,21 @@ class PageBooks:
         """Return the pages of a segment; the last may have fewer than the others."""
         return min(self.segment_pages, self.max_pages - segment * self.segment_pages)
 
-    def back(self, segment: int) -> None:
-        """Add the pages of a segment, all free."""
-        assert not self._backed[segment], "a segment is backed once"
-        low, count = segment * self.segment_pages, self.pages_of(segment)
-        self._state[low : low + count] = _FREE
-        blocks = self._blocks_of(segment)
+    def pages_in(self, segments: NDArray[np.int64]) -> int:
+        """Return the pages of several segments."""
+        return int(np.minimum(self.segment_pages, self.max_pages - segments * self.segment_pages).sum())
+
+    def back(self, segment: int, stop: int | None = None) -> None:
+        """Add the pages of a segment, or of [segment, stop), all free."""
+        stop = segment + 1 if stop is None else stop
+        assert not self._backed[segment:stop].any(), "a segment is backed once"
+        low, high = segment * self.segment_pages, min(stop * self.segment_pages, self.max_pages)
+        self._state[low:high] = _FREE
+        blocks = slice(segment * self._blocks_per_segment, stop * self._blocks_per_segment)
         self._free[blocks] = self._sizes[blocks]
-        self._backed[segment] = True
-        self.free_pages += count
-        self.backed_pages += count
+        self._backed[segment:stop] = True
+        self.free_pages += high - low
+        self.backed_pages += high - low
         self._cursor = min(self._cursor, low)
 
     def unback(self, segment: int) -> None:

@@ -8,7 +8,7 @@ calibration, so that a rare large key cannot clip and a small one cannot vanish.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,10 @@ class LayerStore(ABC):
     @abstractmethod
     def read(self, slot: int, count: int) -> Iterator[Run]:
         """Yield the entries of consecutive slots, in one piece or several."""
+
+    @abstractmethod
+    def join(self, slices: Sequence[tuple[int, int]]) -> Iterator[Run]:
+        """Yield the entries of several (first slot, slots), copied together, in one piece or several."""
 
     @abstractmethod
     def gather(self, slots: torch.Tensor) -> Iterator[Run]:
@@ -86,6 +90,12 @@ class _PlainStore(LayerStore):
         part = self._entries[slot : slot + count]
         yield Run(part[:, 0], part[:, 1])
 
+    def join(self, slices: Sequence[tuple[int, int]]) -> Iterator[Run]:
+        import torch
+
+        part = torch.cat([self._entries[slot : slot + count] for slot, count in slices])
+        yield Run(part[:, 0], part[:, 1])
+
     def gather(self, slots: torch.Tensor) -> Iterator[Run]:
         part = self._entries.index_select(0, slots)
         yield Run(part[:, 0], part[:, 1])
@@ -118,6 +128,15 @@ class _Fp8Store(LayerStore):
         for start in range(slot, slot + count, _DEQUANTIZED):
             stop = min(start + _DEQUANTIZED, slot + count)
             yield self._run(self._values[start:stop], self._scales[start:stop])
+
+    def join(self, slices: Sequence[tuple[int, int]]) -> Iterator[Run]:
+        import torch
+
+        values = self._values.view(torch.uint8)
+        yield self._run(
+            torch.cat([values[slot : slot + count] for slot, count in slices]).view(torch.float8_e4m3fn),
+            torch.cat([self._scales[slot : slot + count] for slot, count in slices]),
+        )
 
     def gather(self, slots: torch.Tensor) -> Iterator[Run]:
         import torch

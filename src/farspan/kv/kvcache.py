@@ -249,6 +249,11 @@ class ElasticKVCache(KVCache):
         if len(pages):
             self._kinds[kind].pool.free(pages)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the keys and values are."""
+        return self._device
+
     def on_device(self, slots: NDArray[np.int64]) -> torch.Tensor:
         """Return slots as an index on the cache's device."""
         import torch
@@ -303,8 +308,8 @@ class ElasticKVCache(KVCache):
         return kind
 
     def _capacity_bytes(self) -> int:
-        self._segments.room()  # reads the device's memory anew
-        return self._segments.statistics().cap * self._size.segment_bytes
+        # Not `room`, which has page pools give up pages: a server asks while its engine's thread works with them.
+        return self._segments.limit_segments() * self._size.segment_bytes
 
     def _above_start(self) -> bool:
         return self._segments.statistics().created * self._size.segment_bytes > self._size.start_bytes

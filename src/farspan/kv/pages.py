@@ -54,12 +54,12 @@ class PagePool:
         self._even = all(page * pages == segments.segment_bytes for page in self._page_bytes)
         self._books = PageBooks(max_pages, pages, block)
         self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
+        self._may_shrink = self._counted_on = False
         try:
-            self._back([0], growing=False)
+            self._back(np.zeros(1, np.int64), growing=False)
         except NoRoomError:
             self._backing.close()
             raise
-        self._may_shrink = False
         segments.register(self)
 
     # --- how many ------------------------------------------------------------------------------------------------
@@ -113,18 +113,18 @@ class PagePool:
             return np.empty(0, np.int32)
         missing = n - self._books.free_pages
         if missing > 0:
-            growth: list[int] = []
-            for segment in self._books.unbacked().tolist():
-                growth.append(segment)
-                missing -= self._books.pages_of(segment)
-                if missing <= 0:
-                    break
-            if missing > 0:
+            # Only the very last segment may have fewer pages than the others, and it comes last here too.
+            growth = self._books.unbacked()[: -(-missing // self.pages_per_segment)]
+            if self._books.pages_in(growth) < missing:
                 return None
+            # What is empty here is counted on: it is not given up to make room for the rest.
+            self._counted_on = True
             try:
                 self._back(growth)
             except NoRoomError:
                 return None
+            finally:
+                self._counted_on = False
         return self._books.take(n, after)
 
     def share(self, pages: Pages) -> None:
@@ -202,7 +202,8 @@ class PagePool:
 
     def surrender(self, count: int) -> int:
         """See `Lender.surrender`."""
-        self._release_empty()
+        if not self._counted_on:
+            self._release_empty()
         return self._backing.surrender(count)
 
     # --- the memory ----------------------------------------------------------------------------------------------
@@ -243,24 +244,29 @@ class PagePool:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _spans(self, segment: int) -> list[Span]:
-        """Return the physical segments, of every layer, that hold the pages of a segment of the pool.
+    def _spans(self, segment: int, stop: int | None = None) -> list[Span]:
+        """Return the physical segments, of every layer, that hold the pages of a segment, or of [segment, stop).
 
-        Where rows do not divide a segment evenly, neighbours share one: it is held by both.
+        Where rows do not divide a segment evenly, neighbours share one and both hold it: then ask one by one.
         """
         size = self._pool.segment_bytes
         low = segment * self._books.segment_pages
-        high = low + self._books.pages_of(segment)
+        high = min((segment + 1 if stop is None else stop) * self._books.segment_pages, self.max_pages)
         return [
             Span(layer, low * page // size, -(-high * page // size))
             for layer, page in enumerate(self._page_bytes)
         ]
 
-    def _back(self, segments: Sequence[int], growing: bool = True) -> None:
-        """Back whole segments of the pool, in every layer; all or none."""
-        self._backing.hold([span for segment in segments for span in self._spans(segment)], growing)
-        for segment in segments:
-            self._books.back(segment)
+    def _back(self, segments: NDArray[np.int64], growing: bool = True) -> None:
+        """Back whole segments of the pool, ascending, in every layer; all or none."""
+        runs = _runs(segments)
+        if self._even:
+            spans = [span for run in runs for span in self._spans(*run)]
+        else:
+            spans = [span for segment in segments.tolist() for span in self._spans(segment)]
+        self._backing.hold(spans, growing)
+        for start, stop in runs:
+            self._books.back(start, stop)
 
     def _release_empty(self) -> None:
         """Take segments without a used page off the books; their memory stays mapped for the quiet time."""
@@ -277,3 +283,10 @@ class PagePool:
             for segment in empty:
                 self._books.unback(segment)
         self._may_shrink = False
+
+
+def _runs(segments: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return ascending numbers, at least one, as runs [start, stop) of neighbours."""
+    ends = np.flatnonzero(np.diff(segments) != 1)
+    starts, stops = segments[np.concatenate(([0], ends + 1))], segments[np.concatenate((ends, [-1]))] + 1
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))

@@ -24,8 +24,14 @@ from farspan.kv.tiers import HostTier
 if TYPE_CHECKING:
     import torch
 
-# Evicting a little more than is asked for at a time keeps the cost of choosing low.
-_BATCH = 64
+# More is evicted at a time than is asked for: what goes together leaves one piece of free memory, and a prompt that
+# grows into a full cache then lies in few long runs, each a call of attention, and not in one for every step. At most a
+# part of what may go, so that little is lost that might have been used again; and no more than is copied to the host
+# in a moment.
+_PART = 32
+_LEAST_PAGES = 64
+_MOST_TOKENS = 2**18
+_MOST_BYTES = 2**30
 
 TakePages = Callable[[int, int], "NDArray[np.int32]"]
 
@@ -197,16 +203,19 @@ class PrefixStore:
         Returns:
             Whether anything went.
         """
-        if self._evict_kind(kind, max(count, _BATCH)):
+        if self._evict_kind(kind, max(count, self._batch(kind))):
             return True
         # Pages of other kinds are no use, but segments of theirs that empty are.
         others = (index for index in range(len(self._kinds)) if index != kind)
-        return any(self._evict_kind(index, self._kinds[index].pool.pages_per_segment) for index in others)
+        return any(
+            self._evict_kind(index, max(self._kinds[index].pool.pages_per_segment, self._batch(index)))
+            for index in others
+        )
 
     def evict_all(self) -> None:
         """Let go of all prefixes that nobody uses; as many as there is room for stay on the host."""
         for kind in range(len(self._kinds)):
-            while self._evict_kind(kind, max(_BATCH, self._tree.evictable(kind) // 4)):
+            while self._evict_kind(kind, max(_LEAST_PAGES, self._tree.evictable(kind) // 4)):
                 pass
 
     def forget_all(self) -> None:
@@ -229,6 +238,11 @@ class PrefixStore:
                 held[location][kind] += [span.pages for span in spans]
         self._tier.check_integrity([np.concatenate(pages) for pages in held[Location.HOST]])
         return [np.concatenate(pages) for pages in held[Location.DEVICE]]
+
+    def _batch(self, kind: int) -> int:
+        """Return how many pages of a kind are evicted at a time, at least."""
+        most = min(_MOST_TOKENS // self._page_tokens, _MOST_BYTES // self._kinds[kind].page_bytes)
+        return max(_LEAST_PAGES, min(self._tree.evictable(kind) // _PART, most))
 
     def _evict_kind(self, kind: int, count: int) -> bool:
         """Let go of about `count` pages of one kind: to the host as far as it has room, the older ones for good."""

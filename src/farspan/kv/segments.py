@@ -197,6 +197,13 @@ class SegmentPool:
             own = len(self._idle) + max(0, self._limit_segments - self._created)
         return own + sum(lender.surrenderable() for lender in self._lenders)
 
+    def limit_segments(self) -> int:
+        """Return the most segments there may be now. Asks no lender, so that any thread may call it."""
+        if self.clock() >= self._limit_until:
+            self._reread()
+        with self._lock:
+            return self._limit_segments
+
     def tick(self) -> None:
         """Give back what was idle for long enough, and follow the cap down; call it between steps."""
         now = self.clock()

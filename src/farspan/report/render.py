@@ -1,73 +1,64 @@
-"""A run folder as one self-contained HTML page and as Markdown."""
+"""A report as one self-contained HTML page and as Markdown."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 from farspan import __version__
-from farspan.bench.runs import load_run
 from farspan.errors import InputError
 from farspan.printable import printable
-from farspan.report.charts import check_drawing, draw_prefill_rate, draw_ttft
-from farspan.report.tables import ReportData, build_report
+from farspan.report.build import ReportData, draw_charts
 from farspan.sizes import format_seconds, format_tokens
 
 _MARKDOWN = re.compile(
     r"([\\`*_\[\]<>|~&#!])|(?<=http)(:)(?=//)|(?<=https)(:)(?=//)|(?<=www)(\.)", re.IGNORECASE
 )
+_PACKAGE = PackageLoader("farspan.report", "templates")
+HTML_TEMPLATE, MARKDOWN_TEMPLATE = "report.html.j2", "report.md.j2"
 
 
-@dataclass(frozen=True, slots=True)
-class ReportFiles:
-    """Where a report was written."""
-
-    html: Path
-    markdown: Path
-
-
-def write_report(run: Path, out: Path | None = None) -> ReportFiles:
-    """Write `report.html` and `report.md` of a run folder.
+def render_html(data: ReportData, template: Path | None = None) -> str:
+    """Render the page. Every string is escaped; the page forbids itself the network and every script but its own.
 
     Args:
-        run: A folder that `farspan bench` or `farspan demo` wrote.
-        out: The folder to write to, made when missing; None writes into the run folder.
+        data: What it shows.
+        template: A Jinja template to use instead of farspan's; it can include and extend farspan's.
 
     Raises:
-        InputError: The folder is not a run, the report cannot be written, or the package that draws is
-            missing.
+        InputError: The template cannot be read or does not work, or the package that draws is missing.
     """
-    check_drawing()
-    data = build_report(load_run(run))
-    folder = out or run
-    files = ReportFiles(folder / "report.html", folder / "report.md")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.html.write_text(render_html(data), encoding="utf-8")
-        files.markdown.write_text(render_markdown(data), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error})", "pass another folder with -o") from error
-    return files
+    charts = draw_charts(data)
+    environment = _environment(template, autoescape=True)
+    script = _PACKAGE.get_source(environment, "report.js")[0]
+    style = _PACKAGE.get_source(environment, "report.css")[0]
+    return _render(
+        environment,
+        template.name if template else HTML_TEMPLATE,
+        data=data,
+        charts=[(chart, Markup(chart.svg)) for chart in charts],
+        version=__version__,
+        script=Markup(script),
+        style=Markup(style),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
 
 
-def render_html(data: ReportData) -> str:
-    """Render the page. Every string is escaped, and the page forbids itself scripts and the network."""
-    charts = [
-        ("Time to first token", Markup(draw_ttft(data.results))),
-        ("Prefill rate", Markup(draw_prefill_rate(data.results))),
-    ]
-    template = _environment(autoescape=True).get_template("report.html.j2")
-    return template.render(data=data, charts=[c for c in charts if c[1]], version=__version__)
+def render_markdown(data: ReportData, template: Path | None = None) -> str:
+    """Render the report as Markdown (GitHub's dialect); everything from outside goes through the filter `md`.
 
-
-def render_markdown(data: ReportData) -> str:
-    """Render the report as Markdown (GitHub's dialect)."""
-    template = _environment(autoescape=False).get_template("report.md.j2")
-    return template.render(data=data, version=__version__)
+    Raises:
+        InputError: The template cannot be read or does not work.
+    """
+    environment = _environment(template, autoescape=False)
+    return _render(
+        environment, template.name if template else MARKDOWN_TEMPLATE, data=data, version=__version__
+    )
 
 
 def escape_markdown(text: object) -> str:
@@ -76,9 +67,24 @@ def escape_markdown(text: object) -> str:
     return _MARKDOWN.sub(lambda match: f"\\{match.group()}", flat)
 
 
-def _environment(*, autoescape: bool) -> Environment:
+def _render(environment: Environment, name: str, **values: object) -> str:
+    try:
+        return environment.get_template(name).render(**values)
+    except TemplateError as error:
+        line = getattr(error, "lineno", None)
+        where = f"{name}, line {line}" if line else name
+        raise InputError(
+            f"the template {where} does not work ({error})",
+            "start from farspan's own, which docs/report.md names",
+        ) from error
+
+
+def _environment(template: Path | None, *, autoescape: bool) -> Environment:
+    if template is not None and not template.is_file():
+        raise InputError(f"{template} is not a file", "pass a Jinja template with --template")
+    loaders = [FileSystemLoader(template.parent)] if template is not None else []
     environment = Environment(
-        loader=PackageLoader("farspan.report", "templates"),
+        loader=ChoiceLoader([*loaders, _PACKAGE]),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,

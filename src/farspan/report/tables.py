@@ -1,236 +1,262 @@
-"""What a report says, as plain data: the answer first, then how far to trust it, then everything measured."""
+"""The tables of a report as plain data: points from the smallest to the largest context, recall, requests."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import floor, log10
 
-from farspan.bench.advice import Failure, list_failures
+from farspan.bench.advice import choose_fix, list_failures
+from farspan.bench.compare import Comparison, Row, Verdict, compare_runs
 from farspan.bench.measure import Result
-from farspan.bench.runs import Run
 from farspan.bench.status import Status
 from farspan.bench.summary import Point, list_points
+from farspan.bench.values import group_points
+from farspan.doctor.findings import Finding, Severity
+from farspan.errors import InputError
+from farspan.report.kvmemory import find_kv, find_peak
+from farspan.report.subject import Subject
+from farspan.report.trust import was_checked
 from farspan.sizes import format_seconds, format_tokens
 
-
-class Verdict(StrEnum):
-    """How far a figure can be trusted."""
-
-    PROVEN = "proven"
-    UNKNOWN = "unknown"
-    DOUBTFUL = "doubtful"
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """How far one kind of figure can be trusted, and the evidence."""
-
-    figure: str
-    verdict: Verdict
-    evidence: str
+# More contexts than this are put together by size, or the table would be as long as the list of requests.
+MOST_CONTEXTS = 40
+# More requests than this are left to the CSV: a page must open at once.
+MOST_REQUESTS = 500
+# What the engine's log may explain; the others are the model's or the client's.
+_OF_THE_SERVER = (Status.SERVER_ERROR, Status.UNREACHABLE, Status.TIMED_OUT, Status.CUT, Status.REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
-class KeyFigure:
-    """A figure for the top of the page."""
+class FailureRow:
+    """Requests of one point that failed alike, with what the server said and what the doctor found."""
 
-    name: str
-    value: str
-    note: str
+    status: Status
+    count: int
+    error: str
+    fix: str
+    finding: Finding | None
+
+
+@dataclass(frozen=True, slots=True)
+class PointRow:
+    """One run's requests of one context and depth.
+
+    Args:
+        anchor: A stable name for links.
+        label: The context, or the range of contexts put together.
+        counted: Prompt tokens as the server counts them.
+        kv: The most the KV cache held meanwhile, in words; empty when not known.
+        expected_s, floor_s: The plan's TTFT; None without one for this context.
+        ratio: TTFT over the first run's, in words; empty in the first run.
+        sure: Whether the ratio's interval excludes 1.
+    """
+
+    anchor: str
+    label: str
+    subject: Subject
+    point: Point
+    output_tokens: int | None
+    kv: str
+    expected_s: float | None
+    floor_s: float | None
+    ratio: str
+    sure: bool
+    failures: tuple[FailureRow, ...]
+
+    @property
+    def answered(self) -> bool:
+        """Whether any of its requests was answered: only then can the server have counted tokens."""
+        return any(Status(name).answered for name in self.point.statuses)
 
 
 @dataclass(frozen=True, slots=True)
 class RecallCell:
-    """Recall at one depth and context: the mean score of those `answered`; None when none was."""
+    """Recall at one depth and context: the mean score of those `checked`; None when none was."""
 
     recall: float | None
-    answered: int
+    checked: int
     requests: int
 
 
 @dataclass(frozen=True, slots=True)
 class RecallTable:
-    """Recall by depth and context: `rows[i][j]` is of `depths[i]` and `contexts[j]`, None where unasked."""
+    """Recall by depth and context: `rows[i][j]` is of `depths[i]` and `labels[j]`, None where unasked."""
 
-    contexts: tuple[int, ...]
+    subject: Subject
+    labels: tuple[str, ...]
     depths: tuple[float, ...]
     rows: tuple[tuple[RecallCell | None, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ReportData:
-    """All that a report shows."""
-
-    title: str
-    headline: str
-    good: bool
-    figures: tuple[KeyFigure, ...]
-    trust: tuple[Trust, ...]
-    failures: tuple[Failure, ...]
-    recall: RecallTable
-    points: tuple[Point, ...]
-    results: tuple[Result, ...]
-    environment: tuple[tuple[str, str], ...]
+def group_contexts(subjects: Sequence[Subject]) -> dict[int, tuple[int, str]]:
+    """Map every context to the one it is shown as and that one's label: itself, or of very many a range by size."""
+    contexts = sorted({result.context for subject in subjects for result in subject.results})
+    if len(contexts) <= MOST_CONTEXTS:
+        return {context: (context, format_tokens(context)) for context in contexts}
+    return {context: _range_of(context) for context in contexts}
 
 
-def build_report(run: Run) -> ReportData:
-    """Work out a run's report; a run without any success has one too."""
-    results = tuple(sorted(run.results, key=lambda r: (r.context, r.depth, r.repeat, r.seed)))
-    return ReportData(
-        title=run.info.identity.model,
-        headline=write_headline(results),
-        good=bool(results) and all(result.status is Status.OK for result in results),
-        figures=choose_figures(results),
-        trust=judge(results),
-        failures=list_failures(results),
-        recall=tabulate_recall(results),
-        points=list_points(results),
-        results=results,
-        environment=_list_environment(run),
+def _range_of(context: int) -> tuple[int, str]:
+    """Return the upper end of the 1-2-5 range a context is in, and the range in words."""
+    power = 10 ** floor(log10(context)) if context > 0 else 1
+    low, high = next(
+        (low * power, high * power)
+        for low, high in ((5, 10), (2, 5), (1, 2), (0, 1))
+        if context >= low * power
     )
+    return high, f"{format_tokens(low) if low else 0} to {format_tokens(high)}"
 
 
-def find_proven(results: Sequence[Result]) -> int | None:
-    """Return the longest context at which every request was answered and right; None when there is none."""
-    failed = {result.context for result in results if result.status is not Status.OK}
-    return max((result.context for result in results if result.context not in failed), default=None)
+def put_together(results: Sequence[Result], groups: Mapping[int, tuple[int, str]]) -> list[Result]:
+    """Return results under the contexts they are shown as."""
+    if all(shown == context for context, (shown, _) in groups.items()):
+        return list(results)
+    return [replace(result, context=groups[result.context][0]) for result in results]
 
 
-def write_headline(results: Sequence[Result]) -> str:
-    """Say the run's answer in one sentence."""
-    if not results:
-        return "No request has finished."
-    good = sum(result.status is Status.OK for result in results)
-    proven = find_proven(results)
-    if proven is None:
-        return f"No context length was proven: {good} of {len(results)} requests were answered correctly."
-    whole = "Every request was" if good == len(results) else f"{good} of {len(results)} requests were"
-    return f"{whole} answered correctly; contexts are proven up to {format_tokens(proven)} tokens."
+def list_rows(subjects: Sequence[Subject], comparisons: Mapping[str, Comparison]) -> tuple[PointRow, ...]:
+    """List every point of every run, by context, depth and run."""
+    groups = group_contexts(subjects)
+    labels = dict(groups.values())
+    rows = [
+        row for subject in subjects for row in _rows_of(subject, groups, labels, comparisons.get(subject.key))
+    ]
+    return tuple(sorted(rows, key=lambda row: (row.point.context, row.point.depth, row.subject.key)))
 
 
-def choose_figures(results: Sequence[Result]) -> tuple[KeyFigure, ...]:
-    """Choose the figures for the top of the page: those of the longest proven context."""
-    good = sum(result.status is Status.OK for result in results)
-    figures = [KeyFigure("Right answers", f"{good} of {len(results)}", "complete, of exact length")]
-    proven = find_proven(results)
-    if proven is None:
-        return tuple(figures)
-    figures.append(
-        KeyFigure("Longest proven context", f"{format_tokens(proven)}", "tokens, as the server counts")
+def _rows_of(
+    subject: Subject,
+    groups: Mapping[int, tuple[int, str]],
+    labels: Mapping[int, str],
+    comparison: Comparison | None,
+) -> list[PointRow]:
+    shown = put_together(subject.results, groups)
+    grouped = group_points(shown)
+    kv = find_kv(subject)
+    ratios = (
+        {(row.context, row.depth): row for row in comparison.rows if row.measure == "ttft"}
+        if comparison
+        else {}
     )
-    points = [point for point in list_points(results) if point.context == proven]
-    slowest = max((point for point in points if point.ttft_s is not None), key=_ttft, default=None)
-    if slowest is not None and slowest.ttft_s is not None:
-        figures.append(
-            KeyFigure("TTFT there", format_seconds(slowest.ttft_s), f"slowest depth, {_spread(slowest)}")
+    exact = all(context == group[0] for context, group in groups.items())
+    rows = []
+    for point in list_points(shown):
+        results = grouped[point.context, point.depth]
+        peak = find_peak(kv.held, results) if kv else None
+        planned = subject.plan.times.at(point.context) if subject.plan and exact else None
+        ratio = ratios.get((point.context, point.depth)) if exact else None
+        rows.append(
+            PointRow(
+                anchor=f"point-{subject.key}-{point.context}-{point.depth:g}",
+                label=labels[point.context],
+                subject=subject,
+                point=point,
+                output_tokens=_most_frequent([result.output_tokens for result in results]),
+                kv=kv.write(peak) if kv and peak is not None else "",
+                expected_s=planned.expected_s if planned else None,
+                floor_s=planned.floor_s if planned else None,
+                ratio=write_ratio(ratio),
+                sure=ratio is not None and ratio.verdict in (Verdict.HIGHER, Verdict.LOWER),
+                failures=explain_failures(subject, results),
+            )
         )
-    if slowest is not None and slowest.prefill_tokens_per_s is not None:
-        figures.append(
-            KeyFigure("Prefill there", f"{slowest.prefill_tokens_per_s:,.0f}", "tokens/s, prompt over TTFT")
+    return rows
+
+
+def explain_failures(subject: Subject, results: Sequence[Result]) -> tuple[FailureRow, ...]:
+    """Say of every kind of failure what the server answered, what to do, and what its log shows."""
+    finding = worst_finding(subject)
+    return tuple(
+        FailureRow(
+            failure.status,
+            failure.count,
+            failure.error,
+            failure.fix,
+            finding if failure.status in _OF_THE_SERVER else None,
         )
-    return tuple(figures)
-
-
-def judge(results: Sequence[Result]) -> tuple[Trust, ...]:
-    """Say how far each kind of figure can be trusted, with the evidence."""
-    answered = [result for result in results if result.status.answered]
-    if not answered:
-        return (Trust("Everything", Verdict.UNKNOWN, "no request was answered"),)
-    return (
-        _judge_length(answered),
-        _judge_cold(answered),
-        _judge_times(answered),
-        Trust(
-            "Recall",
-            Verdict.PROVEN,
-            f"{len(answered)} replies were compared with what was planted in their prompts",
-        ),
+        for failure in list_failures(results)
     )
 
 
-def tabulate_recall(results: Sequence[Result]) -> RecallTable:
-    """Lay out recall by depth and context."""
-    contexts = tuple(sorted({result.context for result in results}))
-    depths = tuple(sorted({result.depth for result in results}))
-    points = {(point.context, point.depth): point for point in list_points(results)}
-    scored: dict[tuple[int, float], int] = {}
-    for result in results:
-        key = (result.context, result.depth)
-        scored[key] = scored.get(key, 0) + (result.score is not None)
+def worst_finding(subject: Subject) -> Finding | None:
+    """Return the doctor's first error in a run's server log; None when there is none."""
+    findings = subject.log.findings if subject.log else ()
+    return next((finding for finding in findings if finding.severity is Severity.ERROR), None)
+
+
+def write_ratio(row: Row | None) -> str:
+    """Write a ratio with its interval: `5.81 (5.62 to 6.01)`; empty when there is none."""
+    if row is None or row.ratio is None:
+        return ""
+    ratio = row.ratio
+    interval = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
+    return f"{ratio.ratio:.2f}{interval}"
+
+
+def write_measure(measure: str, value: float | None) -> str:
+    """Write a compared value for a person; measures are those of `farspan compare`."""
+    if value is None:
+        return ""
+    return f"{value:,.1f} tok/s" if measure.endswith("rate") else format_seconds(value)
+
+
+def compare_with_first(subjects: Sequence[Subject]) -> dict[str, Comparison]:
+    """Compare every run with the first; runs without a common context are left out."""
+    compared = {}
+    for subject in subjects[1:]:
+        try:
+            compared[subject.key] = compare_runs(subjects[0].run, subject.run)
+        except InputError:
+            continue
+    return compared
+
+
+def tabulate_recall(subject: Subject, groups: Mapping[int, tuple[int, str]]) -> RecallTable | None:
+    """Lay out a run's recall by depth and context; None when no answer was checked."""
+    if not any(was_checked(result) for result in subject.results):
+        return None
+    shown = group_points(put_together(subject.results, groups))
+    labels = dict(groups.values())
+    contexts = sorted({context for context, _ in shown})
+    depths = sorted({depth for _, depth in shown})
 
     def cell(context: int, depth: float) -> RecallCell | None:
-        point = points.get((context, depth))
-        return None if point is None else RecallCell(point.recall, scored[context, depth], point.requests)
+        results = shown.get((context, depth))
+        if results is None:
+            return None
+        scores = [result.score for result in results if was_checked(result) and result.score is not None]
+        return RecallCell(sum(scores) / len(scores) if scores else None, len(scores), len(results))
 
     rows = tuple(tuple(cell(context, depth) for context in contexts) for depth in depths)
-    return RecallTable(contexts, depths, rows)
+    return RecallTable(subject, tuple(labels[context] for context in contexts), tuple(depths), rows)
 
 
-def _judge_length(answered: Sequence[Result]) -> Trust:
-    counted = [result for result in answered if result.prompt_tokens is not None]
-    exact = sum(result.prompt_tokens == result.context for result in counted)
-    if not counted:
-        return Trust("Prompt length", Verdict.UNKNOWN, "the server reports no prompt_tokens")
-    evidence = f"the server counted exactly the tokens asked for in {exact} of {len(answered)} answers"
-    verdict = Verdict.PROVEN if exact == len(answered) else Verdict.DOUBTFUL
-    if exact == len(counted) < len(answered):
-        verdict, evidence = Verdict.UNKNOWN, f"{evidence} and no tokens in the others"
-    return Trust("Prompt length", verdict, evidence)
+def choose_requests(results: Sequence[Result], most: int = MOST_REQUESTS) -> tuple[Result, ...]:
+    """Choose the requests a page shows: all, or of very many the failed ones first and an even choice of the rest."""
+    if len(results) <= most:
+        return tuple(results)
+    failed = [result for result in results if result.status is not Status.OK]
+    good = [result for result in results if result.status is Status.OK]
+    room = most // 2 if len(good) > most // 2 else most - len(good)
+    chosen = {
+        id(result) for result in (*_evenly(failed, room), *_evenly(good, most - min(room, len(failed))))
+    }
+    return tuple(result for result in results if id(result) in chosen)
 
 
-def _judge_cold(answered: Sequence[Result]) -> Trust:
-    warm = sum(bool(result.cached_tokens) for result in answered)
-    unknown = sum(result.cached_tokens is None for result in answered)
-    if warm:
-        evidence = (
-            f"{warm} of {len(answered)} prompts were partly in the prefix cache; their times are left out"
-        )
-        return Trust("Cold prefill", Verdict.DOUBTFUL, f"{evidence} where others exist")
-    if unknown:
-        evidence = f"the server does not report cached tokens for {unknown} of {len(answered)} answers"
-        hint = "vLLM does with --enable-prompt-tokens-details, SGLang with --enable-cache-report"
-        return Trust(
-            "Cold prefill", Verdict.UNKNOWN, f"{evidence} ({hint}); every prompt starts like no other"
-        )
-    return Trust("Cold prefill", Verdict.PROVEN, f"cached_tokens is 0 in all {len(answered)} answers")
+def _evenly(results: Sequence[Result], most: int) -> list[Result]:
+    if len(results) <= most:
+        return list(results)
+    return [results[index * len(results) // most] for index in range(most)]
 
 
-def _judge_times(answered: Sequence[Result]) -> Trust:
-    if any("not-streamed" in result.labels for result in answered):
-        return Trust("TTFT and ITL", Verdict.UNKNOWN, "the server did not stream its answers")
-    fewest = min(point.requests for point in list_points(answered))
-    base = "taken from the client's stream, from before the body is sent"
-    if fewest < 3:
-        times = "once" if fewest == 1 else "twice"
-        evidence = f"{base}; some points were measured only {times}, so their spread is unknown"
-        return Trust("TTFT and ITL", Verdict.UNKNOWN, evidence)
-    return Trust("TTFT and ITL", Verdict.PROVEN, f"{base}; medians of at least {fewest} requests a point")
+def fix_of(result: Result) -> str:
+    """Say what to do about one failed request."""
+    return choose_fix(result.status, result.http_status, result.error)
 
 
-def _list_environment(run: Run) -> tuple[tuple[str, str], ...]:
-    identity, latest = run.info.identity, run.info.starts[-1]
-    server = latest.server
-    limit = "not reported" if server.max_model_len is None else f"{server.max_model_len:,} tokens"
-    rows = [
-        ("Run", str(run.folder)),
-        ("Started", ", ".join(start.time for start in run.info.starts)),
-        ("Server", server.url),
-        ("Engine", " ".join(part for part in (server.owned_by, server.version) if part) or "not reported"),
-        ("Model", identity.model),
-        ("Model loaded from", server.root or "not reported"),
-        ("Longest context", limit),
-        ("API", f"{identity.api}, prompts as {identity.prompt_as}"),
-        ("Task", identity.task),
-        ("Seed", str(identity.seed)),
-        ("Requests at a time", str(latest.arguments.get("concurrency", "unknown"))),
-    ]
-    return (*rows, *((name.capitalize(), value) for name, value in latest.environment.items()))
-
-
-def _ttft(point: Point) -> float:
-    return point.ttft_s or 0.0
-
-
-def _spread(point: Point) -> str:
-    return "one request" if point.requests == 1 else f"median of {point.trusted or point.requests}"
+def _most_frequent(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return Counter(known).most_common(1)[0][0] if known else None

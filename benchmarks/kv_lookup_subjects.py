@@ -1,6 +1,4 @@
-"""Finding a prompt's cached prefix: radix tree, hash-chained blocks and a skip list, at 1M, 4M and 10M tokens.
-
-    python benchmarks/kv_lookup.py [--tokens 1M,4M,10M] [--page-size 16] [--json [FILE]]
+"""Ways to find a prompt's cached prefix: radix tree, hash-chained blocks and a skip list; see kv_structures.py.
 
 The radix tree compares token ids. The other two are keyed by a hash for each page that covers the pages before it
 (BLAKE2b, 8 bytes), so a hit on a page is a hit on the prefix; they differ in how a hash is found: a dictionary, as
@@ -11,20 +9,17 @@ four bytes for each token and for each index (the hashed structures do not keep 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from farspan.kv.events import chain, namespace_hash
 from farspan.kv.radix import RadixTree
-from farspan.sizes import parse_token_list, parse_tokens
 from prefix_tree import random_tokens, resident
 
 CHUNK = 8192
@@ -170,40 +165,10 @@ def compare(lengths: tuple[int, ...], page_size: int) -> list[dict[str, Any]]:
     rows = []
     for tokens in lengths:
         for name in STRUCTURES:
-            command = [sys.executable, __file__, "--worker", json.dumps([name, tokens, page_size])]
+            command = [sys.executable, __file__, json.dumps([name, tokens, page_size])]
             rows.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tokens", type=parse_token_list, default=(1_000_000, 4_000_000, 10_000_000))
-    parser.add_argument("--page-size", type=parse_tokens, default=16)
-    parser.add_argument("--json", nargs="?", const="-", help="print JSON, or write it to a file")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        print(json.dumps(measure(*json.loads(options.worker))))
-        return
-    rows = compare(options.tokens, options.page_size)
-    if options.json == "-":
-        print(json.dumps(rows, indent=2))
-        return
-    print(
-        f"{'structure':<20} {'tokens':>11} {'insert s':>9} {'hash ms':>9} {'lookup ms':>9} {'half ms':>9} "
-        f"{'chunk ms':>9} {'memory x':>9}"
-    )
-    for row in rows:
-        print(
-            f"{row['structure']:<20} {row['tokens']:>11,} {row['insert_s']:>9.3f} {row['hash_ms']:>9.1f} "
-            f"{row['lookup_ms']:>9.1f} {row['half_hit_ms']:>9.1f} {row['first_chunk_ms']:>9.3f} "
-            f"{row['stored_over_payload']:>9.2f}"
-        )
-    if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(*json.loads(sys.argv[1]))))

@@ -1,0 +1,101 @@
+"""What eviction costs while a long prompt grows into a full cache, and how scattered it leaves the prompt.
+
+    python benchmarks/kv_eviction.py [--tokens 10M] [--prompts 3] [--host] [--json]
+
+The cache is the engine's own, with a few bytes a token, on the processor: it holds 1.4 prompts, so that from the second on
+every step evicts. Nothing is computed; what is timed is finding room for a step (`append`) and storing it (`computed`).
+*Runs* are the pieces that attention is called for at the end of the prompt, in the layer that keeps everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from farspan.kv.interface import LayerRetention
+from farspan.kv.kvcache import ElasticKVCache
+from farspan.kv.options import KVOptions
+from farspan.sizes import GIB, parse_tokens
+
+LAYERS = (LayerRetention(8192), LayerRetention(8192), LayerRetention(8192), LayerRetention(None))
+
+
+def measure(tokens: int, prompts: int, host: bool, step: int) -> list[dict[str, Any]]:
+    """Return one row a prompt."""
+    row_bytes = 2 * 8 * 2
+    cache = ElasticKVCache(
+        layers=LAYERS,
+        num_kv_heads=1,
+        head_dim=8,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        max_step_tokens=step,
+        options=KVOptions(
+            capacity_gib=1.4 * tokens * row_bytes / GIB,
+            host_gib=1.4 * tokens * row_bytes / GIB if host else 0.0,
+            segment_mib=1,
+        ),
+    )
+    rows = []
+    for number in range(prompts):
+        ids = np.random.default_rng(number).integers(0, 50_000, tokens, dtype=np.int32)
+        sequence = cache.open(ids, tokens + 64)
+        assert sequence is not None, "an empty cache has room"
+        assert sequence.cached_tokens == 0, "every prompt is new"
+        evicted, waits = cache.statistics().evicted_tokens, []
+        for start in range(0, tokens, step):
+            part = ids[start : start + step]
+            begun = time.perf_counter()
+            sequence.append(len(part))
+            sequence.computed(part)
+            waits.append(1e3 * (time.perf_counter() - begun))
+        evicted = cache.statistics().evicted_tokens - evicted
+        rows.append(
+            {
+                "prompt": number + 1,
+                "tokens": tokens,
+                "evicted_tokens": evicted,
+                "total_ms": sum(waits),
+                "step_p50_ms": float(np.percentile(waits, 50)),
+                "step_max_ms": max(waits),
+                "evicted_ns": 1e6 * sum(waits) / evicted if evicted else None,
+                "runs": sum(1 for _ in sequence.runs(3, 0, tokens)),
+            }
+        )
+        sequence.close()
+    cache.check_integrity()
+    cache.close()
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=parse_tokens, default=10_000_000)
+    parser.add_argument("--prompts", type=int, default=3)
+    parser.add_argument("--step", type=parse_tokens, default=8192)
+    parser.add_argument("--host", action="store_true", help="keep what is evicted in host memory")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rows = measure(options.tokens, options.prompts, options.host, options.step)
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return
+    print("| prompt | evicted tokens | all steps, ms | step p50, ms | longest, ms | ns an evicted token | runs |")
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        each = row["evicted_ns"]
+        print(
+            f"| {row['prompt']} | {row['evicted_tokens']:,} | {row['total_ms']:.0f} | {row['step_p50_ms']:.3f} "
+            f"| {row['step_max_ms']:.2f} | {'' if each is None else f'{each:.0f}'} | {row['runs']:,} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
