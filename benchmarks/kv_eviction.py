@@ -2,8 +2,8 @@
 
     python benchmarks/kv_eviction.py [--tokens 10M] [--prompts 3] [--host] [--json]
 
-The cache is the engine's own, with a few bytes a token, on the processor: it holds 1.4 prompts, so that from the second on
-every step evicts. Nothing is computed; what is timed is finding room for a step (`append`) and storing it (`computed`).
+The cache is the engine's own, with a few bytes a token, on the processor: it holds 1.4 prompts, so that the second and
+the later ones evict. Nothing is computed; what is timed is finding room for a step and storing it (append, computed).
 *Runs* are the pieces that attention is called for at the end of the prompt, in the layer that keeps everything.
 """
 
@@ -87,7 +87,9 @@ def main() -> None:
     if options.json:
         print(json.dumps(rows, indent=1))
         return
-    print("| prompt | evicted tokens | all steps, ms | step p50, ms | longest, ms | ns an evicted token | runs |")
+    print(
+        "| prompt | evicted tokens | all steps, ms | step p50, ms | longest, ms | ns an evicted token | runs |"
+    )
     print("|---|---|---|---|---|---|---|")
     for row in rows:
         each = row["evicted_ns"]

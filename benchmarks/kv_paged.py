@@ -4,6 +4,8 @@ One kernel serves decode and prefill, split over the keys as flash-decoding is. 
 memory by position, so the two differ in the page table alone. It is written for that comparison, not for speed records.
 """
 
+# ruff: noqa: N803 - constants of a Triton kernel are upper case by custom
+
 from __future__ import annotations
 
 import torch

@@ -88,6 +88,7 @@ class Structure(ABC):
         """Tables on the device."""
         return 0
 
+    @abstractmethod
     def close(self) -> None:
         """Give everything back."""
 

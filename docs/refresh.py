@@ -5,6 +5,9 @@
 
 A block to refresh is fenced as ```console and starts with `$ farspan ...`; a trailing `| head -N` keeps the
 first N lines. Several commands may share a block.
+
+What shows as it is, such as a table, stands between `<!-- $ farspan ... -->` and `<!-- end -->`. The charts in
+docs/figures are drawn from the run in docs/runs/demo.
 """
 
 from __future__ import annotations
@@ -15,12 +18,15 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).parent
 PAGES = (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md")))
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEAD = re.compile(r"\s*\|\s*head -(\d+)$")
+_COMMENT = re.compile(r"(?<=^<!-- \$ )(.*?)( -->\n).*?(?=^<!-- end -->$)", re.MULTILINE | re.DOTALL)
+_CHARTS = ("docs/runs/demo", DOCS / "figures", ("kv-a.svg", "ttft.svg"))
 _DID_NOT_RUN = 2  # farspan's exit code for bad input; 3 means "does not fit" and is an answer
 
 
@@ -33,7 +39,12 @@ def run(line: str) -> str:
     source = str(DOCS.parent / "src")
     environment = {**os.environ, "PYTHONPATH": source, "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
     done = subprocess.run(
-        [sys.executable, "-m", *words], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-m", *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        cwd=DOCS.parent,
     )
     if done.returncode == _DID_NOT_RUN and not done.stderr.startswith("farspan: "):
         raise SystemExit(f"{line!r} failed: {done.stderr}")
@@ -63,7 +74,25 @@ def refreshed(text: str) -> str:
         body = "\n".join(f"$ {command}\n{run(command)}" for command in commands)
         return f"```console\n{body}```"
 
-    return _BLOCK.sub(fill, text)
+    filled = _BLOCK.sub(fill, text)
+    return _COMMENT.sub(lambda match: f"{match[1]}{match[2]}{run(match[1])}", filled)
+
+
+def redraw(*, check: bool) -> list[Path]:
+    """Draw the charts of the pages again; return those that were not as they are today."""
+    source, folder, names = _CHARTS
+    stale = []
+    with tempfile.TemporaryDirectory() as fresh:
+        run(f"farspan report {source} --charts {fresh}")
+        for name in names:
+            drawn, kept = (Path(fresh) / name).read_text("utf-8"), folder / name
+            if kept.exists() and kept.read_text("utf-8") == drawn:
+                continue
+            stale.append(kept)
+            if not check:
+                folder.mkdir(exist_ok=True)
+                kept.write_text(drawn, "utf-8")
+    return stale
 
 
 def main() -> int:
@@ -82,6 +111,9 @@ def main() -> int:
         if not options.check:
             page.write_text(after, "utf-8")
         print(f"{'stale' if options.check else 'rewrote'} {page}")
+    for chart in [] if options.pages else redraw(check=options.check):
+        stale.append(chart)
+        print(f"{'stale' if options.check else 'redrew'} {chart}")
     return 1 if stale and options.check else 0
 
 

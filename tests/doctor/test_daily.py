@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from farspan.doctor.daily import DailyLines
@@ -17,6 +17,7 @@ PIECES = (b"\n", b"a", b" 200 OK", b"OK", b"\x1b[0m", b"\r", b"POST / HTTP/1.1",
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join))
+@settings(deadline=None)
 @example(b"")
 @example(b"\n\n")
 @example(b'" 200 OK')

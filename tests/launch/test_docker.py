@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 
@@ -174,6 +180,47 @@ def test_a_container_that_cannot_start_does_not_stay(fakes: Fakes) -> None:
     assert "could not select device driver" in str(done.exception)
     assert fakes.argv("docker", "rm") == [["docker", "rm", "--force", "scout"]]
     assert not (fakes.folder / "container.json").exists()
+
+
+@pytest.mark.parametrize("pulling", [True, False])
+def test_farspan_killed_leaves_no_container(fakes: Fakes, pulling: bool) -> None:
+    fakes.play(log=STARTED, pull_s=600 if pulling else 0)
+    source = Path(__file__).resolve().parents[2] / "src"
+    words = (*SCOUT, "--name", "scout", "--context", "1M", "--port", str(find_free_port()))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "farspan", *words],
+        env={**os.environ, "PYTHONPATH": str(source)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        seen = "run" if pulling else "logs"  # its log is followed once it has been started
+        _wait(lambda: fakes.argv("docker", seen))
+    finally:
+        process.kill()
+        process.wait()
+    _wait(lambda: fakes.argv("docker", "rm"))
+    ((*_, name),) = fakes.argv("docker", "rm")
+    assert name == ("scout" if pulling else "4f1c" * 16)
+    _wait(lambda: not _working_for(fakes))
+    assert not (fakes.folder / "container.json").exists()
+
+
+def _wait(condition: Callable[[], object], limit_s: float = 90.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _working_for(fakes: Fakes) -> list[psutil.Process]:
+    """The played docker's own processes, and those that guard or follow them."""
+    found = []
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if one.environ().get("FAKE_FOLDER") == str(fakes.folder) and "docker" in one.cmdline():
+                found.append(one)
+    return found
 
 
 def test_docker_that_does_not_answer(fakes: Fakes) -> None:

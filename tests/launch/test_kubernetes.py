@@ -255,6 +255,6 @@ def test_a_pod_that_never_can_start(fakes: Fakes, tmp_path: Path) -> None:
 def test_no_room_for_the_pod_is_said_while_waiting(fakes: Fakes, tmp_path: Path) -> None:
     (tmp_path / "empty.log").touch()
     fakes.play(log=tmp_path / "empty.log", pods=[PENDING])
-    done = farspan(*SCOUT, "--context", "1M", "--ready-limit", "1")
+    done = farspan(*SCOUT, "--context", "1M", "--ready-limit", "5")
     assert done.return_value == 1
     assert "waiting: not scheduled: 0/4 nodes: 4 Insufficient nvidia.com/gpu." in done.stderr

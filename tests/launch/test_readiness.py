@@ -27,7 +27,7 @@ async def test_it_waits_until_nothing_is_missing(tmp_path: Path) -> None:
         while not server.tail():
             await asyncio.sleep(0.02)
         waited = await wait_ready(
-            server, check, limit_s=20, on_wait=lambda s, line: heard.append((s, line)), pause_s=0.01
+            server, check, limit_s=60, on_wait=lambda s, line: heard.append((s, line)), pause_s=0.01
         )
     assert answers == []
     assert waited > 0
@@ -40,7 +40,7 @@ async def test_a_dead_server_is_noticed_though_the_check_hangs(tmp_path: Path) -
         return ""
 
     with LocalServer(python("print('out of memory'); raise SystemExit(9)"), log=tmp_path / "log") as server:
-        waiting = wait_ready(server, check, limit_s=20)
+        waiting = wait_ready(server, check, limit_s=60)
         with pytest.raises(LaunchError, match="status 9") as caught:
             await waiting
     assert caught.value.tail == ("out of memory",)

@@ -46,7 +46,7 @@ class Farspan:
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=300)
         return process.returncode, out, err
 
     def serve(self, *arguments: str) -> tuple[str, ...]:
@@ -64,14 +64,14 @@ class Farspan:
         return found
 
     def wait_until_gone(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self.processes():
             assert time.monotonic() < deadline, self.processes()
             time.sleep(0.05)
 
     def wait_until(self, state: str) -> dict[str, Any]:
         record = self.state / "farspan" / "servers" / "recall.json"
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while True:
             if record.exists():
                 found: dict[str, Any] = json.loads(record.read_text())
@@ -137,7 +137,7 @@ def test_ended_while_it_starts_nothing_stays_even_detached(farspan: Farspan, num
     process = farspan.start(*farspan.serve("--detach"))
     farspan.wait_until("started")
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     farspan.wait_until_gone()
     if number != signal.SIGKILL:
         assert process.returncode == 130
@@ -151,7 +151,7 @@ def test_a_server_that_is_killed_is_noticed(farspan: Farspan) -> None:
         farspan.wait_until("ready")
         server = max(farspan.processes(), key=lambda one: one.create_time())
         server.kill()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 1

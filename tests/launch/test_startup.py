@@ -90,7 +90,9 @@ def test_weights_show_their_rate(tmp_path: Path) -> None:
     watch.check()
     (weights,) = (phase for phase in watch.phases() if phase.name == "weights")
     assert weights.percent == 50
-    assert weights.rate == pytest.approx(expected().weight_bytes / 2 / 100, rel=0.05)
+    half = expected().weight_bytes / 2
+    assert weights.rate is not None
+    assert half / (time.monotonic() - server.started) <= weights.rate <= half / 100
 
 
 def test_what_it_got_beside_the_plan(tmp_path: Path) -> None:
@@ -149,10 +151,9 @@ async def test_a_start_that_stands_still_is_stopped(tmp_path: Path, monkeypatch:
     async def check() -> str:
         return "connection refused"
 
-    began = time.monotonic()
-    with pytest.raises(StartError, match=r"hangs.*phase weights"):
-        await await_start(server, check, expected(), None, pause_s=0.05)
-    assert time.monotonic() - began < 10
+    with pytest.raises(StartError, match=r"hangs.*phase weights") as caught:
+        await await_start(server, check, expected(), None, pause_s=0.05, limit_s=600)
+    assert "not ready" not in caught.value.message  # it did not wait for the limit of the start
 
 
 async def test_an_engine_that_died_under_a_living_process(

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
@@ -149,6 +150,23 @@ def test_a_template_of_the_users_own_can_use_the_data_and_extend_ours(tmp_path: 
         render([tmp_path / "run"], Format.HTML, ReportOptions(template=page))
     with pytest.raises(InputError, match="not a file"):
         render([tmp_path / "run"], Format.HTML, ReportOptions(template=tmp_path / "none"))
+
+
+def test_charts_are_files_of_their_own_in_both_schemes(tmp_path: Path) -> None:
+    write_engine_run(tmp_path / "run", [make_result()], model="<m>")
+    code, output = run_command(str(tmp_path / "run"), "--charts", str(tmp_path / "figures"), "--json")
+    assert code == 0
+    paths = [Path(path) for path in json.loads(output)["charts"]]
+    assert [path.name for path in paths] == ["ttft.svg", "prefill.svg", "itl.svg", "requests-a.svg"]
+    for path in paths:
+        root = ElementTree.fromstring(path.read_text())
+        style = root.find("{http://www.w3.org/2000/svg}style")
+        assert style is not None
+        assert style.text is not None
+        used = set(re.findall(r"var\((--[a-z0-9-]+)\)", path.read_text()))
+        assert used <= set(re.findall(r"(--[a-z0-9-]+):", style.text))
+        assert "prefers-color-scheme: dark" in style.text
+    assert not list((tmp_path / "run").glob("report.*"))
 
 
 def test_hostile_strings_do_not_break_the_markdown_tables(tmp_path: Path) -> None:

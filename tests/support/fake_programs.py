@@ -64,17 +64,23 @@ def docker(arguments: list[str], play: dict) -> int:
         return 1
     match arguments:
         case ["run", *_]:
+            time.sleep(play.get("pull_s", 0))
             label = next(word for word in arguments if word.startswith("farspan.digest="))
             state = "created" if play.get("run_fails") else "running"
-            container.write_text(json.dumps({"digest": label.partition("=")[2], "state": state}))
+            port = (
+                int(arguments[arguments.index("--publish") + 1].split(":")[-2])
+                if "--publish" in arguments
+                else 0
+            )
+            container.write_text(
+                json.dumps({"digest": label.partition("=")[2], "state": state, "port": port})
+            )
             if state == "created":
                 print(
                     'docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]].',
                     file=sys.stderr,
                 )
                 return 125
-            if play["exit"] is None and "--publish" in arguments:
-                start_server(int(arguments[arguments.index("--publish") + 1].split(":")[-2]))
             print("4f1c" * 16)
         case ["container", "inspect", "--format", template, name]:
             if not container.exists():
@@ -84,6 +90,9 @@ def docker(arguments: list[str], play: dict) -> int:
             if "Labels" in template:
                 print(state["state"], state["digest"])
             elif play["exit"] is None:
+                # There is no daemon to start it: `docker run` itself ends with all its children.
+                if state["port"] and not (FOLDER / "server.pid").exists():
+                    start_server(state["port"])
                 print("running 0 false")
             else:
                 print("exited", play["exit"], "false")

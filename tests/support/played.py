@@ -13,10 +13,15 @@ class Fakes:
     folder: Path
 
     def play(
-        self, *, log: Path, exit_status: int | None = None, pods: list[dict[str, Any]] | None = None
+        self,
+        *,
+        log: Path,
+        exit_status: int | None = None,
+        pods: list[dict[str, Any]] | None = None,
+        pull_s: float = 0.0,
     ) -> None:
         (self.folder / "play.json").write_text(
-            json.dumps({"log": str(log), "exit": exit_status, "pods": pods or []})
+            json.dumps({"log": str(log), "exit": exit_status, "pods": pods or [], "pull_s": pull_s})
         )
 
     def refuses_to_run(self) -> None:

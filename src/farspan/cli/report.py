@@ -8,7 +8,7 @@ import click
 import orjson
 
 from farspan.errors import InputError
-from farspan.report.write import DEFAULT_FORMATS, Format, ReportOptions, render, write_report
+from farspan.report.write import DEFAULT_FORMATS, Format, ReportOptions, render, write_charts, write_report
 
 EPILOG = """\b
 Examples:
@@ -16,7 +16,8 @@ Examples:
   farspan report runs/scout -o scout.html --title 'Scout at 10M' --log vllm.log
   farspan report runs/vllm runs/sglang -o public
   farspan report --compare runs/before runs/after -o change.html
-  farspan report runs/scout --format csv -o -"""
+  farspan report runs/scout --format csv -o -
+  farspan report runs/scout --charts slides"""
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -53,6 +54,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--plan", type=_FILE, help="A plan from farspan plan --json.  [default: the one kept with the run]"
 )
+@click.option(
+    "--charts",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Write each chart as an SVG file into FOLDER, and nothing else.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the paths of what was written as JSON.")
 def command(
     runs: tuple[Path, ...],
@@ -63,6 +70,7 @@ def command(
     template: Path | None,
     logs: tuple[Path, ...],
     plan: Path | None,
+    charts: Path | None,
     as_json: bool,
 ) -> None:
     """Write a report of the run folders RUN: several are put side by side, with ratios to the first.
@@ -72,6 +80,10 @@ def command(
     """
     chosen = tuple(Format(form) for form in formats) or DEFAULT_FORMATS
     options = ReportOptions(title, compare, template, logs, plan)
+    if charts is not None:
+        drawn = [str(path) for path in write_charts(runs, charts, options)]
+        click.echo(orjson.dumps({"charts": drawn}) if as_json else "\n".join(drawn))
+        return
     if str(output) == "-":
         if len(chosen) != 1 or as_json:
             raise InputError("standard output takes one format", "pass one --format, or a folder with -o")

@@ -102,4 +102,6 @@ def _run(command: list[str]) -> Iterator[bytes]:
     if status:
         words = said.decode("utf-8", "replace").strip().splitlines()
         reason = words[-1] if words else f"status {status}"
-        raise InputError(f"`{' '.join(command)}` failed ({reason})", "check the name")
+        raise InputError(
+            f"`{' '.join(command)}` failed ({reason})", f"check the name, and that {program} works here"
+        )

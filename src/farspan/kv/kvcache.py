@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from farspan.kv.compaction import compact
 from farspan.kv.drivers.driver import Driver
 from farspan.kv.formats import KVFormat, LayerStore
 from farspan.kv.interface import KVCache, KVCacheError, KVStatistics, NoRoomError
@@ -233,7 +234,8 @@ class ElasticKVCache(KVCache):
             return np.empty(0, np.int32)
         pool = self._kinds[kind].pool
         while (pages := pool.alloc(count, after)) is None:
-            if self._prefixes is None or not self._prefixes.evict(kind, count - self._kinds[kind].free_pages):
+            missing = count - self._kinds[kind].free_pages
+            if (self._prefixes is None or not self._prefixes.evict(kind, missing)) and not self._compact():
                 raise NoRoomError(
                     f"no room for {count} pages of KV cache",
                     "lower the load, or give the server more memory",
@@ -282,6 +284,13 @@ class ElasticKVCache(KVCache):
         """Take a closed sequence off the books."""
         if self._open.pop(id(sequence), None) is not None and not self._open:
             self._idle_since = self._clock()
+
+    def _compact(self) -> bool:
+        """Empty a segment by moving pages of sequences; return whether one was emptied."""
+        return any(
+            compact(each, [sequence.table(index) for sequence in self._open.values()])
+            for index, each in enumerate(self._kinds)
+        )
 
     def _promised(self, kind: int) -> int:
         return sum(sequence.promised_pages(kind) for sequence in self._open.values())

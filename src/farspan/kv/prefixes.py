@@ -207,10 +207,12 @@ class PrefixStore:
             return True
         # Pages of other kinds are no use, but segments of theirs that empty are.
         others = (index for index in range(len(self._kinds)) if index != kind)
-        return any(
+        if any(
             self._evict_kind(index, max(self._kinds[index].pool.pages_per_segment, self._batch(index)))
             for index in others
-        )
+        ):
+            return True
+        return self._strip()
 
     def evict_all(self) -> None:
         """Let go of all prefixes that nobody uses; as many as there is room for stay on the host."""
@@ -261,6 +263,22 @@ class PrefixStore:
             else:
                 pool.free(self._tree.demote(victim, host))
         return bool(victims)
+
+    def _strip(self) -> bool:
+        """Let go of the spans that the tree keeps along prefixes in use; whoever uses their pages counts them too.
+
+        Requests that continued one another leave a span each on the same path. While it is locked none of them can be
+        evicted, and together they may take the room that the request which locks it was promised.
+        """
+        freed = 0
+        for node in list(self._tree.nodes()):
+            for (kind, location), spans in list(node.spans.items()):
+                if location is Location.DEVICE:
+                    cursor = Cursor(node.end * self._page_tokens, node)
+                    for span in list(spans):
+                        pages = self._tree.detach(cursor, kind, span.start, span.stop)
+                        freed += self._kinds[kind].pool.free(pages)
+        return freed > 0
 
     def _make_host_room(self, kind: int, count: int) -> None:
         """Forget the oldest prefixes on the host, as far as that makes room for `count` pages."""

@@ -61,6 +61,10 @@ class ElasticSequenceKV(SequenceKV):
         """Return the pages of a kind that the sequence holds."""
         return self._tables[kind].held()
 
+    def table(self, kind: int) -> PageTable:
+        """Return the pages of a kind that the sequence holds, as a table."""
+        return self._tables[kind]
+
     def append(self, count: int) -> None:
         """See `SequenceKV.append`."""
         length = self._length + count

@@ -194,10 +194,10 @@ def _by_block(
 ) -> Iterator[tuple[list[torch.Tensor], NDArray[np.int32], NDArray[np.int64]]]:
     """Yield (block, rows in it, which of `host` they are), rows ascending."""
     order = np.argsort(host, kind="stable")
-    blocks = host[order] // shelf.per_block
-    for number in np.unique(blocks).tolist():
-        chosen = order[blocks == number]
-        yield shelf.blocks[number], host[chosen] % shelf.per_block, chosen
+    borders = np.flatnonzero(np.diff(host[order] // shelf.per_block)) + 1
+    for chosen in np.split(order, borders) if len(order) else ():
+        first = int(host[chosen[0]])
+        yield shelf.blocks[first // shelf.per_block], host[chosen] % shelf.per_block, chosen
 
 
 def _consecutive(rows: NDArray[np.int32]) -> Iterator[tuple[int, int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ _STOP_S = 30
 _POLL_S = 1.0
 _DRAIN_S = 10.0
 _FAILURES = 5
+_RUN_S = 3600.0
 # The engine's own port inside; what is published outside is farspan's to choose.
 INSIDE_PORT = 8000
 
@@ -97,8 +99,9 @@ class Docker:
         state, _, found = done.output.strip().partition(" ")
         return state, found
 
-    def start(self, argv: Sequence[str], secrets: Mapping[str, str]) -> None:
-        """Start a container. The image is pulled if need be, which may take long.
+    def start(self, argv: Sequence[str], secrets: Mapping[str, str]) -> str:
+        """Start a container and return its id. The image is pulled if need be, which may take long; should this
+        program die meanwhile, docker is not left to finish it.
 
         Args:
             argv: From `docker_argv`.
@@ -107,7 +110,24 @@ class Docker:
         Raises:
             LaunchError: docker refuses.
         """
-        self.program.demand(*argv, environment=secrets, limit_s=3600.0)
+        with tempfile.TemporaryDirectory(prefix="farspan-") as folder:
+            said = Path(folder) / "docker-run"
+            with LocalServer(self.program.argv(*argv), log=said, environment=secrets) as run:
+                run.wait(_RUN_S)
+                status = run.exit_status
+            words = read_tail(said, 12)
+        if status:
+            reason = " ".join(" ".join(words).split())
+            raise LaunchError(f"docker run failed: {reason[-600:]}", "see docker run --help")
+        if status is None:
+            raise LaunchError(
+                f"docker run did not end within {_RUN_S:g} s", "pull the image first: docker pull"
+            )
+        return words[-1].strip() if words else ""
+
+    def removal(self, container: str) -> tuple[str, ...]:
+        """The command that removes a container, whatever its state."""
+        return self.program.argv("rm", "--force", container)
 
     def restart(self, name: str) -> None:
         """Start a stopped container again."""

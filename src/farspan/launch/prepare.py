@@ -305,7 +305,8 @@ def _unplanned(
     longest = spec.max_position_embeddings
     if context > longest and not asked.force:
         raise InputError(
-            f"a context of {format_tokens(context)} is above the {format_tokens(longest)} tokens {spec.name} was made for",
+            f"a context of {format_tokens(context)} is above the {format_tokens(longest)} tokens {spec.name} was made "
+            "for",
             f"use --context {format_tokens(longest)} or less, or add --force",
         )
     own = given.get(name)

@@ -14,6 +14,7 @@ from typing import Protocol
 from farspan.errors import InputError
 from farspan.launch.docker import Docker, DockerOptions, DockerServer, docker_argv, docker_digest
 from farspan.launch.kubernetes import Cluster, ClusterServer
+from farspan.launch.lastwill import LastWill
 from farspan.launch.local import LaunchError, LocalServer, import_path, read_tail
 from farspan.launch.manifest import ClusterOptions, manifest_text, manifests
 from farspan.launch.prepare import Prepared
@@ -282,12 +283,18 @@ class DockerRuntime:
         """Start it."""
         for folder in self._folders:
             folder.mkdir(parents=True, exist_ok=True)  # docker would make it, as root
+        will = LastWill(self._docker.removal(self.launch.name))
         try:
-            self._docker.start(self._argv, secrets)
+            container = self._docker.start(self._argv, secrets)
+            if container:
+                # From here on its id, so that a later container of that name is never meant.
+                will, by_name = LastWill(self._docker.removal(container)), will
+                by_name.dismiss()
         except BaseException:
             self._docker.stop(self.launch.name)  # one that could not start is there all the same
+            will.dismiss()
             raise
-        return DockerRun(self._docker, self.launch, log)
+        return DockerRun(self._docker, self.launch, log, will)
 
     def attach(self, log: Path, state: StateFolder) -> DockerRun:  # noqa: ARG002
         """Watch what is there."""
@@ -309,18 +316,25 @@ class DockerRuntime:
 class DockerRun(DockerServer):
     """A container and what may be done with it."""
 
-    def __init__(self, docker: Docker, launch: Launch, log: Path) -> None:
+    def __init__(self, docker: Docker, launch: Launch, log: Path, will: LastWill | None = None) -> None:
         super().__init__(docker, launch.name, log)
         self.url = launch.url
+        self._will = will
 
     def let_go(self) -> None:
         """Stop watching; the server stays."""
         self.close()
+        self._dismiss()
 
     def end(self) -> None:
         """End it, with everything it started."""
         self.close()
         self._docker.stop(self._name)
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        if self._will is not None:
+            self._will.dismiss()
 
 
 class ClusterRuntime:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined, TemplateError
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from farspan import __version__
 from farspan.errors import InputError
@@ -19,6 +19,8 @@ from farspan.sizes import format_seconds, format_tokens
 _MARKDOWN = re.compile(
     r"([\\`*_\[\]<>|~&#!])|(?<=http)(:)(?=//)|(?<=https)(:)(?=//)|(?<=www)(\.)", re.IGNORECASE
 )
+# The colours of the page, light and dark.
+_COLOURS = re.compile(r":root \{[^}]*\}|@media screen[^{]*\{\s*:root \{[^}]*\}\s*\}")
 _PACKAGE = PackageLoader("farspan.report", "templates")
 HTML_TEMPLATE, MARKDOWN_TEMPLATE = "report.html.j2", "report.md.j2"
 
@@ -47,6 +49,21 @@ def render_html(data: ReportData, template: Path | None = None) -> str:
         style=Markup(style),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def render_charts(data: ReportData) -> dict[str, str]:
+    """Render every chart as an SVG file of its own that follows the reader's light or dark scheme, by anchor.
+
+    Raises:
+        InputError: The package that draws is missing.
+    """
+    style = _PACKAGE.get_source(_environment(None, autoescape=True), "report.css")[0]
+    colours = "".join(match.group() for match in _COLOURS.finditer(style))
+    head = f"<style>{colours} svg {{ background: var(--bg) }}</style>"
+    return {
+        chart.anchor: chart.svg.replace(">", f">{head}<title>{escape(printable(chart.alt))}</title>", 1)
+        for chart in draw_charts(data)
+    }
 
 
 def render_markdown(data: ReportData, template: Path | None = None) -> str:

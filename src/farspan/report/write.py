@@ -11,7 +11,7 @@ from farspan.errors import InputError
 from farspan.report.build import ReportData, build_report
 from farspan.report.drawing import check_drawing
 from farspan.report.export import render_csv, render_json
-from farspan.report.render import render_html, render_markdown
+from farspan.report.render import render_charts, render_html, render_markdown
 from farspan.report.subject import load_subjects
 
 
@@ -94,14 +94,25 @@ def write_report(
     data = _load(runs, options)
     written: dict[str, Path] = {}
     for form, path in targets.items():
-        text = _render(data, form, options)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{path} cannot be written ({error})", "pass another place with -o") from error
+        _write(path, _render(data, form, options))
         written[_FIELDS[form]] = path
     return ReportFiles(**written)
+
+
+def write_charts(
+    runs: Sequence[Path], folder: Path, options: ReportOptions | None = None
+) -> tuple[Path, ...]:
+    """Write every chart of a report as an SVG file of its own, named by its anchor.
+
+    Raises:
+        InputError: As `write_report`.
+    """
+    written = []
+    for name, svg in render_charts(_load(runs, options or ReportOptions())).items():
+        path = folder / f"{name}.svg"
+        _write(path, svg + "\n")
+        written.append(path)
+    return tuple(written)
 
 
 def find_format(path: Path) -> Format | None:
@@ -109,6 +120,14 @@ def find_format(path: Path) -> Format | None:
     suffix = path.suffix.lower().removeprefix(".")
     named = {"htm": "html", "markdown": "md"}.get(suffix, suffix)
     return Format(named) if named in set(Format) else None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error})", "pass another place with -o") from error
 
 
 def _choose_targets(out: Path, formats: Sequence[Format]) -> dict[Format, Path]:

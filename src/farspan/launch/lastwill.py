@@ -1,0 +1,58 @@
+"""Has a command run when this program dies before it has said what is to become of something, kill -9 included.
+
+    python -I -S lastwill.py PAUSE COMMAND...
+
+What a daemon owns, as docker owns its containers, does not end with the program that asked for it. The executor is
+a process of its own, in a session of its own, that reads from a pipe only this program can write to: one byte
+dismisses it, and the pipe's end without one makes it run the command. It imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+_PAUSE_S = 1.0  # for what the dead program had under way to end first
+_LIMIT_S = 120.0
+
+
+class LastWill:
+    """A command that runs if this program dies, until it is dismissed.
+
+    Args:
+        command: The program and its arguments.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._executor = subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__, str(_PAUSE_S), *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def dismiss(self) -> None:
+        """Do without it. May be called again."""
+        if self._executor.returncode is None:
+            with contextlib.suppress(BrokenPipeError):
+                self._executor.communicate(b"d")
+
+
+def main(arguments: list[str]) -> int:
+    """Wait for a word, and run the command when none comes."""
+    pause_s, command = float(arguments[0]), arguments[1:]
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)
+    if sys.stdin.buffer.read(1):
+        return 0
+    time.sleep(pause_s)
+    return subprocess.run(command, stdin=subprocess.DEVNULL, timeout=_LIMIT_S, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
