@@ -234,8 +234,7 @@ class ElasticKVCache(KVCache):
             return np.empty(0, np.int32)
         pool = self._kinds[kind].pool
         while (pages := pool.alloc(count, after)) is None:
-            missing = count - self._kinds[kind].free_pages
-            if (self._prefixes is None or not self._prefixes.evict(kind, missing)) and not self._compact():
+            if self._prefixes is None or not self._prefixes.evict(kind, count - self._kinds[kind].free_pages):
                 raise NoRoomError(
                     f"no room for {count} pages of KV cache",
                     "lower the load, or give the server more memory",
@@ -285,8 +284,8 @@ class ElasticKVCache(KVCache):
         if self._open.pop(id(sequence), None) is not None and not self._open:
             self._idle_since = self._clock()
 
-    def _compact(self) -> bool:
-        """Empty a segment by moving pages of sequences; return whether one was emptied."""
+    def compact(self) -> bool:
+        """Empty a segment by moving pages of sequences, which must hold all they took; return whether one is empty."""
         return any(
             compact(each, [sequence.table(index) for sequence in self._open.values()])
             for index, each in enumerate(self._kinds)

@@ -73,6 +73,19 @@ class ElasticSequenceKV(SequenceKV):
                 f"the sequence was opened for {self._max_length} tokens and would reach {length}"
             )
         pages = -(-length // self._cache.page_tokens)
+        while True:
+            try:
+                taken = self._take(pages)
+                break
+            except NoRoomError:
+                if not self._cache.compact():
+                    raise
+        for kind, given in taken:
+            self._tables[kind].append(given)
+        self._length = length
+
+    def _take(self, pages: int) -> list[tuple[int, NDArray[np.int32]]]:
+        """Return, for each kind, the pages that are missing up to page number `pages`; all or none."""
         taken: list[tuple[int, NDArray[np.int32]]] = []
         try:
             # Layers that keep a span first: between steps their pages are free, and would otherwise lose their memory
@@ -84,9 +97,7 @@ class ElasticSequenceKV(SequenceKV):
             for kind, given in taken:
                 self._cache.free_pages(kind, given)
             raise
-        for kind, given in taken:
-            self._tables[kind].append(given)
-        self._length = length
+        return taken
 
     def write(self, layer: int, start: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """See `SequenceKV.write`."""
