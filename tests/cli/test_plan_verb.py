@@ -124,6 +124,14 @@ def test_a_context_above_the_models_only_when_vllm_is_told_to_allow_it() -> None
     assert value["printed"]["estimated maximum model length"] == 15_629_504
 
 
+def test_times_of_microseconds_are_not_zero() -> None:
+    short = answer("qwen3-0.6b", "--gpus", "1xB200", "--tp", "1", "--engine", "vllm", "--context", "16")
+    floor = short["ttft_s"]["floor"]
+    assert 0 < floor < 5e-4
+    assert abs(floor - round(floor, 4)) > 0, "not cut to tenths of a millisecond"
+    assert 0 < short["itl_s"]["floor"] < 5e-4
+
+
 def test_json_may_stand_behind_the_engines_flags() -> None:
     before = invoke(*SCOUT, "--engine", "vllm", "--context", "1M", "--json", "--", "--max-num-seqs", "8")
     behind = invoke(*SCOUT, "--engine", "vllm", "--context", "1M", "--", "--max-num-seqs", "8", "--json")

@@ -39,6 +39,11 @@ def ledger_object(ledger: MemoryLedger) -> list[dict[str, Any]]:
     ]
 
 
+def _seconds(seconds: float) -> float:
+    """To six digits, however short: a tiny model's floor is microseconds, and 0 would say that it was not estimated."""
+    return float(f"{seconds:.6g}")
+
+
 def time_objects(plan: EnginePlan) -> dict[str, Any]:
     """The keys of a plan's times; None where no time was estimated."""
     time = plan.time
@@ -46,21 +51,21 @@ def time_objects(plan: EnginePlan) -> dict[str, Any]:
         return {"ttft_s": None, "itl_s": None, "prefill_tokens_per_s": None}
     return {
         "ttft_s": {
-            "floor": round(time.ttft_floor_s, 4),
-            "expected": round(time.ttft_expected_s, 4),
+            "floor": _seconds(time.ttft_floor_s),
+            "expected": _seconds(time.ttft_expected_s),
             "basis": time.basis,
             "fitted": time.fitted,
             "terms": [
                 {
                     "name": term.name,
-                    "floor": round(term.floor_s, 4),
-                    "expected": round(term.expected_s, 4),
+                    "floor": _seconds(term.floor_s),
+                    "expected": _seconds(term.expected_s),
                     "formula": term.formula,
                 }
                 for term in time.terms
             ],
         },
-        "itl_s": {"floor": round(time.itl_floor_s, 6), "expected": round(time.itl_expected_s, 6)},
+        "itl_s": {"floor": _seconds(time.itl_floor_s), "expected": _seconds(time.itl_expected_s)},
         "prefill_tokens_per_s": round(time.prefill_rate, 1),
     }
 
