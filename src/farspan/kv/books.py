@@ -57,19 +57,20 @@ class PageBooks:
         """Return the segments that are not backed, lowest first."""
         return np.flatnonzero(~self._backed)
 
-    def pages_of(self, segment: int) -> int:
-        """Return the pages of a segment; the last may have fewer than the others."""
-        return min(self.segment_pages, self.max_pages - segment * self.segment_pages)
+    def pages_of(self, segments: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the pages of each segment; the very last may have fewer than the others."""
+        return np.minimum(self.segment_pages, self.max_pages - segments * self.segment_pages)
 
-    def pages_in(self, segments: NDArray[np.int64]) -> int:
-        """Return the pages of several segments."""
-        return int(np.minimum(self.segment_pages, self.max_pages - segments * self.segment_pages).sum())
+    def bounds(self, segment: int, stop: int | None = None) -> tuple[int, int]:
+        """Return the pages [low, high) of a segment, or of [segment, stop)."""
+        stop = segment + 1 if stop is None else stop
+        return segment * self.segment_pages, min(stop * self.segment_pages, self.max_pages)
 
     def back(self, segment: int, stop: int | None = None) -> None:
         """Add the pages of a segment, or of [segment, stop), all free."""
         stop = segment + 1 if stop is None else stop
         assert not self._backed[segment:stop].any(), "a segment is backed once"
-        low, high = segment * self.segment_pages, min(stop * self.segment_pages, self.max_pages)
+        low, high = self.bounds(segment, stop)
         self._state[low:high] = _FREE
         blocks = slice(segment * self._blocks_per_segment, stop * self._blocks_per_segment)
         self._free[blocks] = self._sizes[blocks]
@@ -80,15 +81,14 @@ class PageBooks:
 
     def unback(self, segment: int) -> None:
         """Remove the pages of a segment, all of which are free."""
-        blocks, count = self._blocks_of(segment), self.pages_of(segment)
+        blocks, (low, high) = self._blocks_of(segment), self.bounds(segment)
         assert self._backed[segment], "only a backed segment goes"
-        assert int(self._free[blocks].sum()) == count, "a segment goes when all of it is free"
-        low = segment * self.segment_pages
-        self._state[low : low + count] = _UNBACKED
+        assert int(self._free[blocks].sum()) == high - low, "a segment goes when all of it is free"
+        self._state[low:high] = _UNBACKED
         self._free[blocks] = 0
         self._backed[segment] = False
-        self.free_pages -= count
-        self.backed_pages -= count
+        self.free_pages -= high - low
+        self.backed_pages -= high - low
 
     def occupancy(self) -> NDArray[np.int32]:
         """Return the used pages of every segment; 0 where it is not backed."""
@@ -331,7 +331,7 @@ class PageBooks:
         assert int(self._free.sum()) == self.free_pages, "free pages are counted in all"
         assert not (self._state[: self._cursor] == _FREE).any(), "nothing is free below the cursor"
         backed = self._state.reshape(self.segments, -1) != _UNBACKED
-        pages = np.array([self.pages_of(segment) for segment in range(self.segments)])
+        pages = self.pages_of(np.arange(self.segments))
         assert (backed.sum(axis=1) == np.where(self._backed, pages, 0)).all(), "a segment is backed or not"
         assert int(backed.sum()) == self.backed_pages, "backed pages are counted"
 

@@ -96,7 +96,7 @@ class PagePool:
             count = min(room // len(self.row_bytes), len(unbacked))
         else:
             count = self._backing.affordable((self._spans(segment) for segment in unbacked.tolist()), room)
-        return self._books.free_pages + sum(self._books.pages_of(one) for one in unbacked[:count].tolist())
+        return self._books.free_pages + int(self._books.pages_of(unbacked[:count]).sum())
 
     # --- allocation ----------------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class PagePool:
         if missing > 0:
             # Only the very last segment may have fewer pages than the others, and it comes last here too.
             growth = self._books.unbacked()[: -(-missing // self.pages_per_segment)]
-            if self._books.pages_in(growth) < missing:
+            if self._books.pages_of(growth).sum() < missing:
                 return None
             # What is empty here is counted on: it is not given up to make room for the rest.
             self._counted_on = True
@@ -184,7 +184,7 @@ class PagePool:
         1 is the only used page of a segment; 0 is a page of a full one, or of the first, which always stays.
         """
         used = self.occupancy().astype(np.float64)
-        size = np.array([self._books.pages_of(segment) for segment in range(len(used))], np.float64)
+        size = self._books.pages_of(np.arange(len(used)))
         help_a_segment = np.clip((size - used) / np.maximum(size - 1, 1), 0.0, 1.0)
         help_a_segment[size == 1] = 1.0
         help_a_segment[0] = 0.0
@@ -250,8 +250,7 @@ class PagePool:
         Where rows do not divide a segment evenly, neighbours share one and both hold it: then ask one by one.
         """
         size = self._pool.segment_bytes
-        low = segment * self._books.segment_pages
-        high = min((segment + 1 if stop is None else stop) * self._books.segment_pages, self.max_pages)
+        low, high = self._books.bounds(segment, stop)
         return [
             Span(layer, low * page // size, -(-high * page // size))
             for layer, page in enumerate(self._page_bytes)
