@@ -18,31 +18,20 @@ from farspan.bench.schedule import Job, Phase
 from farspan.bench.server import ServerInfo
 from farspan.bench.status import Status
 from farspan.bench.watch import Watcher
+from farspan.cli.lines import LineView
 from farspan.printable import printable
 from farspan.sizes import format_seconds, format_tokens
 
 _SHOWN_RUNNING = 8
 
 
-class PlainWatcher(Watcher):
+class PlainWatcher(LineView, Watcher):
     """Writes one line for every finished request."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        super().__init__(console)
         self._total = 0
         self._finished = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    def step(self, line: str) -> None:
-        """Write one line, as it is: names and errors from a server are never read as markup."""
-        self._console.print(Text(printable(line)), soft_wrap=True)
 
     def opened(self, folder: Path, server: ServerInfo) -> None:
         """Say what is measured and where the results go."""

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from farspan.cli.lines import LineView
 from farspan.doctor.findings import Finding, Severity
 from farspan.launch.startup import Compared, PhaseView, StartReport, StartupWatch
 from farspan.launch.state import ServerRecord
@@ -21,25 +22,13 @@ from farspan.sizes import format_seconds
 _LESS = 0.97  # of the plan, below which a figure is pointed out
 
 
-class PlainStart(ServeWatcher):
+class PlainStart(LineView, ServeWatcher):
     """One line when a phase begins, one when it ends."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        super().__init__(console)
         self._said: set[tuple[str, bool]] = set()
         self._waited_for = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    def step(self, line: str) -> None:
-        """Write one line."""
-        self._console.print(Text(printable(line)), soft_wrap=True)
 
     def progress(self, seconds: float, watch: StartupWatch) -> None:  # noqa: ARG002
         """Show the phases."""
