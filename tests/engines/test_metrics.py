@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import json
 import re
 from pathlib import Path
@@ -103,4 +104,5 @@ def test_other_programs_are_no_engine() -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(noise: bytes) -> None:
     with contextlib.suppress(ValueError):
-        read_metrics("vllm", b"vllm:num_requests_running " + noise)
+        found = read_metrics("vllm", b"vllm:num_requests_running " + noise)
+        assert all(math.isfinite(value) for value in found.values())
