@@ -125,3 +125,18 @@ def lookup(rows: list[dict[str, Any]]) -> str:
 
 def _lengths(result: dict[str, Any]) -> list[int]:
     return sorted({each["tokens"] for row in result["growth"] for each in row["at"]})
+
+
+def eviction(result: dict[str, Any]) -> str:
+    """Write what kv_eviction.py measured, by what was evicted at a time."""
+    return table(
+        ["evicted at a time", "host tier", "prompt", "evicted", "all steps, s", "p50, ms", "longest, ms", "pieces"],
+        [
+            [
+                row["eviction"], "yes" if row["host_tier"] else "no", str(row["prompt"]), f"{row['evicted_tokens']:,}",
+                f"{row['total_ms'] / 1000:.2f}", f"{row['step_p50_ms']:.2f}", f"{row['step_max_ms']:.0f}",
+                str(row["runs"]),
+            ]
+            for row in result["rows"]
+        ],
+    )  # fmt: skip

@@ -53,21 +53,6 @@ def memory(data: dict[str, Any]) -> str:
     )
 
 
-def eviction(data: dict[str, Any]) -> str:
-    """The rows of benchmarks/kv_eviction.py, by what was evicted at a time."""
-    return kv_tables.table(
-        ["evicted at a time", "host tier", "prompt", "evicted", "all steps, s", "p50, ms", "longest, ms", "pieces"],
-        [
-            [
-                row["eviction"], "yes" if row["host_tier"] else "no", str(row["prompt"]), f"{row['evicted_tokens']:,}",
-                f"{row['total_ms'] / 1000:.2f}", f"{row['step_p50_ms']:.2f}", f"{row['step_max_ms']:.0f}",
-                str(row["runs"]),
-            ]
-            for row in data["rows"]
-        ],
-    )  # fmt: skip
-
-
 def memory_chart(data: dict[str, Any]) -> str:
     """An SVG of bytes over time: mapped, used, host, and the pool that an ordinary engine would have taken."""
     width, height, left, top = 760, 300, 60, 20

@@ -1,4 +1,4 @@
-"""`farspan report`: run folders as one HTML page, Markdown, CSV or JSON."""
+"""`farspan report`: run folders or plans as one HTML page, Markdown, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ Examples:
   farspan report runs/vllm runs/sglang -o public
   farspan report --compare runs/before runs/after -o change.html
   farspan report runs/scout --format csv -o -
-  farspan report runs/scout --charts slides"""
+  farspan report runs/scout --charts slides
+  farspan report plan.json -o plan.html
+  farspan report runs/scout plan.json"""
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(epilog=EPILOG, context_settings={"max_content_width": 110})
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN|PLAN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="A file (.html, .md, .csv or .json), a folder, or - for standard output.  [default: the first RUN]",
+    help="A file (.html, .md, .csv or .json), a folder, or - for standard output.  [default: the first RUN, or beside"
+    " the first PLAN]",
 )
 @click.option(
     "--format",
@@ -75,8 +78,11 @@ def command(
 ) -> None:
     """Write a report of the run folders RUN: several are put side by side, with ratios to the first.
 
+    PLAN is a file of farspan plan --json. Beside runs it is theirs, as with --plan; by itself, or with other plans, it
+    gets a page of what is planned: nothing on it was measured.
+
     The page is one file that needs no network; values show under the pointer and the arrow keys, and it
-    prints. CSV has one line a request.
+    prints. CSV has one line a request, or a planned context.
     """
     chosen = tuple(Format(form) for form in formats) or DEFAULT_FORMATS
     options = ReportOptions(title, compare, template, logs, plan)

@@ -10,6 +10,7 @@ from farspan.bench.measure import Result
 from farspan.errors import InputError
 from farspan.report.claim import (
     KeyFigure,
+    align_figures,
     choose_figures,
     write_claim,
     write_comparison,
@@ -69,6 +70,16 @@ class SubjectReport:
     requests: tuple[Result, ...]
     total: int
     environment: tuple[tuple[str, str], ...]
+
+    @property
+    def key(self) -> str:
+        """The run's name in drawings and anchors."""
+        return self.subject.key
+
+    @property
+    def name(self) -> str:
+        """What tells the run from the others."""
+        return self.subject.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +162,7 @@ def build_report(subjects: Sequence[Subject], *, title: str = "", compare: bool 
         good=all(run.good for run in runs),
         compares=compare,
         runs=runs,
-        figures=_align(runs),
+        figures=align_figures([run.figures for run in runs]),
         beside=tuple(_put_beside(subjects[0], s, compared[s.key]) for s in subjects if s.key in compared),
         rows=list_rows(subjects, compared),
     )
@@ -190,13 +201,6 @@ def _report_one(subject: Subject, groups: Mapping[int, tuple[int, str]]) -> Subj
         total=len(results),
         environment=_list_environment(subject),
     )
-
-
-def _align(runs: Sequence[SubjectReport]) -> tuple[tuple[str, tuple[KeyFigure | None, ...]], ...]:
-    """Put the runs' figures side by side by name."""
-    names = list(dict.fromkeys(figure.name for run in runs for figure in run.figures))
-    by_run = [{figure.name: figure for figure in run.figures} for run in runs]
-    return tuple((name, tuple(figures.get(name) for figures in by_run)) for name in names)
 
 
 def _put_beside(first: Subject, second: Subject, comparison: Comparison) -> Beside:

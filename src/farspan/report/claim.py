@@ -31,6 +31,15 @@ class KeyFigure:
     verdict: Verdict
 
 
+def align_figures(
+    columns: Sequence[Sequence[KeyFigure]],
+) -> tuple[tuple[str, tuple[KeyFigure | None, ...]], ...]:
+    """Put key figures side by side by name; None where a column has none of that name."""
+    names = list(dict.fromkeys(figure.name for column in columns for figure in column))
+    by_name = [{figure.name: figure for figure in column} for column in columns]
+    return tuple((name, tuple(figures.get(name) for figures in by_name)) for name in names)
+
+
 def find_proven(results: Sequence[Result]) -> int | None:
     """Return the longest context at which every request's answer was checked and right; None when there is none."""
     return _longest(results, {result.context for result in results if not is_right(result)})

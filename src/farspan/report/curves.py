@@ -13,6 +13,7 @@ from farspan.bench.schedule import Phase
 from farspan.bench.statistics import percentile
 from farspan.bench.status import Status
 from farspan.bench.trust import is_trusted
+from farspan.report.charted import Charted
 from farspan.report.drawing import (
     Chart,
     Key,
@@ -24,7 +25,6 @@ from farspan.report.drawing import (
     seconds_axis,
     write_seconds,
 )
-from farspan.report.subject import Subject
 from farspan.report.tables import group_contexts, put_together
 from farspan.sizes import format_seconds, format_tokens
 
@@ -58,19 +58,19 @@ class Curve:
     value: Callable[[Result], float | None]
     is_time: bool
     caption: str
-    expected: Callable[[Subject], Mapping[int, float]]
-    floor: Callable[[Subject], Mapping[int, float]]
+    expected: Callable[[Charted], Mapping[int, float]]
+    floor: Callable[[Charted], Mapping[int, float]]
 
     def write(self, value: float) -> str:
         """Write a value for a person."""
         return format_seconds(value) if self.is_time else f"{value:,.0f} tokens/s"
 
 
-def _expected_ttft(subject: Subject) -> dict[int, float]:
+def _expected_ttft(subject: Charted) -> dict[int, float]:
     return {c: row.expected_s for c, row in subject.plan.times.times.items()} if subject.plan else {}
 
 
-def _floor_ttft(subject: Subject) -> dict[int, float]:
+def _floor_ttft(subject: Charted) -> dict[int, float]:
     rows = subject.plan.times.times if subject.plan else {}
     return {c: row.floor_s for c, row in rows.items() if row.floor_s is not None}
 
@@ -126,15 +126,19 @@ class _Drawn:
     ranged: bool = False
 
 
-def draw_curve(curve: Curve, subjects: Sequence[Subject]) -> Chart | None:
-    """Draw a measure of all runs against context length; None when no request has it."""
+def draw_curve(curve: Curve, subjects: Sequence[Charted]) -> Chart | None:
+    """Draw a measure of all runs against context length; None when no request has it.
+
+    Of plans without any request their expectations are drawn, if there are several contexts.
+    """
     shown = [
         result
         for subject in subjects
         for result in subject.results
         if result.status.answered and result.phase is Phase.MEASURED and curve.value(result)
     ]
-    if not shown:
+    measured = any(subject.results for subject in subjects)
+    if not shown and (measured or all(len(curve.expected(subject)) < 2 for subject in subjects)):
         return None
     groups = group_contexts(subjects)
     drawn = {subject.key: _collect(curve, subject, groups) for subject in subjects}
@@ -155,13 +159,15 @@ def draw_curve(curve: Curve, subjects: Sequence[Subject]) -> Chart | None:
         alt=_describe(curve, subjects, drawn),
         caption=_caption(curve, drawn),
         keys=tuple(_legend(subjects, drawn)),
-        columns=("run", "context", "depth", "repeat", curve.title, "plan", "floor", "kind"),
-        rows=rows,
+        columns=("run", "context", "depth", "repeat", curve.title, "plan", "floor", "kind")
+        if measured
+        else ("plan", "context", curve.title, "floor"),
+        rows=rows if measured else _table_plans(curve, subjects),
         more=more,
     )
 
 
-def _collect(curve: Curve, subject: Subject, groups: Mapping[int, tuple[int, str]]) -> _Drawn:
+def _collect(curve: Curve, subject: Charted, groups: Mapping[int, tuple[int, str]]) -> _Drawn:
     part = _Drawn()
     results = [r for r in subject.results if r.status.answered and curve.value(r)]
     colour, key = colour_of(subject.key), subject.key
@@ -266,7 +272,7 @@ def _kind(result: Result) -> str:
     return "unknown" if result.cached_tokens is None else "cold"
 
 
-def _legend(subjects: Sequence[Subject], drawn: Mapping[str, _Drawn]) -> list[Key]:
+def _legend(subjects: Sequence[Charted], drawn: Mapping[str, _Drawn]) -> list[Key]:
     keys = []
     if len(subjects) > 1:
         keys += [Key(s.key, s.name, colour_of(s.key)) for s in subjects if drawn[s.key].layers]
@@ -285,7 +291,9 @@ def _legend(subjects: Sequence[Subject], drawn: Mapping[str, _Drawn]) -> list[Ke
 
 
 def _caption(curve: Curve, drawn: Mapping[str, _Drawn]) -> str:
-    if any(part.ranged for part in drawn.values()):
+    if not any(part.medians for part in drawn.values()):
+        how = "Nothing was measured."
+    elif any(part.ranged for part in drawn.values()):
         how = "Bars hold the middle 80 % of the requests, dots and line are medians."
     else:
         how = "Every mark is one request; the line joins the medians."
@@ -295,21 +303,24 @@ def _caption(curve: Curve, drawn: Mapping[str, _Drawn]) -> str:
     return f"{curve.caption} {how}{plan}{floor}{'.' if plan else ''}"
 
 
-def _describe(curve: Curve, subjects: Sequence[Subject], drawn: Mapping[str, _Drawn]) -> str:
+def _describe(curve: Curve, subjects: Sequence[Charted], drawn: Mapping[str, _Drawn]) -> str:
     sentences = []
     for subject in subjects:
         medians = drawn[subject.key].medians
+        planned = "" if subject.results else ", planned"
+        if planned:
+            medians = sorted(curve.expected(subject).items())
         if not medians:
             continue
         (low, first), (high, last) = medians[0], medians[-1]
-        text = f"{subject.name}: {curve.write(first)} at {format_tokens(low)}"
+        text = f"{subject.name}{planned}: {curve.write(first)} at {format_tokens(low)}"
         if high != low:
             text += f", {curve.write(last)} at {format_tokens(high)}"
         sentences.append(text)
     return f"{curve.title} against context length. {'; '.join(sentences)}."
 
 
-def _table(curve: Curve, subjects: Sequence[Subject]) -> tuple[tuple[tuple[str, ...], ...], int]:
+def _table(curve: Curve, subjects: Sequence[Charted]) -> tuple[tuple[tuple[str, ...], ...], int]:
     rows = []
     total = 0
     for subject in subjects:
@@ -335,6 +346,16 @@ def _table(curve: Curve, subjects: Sequence[Subject]) -> tuple[tuple[tuple[str, 
                 )
             )
     return tuple(rows), total - len(rows)
+
+
+def _table_plans(curve: Curve, subjects: Sequence[Charted]) -> tuple[tuple[str, ...], ...]:
+    rows = []
+    for subject in subjects:
+        floor = curve.floor(subject)
+        for context, value in sorted(curve.expected(subject).items()):
+            least = curve.write(floor[context]) if context in floor else ""
+            rows.append((subject.name, format_tokens(context), curve.write(value), least))
+    return tuple(rows)
 
 
 __all__ = ["CURVES", "Chart", "Curve", "draw_curve", "write_seconds"]

@@ -98,12 +98,9 @@ def read_expectation(plan: dict[str, Any], engine: str | None) -> Expectation | 
     name = next(iter(times.times.values())).engine
     rows = _rows_of(plan, name)
     last = rows[-1] if rows else {}
-    ttft = _mapping(last.get("ttft_s"))
+    ttft = as_mapping(last.get("ttft_s"))
     gpus, gpu = plan.get("gpus"), plan.get("gpu")
-    kv = _number(last.get("available_kv_bytes"))
-    if kv is None and (gib := _number(last.get("available_kv_gib"))) is not None:
-        kv = gib * _GIB
-    itl = {row.get("context"): _number(_mapping(row.get("itl_s")).get("expected")) for row in rows}
+    itl = {row.get("context"): as_number(as_mapping(row.get("itl_s")).get("expected")) for row in rows}
     return Expectation(
         engine=name,
         version=str(last.get("version") or ""),
@@ -112,11 +109,17 @@ def read_expectation(plan: dict[str, Any], engine: str | None) -> Expectation | 
         basis=str(ttft.get("basis") or ""),
         fitted=ttft.get("fitted") is True,
         itl_s={context: value for context, value in itl.items() if isinstance(context, int) and value},
-        kv_bytes=kv,
-        gpu_bytes=_number(plan.get("gpu_memory_bytes")),
+        kv_bytes=read_kv_bytes(last),
+        gpu_bytes=as_number(plan.get("gpu_memory_bytes")),
         ledger=_read_ledger(last.get("ledger")),
-        flags=tuple(str(flag) for flag in _list(last.get("flags"))),
+        flags=tuple(str(flag) for flag in as_list(last.get("flags"))),
     )
+
+
+def read_kv_bytes(entry: Mapping[str, Any]) -> float | None:
+    """Return the room for KV on one GPU that an engine's plan has, in bytes; None when it does not say."""
+    gib = as_number(entry.get("available_kv_gib"))
+    return as_number(entry.get("available_kv_bytes")) or (gib * _GIB if gib is not None else None)
 
 
 def _rows_of(plan: dict[str, Any], engine: str) -> list[dict[str, Any]]:
@@ -125,7 +128,7 @@ def _rows_of(plan: dict[str, Any], engine: str) -> list[dict[str, Any]]:
     if isinstance(points, list):
         rows = [row for row in points if isinstance(row, dict) and row.get("engine") == engine]
     else:
-        row = _mapping(_mapping(plan.get("engines")).get(engine))
+        row = as_mapping(as_mapping(plan.get("engines")).get(engine))
         rows = [{**row, "context": plan.get("context")}] if row else []
     return sorted(
         (row for row in rows if isinstance(row.get("context"), int)), key=lambda row: row["context"]
@@ -134,21 +137,24 @@ def _rows_of(plan: dict[str, Any], engine: str) -> list[dict[str, Any]]:
 
 def _read_ledger(lines: Any) -> tuple[LedgerLine, ...]:
     found = []
-    for line in _list(lines):
-        size = _number(line.get("bytes")) if isinstance(line, dict) else None
+    for line in as_list(lines):
+        size = as_number(line.get("bytes")) if isinstance(line, dict) else None
         if size is not None and line.get("where") == "gpu":
             found.append(LedgerLine(str(line.get("name")), size, str(line.get("basis") or "")))
     return tuple(found)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """Return what should be a JSON object; an empty one when it is not."""
     return value if isinstance(value, dict) else {}
 
 
-def _list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """Return what should be a JSON array; an empty one when it is not."""
     return value if isinstance(value, list) else []
 
 
-def _number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
+    """Return what should be a number above 0; None when it is not."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
     return float(value) if good else None

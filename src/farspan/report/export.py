@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,12 +28,16 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def render_csv(data: ReportData) -> str:
     """Render every measured request of every run as one line, times in seconds; unknown values are empty."""
+    rows = (_values(run, result) for run in data.runs for result in run.subject.results)
+    return write_csv(_COLUMNS, rows)
+
+
+def write_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Write a table of which no cell is taken for a formula; None is empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for run in data.runs:
-        for result in run.subject.results:
-            writer.writerow([_cell(value) for value in _values(run, result)])
+    writer.writerow(columns)
+    writer.writerows([_cell(value) for value in row] for row in rows)
     return out.getvalue()
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from farspan.report.charted import Charted
 from farspan.report.drawing import WIDE, Chart, Key, draw, layer
 from farspan.report.subject import Subject
 from farspan.sizes import GIB, format_bytes
@@ -39,7 +40,7 @@ class Stack:
     note: str
 
 
-def stack_plan(subject: Subject) -> Stack | None:
+def stack_plan(subject: Charted) -> Stack | None:
     """Sum up the planned ledger by part; None when the plan has none."""
     plan = subject.plan
     if plan is None or not (plan.ledger or plan.kv_bytes):
@@ -82,17 +83,13 @@ def stack_measured(subject: Subject) -> Stack | None:
     return Stack(subject.name, "measured", f"{subject.key}2", parts, ", ".join(sources))
 
 
-def draw_ledger(subjects: Sequence[Subject]) -> Chart | None:
+def draw_ledger(subjects: Sequence[Charted]) -> Chart | None:
     """Draw the memory of one GPU, plan against measured, a pair of bars a run; None when neither is known."""
-    stacks = [
-        stack
-        for subject in subjects
-        for stack in (stack_plan(subject), stack_measured(subject))
-        if stack is not None
-    ]
+    stacks = [stack for subject in subjects for stack in _stacks_of(subject)]
     # One part by itself is no comparison, and has its own chart.
     if not any(stack.what == "plan" or len(stack.bytes) > 1 for stack in stacks):
         return None
+    measured = any(isinstance(subject, Subject) for subject in subjects)
     capacity = max((s.plan.gpu_bytes for s in subjects if s.plan and s.plan.gpu_bytes), default=None)
     scale, unit = (GIB, "GiB") if max(sum(s.bytes.values()) for s in stacks) >= GIB else (2**20, "MiB")
     rows = []
@@ -140,7 +137,7 @@ def draw_ledger(subjects: Sequence[Subject]) -> Chart | None:
         keys.append(Key("gpu", f"the GPU: {format_bytes(capacity)}", "var(--fg)", "dashes"))
     return Chart(
         anchor="memory",
-        title="Memory, plan against measured",
+        title="Memory, plan against measured" if measured else "Memory of one GPU, planned",
         svg=draw(layers, width=WIDE, height=40 * len(stacks)),
         alt="Memory by part. "
         + " ".join(
@@ -149,7 +146,7 @@ def draw_ledger(subjects: Sequence[Subject]) -> Chart | None:
             + "."
             for stack in stacks
         ),
-        caption=_caption(subjects, stacks),
+        caption=_caption(subjects, stacks, measured=measured),
         keys=tuple(keys),
         columns=("run", "which", "part", "size", "where from"),
         rows=tuple(_table(subjects, stacks)),
@@ -157,15 +154,24 @@ def draw_ledger(subjects: Sequence[Subject]) -> Chart | None:
     )
 
 
-def _caption(subjects: Sequence[Subject], stacks: Sequence[Stack]) -> str:
+def _stacks_of(subject: Charted) -> list[Stack]:
+    measured = stack_measured(subject) if isinstance(subject, Subject) else None
+    return [stack for stack in (stack_plan(subject), measured) if stack is not None]
+
+
+def _caption(subjects: Sequence[Charted], stacks: Sequence[Stack], *, measured: bool) -> str:
     text = "What nobody reported is not drawn: a measured bar may be shorter than the memory in use."
+    if not measured:
+        text = "Nothing was measured."
+        if not any(subject.plan and subject.plan.ledger for subject in subjects):
+            text += " Plans of several contexts have no ledger: only the KV pool is drawn."
     if len(subjects) > 1:
         named = {stack.key[0]: stack.who for stack in stacks}
         text += " " + ", ".join(f"{key.upper()} is {who}" for key, who in named.items()) + "."
     return text
 
 
-def _table(subjects: Sequence[Subject], stacks: Sequence[Stack]) -> list[tuple[str, ...]]:
+def _table(subjects: Sequence[Charted], stacks: Sequence[Stack]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         (stack.who, stack.what, part, format_bytes(size), stack.note)
         for stack in stacks

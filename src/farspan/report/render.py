@@ -14,7 +14,10 @@ from farspan import __version__
 from farspan.errors import InputError
 from farspan.printable import printable
 from farspan.report.build import ReportData, draw_charts
-from farspan.sizes import format_seconds, format_tokens
+from farspan.report.drawing import Chart
+from farspan.report.planned import Planned
+from farspan.report.planpage import PlanReportData, draw_plan_charts
+from farspan.sizes import format_bytes, format_seconds, format_tokens
 
 _MARKDOWN = re.compile(
     r"([\\`*_\[\]<>|~&#!])|(?<=http)(:)(?=//)|(?<=https)(:)(?=//)|(?<=www)(\.)", re.IGNORECASE
@@ -22,10 +25,11 @@ _MARKDOWN = re.compile(
 # The colours of the page, light and dark.
 _COLOURS = re.compile(r":root \{[^}]*\}|@media screen[^{]*\{\s*:root \{[^}]*\}\s*\}")
 _PACKAGE = PackageLoader("farspan.report", "templates")
-HTML_TEMPLATE, MARKDOWN_TEMPLATE = "report.html.j2", "report.md.j2"
+
+AnyData = ReportData | PlanReportData
 
 
-def render_html(data: ReportData, template: Path | None = None) -> str:
+def render_html(data: AnyData, template: Path | None = None) -> str:
     """Render the page. Every string is escaped; the page forbids itself the network and every script but its own.
 
     Args:
@@ -35,13 +39,13 @@ def render_html(data: ReportData, template: Path | None = None) -> str:
     Raises:
         InputError: The template cannot be read or does not work, or the package that draws is missing.
     """
-    charts = draw_charts(data)
+    charts = _draw(data)
     environment = _environment(template, autoescape=True)
     script = _PACKAGE.get_source(environment, "report.js")[0]
     style = _PACKAGE.get_source(environment, "report.css")[0]
     return _render(
         environment,
-        template.name if template else HTML_TEMPLATE,
+        template.name if template else f"{_kind(data)}.html.j2",
         data=data,
         charts=[(chart, Markup(chart.svg)) for chart in charts],
         version=__version__,
@@ -51,7 +55,7 @@ def render_html(data: ReportData, template: Path | None = None) -> str:
     )
 
 
-def render_charts(data: ReportData) -> dict[str, str]:
+def render_charts(data: AnyData) -> dict[str, str]:
     """Render every chart as an SVG file of its own that follows the reader's light or dark scheme, by anchor.
 
     Raises:
@@ -62,11 +66,11 @@ def render_charts(data: ReportData) -> dict[str, str]:
     head = f"<style>{colours} svg {{ background: var(--bg) }}</style>"
     return {
         chart.anchor: chart.svg.replace(">", f">{head}<title>{escape(printable(chart.alt))}</title>", 1)
-        for chart in draw_charts(data)
+        for chart in _draw(data)
     }
 
 
-def render_markdown(data: ReportData, template: Path | None = None) -> str:
+def render_markdown(data: AnyData, template: Path | None = None) -> str:
     """Render the report as Markdown (GitHub's dialect); everything from outside goes through the filter `md`.
 
     Raises:
@@ -74,13 +78,26 @@ def render_markdown(data: ReportData, template: Path | None = None) -> str:
     """
     environment = _environment(template, autoescape=False)
     return _render(
-        environment, template.name if template else MARKDOWN_TEMPLATE, data=data, version=__version__
+        environment, template.name if template else f"{_kind(data)}.md.j2", data=data, version=__version__
     )
+
+
+def _kind(data: AnyData) -> str:
+    return "plan" if isinstance(data, PlanReportData) else "report"
+
+
+def _draw(data: AnyData) -> list[Chart]:
+    return draw_plan_charts(data) if isinstance(data, PlanReportData) else draw_charts(data)
+
+
+def write_on_one_line(text: object) -> str:
+    """Return text on one line, for an indented block of code, in which Markdown has no markup."""
+    return " ".join(printable(text).split())
 
 
 def escape_markdown(text: object) -> str:
     """Return text on one line in which nothing is markup, a table border or a link."""
-    flat = " ".join(printable(text).split())
+    flat = write_on_one_line(text)
     return _MARKDOWN.sub(lambda match: f"\\{match.group()}", flat)
 
 
@@ -111,17 +128,42 @@ def _environment(template: Path | None, *, autoescape: bool) -> Environment:
     environment.filters |= {
         "tokens": format_tokens,
         "count": _write_count,
+        "number": _write_number,
+        "size": _write_size,
+        "change_rows": _list_changes,
         "seconds": _write_seconds,
         "rate": _write_rate,
         "percent": _write_percent,
         "clean": printable,
         "md": escape_markdown,
+        "one_line": write_on_one_line,
     }
     return environment
 
 
 def _write_count(count: int | None) -> str:
     return "unknown" if count is None else f"{count:,}"
+
+
+def _write_number(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
+
+
+def _write_size(size: float | None) -> str:
+    return "" if size is None else format_bytes(size)
+
+
+def _list_changes(planned: Planned) -> list[tuple[str, ...]]:
+    return [
+        (
+            change.change,
+            change.costs,
+            format_bytes(change.bytes_freed),
+            _write_number(change.capacity),
+            "yes" if change.fits else "",
+        )
+        for change in planned.changes
+    ]
 
 
 def _write_seconds(seconds: float | None) -> str:

@@ -71,7 +71,7 @@ class Subject:
         server = self.run.info.starts[-1].server
         named = (server.owned_by or (self.log.engine if self.log else "")).strip()
         version = server.version or (self.log.version if self.log else "")
-        return " ".join(part for part in (_ENGINES.get(named.lower(), named), version or "") if part)
+        return " ".join(part for part in (name_engine(named), version or "") if part)
 
     @property
     def model(self) -> str:
@@ -124,6 +124,11 @@ class Subject:
             f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
             for name, value in known.items()
         )
+
+
+def name_engine(name: str) -> str:
+    """Return an engine's name as people write it."""
+    return _ENGINES.get(name.lower(), name)
 
 
 def expand_folders(folders: Sequence[Path]) -> list[Path]:

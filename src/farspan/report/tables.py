@@ -15,6 +15,7 @@ from farspan.bench.summary import Point, list_points
 from farspan.bench.values import group_points
 from farspan.doctor.findings import Finding, Severity
 from farspan.errors import InputError
+from farspan.report.charted import Charted
 from farspan.report.kvmemory import find_kv, find_peak
 from farspan.report.subject import Subject
 from farspan.report.trust import was_checked
@@ -90,7 +91,7 @@ class RecallTable:
     rows: tuple[tuple[RecallCell | None, ...], ...]
 
 
-def group_contexts(subjects: Sequence[Subject]) -> dict[int, tuple[int, str]]:
+def group_contexts(subjects: Sequence[Charted]) -> dict[int, tuple[int, str]]:
     """Map every context to the one it is shown as and that one's label: itself, or of very many a range by size."""
     contexts = sorted({result.context for subject in subjects for result in subject.results})
     if len(contexts) <= MOST_CONTEXTS:

@@ -1,17 +1,20 @@
-"""From run folders to report files."""
+"""From run folders and plans to report files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from farspan.errors import InputError
-from farspan.report.build import ReportData, build_report
+from farspan.report.build import build_report
 from farspan.report.drawing import check_drawing
 from farspan.report.export import render_csv, render_json
-from farspan.report.render import render_charts, render_html, render_markdown
+from farspan.report.planexport import render_plan_csv, render_plan_json
+from farspan.report.planned import is_plan, load_planned
+from farspan.report.planpage import PlanReportData, build_plan_report
+from farspan.report.render import AnyData, render_charts, render_html, render_markdown
 from farspan.report.subject import load_subjects
 
 
@@ -58,10 +61,10 @@ DEFAULT_FORMATS = (Format.HTML, Format.MARKDOWN)
 
 
 def render(runs: Sequence[Path], form: Format, options: ReportOptions | None = None) -> str:
-    """Render the report of run folders in one format.
+    """Render the report of run folders, or of plans, in one format.
 
     Raises:
-        InputError: A folder is not a run, or something the options name cannot be used.
+        InputError: A folder is not a run, a file is no plan, or something the options name cannot be used.
     """
     options = options or ReportOptions()
     return _render(_load(runs, options), form, options)
@@ -74,21 +77,27 @@ def write_report(
     formats: Sequence[Format] = DEFAULT_FORMATS,
     options: ReportOptions | None = None,
 ) -> ReportFiles:
-    """Write the report of run folders.
+    """Write the report of run folders, or of plans.
 
     Args:
-        runs: Folders that `farspan bench`, `farspan import` or `farspan demo` wrote.
+        runs: Folders that `farspan bench`, `farspan import` or `farspan demo` wrote, and with them at most one file
+            of `farspan plan --json` that belongs to them; or such files alone.
         out: A file, whose suffix says the format, or a folder for `report.html` and so on, made when missing; None
-            writes into the first run folder.
+            writes into the first run folder, or beside the first plan under its name.
         formats: What to write into a folder.
         options: How.
 
     Raises:
-        InputError: A folder is not a run, the report cannot be written, something the options name cannot be used,
-            or the package that draws is missing.
+        InputError: A folder is not a run, a file is no plan, the report cannot be written, something the options name
+            cannot be used, or the package that draws is missing.
     """
     options = options or ReportOptions()
-    targets = _choose_targets(out or runs[0], formats)
+    beside = runs[0] if out is None and is_plan(runs[0]) and all(map(is_plan, runs)) else None
+    if beside is not None:
+        targets = {form: beside.with_suffix(f".{form.value}") for form in formats}
+    else:
+        targets = _choose_targets(out or next(run for run in runs if not is_plan(run)), formats)
+    _keep_plans(runs, targets)
     if Format.HTML in targets:
         check_drawing()
     data = _load(runs, options)
@@ -142,17 +151,43 @@ def _choose_targets(out: Path, formats: Sequence[Format]) -> dict[Format, Path]:
     return {form: out}
 
 
-def _load(runs: Sequence[Path], options: ReportOptions) -> ReportData:
-    subjects = load_subjects(runs, logs=options.logs, plan=options.plan)
+def _keep_plans(runs: Sequence[Path], targets: Mapping[Format, Path]) -> None:
+    """Refuse to write over a plan that the report is of."""
+    for target in targets.values():
+        if any(is_plan(run) and run.resolve() == target.resolve() for run in runs):
+            raise InputError(f"{target} is the plan itself", "pass another place with -o")
+
+
+def _load(runs: Sequence[Path], options: ReportOptions) -> AnyData:
+    plans = [path for path in runs if is_plan(path)]
+    if len(plans) == len(runs):
+        for given, name in (
+            (options.compare, "--compare"),
+            (options.logs, "--log"),
+            (options.plan, "--plan"),
+        ):
+            if given:
+                raise InputError(f"{name} is for runs, and only plans are given", "name a run folder too")
+        return build_plan_report(load_planned(plans), title=options.title)
+    if len(plans) + (options.plan is not None) > 1:
+        raise InputError(
+            "the runs have one plan, and several are given",
+            "name one, or make a report of the plans by themselves",
+        )
+    folders = [path for path in runs if path not in plans]
+    options = replace(options, plan=plans[0]) if plans else options
+    subjects = load_subjects(folders, logs=options.logs, plan=options.plan)
     return build_report(subjects, title=options.title, compare=options.compare)
 
 
-def _render(data: ReportData, form: Format, options: ReportOptions) -> str:
+def _render(data: AnyData, form: Format, options: ReportOptions) -> str:
     renderers: dict[Format, Callable[[], str]] = {
         Format.HTML: lambda: render_html(data, _template_for(form, options)),
         Format.MARKDOWN: lambda: render_markdown(data, _template_for(form, options)),
-        Format.CSV: lambda: render_csv(data),
-        Format.JSON: lambda: render_json(data),
+        Format.CSV: lambda: render_plan_csv(data) if isinstance(data, PlanReportData) else render_csv(data),
+        Format.JSON: lambda: (
+            render_plan_json(data) if isinstance(data, PlanReportData) else render_json(data)
+        ),
     }
     return renderers[form]()
 
