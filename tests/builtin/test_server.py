@@ -16,6 +16,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from farspan.builtin.__main__ import serve
 from recall_prompts import WORDS, recall_prompt
 
 CHUNK = 256
@@ -142,6 +143,17 @@ def test_stop_string_ends_the_answer_and_is_left_out(url: str) -> None:
     streamed = events(url, "/v1/completions", body)
     text = "".join(event["choices"][0]["text"] for event in streamed)
     assert text == choice["text"]
+
+
+def test_the_server_tells_every_setting_by_its_flag(url: str) -> None:
+    settings = httpx.get(f"{url}/server_info").json()
+    flags = {option.name for option in serve.params} - {"folder", "host", "port", "served_model_name"}
+    assert set(settings) - {"version"} == flags
+    assert settings["kv_cache_gib"] == 0.5
+    assert settings["max_num_batched_tokens"] == 512
+    assert settings["max_model_len"] == 20_000_000
+    assert settings["kv_cache_dtype"] == "auto"
+    assert settings["enable_prefix_caching"] is True
 
 
 def test_models_version_health_and_tokens(url: str, probe_folder: Path) -> None:

@@ -124,6 +124,9 @@ def test_values_on_the_page_are_those_of_the_run(open_page: Open, engine_run: Pa
         in claim
     )
     assert "Every request was answered correctly" in claim
+    facts = page.locator("#summary .facts").inner_text()
+    assert "--max-num-batched-tokens" in facts
+    assert "--kv-segment-mib" in facts
     tips = page.eval_on_selector_all("#ttft svg [data-tip]", "marks => marks.map(m => m.dataset.tip)")
     assert sorted(tips) == sorted(
         f"{format_seconds(r.ttft_s or 0.0)} at {r.context // 1000}k, depth {r.depth:g}, repeat 0; cold"

@@ -101,6 +101,25 @@ class Engine:
         """How often a request lost its room and went back to the queue."""
         return self._scheduler.preemptions
 
+    def settings(self) -> dict[str, str | int | float | bool | None]:
+        """Return every setting under the name of its flag; None where the engine decides as it goes."""
+        kv = self.options.kv
+        return {
+            "device": str(self.model.device),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "max_model_len": self.max_model_len,
+            "max_num_batched_tokens": self.options.max_num_batched_tokens,
+            "max_num_seqs": self.options.max_num_seqs,
+            "kv_cache_gib": kv.capacity_gib,
+            "kv_cache_dtype": "fp8_e4m3" if kv.fp8 else "auto",
+            "kv_host_gib": kv.host_gib,
+            "kv_segment_mib": kv.segment_mib,
+            "kv_quiet_s": kv.quiet_s,
+            "keep_prefixes_s": kv.keep_prefixes_s,
+            "page_size": kv.page_tokens,
+            "enable_prefix_caching": kv.prefix_caching,
+        }
+
     def statistics(self) -> KVStatistics:
         """Return what the KV cache holds."""
         return self._cache.statistics()

@@ -130,6 +130,11 @@ def _add_state_routes(app: FastAPI, service: Service) -> None:
     async def version() -> dict[str, str]:
         return {"version": __version__, "engine": "farspan-builtin"}
 
+    # SGLang's path: who measures a server keeps with the result what it was started with.
+    @app.get("/server_info")
+    async def server_info() -> dict[str, Any]:
+        return {"version": __version__, **service.engine.settings()}
+
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -32,6 +32,7 @@ _TELLING = (
     "chunked_prefill_size", "max_running_requests", "max_num_seqs", "max_num_batched_tokens", "swa_full_tokens_ratio",
     "disable_cuda_graph", "enforce_eager", "disable_radix_cache", "enable_prefix_caching", "enable_hierarchical_cache",
     "disable_hybrid_swa_memory", "disable_hybrid_kv_cache_manager", "load_format", "max_total_tokens", "page_size",
+    "device", "kv_cache_gib", "kv_host_gib", "kv_segment_mib",
 )  # fmt: skip
 _ONE_SAYS_NOTHING = ("dp_size", "pipeline_parallel_size", "page_size")
 
