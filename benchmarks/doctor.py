@@ -1,4 +1,4 @@
-"""How fast the doctor reads, in MB/s on one core: three mixes of lines, from easy to hostile.
+"""How fast the doctor reads, in MB/s on one core: six mixes of lines, from easy to hostile.
 
     python benchmarks/doctor.py [--megabytes 200] [--repeats 5] [--output doctor.json]
 
@@ -51,8 +51,39 @@ def request(dice: random.Random, second: int) -> str:
     )
 
 
+def busy(dice: random.Random, lines: int) -> Iterator[str]:
+    """Twenty requests a second and a throughput line every ten seconds; one in a hundred is refused."""
+    for number in range(lines):
+        if number % 201 == 200:
+            yield throughput(dice, number // 20)
+        else:
+            yield access(dice, "404 Not Found" if dice.random() < 0.01 else "200 OK")
+
+
+def busy_sglang(dice: random.Random, lines: int) -> Iterator[str]:
+    """SGLang the same: ten requests, a prefill batch and a decode batch every half second."""
+    for number in range(lines):
+        stamp = f"2026-11-22 {number // 86400 % 24:02}:{number // 1440 % 60:02}:{number // 24 % 60:02}"
+        kind = number % 12
+        if kind == 11:
+            yield (
+                f"[{stamp} TP0] Prefill batch, #new-seq: 1, #new-token: {dice.randrange(8192)}, #cached-token: 0, "
+                f"full token usage: {dice.random():.2f}, swa token usage: {dice.random():.2f}, #running-req: 3, "
+                f"#queue-req: 0, #pending-token: 0, cuda graph: False, "
+                f"input throughput (token/s): {dice.uniform(0, 9e3):.2f}"
+            )
+        elif kind == 10:
+            yield (
+                f"[{stamp} TP0] Decode batch, #running-req: {dice.randrange(9)}, #full token: {dice.randrange(10**7)}, "
+                f"full token usage: {dice.random():.2f}, cuda graph: True, gen throughput (token/s): "
+                f"{dice.uniform(0, 90):.2f}, #queue-req: 0, "
+            )
+        else:
+            yield f"[{stamp}] {access(dice).partition(') ')[2]}"
+
+
 def served(dice: random.Random, lines: int) -> Iterator[str]:
-    """A busy server: ten requests between two throughput lines, a few of them logged or refused."""
+    """Ten requests between two throughput lines, one of them logged with its prompt, a few refused."""
     for number in range(lines):
         kind = number % 12
         if kind == 11:
@@ -101,7 +132,14 @@ def all_errors(dice: random.Random, lines: int) -> Iterator[str]:
         )
 
 
-MIXES = {"served": served, "chatty": chatty, "random text": random_text, "all errors": all_errors}
+MIXES = {
+    "busy": busy,
+    "busy SGLang": busy_sglang,
+    "served": served,
+    "chatty": chatty,
+    "random text": random_text,
+    "all errors": all_errors,
+}
 
 
 def measure(log: bytes, megabytes: int) -> tuple[float, float]:
@@ -129,7 +167,11 @@ def main() -> None:
     rows = []
     for name, make in MIXES.items():
         log = ("\n".join(make(random.Random(1), 60_000)) + "\n").encode()
-        megabytes = options.megabytes if name in ("served", "chatty") else max(options.megabytes // 10, 10)
+        megabytes = (
+            options.megabytes
+            if name in ("busy", "busy SGLang", "served", "chatty")
+            else max(options.megabytes // 10, 10)
+        )
         speeds = [measure(log, megabytes) for _ in range(options.repeats)]
         best = max(speeds)
         rows.append(

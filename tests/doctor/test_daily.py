@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from farspan.doctor.daily import DailyLines
 from farspan.doctor.events import LogReader
 from farspan.doctor.lines import LineParser
-from farspan.doctor.records import Access, Throughput, Traffic
+from farspan.doctor.records import Access, Batch, Throughput, Traffic
 from farspan.doctor.scan import telling_lines
 
 SUCCESSES = (b'" 200 OK', b'" 200 OK\r', b"200 OK\x1b[0m", b"200 OK\x1b[0m\r")
@@ -50,6 +50,53 @@ def test_both_ways_say_the_same(prefix: str) -> None:
     assert short == long
     assert short.where.at is not None
     assert (short.prompt_tps, short.running, short.waiting, short.engine) == (6070.5, 1, 2, "003")
+
+
+_COUNT = st.integers(0, 10**12 - 1)
+_SHARE = st.floats(0, 1).map("{:.2f}".format)
+
+
+@st.composite
+def batch_lines(draw: st.DrawFn) -> str:
+    """A batch line as some version of SGLang writes it, and near misses."""
+    ranks = draw(st.sampled_from(["", " TP0", " DP1 TP3", " PP0 TP12"]))
+    turn = draw(st.sampled_from(["", " [17]"]))
+    second = draw(st.integers(0, 61))
+    start = f"[2026-{draw(st.sampled_from(['11-22', '13-77']))} 20:03:{second:02}{ranks}] "
+    usages = draw(
+        st.sampled_from(
+            [
+                "token usage: {}, ",
+                "full token usage: {}, swa token usage: {}, ",
+                "mamba usage: {}, ",
+                "",
+                "usage, ",
+            ]
+        )
+    )
+    usages = usages.format(draw(_SHARE), draw(_SHARE))
+    running, waiting = draw(_COUNT), draw(_COUNT)
+    if draw(st.booleans()):
+        return (
+            f"{start}Prefill batch{turn}, #new-seq: 1, #new-token: {draw(_COUNT)}, #cached-token: {draw(_COUNT)}, "
+            f"{usages}#running-req: {running}, #queue-req: {waiting}, "
+            f"{draw(st.sampled_from(['', '#pending-token: 3, cuda graph: False, input throughput (token/s): 2.53']))}"
+        )
+    tokens = f"#full token: {draw(_COUNT)}, "
+    return (
+        f"{start}Decode batch{turn}, #running-req: {running}, {tokens}{usages}cuda graph: True, "
+        f"gen throughput (token/s): {draw(_SHARE)}, #queue-req: {waiting}, "
+    )
+
+
+@given(batch_lines())
+@settings(deadline=None)
+def test_sglangs_batches_say_the_same_both_ways(line: str) -> None:
+    short = read(line)
+    assert isinstance(short, Batch)
+    # A space before the comma takes the long way, which looks for each field by itself.
+    first, comma, rest = line.partition(", #")
+    assert read(f"{first} {comma}{rest}") == short
 
 
 def test_what_comes_between_is_not_lost() -> None:

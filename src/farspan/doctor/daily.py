@@ -31,6 +31,13 @@ _THROUGHPUT = re.compile(
 )
 _PREEMPTIONS = re.compile(rb"Preemptions: (\d{1,9})")
 _ENGINE = re.compile(rb"Engine (\d+): $")
+# SGLang's batch lines as every version planned for writes them; other forms take the longer way below.
+_SGLANG = re.compile(
+    rb"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)((?: [A-Z]+\d{1,6}){0,8})\] (?:"
+    rb"Prefill batch(?: \[\d{1,12}\])?, #new-seq: \d{1,12}, #new-token: (\d{1,12}), #cached-token: (\d{1,12}), "
+    rb"([^#]{0,200})#running-req: (\d{1,12}), #queue-req: (\d{1,12}),"
+    rb"|Decode batch(?: \[\d{1,12}\])?, #running-req: (\d{1,12}), (.{0,400}?)#queue-req: (\d{1,12}),)"
+)
 _BATCH = re.compile(rb"\[(\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d)((?: [A-Z]+\d+)*)\] (Prefill|Decode) batch")
 _FIELD = re.compile(rb"#(new-token|cached-token|running-req|queue-req): (\d{1,12})")
 _USAGE = re.compile(rb"usage: (\d{1,6}\.\d{1,6})")
@@ -38,6 +45,7 @@ _ACCESS = re.compile(
     r"(?P<address>[\w.:%\[\]-]+?):\d+ - \"(?P<request>[^\"]{1,2000})\" (?P<status>[1-5]\d\d)\b"
 )
 _DATES = 1_024
+_USAGES = 8_192
 
 
 class DailyLines:
@@ -51,6 +59,8 @@ class DailyLines:
         self._parser = parser
         self._days: dict[bytes, float] = {}
         self._dates: dict[bytes, float] = {}
+        self._usages: dict[bytes, float] = {}
+        self._second: tuple[bytes, float] = (b"", 0.0)
 
     def read(self, number: int, raw: bytes) -> tuple[Sample, ...] | None:
         """What a line says; nothing for one that quotes a client; None when it is none of these lines."""
@@ -89,6 +99,9 @@ class DailyLines:
                 return ()
             client = address.decode("ascii", "replace")
             return (Access(Where(number), client, request.decode("utf-8", "replace"), int(status)),)
+        batch = _SGLANG.match(raw)
+        if batch is not None:
+            return (self._sglang_batch(number, batch),)
         if _AVERAGE in raw or b" batch" in raw:
             sample = self._sample(number, raw)
             if sample is not None:
@@ -129,6 +142,15 @@ class DailyLines:
                 self._days[day] = start  # at most 366 of them
         return start
 
+    def _at(self, date: bytes, hour: bytes, minute: bytes, second: bytes) -> float:
+        """Seconds since the epoch of a time on a date such as `2026-11-22`."""
+        start = self._dates.get(date)
+        if start is None:
+            start = epoch(f"{date.decode()} 00:00:00") or 0.0
+            if len(self._dates) < _DATES:
+                self._dates[date] = start
+        return start + int(hour) * 3600 + int(minute) * 60 + int(second)
+
     def _sample(self, number: int, raw: bytes) -> Throughput | Batch | None:
         at = raw.find(_AVERAGE)
         if at >= 0:
@@ -162,24 +184,32 @@ class DailyLines:
             preemptions,
         )
 
+    def _sglang_batch(self, number: int, match: re.Match[bytes]) -> Batch:
+        stamp, ranks, new, cached, usages, running, queued, decoding, after, waiting = match.groups()
+        # Many lines of a busy server share a second, and usages repeat.
+        if stamp != self._second[0]:
+            self._second = (stamp, self._at(stamp[:10], stamp[11:13], stamp[14:16], stamp[17:]))
+        where = Where(number, self._second[1], ranks.decode().lstrip())
+        if new is None:
+            return Batch(where, False, 0, 0, int(decoding), int(waiting), _highest_usage(after))
+        usage = self._usages.get(usages)
+        if usage is None:
+            usage = _highest_usage(usages)
+            if len(self._usages) < _USAGES:
+                self._usages[usages] = usage
+        return Batch(where, True, int(new), int(cached), int(running), int(queued), usage)
+
     def _batch(self, number: int, raw: bytes) -> Batch | None:
         match = _BATCH.match(raw)
         if match is not None:
             day, hour, minute, second, ranks, kind = match.groups()
-            start = self._dates.get(day)
-            if start is None:
-                start = epoch(f"{day.decode()} 00:00:00") or 0.0
-                if len(self._dates) < _DATES:
-                    self._dates[day] = start
-            at = start + int(hour) * 3600 + int(minute) * 60 + int(second)
-            where = Where(number, at, ranks.decode().strip())
+            where = Where(number, self._at(day, hour, minute, second), ranks.decode().strip())
         else:
             parsed = self._parser.parse(number, raw)
             if not parsed.text.startswith(("Prefill batch", "Decode batch")):
                 return None
             where, kind = parsed.where, parsed.text[:6].strip().encode()
         fields = {name: int(value) for name, value in _FIELD.findall(raw)}
-        used = [float(text) for text in _USAGE.findall(raw)]
         return Batch(
             where,
             kind != b"Decode",
@@ -187,5 +217,9 @@ class DailyLines:
             fields.get(b"cached-token", 0),
             fields.get(b"running-req", 0),
             fields.get(b"queue-req", 0),
-            max(used, default=0.0),
+            _highest_usage(raw),
         )
+
+
+def _highest_usage(text: bytes) -> float:
+    return max(map(float, _USAGE.findall(text)), default=0.0)

@@ -20,6 +20,7 @@ from farspan.doctor.noise import HARMLESS
 from farspan.doctor.records import (
     Access,
     Arguments,
+    Batch,
     Event,
     Message,
     Phase,
@@ -128,7 +129,7 @@ class Doctor:
 
     def _see(self, event: Event) -> None:
         start = self._start
-        if isinstance(event, (Throughput, Access)):
+        if isinstance(event, (Throughput, Batch, Access)):
             start.situation.see(event)
             return
         if isinstance(event, Arguments) and event.where.process in ("", "APIServer") and self._is_restart():

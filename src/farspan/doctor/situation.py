@@ -77,7 +77,7 @@ class Situation:
             if self.first_at is None:
                 self.first_at = where.at
             self.last_at = where.at
-        # The two that come by the million are asked for first.
+        # The three that come by the million are asked for first.
         if isinstance(event, Throughput):
             self.rates.see_throughput(event)
         elif isinstance(event, Access):
