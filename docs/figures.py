@@ -3,8 +3,8 @@
     python docs/figures.py            rewrite the pages and charts
     python docs/figures.py --check    say which are stale, exit code 1 if any is
 
-A table stands between `<!-- NAME DATA.json -->` and `<!-- end -->`; NAME is a function below or in
-benchmarks/kv_tables.py that takes the parsed data.
+A table stands between `<!-- NAME DATA.json -->` and `<!-- end -->`; NAME is a function below, in
+benchmarks/kv_tables.py or in benchmarks/prefix_tables.py that takes the parsed data.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "src")]
 
 import kv_tables  # noqa: E402
+import prefix_tables  # noqa: E402
 from farspan.sizes import GIB, format_bytes, format_tokens  # noqa: E402
 
 _BLOCK = re.compile(r"<!-- (\w+) (\S+\.json) -->\n.*?<!-- end -->", re.DOTALL)
@@ -108,7 +109,7 @@ def filled(text: str) -> str:
 
     def fill(match: re.Match[str]) -> str:
         name, data = match.groups()
-        make = globals().get(name) or getattr(kv_tables, name)
+        make = globals().get(name) or getattr(kv_tables, name, None) or getattr(prefix_tables, name)
         made = make(json.loads((DOCS / "data" / data).read_text("utf-8")))
         return f"<!-- {name} {data} -->\n{made}\n<!-- end -->"
 
