@@ -5,7 +5,9 @@
 
 Each prompt is the recall checkpoint's, of exactly that many tokens; the answer is checked word for word. Time is from
 handing over the prompt to the first token of the answer. With `--again` the prompts of a context are asked about once
-more, in the same order: with a small --kv-cache-gib they were evicted meanwhile, to the host if it has room.
+more, in the same order: with a small --kv-cache-gib they were evicted meanwhile, to the host if it has room. With
+`--shared` one prompt has the needles of all depths, and only the question differs: the first is computed, the others
+find all but their last tokens in the prefix cache.
 `-o` also keeps the memory of the KV cache over time.
 """
 
@@ -19,7 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from farspan.builtin.engine import Engine, EngineOptions
 from farspan.builtin.model import LlamaModel
@@ -45,6 +49,7 @@ def main() -> None:
     parser.add_argument("--kv-cache-dtype", default="auto", choices=["auto", "fp8_e4m3"])
     parser.add_argument("--kv-host-gib", type=float, default=0.0)
     parser.add_argument("--again", action="store_true", help="ask about each prompt twice")
+    parser.add_argument("--shared", action="store_true", help="plant every needle in one prompt")
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     rows: list[dict[str, object]] = []
@@ -96,8 +101,11 @@ def main() -> None:
                 build_prompt(tokenizer, tokens=context, depth=depth, seed=seed, output_tokens=8)
                 for seed, depth in enumerate(arguments.depths)
             ]
-            for prompt, depth in list(zip(prompts, arguments.depths, strict=True)) * (1 + arguments.again):
-                row = ask(engine, prompt, watch)
+            ids = share(prompts) if arguments.shared else None
+            asked = list(zip(range(len(prompts)), arguments.depths, strict=True)) * (1 + arguments.again)
+            for number, depth in asked:
+                prompt = prompts[number]
+                row = ask(engine, prompt, prompt.token_ids if ids is None else ids[number], watch)
                 rows.append({"tokens": context, "depth": depth, **row})
                 print(
                     f"| {format_tokens(context)} | {depth:g} | {'yes' if row['right'] else 'NO'} "
@@ -136,10 +144,27 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def ask(engine: Engine, prompt: Prompt, watch: Callable[[], None]) -> dict[str, Any]:
+def share(prompts: list[Prompt]) -> list[NDArray[np.int32]]:
+    """Plant the needles of all prompts in the first, and return it once with the question of each: the last token."""
+    every = prompts[0].token_ids.astype(np.int32)
+    for prompt in prompts:
+        (at,) = prompt.needle_positions
+        needle = slice(at, at + 1 + prompt.output_tokens)
+        every[needle] = prompt.token_ids[needle]
+    asked = []
+    for prompt in prompts:
+        ids = every.copy()
+        ids[-1] = prompt.token_ids[-1]
+        asked.append(ids)
+    return asked
+
+
+def ask(
+    engine: Engine, prompt: Prompt, token_ids: NDArray[np.int32], watch: Callable[[], None]
+) -> dict[str, Any]:
     """Ask about one prompt and return what it took."""
     params = SamplingParams(max_tokens=8, temperature=0)
-    request = Request("needle", prompt.token_ids, params)
+    request = Request("needle", token_ids, params)
     begun = time.perf_counter()
     engine.add(request)
     stamps: list[float] = []

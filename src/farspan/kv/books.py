@@ -36,7 +36,9 @@ class PageBooks:
         self._block = block_pages
         self._blocks_per_segment = segment_pages // block_pages
         blocks = self.segments * self._blocks_per_segment
-        self._state = np.zeros(blocks * block_pages, np.uint16)
+        # Written to now, unlike np.zeros: the first write to fresh memory is a page fault, which would cost a growth by
+        # millions of pages more than all the rest of it.
+        self._state = np.full(blocks * block_pages, _UNBACKED, np.uint16)
         self._sizes = np.clip(max_pages - np.arange(blocks, dtype=np.int64) * block_pages, 0, block_pages)
         self._free = np.zeros(blocks, np.int64)  # free pages of every block
         self._backed = np.zeros(self.segments, np.bool_)
