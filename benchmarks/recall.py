@@ -14,6 +14,7 @@ find all but their last tokens in the prefix cache.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -33,7 +34,7 @@ from farspan.kv.options import KVOptions
 from farspan.models.probe import vocabulary, write_probe
 from farspan.prompts.build import build_prompt
 from farspan.prompts.prompt import Prompt
-from farspan.prompts.tokenizer import load_tokenizer
+from farspan.prompts.tokenizer import Tokenizer, load_tokenizer
 from farspan.sizes import format_bytes, format_tokens, parse_token_list
 
 
@@ -97,10 +98,7 @@ def main() -> None:
             )
 
         for context in arguments.contexts:
-            prompts = [
-                build_prompt(tokenizer, tokens=context, depth=depth, seed=seed, output_tokens=8)
-                for seed, depth in enumerate(arguments.depths)
-            ]
+            prompts = plant(tokenizer, context, arguments.depths)
             ids = share(prompts) if arguments.shared else None
             asked = list(zip(range(len(prompts)), arguments.depths, strict=True)) * (1 + arguments.again)
             for number, depth in asked:
@@ -144,12 +142,33 @@ def main() -> None:
         raise SystemExit(1)
 
 
+def plant(tokenizer: Tokenizer, context: int, depths: list[float]) -> list[Prompt]:
+    """Return a prompt for each depth. No word of one's needle is in another's, so that `share` leaves each clear."""
+    prompts: list[Prompt] = []
+    taken: set[int] = set()
+    seeds = itertools.count()
+    while len(prompts) < len(depths):
+        prompt = build_prompt(
+            tokenizer, tokens=context, depth=depths[len(prompts)], seed=next(seeds), output_tokens=8
+        )
+        words = set(prompt.token_ids[needle_of(prompt)].tolist())
+        if not words & taken:
+            prompts.append(prompt)
+            taken |= words
+    return prompts
+
+
+def needle_of(prompt: Prompt) -> slice:
+    """Return where the prompt's needle lies: its key and the answer."""
+    (at,) = prompt.needle_positions
+    return slice(at, at + 1 + prompt.output_tokens)
+
+
 def share(prompts: list[Prompt]) -> list[NDArray[np.int32]]:
     """Plant the needles of all prompts in the first, and return it once with the question of each: the last token."""
     every = prompts[0].token_ids.astype(np.int32)
     for prompt in prompts:
-        (at,) = prompt.needle_positions
-        needle = slice(at, at + 1 + prompt.output_tokens)
+        needle = needle_of(prompt)
         every[needle] = prompt.token_ids[needle]
     asked = []
     for prompt in prompts:

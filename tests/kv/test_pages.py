@@ -41,6 +41,19 @@ def test_pages_come_lowest_first_and_follow_their_predecessor() -> None:
     pool.check_integrity()
 
 
+@pytest.mark.parametrize("hole", [256, 250])
+def test_what_follows_a_page_ends_where_memory_does(hole: int) -> None:
+    pool = _pool([64], 1, 3 * 256)  # 256 pages a segment
+    pages = pool.alloc(3 * 256)
+    assert pages is not None
+    pool.free(np.arange(hole, 512, dtype=np.int32))  # all of segment 1
+    pool._books.unback(1)
+    free = list(range(hole, 256))
+    pool.free(np.array([7, 8, 9], np.int32))
+    assert pool.alloc(3 + len(free), after=hole - 1).tolist() == [*free, 7, 8, 9]  # type: ignore[union-attr]
+    assert pool._books.free_pages == 0
+
+
 def test_it_grows_by_segments_to_its_cap_and_not_beyond() -> None:
     pool = _pool([64, 64], 4, 1000, cap=10)  # 64 pages a segment, in two layers
     assert pool.pages_per_segment == 64
@@ -123,16 +136,16 @@ def test_freeing_what_is_not_in_use_is_refused_whole(pages: list[int]) -> None:
     pool.check_integrity()
 
 
-def test_a_page_can_be_shared_65534_times_and_not_once_more() -> None:
+def test_a_page_can_be_shared_65535_times_and_not_once_more() -> None:
     pool = _pool([64], 1, 10)
     page = pool.alloc(1)
     assert page is not None
-    pool.share(np.repeat(page, 65_533))
-    assert pool.references(page).tolist() == [65_534]
+    pool.share(np.repeat(page, 65_534))
+    assert pool.references(page).tolist() == [65_535]
     for more in (page, np.repeat(page, 3)):
         with pytest.raises(DriverError, match="shared"):
             pool.share(more)
-    assert pool.free(np.repeat(page, 65_534)) == 1
+    assert pool.free(np.repeat(page, 65_535)) == 1
 
 
 def test_pressure_is_highest_where_a_page_is_the_last_of_its_segment() -> None:

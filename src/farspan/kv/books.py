@@ -1,8 +1,9 @@
 """Which pages are free and how often the others are shared: vectorised, for millions of pages.
 
-One number a page: 0 where there is no memory, 1 where a page is free, 1 + its references otherwise. Free pages are
-counted a block of about a thousand pages, so that finding one scans a block and not the pool; runs of pages, which is
-what long prompts leave, are handled as slices. Pages are taken from the lowest numbers up.
+One number a page: its references, 0 where it is free or has no memory. Which of the two, its segment knows, so that a
+segment comes and goes without a look at its pages. Free pages are counted a block of about a thousand pages, so that
+finding one scans a block and not the pool; runs of pages, which is what long prompts leave, are handled as slices.
+Pages are taken from the lowest numbers up.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from farspan.kv.drivers.driver import DriverError
 
 Pages = NDArray[np.int32]
 
-_UNBACKED, _FREE = 0, 1
-_MOST_REFERENCES = 65534  # of 16 bits, less the two states above
+_MOST_REFERENCES = 65535  # of 16 bits
 
 
 class PageBooks:
@@ -38,7 +38,8 @@ class PageBooks:
         blocks = self.segments * self._blocks_per_segment
         # Written to now, unlike np.zeros: the first write to fresh memory is a page fault, which would cost a growth by
         # millions of pages more than all the rest of it.
-        self._state = np.full(blocks * block_pages, _UNBACKED, np.uint16)
+        self._references = np.full(blocks * block_pages, 0, np.uint16)
+        self._references[max_pages:] = 1  # there are no such pages, so they are never free
         self._sizes = np.clip(max_pages - np.arange(blocks, dtype=np.int64) * block_pages, 0, block_pages)
         self._free = np.zeros(blocks, np.int64)  # free pages of every block
         self._backed = np.zeros(self.segments, np.bool_)
@@ -73,7 +74,6 @@ class PageBooks:
         stop = segment + 1 if stop is None else stop
         assert not self._backed[segment:stop].any(), "a segment is backed once"
         low, high = self.bounds(segment, stop)
-        self._state[low:high] = _FREE
         blocks = slice(segment * self._blocks_per_segment, stop * self._blocks_per_segment)
         self._free[blocks] = self._sizes[blocks]
         self._backed[segment:stop] = True
@@ -86,7 +86,6 @@ class PageBooks:
         blocks, (low, high) = self._blocks_of(segment), self.bounds(segment)
         assert self._backed[segment], "only a backed segment goes"
         assert int(self._free[blocks].sum()) == high - low, "a segment goes when all of it is free"
-        self._state[low:high] = _UNBACKED
         self._free[blocks] = 0
         self._backed[segment] = False
         self.free_pages -= high - low
@@ -126,16 +125,22 @@ class PageBooks:
 
     def _run_from(self, page: int, most: int) -> int:
         """Return how many pages from `page` on, `most` at the most, are free without a gap."""
-        state = self._state[page : min(page + most, self.max_pages)]
-        if not len(state) or state[0] != _FREE:
+        stop = min(page + most, self.max_pages)
+        if stop <= page:
             return 0
-        taken = state != _FREE
+        segment = page // self.segment_pages
+        backed = self._backed[segment : -(-stop // self.segment_pages)]
+        if not backed.all():
+            stop = (segment + int(backed.argmin())) * self.segment_pages
+            if stop <= page:
+                return 0
+        taken = self._references[page:stop] != 0
         first = int(taken.argmax())
-        return first if taken[first] else len(state)
+        return first if taken[first] else len(taken)
 
     def _take_run(self, low: int, high: int) -> Pages:
         """Take [low, high), all free."""
-        self._state[low:high] = _FREE + 1
+        self._references[low:high] = 1
         self._count_run(low, high, -1)
         return self._numbers[low:high]
 
@@ -161,13 +166,13 @@ class PageBooks:
         total = np.cumsum(counts)
         last = int(np.searchsorted(total, most))  # the block in which `most` is reached
         blocks, counts = blocks[: last + 1], counts[: last + 1]
-        state = self._state.reshape(-1, self._block)
+        references = self._references.reshape(-1, self._block)
         contiguous = len(blocks) == int(blocks[-1]) - int(blocks[0]) + 1
-        rows = state[int(blocks[0]) : int(blocks[-1]) + 1] if contiguous else state[blocks]
-        place = np.flatnonzero(rows.reshape(-1) == _FREE)
+        rows = references[int(blocks[0]) : int(blocks[-1]) + 1] if contiguous else references[blocks]
+        place = np.flatnonzero(rows.reshape(-1) == 0)
         place += np.repeat((blocks - np.arange(len(blocks))) * self._block, counts)
         pages = place[:most].astype(np.int32)
-        self._state[pages] = _FREE + 1
+        self._references[pages] = 1
         over = max(0, len(place) - most)  # of the last block, not taken
         self._free[blocks] = 0
         self._free[blocks[-1]] = over
@@ -177,9 +182,9 @@ class PageBooks:
 
     def _first_page(self) -> int:
         """Return the lowest free page; there must be one."""
-        if self._state[self._cursor] != _FREE:
+        if self._references[self._cursor] or not self._backed[self._cursor // self.segment_pages]:
             low = self._first_block() * self._block
-            self._cursor = low + int((self._state[low : low + self._block] == _FREE).argmax())
+            self._cursor = low + int((self._references[low : low + self._block] == 0).argmax())
         return self._cursor
 
     def _first_block(self) -> int:
@@ -199,21 +204,21 @@ class PageBooks:
         """Count one more reference of every page; a page named twice gets two.
 
         Raises:
-            DriverError: A page is not in use, or shared by more than 65,534; nothing has changed.
+            DriverError: A page is not in use, or shared by more than 65,535; nothing has changed.
         """
         run = self._as_run(pages)
         if run is not None:
-            state = self._state[run[0] : run[1]]
-            if len(state):
-                self._check_shareable(int(state.min()), int(state.max()))
-                state += np.uint16(1)
+            references = self._references[run[0] : run[1]]
+            if len(references):
+                self._check_shareable(int(references.min()), int(references.max()) + 1)
+                references += np.uint16(1)
             return
         pages, times = _distinct(pages)
         self._check_inside(pages)
-        state = self._state[pages]
-        grown = state.astype(np.int64) + times
-        self._check_shareable(int(state.min()), int(grown.max()) - 1)
-        self._state[pages] = grown
+        references = self._references[pages]
+        grown = references.astype(np.int64) + times
+        self._check_shareable(int(references.min()), int(grown.max()))
+        self._references[pages] = grown
 
     def free(self, pages: Pages) -> int:
         """Count one reference less of every page, and free those without any; return how many these are.
@@ -226,44 +231,44 @@ class PageBooks:
             return self._free_run(*run)
         pages, times = _distinct(pages)
         self._check_inside(pages)
-        state = self._state[pages]
-        short = state <= times  # state is 1 + references
+        references = self._references[pages]
+        short = references < times
         if short.any():
             self._refuse_free(int(pages[int(short.argmax())]))
-        state -= np.asarray(times, np.uint16)
-        self._state[pages] = state
-        freed = state == _FREE
+        references -= np.asarray(times, np.uint16)
+        self._references[pages] = references
+        freed = references == 0
         return self._count_freed(pages if freed.all() else pages[freed])
 
     def _free_run(self, low: int, high: int) -> int:
-        state = self._state[low:high]
+        references = self._references[low:high]
         if high - low == 1:
-            references = int(state[0])
-            if references <= _FREE:
+            left = int(references[0]) - 1
+            if left < 0:
                 self._refuse_free(low)
-            state[0] = references - 1
-            if references - 1 > _FREE:
+            references[0] = left
+            if left:
                 return 0
             block = low // self._block
             self._free[block] += 1
             self.free_pages += 1
             self._cursor = min(self._cursor, low)
             return 1
-        if not len(state):
+        if not len(references):
             return 0
-        if int(state.min()) <= _FREE:
-            self._refuse_free(low + int(state.argmin()))
-        if int(state.max()) == _FREE + 1:
-            state.fill(_FREE)
+        if not int(references.min()):
+            self._refuse_free(low + int(references.argmin()))
+        if int(references.max()) == 1:
+            references.fill(0)
             self._count_run(low, high, 1)
             return high - low
-        state -= np.uint16(1)
-        return self._count_freed(low + np.flatnonzero(state == _FREE))
+        references -= np.uint16(1)
+        return self._count_freed(low + np.flatnonzero(references == 0))
 
     def references(self, pages: Pages) -> NDArray[np.int32]:
         """Return the references of every page; 0 for a free one."""
         self._check_inside(pages)
-        return np.maximum(self._state[pages].astype(np.int32) - 1, 0)
+        return self._references[pages].astype(np.int32)
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -316,9 +321,9 @@ class PageBooks:
             raise DriverError(f"a page outside [0, {self.max_pages})")
 
     def _check_shareable(self, least: int, most: int) -> None:
-        if least <= _FREE:
+        if not least:
             raise DriverError("a free page cannot be shared", "allocate it first")
-        if most - 1 >= _MOST_REFERENCES:
+        if most > _MOST_REFERENCES:
             raise DriverError(f"a page is shared {_MOST_REFERENCES} times already")
 
     def _refuse_free(self, page: int) -> None:
@@ -326,16 +331,18 @@ class PageBooks:
 
     def check_integrity(self) -> None:
         """Raise AssertionError when the books do not balance."""
-        state = self._state.reshape(-1, self._block)
-        assert (np.count_nonzero(state == _FREE, axis=1) == self._free).all(), (
+        backed = np.repeat(self._backed, self.segment_pages)
+        free = backed & (self._references == 0)
+        assert (free.reshape(-1, self._block).sum(axis=1) == self._free).all(), (
             "free pages are counted by block"
         )
         assert int(self._free.sum()) == self.free_pages, "free pages are counted in all"
-        assert not (self._state[: self._cursor] == _FREE).any(), "nothing is free below the cursor"
-        backed = self._state.reshape(self.segments, -1) != _UNBACKED
-        pages = self.pages_of(np.arange(self.segments))
-        assert (backed.sum(axis=1) == np.where(self._backed, pages, 0)).all(), "a segment is backed or not"
-        assert int(backed.sum()) == self.backed_pages, "backed pages are counted"
+        assert not free[: self._cursor].any(), "nothing is free below the cursor"
+        assert not self._references[: self.max_pages][~backed[: self.max_pages]].any(), (
+            "used pages have memory"
+        )
+        pages = self.pages_of(np.flatnonzero(self._backed))
+        assert int(pages.sum()) == self.backed_pages, "backed pages are counted"
 
 
 def _distinct(pages: Pages) -> tuple[Pages, NDArray[np.int32] | int]:

@@ -165,8 +165,7 @@ class SegmentPool:
         taken, fresh = self._claim(count)
         created: list[Handle] = []
         try:
-            for _ in range(fresh):
-                created.append(self.driver.create(self.segment_bytes))
+            self.driver.create_into(created, self.segment_bytes, fresh)
         except FarspanError:
             self._unclaim(taken, created, fresh)
             raise

@@ -7,7 +7,7 @@ driver may refuse is turned into two errors: no memory is `NoRoomError`, anythin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -87,9 +87,11 @@ class CudaDriver(Driver):
     def _release(self, address: int, size: int) -> None:
         self._call("cuMemAddressFree", address, size)
 
+    def _ready(self) -> AbstractContextManager[None]:
+        return self._in_context()  # a thread of ours has none
+
     def _create(self, size: int) -> Any:
-        with self._in_context():  # a thread of ours has none
-            return self._call("cuMemCreate", size, self._properties, 0)
+        return self._call("cuMemCreate", size, self._properties, 0)
 
     def _destroy(self, handle: Handle) -> None:
         self._call("cuMemRelease", handle.key)

@@ -10,6 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -126,11 +127,23 @@ class Driver(ABC):
         Raises:
             NoRoomError: The device has none left.
         """
+        handles: list[Handle] = []
+        self.create_into(handles, size, 1)
+        return handles[0]
+
+    def create_into(self, handles: list[Handle], size: int, count: int) -> None:
+        """Take `size` bytes of physical memory `count` times, and append each piece to `handles`.
+
+        Raises:
+            NoRoomError: The device has none left. What could be created is in `handles`.
+        """
         self._check_size(size)
-        handle = Handle(size, self._create(size))
-        with self._lock:
-            self._handles.add(handle)
-        return handle
+        with self._ready():
+            for _ in range(count):
+                handle = Handle(size, self._create(size))
+                with self._lock:
+                    self._handles.add(handle)
+                handles.append(handle)
 
     def destroy(self, handle: Handle) -> None:
         """Give physical memory back to the device; it must not be mapped."""
@@ -260,6 +273,10 @@ class Driver(ABC):
             assert stop <= base + self._ranges[base], "mappings stay inside their range"
 
     # --- what a driver supplies --------------------------------------------------------------------------------
+
+    def _ready(self) -> AbstractContextManager[None]:
+        """Return what must be entered around `_create`, once for as many calls as follow."""
+        return nullcontext()
 
     @abstractmethod
     def _reserve(self, size: int) -> int: ...
