@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     rows: list[dict[str, object]] = []
-    memory: list[dict[str, float]] = []
+    memory: list[list[float]] = []
     with tempfile.TemporaryDirectory() as home:
         folder = write_probe(
             Path(home) / "recall",
@@ -88,14 +88,8 @@ def main() -> None:
 
         def watch() -> None:
             held = engine.statistics()
-            memory.append(
-                {
-                    "seconds": time.perf_counter() - begun,
-                    "mapped_bytes": held.mapped_bytes,
-                    "used_bytes": held.used_bytes,
-                    "host_bytes": held.host_bytes,
-                }
-            )
+            seconds = round(time.perf_counter() - begun, 2)
+            memory.append([seconds, held.mapped_bytes, held.used_bytes, held.host_bytes])
 
         for context in arguments.contexts:
             prompts = plant(tokenizer, context, arguments.depths)
@@ -133,6 +127,7 @@ def main() -> None:
                     "heads": arguments.heads,
                     "capacity_bytes": end.capacity_bytes,
                     "rows": rows,
+                    "memory_fields": ["seconds", "mapped_bytes", "used_bytes", "host_bytes"],
                     "memory": memory,
                 },
                 indent=1,

@@ -73,6 +73,28 @@ def test_eviction_takes_a_small_part_of_what_may_go() -> None:
     assert step <= cache.statistics().evicted_tokens <= length // 32 + 16
 
 
+@pytest.mark.parametrize("chunks", [(None,), (None, 4096)])
+def test_prefixes_change_places_with_a_full_host_and_none_is_lost(chunks: tuple[int | None, ...]) -> None:
+    """Device and host hold three prompts and little beside: much less than the prompt that is brought back."""
+    length, step, prompts = 50_000, 1024, 3
+    local = (len(chunks) - 1) * 0.25
+    sizes = {"capacity_gib": 1.4 + local, "host_gib": 0.2 + prompts - 1.4 + local}
+    options = KVOptions(**{name: size * length * ROW_BYTES / GIB for name, size in sizes.items()})
+    cache = new_cache(chunks, step, options)
+    texts = [
+        np.random.default_rng(seed).integers(0, 50_000, length, dtype=np.int32) for seed in range(prompts)
+    ]
+    for text in texts:
+        fill(cache, text, length, step).close()
+    for text in texts * 2:
+        sequence = cache.open(text, length)
+        assert sequence is not None
+        assert sequence.cached_tokens >= length - 16
+        sequence.close()
+        cache.check_integrity()
+    assert cache.statistics().restored_tokens > 4 * length
+
+
 @pytest.mark.parametrize("page_tokens", [1, 4, 16])
 def test_spans_along_a_prefix_in_use_make_room_when_nothing_else_can(page_tokens: int) -> None:
     """A conversation leaves a span of the local layers at the end of every turn, all on the path of the next one."""

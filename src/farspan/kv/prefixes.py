@@ -33,7 +33,8 @@ _LEAST_PAGES = 64
 _MOST_TOKENS = 2**18
 _MOST_BYTES = 2**30
 
-TakePages = Callable[[int, int], "NDArray[np.int32]"]
+TakePages = Callable[[int, int, int | None], "NDArray[np.int32]"]
+"""Returns so many pages of a kind, those that follow a page first; see `ElasticKVCache.take_pages`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,12 +145,7 @@ class PrefixStore:
         if hit.cursor is None or not any(hit.missing):
             return hit
         size = self._page_tokens
-        hosted = join(self._tree.host_part(hit.cursor))
-        if len(hosted):
-            pages = take(0, len(hosted))
-            self._tier.load(0, self._kinds[0].page_rows, hosted, pages)
-            self._tier.free(0, self._tree.restore(hit.cursor, pages))
-            self.restored_tokens += len(hosted) * size
+        self._restore(hit.cursor, take)
         match = self._tree.match(tokens[: hit.length], namespace)
         spans = [Span(0, match.pages)]
         for index, kind in enumerate(self._kinds[1:], 1):
@@ -157,8 +153,7 @@ class PrefixStore:
             for span in match.spans(index, Location.HOST):
                 part = span.clip(first, stop)
                 if len(part.pages):
-                    pages = take(index, len(part.pages))
-                    self._tier.load(index, kind.page_rows, part.pages, pages)
+                    pages = self._load(index, part.pages, take, None)
                     restored = self._tree.restore_spans(hit.cursor, index, Span(part.start, pages))
                     self._tier.free(index, restored)
         match = self._tree.match(tokens[: hit.length], namespace)
@@ -203,21 +198,18 @@ class PrefixStore:
         Returns:
             Whether anything went.
         """
-        if self._evict_kind(kind, max(count, self._batch(kind))):
+        if self._evict_kind(kind, count):
             return True
         # Pages of other kinds are no use, but segments of theirs that empty are.
         others = (index for index in range(len(self._kinds)) if index != kind)
-        if any(
-            self._evict_kind(index, max(self._kinds[index].pool.pages_per_segment, self._batch(index)))
-            for index in others
-        ):
+        if any(self._evict_kind(index, self._kinds[index].pool.pages_per_segment) for index in others):
             return True
         return self._strip()
 
     def evict_all(self) -> None:
         """Let go of all prefixes that nobody uses; as many as there is room for stay on the host."""
         for kind in range(len(self._kinds)):
-            while self._evict_kind(kind, max(_LEAST_PAGES, self._tree.evictable(kind) // 4)):
+            while self._evict_kind(kind, self._tree.evictable(kind) // 4):
                 pass
 
     def forget_all(self) -> None:
@@ -241,16 +233,46 @@ class PrefixStore:
         self._tier.check_integrity([np.concatenate(pages) for pages in held[Location.HOST]])
         return [np.concatenate(pages) for pages in held[Location.DEVICE]]
 
-    def _batch(self, kind: int) -> int:
-        """Return how many pages of a kind are evicted at a time, at least."""
+    def _restore(self, cursor: Cursor, take: TakePages) -> None:
+        """Bring back what the host has of a prefix, a piece at a time.
+
+        What is evicted for a piece takes the host memory that the piece before has left, so that two prefixes can
+        change places in a full cache beside a full tier, and neither is lost.
+        """
+        stop = cursor.position // self._page_tokens
+        hosted = sum(map(len, self._tree.host_part(cursor)))
+        piece = self._batch(0, hosted)
+        last: int | None = None
+        for start in range(stop - hosted, stop, piece):
+            part = self._tree.back(cursor, min(start + piece, stop) * self._page_tokens)
+            pages = self._load(0, join(self._tree.host_part(part)), take, last)
+            self._tier.free(0, self._tree.restore(part, pages))
+            self.restored_tokens += len(pages) * self._page_tokens
+            last = int(pages[-1])
+
+    def _load(
+        self, kind: int, hosted: NDArray[np.int32], take: TakePages, after: int | None
+    ) -> NDArray[np.int32]:
+        """Return new pages of the device with the contents of pages of the host."""
+        pages = take(kind, len(hosted), after)
+        try:
+            self._tier.load(kind, self._kinds[kind].page_rows, hosted, pages)
+        except BaseException:
+            self._kinds[kind].pool.free(pages)
+            raise
+        return pages
+
+    def _batch(self, kind: int, whole: int) -> int:
+        """Return how many pages of a kind move at a time, at least, where `whole` pages might."""
         most = min(_MOST_TOKENS // self._page_tokens, _MOST_BYTES // self._kinds[kind].page_bytes)
-        return max(_LEAST_PAGES, min(self._tree.evictable(kind) // _PART, most))
+        return max(_LEAST_PAGES, min(whole // _PART, most))
 
     def _evict_kind(self, kind: int, count: int) -> bool:
-        """Let go of about `count` pages of one kind: to the host as far as it has room, the older ones for good."""
-        count = min(count, self._tree.evictable(kind))
-        if count <= 0:
+        """Let go of some `count` pages of one kind or more: to the host as far as it has room, the others for good."""
+        evictable = self._tree.evictable(kind)
+        if not evictable:
             return False
+        count = min(evictable, max(count, self._batch(kind, evictable)))
         self._make_host_room(kind, count)
         pool = self._kinds[kind].pool
         victims = self._tree.victims(kind, count, pool.pressure)
