@@ -8,6 +8,9 @@ the later ones evict. Nothing is computed; what is timed is finding room for a s
 
 Each repeat measures four caches one after the other: evicting only what a step asks for, or larger pieces as the cache
 does; without and with host memory for what is evicted. Times are medians of the repeats.
+
+Then device and host together hold the prompts and a fifth of one more, and all are asked about again, twice: each must
+be found whole, and changes places with what was used longest ago.
 """
 
 from __future__ import annotations
@@ -30,16 +33,19 @@ from farspan.kv.kvcache import ElasticKVCache
 from farspan.kv.options import KVOptions
 from farspan.kv.prefixes import PrefixStore
 from farspan.sizes import GIB, parse_tokens
-from kv_tables import eviction
+from kv_tables import eviction, restored
 
 STEP, PIECES = "a step's pages", "larger pieces"
 LAYERS = (LayerRetention(8192), LayerRetention(8192), LayerRetention(8192), LayerRetention(None))
 
 
-def measure(tokens: int, prompts: int, host: bool, step: int) -> list[dict[str, Any]]:
-    """Return one row a prompt, of one cache."""
-    row_bytes = 2 * 8 * 2
-    cache = ElasticKVCache(
+ON_DEVICE = 1.4  # prompts
+
+
+def new_cache(tokens: int, host_prompts: float, step: int) -> ElasticKVCache:
+    """Return a cache of 32 bytes a token and layer."""
+    prompt_gib = tokens * 2 * 8 * 2 / GIB
+    return ElasticKVCache(
         layers=LAYERS,
         num_kv_heads=1,
         head_dim=8,
@@ -47,11 +53,14 @@ def measure(tokens: int, prompts: int, host: bool, step: int) -> list[dict[str, 
         device=torch.device("cpu"),
         max_step_tokens=step,
         options=KVOptions(
-            capacity_gib=1.4 * tokens * row_bytes / GIB,
-            host_gib=1.4 * tokens * row_bytes / GIB if host else 0.0,
-            segment_mib=1,
+            capacity_gib=ON_DEVICE * prompt_gib, host_gib=host_prompts * prompt_gib, segment_mib=1
         ),
     )
+
+
+def measure(tokens: int, prompts: int, host: bool, step: int) -> list[dict[str, Any]]:
+    """Return one row a prompt, of one cache."""
+    cache = new_cache(tokens, 1.4 if host else 0.0, step)
     rows = []
     for number in range(prompts):
         ids = np.random.default_rng(number).integers(0, 50_000, tokens, dtype=np.int32)
@@ -108,6 +117,42 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
+def again(tokens: int, prompts: int, step: int) -> list[dict[str, Any]]:
+    """Return one row for each time a prompt is asked about again, of one cache."""
+    cache = new_cache(tokens, prompts - ON_DEVICE + 0.2, step)
+    texts = [
+        np.random.default_rng(number).integers(0, 50_000, tokens, dtype=np.int32) for number in range(prompts)
+    ]
+    rows = []
+    for number, ids in enumerate([*texts, *texts, *texts]):
+        before = cache.statistics()
+        begun = time.perf_counter()
+        sequence = cache.open(ids, tokens + 64)
+        spent = time.perf_counter() - begun
+        assert sequence is not None, "an empty cache has room"
+        held = cache.statistics()
+        if number >= prompts:
+            rows.append(
+                {
+                    "prompt": number % prompts + 1,
+                    "tokens": tokens,
+                    "cached_tokens": sequence.cached_tokens,
+                    "restored_tokens": held.restored_tokens - before.restored_tokens,
+                    "evicted_tokens": held.evicted_tokens - before.evicted_tokens,
+                    "open_ms": 1e3 * spent,
+                    "runs": sum(1 for _ in sequence.runs(3, 0, sequence.cached_tokens)),
+                }
+            )
+        for start in range(sequence.length, tokens, step):
+            part = ids[start : start + step]
+            sequence.append(len(part))
+            sequence.computed(part)
+        sequence.close()
+    cache.check_integrity()
+    cache.close()
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -118,11 +163,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows = compare(options)
-    command = " ".join(["python benchmarks/kv_eviction.py", *sys.argv[1:]])
-    print(
-        json.dumps({"command": command, "rows": rows}, indent=1) if options.json else eviction({"rows": rows})
-    )
+    result = {
+        "command": " ".join(["python benchmarks/kv_eviction.py", *sys.argv[1:]]),
+        "rows": compare(options),
+        "again": again(options.tokens, options.prompts, options.step),
+    }
+    print(json.dumps(result, indent=1) if options.json else f"{eviction(result)}\n\n{restored(result)}")
 
 
 if __name__ == "__main__":

@@ -140,3 +140,17 @@ def eviction(result: dict[str, Any]) -> str:
             for row in result["rows"]
         ],
     )  # fmt: skip
+
+
+def restored(result: dict[str, Any]) -> str:
+    """Write what kv_eviction.py measured of prompts that were asked about again."""
+    return table(
+        ["prompt", "found", "from the host", "pushed out meanwhile", "s", "pieces"],
+        [
+            [
+                str(row["prompt"]), f"{row['cached_tokens']:,}", f"{row['restored_tokens']:,}",
+                f"{row['evicted_tokens']:,}", f"{row['open_ms'] / 1000:.2f}", str(row["runs"]),
+            ]
+            for row in result["again"]
+        ],
+    )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import Llama4ForCausalLM, Llama4TextConfig, LlamaConfig, LlamaForCausalLM
 
 from farspan.builtin.model import LlamaModel, Piece
@@ -220,3 +221,9 @@ def test_damaged_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 98}))
     with pytest.raises(CheckpointError, match="shape"):
         LlamaModel(tmp_path)
+
+
+def test_weight_bytes_are_those_of_all_tensors(probe_folder: Path, probe_model: LlamaModel) -> None:
+    with safe_open(probe_folder / "model.safetensors", "pt") as file:
+        values = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 - not a mapping
+    assert probe_model.weight_bytes == values * probe_model.dtype.itemsize

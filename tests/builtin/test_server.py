@@ -10,23 +10,28 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from farspan.builtin.__main__ import serve
+from farspan.builtin.model import LlamaModel
+from farspan.doctor.examine import examine
+from farspan.doctor.records import Phase
 from recall_prompts import WORDS, recall_prompt
 
 CHUNK = 256
 
 
-def start(folder: Path | str, *options: str, **environment: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path | str, *options: str, output: IO[bytes] | None = None, **environment: str
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "farspan.builtin", str(folder), "--port", "0", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output or subprocess.PIPE,
+        stderr=output or subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
     )
@@ -281,6 +286,28 @@ def test_interrupt_ends_the_server_in_the_middle_of_a_request(probe_folder: Path
         next(response.iter_lines())
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) in (0, 130, -signal.SIGINT)
+
+
+def test_its_log_tells_the_phases_of_the_start(
+    probe_folder: Path, probe_model: LlamaModel, tmp_path: Path
+) -> None:
+    log = tmp_path / "server.log"
+    with log.open("wb") as file:
+        process = start(probe_folder, output=file)
+        try:
+            while b"http://" not in log.read_bytes():
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.1)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=20)
+    report = examine([log.read_bytes()])
+    phases = [entry.phase for entry in report.timeline]
+    assert phases[:3] == [Phase.ENGINE, Phase.WEIGHTS, Phase.READY]
+    loaded = report.timeline[1]
+    assert loaded.gib == pytest.approx(probe_model.weight_bytes / 2**30, abs=0.001)
+    assert None not in [entry.at for entry in report.timeline]
+    assert (report.engine, report.findings) == ("builtin", ())
 
 
 def failing(*arguments: str) -> str:

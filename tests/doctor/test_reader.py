@@ -314,7 +314,35 @@ def test_batch_lines_of_sglang() -> None:
     assert [at - times[0] for at in times if at is not None] == [0, 1, 2.5]
 
 
-def test_the_built_in_engine_says_one_line() -> None:
+BUILTIN = """\
+2026-11-23T11:40:02.350Z farspan built-in engine: torch 2.13.0+cpu loaded in 2.25 s
+2026-11-23T11:40:02.600Z farspan built-in engine: weights of 1.510 GiB loaded in 0.25 s
+2026-11-23T11:40:03.600Z farspan built-in engine: recall on http://127.0.0.1:8000, cpu, float32, max_model_len 32000, \
+KV cache 86.5 MiB, growing to 10.8 GiB
+2026-11-23T11:41:03.600Z farspan built-in engine: stopped
+"""
+
+
+def test_the_built_in_engine_tells_its_start() -> None:
+    report = examine([BUILTIN.encode()])
+    began = report.timeline[0].at
+    assert began is not None
+    found = [
+        (entry.phase, round(entry.at - began, 3), entry.seconds, entry.gib, entry.done)
+        for entry in report.timeline
+        if entry.at is not None
+    ]
+    assert found == [
+        (Phase.ENGINE, 0, 2.25, None, True),
+        (Phase.WEIGHTS, 0.25, 0.25, 1.51, True),
+        (Phase.READY, 1.25, 0, None, True),
+        (Phase.SHUTDOWN, 61.25, 0, None, True),
+    ]
+    assert report.engine == "builtin"
+    assert report.findings == ()
+
+
+def test_the_ready_line_of_the_built_in_engine_is_enough() -> None:
     line = (
         "farspan built-in engine: recall on http://127.0.0.1:8000, cpu, float32, max_model_len 32000, "
         "KV cache 86.5 MiB, growing to 10.8 GiB\n"

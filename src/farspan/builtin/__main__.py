@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from farspan.builtin.config import read_config
+from farspan.builtin.startlog import StartLog
 from farspan.errors import FarspanError, InputError
 from farspan.kv.options import KVOptions
 from farspan.sizes import format_bytes, parse_tokens
@@ -85,6 +86,7 @@ def serve(
     Set FARSPAN_API_KEY to require that key of every request but GET /health.
     """
     read_config(folder)  # says what is wrong with a folder before torch takes its second to load
+    log = StartLog()
     try:
         import torch
         import uvicorn
@@ -115,21 +117,23 @@ def serve(
         max_num_seqs=max_num_seqs,
     )
     listener = _listen(host, port)
+    log.libraries_loaded(torch.__version__)
     model = LlamaModel(folder, device, None if dtype == "auto" else getattr(torch, dtype))
+    log.weights_loaded(model.weight_bytes)
     engine = Engine(model, options)
     name = served_model_name or folder.resolve().name
     app = create_app(engine, ServerTokenizer(folder), name, os.environ.get("FARSPAN_API_KEY"))
     address, taken = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     statistics = engine.statistics()
-    click.echo(
-        f"farspan built-in engine: {name} on http://{shown}:{taken}, {model.device}, "
+    log.ready(
+        f"{name} on http://{shown}:{taken}, {model.device}, "
         f"{str(model.dtype).removeprefix('torch.')}, max_model_len {engine.max_model_len}, "
         f"KV cache {format_bytes(statistics.mapped_bytes)}, growing to {format_bytes(statistics.capacity_bytes)}"
     )
-    sys.stdout.flush()
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=75)
     uvicorn.Server(config).run(sockets=[listener])
+    log.stopped()
 
 
 def _listen(host: str, port: int) -> socket.socket:

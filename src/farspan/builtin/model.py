@@ -79,6 +79,9 @@ class LlamaModel:
         dtype: Of weights, activations and keys and values; None for the checkpoint's own on a GPU and for float32 on a
             CPU, where bf16 arithmetic is slower than float32 unless the processor has instructions for it.
 
+    Attributes:
+        weight_bytes: Bytes of the weights on the device.
+
     Raises:
         CheckpointError: The folder is not a checkpoint that the built-in engine runs.
     """
@@ -92,6 +95,7 @@ class LlamaModel:
         self.dtype = dtype or _default_dtype(self.config, self.device)
         tensors = Tensors(self.folder, self.config.weight_prefix, self.dtype, self.device)
         self._load(tensors)
+        self.weight_bytes = tensors.taken_bytes
         self._frequencies = inverse_frequencies(self.config).to(self.device)
 
     @property

@@ -14,6 +14,9 @@ from farspan.errors import CheckpointError
 class Tensors:
     """A checkpoint's tensors by name, each taken once, cast to one dtype and moved to one device.
 
+    Attributes:
+        taken_bytes: Bytes of those taken so far, on the device.
+
     Raises:
         CheckpointError: The folder holds no safetensors, or one cannot be read.
     """
@@ -25,6 +28,7 @@ class Tensors:
         self._device = device
         self._file_of = _index(folder)
         self._open: dict[Path, safe_open] = {}
+        self.taken_bytes = 0
 
     def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """Return one tensor, checked against the shape that the config implies.
@@ -49,7 +53,9 @@ class Tensors:
                 f"{full} has shape {tuple(tensor.shape)} where config.json implies {shape}",
                 "check that config.json belongs to these weights",
             )
-        return tensor.to(device=self._device, dtype=self._dtype)
+        tensor = tensor.to(device=self._device, dtype=self._dtype)
+        self.taken_bytes += tensor.numel() * tensor.itemsize
+        return tensor
 
 
 def _index(folder: Path) -> dict[str, Path]:

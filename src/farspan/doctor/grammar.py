@@ -110,12 +110,22 @@ def _sglang_args(parsed: Parsed, match: re.Match[str]) -> list[Event]:
     ]
 
 
-def _builtin_ready(parsed: Parsed, match: re.Match[str]) -> list[Event]:
-    return [
-        EngineVersion(parsed.where, "builtin"),
-        Figure(parsed.where, "max_model_len", _number(match["length"])),
-        Progress(parsed.where, Phase.READY, done=True, text="answers requests"),
-    ]
+def _builtin(parsed: Parsed, match: re.Match[str]) -> list[Event]:
+    events: list[Event] = [EngineVersion(parsed.where, "builtin")]
+    if match["length"]:
+        events.append(Figure(parsed.where, "max_model_len", _number(match["length"])))
+        events.append(Progress(parsed.where, Phase.READY, done=True, text="answers requests"))
+    elif match["seconds"]:
+        seconds, gib = _number(match["seconds"]), _number(match["gib"])
+        events.append(
+            Progress(parsed.where, Phase.WEIGHTS, True, seconds=seconds, gib=gib, text="weights loaded")
+        )
+    elif match["torch"]:
+        seconds = _number(match["torch"])
+        events.append(Progress(parsed.where, Phase.ENGINE, True, seconds=seconds, text="torch loaded"))
+    else:
+        events.append(Progress(parsed.where, Phase.SHUTDOWN, True, text="stopped"))
+    return events
 
 
 def _application_ready(parsed: Parsed, match: re.Match[str]) -> list[Event]:  # noqa: ARG001
@@ -130,6 +140,8 @@ def _rule(needle: str, pattern: str, make: Make) -> Rule:
 
 
 _N = r"\d+(?:,\d{3})*(?:\.\d+)?"
+
+_BUILTIN = "farspan built-in engine: "
 
 RULES: tuple[Rule, ...] = (
     # Both engines: Hugging Face's progress bar over shards, tqdm's over graphs, uvicorn.
@@ -147,11 +159,13 @@ RULES: tuple[Rule, ...] = (
         r"Application shutdown complete",
         _phase(Phase.SHUTDOWN, done=True),
     ),
-    # farspan's own engine says one line.
+    # farspan's own engine: `builtin.startlog`.
     _rule(
-        "farspan built-in engine: ",
-        r"^farspan built-in engine: .*max_model_len (?P<length>\d{1,12}),",
-        _builtin_ready,
+        _BUILTIN,
+        rf"^{_BUILTIN}(?:torch \S+ loaded in (?P<torch>{_N}) s"
+        rf"|weights of (?P<gib>{_N}) GiB loaded in (?P<seconds>{_N}) s"
+        r"|.*max_model_len (?P<length>\d{1,12}),|(?P<stopped>stopped$))",
+        _builtin,
     ),
     # vLLM, in the order of a start.
     _rule("API server version ", r"API server version (?P<version>\d\S*)", _version),

@@ -39,7 +39,7 @@ def list_spans(subject: Subject) -> tuple[PhaseSpan, ...]:
     ]
     if not entries:
         return ()
-    first = min(at for _, at in entries)
+    first = min(_begin(entry, at) for entry, at in entries)
     spans = []
     for (entry, at), later in zip_longest(entries, entries[1:]):
         begin, took = _begin(entry, at) - first, entry.seconds or 0.0
