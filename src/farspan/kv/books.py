@@ -126,14 +126,13 @@ class PageBooks:
     def _run_from(self, page: int, most: int) -> int:
         """Return how many pages from `page` on, `most` at the most, are free without a gap."""
         stop = min(page + most, self.max_pages)
-        if stop <= page:
-            return 0
         segment = page // self.segment_pages
-        backed = self._backed[segment : -(-stop // self.segment_pages)]
-        if not backed.all():
-            stop = (segment + int(backed.argmin())) * self.segment_pages
-            if stop <= page:
-                return 0
+        if stop <= page or not self._backed[segment]:
+            return 0
+        if stop > (segment + 1) * self.segment_pages:
+            backed = self._backed[segment : -(-stop // self.segment_pages)]
+            if not backed.all():
+                stop = (segment + int(backed.argmin())) * self.segment_pages
         taken = self._references[page:stop] != 0
         first = int(taken.argmax())
         return first if taken[first] else len(taken)
