@@ -14,7 +14,7 @@ from farspan.kv.retention import LayerRetention
 _MIB = 1024**2
 
 # Growing by a segment maps one in every layer of a kind. Fewer than this many growths fill the capacity coarsely;
-# many more cost driver calls (0.56 ms a GiB in segments of 128 MiB on an H200, docs/elastic-memory.md).
+# many more cost driver calls (0.4 to 0.6 ms a GiB in segments of 128 MiB on an H200, docs/elastic-memory.md).
 _GROWTHS = 128
 _LARGEST_SEGMENT = 128 * _MIB
 # Pages counted together.
