@@ -27,8 +27,9 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from farspan.kv.interface import LayerRetention
+from farspan.kv.interface import LayerRetention, SequenceKV
 from farspan.kv.kvcache import ElasticKVCache
 from farspan.kv.options import KVOptions
 from farspan.kv.prefixes import PrefixStore
@@ -37,8 +38,6 @@ from kv_tables import eviction, restored
 
 STEP, PIECES = "a step's pages", "larger pieces"
 LAYERS = (LayerRetention(8192), LayerRetention(8192), LayerRetention(8192), LayerRetention(None))
-
-
 ON_DEVICE = 1.4  # prompts
 
 
@@ -58,22 +57,34 @@ def new_cache(tokens: int, host_prompts: float, step: int) -> ElasticKVCache:
     )
 
 
+def new_text(seed: int, tokens: int) -> NDArray[np.int32]:
+    """Return a prompt that has nothing in common with those of other seeds."""
+    return np.random.default_rng(seed).integers(0, 50_000, tokens, dtype=np.int32)
+
+
+def grow(sequence: SequenceKV, ids: NDArray[np.int32], step: int) -> list[float]:
+    """Append what a sequence does not have yet, and return the milliseconds of each step."""
+    waits = []
+    for start in range(sequence.length, len(ids), step):
+        part = ids[start : start + step]
+        begun = time.perf_counter()
+        sequence.append(len(part))
+        sequence.computed(part)
+        waits.append(1e3 * (time.perf_counter() - begun))
+    return waits
+
+
 def measure(tokens: int, prompts: int, host: bool, step: int) -> list[dict[str, Any]]:
     """Return one row a prompt, of one cache."""
     cache = new_cache(tokens, 1.4 if host else 0.0, step)
     rows = []
     for number in range(prompts):
-        ids = np.random.default_rng(number).integers(0, 50_000, tokens, dtype=np.int32)
+        ids = new_text(number, tokens)
         sequence = cache.open(ids, tokens + 64)
         assert sequence is not None, "an empty cache has room"
         assert sequence.cached_tokens == 0, "every prompt is new"
-        evicted, waits = cache.statistics().evicted_tokens, []
-        for start in range(0, tokens, step):
-            part = ids[start : start + step]
-            begun = time.perf_counter()
-            sequence.append(len(part))
-            sequence.computed(part)
-            waits.append(1e3 * (time.perf_counter() - begun))
+        evicted = cache.statistics().evicted_tokens
+        waits = grow(sequence, ids, step)
         evicted = cache.statistics().evicted_tokens - evicted
         rows.append(
             {
@@ -120,9 +131,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
 def again(tokens: int, prompts: int, step: int) -> list[dict[str, Any]]:
     """Return one row for each time a prompt is asked about again, of one cache."""
     cache = new_cache(tokens, prompts - ON_DEVICE + 0.2, step)
-    texts = [
-        np.random.default_rng(number).integers(0, 50_000, tokens, dtype=np.int32) for number in range(prompts)
-    ]
+    texts = [new_text(number, tokens) for number in range(prompts)]
     rows = []
     for number, ids in enumerate([*texts, *texts, *texts]):
         before = cache.statistics()
@@ -143,10 +152,7 @@ def again(tokens: int, prompts: int, step: int) -> list[dict[str, Any]]:
                     "runs": sum(1 for _ in sequence.runs(3, 0, sequence.cached_tokens)),
                 }
             )
-        for start in range(sequence.length, tokens, step):
-            part = ids[start : start + step]
-            sequence.append(len(part))
-            sequence.computed(part)
+        grow(sequence, ids, step)
         sequence.close()
     cache.check_integrity()
     cache.close()

@@ -93,11 +93,10 @@ def main() -> None:
 
         for context in arguments.contexts:
             prompts = plant(tokenizer, context, arguments.depths)
-            ids = share(prompts) if arguments.shared else None
-            asked = list(zip(range(len(prompts)), arguments.depths, strict=True)) * (1 + arguments.again)
-            for number, depth in asked:
-                prompt = prompts[number]
-                row = ask(engine, prompt, prompt.token_ids if ids is None else ids[number], watch)
+            ids = share(prompts) if arguments.shared else [prompt.token_ids for prompt in prompts]
+            asked = list(zip(arguments.depths, prompts, ids, strict=True)) * (1 + arguments.again)
+            for depth, prompt, token_ids in asked:
+                row = ask(engine, prompt, token_ids, watch)
                 rows.append({"tokens": context, "depth": depth, **row})
                 print(
                     f"| {format_tokens(context)} | {depth:g} | {'yes' if row['right'] else 'NO'} "

@@ -110,22 +110,12 @@ def _sglang_args(parsed: Parsed, match: re.Match[str]) -> list[Event]:
     ]
 
 
-def _builtin(parsed: Parsed, match: re.Match[str]) -> list[Event]:
-    events: list[Event] = [EngineVersion(parsed.where, "builtin")]
-    if match["length"]:
-        events.append(Figure(parsed.where, "max_model_len", _number(match["length"])))
-        events.append(Progress(parsed.where, Phase.READY, done=True, text="answers requests"))
-    elif match["seconds"]:
-        seconds, gib = _number(match["seconds"]), _number(match["gib"])
-        events.append(
-            Progress(parsed.where, Phase.WEIGHTS, True, seconds=seconds, gib=gib, text="weights loaded")
-        )
-    elif match["torch"]:
-        seconds = _number(match["torch"])
-        events.append(Progress(parsed.where, Phase.ENGINE, True, seconds=seconds, text="torch loaded"))
-    else:
-        events.append(Progress(parsed.where, Phase.SHUTDOWN, True, text="stopped"))
-    return events
+def _builtin_ready(parsed: Parsed, match: re.Match[str]) -> list[Event]:
+    return [
+        EngineVersion(parsed.where, "builtin"),
+        Figure(parsed.where, "max_model_len", _number(match["length"])),
+        Progress(parsed.where, Phase.READY, done=True, text="answers requests"),
+    ]
 
 
 def _application_ready(parsed: Parsed, match: re.Match[str]) -> list[Event]:  # noqa: ARG001
@@ -161,12 +151,17 @@ RULES: tuple[Rule, ...] = (
     ),
     # farspan's own engine: `builtin.startlog`.
     _rule(
-        _BUILTIN,
-        rf"^{_BUILTIN}(?:torch \S+ loaded in (?P<torch>{_N}) s"
-        rf"|weights of (?P<gib>{_N}) GiB loaded in (?P<seconds>{_N}) s"
-        r"|.*max_model_len (?P<length>\d{1,12}),|(?P<stopped>stopped$))",
-        _builtin,
+        f"{_BUILTIN}torch ",
+        rf"^{_BUILTIN}torch \S+ loaded in (?P<seconds>{_N}) s",
+        _phase(Phase.ENGINE, done=True, engine="builtin"),
     ),
+    _rule(
+        f"{_BUILTIN}weights of ",
+        rf"^{_BUILTIN}weights of (?P<gib>{_N}) GiB loaded in (?P<seconds>{_N}) s",
+        _phase(Phase.WEIGHTS, done=True, engine="builtin"),
+    ),
+    _rule(f"{_BUILTIN}stopped", rf"^{_BUILTIN}stopped$", _phase(Phase.SHUTDOWN, done=True, engine="builtin")),
+    _rule(_BUILTIN, rf"^{_BUILTIN}.*max_model_len (?P<length>\d{{1,12}}),", _builtin_ready),
     # vLLM, in the order of a start.
     _rule("API server version ", r"API server version (?P<version>\d\S*)", _version),
     _rule("█  version ", r"█\s+version (?P<version>\d\S*)", _version),

@@ -63,13 +63,12 @@ def _cell(value: object) -> object:
 
 def render_json(data: ReportData) -> str:
     """Render what the page says as one JSON object: `title`, `good`, `runs`, `points`, `comparisons`."""
-    document = {
-        "farspan": __version__,
-        "title": data.title,
-        "good": data.good,
-        "runs": [_run_object(run) for run in data.runs],
-        "points": [_point_object(row) for row in data.rows],
-        "comparisons": [
+    return write_json(
+        data.title,
+        data.good,
+        runs=[_run_object(run) for run in data.runs],
+        points=[_point_object(row) for row in data.rows],
+        comparisons=[
             {
                 "first": beside.first.name,
                 "second": beside.second.name,
@@ -79,7 +78,12 @@ def render_json(data: ReportData) -> str:
             }
             for beside in data.beside
         ],
-    }
+    )
+
+
+def write_json(title: str, good: bool, **parts: list[dict[str, Any]]) -> str:
+    """Write the JSON object of a report: who wrote it, `title`, `good`, and its parts."""
+    document = {"farspan": __version__, "title": title, "good": good, **parts}
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
 
 

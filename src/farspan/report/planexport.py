@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import orjson
-
-from farspan import __version__
-from farspan.report.export import write_csv
+from farspan.report.export import write_csv, write_json
 from farspan.report.planpage import PlanPage, PlanReportData
 
 _COLUMNS = (
@@ -35,14 +32,12 @@ def render_plan_csv(data: PlanReportData) -> str:
 
 def render_plan_json(data: PlanReportData) -> str:
     """Render what the page says as one JSON object: `title`, `good`, `plans`, `points`."""
-    document = {
-        "farspan": __version__,
-        "title": data.title,
-        "good": data.good,
-        "plans": [_plan_object(page) for page in data.plans],
-        "points": [{"plan": entry.planned.name, **asdict(entry.row)} for entry in data.rows],
-    }
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+    return write_json(
+        data.title,
+        data.good,
+        plans=[_plan_object(page) for page in data.plans],
+        points=[{"plan": entry.planned.name, **asdict(entry.row)} for entry in data.rows],
+    )
 
 
 def _plan_object(page: PlanPage) -> dict[str, Any]:

@@ -92,9 +92,8 @@ def write_report(
             cannot be used, or the package that draws is missing.
     """
     options = options or ReportOptions()
-    beside = runs[0] if out is None and is_plan(runs[0]) and all(map(is_plan, runs)) else None
-    if beside is not None:
-        targets = {form: beside.with_suffix(f".{form.value}") for form in formats}
+    if out is None and all(map(is_plan, runs)):
+        targets = {form: runs[0].with_suffix(f".{form.value}") for form in formats}
     else:
         targets = _choose_targets(out or next(run for run in runs if not is_plan(run)), formats)
     _keep_plans(runs, targets)
