@@ -16,7 +16,7 @@ import pytest
 from failing_driver import FailingDriver
 from fake_cuda import GRANULE, CUresult, FakeCuda
 from farspan.kv.drivers.cuda import CudaDriver
-from farspan.kv.drivers.driver import Driver, DriverError, NoRoomError
+from farspan.kv.drivers.driver import Driver, DriverError, Handle, NoRoomError
 from farspan.kv.drivers.host import HostDriver, _host_memory
 
 
@@ -330,6 +330,22 @@ def test_one_set_access_serves_a_whole_run(fake: FakeCuda) -> None:
     assert fake.calls.count("cuMemSetAccess") == 1
     fake.launch(base, 8 * GRANULE)
     fake.finish()
+    driver.close()
+    fake.check_clean()
+
+
+def test_one_context_serves_all_that_is_created_and_a_refusal_loses_none_of_it(fake: FakeCuda) -> None:
+    driver = _cuda()
+    fake.neighbour = fake.total - 3 * GRANULE
+    fake.calls.clear()
+    handles: list[Handle] = []
+    with pytest.raises(NoRoomError):
+        driver.create_into(handles, GRANULE, 5)
+    assert fake.calls.count("cuMemCreate") == 4
+    assert fake.calls.count("cuCtxPushCurrent") == fake.calls.count("cuCtxPopCurrent") == 1
+    assert len(handles) == driver.live_handles == 3
+    for handle in handles:
+        driver.destroy(handle)
     driver.close()
     fake.check_clean()
 
