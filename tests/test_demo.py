@@ -17,6 +17,7 @@ from farspan.bench.status import Status
 from farspan.demo import DemoOptions, predict_seconds, run_demo
 from farspan.errors import InputError
 from farspan.launch.local import LaunchError
+from processes import started_with
 from samples import make_result
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,12 +27,7 @@ SMALL = (600, 9000)  # the second one is longer than a chunk of the checkpoint's
 
 def servers_in(folder: Path) -> list[psutil.Process]:
     """List the processes that were started for a demo in this folder."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = process.info["cmdline"] or []
-        if str(folder / "recall") in command and process.status() != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
+    return started_with(str(folder / "recall"))
 
 
 def start_demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -15,6 +15,7 @@ import pytest
 
 from farspan.launch.local import find_free_port
 from farspan.models.probe import write_probe
+from processes import family_of, runs, started_with
 from served import ENVIRONMENT
 
 pytestmark = pytest.mark.engines
@@ -72,12 +73,7 @@ class Serve:
 
     def family(self) -> list[psutil.Process]:
         """Every process with the server's name or working for one that has it."""
-        roots = [
-            one
-            for one in psutil.process_iter(["cmdline"])
-            if str(self.checkpoint) in (one.info["cmdline"] or [])
-        ]
-        return list({*roots, *(child for root in roots for child in root.children(recursive=True))})
+        return family_of(started_with(str(self.checkpoint)))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +83,7 @@ def serve(engines_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Ser
 
 def wait_until_gone(family: list[psutil.Process]) -> None:
     _, alive = psutil.wait_procs(family, timeout=60)
-    assert not [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not [one for one in alive if runs(one)]
 
 
 def test_ready_found_again_and_stopped(serve: Serve) -> None:

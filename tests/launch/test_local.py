@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from farspan.launch.local import LocalServer, find_free_port
+from processes import runs
 
 # A server with a child in its own group and one in a session of its own, both deaf to SIGTERM; it writes
 # all pids.
@@ -43,9 +44,7 @@ def wait_for_pids(path: Path) -> list[int]:
 
 
 def alive(pids: list[int]) -> list[int]:
-    return [
-        pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    ]
+    return [pid for pid in pids if runs(pid)]
 
 
 def wait_until_dead(pids: list[int], limit_s: float = 60) -> None:

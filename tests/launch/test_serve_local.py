@@ -16,6 +16,7 @@ import pytest
 
 from farspan.launch.local import find_free_port
 from farspan.models.probe import write_probe
+from processes import started_with
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -55,13 +56,7 @@ class Farspan:
 
     def processes(self) -> list[psutil.Process]:
         """Every process this state folder's servers consist of, guards included."""
-        found = []
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or []
-            ours = {"farspan.builtin", str(self.checkpoint), str(self.port)} <= set(words)
-            if ours and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        return found
+        return started_with("farspan.builtin", str(self.checkpoint), str(self.port))
 
     def wait_until_gone(self) -> None:
         deadline = time.monotonic() + 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -238,7 +239,8 @@ def end_process(record: ServerRecord) -> None:
     """
     if not is_alive(record):
         return
-    os.kill(record.pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):  # it went by itself just now
+        os.kill(record.pid, signal.SIGTERM)
     deadline = time.monotonic() + _GRACE_S + 15
     while is_alive(record):
         if time.monotonic() > deadline:
