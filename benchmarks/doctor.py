@@ -1,4 +1,4 @@
-"""How fast the doctor reads, in MB/s on one core: six mixes of lines, from easy to hostile.
+"""How fast the doctor reads, in MB/s on one core: seven mixes of lines, from easy to hostile.
 
     python benchmarks/doctor.py [--megabytes 200] [--repeats 5] [--output doctor.json]
 
@@ -15,12 +15,15 @@ import random
 import resource
 import time
 from collections.abc import Iterator
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 from farspan.doctor.diagnose import Doctor
 from farspan.doctor.events import LogReader
 
 PIECE = 1 << 20
+REAL = Path(__file__).resolve().parents[1] / "tests" / "evidence" / "real"
+STARTS = ("vllm-0.24.0-scout-shard.log", "sglang-0.5.16-scout-shard-ok.log")
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,:=_-/"
 
 
@@ -132,15 +135,23 @@ def all_errors(dice: random.Random, lines: int) -> Iterator[str]:
         )
 
 
+def starts(dice: random.Random, lines: int) -> Iterator[str]:
+    """Two servers, one after the other, that start, serve one request, end, and are started again: real logs."""
+    del dice
+    logs = [(REAL / name).read_text(encoding="utf-8").splitlines() for name in STARTS]
+    yield from islice(cycle(chain.from_iterable(logs)), lines)
+
+
 MIXES = {
     "busy": busy,
     "busy SGLang": busy_sglang,
     "served": served,
     "chatty": chatty,
     "random text": random_text,
+    "starts": starts,
     "all errors": all_errors,
 }
-SLOW = ("random text", "all errors")
+SLOW = ("random text", "starts", "all errors")
 
 
 def measure(log: bytes, megabytes: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from farspan.doctor.daily import DailyLines
 from farspan.doctor.events import LogReader
 from farspan.doctor.lines import LineParser
-from farspan.doctor.records import Access, Batch, Throughput, Traffic
+from farspan.doctor.records import Access, Batch, Event, Throughput, Traffic
 from farspan.doctor.scan import telling_lines
 
 SUCCESSES = (b'" 200 OK', b'" 200 OK\r', b"200 OK\x1b[0m", b"200 OK\x1b[0m\r")
@@ -37,9 +37,10 @@ THROUGHPUT = (
 
 
 def read(line: str) -> object:
-    found = DailyLines(LineParser()).read(7, line.encode())
-    assert found is not None
-    return found[0] if found else None
+    events: list[Event] = []
+    assert DailyLines(LineParser()).read(7, line.encode(), events)
+    (event,) = events
+    return event
 
 
 @pytest.mark.parametrize("prefix", ["", "(APIServer pid=811) "])
@@ -82,7 +83,12 @@ def batch_lines(draw: st.DrawFn) -> str:
             f"{usages}#running-req: {running}, #queue-req: {waiting}, "
             f"{draw(st.sampled_from(['', '#pending-token: 3, cuda graph: False, input throughput (token/s): 2.53']))}"
         )
-    tokens = f"#full token: {draw(_COUNT)}, "
+    pools = "#full token: {}, full token usage: {}, #swa token: {}, swa token usage: {}, "
+    tokens = draw(
+        st.sampled_from(
+            ["#full token: {}, ", "#token: {}, token usage: {}, ", pools, pools + "#mamba num: 1, "]
+        )
+    ).format(draw(_COUNT), draw(_SHARE), draw(_COUNT), draw(_SHARE))
     return (
         f"{start}Decode batch{turn}, #running-req: {running}, {tokens}{usages}cuda graph: True, "
         f"gen throughput (token/s): {draw(_SHARE)}, #queue-req: {waiting}, "
@@ -137,4 +143,6 @@ def test_what_a_client_sent_says_nothing() -> None:
     """A prompt may look like any line: that of a stranger, of a traceback, of a throughput."""
     sent = f"INFO 11-22 20:03:32 [logger.py:40] Received request cmpl-1: prompt: 'ERROR {REFUSED}'"
     for line in (sent, f"(APIServer pid=8) {sent}", f"2026-11-22T20:03:32Z {sent}"):
-        assert DailyLines(LineParser()).read(1, line.encode()) == ()
+        events: list[Event] = []
+        assert DailyLines(LineParser()).read(1, line.encode(), events)
+        assert events == []

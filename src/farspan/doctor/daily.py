@@ -10,9 +10,7 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.lines import LineParser, epoch, plain
-from farspan.doctor.records import Access, Batch, Throughput, Where
-
-Sample = Throughput | Batch | Access
+from farspan.doctor.records import Access, Batch, Event, Throughput, Where
 
 _AVERAGE = b"Avg prompt throughput: "
 _RECEIVED = b"Received request "
@@ -32,20 +30,24 @@ _THROUGHPUT = re.compile(
 _PREEMPTIONS = re.compile(rb"Preemptions: (\d{1,9})")
 _ENGINE = re.compile(rb"Engine (\d+): $")
 # SGLang's batch lines as every version planned for writes them; other forms take the longer way below.
+_USED = rb"[a-z ]{0,40}usage: (\d{1,6}\.\d{1,6}), "
+_POOL = rb"#[a-z ]{0,40}token: \d{1,12}, " + _USED
 _SGLANG = re.compile(
-    rb"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)((?: [A-Z]+\d{1,6}){0,8})\] (?:"
+    rb"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: [A-Z]+\d{1,6}){0,8})\] (?:"
     rb"Prefill batch(?: \[\d{1,12}\])?, #new-seq: \d{1,12}, #new-token: (\d{1,12}), #cached-token: (\d{1,12}), "
-    rb"([^#]{0,200})#running-req: (\d{1,12}), #queue-req: (\d{1,12}),"
-    rb"|Decode batch(?: \[\d{1,12}\])?, #running-req: (\d{1,12}), (.{0,400}?)#queue-req: (\d{1,12}),)"
-)
+    + _USED + rb"(?:" + _USED + rb")?([^#]{0,200})#running-req: (\d{1,12}), #queue-req: (\d{1,12}),"
+    rb"|Decode batch(?: \[\d{1,12}\])?, #running-req: (\d{1,12}), "
+    + _POOL + rb"(?:" + _POOL + rb")?([^#]{0,200})#queue-req: (\d{1,12}),)"
+)  # fmt: skip
 _BATCH = re.compile(rb"\[(\d{4}-\d\d-\d\d) (\d\d):(\d\d):(\d\d)((?: [A-Z]+\d+)*)\] (Prefill|Decode) batch")
 _FIELD = re.compile(rb"#(new-token|cached-token|running-req|queue-req): (\d{1,12})")
 _USAGE = re.compile(rb"usage: (\d{1,6}\.\d{1,6})")
 _ACCESS = re.compile(
     r"(?P<address>[\w.:%\[\]-]+?):\d+ - \"(?P<request>[^\"]{1,2000})\" (?P<status>[1-5]\d\d)\b"
 )
+# Half the time of calling a NamedTuple's own class; these come by the million.
+_tuple = tuple.__new__
 _DATES = 1_024
-_USAGES = 8_192
 
 
 class DailyLines:
@@ -59,57 +61,66 @@ class DailyLines:
         self._parser = parser
         self._days: dict[bytes, float] = {}
         self._dates: dict[bytes, float] = {}
-        self._usages: dict[bytes, float] = {}
-        self._second: tuple[bytes, float] = (b"", 0.0)
+        self._head: tuple[bytes, float, str] = (b"", 0.0, "")
 
-    def read(self, number: int, raw: bytes) -> tuple[Sample, ...] | None:
-        """What a line says; nothing for one that quotes a client; None when it is none of these lines."""
+    def read(self, number: int, raw: bytes, events: list[Event]) -> bool:
+        """Add what a line says to `events`, nothing for one that quotes a client.
+
+        Returns:
+            Whether it is one of these lines.
+        """
+        if raw.startswith(b"["):
+            batch = _SGLANG.match(raw)
+            if batch is not None:
+                events.append(self._sglang_batch(number, batch))
+                return True
         match = _COMMON.match(raw)
         if match is not None:
-            (
-                process,
-                day,
-                hour,
-                minute,
-                second,
-                engine,
-                prompt,
-                generation,
-                running,
-                waiting,
-                usage,
-                *answer,
-            ) = match.groups()
-            if prompt is not None:
-                start = self._day(day)
-                at = None if start is None else start + int(hour) * 3600 + int(minute) * 60 + int(second)
-                return (
-                    Throughput(
-                        Where(number, at, process.decode() if process else ""),
-                        float(prompt),
-                        float(generation),
-                        int(running),
-                        int(waiting),
-                        float(usage) / 100,
-                        engine.decode() if engine else "",
-                    ),
-                )
-            address, request, status = answer
-            if address is None:
-                return ()
-            client = address.decode("ascii", "replace")
-            return (Access(Where(number), client, request.decode("utf-8", "replace"), int(status)),)
-        batch = _SGLANG.match(raw)
-        if batch is not None:
-            return (self._sglang_batch(number, batch),)
+            common = self._common(number, match)
+            if common is not None:
+                events.append(common)
+            return True
         if _AVERAGE in raw or b" batch" in raw:
             sample = self._sample(number, raw)
             if sample is not None:
-                return (sample,)
-        if _RECEIVED in raw or b"Receive: obj=" in raw or b"Finish: obj=" in raw:
-            # It quotes what a client sent: a prompt about a traceback is no traceback.
-            return ()
-        return None
+                events.append(sample)
+                return True
+        # It quotes what a client sent: a prompt about a traceback is no traceback.
+        return _RECEIVED in raw or b"Receive: obj=" in raw or b"Finish: obj=" in raw
+
+    def _common(self, number: int, match: re.Match[bytes]) -> Throughput | Access | None:
+        (
+            process,
+            day,
+            hour,
+            minute,
+            second,
+            engine,
+            prompt,
+            generation,
+            running,
+            waiting,
+            usage,
+            address,
+            request,
+            status,
+        ) = match.groups()
+        if prompt is not None:
+            start = self._day(day)
+            at = None if start is None else start + int(hour) * 3600 + int(minute) * 60 + int(second)
+            return Throughput(
+                Where(number, at, process.decode() if process else ""),
+                float(prompt),
+                float(generation),
+                int(running),
+                int(waiting),
+                float(usage) / 100,
+                engine.decode() if engine else "",
+            )
+        if address is None:
+            return None
+        client = address.decode("ascii", "replace")
+        return Access(Where(number), client, request.decode("utf-8", "replace"), int(status))
 
     def access(self, number: int, raw: bytes) -> Access | None:
         """An answered request in a line of any form; None when there is none in it."""
@@ -185,19 +196,18 @@ class DailyLines:
         )
 
     def _sglang_batch(self, number: int, match: re.Match[bytes]) -> Batch:
-        stamp, ranks, new, cached, usages, running, queued, decoding, after, waiting = match.groups()
-        # Many lines of a busy server share a second, and usages repeat.
-        if stamp != self._second[0]:
-            self._second = (stamp, self._at(stamp[:10], stamp[11:13], stamp[14:16], stamp[17:]))
-        where = Where(number, self._second[1], ranks.decode().lstrip())
-        if new is None:
-            return Batch(where, False, 0, 0, int(decoding), int(waiting), _highest_usage(after))
-        usage = self._usages.get(usages)
-        if usage is None:
-            usage = _highest_usage(usages)
-            if len(self._usages) < _USAGES:
-                self._usages[usages] = usage
-        return Batch(where, True, int(new), int(cached), int(running), int(queued), usage)
+        head, new, cached, used, more, rest, running, queued, *decode = match.groups()
+        # Many lines of a busy server share a second and a rank.
+        known, at, ranks = self._head
+        if head != known:
+            at, ranks = self._at(head[:10], head[11:13], head[14:16], head[17:19]), head[20:].decode()
+            self._head = (head, at, ranks)
+        where = _tuple(Where, (number, at, ranks))
+        if new is not None:
+            usage = _highest(used, more, rest)
+            return _tuple(Batch, (where, True, int(new), int(cached), int(running), int(queued), usage))
+        running, used, more, rest, queued = decode
+        return _tuple(Batch, (where, False, 0, 0, int(running), int(queued), _highest(used, more, rest)))
 
     def _batch(self, number: int, raw: bytes) -> Batch | None:
         match = _BATCH.match(raw)
@@ -219,6 +229,13 @@ class DailyLines:
             fields.get(b"queue-req", 0),
             _highest_usage(raw),
         )
+
+
+def _highest(first: bytes, second: bytes | None, rest: bytes) -> float:
+    usage = float(first)
+    if second is not None:
+        usage = max(usage, float(second))
+    return max(usage, _highest_usage(rest)) if b"usage" in rest else usage
 
 
 def _highest_usage(text: bytes) -> float:

@@ -34,7 +34,7 @@ from farspan.doctor.timeline import Entry, Timeline
 
 _SIGHTINGS = 32
 _UNRECOGNISED = 40
-_LEVELS = ("ERROR", "CRITICAL")
+_DAILY = (Batch, Throughput, Access)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +125,13 @@ class Doctor:
     def feed(self, events: Iterable[Event]) -> None:
         """Take events in."""
         for event in events:
-            self._see(event)
+            if isinstance(event, _DAILY):  # they come by the million and begin or end nothing
+                self._start.situation.see(event)
+            else:
+                self._see(event)
 
     def _see(self, event: Event) -> None:
         start = self._start
-        if isinstance(event, (Throughput, Batch, Access)):
-            start.situation.see(event)
-            return
         if isinstance(event, Arguments) and event.where.process in ("", "APIServer") and self._is_restart():
             self._earlier = (
                 tuple(finding for finding in self._findings(start) if finding.severity is Severity.ERROR)

@@ -135,7 +135,7 @@ class LogReader:
 
     def _read(self, block: bytes, events: list[Event]) -> None:
         """Read whole lines. Most are plain successes or of a shape known to say nothing, and cost next to nothing."""
-        if WRAPPED in block:
+        if b"{" in block and WRAPPED in block:  # one byte is found ten times as fast as seven
             unwrapped = (unwrap(raw) if raw.startswith(WRAPPED) else raw for raw in block.split(b"\n"))
             block = b"\n".join(unwrapped)
         first, boring = self._line, self._boring
@@ -149,9 +149,7 @@ class LogReader:
         read_daily = self._daily.read
         for at, raw in lines:
             number = first + at
-            samples = read_daily(number, raw)
-            if samples is not None:
-                events += samples
+            if read_daily(number, raw, events):
                 continue
             # A progress bar writes over itself: each state is a line of its own.
             for part in raw.split(b"\r") if b"\r" in raw else (raw,):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import lru_cache
 
 _PAIR = re.compile(
     r"(?P<name>[A-Za-z_]\w*)=(?P<value>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s,()\[\]{}]+)(?=[,)\s]|$)"
@@ -13,6 +14,8 @@ _DICT_PAIR = re.compile(
 )
 _BARE = re.compile(r"[\w.:/+-]*")
 _MAX_TEXT = 40_000
+# A server that is started again and again prints the same arguments each time, and has hundreds of them.
+_KEPT = 8
 
 
 def read_dict(text: str) -> dict[str, object]:
@@ -20,7 +23,11 @@ def read_dict(text: str) -> dict[str, object]:
 
     A dict that is cut short, or holds an object's repr, is read pair by pair; nested values are left out then.
     """
-    text = text[:_MAX_TEXT]
+    return dict(_read_dict(text[:_MAX_TEXT]))
+
+
+@lru_cache(maxsize=_KEPT)
+def _read_dict(text: str) -> dict[str, object]:
     try:
         value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -32,8 +39,13 @@ def read_dict(text: str) -> dict[str, object]:
 
 def read_pairs(text: str) -> dict[str, object]:
     """Read `model_path='/m', tp_size=8, ...`: scalars only, the first of each name."""
+    return dict(_read_pairs(text[:_MAX_TEXT]))
+
+
+@lru_cache(maxsize=_KEPT)
+def _read_pairs(text: str) -> dict[str, object]:
     found: dict[str, object] = {}
-    for match in _PAIR.finditer(text[:_MAX_TEXT]):
+    for match in _PAIR.finditer(text):
         found.setdefault(match["name"], _literal(match["value"]))
     return found
 

@@ -157,25 +157,24 @@ class Rates:
     def see_batch(self, batch: Batch) -> None:
         """Take in one of SGLang's batch lines."""
         self.lines += 1
-        self.last_usage = batch.usage
-        self.peak_usage = max(self.peak_usage, batch.usage)
-        self.queue_stuck = batch.queued > 0 and batch.running == 0 and not batch.new_tokens
-        at = batch.where.at
+        where, prefill, new_tokens, _, running, queued, usage = batch
+        self.last_usage = usage
+        if usage > self.peak_usage:
+            self.peak_usage = usage
+        self.queue_stuck = queued > 0 and running == 0 and not new_tokens
+        at = where.at
         if at is None:
             return
-        if (
-            not batch.prefill
-            or batch.new_tokens == 0
-            or (self._batch_last is not None and at - self._batch_last > _LONG_GAP_S)
-        ):
-            self._finish_batches(batch.where.line)
-        if not batch.prefill:
+        last = self._batch_last
+        if last is not None and (not prefill or new_tokens == 0 or at - last > _LONG_GAP_S):
+            self._finish_batches(where.line)
+        if not prefill:
             return
         if self._batch_began is None:
             # The first chunk's own time is before its line: it counts for neither tokens nor time.
             self._batch_began = at
         else:
-            self._batch_tokens += batch.new_tokens
+            self._batch_tokens += new_tokens
         self._batch_last = at
 
     def _finish_batches(self, line: int) -> None:
