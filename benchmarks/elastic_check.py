@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from farspan.kv.cap import Cap
 from farspan.kv.drivers.driver import Driver, DriverError, NoRoomError
 from farspan.kv.pages import PagePool, Pages
-from farspan.kv.segments import Cap, SegmentPool
+from farspan.kv.segments import SegmentPool
 from farspan.kv.tables import RequestTable
 
 

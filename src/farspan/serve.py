@@ -19,7 +19,8 @@ from farspan.doctor.situation import Hints
 from farspan.launch.docker import Docker
 from farspan.launch.kubernetes import Cluster, is_ready
 from farspan.launch.local import LaunchError, check_port
-from farspan.launch.runtime import IfExists, Running, Runtime, clear_way, end_process, is_alive
+from farspan.launch.runtime import IfExists, Running, Runtime, clear_way
+from farspan.launch.runtimes.process import end_process, is_alive
 from farspan.launch.startup import StartError, StartReport, StartupWatch, await_start
 from farspan.launch.state import ServerRecord, StateFolder
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from failing_driver import Clock, FailingDriver
+from farspan.kv.cap import Cap
 from farspan.kv.drivers.driver import DriverError, NoRoomError
 from farspan.kv.pages import PagePool
-from farspan.kv.segments import Cap, SegmentPool
+from farspan.kv.segments import SegmentPool
 from farspan.kv.tables import RequestTable
 
 SEGMENT = 1 << 14

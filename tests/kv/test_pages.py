@@ -8,10 +8,11 @@ import pytest
 from failing_driver import Clock
 from farspan.errors import InputError
 from farspan.kv.books import PageBooks
+from farspan.kv.cap import Cap
 from farspan.kv.drivers.driver import DriverError, NoRoomError
 from farspan.kv.drivers.host import HostDriver
 from farspan.kv.pages import PagePool
-from farspan.kv.segments import Cap, SegmentPool
+from farspan.kv.segments import SegmentPool
 from farspan.kv.sizing import fit_segment
 from farspan.kv.tables import RequestTable
 

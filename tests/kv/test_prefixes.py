@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from farspan.kv.cap import Cap
 from farspan.kv.compaction import compact
 from farspan.kv.drivers.host import HostDriver
 from farspan.kv.formats import KVFormat
@@ -15,7 +16,7 @@ from farspan.kv.kvcache import ElasticKVCache
 from farspan.kv.options import KVOptions
 from farspan.kv.pages import PagePool
 from farspan.kv.retention import LayerRetention
-from farspan.kv.segments import Cap, SegmentPool
+from farspan.kv.segments import SegmentPool
 from farspan.kv.sequence import ElasticSequenceKV
 from farspan.kv.table import PageTable
 

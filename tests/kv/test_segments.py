@@ -13,11 +13,12 @@ import pytest
 from failing_driver import Clock, FailingDriver
 from fake_cuda import GRANULE, FakeCuda
 from farspan.errors import InputError
+from farspan.kv.cap import Cap
 from farspan.kv.drivers.cuda import CudaDriver
 from farspan.kv.drivers.driver import Driver, DriverError, Fence, Memory, NoRoomError
 from farspan.kv.drivers.host import HostDriver
 from farspan.kv.pages import PagePool
-from farspan.kv.segments import Cap, SegmentedRange, SegmentPool
+from farspan.kv.segments import SegmentedRange, SegmentPool
 from farspan.kv.tables import RequestTable
 
 SEGMENT = 1 << 14

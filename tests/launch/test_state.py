@@ -11,7 +11,7 @@ import pytest
 
 from farspan.errors import InputError
 from farspan.launch.prepare import default_name
-from farspan.launch.runtime import end_process, is_alive
+from farspan.launch.runtimes.process import end_process, is_alive
 from farspan.launch.state import ServerRecord, StateFolder, check_name, process_start, state_folder
 
 RECORD = ServerRecord("one", "local", "vllm", "0.12.0", "m", "http://127.0.0.1:8000", 1000, 1.0, "/log")

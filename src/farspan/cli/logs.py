@@ -30,7 +30,7 @@ def command(name: str | None, follow: bool, lines: int | None, as_json: bool) ->
     import json
 
     from farspan.launch.local import read_tail
-    from farspan.launch.runtime import is_alive
+    from farspan.launch.runtimes.process import is_alive
     from farspan.launch.state import StateFolder
     from farspan.serve import log_argv
 

@@ -176,7 +176,7 @@ def _runtime(options: dict[str, Any]) -> Any:
     from farspan.launch.docker import DockerOptions
     from farspan.launch.manifest import ClusterOptions
     from farspan.launch.prepare import Asked, prepare
-    from farspan.launch.runtime import choose_runtime
+    from farspan.launch.runtimes.choose import choose_runtime
 
     names = ("engine", "runtime", "context", "gpus", "tp", "nodes", "node_rank", "head", "distributed", "concurrency",
         "output_tokens", "engine_version", "accept_nearest_version", "words", "force", "name", "host", "port", "model",

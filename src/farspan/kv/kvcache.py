@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from farspan.kv.cap import Cap
 from farspan.kv.compaction import compact
 from farspan.kv.drivers.driver import Driver
 from farspan.kv.formats import KVFormat, LayerStore
@@ -28,7 +29,7 @@ from farspan.kv.options import KVOptions
 from farspan.kv.pages import PagePool
 from farspan.kv.prefixes import Hit, PrefixStore, no_hit
 from farspan.kv.retention import LayerRetention
-from farspan.kv.segments import Cap, SegmentPool
+from farspan.kv.segments import SegmentPool
 from farspan.kv.sequence import ElasticSequenceKV
 from farspan.kv.sizing import CacheSize, KindSize, choose_segment_bytes
 from farspan.sizes import GIB, format_bytes

@@ -14,43 +14,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from farspan.errors import FarspanError, InputError
-from farspan.kv.drivers.driver import Driver, Fence, Handle, Memory, NoRoomError
+from farspan.kv.cap import Cap
+from farspan.kv.drivers.driver import Driver, Fence, Handle, NoRoomError
 from farspan.kv.ranges import SegmentedRange
 from farspan.sizes import format_bytes
 
-__all__ = ["Cap", "Lender", "NoRoomError", "SegmentPool", "SegmentStatistics", "SegmentedRange"]
+__all__ = ["Lender", "NoRoomError", "SegmentPool", "SegmentStatistics", "SegmentedRange"]
 
 # Of the quiet time: ranges let go of what they do not use after a half, the pool after three quarters, so that the
 # bytes are back within the whole of it when `tick` is called at least four times as often.
 UNMAP_AFTER = 0.5
 DESTROY_AFTER = 0.75
-
-
-@dataclass(frozen=True, slots=True)
-class Cap:
-    """The most a pool may hold.
-
-    Attributes:
-        fixed_bytes: A fixed number of bytes; None when there is none.
-        share: Of the memory that is free or already the pool's, the part it may hold: it follows what neighbours take.
-        headroom_bytes: Free memory of the device that is left alone in any case.
-    """
-
-    fixed_bytes: int | None = None
-    share: float = 1.0
-    headroom_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise InputError(f"a share of {self.share} of the free memory is not above 0 and at most 1")
-        if self.headroom_bytes < 0 or (self.fixed_bytes is not None and self.fixed_bytes < 0):
-            raise InputError("a cap is not negative")
-
-    def limit(self, memory: Memory, held: int) -> int:
-        """Return the most bytes the pool may hold, given that it holds `held` of them now."""
-        shared = int(self.share * (memory.free + held))
-        within = min(shared, held + memory.free - self.headroom_bytes)
-        return max(0, within if self.fixed_bytes is None else min(within, self.fixed_bytes))
 
 
 @dataclass(frozen=True, slots=True)
