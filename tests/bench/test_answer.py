@@ -41,7 +41,7 @@ def read_slowly(stream: bytes) -> tuple[str, int, bool]:
     return texts, count, done
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     texts=st.lists(TEXTS, max_size=30),
     kinds=st.lists(

@@ -90,7 +90,7 @@ def test_a_later_try_replaces_an_earlier_one(tmp_path: Path) -> None:
     assert [(result.repeat, result.status) for result in run.results] == [(0, Status.OK), (1, Status.OK)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kept=st.integers(0, 3), lost=st.integers(1, 10_000))
 def test_a_torn_last_line_is_dropped_and_not_continued(
     tmp_path_factory: pytest.TempPathFactory, kept: int, lost: int

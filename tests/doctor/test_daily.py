@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from farspan.doctor.daily import DailyLines
@@ -17,7 +17,6 @@ PIECES = (b"\n", b"a", b" 200 OK", b"OK", b"\x1b[0m", b"\r", b"POST / HTTP/1.1",
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join))
-@settings(deadline=None)
 @example(b"")
 @example(b"\n\n")
 @example(b'" 200 OK')
@@ -96,7 +95,6 @@ def batch_lines(draw: st.DrawFn) -> str:
 
 
 @given(batch_lines())
-@settings(deadline=None)
 def test_sglangs_batches_say_the_same_both_ways(line: str) -> None:
     short = read(line)
     assert isinstance(short, Batch)

@@ -42,19 +42,19 @@ def examine_wholly(data: bytes) -> None:
 
 
 @given(st.binary(max_size=4000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_bytes(data: bytes) -> None:
     examine_wholly(data)
 
 
 @given(st.lists(st.one_of(st.sampled_from(WORDS), st.binary(max_size=30)), max_size=60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_words_of_the_grammar_in_any_order(words: list[bytes]) -> None:
     examine_wholly(b"".join(words))
 
 
 @given(st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_real_logs_mutated(dice: random.Random) -> None:
     data = bytearray(dice.choice(LOGS))
     for _ in range(dice.randrange(1, 30)):

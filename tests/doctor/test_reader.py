@@ -47,7 +47,7 @@ def answered(events: list[Event]) -> int:
 
 @pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)
 @given(cuts=st.lists(st.integers(0, 30_000), max_size=12))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_where_the_stream_is_cut_does_not_matter(path: Path, cuts: list[int]) -> None:
     data = path.read_bytes()
     edges = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})

@@ -246,4 +246,4 @@ class ElasticMemory(RuleBasedStateMachine):
 
 
 TestElasticMemory = ElasticMemory.TestCase
-TestElasticMemory.settings = settings(max_examples=30, stateful_step_count=25, deadline=None, print_blob=True)
+TestElasticMemory.settings = settings(max_examples=30, stateful_step_count=25)

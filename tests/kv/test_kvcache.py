@@ -242,11 +242,11 @@ class LocalMachine(CacheMachine):
 
 
 TestCache = CacheMachine.TestCase
-TestCache.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestCache.settings = settings(max_examples=40, stateful_step_count=30)
 TestFull = FullMachine.TestCase
-TestFull.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestFull.settings = settings(max_examples=25, stateful_step_count=30)
 TestLocal = LocalMachine.TestCase
-TestLocal.settings = settings(max_examples=10, stateful_step_count=25, deadline=None)
+TestLocal.settings = settings(max_examples=10, stateful_step_count=25)
 
 
 def compute_all(sequence: SequenceKV, tokens: NDArray[np.int32], layers: int) -> None:

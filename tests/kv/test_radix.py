@@ -117,7 +117,7 @@ def test_the_same_continuation_stored_twice_names_the_pages_to_use() -> None:
     tree.check_integrity()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 70),
     st.lists(st.integers(1, 5000), min_size=1, max_size=12),
@@ -343,7 +343,7 @@ def test_no_listener_keeps_no_hashes() -> None:
     assert [node.hashes for node in tree.nodes()] == [None]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.lists(st.integers(1, 2), max_size=9), st.integers(0, 4)), max_size=12))
 def test_replaying_events_rebuilds_the_same_tree(steps: list[tuple[list[int], int]]) -> None:
     """What an indexer followed, inserted into another tree, matches exactly what the first one matches."""
@@ -411,7 +411,6 @@ def test_an_evicted_cursor_is_refused() -> None:
     assert tree.back(cursor, 2).position == 2
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 1), max_size=40), st.lists(st.integers(0, 1), max_size=40))
 def test_common_prefix(left: list[int], right: list[int]) -> None:
     expected = next(

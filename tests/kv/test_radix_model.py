@@ -284,9 +284,8 @@ class PrefixTreeMachine(RuleBasedStateMachine):
 PrefixTreeMachine.TestCase.settings = settings(
     max_examples=100,
     stateful_step_count=30,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    suppress_health_check=[*settings.default.suppress_health_check, HealthCheck.filter_too_much],
 )
 TestPrefixTree = PrefixTreeMachine.TestCase
 

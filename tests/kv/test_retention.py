@@ -43,7 +43,6 @@ def oracle(kinds: list[tuple[LayerRetention, list[Interval]]], match_length: int
     raise AssertionError("nothing is always usable")
 
 
-@settings(deadline=None)
 @given(RULES, LENGTHS)
 def test_first_needed_is_the_first_position_attended(rule: LayerRetention, position: int) -> None:
     needed = attended(rule, position)
@@ -51,7 +50,7 @@ def test_first_needed_is_the_first_position_attended(rule: LayerRetention, posit
     assert needed == set(range(min(needed), position + 1)), "what is needed has no gaps"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(RULES, LENGTHS, HELD, PAGES)
 def test_usable_is_the_largest_prefix_one_kind_allows(
     rule: LayerRetention, match_length: int, held: list[Interval], page: int
@@ -59,7 +58,7 @@ def test_usable_is_the_largest_prefix_one_kind_allows(
     assert rule.usable(match_length, held, page) == oracle([(rule, held)], match_length, page)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(RULES, HELD), max_size=4), LENGTHS, PAGES)
 def test_usable_is_the_largest_prefix_all_kinds_allow(
     kinds: list[tuple[LayerRetention, list[Interval]]], match_length: int, page: int
@@ -67,7 +66,6 @@ def test_usable_is_the_largest_prefix_all_kinds_allow(
     assert usable(kinds, match_length, page) == oracle(kinds, match_length, page)
 
 
-@settings(deadline=None)
 @given(HELD)
 def test_merge_keeps_the_positions(held: list[Interval]) -> None:
     merged = merge(held)

@@ -73,7 +73,7 @@ class TierMachine(RuleBasedStateMachine):
 
 
 TestTier = TierMachine.TestCase
-TestTier.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestTier.settings = settings(max_examples=40, stateful_step_count=25)
 
 
 def test_no_budget_keeps_nothing() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from farspan.errors import InputError
@@ -62,7 +62,7 @@ def test_any_corpus_gives_exact_prompts(tokenizer: Load, name: str, kind: str) -
         verify_prompt(prompt, tokenizer(name))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(text=ANY_TEXT.filter(lambda text: text.replace("\0", "").strip()), seed=st.integers(0, 1000))
 @example(text="word\u0085 next", seed=0)
 @example(text="a\u001c b \u001c c", seed=1)

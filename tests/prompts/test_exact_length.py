@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from farspan.errors import InputError
@@ -27,7 +27,7 @@ NATURAL = (
 
 Load = Callable[[str], Tokenizer]
 
-FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FAST = settings(max_examples=60)
 
 
 def check(tokenizer: Tokenizer, **options: object) -> None:

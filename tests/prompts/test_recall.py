@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farspan.errors import InputError
@@ -12,7 +12,7 @@ from farspan.prompts.tokenizer import Tokenizer
 Load = Callable[[str], Tokenizer]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80)
 @given(
     tokens=st.integers(100, 40_000),
     seed=st.integers(0, 2**40),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -93,7 +93,7 @@ def test_ids_are_those_of_transformers(
 @pytest.mark.parametrize(
     "name", ["llama3", "llama4", "bytes-o200k", "bytes-nfc", "bytes-gpt2", "unigram", "sentencepiece"]
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(left=WORDS, right=WORDS)
 def test_counts_add_up_at_cuts(tokenizer: Load, name: str, left: str, right: str) -> None:
     loaded = tokenizer(name)
@@ -275,7 +275,7 @@ PATTERN_TOKENIZERS = [
 MIXED = st.text(st.sampled_from("aZé'sſ1२,/<>-\n\r\t  \u00a0\u2028中ゟ\u0301😀\x01"), min_size=1, max_size=12)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(left=MIXED | WORDS, right=MIXED | WORDS)
 def test_no_match_of_a_proven_pattern_spans_a_cut(left: str, right: str) -> None:
     right = f" {right}"

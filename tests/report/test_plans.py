@@ -184,7 +184,7 @@ _JSON = st.recursive(
 
 
 @given(document=st.dictionaries(_KEYS, _JSON, max_size=10))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_json_is_a_plan_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any]
 ) -> None:

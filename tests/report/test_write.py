@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farspan.bench.status import Status
@@ -199,7 +199,7 @@ def test_escaped_markdown_is_one_line_without_live_markup(text: str) -> None:
     assert "http://" not in plain
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12)
 @given(
     contexts=st.lists(st.integers(1, 10**7), min_size=1, max_size=60),
     scale=st.sampled_from([1e-9, 1e-5, 1.0]),

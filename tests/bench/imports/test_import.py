@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farspan.bench.imports.foreign import ForeignRequest
@@ -210,7 +210,7 @@ def check_text(text: bytes) -> None:
             assert result.ttft_s is None or (math.isfinite(result.ttft_s) and result.e2e_s >= 0)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(st.data())
 def test_a_changed_value_is_a_run_or_a_sentence(data: st.DataObject) -> None:
     source = data.draw(st.sampled_from(SOURCES))
@@ -218,13 +218,13 @@ def test_a_changed_value_is_a_run_or_a_sentence(data: st.DataObject) -> None:
     check_text(json.dumps(changed(source, place, data.draw(trees))).encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(trees)
 def test_any_json_is_a_run_or_a_sentence(tree: Any) -> None:
     check_text(json.dumps(tree).encode())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_a_torn_file_is_a_sentence(data: st.DataObject) -> None:
     text = data.draw(st.sampled_from((*PACED, GENAI / "D200_16.json"))).read_bytes().strip()

@@ -45,7 +45,6 @@ ROOT = Path(__file__).resolve().parents[3]
 GIB = 2**30
 EXAMPLES = settings(
     max_examples=300,
-    deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),

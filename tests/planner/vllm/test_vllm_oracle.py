@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from farspan.planner.vllm.versions import RULES
 from vllm_engine import Engine, Question, engines_python, farspan_answer
@@ -36,8 +36,6 @@ def version() -> str:
 @given(question=questions())
 @settings(
     max_examples=EXAMPLES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_same_as_vllm(engine: Engine, version: str, question: Question) -> None:
     theirs = engine.ask(question)
