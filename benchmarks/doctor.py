@@ -1,4 +1,4 @@
-"""How fast the doctor reads, in MB/s on one core: seven mixes of lines, from easy to hostile.
+"""How fast the doctor reads, in MB/s on one core: eight mixes of lines, from easy to hostile.
 
     python benchmarks/doctor.py [--megabytes 200] [--repeats 5] [--output doctor.json]
 
@@ -135,6 +135,15 @@ def all_errors(dice: random.Random, lines: int) -> Iterator[str]:
         )
 
 
+def one_warning(dice: random.Random, lines: int) -> Iterator[str]:
+    """The same warning over and over, its figures changing."""
+    for number in range(lines):
+        yield (
+            f"(EngineCore pid=812) WARNING {clock(number)} [scheduler.py:{dice.randrange(999)}] Request "
+            f"{dice.randrange(10**6)} is preempted by recompute: not enough KV cache space, total {number} times"
+        )
+
+
 def starts(dice: random.Random, lines: int) -> Iterator[str]:
     """Two servers, one after the other, that start, serve one request, end, and are started again: real logs."""
     del dice
@@ -148,6 +157,7 @@ MIXES = {
     "served": served,
     "chatty": chatty,
     "random text": random_text,
+    "one warning": one_warning,
     "starts": starts,
     "all errors": all_errors,
 }

@@ -266,11 +266,23 @@ def test_a_line_without_end_is_read_by_its_beginning() -> None:
     assert reader.lines_read == 2
 
 
-def test_the_same_message_over_and_over_is_counted() -> None:
+@pytest.mark.parametrize("piece", [50, 4_096, 1 << 20])
+def test_the_same_message_over_and_over_is_counted(piece: int) -> None:
     lines = "".join(f"WARNING 12-02 10:00:00 [a.py:1] slot {number} was lost\n" for number in range(1000))
-    messages = [event for event in read(lines.encode()) if isinstance(event, Message)]
+    log = lines.encode()
+    events = read(*(log[at : at + piece] for at in range(0, len(log), piece)))
+    messages = [event for event in events if isinstance(event, Message)]
     assert len(messages) == 65
     assert sum(message.times for message in messages) == 1000
+
+
+def test_a_withheld_message_hides_no_refused_request() -> None:
+    """Both have one shape: they differ in digits only."""
+    strange = b'1.2.3.4:5 - "ERROR what failed" 4 Not\n'
+    refused = b'1.2.3.4:5 - "ERROR what failed" 404 Not\n'
+    events = read(strange * 100, refused * 3)
+    assert sum(isinstance(event, Access) for event in events) == 3
+    assert sum(event.times for event in events if isinstance(event, Message)) == 100
 
 
 def test_secrets_do_not_become_evidence() -> None:

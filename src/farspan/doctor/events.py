@@ -27,6 +27,7 @@ _SHAPES = 8_192
 _SHOWN = 64
 _SHAPE = 400
 _DIGITS = b"0123456789"
+_ASKED = b' - "'  # between the address and the request of an access log
 
 _REFUSED = (b"400 Bad", b"401 Una", b"403 For", b"404 Not", b"405 Met", b"413 ", b"422 Unp", b"429 Too",
             b"500 Int", b"502 Bad", b"503 Ser", b"504 Gat")  # fmt: skip
@@ -138,7 +139,7 @@ class LogReader:
         if b"{" in block and WRAPPED in block:  # one byte is found ten times as fast as seven
             unwrapped = (unwrap(raw) if raw.startswith(WRAPPED) else raw for raw in block.split(b"\n"))
             block = b"\n".join(unwrapped)
-        first, boring = self._line, self._boring
+        first, boring, withheld = self._line, self._boring, self._withheld
         lines, total = telling_lines(block)
         self._line += total - 1
         answered = total - len(lines)
@@ -154,7 +155,9 @@ class LogReader:
             # A progress bar writes over itself: each state is a line of its own.
             for part in raw.split(b"\r") if b"\r" in raw else (raw,):
                 shape = part[:_SHAPE].translate(None, _DIGITS)
-                if shape and shape not in boring:
+                if shape in withheld and _ASKED not in part:
+                    self._withhold(shape)
+                elif shape and shape not in boring:
                     fresh.append((number, part, shape))
         if not fresh:
             return
@@ -169,7 +172,7 @@ class LogReader:
             events[before:] = sorted(events[before:], key=_line_of)
 
     def _read_line(self, number: int, raw: bytes, marks: tuple[bytes, ...], events: list[Event]) -> None:
-        if b' - "' in raw and len(raw) < 4_000:
+        if _ASKED in raw and len(raw) < 4_000:
             access = self._daily.access(number, raw)
             if access is not None:
                 events.append(access)
@@ -177,10 +180,13 @@ class LogReader:
         shape = raw[:_SHAPE].translate(None, _DIGITS)
         seen = self._shapes.get(shape, 0)
         if seen >= _SHOWN:
-            message, count = self._withheld[shape]
-            self._withheld[shape] = (message, count + 1)
+            self._withhold(shape)
             return
         self._read_rest(number, raw, marks, shape, events)
+
+    def _withhold(self, shape: bytes) -> None:
+        message, count = self._withheld[shape]
+        self._withheld[shape] = (message, count + 1)
 
     def _read_rest(
         self, number: int, raw: bytes, marks: tuple[bytes, ...], shape: bytes, events: list[Event]
