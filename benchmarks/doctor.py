@@ -147,7 +147,8 @@ def one_warning(dice: random.Random, lines: int) -> Iterator[str]:
 def starts(dice: random.Random, lines: int) -> Iterator[str]:
     """Two servers, one after the other, that start, serve one request, end, and are started again: real logs."""
     del dice
-    logs = [(REAL / name).read_text(encoding="utf-8").splitlines() for name in STARTS]
+    # Progress bars keep their carriage returns.
+    logs = [(REAL / name).read_bytes().decode().removesuffix("\n").split("\n") for name in STARTS]
     yield from islice(cycle(chain.from_iterable(logs)), lines)
 
 

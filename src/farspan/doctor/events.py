@@ -165,21 +165,21 @@ class LogReader:
         candidates = self._scanner.candidates([raw for _, raw, _ in fresh])
         for at, (number, raw, shape) in enumerate(fresh):
             if candidates.get(at):
-                self._read_line(number, raw, candidates[at], events)
+                self._read_line(number, raw, candidates[at], shape, events)
             elif len(boring) < _SHAPES and len(raw) <= _SHAPE:
                 boring.add(shape)
         if out_of_order:
             events[before:] = sorted(events[before:], key=_line_of)
 
-    def _read_line(self, number: int, raw: bytes, marks: tuple[bytes, ...], events: list[Event]) -> None:
+    def _read_line(
+        self, number: int, raw: bytes, marks: tuple[bytes, ...], shape: bytes, events: list[Event]
+    ) -> None:
         if _ASKED in raw and len(raw) < 4_000:
             access = self._daily.access(number, raw)
             if access is not None:
                 events.append(access)
                 return
-        shape = raw[:_SHAPE].translate(None, _DIGITS)
-        seen = self._shapes.get(shape, 0)
-        if seen >= _SHOWN:
+        if shape in self._withheld:
             self._withhold(shape)
             return
         self._read_rest(number, raw, marks, shape, events)

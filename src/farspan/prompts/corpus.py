@@ -47,21 +47,21 @@ class Corpus(ABC):
     def segment(self, number: int) -> str:
         """Return the text of a segment, as it is."""
 
+
+class PhraseCorpus(Corpus):
+    """Text made of phrases that are known beforehand."""
+
     @property
+    @abstractmethod
     def phrases(self) -> tuple[str, ...]:
-        """The phrases all segments are made of, each beginning at a cut; empty when there are none."""
-        return ()
+        """The phrases all segments are made of, each beginning at a cut."""
 
+    @abstractmethod
     def segment_phrases(self, number: int) -> NDArray[np.int64]:
-        """Return which phrases a segment is made of.
-
-        Raises:
-            NotImplementedError: The corpus has no phrases.
-        """
-        raise NotImplementedError(f"{self.name} is not made of phrases, segment {number}")
+        """Return which phrases a segment is made of."""
 
 
-class BuiltinCorpus(Corpus):
+class BuiltinCorpus(PhraseCorpus):
     """The built-in generator's endless text for one seed."""
 
     segments = None

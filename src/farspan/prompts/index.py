@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from farspan.errors import InputError
 from farspan.prompts.cache import cache_folder, publish_folder
-from farspan.prompts.corpus import PIECE_CHARACTERS, Corpus, split_pieces
+from farspan.prompts.corpus import PIECE_CHARACTERS, Corpus, PhraseCorpus, split_pieces
 from farspan.prompts.cuts import Proof
 from farspan.prompts.parts import WordTable
 from farspan.prompts.tokenizer import TokenIds, Tokenizer, as_ids
@@ -92,18 +92,18 @@ class CorpusIndex:
     def prepare(self, numbers: Iterable[int]) -> None:
         """Make several segments at once, one a core."""
         missing = [number for number in dict.fromkeys(numbers) if not self._folder_of(number).is_dir()]
-        if len(missing) >= _PHRASES_PAY and self._phrases_add_up():
-            table = WordTable.of(self.tokenizer, self.corpus.phrases)
-            self._run(lambda number: self._save(number, _from_phrases(self.corpus, number, table)), missing)
+        corpus = self.corpus
+        if len(missing) >= _PHRASES_PAY and isinstance(corpus, PhraseCorpus) and self._add_up(corpus.phrases):
+            table = WordTable.of(self.tokenizer, corpus.phrases)
+            self._run(lambda number: self._save(number, _from_phrases(corpus, number, table)), missing)
         elif self.tokenizer.backend == "tiktoken":  # the others bring threads of their own
             self._run(self.segment, missing)
 
-    def _phrases_add_up(self) -> bool:
-        """Return whether the corpus is made of phrases whose ids do not depend on what surrounds them."""
-        phrases = self.corpus.phrases
-        if not phrases or self.tokenizer.proof is Proof.CHECKED:
-            return False
-        return not self.tokenizer.holds_control("".join(phrases))
+    def _add_up(self, phrases: tuple[str, ...]) -> bool:
+        """Return whether the ids of phrases do not depend on what surrounds them."""
+        return self.tokenizer.proof is not Proof.CHECKED and not self.tokenizer.holds_control(
+            "".join(phrases)
+        )
 
     def _run(self, make: Callable[[int], object], numbers: Sequence[int]) -> None:
         with ThreadPoolExecutor(max(1, min(usable_cores(), len(numbers)))) as threads:
@@ -150,7 +150,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _from_phrases(corpus: Corpus, number: int, table: WordTable) -> IndexedSegment:
+def _from_phrases(corpus: PhraseCorpus, number: int, table: WordTable) -> IndexedSegment:
     """Put a segment together from phrases whose ids are known: they meet at cuts, so nothing is left to encode."""
     chosen = corpus.segment_phrases(number)
     tokens = np.cumsum(table.ids.lengths[chosen])
