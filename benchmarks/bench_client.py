@@ -35,10 +35,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from farspan.bench.answer import AnswerTape
-from farspan.bench.body import Body, FilePiece
-from farspan.bench.client import Client, Exchange
-from farspan.bench.wire import Api, PromptAs, frame_body
+from farspan.bench.http.answer import AnswerTape
+from farspan.bench.http.client import Client, Exchange
+from farspan.bench.http.request_body import Body, FilePiece
+from farspan.bench.http.wire import Api, PromptAs, frame_body
 
 EVENT = (
     b'data: {"id":"cmpl-7f3a","object":"text_completion","created":1700000000,"model":"m","choices":'

@@ -19,7 +19,7 @@ from itertools import chain, cycle, islice
 from pathlib import Path
 
 from farspan.doctor.diagnose import Doctor
-from farspan.doctor.events import LogReader
+from farspan.doctor.log_reader import LogReader
 
 PIECE = 1 << 20
 REAL = Path(__file__).resolve().parents[1] / "tests" / "evidence" / "real"

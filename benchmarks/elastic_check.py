@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from farspan.kv.cap import Cap
-from farspan.kv.drivers.driver import Driver, DriverError, NoRoomError
-from farspan.kv.pages import PagePool, Pages
-from farspan.kv.segments import SegmentPool
-from farspan.kv.tables import RequestTable
+from farspan.kv.memory.cap import Cap
+from farspan.kv.memory.drivers.driver import Driver, DriverError, NoRoomError
+from farspan.kv.memory.elastic_tables import RequestTable
+from farspan.kv.memory.pages import PagePool, Pages
+from farspan.kv.memory.segments import SegmentPool
 
 
 class _Clock:

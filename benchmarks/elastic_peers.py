@@ -61,9 +61,9 @@ def measure(
 def measure_farspan(pages: int) -> Times:
     import numpy as np
 
-    from farspan.kv.drivers.host import HostDriver
-    from farspan.kv.pages import PagePool
-    from farspan.kv.segments import SegmentPool
+    from farspan.kv.memory.drivers.host import HostDriver
+    from farspan.kv.memory.pages import PagePool
+    from farspan.kv.memory.segments import SegmentPool
 
     # Rows of one byte: the memory grows before the clock starts, so that allocators alone are compared.
     pool = PagePool(SegmentPool(HostDriver(), 1 << 20), [1], 1, pages)

@@ -27,11 +27,11 @@ import torch
 from elastic_check import check
 from elastic_peers import run_peer
 from elastic_raw import raw_growth
-from farspan.kv.drivers.cuda import CudaDriver
-from farspan.kv.drivers.driver import Driver
-from farspan.kv.drivers.host import HostDriver
-from farspan.kv.pages import PagePool
-from farspan.kv.segments import SegmentPool
+from farspan.kv.memory.drivers.cuda import CudaDriver
+from farspan.kv.memory.drivers.driver import Driver
+from farspan.kv.memory.drivers.host import HostDriver
+from farspan.kv.memory.pages import PagePool
+from farspan.kv.memory.segments import SegmentPool
 from farspan.sizes import GIB, parse_tokens
 
 MIB = 2**20

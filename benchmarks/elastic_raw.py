@@ -8,7 +8,7 @@ import time
 from importlib import import_module
 from typing import Any
 
-from farspan.kv.drivers.host import _libc
+from farspan.kv.memory.drivers.host import _libc
 
 
 def raw_growth(driver: str, size: int, count: int) -> float:

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from farspan.kv.events import chain, namespace_hash
-from farspan.kv.radix import RadixTree
+from farspan.kv.tree.cache_events import chain, namespace_hash
+from farspan.kv.tree.radix import RadixTree
 from prefix_tree import random_tokens, resident
 
 CHUNK = 8192

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from farspan.builtin.attention import attend_runs
-from farspan.kv.cap import Cap
 from farspan.kv.interface import Run
 from farspan.kv.kvcache import open_driver
-from farspan.kv.pages import PagePool
-from farspan.kv.segments import SegmentPool
+from farspan.kv.memory.cap import Cap
+from farspan.kv.memory.pages import PagePool
+from farspan.kv.memory.segments import SegmentPool
 
 
 @dataclass(frozen=True, slots=True)

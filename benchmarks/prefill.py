@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from farspan.bench.ready import find_missing
+from farspan.bench.http.ready import find_missing
 from farspan.bench.run import BenchOptions, run_bench
 from farspan.launch.local import LocalServer, find_free_port
 from farspan.launch.readiness import wait_ready

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-STUBS = Path(__file__).resolve().parent.parent / "tests/planner/sglang"
+STUBS = Path(__file__).resolve().parent.parent / "tests/engines/sglang"
 
 
 class Subject(ABC):
@@ -53,7 +53,7 @@ class Subject(ABC):
 
 class Farspan(Subject):
     def fresh(self) -> None:
-        from farspan.kv.radix import RadixTree
+        from farspan.kv.tree.radix import RadixTree
 
         self.tree = RadixTree(self.page_size)
 

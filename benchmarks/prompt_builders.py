@@ -101,8 +101,8 @@ def vllm(folder: str, tokens: int) -> Builder:
 def farspan(folder: str, tokens: int) -> Callable[[Path], None]:
     from itertools import count
 
-    from farspan.prompts.build import build_prompt
     from farspan.prompts.corpus import BuiltinCorpus
+    from farspan.prompts.exact_builder import build_prompt
     from farspan.prompts.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(folder)

@@ -28,8 +28,8 @@ from pathlib import Path
 
 from farspan.errors import InputError
 from farspan.prompts.backends.bytepair import BytePairTokenizer
-from farspan.prompts.backends.llama import load_tokenizer_model
-from farspan.prompts.build import build_prompt
+from farspan.prompts.backends.llama4 import load_tokenizer_model
+from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.generator import generate_text
 from farspan.prompts.tasks import TASKS
 from farspan.sizes import format_tokens, parse_token_list

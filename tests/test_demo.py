@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from farspan import demo
-from farspan.bench.runs import load_run
-from farspan.bench.status import Status
+from farspan.bench.request_status import Status
+from farspan.bench.run_folder import load_run
 from farspan.demo import DemoOptions, predict_seconds, run_demo
 from farspan.errors import InputError
 from farspan.launch.local import LaunchError

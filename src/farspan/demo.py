@@ -18,9 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
-from farspan.bench.engine_observer import EngineObserver
-from farspan.bench.measure import Result
-from farspan.bench.ready import find_missing
+from farspan.bench.analysis.measure import Result
+from farspan.bench.http.ready import find_missing
+from farspan.bench.observe.engine_observer import EngineObserver
 from farspan.bench.run import BenchOptions, BenchOutcome, run_bench
 from farspan.bench.watch import Watcher
 from farspan.engines.command import Listen, server_command
@@ -28,7 +28,7 @@ from farspan.errors import InputError
 from farspan.launch.local import LocalServer, find_free_port, import_path
 from farspan.launch.readiness import wait_ready
 from farspan.report.drawing import check_drawing
-from farspan.report.write import ReportFiles, write_report
+from farspan.report.write_report import ReportFiles, write_report
 from farspan.sizes import format_seconds, format_tokens
 
 DEFAULT_CONTEXTS = (4_000, 16_000, 64_000)

@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from farspan.bench.ready import find_missing
+from farspan.bench.http.ready import find_missing
 from farspan.doctor.examine import examine
 from farspan.doctor.findings import Severity
-from farspan.doctor.situation import Hints
+from farspan.doctor.server_state import Hints
 from farspan.launch.docker import Docker
 from farspan.launch.kubernetes import Cluster, is_ready
 from farspan.launch.local import LaunchError, check_port
 from farspan.launch.runtime import IfExists, Running, Runtime, clear_way
 from farspan.launch.runtimes.process import end_process, is_alive
-from farspan.launch.startup import StartError, StartReport, StartupWatch, await_start
-from farspan.launch.state import ServerRecord, StateFolder
+from farspan.launch.server_records import ServerRecord, StateFolder
+from farspan.launch.start_watch import StartError, StartReport, StartupWatch, await_start
 
 _ANSWER_S = 3.0
 _PIECE_BYTES = 2**20
@@ -56,7 +56,7 @@ class Served:
 
 def describe(runtime: Runtime) -> dict[str, Any]:
     """What would run, for programs: runtime, engine, argv or manifest, names of environment variables, plan."""
-    from farspan.planner.export import plan_object
+    from farspan.planner.plan_json import plan_object
 
     launch = runtime.launch
     shown = runtime.shown()

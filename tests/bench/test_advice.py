@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from farspan.bench.advice import choose_fix, list_failures
-from farspan.bench.status import Status
+from farspan.bench.request_status import Status
 from samples import make_result
 
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farspan.bench.evidence import estimate_prefill, find_hang, find_preemption, find_strangers, growth
-from farspan.bench.scrape import Sample
+from farspan.bench.observe.evidence import (
+    estimate_prefill,
+    find_hang,
+    find_preemption,
+    find_strangers,
+    growth,
+)
+from farspan.bench.observe.scrape import Sample
 from farspan.engines.metrics import Measure
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import orjson
 import pytest
 
-from farspan.bench.measure import Result
-from farspan.bench.runs import load_run
+from farspan.bench.analysis.measure import Result
+from farspan.bench.observe.series import read_series
+from farspan.bench.request_status import Status
+from farspan.bench.run_folder import load_run
 from farspan.bench.schedule import Job
-from farspan.bench.series import read_series
-from farspan.bench.status import Status
 from farspan.models.probe import write_probe
 from scripted import Script, ScriptedServer, serve_in_thread
 

@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from farspan.bench.engine_observer import EngineObserver
+from farspan.bench.analysis.measure import Result
+from farspan.bench.analysis.summary import list_points, summarise, summarise_engines
+from farspan.bench.http.wire import Api, PromptAs
 from farspan.bench.lengths import parse_lengths
-from farspan.bench.measure import Result
-from farspan.bench.observer import Observed, Observer
-from farspan.bench.prepare import PromptStore
+from farspan.bench.observe.engine_observer import EngineObserver
+from farspan.bench.observe.observer import Observed, Observer
+from farspan.bench.prepared_requests import PromptStore
+from farspan.bench.request_status import Status
 from farspan.bench.run import BenchOptions, BenchOutcome, run_bench, run_engines
-from farspan.bench.runs import load_run
+from farspan.bench.run_folder import load_run
 from farspan.bench.schedule import Job, Phase
-from farspan.bench.status import Status
-from farspan.bench.summary import list_points, summarise, summarise_engines
 from farspan.bench.watch import Watcher
-from farspan.bench.wire import Api, PromptAs
 from farspan.errors import InputError
 from scripted import Script, ScriptedServer, counting_prompt, serve_script
 
@@ -303,7 +303,7 @@ async def test_a_server_that_computes_is_waited_for(server: ScriptedServer, tmp_
 async def test_a_planned_time_limits_the_wait(
     server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("farspan.bench.plan_times._LEAST_S", 0.1)
+    monkeypatch.setattr("farspan.bench.analysis.plan_times._LEAST_S", 0.1)
     plan = tmp_path / "plan.json"
     plan.write_text(
         json.dumps({"points": [{"context": 100, "engine": "vllm", "ttft_s": {"expected": 0.04}}]})

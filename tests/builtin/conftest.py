@@ -5,7 +5,7 @@ import pytest
 
 from farspan.builtin.engine import Engine, EngineOptions
 from farspan.builtin.model import LlamaModel
-from farspan.kv.options import KVOptions
+from farspan.kv.kv_options import KVOptions
 from farspan.models.probe import write_probe
 
 

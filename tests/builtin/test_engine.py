@@ -16,8 +16,8 @@ from farspan.builtin.sampling import SamplingParams, sample
 from farspan.builtin.scheduler import FinishReason, Request
 from farspan.errors import InputError
 from farspan.kv.interface import KVCacheError, NoRoomError, Run, SequenceKV
-from farspan.kv.options import KVOptions
-from farspan.kv.segments import SegmentPool
+from farspan.kv.kv_options import KVOptions
+from farspan.kv.memory.segments import SegmentPool
 from recall_prompts import WORDS, recall_prompt
 
 GREEDY = SamplingParams(max_tokens=4, temperature=0)

@@ -12,8 +12,8 @@ from transformers import Llama4ForCausalLM, Llama4TextConfig, LlamaConfig, Llama
 
 from farspan.builtin.model import LlamaModel, Piece
 from farspan.errors import CheckpointError
+from farspan.kv.kv_options import KVOptions
 from farspan.kv.kvcache import ElasticKVCache
-from farspan.kv.options import KVOptions
 
 STEP = 24
 

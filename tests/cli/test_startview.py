@@ -12,7 +12,7 @@ from rich.console import Console
 from farspan.cli.startview import LiveStart, PlainStart, choose_start_view
 from farspan.launch.expected import ExpectedStart, expect_start
 from farspan.launch.local import read_tail
-from farspan.launch.startup import StartupWatch
+from farspan.launch.start_watch import StartupWatch
 from farspan.models.config import load_model
 from farspan.sizes import format_seconds
 

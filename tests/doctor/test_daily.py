@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from farspan.doctor.daily import DailyLines
-from farspan.doctor.events import LogReader
-from farspan.doctor.lines import LineParser
+from farspan.doctor.log_line import LineParser
+from farspan.doctor.log_reader import LogReader
 from farspan.doctor.records import Access, Batch, Event, Throughput, Traffic
+from farspan.doctor.routine_lines import DailyLines
 from farspan.doctor.scan import telling_lines
 
 SUCCESSES = (b'" 200 OK', b'" 200 OK\r', b"200 OK\x1b[0m", b"200 OK\x1b[0m\r")

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farspan.doctor.diagnose import Doctor
-from farspan.doctor.events import LogReader
 from farspan.doctor.examine import examine
-from farspan.doctor.export import report_object
 from farspan.doctor.grammar import RULES
+from farspan.doctor.log_reader import LogReader
 from farspan.doctor.noise import HARMLESS
+from farspan.doctor.report_json import report_object
+from farspan.doctor.report_text import report_lines
 from farspan.doctor.rules import LINE_RULES
-from farspan.doctor.text import report_lines
 
 EVIDENCE = Path(__file__).parents[1] / "evidence"
 LOGS = [path.read_bytes() for path in sorted(EVIDENCE.rglob("*.log"))]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farspan.doctor.events import MAX_LINE, LogReader
 from farspan.doctor.examine import examine
+from farspan.doctor.log_reader import MAX_LINE, LogReader
 from farspan.doctor.records import (
     Access,
     Arguments,
@@ -25,7 +25,7 @@ from farspan.doctor.records import (
     Throughput,
     Traffic,
 )
-from farspan.doctor.text import answer
+from farspan.doctor.report_text import answer
 
 REAL = Path(__file__).parents[1] / "evidence" / "real"
 LOGS = sorted(REAL.glob("*.log"))

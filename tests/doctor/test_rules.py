@@ -9,9 +9,9 @@ import pytest
 
 from farspan.doctor.diagnose import Report
 from farspan.doctor.examine import examine
-from farspan.doctor.export import report_object
 from farspan.doctor.findings import Severity
 from farspan.doctor.noise import HARMLESS
+from farspan.doctor.report_json import report_object
 from farspan.doctor.rules import LINE_RULES, STATE_RULES
 from farspan.doctor.scan import GRAM
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
 
-from farspan.kv.drivers.driver import Memory
-from farspan.kv.drivers.host import HostDriver
 from farspan.kv.interface import KVCacheError, NoRoomError, SequenceKV, retentions
+from farspan.kv.kv_options import KVOptions
 from farspan.kv.kvcache import ElasticKVCache
-from farspan.kv.options import KVOptions
-from farspan.kv.pages import PagePool
-from farspan.kv.radix import RadixTree
+from farspan.kv.memory.drivers.driver import Memory
+from farspan.kv.memory.drivers.host import HostDriver
+from farspan.kv.memory.pages import PagePool
+from farspan.kv.tree.radix import RadixTree
 
 HEADS, DIM = 1, 4
 STEP = 40

@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from farspan.kv.table import PageTable
+from farspan.kv.sequence_pages import PageTable
 
 PAGE = 4
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from farspan.cli.main import group
 from farspan.launch.local import find_free_port
-from farspan.launch.state import StateFolder
+from farspan.launch.server_records import StateFolder
 from played import Fakes
 
 EVIDENCE = Path(__file__).resolve().parents[1] / "evidence"

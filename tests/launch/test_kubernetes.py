@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from farspan.cli.main import group
-from farspan.launch.state import StateFolder
+from farspan.launch.server_records import StateFolder
 from played import Fakes
 
 EVIDENCE = Path(__file__).resolve().parents[1] / "evidence"

@@ -12,7 +12,7 @@ import pytest
 from farspan.hardware.catalog import find_gpu
 from farspan.launch.expected import ExpectedStart, expect_start
 from farspan.launch.local import LaunchError, read_tail
-from farspan.launch.startup import StartError, StartupWatch, await_start
+from farspan.launch.start_watch import StartError, StartupWatch, await_start
 from farspan.models.config import load_model
 from farspan.planner.plan import plan_engine
 from farspan.planner.request import PlanRequest
@@ -159,7 +159,7 @@ async def test_a_start_that_stands_still_is_stopped(tmp_path: Path, monkeypatch:
 async def test_an_engine_that_died_under_a_living_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from farspan.launch import startup
+    from farspan.launch import start_watch as startup
 
     server = Watched(tmp_path / "log")
     server.log.write_bytes((EVIDENCE / "vllm-context-too-long.log").read_bytes())

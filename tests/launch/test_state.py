@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from farspan.errors import InputError
-from farspan.launch.prepare import default_name
+from farspan.launch.prepare_launch import default_name
 from farspan.launch.runtimes.process import end_process, is_alive
-from farspan.launch.state import ServerRecord, StateFolder, check_name, process_start, state_folder
+from farspan.launch.server_records import ServerRecord, StateFolder, check_name, process_start, state_folder
 
 RECORD = ServerRecord("one", "local", "vllm", "0.12.0", "m", "http://127.0.0.1:8000", 1000, 1.0, "/log")
 

@@ -22,7 +22,7 @@ from farspan.models.probe import (
     write_probe,
 )
 from farspan.models.probe.codes import correlation_bound, gold_codes
-from farspan.models.probe.weights import probe_tensors
+from farspan.models.probe.constructed_weights import probe_tensors
 from recall_prompts import WORDS, recall_prompt
 
 TEN_MILLION = 10_000_000

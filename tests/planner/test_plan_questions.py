@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV
 from farspan.errors import InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
@@ -23,7 +24,6 @@ from farspan.planner.questions import (
 )
 from farspan.planner.request import PlanRequest
 from farspan.planner.sweep import sweep
-from farspan.planner.vllm.flags import CHUNKED_HYBRID_ENV
 
 SCOUT = load_model("llama-4-scout")
 EIGHT = load_model("llama-3.1-8b")

@@ -15,7 +15,7 @@ from farspan.cli.prompt import command
 from farspan.errors import FarspanError, InputError
 from farspan.prompts.prompt import Prompt
 from farspan.prompts.tokenizer import Tokenizer
-from farspan.prompts.write import PromptOrder, peak_rss_mib, process_start, write_prompts
+from farspan.prompts.write_prompts import PromptOrder, peak_rss_mib, process_start, write_prompts
 
 MakePath = Callable[[str], Path]
 
@@ -184,7 +184,7 @@ def test_exit_codes_and_no_torch(tokenizer_path: MakePath, tmp_path: Path) -> No
 
 def test_what_a_process_took() -> None:
     code = (
-        "import time\nfrom farspan.prompts.write import peak_rss_mib, process_start\n"
+        "import time\nfrom farspan.prompts.write_prompts import peak_rss_mib, process_start\n"
         "a = bytearray(200 * 2**20)\ndel a\n"
         "print(peak_rss_mib(), time.perf_counter() - process_start())"
     )

@@ -8,12 +8,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from farspan.errors import InputError
-from farspan.prompts.build import build_prompt
 from farspan.prompts.corpus import BuiltinCorpus, TextCorpus, split_pieces
+from farspan.prompts.corpus_reader import CorpusReader
 from farspan.prompts.cuts import find_cuts, is_cut
+from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.generator import generate_text
 from farspan.prompts.index import CorpusIndex
-from farspan.prompts.reader import CorpusReader
 from farspan.prompts.tokenizer import Tokenizer
 from farspan.prompts.verify import verify_prompt
 

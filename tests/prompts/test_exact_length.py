@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from farspan.errors import InputError
-from farspan.prompts.build import build_prompt
+from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.tasks import TASKS
 from farspan.prompts.tokenizer import Tokenizer
 from farspan.prompts.verify import verify_prompt

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farspan.errors import InputError
-from farspan.prompts.build import build_prompt
+from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.tokenizer import Tokenizer
 
 Load = Callable[[str], Tokenizer]

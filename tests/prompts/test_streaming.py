@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from farspan.prompts.build import build_prompt, iter_prompts
 from farspan.prompts.corpus import TextCorpus
+from farspan.prompts.exact_builder import build_prompt, iter_prompts
 from farspan.prompts.tokenizer import Tokenizer
 
 Load = Callable[[str], Tokenizer]

@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 
 from farspan.errors import InputError
-from farspan.prompts.build import build_prompt
+from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.prompt import Prompt
 from farspan.prompts.scoring import Match, Scorer
 from farspan.prompts.tasks import TASKS

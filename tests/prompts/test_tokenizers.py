@@ -17,9 +17,9 @@ from farspan.models.chat_template import ChatTemplate
 from farspan.prompts.backends.bytepair import BytePairTokenizer
 from farspan.prompts.backends.huggingface import HuggingFaceTokenizer
 from farspan.prompts.backends.splitting import additivity_of
-from farspan.prompts.build import build_prompt
 from farspan.prompts.corpus import TextCorpus
 from farspan.prompts.cuts import DEEPSEEK_PATTERN, O200K_PATTERN, PROVEN_PATTERNS, is_cut, spanned_pairs
+from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.tokenizer import Tokenizer, load_tokenizer
 from farspan.prompts.verify import InexactPromptError, verify_prompt
 

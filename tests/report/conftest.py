@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from farspan.bench.engine_observer import EngineObserver
-from farspan.bench.ready import find_missing
+from farspan.bench.http.ready import find_missing
+from farspan.bench.observe.engine_observer import EngineObserver
 from farspan.bench.run import BenchOptions, run_bench
 from farspan.engines.command import Listen, server_command
 from farspan.launch.local import LocalServer, find_free_port, import_path

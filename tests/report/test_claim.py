@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from farspan.bench.measure import Result
-from farspan.bench.status import Status
+from farspan.bench.analysis.measure import Result
+from farspan.bench.request_status import Status
 from farspan.errors import InputError
-from farspan.report.build import build_report
+from farspan.report.build_report import build_report
 from farspan.report.claim import choose_figures, find_proven, write_claim, write_verdict
-from farspan.report.subject import Subject, load_subjects
-from farspan.report.trust import Verdict
+from farspan.report.report_run import Subject, load_subjects
+from farspan.report.trust_statement import Verdict
 from report_runs import VLLM_LOG, make_plan, scout_results, usage_series, write_engine_run
 from samples import make_result
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from farspan.bench.measure import Result
-from farspan.bench.runs import load_run
-from farspan.bench.status import Status
-from farspan.report.write import ReportOptions, write_report
+from farspan.bench.analysis.measure import Result
+from farspan.bench.request_status import Status
+from farspan.bench.run_folder import load_run
+from farspan.report.write_report import ReportOptions, write_report
 from farspan.sizes import format_seconds
 from report_runs import (
     FAILED_LOG,

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from farspan.cli.main import group
 from farspan.errors import FarspanError, InputError
-from farspan.report.planned import load_planned
+from farspan.report.plan_rows import load_planned
 from farspan.report.planpage import build_plan_report, draw_plan_charts
 from farspan.report.render import render_markdown
-from farspan.report.write import Format, ReportOptions, render, write_report
+from farspan.report.write_report import Format, ReportOptions, render, write_report
 from farspan.sizes import format_bytes, format_seconds
 from report_runs import scout_results, write_engine_run
 

@@ -5,13 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from farspan.bench.status import Status
+from farspan.bench.request_status import Status
 from farspan.errors import InputError
-from farspan.report.build import build_report, draw_charts
+from farspan.report.build_report import build_report, draw_charts
 from farspan.report.kvmemory import find_kv, find_peak
-from farspan.report.ledger import stack_measured, stack_plan
-from farspan.report.subject import load_subjects
-from farspan.report.tables import RecallCell, choose_requests, group_contexts, list_rows, tabulate_recall
+from farspan.report.memory_chart import stack_measured, stack_plan
+from farspan.report.report_run import load_subjects
+from farspan.report.report_tables import (
+    RecallCell,
+    choose_requests,
+    group_contexts,
+    list_rows,
+    tabulate_recall,
+)
 from farspan.sizes import GIB
 from report_runs import (
     BEGAN,

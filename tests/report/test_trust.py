@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from farspan.bench.measure import Result
-from farspan.bench.status import Status
-from farspan.report.subject import load_subjects
-from farspan.report.trust import (
+from farspan.bench.analysis.measure import Result
+from farspan.bench.request_status import Status
+from farspan.report.report_run import load_subjects
+from farspan.report.trust_statement import (
     Verdict,
     is_right,
     judge,

@@ -13,11 +13,11 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farspan.bench.status import Status
+from farspan.bench.request_status import Status
 from farspan.cli.report import command
 from farspan.errors import InputError
 from farspan.report.render import escape_markdown
-from farspan.report.write import Format, ReportOptions, render, write_report
+from farspan.report.write_report import Format, ReportOptions, render, write_report
 from report_runs import FAILED_LOG, make_plan, scout_results, write_engine_run
 from samples import make_result
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from farspan.cli.main import main
 
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "sqlite3.connect"}
-_LOADED = ("farspan.cli.bench", "farspan.prompts.build", "farspan.prompts.tokenizer", "tokenizers")
+_LOADED = ("farspan.cli.bench", "farspan.prompts.exact_builder", "farspan.prompts.tokenizer", "tokenizers")
 
 
 class Steps:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from farspan.errors import FarspanError
-from farspan.kv.drivers.driver import Handle, NoRoomError
-from farspan.kv.drivers.host import HostDriver
+from farspan.kv.memory.drivers.driver import Handle, NoRoomError
+from farspan.kv.memory.drivers.host import HostDriver
 
 
 class Clock:

@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from farspan.kv.drivers.host import _libc
+from farspan.kv.memory.drivers.host import _libc
 
 GRANULE = 1 << 16
 _PROT_NONE, _FIXED, _NORESERVE = 0, 0x10, 0x4000

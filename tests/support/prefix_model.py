@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from farspan.kv.events import Event, Location, Stored
-from farspan.kv.nodes import path
-from farspan.kv.radix import Cursor, RadixTree
+from farspan.kv.tree.cache_events import Event, Location, Stored
+from farspan.kv.tree.radix import Cursor, RadixTree
+from farspan.kv.tree.tree_node import path
 
 Tokens = tuple[int, ...]
 Prefix = tuple[bytes, Tokens]

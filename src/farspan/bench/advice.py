@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from farspan.bench.measure import Result
-from farspan.bench.status import Status
+from farspan.bench.analysis.measure import Result
+from farspan.bench.request_status import Status
 
 _FIXES = {
     Status.SERVER_ERROR: "read the server's log",

@@ -9,16 +9,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from farspan.bench.client import Client, Exchange, Lag, Limits
-from farspan.bench.labels import Surroundings, find_others_cpu, is_local, read_cpu
-from farspan.bench.measure import Result, measure
-from farspan.bench.observer import Observer
+from farspan.bench.analysis.labels import Surroundings, find_others_cpu, is_local, read_cpu
+from farspan.bench.analysis.measure import Result, measure
+from farspan.bench.http.client import Client, Exchange, Lag, Limits
+from farspan.bench.http.target import normalise_url
+from farspan.bench.observe.observer import Observer
 from farspan.bench.options import BenchOptions
-from farspan.bench.prepare import PreparedRequest
-from farspan.bench.runs import RunStore
+from farspan.bench.prepared_requests import PreparedRequest
+from farspan.bench.request_status import Status
+from farspan.bench.run_folder import RunStore
 from farspan.bench.schedule import Job
-from farspan.bench.server import normalise_url
-from farspan.bench.status import Status
 from farspan.bench.watch import Watcher
 from farspan.errors import InputError
 

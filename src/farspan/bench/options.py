@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from farspan.bench.client import Limits
+from farspan.bench.http.client import Limits
+from farspan.bench.http.target import normalise_url
+from farspan.bench.http.wire import Api, PromptAs
 from farspan.bench.lengths import Lengths
 from farspan.bench.schedule import Job, Phase, plan_arrivals, plan_jobs
-from farspan.bench.server import normalise_url
-from farspan.bench.wire import Api, PromptAs
 from farspan.errors import InputError
 
 GOODPUT_TIMES = ("ttft", "tpot", "e2el")

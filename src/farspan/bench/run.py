@@ -10,24 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from farspan.bench.client import Lag, Limits
+from farspan.bench.analysis.measure import Result
+from farspan.bench.analysis.plan_times import PlanTimes, read_plan_times
 from farspan.bench.environment import describe_machine, read_document, without_secrets
-from farspan.bench.load import Load
-from farspan.bench.measure import Result
-from farspan.bench.observer import Observed, Observer
-from farspan.bench.options import BenchOptions
-from farspan.bench.plan_times import PlanTimes, read_plan_times
-from farspan.bench.prepare import (
-    PROMPTS_FOLDER,
-    PreparedRequest,
-    PromptMaker,
-    PromptStore,
-    choose_form,
-    prepare_request,
-)
-from farspan.bench.runs import INFO_FILE, Identity, RunInfo, load_info, new_start, open_run
-from farspan.bench.schedule import Job, Phase
-from farspan.bench.server import (
+from farspan.bench.http.client import Lag, Limits
+from farspan.bench.http.target import (
     ServerInfo,
     ask_server,
     ask_settings,
@@ -35,9 +22,22 @@ from farspan.bench.server import (
     find_tokenizer,
     normalise_url,
 )
-from farspan.bench.status import Status
+from farspan.bench.http.wire import Api
+from farspan.bench.load import Load
+from farspan.bench.observe.observer import Observed, Observer
+from farspan.bench.options import BenchOptions
+from farspan.bench.prepared_requests import (
+    PROMPTS_FOLDER,
+    PreparedRequest,
+    PromptMaker,
+    PromptStore,
+    choose_form,
+    prepare_request,
+)
+from farspan.bench.request_status import Status
+from farspan.bench.run_folder import INFO_FILE, Identity, RunInfo, load_info, new_start, open_run
+from farspan.bench.schedule import Job, Phase
 from farspan.bench.watch import Watcher
-from farspan.bench.wire import Api
 
 __all__ = ["BenchOptions", "BenchOutcome", "run_bench", "run_engines"]
 
@@ -256,7 +256,7 @@ async def _describe_environment(options: BenchOptions, server: ServerInfo) -> di
 
 
 def _prompt_maker(server: ServerInfo, options: BenchOptions) -> PromptMaker:
-    from farspan.prompts.build import build_prompt
+    from farspan.prompts.exact_builder import build_prompt
     from farspan.prompts.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(find_tokenizer(server, options.tokenizer))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from farspan.builtin.config import read_config
+from farspan.builtin.model_config import read_config
 from farspan.builtin.startlog import StartLog
 from farspan.errors import FarspanError, InputError
-from farspan.kv.options import KVOptions
+from farspan.kv.kv_options import KVOptions
 from farspan.sizes import format_bytes, parse_tokens
 
 _KV = KVOptions()
@@ -94,7 +94,7 @@ def serve(
         from farspan.builtin.engine import Engine, EngineOptions
         from farspan.builtin.model import LlamaModel
         from farspan.builtin.server import create_app
-        from farspan.builtin.tokenizer import ServerTokenizer
+        from farspan.builtin.server_tokenizer import ServerTokenizer
     except ModuleNotFoundError as error:
         raise InputError(
             f"the built-in engine needs {error.name}", "pip install 'farspan[builtin]'"

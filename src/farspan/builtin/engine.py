@@ -13,8 +13,8 @@ from farspan.builtin.sampling import sample
 from farspan.builtin.scheduler import FinishReason, Request, Scheduler, Work
 from farspan.errors import InputError
 from farspan.kv.interface import KVStatistics, NoRoomError
+from farspan.kv.kv_options import KVOptions
 from farspan.kv.kvcache import ElasticKVCache
-from farspan.kv.options import KVOptions
 
 _LOG = logging.getLogger(__name__)
 

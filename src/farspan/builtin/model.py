@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional
 
 from farspan.builtin.attention import attend
-from farspan.builtin.config import LayerConfig, LlamaConfig, read_config
+from farspan.builtin.load_weights import Tensors
+from farspan.builtin.model_config import LayerConfig, LlamaConfig, read_config
 from farspan.builtin.rope import inverse_frequencies, rotate, rotation
-from farspan.builtin.weights import Tensors
 from farspan.kv.interface import LayerRetention, SequenceKV, retentions
 
 

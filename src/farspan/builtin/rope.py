@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from farspan.builtin.config import LlamaConfig, RopeScaling
+from farspan.builtin.model_config import LlamaConfig, RopeScaling
 
 
 def inverse_frequencies(config: LlamaConfig) -> torch.Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farspan.builtin.engine import Engine, Output
-from farspan.builtin.metrics import EngineMetrics
+from farspan.builtin.engine_metrics import EngineMetrics
 from farspan.builtin.sampling import SamplingParams
 from farspan.builtin.scheduler import FinishReason, Request
 from farspan.errors import FarspanError

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from farspan import __version__
 from farspan.builtin.answers import AnswerShape, error_body
 from farspan.builtin.engine import Engine
-from farspan.builtin.metrics import EngineMetrics
+from farspan.builtin.engine_metrics import EngineMetrics
 from farspan.builtin.protocol import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -31,7 +31,7 @@ from farspan.builtin.protocol import (
     token_ids,
 )
 from farspan.builtin.runner import EngineRunner, EngineStoppedError
-from farspan.builtin.tokenizer import ServerTokenizer, StreamDecoder
+from farspan.builtin.server_tokenizer import ServerTokenizer, StreamDecoder
 from farspan.errors import FarspanError, InputError
 
 Body = TypeVar("Body", bound=BaseModel)

@@ -14,18 +14,18 @@ import click
 import orjson
 from rich.console import Console
 
-from farspan.bench.client import Limits
-from farspan.bench.engine_observer import INTERVAL_S, EngineObserver
-from farspan.bench.evidence import HUNG_AFTER_S
-from farspan.bench.expression import Condition
+from farspan.bench.analysis.measures import parse_point_condition
+from farspan.bench.analysis.plan_beside_run import Firing, check_plan_given, judge_run
+from farspan.bench.analysis.summary import summarise, summarise_engines
+from farspan.bench.analysis.threshold import Condition
+from farspan.bench.http.client import Limits
+from farspan.bench.http.wire import Api, PromptAs
 from farspan.bench.lengths import parse_lengths
-from farspan.bench.observer import Observer
+from farspan.bench.observe.engine_observer import INTERVAL_S, EngineObserver
+from farspan.bench.observe.evidence import HUNG_AFTER_S
+from farspan.bench.observe.observer import Observer
 from farspan.bench.options import BenchOptions, plan_dry_run
-from farspan.bench.planned import Firing, check_plan_given, judge_run
 from farspan.bench.run import BenchOutcome, run_bench, run_engines
-from farspan.bench.summary import summarise, summarise_engines
-from farspan.bench.values import parse_point_condition
-from farspan.bench.wire import Api, PromptAs
 from farspan.cli.live import choose_watcher
 from farspan.cli.options import (
     parse_engines,
@@ -44,7 +44,7 @@ from farspan.cli.points import (
     stdout_console,
 )
 from farspan.errors import InputError
-from farspan.printable import printable
+from farspan.escape_terminal import printable
 from farspan.sizes import parse_token_list
 
 EPILOG = """\b

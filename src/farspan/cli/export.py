@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import orjson
 
-from farspan.bench.export import export_vllm
-from farspan.bench.runs import load_run
+from farspan.bench.analysis.vllm_result import export_vllm
+from farspan.bench.run_folder import load_run
 from farspan.cli.options import parse_percentiles
 from farspan.errors import InputError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import orjson
 
-from farspan.bench.imports.write import import_file
+from farspan.bench.imports.write_foreign import import_file
 from farspan.sizes import parse_tokens
 
 EPILOG = """\b

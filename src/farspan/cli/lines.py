@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.text import Text
 
-from farspan.printable import printable
+from farspan.escape_terminal import printable
 
 
 class LineView:

@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from farspan.bench.measure import Result
+from farspan.bench.analysis.measure import Result
+from farspan.bench.http.target import ServerInfo
+from farspan.bench.request_status import Status
 from farspan.bench.schedule import Job, Phase
-from farspan.bench.server import ServerInfo
-from farspan.bench.status import Status
 from farspan.bench.watch import Watcher
 from farspan.cli.lines import LineView
-from farspan.printable import printable
+from farspan.escape_terminal import printable
 from farspan.sizes import format_seconds, format_tokens
 
 _SHOWN_RUNNING = 8

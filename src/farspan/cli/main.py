@@ -13,7 +13,7 @@ import click
 
 from farspan import __version__
 from farspan.errors import FarspanError
-from farspan.printable import printable
+from farspan.escape_terminal import printable
 
 EXIT_OK = 0
 EXIT_FAILED = 1

@@ -172,11 +172,11 @@ def _answer_plan(
 
         fixes = {plan.engine: find_fix(request, plan) for plan in lacking}
     if as_json:
-        from farspan.planner import export
+        from farspan.planner import plan_json as export
 
         _print_json(export.answer_object(request, plans, refusals, fixes))
     else:
-        from farspan.planner import text
+        from farspan.planner import plan_text as text
 
         _print(text.answer_lines(request, model, plans, refusals, fixes, explain=explain))
     return any(plan.fits for plan in plans)
@@ -185,7 +185,8 @@ def _answer_plan(
 def _answer_sweep(
     request: PlanRequest, contexts: tuple[int, ...], engines: tuple[str, ...], *, as_json: bool
 ) -> bool:
-    from farspan.planner import export, text
+    from farspan.planner import plan_json as export
+    from farspan.planner import plan_text as text
     from farspan.planner.sweep import sweep
 
     points = list(sweep(request, contexts, engines))
@@ -201,7 +202,8 @@ def _answer_sweep(
 def _answer_search(
     requests: list[PlanRequest], find: str, engines: tuple[str, ...], *, as_json: bool
 ) -> bool:
-    from farspan.planner import export, text
+    from farspan.planner import plan_json as export
+    from farspan.planner import plan_text as text
     from farspan.planner.questions import Question, search
 
     question = Question(find)

@@ -12,7 +12,13 @@ import click
 
 from farspan.errors import InputError
 from farspan.prompts.tasks import TASKS
-from farspan.prompts.write import PromptFormat, PromptOrder, WrittenPrompt, process_start, write_prompts
+from farspan.prompts.write_prompts import (
+    PromptFormat,
+    PromptOrder,
+    WrittenPrompt,
+    process_start,
+    write_prompts,
+)
 from farspan.sizes import format_seconds, parse_tokens
 
 _EPILOG = """\b

@@ -8,7 +8,14 @@ import click
 import orjson
 
 from farspan.errors import InputError
-from farspan.report.write import DEFAULT_FORMATS, Format, ReportOptions, render, write_charts, write_report
+from farspan.report.write_report import (
+    DEFAULT_FORMATS,
+    Format,
+    ReportOptions,
+    render,
+    write_charts,
+    write_report,
+)
 
 EPILOG = """\b
 Examples:

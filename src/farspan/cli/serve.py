@@ -124,8 +124,8 @@ def command(**options: Any) -> int:
         return 0
     from farspan.cli.signals import terminate_like_interrupt
     from farspan.cli.startview import choose_start_view
-    from farspan.launch.prepare import describe_context
-    from farspan.launch.startup import StartError
+    from farspan.launch.prepare_launch import describe_context
+    from farspan.launch.start_watch import StartError
 
     # What runs in a cluster belongs to the cluster.
     detach = options["detach"] or options["runtime"] == "kubernetes"
@@ -175,7 +175,7 @@ for _parameter in command.params:
 def _runtime(options: dict[str, Any]) -> Any:
     from farspan.launch.docker import DockerOptions
     from farspan.launch.manifest import ClusterOptions
-    from farspan.launch.prepare import Asked, prepare
+    from farspan.launch.prepare_launch import Asked, prepare
     from farspan.launch.runtimes.choose import choose_runtime
 
     names = ("engine", "runtime", "context", "gpus", "tp", "nodes", "node_rank", "head", "distributed", "concurrency",
@@ -220,7 +220,7 @@ def _runtime(options: dict[str, Any]) -> Any:
 def _explain(error: Any, name: str, *, as_json: bool) -> None:
     """Why a server did not start: the doctor's findings, or its last lines."""
     from farspan.cli.startview import describe_finding
-    from farspan.printable import printable
+    from farspan.escape_terminal import printable
 
     if as_json:
         findings = [asdict(finding) for finding in error.findings]

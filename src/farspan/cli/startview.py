@@ -13,9 +13,9 @@ from rich.text import Text
 
 from farspan.cli.lines import LineView
 from farspan.doctor.findings import Finding, Severity
-from farspan.launch.startup import Compared, PhaseView, StartReport, StartupWatch
-from farspan.launch.state import ServerRecord
-from farspan.printable import printable
+from farspan.escape_terminal import printable
+from farspan.launch.server_records import ServerRecord
+from farspan.launch.start_watch import Compared, PhaseView, StartReport, StartupWatch
 from farspan.serve import ServeWatcher
 from farspan.sizes import format_seconds
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from farspan.planner.text import table
+from farspan.planner.plan_text import table
 from farspan.sizes import format_seconds, format_tokens
 
 _EPILOG = """\b
@@ -25,7 +25,7 @@ Exit code: 0 all of them are ready, or there is none; 1 one is not; 2 bad input.
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str | None, as_json: bool) -> int:
     """Show the servers farspan has started, or one of them: ready, starting, not answering, or gone."""
-    from farspan.launch.state import StateFolder
+    from farspan.launch.server_records import StateFolder
     from farspan.serve import look_up
 
     state = StateFolder()

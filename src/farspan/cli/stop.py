@@ -24,7 +24,7 @@ def command(name: str | None, every: bool, as_json: bool) -> int:
 
     A server that is gone already is forgotten. Logs stay.
     """
-    from farspan.launch.state import StateFolder
+    from farspan.launch.server_records import StateFolder
     from farspan.serve import stop
 
     if name and every:

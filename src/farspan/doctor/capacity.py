@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 # figure -> what it is, for the reader of the JSON.
 PLAIN = {

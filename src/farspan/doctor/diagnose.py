@@ -29,7 +29,7 @@ from farspan.doctor.records import (
 )
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
 from farspan.doctor.rules import LINE_RULES, STATE_RULES
-from farspan.doctor.situation import Hints, Situation
+from farspan.doctor.server_state import Hints, Situation
 from farspan.doctor.timeline import Entry, Timeline
 
 _SIGHTINGS = 32

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from farspan.doctor.diagnose import Doctor, Report
-from farspan.doctor.events import LogReader
-from farspan.doctor.situation import Hints
+from farspan.doctor.log_reader import LogReader
+from farspan.doctor.server_state import Hints
 
 
 def examine(pieces: Iterable[bytes], hints: Hints | None = None) -> Report:

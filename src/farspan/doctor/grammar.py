@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from farspan.doctor.lines import Parsed
+from farspan.doctor.log_line import Parsed
 from farspan.doctor.printed_args import read_dict, read_pairs
 from farspan.doctor.records import Arguments, EngineVersion, Event, Figure, Phase, Progress
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from farspan.doctor.rule import Sighting
 from farspan.doctor.rules.vllm_workers_stalled import is_stall
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 
 class Harmless(NamedTuple):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.records import Message
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 
 def version_like(situation: Situation) -> str:

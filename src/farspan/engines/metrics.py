@@ -2,8 +2,8 @@
 
 The names were read in the sources of vLLM 0.12.0 to 0.33.0 (`v1/metrics/loggers.py: PrometheusStatLogger`), SGLang
 0.5.6.post2 (`srt/metrics/collector.py`), 0.5.16 and 0.5.23 (`srt/observability/metrics_collector.py`) and
-`farspan.builtin.metrics`. Where versions differ, a measure lists a name for each, the newest first: the first that
-a server exports is taken, so an unknown version is read as the nearest known one.
+`farspan.builtin.engine_metrics`. Where versions differ, a measure lists a name for each, the newest first: the first
+that a server exports is taken, so an unknown version is read as the nearest known one.
 """
 
 from __future__ import annotations

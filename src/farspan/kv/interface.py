@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from farspan.errors import FarspanError
-from farspan.kv.drivers.driver import NoRoomError
+from farspan.kv.memory.drivers.driver import NoRoomError
 from farspan.kv.retention import LayerRetention
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from farspan.kv.formats import KVFormat, LayerStore
-from farspan.kv.pages import PagePool
+from farspan.kv.memory.pages import PagePool
 from farspan.kv.retention import LayerRetention
 
 if TYPE_CHECKING:

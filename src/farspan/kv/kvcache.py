@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from farspan.kv.cap import Cap
-from farspan.kv.compaction import compact
-from farspan.kv.drivers.driver import Driver
 from farspan.kv.formats import KVFormat, LayerStore
 from farspan.kv.interface import KVCache, KVCacheError, KVStatistics, NoRoomError
 from farspan.kv.kinds import LayerKind, group_layers
-from farspan.kv.options import KVOptions
-from farspan.kv.pages import PagePool
-from farspan.kv.prefixes import Hit, PrefixStore, no_hit
+from farspan.kv.kv_options import KVOptions
+from farspan.kv.memory.cap import Cap
+from farspan.kv.memory.compaction import compact
+from farspan.kv.memory.drivers.driver import Driver
+from farspan.kv.memory.pages import PagePool
+from farspan.kv.memory.segments import SegmentPool
 from farspan.kv.retention import LayerRetention
-from farspan.kv.segments import SegmentPool
 from farspan.kv.sequence import ElasticSequenceKV
 from farspan.kv.sizing import CacheSize, KindSize, choose_segment_bytes
+from farspan.kv.tree.prefixes import Hit, PrefixStore, no_hit
 from farspan.sizes import GIB, format_bytes
 
 if TYPE_CHECKING:
@@ -337,9 +337,9 @@ def open_driver(device: torch.device) -> Driver:
         InputError: The device has none, or a package it needs is missing.
     """
     if device.type == "cuda":
-        from farspan.kv.drivers.cuda import CudaDriver
+        from farspan.kv.memory.drivers.cuda import CudaDriver
 
         return CudaDriver(device.index or 0)
-    from farspan.kv.drivers.host import HostDriver
+    from farspan.kv.memory.drivers.host import HostDriver
 
     return HostDriver()

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farspan.kv.interface import KVCacheError, NoRoomError, Run, SequenceKV
-from farspan.kv.table import Extent, PageTable
+from farspan.kv.sequence_pages import Extent, PageTable
 
 if TYPE_CHECKING:
     import torch
 
     from farspan.kv.kvcache import ElasticKVCache
-    from farspan.kv.prefixes import Hit, PrefixStore
-    from farspan.kv.radix import Cursor
+    from farspan.kv.tree.prefixes import Hit, PrefixStore
+    from farspan.kv.tree.radix import Cursor
 
 # Runs shorter than this are copied together and attended to in one call rather than one by one: on a CPU where the call
 # costs more than the copy, on a GPU where launching kernels does (about 0.1 ms, in which it copies 100 MB or more).

@@ -12,7 +12,7 @@ from farspan.engines.command import EngineCommand
 from farspan.engines.endpoints import live_path
 from farspan.errors import InputError
 from farspan.launch.hubcache import CONTAINER_HOME
-from farspan.launch.spec import Launch, digest, shm_bytes
+from farspan.launch.launch_spec import Launch, digest, shm_bytes
 from farspan.sizes import GIB
 
 LWS_LEADER = "$(LWS_LEADER_ADDRESS)"

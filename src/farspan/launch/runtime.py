@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from farspan.errors import InputError
+from farspan.launch.launch_spec import Launch
 from farspan.launch.readiness import Watched
-from farspan.launch.spec import Launch
-from farspan.launch.state import StateFolder
+from farspan.launch.server_records import StateFolder
 
 
 class IfExists(StrEnum):

@@ -10,7 +10,7 @@ from pathlib import Path
 from farspan.errors import InputError
 from farspan.models import catalog
 from farspan.models.families import family_reader
-from farspan.models.families.reader import ConfigReader
+from farspan.models.families.config_fields import ConfigReader
 from farspan.models.spec import ModelSpec
 
 WEIGHT_FORMATS: dict[str, object] = {

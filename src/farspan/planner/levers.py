@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, DISABLE_HYBRID
+from farspan.engines.vllm.versions import rules_for
 from farspan.errors import InputError
 from farspan.models.spec import AttentionKind, KvDtype
 from farspan.models.weights import offloadable_bytes, with_fp8_weights
 from farspan.planner.ledger import Phase
 from farspan.planner.plan import check_request, engine_outliner, engine_planner, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.planner.vllm.flags import CHUNKED_HYBRID_ENV, DISABLE_HYBRID
-from farspan.planner.vllm.versions import rules_for
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ EnginePlanner = Callable[[PlanRequest], EnginePlan]
 # engine -> module of its memory model, imported when asked for. It has plan_<engine>, and outline_<engine>:
 # the same without ledger and warnings.
 _PLANNERS = {
-    "vllm": "farspan.planner.vllm.plan",
-    "sglang": "farspan.planner.sglang.plan",
-    "builtin": "farspan.planner.builtin",
+    "vllm": "farspan.engines.vllm.plan",
+    "sglang": "farspan.engines.sglang.plan",
+    "builtin": "farspan.engines.builtin.plan",
 }
 ENGINES = tuple(_PLANNERS)
 # vLLM's way to serve a context longer than the model was made for: its planner says what that is worth.

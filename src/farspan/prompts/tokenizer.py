@@ -186,7 +186,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     """
     text = str(source)
     if re.match(r"https?://", text):
-        from farspan.prompts.backends.server import ServerTokenizer
+        from farspan.prompts.backends.remote import ServerTokenizer
 
         return ServerTokenizer(text)
     path = Path(source).expanduser()
@@ -200,7 +200,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
         from farspan.prompts.backends.huggingface import load_tokenizer_json
 
         return load_tokenizer_json(file)
-    from farspan.prompts.backends.llama import load_tokenizer_model
+    from farspan.prompts.backends.llama4 import load_tokenizer_model
 
     return load_tokenizer_model(file)
 

@@ -6,15 +6,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from farspan.bench.compare import Comparison, Row
-from farspan.bench.compare import Verdict as Shown
-from farspan.bench.measure import Result
-from farspan.bench.status import Status
-from farspan.bench.summary import Point, list_points
+from farspan.bench.analysis.comparison import Comparison, Row
+from farspan.bench.analysis.comparison import Verdict as Shown
+from farspan.bench.analysis.measure import Result
+from farspan.bench.analysis.summary import Point, list_points
+from farspan.bench.request_status import Status
 from farspan.report.kvmemory import find_kv
-from farspan.report.subject import Subject
-from farspan.report.tables import write_measure
-from farspan.report.trust import Trust, Verdict, is_right, judge_cold, judge_length, judge_times, was_checked
+from farspan.report.report_run import Subject
+from farspan.report.report_tables import write_measure
+from farspan.report.trust_statement import (
+    Trust,
+    Verdict,
+    is_right,
+    judge_cold,
+    judge_length,
+    judge_times,
+    was_checked,
+)
 from farspan.sizes import format_seconds, format_tokens
 
 # What came back when an answer is right, by the bench's tasks.

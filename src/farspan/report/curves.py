@@ -8,12 +8,11 @@ from itertools import groupby
 from statistics import median
 from typing import Any
 
-from farspan.bench.measure import Result
+from farspan.bench.analysis.measure import Result
+from farspan.bench.analysis.statistics import percentile
+from farspan.bench.analysis.trusted import is_trusted
+from farspan.bench.request_status import Status
 from farspan.bench.schedule import Phase
-from farspan.bench.statistics import percentile
-from farspan.bench.status import Status
-from farspan.bench.trust import is_trusted
-from farspan.report.charted import Charted
 from farspan.report.drawing import (
     Chart,
     Key,
@@ -25,7 +24,8 @@ from farspan.report.drawing import (
     seconds_axis,
     write_seconds,
 )
-from farspan.report.tables import group_contexts, put_together
+from farspan.report.report_tables import group_contexts, put_together
+from farspan.report.series import Charted
 from farspan.sizes import format_seconds, format_tokens
 
 # More marks than this of one run are drawn as the range of the middle 80 % instead.

@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
+from farspan.bench.analysis.plan_beside_run import TtftPlan, choose_engine
+from farspan.bench.analysis.plan_times import list_planned
 from farspan.bench.environment import read_document
-from farspan.bench.plan_times import list_planned
-from farspan.bench.planned import TtftPlan, choose_engine
-from farspan.bench.runs import ENVIRONMENT_FILE
+from farspan.bench.run_folder import ENVIRONMENT_FILE
 from farspan.errors import InputError
 
 _GIB = 2**30

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from farspan.bench.measure import Result
-from farspan.bench.series import Reading
-from farspan.report.subject import Subject
+from farspan.bench.analysis.measure import Result
+from farspan.bench.observe.series import Reading
+from farspan.report.report_run import Subject
 from farspan.sizes import format_bytes
 
 _GIB = 2**30

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from farspan.report.claim import KeyFigure, align_figures
 from farspan.report.curves import CURVES, draw_curve
 from farspan.report.drawing import Chart
-from farspan.report.ledger import draw_ledger
-from farspan.report.planned import Planned, PlannedRow
-from farspan.report.trust import Trust, Verdict
+from farspan.report.memory_chart import draw_ledger
+from farspan.report.plan_rows import Planned, PlannedRow
+from farspan.report.trust_statement import Trust, Verdict
 from farspan.sizes import format_bytes, format_seconds, format_tokens
 
 

@@ -12,10 +12,10 @@ from markupsafe import Markup, escape
 
 from farspan import __version__
 from farspan.errors import InputError
-from farspan.printable import printable
-from farspan.report.build import ReportData, draw_charts
+from farspan.escape_terminal import printable
+from farspan.report.build_report import ReportData, draw_charts
 from farspan.report.drawing import Chart
-from farspan.report.planned import Planned
+from farspan.report.plan_rows import Planned
 from farspan.report.planpage import PlanReportData, draw_plan_charts
 from farspan.sizes import format_bytes, format_seconds, format_tokens
 

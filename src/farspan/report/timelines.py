@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from farspan.bench.measure import Result
-from farspan.bench.series import Reading
-from farspan.bench.status import Status
+from farspan.bench.analysis.measure import Result
+from farspan.bench.observe.series import Reading
+from farspan.bench.request_status import Status
 from farspan.report.drawing import WIDE, Chart, Key, colour_of, draw, layer, write_seconds
 from farspan.report.kvmemory import KvHeld, find_kv, read_time
-from farspan.report.subject import Subject
+from farspan.report.report_run import Subject
 from farspan.sizes import GIB, format_seconds, format_tokens
 
 _FORMATS = {"tokens": "~s", "share": ".0%", "bytes": "~r"}

@@ -14,12 +14,12 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from farspan.bench.analysis.measures import lookup_point
 from farspan.bench.imports.foreign import ForeignRequest
 from farspan.bench.imports.read import guarded, read_foreign
-from farspan.bench.imports.write import IMPORTED_FILE, convert, convert_all, import_file
-from farspan.bench.runs import Run, load_run
-from farspan.bench.status import Status
-from farspan.bench.values import lookup_point
+from farspan.bench.imports.write_foreign import IMPORTED_FILE, convert, convert_all, import_file
+from farspan.bench.request_status import Status
+from farspan.bench.run_folder import Run, load_run
 from farspan.cli.import_ import command
 from farspan.errors import InputError
 

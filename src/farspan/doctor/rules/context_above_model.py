@@ -6,7 +6,7 @@ import re
 
 from farspan.doctor.findings import Severity
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 _PATTERN = re.compile(
     r"User-specified max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len \((?P<where>[^)]*?)"

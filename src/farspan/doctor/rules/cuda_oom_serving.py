@@ -5,7 +5,7 @@ from __future__ import annotations
 from farspan.doctor import oom
 from farspan.doctor.findings import Confidence, Severity
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 
 def _explain(sighting: Sighting, situation: Situation) -> Diagnosis | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from farspan.doctor import oom
 from farspan.doctor.findings import Confidence, Severity
-from farspan.doctor.planned import planned
+from farspan.doctor.planned_server import planned
 from farspan.doctor.records import Phase
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
 from farspan.doctor.rules.sglang_graph_tables_oom import is_graph_state
 from farspan.doctor.rules.sglang_pool_oom import is_pool
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 _OTHERS_GIB = 2.0
 

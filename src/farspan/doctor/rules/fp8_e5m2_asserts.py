@@ -6,7 +6,7 @@ import re
 
 from farspan.doctor.findings import Severity
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 
 def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:  # noqa: ARG001

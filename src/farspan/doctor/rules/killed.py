@@ -6,7 +6,7 @@ import re
 
 from farspan.doctor.findings import Confidence, Severity
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 _PATTERN = re.compile(
     r"(?P<who>Worker proc \S+|Engine core proc \S+|Subprocess \S+|[Pp]rocess \S+|scheduler\S*)?.{0,60}?"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.rule import Diagnosis, StateRule
+from farspan.doctor.server_state import Situation
 from farspan.doctor.sglang_version import llama4, version_like
-from farspan.doctor.situation import Situation
 
 
 def _look(situation: Situation) -> Diagnosis | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.findings import Severity
-from farspan.doctor.planned import planned
+from farspan.doctor.planned_server import planned
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 _PATTERN = re.compile(
     r"Input length \((?P<length>\d+) tokens\) exceeds the maximum allowed length \((?P<most>\d+) tokens\)"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from farspan.doctor import oom
 from farspan.doctor.findings import Confidence, Severity
-from farspan.doctor.planned import planned
+from farspan.doctor.planned_server import planned
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.situation import GIB, Situation
+from farspan.doctor.server_state import GIB, Situation
 
 _LEAST_ROWS = 2048
 _FEW_ROWS = 8

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.rule import Diagnosis, StateRule
+from farspan.doctor.server_state import GIB, Situation
 from farspan.doctor.sglang_version import version_like
-from farspan.doctor.situation import GIB, Situation
 
 _LONG = 1_000_000
 

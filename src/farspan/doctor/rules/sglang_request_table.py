@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.situation import GIB, Situation
+from farspan.doctor.server_state import GIB, Situation
 
 _LARGE_GIB = 4.0
 _FEW_ROWS = 8

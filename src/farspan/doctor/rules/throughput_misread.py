@@ -5,7 +5,7 @@ from __future__ import annotations
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.rates import LOG_INTERVAL_S
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 _LEAST_TOKENS = 50_000
 _LEAST_SECONDS = 2 * LOG_INTERVAL_S

@@ -6,7 +6,7 @@ import re
 
 from farspan.doctor.findings import Severity
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 _PATTERN = re.compile(
     r"(?:World size|Tensor parallel size) \((?P<ranks>\d+)\) (?:is larger than|cannot be larger than"

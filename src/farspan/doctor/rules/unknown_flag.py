@@ -7,7 +7,7 @@ import re
 from farspan.doctor.findings import Confidence, Severity
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
 from farspan.doctor.rules.vllm_entrypoint_doubled import RULE as ENTRYPOINT
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 _GONE = {
     "--calculate-kv-scales": "gone from vLLM 0.29: drop it",

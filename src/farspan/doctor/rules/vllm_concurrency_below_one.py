@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
-from farspan.doctor.planned import planned
+from farspan.doctor.planned_server import planned
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 
 def _look(situation: Situation) -> Diagnosis | None:

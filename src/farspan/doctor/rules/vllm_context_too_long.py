@@ -6,9 +6,9 @@ import math
 import re
 
 from farspan.doctor.findings import Severity
-from farspan.doctor.planned import planned, spec_of
+from farspan.doctor.planned_server import planned, spec_of
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 _PATTERN = re.compile(
     r"max seq len \((?P<length>\d+)\),? \(?(?P<needed>\d+(?:\.\d+)?) GiB KV cache is needed, which is larger than "

@@ -6,7 +6,7 @@ import re
 
 from farspan.doctor.findings import Severity
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 _PATTERN = re.compile(
     r"current --gpu-memory-utilization=(?P<now>[\d.]+) is equivalent to --gpu-memory-utilization=(?P<old>[\d.]+)"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.findings import Severity
-from farspan.doctor.planned import planned
+from farspan.doctor.planned_server import planned
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 
 def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:  # noqa: ARG001

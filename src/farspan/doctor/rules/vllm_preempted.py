@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from farspan.doctor.findings import Evidence, Severity
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 
 def _look(situation: Situation) -> Diagnosis | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.findings import Severity
-from farspan.doctor.planned import planned, spec_of
+from farspan.doctor.planned_server import planned, spec_of
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 _SAFE_SHARE = 0.9
 

@@ -6,7 +6,7 @@ import re
 
 from farspan.doctor.findings import Confidence, Severity
 from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.situation import Situation
+from farspan.doctor.server_state import Situation
 
 _ENOUGH = 3
 _ENOUGH_STARTING = 15

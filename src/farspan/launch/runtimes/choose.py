@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from farspan.launch.docker import DockerOptions
 from farspan.launch.manifest import ClusterOptions
-from farspan.launch.prepare import Prepared
+from farspan.launch.prepare_launch import Prepared
 from farspan.launch.runtime import Runtime
 from farspan.launch.runtimes.cluster import ClusterRuntime
 from farspan.launch.runtimes.container import DockerRuntime

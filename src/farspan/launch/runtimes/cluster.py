@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from farspan.launch.kubernetes import Cluster, ClusterServer
+from farspan.launch.launch_spec import Launch
 from farspan.launch.manifest import ClusterOptions, manifest_text, manifests
-from farspan.launch.prepare import Prepared
+from farspan.launch.prepare_launch import Prepared
 from farspan.launch.runtime import Running
-from farspan.launch.spec import Launch
-from farspan.launch.state import StateFolder
+from farspan.launch.server_records import StateFolder
 
 
 class ClusterRuntime:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from farspan.launch.docker import Docker, DockerOptions, DockerServer, docker_argv, docker_digest
-from farspan.launch.lastwill import LastWill
+from farspan.launch.launch_spec import Launch
+from farspan.launch.on_parent_death import LastWill
 from farspan.launch.runtime import Running
-from farspan.launch.spec import Launch
-from farspan.launch.state import StateFolder
+from farspan.launch.server_records import StateFolder
 
 
 class DockerRuntime:

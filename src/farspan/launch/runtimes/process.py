@@ -10,10 +10,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from farspan.launch.launch_spec import Launch, digest
 from farspan.launch.local import LaunchError, LocalServer, import_path, read_tail
 from farspan.launch.runtime import Running
-from farspan.launch.spec import Launch, digest
-from farspan.launch.state import ServerRecord, StateFolder, process_start
+from farspan.launch.server_records import ServerRecord, StateFolder, process_start
 
 _GRACE_S = 20.0
 

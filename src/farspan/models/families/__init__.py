@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import cast
 
 from farspan.errors import InputError
-from farspan.models.families.reader import ConfigReader
+from farspan.models.families.config_fields import ConfigReader
 from farspan.models.spec import ModelSpec
 
 Reader = Callable[[ConfigReader, str], ModelSpec]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from farspan.models.families.config_fields import ConfigReader
 from farspan.models.families.quantization import read_quantization
-from farspan.models.families.reader import ConfigReader
 from farspan.models.families.weights_builder import WeightsBuilder
 from farspan.models.spec import LayerSpec, ModelSpec
 from farspan.models.tensors import RopeSpec

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from farspan.models.families import blocks
+from farspan.models.families.config_fields import ConfigReader
 from farspan.models.families.decoder import Decoder, nested
-from farspan.models.families.reader import ConfigReader
 from farspan.models.families.rope import section_table
 from farspan.models.families.weights_builder import WeightsBuilder
 from farspan.models.spec import AttentionKind, LayerSpec, ModelSpec, MoeSpec

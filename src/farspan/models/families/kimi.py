@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from farspan.models.families import vision
+from farspan.models.families.config_fields import ConfigReader
 from farspan.models.families.decoder import nested
 from farspan.models.families.deepseek import latent_layers
-from farspan.models.families.reader import ConfigReader
 from farspan.models.families.rope import rope_table
 from farspan.models.spec import ModelSpec
 

@@ -6,8 +6,8 @@ Layout from vllm 0.32.0 models/kimi_k3/nvidia (model.py, kda.py, mla.py); transf
 from __future__ import annotations
 
 from farspan.models.families import blocks, vision
+from farspan.models.families.config_fields import ConfigReader
 from farspan.models.families.decoder import Decoder, nested
-from farspan.models.families.reader import ConfigReader
 from farspan.models.families.weights_builder import WeightsBuilder
 from farspan.models.spec import AttentionKind, LatentSpec, LayerSpec, ModelSpec, MoeSpec, StateTensor
 from farspan.models.tensors import DTYPE_BYTES, Shard, WeightPart

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from farspan.models.families import blocks
+from farspan.models.families.config_fields import ConfigReader
 from farspan.models.families.decoder import flat
-from farspan.models.families.reader import ConfigReader
 from farspan.models.families.rope import rope_table
 from farspan.models.spec import ModelSpec, MoeSpec
 

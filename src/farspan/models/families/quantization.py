@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from farspan.models.families.reader import ConfigReader
+from farspan.models.families.config_fields import ConfigReader
 from farspan.models.tensors import QuantSpec
 
 # Fields of quantization_config that describe activations, calibration or packing, not stored bytes.

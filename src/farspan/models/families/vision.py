@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farspan.models.families.reader import ConfigReader
+from farspan.models.families.config_fields import ConfigReader
 from farspan.models.families.weights_builder import WeightsBuilder
 from farspan.models.tensors import Shard, WeightPart
 

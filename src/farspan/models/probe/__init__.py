@@ -12,8 +12,8 @@ from farspan.models.probe.design import (
     recall_margin,
     required_margin,
 )
-from farspan.models.probe.words import Vocabulary, vocabulary
-from farspan.models.probe.write import ProbeCheckpoint, probe_config, write_probe
+from farspan.models.probe.vocabulary import Vocabulary, vocabulary
+from farspan.models.probe.write_checkpoint import ProbeCheckpoint, probe_config, write_probe
 
 __all__ = [
     "KV_ROUNDING",

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from farspan.errors import InputError
 from farspan.models.probe.codes import correlation_bound
-from farspan.models.probe.words import VOCAB_SIZE
+from farspan.models.probe.vocabulary import VOCAB_SIZE
 
 # Rounding unit (largest relative error of one rounding) of each KV cache dtype.
 KV_ROUNDING = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "fp8_e4m3": 2.0**-4}

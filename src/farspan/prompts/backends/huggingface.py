@@ -123,7 +123,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return found
 
     def _encode_long(self, text: str, *, chat: bool) -> TokenIds:
-        from farspan.prompts.frame import encode_frame
+        from farspan.prompts.prompt_frame import encode_frame
 
         opening, *middle = split_exactly(text)
         frame = encode_frame(self, opening, middle[-1], chat=chat)

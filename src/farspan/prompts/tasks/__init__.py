@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from farspan.prompts.tasks.chains import chain, variable_tracking
-from farspan.prompts.tasks.exercise import Exercise, Order, Planted, TaskMaker
+from farspan.prompts.tasks.common_words import common_words, frequent_words
 from farspan.prompts.tasks.facts import last_update, multi_key, multi_needle, needle
 from farspan.prompts.tasks.items import count, list_items, summarise
-from farspan.prompts.tasks.words import common_words, frequent_words
+from farspan.prompts.tasks.task import Exercise, Order, Planted, TaskMaker
 
 TASKS: dict[str, TaskMaker] = {
     "summarise": summarise,

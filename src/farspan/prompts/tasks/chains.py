@@ -6,8 +6,8 @@ import string
 from collections.abc import Iterator
 
 from farspan.prompts.scoring import Match, Scorer
-from farspan.prompts.tasks.exercise import Exercise, Order, Planted, ask, spread
 from farspan.prompts.tasks.names import codes, draw, places
+from farspan.prompts.tasks.task import Exercise, Order, Planted, ask, spread
 
 # Chains of variables beside the one that is asked for.
 _OTHER_CHAINS = 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from farspan.prompts.scoring import Match, Scorer
-from farspan.prompts.tasks.exercise import Exercise, Order, Planted, ask, spread
 from farspan.prompts.tasks.names import codes, objects, places
+from farspan.prompts.tasks.task import Exercise, Order, Planted, ask, spread
 
 _INTRODUCTION = (
     "Somewhere in the text below are access codes. Remember them; you will be asked for them.\n\nText:"

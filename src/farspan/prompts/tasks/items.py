@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from farspan.prompts.scoring import Match, Scorer
-from farspan.prompts.tasks.exercise import Exercise, Order, Planted, ask, spread
 from farspan.prompts.tasks.names import objects, places
+from farspan.prompts.tasks.task import Exercise, Order, Planted, ask, spread
 
 _REGISTER = "In the text below, delegates of several places sign a register. Remember the places.\n\nText:"
 

@@ -1,0 +1,1 @@
+"""From what was observed to figures, with how far to trust them."""

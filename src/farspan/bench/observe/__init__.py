@@ -1,0 +1,1 @@
+"""What the server and its GPUs say of themselves while a run goes on."""

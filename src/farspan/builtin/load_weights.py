@@ -1,0 +1,77 @@
+"""Load a checkpoint's tensors from its safetensors files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from farspan.builtin.model_config import read_json
+from farspan.errors import CheckpointError
+
+
+class Tensors:
+    """A checkpoint's tensors by name, each taken once, cast to one dtype and moved to one device.
+
+    Attributes:
+        taken_bytes: Bytes of those taken so far, on the device.
+
+    Raises:
+        CheckpointError: The folder holds no safetensors, or one cannot be read.
+    """
+
+    def __init__(self, folder: Path, prefix: str, dtype: torch.dtype, device: torch.device) -> None:
+        self._folder = folder
+        self._prefix = prefix
+        self._dtype = dtype
+        self._device = device
+        self._file_of = _index(folder)
+        self._open: dict[Path, safe_open] = {}
+        self.taken_bytes = 0
+
+    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return one tensor, checked against the shape that the config implies.
+
+        Raises:
+            CheckpointError: It is missing or has another shape.
+        """
+        full = self._prefix + name
+        if full not in self._file_of:
+            raise CheckpointError(f"{self._folder} has no tensor {full}", "check that every shard is there")
+        path = self._file_of[full]
+        try:
+            if path not in self._open:
+                self._open[path] = safe_open(path, framework="pt")
+            tensor: torch.Tensor = self._open[path].get_tensor(full)  # type: ignore[no-untyped-call]
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read: {error}", "download the checkpoint again"
+            ) from error
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(
+                f"{full} has shape {tuple(tensor.shape)} where config.json implies {shape}",
+                "check that config.json belongs to these weights",
+            )
+        tensor = tensor.to(device=self._device, dtype=self._dtype)
+        self.taken_bytes += tensor.numel() * tensor.itemsize
+        return tensor
+
+
+def _index(folder: Path) -> dict[str, Path]:
+    """Return the file each tensor lies in, from the shard index or from the files themselves."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return {name: folder / file for name, file in read_json(index).get("weight_map", {}).items()}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                found |= dict.fromkeys(file.keys(), path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read: {error}", "download the checkpoint again"
+            ) from error
+    if not found:
+        raise CheckpointError(f"{folder} has no .safetensors file", "give a Hugging Face checkpoint folder")
+    return found

@@ -1,0 +1,1 @@
+"""What farspan knows of its built-in engine."""

@@ -1,0 +1,291 @@
+"""What SGLang chooses when a flag is not given: chunk, graph sizes, attention backend, page, fraction.
+
+Mirrors `ServerArgs._handle_gpu_memory_settings` and `_handle_attention_backend_compatibility`
+(0.5.6.post2, 0.5.16 srt/server_args.py) and `handle_gpu_memory_settings`, `get_default_attn_backend`
+(0.5.23 srt/arg_groups/memory_hook.py, model_override_base.py).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from farspan.engines.sglang.flags import GivenFlags
+from farspan.engines.sglang.versions import SglangRules
+from farspan.errors import InputError
+from farspan.hardware.gpu import Gpu
+from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
+
+MIB = 2**20
+
+# `nvidia-smi --query-gpu=memory.total`, MiB, which SGLang's size classes and default fraction use. H200's
+# is measured; the others are as these cards commonly report. Others are taken as 0.5 % above torch's.
+_SMI_MIB = {
+    "H200": 143771,
+    "H100": 81559,
+    "A100-80GB": 81920,
+    "A100-40GB": 40960,
+    "B200": 183359,
+    "L40S": 46068,
+}
+# (upper bound in MiB, chunked prefill, graph batch below TP 4, graph batch from TP 4)
+_SIZE_CLASSES = (
+    (20 * 1024, 2048, 8, 8),
+    (35 * 1024, 2048, 24, 80),
+    (60 * 1024, 4096, 32, 160),
+    (90 * 1024, 8192, 256, 512),
+    (160 * 1024, 8192, 256, 512),
+)
+_LARGEST_CLASS = (16384, 512, 512)
+_SMALL_CARD_SINCE_0_5_23 = (4096, 48, 160)  # 20 to 35 GiB
+_FA3_BEFORE_0_5_16 = frozenset(
+    {
+        "Llama4ForConditionalGeneration",
+        "LlamaForCausalLM",
+        "Olmo2ForCausalLM",
+        "Gemma2ForCausalLM",
+        "Gemma3ForConditionalGeneration",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "Qwen3MoeForCausalLM",
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3VLMoeForConditionalGeneration",
+        "Glm4MoeForCausalLM",
+        "Glm4vForConditionalGeneration",
+        "Glm4vMoeForConditionalGeneration",
+        "Step3VLForConditionalGeneration",
+    }
+)
+_LLAMA4_BACKENDS = frozenset({"fa3", "aiter", "triton", "trtllm_mha", "intel_xpu"})
+LONG_CONTEXT = 8192  # above it AITER takes 15 % off the fraction
+_TEXT_ONLY_BY_DEFAULT = frozenset(
+    {"Gemma3ForConditionalGeneration", "Llama4ForConditionalGeneration", "Step3VLForConditionalGeneration"}
+)
+
+
+class Resolved(NamedTuple):
+    """What the server runs with.
+
+    Args:
+        context_length: The server's limit on prompt and answer together, tokens.
+        kv_dtype: The KV type after model defaults.
+        mem_fraction_static: Share of the free memory before loading that weights and pools may take.
+        fraction_is_default: Whether SGLang chose it.
+        chunked_prefill_size: Tokens of one prefill chunk; -1 for none.
+        attention_backend: The prefill backend.
+        decode_backend: The decode backend, whose graph state is allocated.
+        page_size: Tokens a page.
+        graph_bs: Batch sizes captured before the clamp to the request slots; empty when decode runs eager.
+        prefill_graph_sizes: Token counts captured for prefill; 0 when it runs eager.
+        multimodal: Whether the vision tower is loaded.
+    """
+
+    context_length: int
+    kv_dtype: KvDtype
+    mem_fraction_static: float
+    fraction_is_default: bool
+    chunked_prefill_size: int
+    attention_backend: str
+    decode_backend: str
+    page_size: int
+    graph_bs: tuple[int, ...]
+    prefill_graph_sizes: int
+    multimodal: bool
+
+
+def with_context(resolved: Resolved, given: GivenFlags, model: ModelSpec, context: int) -> Resolved:
+    """Set the server's context length: `context` unless a flag sets it.
+
+    Raises:
+        InputError: It is above what the model allows.
+    """
+    length = context if given.context_length is None else given.context_length
+    if length > model.max_position_embeddings:
+        raise InputError(
+            f"--context-length {length} is above the {model.max_position_embeddings} tokens of {model.name}",
+            f"ask for at most {model.max_position_embeddings}",
+        )
+    return resolved._replace(context_length=length)
+
+
+def resolve(
+    given: GivenFlags, model: ModelSpec, gpu: Gpu, tp: int, rules: SglangRules, *, long_context: bool
+) -> Resolved:
+    """Fill in what was not given, except the context length: only its being above `LONG_CONTEXT` matters.
+
+    Raises:
+        InputError: SGLang would refuse the combination.
+    """
+    smi = smi_mib(gpu)
+    chunk, graph_max = _size_class(smi, tp, rules)
+    chunk = chunk if given.chunked_prefill_size is None else given.chunked_prefill_size
+    if rules.graph_bs_follows_requests and given.max_running_requests is not None:
+        graph_max = min(graph_max, given.max_running_requests)
+    graph_max = graph_max if given.graph_max_bs is None else given.graph_max_bs
+    graph_bs = given.graph_bs or capture_batch_sizes(graph_max, always_include_max=rules.newest_api)
+    multimodal = given.multimodal if given.multimodal is not None else _is_multimodal(model)
+    prefill_sizes = 0
+    if given.prefill_graphs and chunk > 0 and not multimodal and _captures_prefill(model):
+        prefill_sizes = len(prefill_capture_sizes(chunk))
+    kv_dtype = _dsa_dtype(given.kv_dtype, model, gpu)
+    backend = given.attention_backend or default_backend(model, gpu, rules)
+    if backend == "fa3" and kv_dtype is KvDtype.FP8_E5M2:
+        backend = "triton"  # FA3 reads E4M3 only
+    if model.architecture.startswith("Llama4") and backend not in _LLAMA4_BACKENDS:
+        raise InputError(f"SGLang refuses --attention-backend {backend} for Llama 4", "use fa3 or triton")
+    decode = given.decode_backend or backend
+    if (
+        rules.hybrid_flag
+        and given.hicache
+        and given.hicache.io_backend == "kernel"
+        and not given.decode_backend
+    ):
+        # 0.5.6.post2 server_args.py: _handle_hicache
+        decode = "triton" if _uses_mla(model) and gpu.capability[0] != 10 else "flashinfer"
+    decodes_in_graphs = given.decode_graphs and decode not in ("torch_native", "flex_attention")
+    fraction = given.mem_fraction_static
+    if fraction is None:
+        # 0.5.6.post2 reserves for graphs even when they are off.
+        reserved_bs = max(given.graph_bs, default=graph_max) if decodes_in_graphs or rules.hybrid_flag else 0
+        fraction = default_fraction(
+            smi, chunk, given.max_prefill_tokens, reserved_bs, tp, _prefill_reserve_mib(model, prefill_sizes)
+        )
+        if multimodal:
+            fraction *= 0.95  # for a vision tower of ViT-L's size (adjust_mem_fraction_for_vlm)
+    if decode == "aiter" and long_context:
+        fraction *= 0.85
+    return Resolved(
+        context_length=0,
+        kv_dtype=kv_dtype,
+        mem_fraction_static=fraction,
+        fraction_is_default=given.mem_fraction_static is None,
+        chunked_prefill_size=chunk,
+        attention_backend=backend,
+        decode_backend=decode,
+        page_size=_page_size(given, model, backend, decode, rules),
+        graph_bs=graph_bs if decodes_in_graphs else (),
+        prefill_graph_sizes=prefill_sizes,
+        multimodal=multimodal,
+    )
+
+
+def smi_mib(gpu: Gpu) -> float:
+    """MiB as nvidia-smi reports them."""
+    return _SMI_MIB.get(gpu.name, gpu.memory_bytes * 1.005 / MIB)
+
+
+def default_fraction(
+    smi: float, chunk: int, max_prefill: int, graph_bs: int, tp: int, prefill_graphs_mib: float
+) -> float:
+    """`--mem-fraction-static` when none is given: 1 - reserve/total, the reserve in MiB by rule of thumb."""
+    reserved = 512 + max(chunk if chunk > 0 else max_prefill, 2048) * 1.5 + graph_bs * 2
+    reserved += tp / 8 * 1024 + prefill_graphs_mib
+    if smi > 60 * 1024:
+        reserved = max(reserved, 10 * 1024)
+    return round((smi - reserved) / smi, 3)
+
+
+def capture_batch_sizes(largest: int, *, always_include_max: bool) -> tuple[int, ...]:
+    """Decode batch sizes captured as CUDA graphs (`generate_decode_cuda_graph_batch_sizes`)."""
+    sizes = [1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 512, 16), *range(512, largest + 1, 32)]
+    kept = [size for size in sizes if size <= largest]
+    if always_include_max and largest not in kept:
+        kept.append(largest)
+    return tuple(kept)
+
+
+def prefill_capture_sizes(largest: int) -> tuple[int, ...]:
+    """Token counts captured for prefill (`generate_prefill_cuda_graph_batch_sizes`)."""
+    sizes = [
+        *range(4, 33, 4),
+        *range(48, 257, 16),
+        *range(288, 513, 32),
+        *range(576, 1025, 64),
+        *range(1280, 4097, 256),
+        *range(4608, largest + 1, 512),
+    ]
+    return tuple(size for size in sizes if size <= largest)
+
+
+def default_backend(model: ModelSpec, gpu: Gpu, rules: SglangRules) -> str:
+    """The attention backend SGLang picks for a model on a GPU."""
+    arch, major = model.architecture, gpu.capability[0]
+    amd = gpu.capability == (0, 0)
+    if arch.startswith("Llama4") or arch == "GptOssForCausalLM":
+        return {10: "trtllm_mha", 9: "fa3"}.get(major, "aiter" if amd and rules.newest_api else "triton")
+    if arch.startswith("Gemma4"):
+        return "trtllm_mha" if major == 10 else "triton"
+    if arch.startswith("MiMoV2") and major == 10:
+        return "fa4"
+    if _uses_mla(model):
+        if _is_dsa(model):
+            return "dsa" if rules.newest_api else "nsa"
+        if major == 10:
+            return "trtllm_mla" if arch == "DeepseekV3ForCausalLM" else "flashinfer"
+        return "fa3" if major == 9 else "triton"
+    if major == 9 and (rules.newest_api or arch in _FA3_BEFORE_0_5_16):
+        return "fa3"
+    if major == 10 or (major == 12 and not rules.newest_api):
+        return "trtllm_mha"
+    return "aiter" if amd else "flashinfer"
+
+
+def _size_class(smi: float, tp: int, rules: SglangRules) -> tuple[int, int]:
+    """Chunk and largest graph batch for a card's size."""
+    for upper, chunk, small, large in _SIZE_CLASSES:
+        if smi < upper:
+            if upper == 35 * 1024 and rules.graph_bs_follows_requests:
+                chunk, small, large = _SMALL_CARD_SINCE_0_5_23
+            return chunk, small if tp < 4 else large
+    chunk, small, large = _LARGEST_CLASS
+    return chunk, small if tp < 4 else large
+
+
+def _page_size(given: GivenFlags, model: ModelSpec, backend: str, decode: str, rules: SglangRules) -> int:
+    """The page after the backends' own constraints."""
+    used = {backend, decode}
+    page = given.page_size or 1
+    if used & {"nsa", "dsa", "flashmla"}:
+        return 64
+    if "cutlass_mla" in used:
+        return 128
+    if "trtllm_mla" in used and page not in (32, 64):
+        return 64
+    if "trtllm_mha" in used and page not in (
+        (16, 32, 64, 128) if rules.graph_bs_follows_requests else (16, 32, 64)
+    ):
+        return 64
+    if backend == "fa4" and not _uses_mla(model):
+        return 128
+    return page
+
+
+def _dsa_dtype(asked: KvDtype, model: ModelSpec, gpu: Gpu) -> KvDtype:
+    """Sparse MLA defaults to FP8 on Blackwell."""
+    if asked is KvDtype.AUTO and _is_dsa(model):
+        return KvDtype.FP8_E4M3 if gpu.capability[0] >= 10 else KvDtype.BFLOAT16
+    return asked
+
+
+def _uses_mla(model: ModelSpec) -> bool:
+    return any(layer.attention is AttentionKind.MLA for layer in model.layers)
+
+
+def _is_dsa(model: ModelSpec) -> bool:
+    return any(layer.indexer is not None for layer in model.layers_of(AttentionKind.MLA))
+
+
+def _is_multimodal(model: ModelSpec) -> bool:
+    return model.has_vision and model.architecture not in _TEXT_ONLY_BY_DEFAULT
+
+
+def _captures_prefill(model: ModelSpec) -> bool:
+    """Breakable prefill graphs are off for recurrent layers of the KDA kind and for compressed attention."""
+    kinds = {layer.attention for layer in model.layers}
+    return AttentionKind.COMPRESSED not in kinds and "Kimi" not in model.architecture
+
+
+def _prefill_reserve_mib(model: ModelSpec, sizes: int) -> float:
+    """`reserve_for_graph_mb`: 8 MiB a captured size, or 1.5 GiB with MLA."""
+    if not sizes:
+        return 0.0
+    return 1.5 * 1024 if _uses_mla(model) else sizes * 8.0

@@ -1,0 +1,238 @@
+"""SGLang's command line, read the way SGLang reads it: what was given, before any default."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from farspan.engines.sglang.versions import SglangRules
+from farspan.errors import InputError
+from farspan.models.spec import AttentionKind, KvDtype
+from farspan.planner.engine_flags import split_environment
+from farspan.planner.request import EngineFlags, PlanRequest
+
+CONTEXT_LENGTH = ("--context-length",)
+MAX_REQUESTS = ("--max-running-requests",)
+FRACTION = ("--mem-fraction-static",)
+_TP = ("--tp-size", "--tensor-parallel-size", "--tp")
+_WRITTEN_BY_FARSPAN = (*_TP, *CONTEXT_LENGTH, "--kv-cache-dtype")
+_KV_NAMES = {
+    "auto": KvDtype.AUTO,
+    "bf16": KvDtype.BFLOAT16,
+    "bfloat16": KvDtype.BFLOAT16,
+    "fp8_e4m3": KvDtype.FP8_E4M3,
+    "fp8_e5m2": KvDtype.FP8_E5M2,
+}
+# Each changes the arithmetic in ways that are not mirrored: planning on would give a wrong answer.
+_NOT_MIRRORED = {
+    "--speculative-algorithm": "speculative decoding",
+    "--enable-dp-attention": "data-parallel attention",
+    "--pp-size": "pipeline parallelism",
+    "--pipeline-parallel-size": "pipeline parallelism",
+    "--dcp-size": "decode context parallelism",
+    "--enable-unified-memory": "the unified pool",
+    "--enable-hisparse": "HiSparse",
+    "--disaggregation-mode": "disaggregated prefill and decode",
+    "--enable-two-batch-overlap": "two-batch overlap",
+    "--cuda-graph-config": "CUDA graph settings as JSON (use --cuda-graph-max-bs-decode and the like)",
+    "--offload-group-size": "prefetching weight offload",
+    "--prefill-only-disable-kv-cache": "serving without a KV cache",
+}
+
+
+class HicacheFlags(NamedTuple):
+    """The host tier as asked for: `ratio` to the GPU's pool, or `size_gb` (1e9 bytes), a rank.
+
+    `explicit` says whether either was given; without it 0.5.23 shrinks the ratio to the machine.
+    """
+
+    ratio: float
+    size_gb: int
+    explicit: bool
+    io_backend: str
+
+
+class GivenFlags(NamedTuple):
+    """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit;
+    `cpu_offload_bytes` of weights stay in the machine's memory, for each GPU."""
+
+    context_length: int | None
+    kv_dtype: KvDtype
+    mem_fraction_static: float | None
+    max_running_requests: int | None
+    max_total_tokens: int | None
+    chunked_prefill_size: int | None
+    max_prefill_tokens: int
+    page_size: int | None
+    attention_backend: str | None
+    decode_backend: str | None
+    graph_max_bs: int | None
+    graph_bs: tuple[int, ...]
+    decode_graphs: bool
+    prefill_graphs: bool
+    swa_ratio: float
+    hybrid_ratio: float | None
+    hybrid_off: bool
+    radix_cache: bool
+    overlap: bool
+    multimodal: bool | None
+    mamba_ratio: float
+    mamba_slots: int | None
+    hicache: HicacheFlags | None
+    cpu_offload_bytes: int
+
+
+def read_flags(request: PlanRequest, rules: SglangRules) -> GivenFlags:
+    """Read the engine flags of a request.
+
+    Raises:
+        InputError: A flag contradicts the request, has a value SGLang refuses, does not exist in this
+            version, or asks for something whose memory is not mirrored.
+    """
+    _refuse(request, rules)
+    hicache = None
+    if request.has_flag("--enable-hierarchical-cache"):
+        hicache = HicacheFlags(
+            ratio=request.float_flag(2.0, "--hicache-ratio"),
+            size_gb=request.int_flag(0, "--hicache-size"),
+            explicit=request.has_flag("--hicache-ratio", "--hicache-size"),
+            io_backend=request.text_flag("kernel", "--hicache-io-backend"),
+        )
+    fraction = request.float_flag(0.0, *FRACTION) if request.has_flag(*FRACTION) else None
+    if fraction is not None and not 0 < fraction < 1:
+        raise InputError(f"--mem-fraction-static {fraction} is not between 0 and 1", "write it as 0.85")
+    swa_ratio = request.float_flag(0.8, "--swa-full-tokens-ratio")
+    if not 0 < swa_ratio <= 1:
+        raise InputError(
+            f"--swa-full-tokens-ratio {swa_ratio} is not above 0 and at most 1", "write it as 0.05"
+        )
+    graphs_off = request.has_flag("--disable-cuda-graph")
+    decode_graph_backend = request.text_flag("", "--cuda-graph-backend-decode")
+    prefill_graph_backend = request.text_flag("", "--cuda-graph-backend-prefill")
+    return GivenFlags(
+        context_length=_optional_int(request, *CONTEXT_LENGTH),
+        kv_dtype=_kv_dtype(request),
+        mem_fraction_static=fraction,
+        max_running_requests=_optional_int(request, *MAX_REQUESTS),
+        max_total_tokens=_optional_int(request, "--max-total-tokens"),
+        chunked_prefill_size=_optional_int(request, "--chunked-prefill-size"),
+        max_prefill_tokens=request.int_flag(16384, "--max-prefill-tokens"),
+        page_size=_optional_int(request, "--page-size"),
+        attention_backend=request.text_flag("", "--attention-backend") or None,
+        decode_backend=request.text_flag("", "--decode-attention-backend") or None,
+        graph_max_bs=_optional_int(request, "--cuda-graph-max-bs-decode", "--cuda-graph-max-bs"),
+        graph_bs=_batch_sizes(request),
+        decode_graphs=decode_graph_backend != "disabled"
+        and (
+            bool(decode_graph_backend) or not (graphs_off or request.has_flag("--disable-decode-cuda-graph"))
+        ),
+        prefill_graphs=rules.prefill_graphs
+        and prefill_graph_backend != "disabled"
+        and (
+            bool(prefill_graph_backend)
+            or not (graphs_off or request.has_flag("--disable-prefill-cuda-graph"))
+        ),
+        swa_ratio=swa_ratio,
+        hybrid_ratio=_hybrid_ratio(request),
+        hybrid_off=request.has_flag("--disable-hybrid-swa-memory"),
+        radix_cache=not request.has_flag("--disable-radix-cache"),
+        overlap=not request.has_flag("--disable-overlap-schedule"),
+        multimodal=_multimodal(request),
+        mamba_ratio=request.float_flag(0.9, "--mamba-full-memory-ratio"),
+        mamba_slots=_optional_int(request, "--max-mamba-cache-size"),
+        hicache=hicache,
+        cpu_offload_bytes=request.int_flag(0, "--cpu-offload-gb") * 2**30,
+    )
+
+
+def passed_on(flags: EngineFlags) -> tuple[str, ...]:
+    """Words of the flags farspan does not write itself, as given."""
+    words: list[str] = []
+    for name, value in split_environment(flags)[0].items():
+        if name in _WRITTEN_BY_FARSPAN:
+            continue
+        words.append(name)
+        if value is not None:
+            words += value.split() if name.startswith("--cuda-graph-bs") else [value]
+    return tuple(words)
+
+
+def _refuse(request: PlanRequest, rules: SglangRules) -> None:
+    """Raise for flags that contradict the request or whose effect is not mirrored."""
+    for name, what in _NOT_MIRRORED.items():
+        if request.has_flag(name) and request.engine_flags[name] not in ("1", "null", "0", "{}"):
+            raise InputError(
+                f"{name} ({what}) changes SGLang's memory in a way farspan does not mirror",
+                f"plan without {name}",
+            )
+    if request.has_flag(*_TP) and request.int_flag(0, *_TP) != request.tp:
+        raise InputError(f"--tp-size {request.text_flag('', *_TP)} contradicts --tp {request.tp}", "give one")
+    if request.has_flag("--hybrid-kvcache-ratio") and not rules.hybrid_flag:
+        raise InputError(
+            f"sglang {rules.version} has no --hybrid-kvcache-ratio",
+            "use --swa-full-tokens-ratio 0.05 instead",
+        )
+    page = _optional_int(request, "--page-size")
+    if request.has_flag("--hybrid-kvcache-ratio") and page not in (None, 1):
+        raise InputError("--hybrid-kvcache-ratio needs page size 1", "drop --page-size")
+    chunk = _optional_int(request, "--chunked-prefill-size")
+    if page and chunk and chunk > 0 and chunk % page:
+        raise InputError(
+            f"--chunked-prefill-size {chunk} is not a multiple of --page-size {page}", "round it to one"
+        )
+
+
+def _optional_int(request: PlanRequest, *names: str) -> int | None:
+    return request.int_flag(0, *names) if request.has_flag(*names) else None
+
+
+def _batch_sizes(request: PlanRequest) -> tuple[int, ...]:
+    """The list after --cuda-graph-bs: digits apart by spaces or commas."""
+    text = request.text_flag("", "--cuda-graph-bs-decode", "--cuda-graph-bs")
+    try:
+        return tuple(int(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise InputError(
+            f"--cuda-graph-bs {text!r} is not a list of sizes", "write it as '1 2 4 8'"
+        ) from None
+
+
+def _hybrid_ratio(request: PlanRequest) -> float | None:
+    """`--hybrid-kvcache-ratio`: the bare flag means 0.5 (sglang 0.5.6.post2 server_args.py)."""
+    if not request.has_flag("--hybrid-kvcache-ratio"):
+        return None
+    if request.engine_flags["--hybrid-kvcache-ratio"] is None:
+        return 0.5
+    ratio = request.float_flag(0.5, "--hybrid-kvcache-ratio")
+    if not 0 <= ratio <= 1:
+        raise InputError(f"--hybrid-kvcache-ratio {ratio} is not between 0 and 1", "write it as 1")
+    return ratio
+
+
+def _multimodal(request: PlanRequest) -> bool | None:
+    if request.has_flag("--language-only", "--language-model-only"):
+        return False
+    return True if request.has_flag("--enable-multimodal") else None
+
+
+def _kv_dtype(request: PlanRequest) -> KvDtype:
+    """The KV dtype SGLang is started with; the spelling is SGLang's, or vLLM's for the same thing."""
+    text = request.text_flag("", "--kv-cache-dtype")
+    if text:
+        if text not in _KV_NAMES:
+            raise InputError(
+                f"--kv-cache-dtype {text} is not mirrored for SGLang", f"choose one of {', '.join(_KV_NAMES)}"
+            )
+        return _KV_NAMES[text]
+    wanted = request.kv_dtype
+    if wanted is KvDtype.FP8:
+        return KvDtype.FP8_E4M3
+    if wanted is KvDtype.FP8_DS_MLA:
+        # SGLang lays sparse-MLA FP8 out the same way (656 bytes), under the name fp8_e4m3.
+        if any(layer.indexer for layer in request.model.layers_of(AttentionKind.MLA)):
+            return KvDtype.FP8_E4M3
+        raise InputError("SGLang has no fp8_ds_mla KV cache", "use fp8_e4m3")
+    if wanted is KvDtype.FLOAT16:
+        if request.model.torch_dtype == "float16":
+            return KvDtype.AUTO
+        raise InputError("SGLang has no float16 KV cache for a bfloat16 model", "use auto or fp8_e4m3")
+    return wanted

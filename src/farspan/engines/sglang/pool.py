@@ -1,0 +1,302 @@
+"""How many tokens SGLang's KV pools hold: bytes a token by kind of layer, and the split of what is left.
+
+Mirrors `profile_max_num_token`, `set_num_token_hybrid`, `handle_max_mamba_cache` (0.5.6.post2
+srt/model_executor/model_runner.py) and `DefaultPoolConfigurator`, `HybridSWAPoolConfigurator`,
+`SWARequestCapPoolConfigurator` (0.5.16, 0.5.23 srt/model_executor/pool_configurator.py),
+`_handle_max_mamba_cache` (srt/mem_cache/kv_cache_configurator.py).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from farspan.engines.sglang.versions import SglangRules
+from farspan.errors import FarspanError, InputError
+from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec
+
+GIB = 1 << 30
+_WINDOWED = (AttentionKind.CHUNKED_LOCAL, AttentionKind.SLIDING_WINDOW)
+_EVICTION_INTERVAL = 128  # SGLANG_SWA_EVICTION_INTERVAL
+_DSA_QUANT_BLOCK = 128
+_MAMBA_SLOTS_PER_REQUEST = 3
+
+
+class PoolError(FarspanError):
+    """SGLang would stop while sizing its pools: the server does not start with these flags."""
+
+
+class KvLayout(NamedTuple):
+    """Bytes of one token on one rank, by pool.
+
+    Args:
+        full_layers: Layers in the full pool (every attention layer when there is one pool).
+        window_layers: Layers in the window pool; 0 when there is one pool.
+        full_layer_bytes: Bytes a token in one full layer.
+        window_layer_bytes: Bytes a token in one window layer.
+        window: Window or chunk of the window pool, tokens; 0 when there is one pool.
+        stored_layer_bytes: Bytes a token really takes in one full layer, where SGLang counts fewer.
+        indexer_bytes: Bytes a token of all sparse-attention index keys together.
+        state_bytes: Recurrent state of one request, all layers.
+        latent: Whether K and V are one buffer (MLA).
+    """
+
+    full_layers: int
+    window_layers: int
+    full_layer_bytes: int
+    window_layer_bytes: int
+    window: int
+    stored_layer_bytes: int
+    indexer_bytes: int
+    state_bytes: int
+    latent: bool
+
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes a token of the full pool takes: all layers in it."""
+        return self.full_layers * self.full_layer_bytes + self.indexer_bytes
+
+    @property
+    def window_cell_bytes(self) -> int:
+        """Bytes a token of the window pool takes."""
+        return self.window_layers * self.window_layer_bytes
+
+
+class PoolSizes(NamedTuple):
+    """What the pools hold.
+
+    Args:
+        full_tokens: `full_layer_tokens`, and `max_total_num_tokens`.
+        window_tokens: `swa_layer_tokens`; 0 when there is one pool.
+        row_tokens: Tokens the request slots follow: before 0.5.16 all layers alike, before any cap.
+        state_slots: `max_mamba_cache_size`; 0 without recurrent layers.
+        state_bytes: Bytes of the recurrent-state pool, its padding slot included.
+    """
+
+    full_tokens: int
+    window_tokens: int
+    row_tokens: int
+    state_slots: int
+    state_bytes: int
+
+
+class SplitSettings(NamedTuple):
+    """What decides the split: tokens a page, the ratio, and the requests the window pool must hold."""
+
+    page_size: int
+    swa_ratio: float
+    hybrid_ratio: float | None
+    context_length: int
+    max_total_tokens: int | None
+    max_running_requests: int | None
+    chunked_prefill_size: int
+    radix_cache: bool
+    overlap: bool
+    mamba_ratio: float
+    mamba_slots: int | None
+
+
+@lru_cache(maxsize=256)
+def kv_layout(model: ModelSpec, kv_dtype: KvDtype, tp: int, rules: SglangRules, *, hybrid: bool) -> KvLayout:
+    """Read a model's KV layout as SGLang does.
+
+    Raises:
+        InputError: The model has attention whose pools are not mirrored.
+    """
+    if any(layer.attention is AttentionKind.COMPRESSED for layer in model.layers):
+        raise InputError(
+            f"{model.name} keeps latents at several rates and running compressor states in pools of their own, and "
+            "farspan does not mirror how SGLang sizes those",
+            "read max_total_num_tokens off the log of a server with few requests",
+        )
+    width = kv_dtype.value_bytes(model.dtype_bytes)
+    kept = [layer for layer in model.layers if layer.attention is not AttentionKind.LINEAR]
+    if not kept:
+        raise InputError(f"{model.name} has no attention layer", "SGLang's KV pool would be empty")
+    windowed = [layer for layer in kept if layer.attention in _WINDOWED]
+    full = [layer for layer in kept if layer.attention not in _WINDOWED]
+    if not windowed:
+        hybrid = False
+    in_full = full if hybrid else kept
+    # Without a pool of their own, window layers are laid out like the model's first full layer.
+    pattern = full[0] if full else kept[0]
+    latent = pattern.attention is AttentionKind.MLA
+    return KvLayout(
+        full_layers=len(in_full),
+        window_layers=len(windowed) if hybrid else 0,
+        full_layer_bytes=_layer_bytes(pattern, kv_dtype, width, tp, rules),
+        window_layer_bytes=windowed[0].kv_entry_bytes(width, tp) if hybrid else 0,
+        window=(windowed[0].window or 0) if hybrid else 0,
+        stored_layer_bytes=_stored_bytes(pattern, kv_dtype, width, tp),
+        indexer_bytes=sum(layer.indexer_entry_bytes for layer in in_full) if latent else 0,
+        state_bytes=sum(layer.state_bytes(tp) for layer in model.layers),
+        latent=latent,
+    )
+
+
+@lru_cache(maxsize=256)
+def is_hybrid(model: ModelSpec, rules: SglangRules, *, ratio: float | None, off: bool) -> bool:
+    """Whether window layers get a pool of their own."""
+    if off or not any(layer.attention in _WINDOWED for layer in model.layers):
+        return False
+    if rules.hybrid_architectures is not None:
+        return model.architecture in rules.hybrid_architectures
+    if model.architecture.startswith("Llama4"):
+        return bool(ratio)
+    return model.architecture not in rules.never_hybrid
+
+
+def solve_pools(available: float, layout: KvLayout, settings: SplitSettings, rules: SglangRules) -> PoolSizes:
+    """Turn the bytes left for KV into pool sizes.
+
+    Raises:
+        PoolError: SGLang stops here: no token fits, or the window pool cannot hold one request.
+    """
+    slots, state_bytes = _state_pool(available, layout, settings, rules)
+    rest = available - state_bytes
+    if rest <= 0:
+        raise _no_token()
+    row_tokens = 0
+    page = settings.page_size
+    if rules.hybrid_flag and layout.window_layers and page > 1:
+        raise PoolError(f"sglang {rules.version} splits its pools at page size 1 only", "use --page-size 1")
+    if rules.hybrid_flag:
+        full, window, row_tokens = _split_before_0_5_16(rest, layout, settings)
+    elif layout.window_layers and _sized_by_requests(layout, settings, rules):
+        window = _align_up(_request_cap(layout, settings), page)
+        full = int((int(rest) - window * layout.window_cell_bytes) // layout.cell_bytes) // page * page
+        if settings.max_total_tokens is not None and settings.max_total_tokens < full:
+            full = settings.max_total_tokens // page * page
+            window = min(window, settings.max_total_tokens)
+    elif layout.window_layers:
+        cell = layout.cell_bytes + settings.swa_ratio * layout.window_layer_bytes * layout.window_layers
+        if layout.full_layers == 0:
+            cell = float(layout.window_cell_bytes)
+        tokens = _capped(int(int(rest) // cell), settings) // page * page
+        window = tokens if layout.full_layers == 0 else int(tokens * settings.swa_ratio) // page * page
+        full = tokens
+        if layout.full_layers and layout.window + page >= window:
+            raise PoolError(
+                f"the window pool of {window} tokens cannot hold one request (it needs more than "
+                f"{layout.window + page})",
+                "raise --swa-full-tokens-ratio or --mem-fraction-static",
+            )
+    else:
+        full = _capped(int(rest) // layout.cell_bytes // page * page, settings) // page * page
+        window = 0
+    if full <= 0:
+        raise _no_token()
+    return PoolSizes(full, window, row_tokens or full, slots, state_bytes)
+
+
+def _no_token() -> PoolError:
+    return PoolError("no KV token fits beside the weights", "raise --mem-fraction-static or use more GPUs")
+
+
+def pool_bytes(tokens: int, layers: int, layer_bytes: int, page_size: int) -> int:
+    """Bytes of one pool's buffers: a padding page at the front of every layer (`_create_buffers`)."""
+    return (tokens + page_size) * layers * layer_bytes if layers else 0
+
+
+def _split_before_0_5_16(rest: float, layout: KvLayout, settings: SplitSettings) -> tuple[int, int, int]:
+    """0.5.6.post2: all layers alike first, then shared out (`init_memory_pool`, `set_num_token_hybrid`).
+
+    Returns full tokens, window tokens, and the tokens profiled before either.
+    """
+    layers = layout.full_layers + layout.window_layers
+    page = settings.page_size
+    cell = layers * layout.full_layer_bytes + layout.indexer_bytes
+    profiled = int(rest // cell)
+    tokens = _capped(profiled, settings) // page * page
+    if not layout.window_layers:
+        return tokens, 0, profiled
+    if settings.hybrid_ratio is not None:  # Llama 4, one full layer in four
+        ratio = settings.hybrid_ratio
+        share = (1 - ratio) + ratio * layout.window / settings.context_length
+        window = 4 * tokens * share // (3 * share + 1)
+        full = 4 * tokens - 12 * tokens * share // (3 * share + 1)
+        return int(full // page * page), int(window // page * page), profiled
+    full = int(tokens * layers / (settings.swa_ratio * layout.window_layers + layout.full_layers))
+    return full, int(full * settings.swa_ratio), profiled
+
+
+def _sized_by_requests(layout: KvLayout, settings: SplitSettings, rules: SglangRules) -> bool:
+    """`SWARequestCapPoolConfigurator.is_applicable`."""
+    return (
+        settings.max_running_requests is not None
+        and not settings.radix_cache
+        and (settings.chunked_prefill_size > 0 or not rules.sizing_needs_chunks)
+        and layout.full_layers > 0
+    )
+
+
+def _request_cap(layout: KvLayout, settings: SplitSettings) -> int:
+    """Window-pool tokens the scheduler may hold at once (0.5.23 `compute_swa_request_cap`)."""
+    assert settings.max_running_requests is not None
+    chunks = 2 if settings.overlap else 1
+    return (
+        window_tokens_per_request(layout, settings.page_size) * max(1, settings.max_running_requests)
+        + chunks * settings.chunked_prefill_size
+        + settings.page_size
+    )
+
+
+def window_tokens_per_request(layout: KvLayout, page_size: int) -> int:
+    """Window-pool tokens one decoding request may hold: its window, what is not yet evicted, and pages."""
+    return layout.window + _EVICTION_INTERVAL + page_size + page_size
+
+
+def _state_pool(
+    available: float, layout: KvLayout, settings: SplitSettings, rules: SglangRules
+) -> tuple[int, int]:
+    """Slots and bytes of the recurrent-state pool, taken off before tokens are counted."""
+    per_request = layout.state_bytes
+    if not per_request:
+        return 0, 0
+    budget = available * settings.mamba_ratio / (1 + settings.mamba_ratio)
+    if rules.hybrid_flag:
+        if settings.radix_cache:
+            slots = int(budget // per_request)
+        else:
+            slots = settings.mamba_slots or settings.max_running_requests or 512
+    elif settings.mamba_slots is not None:
+        slots = settings.mamba_slots
+    elif not settings.radix_cache and settings.max_running_requests is not None:
+        slots = max(1, settings.max_running_requests)
+    else:
+        slots = int((budget - (per_request if rules.mamba_padding_slot else 0)) // per_request)
+    if slots <= 0:
+        raise PoolError("no recurrent state fits", "raise --mem-fraction-static or use more GPUs")
+    return slots, (slots + (1 if rules.mamba_padding_slot else 0)) * per_request
+
+
+def requests_by_state(slots: int, rules: SglangRules, *, radix_cache: bool, overlap: bool) -> int:
+    """Requests the recurrent-state slots allow (`_calculate_mamba_ratio`): three slots a request while the
+    prefix tree keeps copies, and from 0.5.16 one or two more that track the state being written."""
+    if not radix_cache:
+        return slots
+    tracking = (2 if overlap else 1) if rules.newest_api else 0
+    return slots // (_MAMBA_SLOTS_PER_REQUEST + tracking)
+
+
+def _capped(tokens: int, settings: SplitSettings) -> int:
+    return tokens if settings.max_total_tokens is None else min(tokens, settings.max_total_tokens)
+
+
+def _layer_bytes(layer: LayerSpec, kv_dtype: KvDtype, width: int, tp: int, rules: SglangRules) -> int:
+    """Bytes a token in one layer as the pool is sized; before 0.5.23 sparse MLA in FP8 is undercounted."""
+    if rules.counts_sparse_mla_scales:
+        return _stored_bytes(layer, kv_dtype, width, tp)
+    return layer.kv_entry_bytes(width, tp)
+
+
+def _stored_bytes(layer: LayerSpec, kv_dtype: KvDtype, width: int, tp: int) -> int:
+    """Bytes a token in one layer as the buffer is made: sparse MLA in FP8 keeps scales and bf16 RoPE."""
+    latent = layer.latent
+    if latent is not None and layer.indexer is not None and kv_dtype is KvDtype.FP8_E4M3:
+        return latent.kv_lora_rank + latent.kv_lora_rank // _DSA_QUANT_BLOCK * 4 + latent.rope_dim * 2
+    return layer.kv_entry_bytes(width, tp)
+
+
+def _align_up(value: int, page: int) -> int:
+    return -(-value // page) * page

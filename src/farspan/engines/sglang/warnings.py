@@ -1,0 +1,142 @@
+"""Where a common belief about SGLang is wrong, or a trap is near, with the numbers of the request."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from farspan.engines.sglang.admission import Admission
+from farspan.engines.sglang.defaults import Resolved
+from farspan.engines.sglang.flags import GivenFlags
+from farspan.engines.sglang.ledger import LoadSizes
+from farspan.engines.sglang.pool import KvLayout, PoolSizes
+from farspan.engines.sglang.tables import radix_copy_bytes, request_table_bytes
+from farspan.engines.sglang.versions import SglangRules
+from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
+from farspan.planner.request import PlanRequest
+from farspan.planner.timing import offloaded_weights_warning
+from farspan.sizes import format_bytes
+
+_WORTH_SAYING = 2**30
+_SMALL_ROWS = 8
+
+
+def start_warnings(
+    request: PlanRequest,
+    rules: SglangRules,
+    given: GivenFlags,
+    resolved: Resolved,
+    layout: KvLayout,
+    load: LoadSizes,
+    sizes: PoolSizes,
+    rows: int,
+    limits: Admission,
+    left: int,
+) -> tuple[str, ...]:
+    """Warnings about one planned server, the most costly mistake first."""
+    found = [
+        *_tables(request, rules, resolved, layout, load, rows, left, given.swa_ratio),
+        *_version_traps(request, rules, given, resolved),
+        *offloaded_weights_warning(load.offloaded),
+    ]
+    if limits.hangs_above:
+        found.append(
+            f"A prompt above {limits.hangs_above:,} tokens (the window pool) waits for ever, without an "
+            f"error, in {rules.version}."
+        )
+    if sizes.full_tokens >= resolved.context_length:
+        found.append(
+            f"With --context-length {resolved.context_length} the longest prompt is "
+            f"{limits.longest_prompt:,} tokens; one more is answered with HTTP 400."
+        )
+    heads = _kv_heads(request.model)
+    if not layout.latent and 0 < heads < request.tp:
+        found.append(
+            f"TP {request.tp} exceeds the {heads} KV heads: each rank keeps a copy, so more ranks do "
+            "not hold more tokens of one request."
+        )
+    if resolved.fraction_is_default and resolved.multimodal:
+        found.append(
+            "The default --mem-fraction-static of a multimodal model depends on its vision tower; farspan "
+            "takes one of ViT-L's size. Pass --mem-fraction-static to be exact."
+        )
+    return tuple(found)
+
+
+def _tables(
+    request: PlanRequest,
+    rules: SglangRules,
+    resolved: Resolved,
+    layout: KvLayout,
+    load: LoadSizes,
+    rows: int,
+    left: int,
+    swa_ratio: float,
+) -> list[str]:
+    """The request table: what it costs, and why the fraction is no cure."""
+    table = request_table_bytes(rows, resolved.context_length, rules)
+    small = request_table_bytes(max(_SMALL_ROWS, request.concurrency), resolved.context_length, rules)
+    if table - small < _WORTH_SAYING:
+        return []
+    found = [
+        f"The request-to-token table takes {format_bytes(table)} a GPU ({rows} rows), outside "
+        f"--mem-fraction-static; --max-running-requests {max(_SMALL_ROWS, request.concurrency)} makes it "
+        f"{format_bytes(small)}, and shrinks the CUDA-graph tables with it."
+    ]
+    if left < 0:
+        fraction = resolved.mem_fraction_static + left / load.free_before
+        budget = load.free_after - load.free_before * (1 - fraction)
+        cell = layout.cell_bytes + swa_ratio * layout.window_cell_bytes
+        tokens = int(budget // cell) if budget > 0 else 0
+        fall = f"--mem-fraction-static would have to fall to {max(fraction, 0):.2f}"
+        if tokens >= request.context * request.concurrency:
+            found.append(f"{fall} for the server to start, with a pool of about {tokens:,} tokens.")
+        elif tokens > 0:
+            found.append(
+                f"Lowering the fraction is no cure: {fall} before the server starts, and the pool would then "
+                f"hold about {tokens:,} tokens, too few for the request."
+            )
+        else:
+            found.append(
+                "Lowering --mem-fraction-static is no cure: no fraction leaves room for both the weights and "
+                "the tables."
+            )
+    return found
+
+
+@lru_cache(maxsize=64)
+def _kv_heads(model: ModelSpec) -> int:
+    return max(layer.num_kv_heads for layer in model.layers)
+
+
+@lru_cache(maxsize=64)
+def _is_chunked(model: ModelSpec) -> bool:
+    return any(layer.attention is AttentionKind.CHUNKED_LOCAL for layer in model.layers)
+
+
+def _version_traps(
+    request: PlanRequest, rules: SglangRules, given: GivenFlags, resolved: Resolved
+) -> list[str]:
+    found = []
+    if (
+        rules.hybrid_flag
+        and _is_chunked(request.model)
+        and resolved.page_size > 1
+        and resolved.attention_backend == "fa3"
+    ):
+        found.append(
+            f"Page size {resolved.page_size} with Llama 4 on fa3 gives wrong answers in {rules.version} (a "
+            "token table is passed as a page table). Use --page-size 1."
+        )
+    if given.kv_dtype is KvDtype.FP8_E5M2 and resolved.attention_backend == "triton":
+        found.append(
+            "FA3 reads FP8 as E4M3 only: with fp8_e5m2 SGLang falls back to triton, which is slower."
+        )
+    prompt = max(1, request.context - request.output_tokens)
+    copies = radix_copy_bytes(prompt, resolved.chunked_prefill_size)
+    if rules.radix_copies_indices and given.radix_cache and copies > _WORTH_SAYING:
+        found.append(
+            f"The prefix tree of {rules.version} copies {format_bytes(copies)} of indices on the GPU during "
+            f"a prompt of {prompt:,} tokens, and takes CPU time that grows with its cube: add "
+            "--chunked-prefill-size 131072 or --disable-radix-cache."
+        )
+    return found

@@ -1,0 +1,332 @@
+"""vLLM's command line, read the way vLLM reads it: what was given, before any default."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from farspan.engines.vllm.versions import VllmRules
+from farspan.errors import InputError
+from farspan.hardware.gpu import Gpu
+from farspan.models.spec import KvDtype, ModelSpec
+from farspan.planner.engine_flags import split_environment
+from farspan.planner.request import PlanRequest
+
+CHUNKED_HYBRID_ENV = "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE"
+GRAPH_ESTIMATE_ENV = "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS"
+LONG_CONTEXT_ENV = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+ENV_NAMES = (CHUNKED_HYBRID_ENV, GRAPH_ESTIMATE_ENV, LONG_CONTEXT_ENV)
+
+MAX_MODEL_LEN = "--max-model-len"
+MAX_NUM_SEQS = "--max-num-seqs"
+_TP = ("--tensor-parallel-size", "-tp")
+_WRITTEN_BY_FARSPAN = (MAX_MODEL_LEN, MAX_NUM_SEQS, "--kv-cache-dtype", *_TP)
+DISABLE_HYBRID = "--disable-hybrid-kv-cache-manager"
+_DTYPES = {
+    "auto": KvDtype.AUTO,
+    "bfloat16": KvDtype.BFLOAT16,
+    "float16": KvDtype.FLOAT16,
+    "fp8": KvDtype.FP8,
+    "fp8_e4m3": KvDtype.FP8_E4M3,
+    "fp8_e5m2": KvDtype.FP8_E5M2,
+    "fp8_ds_mla": KvDtype.FP8_DS_MLA,
+}
+# Each changes the arithmetic in ways that are not mirrored: planning on would give a wrong answer.
+_NOT_MIRRORED = {
+    "--pipeline-parallel-size": "pipeline parallelism: its stages differ in layers, weights and profile run",
+    "-pp": "pipeline parallelism: its stages differ in layers, weights and profile run",
+    "--decode-context-parallel-size": "decode context parallelism",
+    "-dcp": "decode context parallelism",
+    "--prefill-context-parallel-size": "prefill context parallelism",
+    "--data-parallel-size": "data parallelism",
+    "-dp": "data parallelism",
+    "--enable-expert-parallel": "expert parallelism",
+    "--cpu-offload-params": "offload of some weights by name",
+    "--offload-group-size": "prefetching weight offload",
+    "--kv-cache-dtype-skip-layers": "KV dtypes that differ by layer",
+    "VLLM_USE_V2_MODEL_RUNNER": "a model runner chosen by hand",
+    "VLLM_USE_V1": "the engine before V1",
+}
+_NEUTRAL = ("1", "0", "null", "none")
+_EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenFlags:
+    """What was given, None where vLLM chooses. Compared and hashed by identity: it is part of cache keys.
+
+    Args:
+        max_model_len: Tokens; None for the request's context.
+        auto_max_model_len: Whether `--max-model-len auto` (or -1) asks vLLM to reduce it to what fits.
+        kv_dtype: The KV cache type.
+        gpu_memory_utilization: Fraction of the card.
+        max_num_batched_tokens: Tokens of one step.
+        max_num_seqs: Requests at once.
+        block_size: Tokens of a block.
+        kv_cache_memory_bytes: KV memory by hand; no profiling counts then.
+        num_blocks: `--num-gpu-blocks-override`.
+        hybrid: True or False when hybrid groups were asked for or refused.
+        chunked_hybrid_env: The environment variable, when given.
+        graph_estimate_env: The same for the CUDA graph estimate.
+        long_context_env: Whether a context above the model's maximum is allowed.
+        connector: Name of the KV connector, empty for none; "?" when it is not named.
+        kv_events: Whether KV events are published.
+        speculative: Method of speculative decoding, empty for none.
+        enforce_eager: Whether there are no CUDA graphs.
+        prefix_caching: True or False when asked for.
+        async_scheduling: True or False when asked for.
+        chunked_prefill: Whether chunked prefill is on.
+        images: Whether the vision tower serves images.
+        throughput_mode: `--performance-mode throughput`, which doubles the default batch.
+        calculate_kv_scales: Whether `--calculate-kv-scales` was given.
+        cpu_offload_bytes: Weights to keep in the machine's memory, for each GPU.
+        kv_offload_bytes: Machine memory for finished KV, all ranks together.
+        passed_on: Words of the flags farspan does not write itself, as given.
+        env: Environment variables, as given.
+    """
+
+    max_model_len: int | None
+    auto_max_model_len: bool
+    kv_dtype: KvDtype
+    gpu_memory_utilization: float | None
+    max_num_batched_tokens: int | None
+    max_num_seqs: int | None
+    block_size: int | None
+    kv_cache_memory_bytes: int | None
+    num_blocks: int | None
+    hybrid: bool | None
+    chunked_hybrid_env: bool | None
+    graph_estimate_env: bool | None
+    long_context_env: bool
+    connector: str
+    kv_events: bool
+    speculative: str
+    enforce_eager: bool
+    prefix_caching: bool | None
+    async_scheduling: bool | None
+    chunked_prefill: bool
+    images: bool
+    throughput_mode: bool
+    calculate_kv_scales: bool
+    cpu_offload_bytes: int
+    kv_offload_bytes: int
+    passed_on: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+def human_int(text: str, flag: str) -> int:
+    """Read a number as vLLM does: 10k is 10,000 and 10K is 10,240 (engine/arg_utils.py: human_readable_int).
+
+    Raises:
+        InputError: The text is not such a number.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgGtT]?)", text.strip())
+    if match is not None:
+        number, unit = match.groups()
+        power = "kmgt".find(unit.lower()) + 1 if unit else 0
+        if unit == unit.lower():
+            whole, _, fraction = number.partition(".")
+            value, rest = divmod(int(whole + fraction) * int(1000**power), int(10 ** len(fraction)))
+            if not rest:
+                return value
+        elif "." not in number:
+            return int(number) << (10 * power)
+    raise InputError(
+        f"{flag} {text!r} is not a whole number", "write it in digits: vLLM reads 10M as 10 x 2^20"
+    )
+
+
+def read_flags(request: PlanRequest, rules: VllmRules) -> GivenFlags:
+    """Read the engine flags of a request.
+
+    Raises:
+        InputError: A flag contradicts the request, has a value vLLM refuses, does not exist in this version,
+            or asks for something whose memory is not mirrored.
+    """
+    return _read(
+        tuple(request.engine_flags.items()), request.model, request.gpu, request.tp, request.kv_dtype, rules
+    )
+
+
+@lru_cache(maxsize=1024)
+def _read(
+    flags: tuple[tuple[str, str | None], ...],
+    model: ModelSpec,
+    gpu: Gpu,
+    tp: int,
+    kv_dtype: KvDtype,
+    rules: VllmRules,
+) -> GivenFlags:
+    """Read flags; nothing else of a request changes what they mean."""
+    asked = PlanRequest(model, gpu, tp, tp, 1, kv_dtype=kv_dtype, engine_flags=normalized(dict(flags)))
+    _refuse(asked, rules)
+    length, auto = _max_model_len(asked, rules)
+    fraction = (
+        asked.float_flag(0.0, "--gpu-memory-utilization")
+        if _given(asked, "--gpu-memory-utilization")
+        else None
+    )
+    if fraction is not None and not 0 < fraction <= 1:
+        raise InputError(
+            f"--gpu-memory-utilization {fraction} is not above 0 and at most 1", "write it as 0.90"
+        )
+    speculative = _json(asked, "--speculative-config", "-sc")
+    connector = _connector(asked)
+    return GivenFlags(
+        max_model_len=length,
+        auto_max_model_len=auto,
+        kv_dtype=_kv_dtype(asked),
+        gpu_memory_utilization=fraction,
+        max_num_batched_tokens=_human(asked, "--max-num-batched-tokens"),
+        max_num_seqs=_human(asked, MAX_NUM_SEQS),
+        block_size=_human(asked, "--block-size"),
+        kv_cache_memory_bytes=_human(asked, "--kv-cache-memory-bytes"),
+        num_blocks=_human(asked, "--num-gpu-blocks-override"),
+        hybrid=_hybrid(asked),
+        chunked_hybrid_env=_env(asked, CHUNKED_HYBRID_ENV),
+        graph_estimate_env=_env(asked, GRAPH_ESTIMATE_ENV),
+        long_context_env=_env(asked, LONG_CONTEXT_ENV) is True,
+        connector=connector,
+        kv_events=_given(asked, "--kv-events-config"),
+        speculative=str(speculative.get("method", "?")) if speculative else "",
+        enforce_eager=_switch(asked, "--enforce-eager") is True,
+        prefix_caching=_switch(asked, "--enable-prefix-caching"),
+        async_scheduling=_switch(asked, "--async-scheduling"),
+        chunked_prefill=_switch(asked, "--enable-chunked-prefill") is not False,
+        images=_images(asked),
+        throughput_mode=asked.text_flag("", "--performance-mode") == "throughput",
+        calculate_kv_scales=_switch(asked, "--calculate-kv-scales") is True,
+        cpu_offload_bytes=_gib(asked, "--cpu-offload-gb"),
+        kv_offload_bytes=_gib(asked, "--kv-offloading-size"),
+        passed_on=_passed_on(asked),
+        env=split_environment(asked.engine_flags)[1],
+    )
+
+
+def _passed_on(request: PlanRequest) -> tuple[str, ...]:
+    words: list[str] = []
+    for name, value in split_environment(request.engine_flags)[0].items():
+        if name not in _WRITTEN_BY_FARSPAN:
+            words += [name] if value is None else [name, value]
+    return tuple(words)
+
+
+def normalized(flags: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Flags with dashes for underscores, as vLLM's FlexibleArgumentParser takes them; the rest unchanged."""
+    return {name.replace("_", "-") if name.startswith("--") else name: value for name, value in flags.items()}
+
+
+def uses_eagle(method: str) -> bool:
+    """Whether a speculative method drafts with a model's hidden states (vllm: use_eagle)."""
+    return method in _EAGLE_METHODS
+
+
+def _refuse(request: PlanRequest, rules: VllmRules) -> None:
+    for name, what in _NOT_MIRRORED.items():
+        if request.has_flag(name) and (request.engine_flags[name] or "yes").lower() not in _NEUTRAL:
+            raise InputError(
+                f"{name} ({what}) changes vLLM's memory in a way farspan does not mirror",
+                f"plan without {name}",
+            )
+    if request.has_flag(*_TP) and request.int_flag(0, *_TP) != request.tp:
+        raise InputError(
+            f"--tensor-parallel-size {request.text_flag('', *_TP)} contradicts --tp {request.tp}", "give one"
+        )
+    if request.has_flag("--calculate-kv-scales") and not rules.calculates_kv_scales:
+        raise InputError(f"vllm {rules.version} has no --calculate-kv-scales", "drop it: it went in 0.29.0")
+
+
+def _given(request: PlanRequest, name: str) -> bool:
+    return request.has_flag(name)
+
+
+def _human(request: PlanRequest, name: str) -> int | None:
+    if not request.has_flag(name):
+        return None
+    value = human_int(request.text_flag("", name), name)
+    if value <= 0:
+        raise InputError(f"{name} {value} is not positive", "give a number above 0")
+    return value
+
+
+def _gib(request: PlanRequest, name: str) -> int:
+    value = request.float_flag(0.0, name)
+    if not 0 <= value < float("inf"):
+        raise InputError(f"{name} {value} is not a memory size", "give GiB, as in 16")
+    return int(value * 2**30)
+
+
+def _max_model_len(request: PlanRequest, rules: VllmRules) -> tuple[int | None, bool]:
+    text = request.text_flag("", MAX_MODEL_LEN)
+    if text.lower() not in ("auto", "-1"):
+        return _human(request, MAX_MODEL_LEN), False
+    if not rules.auto_max_model_len:
+        raise InputError(f"vllm {rules.version} has no --max-model-len {text}", "give the number of tokens")
+    return None, True
+
+
+def _switch(request: PlanRequest, name: str) -> bool | None:
+    """A switch with a `--no-` form: True, False, or None when neither was given."""
+    if request.has_flag(name):
+        value = request.engine_flags[name]
+        return value is None or value.lower() not in ("false", "0")
+    return False if request.has_flag(f"--no-{name[2:]}") else None
+
+
+def _env(request: PlanRequest, name: str) -> bool | None:
+    """An environment variable written among the flags as NAME=0 or NAME=1; None when it is not there."""
+    value = request.engine_flags.get(name)
+    return None if value is None else value not in ("0", "")
+
+
+def _hybrid(request: PlanRequest) -> bool | None:
+    if request.has_flag("--enable-hybrid-kv-cache-manager"):
+        return True
+    disabled = _switch(request, DISABLE_HYBRID)
+    return None if disabled is None else not disabled
+
+
+def _json(request: PlanRequest, *names: str) -> dict[str, object]:
+    text = request.text_flag("", *names)
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        raise InputError(f"{names[0]} {text!r} is not JSON", 'write it as \'{"key": "value"}\'') from None
+    if not isinstance(value, dict):
+        raise InputError(f"{names[0]} {text!r} is not a JSON object", 'write it as \'{"key": "value"}\'')
+    return value
+
+
+def _connector(request: PlanRequest) -> str:
+    """The KV connector: named, or the one `--kv-offloading-size` stands for (config/vllm.py)."""
+    given = _json(request, "--kv-transfer-config")
+    if given:
+        return str(given.get("kv_connector", "?"))
+    if request.has_flag("--kv-offloading-size"):
+        backend = request.text_flag("native", "--kv-offloading-backend")
+        return "OffloadingConnector" if backend == "native" else "LMCacheMPConnector"
+    return ""
+
+
+def _images(request: PlanRequest) -> bool:
+    """Whether images are served: not with --language-model-only, nor with a limit of 0 images."""
+    if _switch(request, "--language-model-only"):
+        return False
+    limit = request.text_flag("", "--limit-mm-per-prompt")
+    return re.search(r"[\"']?image[\"']?\s*[:=]\s*0\b", limit) is None
+
+
+def _kv_dtype(request: PlanRequest) -> KvDtype:
+    text = request.text_flag("", "--kv-cache-dtype")
+    if not text:
+        return request.kv_dtype
+    if text not in _DTYPES:
+        raise InputError(
+            f"--kv-cache-dtype {text} is not mirrored for vLLM", f"choose one of {', '.join(_DTYPES)}"
+        )
+    return _DTYPES[text]

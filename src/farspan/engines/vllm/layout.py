@@ -1,0 +1,170 @@
+"""From a ModelSpec to the KV cache spec of each layer, as a vLLM version builds it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from farspan.engines.vllm.flags import GivenFlags
+from farspan.engines.vllm.kv_spec import KvSpec, SpecKind, ceil_div
+from farspan.engines.vllm.pool import KvLayout, make_layout
+from farspan.engines.vllm.versions import VllmRules
+from farspan.errors import InputError
+from farspan.hardware.gpu import Gpu
+from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec
+
+DEFAULT_BLOCK = 16
+# FlashAttention's kernel takes any multiple of 16 (v1/attention/backends/flash_attn.py).
+_KERNEL_BLOCK = 16
+_DS_MLA_BYTES = 656  # 512 FP8 values, 4 float32 scales, 64 bf16 RoPE values (flashmla_sparse.py)
+
+
+@lru_cache(maxsize=4096)
+def kv_layout(
+    model: ModelSpec,
+    rules: VllmRules,
+    *,
+    tp: int,
+    kv_dtype: KvDtype,
+    block_size: int,
+    hybrid: bool,
+    prefix_caching: bool,
+) -> KvLayout:
+    """The KV layout of a model on one rank. Cached: nothing in it depends on context or memory.
+
+    Args:
+        model: The model.
+        rules: The version's rules.
+        tp: Tensor-parallel size.
+        kv_dtype: The resolved KV type.
+        block_size: Tokens of a block, before a recurrent model raises it.
+        hybrid: Whether hybrid groups are on.
+        prefix_caching: Whether prefix caching is on (recurrent layers keep one more state).
+
+    Raises:
+        InputError: A kind of attention whose cache is not mirrored, or layers vLLM cannot group.
+    """
+    block = aligned_block(model, rules, tp=tp, kv_dtype=kv_dtype, block_size=block_size)
+    specs: dict[str, KvSpec] = {}
+    for layer in model.layers:
+        name = f"layers.{layer.index}.attn"
+        if layer.shares_kv_with is not None:
+            continue
+        if layer.attention is AttentionKind.COMPRESSED:
+            raise InputError(
+                f"{model.name} keeps latents at several rates and running compressor states, each in a cache with "
+                "a block size of its own, and farspan does not mirror how vLLM groups those",
+                "read the KV cache size off the log of a server with few requests",
+            )
+        specs[name] = _layer_spec(model, layer, rules, tp, kv_dtype, block, prefix_caching=prefix_caching)
+        if layer.indexer is not None:
+            # One FP8 or bf16 key a token, on every rank (deepseek_v2.py: DeepseekV32IndexerCache).
+            entry = layer.indexer.entry_bytes
+            specs[f"{name}.indexer"] = KvSpec(SpecKind.MLA, block, 1, entry, 0, 1)
+    return make_layout(specs, rules, hybrid=hybrid)
+
+
+def default_block_size(model: ModelSpec, gpu: Gpu, kv_dtype: KvDtype, rules: VllmRules) -> int:
+    """Tokens of a block when `--block-size` is not given: the attention backend's choice.
+
+    vllm 0.12.0 platforms/cuda.py: check_and_update_config; from 0.20.0 platforms/interface.py:
+    update_block_size_for_backend.
+    """
+    latent = [layer for layer in model.layers if layer.attention is AttentionKind.MLA]
+    if not latent:
+        sparse = any(layer.indexer is not None for layer in model.layers)
+        return 128 if sparse else DEFAULT_BLOCK  # MiniMax M3: one sparse block a page
+    if any(layer.indexer is not None for layer in latent):
+        return 64
+    if not rules.subtracts_graphs:
+        return 128 if gpu.capability[0] == 10 else 64
+    if gpu.capability[0] == 10:
+        return 32  # FlashInfer MLA
+    if gpu.capability[0] == 9 and kv_dtype.is_fp8:
+        return 64  # FlashMLA
+    return DEFAULT_BLOCK
+
+
+def resolve_kv_dtype(model: ModelSpec, wanted: KvDtype) -> KvDtype:
+    """The KV type as vLLM stores it: sparse MLA keeps FP8 in its own layout (config.py: DeepseekV32)."""
+    sparse_latent = any(
+        layer.indexer is not None and layer.attention is AttentionKind.MLA for layer in model.layers
+    )
+    if wanted is KvDtype.FP8_DS_MLA and not sparse_latent:
+        raise InputError(f"fp8_ds_mla is for sparse MLA models, not {model.name}", "use fp8_e4m3")
+    return KvDtype.FP8_DS_MLA if sparse_latent and wanted.is_fp8 else wanted
+
+
+def prefix_caching(model: ModelSpec, given: GivenFlags, rules: VllmRules) -> bool:
+    """Whether prefix caching is on (vllm config/model.py: is_prefix_caching_supported)."""
+    if given.prefix_caching is not None:
+        return given.prefix_caching
+    return rules.prefix_caches_states or not any(True for _ in model.layers_of(AttentionKind.LINEAR))
+
+
+def aligned_block(model: ModelSpec, rules: VllmRules, *, tp: int, kv_dtype: KvDtype, block_size: int) -> int:
+    """The block size once an attention page is at least as large as a recurrent state.
+
+    vllm 0.24.0 platforms/interface.py: _align_hybrid_block_size (0.12.0: HybridAttentionMambaModelConfig).
+    """
+    states = [layer.state_bytes(tp) for layer in model.layers_of(AttentionKind.LINEAR)]
+    attention = [layer for layer in model.layers if layer.attention is not AttentionKind.LINEAR]
+    if not states or not attention:
+        return block_size
+    token = _token_bytes(model, attention[0], tp, kv_dtype)
+    alignment = max(_KERNEL_BLOCK, block_size)
+    if rules.aligns_latent_blocks and attention[0].attention is AttentionKind.MLA:
+        alignment = max(alignment, 128)
+    return max(block_size, alignment * ceil_div(max(states), alignment * token))
+
+
+def _token_bytes(model: ModelSpec, layer: LayerSpec, tp: int, kv_dtype: KvDtype) -> int:
+    if kv_dtype is KvDtype.FP8_DS_MLA:
+        return _DS_MLA_BYTES
+    return layer.kv_entry_bytes(kv_dtype.value_bytes(model.dtype_bytes), tp)
+
+
+def _layer_spec(
+    model: ModelSpec,
+    layer: LayerSpec,
+    rules: VllmRules,
+    tp: int,
+    kv_dtype: KvDtype,
+    block: int,
+    *,
+    prefix_caching: bool,
+) -> KvSpec:
+    value_bytes = kv_dtype.value_bytes(model.dtype_bytes)
+    if layer.attention is AttentionKind.LINEAR:
+        attention = next(
+            (other for other in model.layers if other.attention is not AttentionKind.LINEAR), None
+        )
+        page = block * _token_bytes(model, attention, tp, kv_dtype) if attention else None
+        return KvSpec(
+            SpecKind.STATE,
+            block,
+            state_bytes=layer.state_bytes(tp),
+            page_padded=page,
+            # MambaSpec.max_memory_usage_bytes: mode "align" with prefix caching, else "none".
+            state_blocks=2 if prefix_caching else 1,
+        )
+    if layer.attention is AttentionKind.MLA:
+        packed = kv_dtype is KvDtype.FP8_DS_MLA
+        return KvSpec(
+            SpecKind.MLA,
+            block,
+            num_kv_heads=1,
+            head_size=layer.head_dim,
+            value_bytes=value_bytes,
+            entry_bytes=_DS_MLA_BYTES if packed else None,
+            cache_dtype=kv_dtype.value,
+        )
+    heads = layer.kv_heads_per_rank(tp)
+    if layer.attention is AttentionKind.FULL:
+        return KvSpec(SpecKind.FULL, block, heads, layer.head_dim, layer.value_head_dim, value_bytes)
+    if layer.attention is AttentionKind.CHUNKED_LOCAL:
+        kind = SpecKind.CHUNKED_LOCAL
+        return KvSpec(kind, block, heads, layer.head_dim, layer.head_dim, value_bytes, layer.window)
+    window_block = _KERNEL_BLOCK if rules.smallest_window_block else block
+    value_head = layer.value_head_dim if rules.window_value_size else layer.head_dim
+    kind = SpecKind.SLIDING_WINDOW
+    return KvSpec(kind, window_block, heads, layer.head_dim, value_head, value_bytes, layer.window)

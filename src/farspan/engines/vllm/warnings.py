@@ -1,0 +1,168 @@
+"""Where a common belief about vLLM is wrong, or a trap is near, with the numbers of the request."""
+
+from __future__ import annotations
+
+from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, MAX_MODEL_LEN, MAX_NUM_SEQS, normalized
+from farspan.engines.vllm.printed import kv_cache_size_tokens
+from farspan.engines.vllm.state import VllmState
+from farspan.engines.vllm.versions import KNOWN_VERSIONS, CapacityCheck, SizeLine, is_listed
+from farspan.models.spec import AttentionKind, KvDtype
+from farspan.planner.timing import offloaded_weights_warning
+from farspan.sizes import GIB, format_bytes
+
+_TABLES_WORTH_SAYING = 2 * GIB
+
+
+def warnings(state: VllmState, *, starts: bool) -> tuple[str, ...]:
+    """Warnings about one planned server, the most costly mistake first."""
+    return (
+        *(_waits_for_ever(state) if starts else ()),
+        *_who_turned_hybrid_off(state),
+        *_tables(state),
+        *_fp8(state),
+        *_offload(state),
+        *(_printed_size(state) if starts else ()),
+        *_parallel(state),
+        *_units(state),
+        *_recurrent(state),
+        *_unlisted(state),
+    )
+
+
+def _unlisted(state: VllmState) -> list[str]:
+    architecture = state.request.model.architecture
+    if is_listed(architecture):
+        return []
+    return [
+        f"No vLLM up to {KNOWN_VERSIONS[-1]} lists {architecture}: planned as if vLLM treated its layers "
+        "like those of other models."
+    ]
+
+
+def _waits_for_ever(state: VllmState) -> list[str]:
+    if state.frame.capacity >= state.max_model_len:
+        return []
+    checked = "counts windowed layers as if hybrid groups were on"
+    if state.rules.check is CapacityCheck.FIRST_GROUP:
+        checked = "counts the first KV group only"
+    return [
+        f"The server starts with {MAX_MODEL_LEN} {state.max_model_len}, since the check of vLLM "
+        f"{state.rules.version} {checked}, but a request above {state.frame.capacity:,} tokens waits for ever: KV "
+        "usage climbs, falls to 0, and no line is logged. It recovers when the client goes away."
+    ]
+
+
+def _who_turned_hybrid_off(state: VllmState) -> list[str]:
+    if state.frame.env_chosen:
+        return [
+            f"vLLM {state.rules.version} keeps every token in every layer unless {CHUNKED_HYBRID_ENV}=1 is "
+            "set: this plan sets it."
+        ]
+    specs = [spec for group in state.layout.groups for spec in group.distinct]
+    if state.frame.hybrid.on or not any(spec.full_window or spec.full_chunk for spec in specs):
+        return []
+    return [
+        f"Hybrid KV groups are off ({state.frame.hybrid.off_because}): windowed layers keep every token, so the "
+        f"longest request is {state.frame.capacity:,} tokens."
+    ]
+
+
+def _tables(state: VllmState) -> list[str]:
+    if state.requests_chosen:
+        return [
+            f"With the default {MAX_NUM_SEQS} {state.default_requests} the block tables alone would take "
+            f"{format_bytes(state.default_tables)} a GPU outside the budget, and the server would run out of "
+            f"memory: this plan sets {MAX_NUM_SEQS} {state.limits.requests}."
+        ]
+    if state.tables < _TABLES_WORTH_SAYING:
+        return []
+    return [
+        f"The block tables take {format_bytes(state.tables)} a GPU outside --gpu-memory-utilization: a row "
+        f"of {state.max_model_len:,} tokens for each of {state.limits.requests} requests. {MAX_NUM_SEQS} 8 "
+        "makes them negligible."
+    ]
+
+
+def _fp8(state: VllmState) -> list[str]:
+    if not state.frame.kv_dtype.is_fp8 or state.frame.kv_dtype is KvDtype.FP8_DS_MLA:
+        return []
+    found = []
+    own_figure = state.request.available_kv_bytes is not None
+    if own_figure or state.holds_with(KvDtype.AUTO) >= state.request.concurrency:
+        longest = state.capacity_with(KvDtype.AUTO)
+        if longest >= state.request.context:
+            found.append(
+                f"FP8 is not needed for {state.request.context:,} tokens: with the model's own KV type one "
+                f"request may have {longest:,}."
+            )
+    if state.frame.kv_dtype is KvDtype.FP8_E5M2:
+        found.append(
+            "E5M2 cannot be used with a quantized query (FlashAttention 3 on Hopper to 0.20, TensorRT-LLM "
+            "kernels on Blackwell): use fp8_e4m3. The assertion has nothing to do with --calculate-kv-scales."
+        )
+    return found
+
+
+def _offload(state: VllmState) -> list[str]:
+    found = offloaded_weights_warning(state.frame.budget.offloaded)
+    if state.given.connector:
+        found.append(
+            "A KV connector keeps or moves finished KV; it does not raise the longest request: every token of a "
+            "running request must be in the GPU's pool."
+        )
+    return found
+
+
+def _printed_size(state: VllmState) -> list[str]:
+    if len(state.layout.groups) < 2:
+        return []
+    printed = kv_cache_size_tokens(
+        state.layout, state.frame.num_blocks, state.max_model_len, state.frame.in_flight
+    )
+    if state.rules.size_line is SizeLine.DIVIDED:
+        return [
+            f'The log will say "GPU KV cache size: {printed:,} tokens", the same with hybrid groups on and '
+            f"off: it is not the longest request, which is {state.frame.capacity:,} tokens."
+        ]
+    return [
+        f'The "GPU KV cache size: {printed:,} tokens" of the log is the concurrency times {MAX_MODEL_LEN}: '
+        "it changes when that flag does, though the memory does not."
+    ]
+
+
+def _parallel(state: VllmState) -> list[str]:
+    tp = state.request.tp
+    if tp == 1:
+        return []
+    if any(True for _ in state.request.model.layers_of(AttentionKind.MLA)):
+        return [
+            f"Each of the {tp} ranks keeps a copy of the whole latent cache: more ranks do not share it out."
+        ]
+    heads = max((layer.num_kv_heads for layer in state.request.model.layers), default=0)
+    if heads and tp > heads:
+        return [
+            f"TP {tp} is above the {heads} KV heads, so ranks keep copies: a token takes as much on each GPU "
+            f"as at TP {heads}."
+        ]
+    return [
+        f"The figures are for the whole server, not for one GPU: each of {tp} ranks keeps its share of the "
+        "heads of the same tokens. Do not multiply them by TP."
+    ]
+
+
+def _units(state: VllmState) -> list[str]:
+    text = normalized(state.request.engine_flags).get(MAX_MODEL_LEN) or ""
+    if text[-1:] in ("K", "M", "G"):
+        return [
+            f"vLLM reads {MAX_MODEL_LEN} {text} as {state.max_model_len:,}: its capital units are binary."
+        ]
+    return []
+
+
+def _recurrent(state: VllmState) -> list[str]:
+    if not any(True for _ in state.request.model.layers_of(AttentionKind.LINEAR)):
+        return []
+    return [
+        f"Blocks of {state.layout.block_size} tokens make an attention page as large as a recurrent state; a "
+        "backend that checkpoints states during the prompt keeps one state more a request than counted here."
+    ]

@@ -1,0 +1,1 @@
+"""Elastic memory: drivers, segments, ranges and the pages on them."""

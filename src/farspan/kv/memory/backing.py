@@ -1,0 +1,178 @@
+"""Which segments of some ranges are in use, and by how many: mapped when first needed, unmapped after a quiet time.
+
+Users come and go far more often than memory should, so a segment without users stays mapped for a while: a user who
+comes back pays nothing, another pool that needs the memory gets it, and otherwise it goes back to the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from farspan.errors import FarspanError
+from farspan.kv.memory.drivers.driver import Fence, Handle
+from farspan.kv.memory.segments import UNMAP_AFTER, SegmentedRange, SegmentPool
+
+
+class Span(NamedTuple):
+    """Segments [start, stop) of range number `range`."""
+
+    range: int
+    start: int
+    stop: int
+
+
+class _Empty(NamedTuple):
+    since: float
+    fence: Fence
+
+
+class Backing:
+    """The backed parts of several ranges of one `SegmentPool`.
+
+    Args:
+        pool: Where segments come from.
+        sizes: Bytes of address space of each range.
+    """
+
+    def __init__(self, pool: SegmentPool, sizes: Sequence[int]) -> None:
+        self._pool = pool
+        self.ranges: list[SegmentedRange] = []
+        try:
+            for size in sizes:
+                self.ranges.append(SegmentedRange(pool, size))
+        except FarspanError:
+            self.close()
+            raise
+        self._users = [np.zeros(one.segments, np.int32) for one in self.ranges]
+        self._empty: dict[tuple[int, int], _Empty] = {}  # mapped and without users, the longest first
+
+    @property
+    def has_empty(self) -> bool:
+        """Whether something is mapped and has no user."""
+        return bool(self._empty)
+
+    @property
+    def mapped_segments(self) -> int:
+        """Segments mapped now, in use or not."""
+        return sum(one.mapped_segments for one in self.ranges)
+
+    def hold(self, spans: Sequence[Span], growing: bool = True) -> None:
+        """Count one more user of every segment of `spans`, mapping those that are not; all or none.
+
+        `growing` says that more will be wanted soon (see `SegmentPool.take`).
+
+        Raises:
+            NoRoomError: There is no memory for them; nothing has changed.
+        """
+        wanted = {(span.range, index) for span in spans for index in range(span.start, span.stop)}
+        # Taken off the list first: what is about to be used must not be surrendered to make room for the rest.
+        revived = {key: self._empty.pop(key) for key in wanted & self._empty.keys()}
+        missing = sorted(key for key in wanted if not self.ranges[key[0]].mapped(key[1]))
+        try:
+            self._map(missing, growing)
+        except FarspanError:
+            self._empty = dict(sorted((self._empty | revived).items(), key=lambda item: item[1].since))
+            raise
+        for span in spans:
+            self._users[span.range][span.start : span.stop] += 1
+
+    def release(self, spans: Sequence[Span]) -> None:
+        """Count one user less of every segment of `spans`; those without any are unmapped after the quiet time."""
+        fence, now = self._pool.driver.fence(), self._pool.clock()
+        for span in spans:
+            users = self._users[span.range][span.start : span.stop]
+            assert users.all(), "a segment is released as often as it was held"
+            users -= 1
+            for index in np.flatnonzero(users == 0):
+                self._empty[span.range, span.start + int(index)] = _Empty(now, fence)
+
+    def affordable(self, groups: Iterable[Sequence[Span]], room: int) -> int:
+        """Return how many of `groups`, in order, could be held together with `room` segments of the pool's `room`."""
+        counted: set[tuple[int, int]] = set()
+        held = 0
+        for spans in groups:
+            wanted = {
+                (span.range, index) for span in spans for index in range(span.start, span.stop)
+            } - counted
+            for key in wanted:
+                empty = self._empty.get(key)
+                # What could be surrendered is part of the room already; what waits for its fence is not.
+                room -= not self.ranges[key[0]].mapped(key[1]) or (empty is not None and empty.fence.done())
+            if room < 0:
+                break
+            counted |= wanted
+            held += 1
+        return held
+
+    def tick(self) -> None:
+        """Unmap what has had no user for half the quiet time and is behind its fence."""
+        if not self._empty:
+            return
+        due = self._pool.clock() - UNMAP_AFTER * self._pool.quiet_s
+        for key, empty in list(self._empty.items()):
+            if empty.since > due:
+                break
+            if empty.fence.done():
+                self._unmap(key)
+
+    def surrenderable(self) -> int:
+        """See `Lender.surrenderable`."""
+        return sum(empty.fence.done() for empty in self._empty.values())
+
+    def surrender(self, count: int) -> int:
+        """See `Lender.surrender`; the highest segments go first."""
+        given = 0
+        for key in sorted(self._empty, key=lambda key: -key[1]):
+            if given >= count:
+                break
+            if self._empty[key].fence.done():
+                self._unmap(key)
+                given += 1
+        return given
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError when the books do not balance."""
+        for number, (one, users) in enumerate(zip(self.ranges, self._users, strict=True)):
+            assert (users >= 0).all(), "no segment has fewer than no users"
+            used = set(np.flatnonzero(users).tolist())
+            empty = {index for which, index in self._empty if which == number}
+            assert not used & empty, "a segment in use is not empty"
+            mapped = {index for index in range(one.segments) if one.mapped(index)}
+            assert used | empty == mapped, "what is mapped is in use or on its way out"
+
+    def close(self) -> None:
+        """Give every segment and the address space back."""
+        for one in self.ranges:
+            one.close()
+        self._empty = {}
+
+    def _map(self, missing: list[tuple[int, int]], growing: bool) -> None:
+        handles = self._pool.take(len(missing), growing)
+        done: list[tuple[int, int]] = []
+        try:
+            for number, start, stop in _runs(missing):
+                count = stop - start
+                self.ranges[number].map_segments(start, handles[len(done) : len(done) + count])
+                done += [(number, index) for index in range(start, stop)]
+        except FarspanError:
+            rest: list[Handle] = handles[len(done) :]
+            self._pool.give([self.ranges[number].unmap_segment(index) for number, index in done] + rest)
+            raise
+
+    def _unmap(self, key: tuple[int, int]) -> None:
+        handle = self.ranges[key[0]].unmap_segment(key[1])
+        self._pool.give([handle], since=self._empty.pop(key).since)
+
+
+def _runs(keys: list[tuple[int, int]]) -> list[Span]:
+    """Return ascending (range, index) pairs as runs of neighbours."""
+    runs: list[Span] = []
+    for number, index in keys:
+        if runs and runs[-1].range == number and runs[-1].stop == index:
+            runs[-1] = Span(number, runs[-1].start, index + 1)
+        else:
+            runs.append(Span(number, index, index + 1))
+    return runs

@@ -1,0 +1,291 @@
+"""Pages of the KV cache: the unit of allocation and sharing, in elastic memory.
+
+A pool serves the layers of one kind. Every layer has a range of its own, and a page is the same consecutive slots in
+each of them, so a page id is an address in every layer and never moves. A segment of the pool is a run of pages: it is
+backed in all layers or in none, grows when there is no free page below, and goes when all of its pages are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farspan.errors import InputError
+from farspan.kv.memory.backing import Backing, Span
+from farspan.kv.memory.drivers.driver import NoRoomError
+from farspan.kv.memory.page_refs import PageBooks, Pages
+from farspan.kv.memory.segments import SegmentPool
+from farspan.kv.sizing import fit_segment
+
+if TYPE_CHECKING:
+    import torch
+
+
+class PagePool:
+    """Pages of one kind of layers. Not safe to share between threads.
+
+    Its first segment is backed as long as it lives; that is what it costs when it is idle.
+
+    Args:
+        segments: Where the memory comes from.
+        row_bytes: Bytes of one token slot, a layer each.
+        page_tokens: Token slots of a page.
+        max_pages: Pages there can ever be; address space is reserved for all of them.
+
+    Raises:
+        NoRoomError: There is no memory for the first segment.
+    """
+
+    def __init__(
+        self, segments: SegmentPool, row_bytes: Sequence[int], page_tokens: int, max_pages: int
+    ) -> None:
+        if not row_bytes or min(row_bytes) <= 0 or page_tokens <= 0 or not 0 < max_pages < 2**31:
+            raise InputError("a page pool needs layers, and a row, a page and a cap of at least 1")
+        self._pool = segments
+        self.row_bytes = tuple(row_bytes)
+        self.page_tokens = page_tokens
+        self._page_bytes = [row * page_tokens for row in row_bytes]
+        most = max(1, segments.segment_bytes // max(self._page_bytes))
+        pages, block = fit_segment(min(most, max_pages))
+        # Whether a segment of the pool is just one segment of every layer.
+        self._even = all(page * pages == segments.segment_bytes for page in self._page_bytes)
+        self._books = PageBooks(max_pages, pages, block)
+        self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
+        self._may_shrink = self._counted_on = False
+        try:
+            self._back(np.zeros(1, np.int64), growing=False)
+        except NoRoomError:
+            self._backing.close()
+            raise
+        segments.register(self)
+
+    # --- how many ------------------------------------------------------------------------------------------------
+
+    @property
+    def max_pages(self) -> int:
+        """Pages there can ever be."""
+        return self._books.max_pages
+
+    @property
+    def pages_per_segment(self) -> int:
+        """Pages that are backed together; segment s holds pages [s * this, (s + 1) * this)."""
+        return self._books.segment_pages
+
+    @property
+    def mapped_pages(self) -> int:
+        """Pages that have memory now."""
+        return self._books.backed_pages
+
+    @property
+    def used(self) -> int:
+        """Pages with a reference."""
+        return self._books.backed_pages - self._books.free_pages
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Physical bytes mapped for this pool now."""
+        return self._backing.mapped_segments * self._pool.segment_bytes
+
+    def available(self) -> int:
+        """Return the pages that `alloc` could give now, growth included."""
+        room, unbacked = self._pool.room(), self._books.unbacked()
+        if self._even and not self._backing.has_empty:  # the usual case, in no time: all cost the same
+            count = min(room // len(self.row_bytes), len(unbacked))
+        else:
+            count = self._backing.affordable((self._spans(segment) for segment in unbacked.tolist()), room)
+        return self._books.free_pages + int(self._books.pages_of(unbacked[:count]).sum())
+
+    # --- allocation ----------------------------------------------------------------------------------------------
+
+    def alloc(self, n: int, after: int | None = None) -> Pages | None:
+        """Return `n` page ids with one reference each, or None when there is no room (nothing has changed).
+
+        Those that directly follow page `after` come first, as far as they are free; the others ascend from the lowest
+        free page. The pool grows by whole segments when it must. The array may be read-only.
+
+        Raises:
+            DriverError: The device refused for another reason than memory; nothing has changed.
+        """
+        if n <= 0:
+            return np.empty(0, np.int32)
+        missing = n - self._books.free_pages
+        if missing > 0:
+            # Only the very last segment may have fewer pages than the others, and it comes last here too.
+            growth = self._books.unbacked()[: -(-missing // self.pages_per_segment)]
+            if self._books.pages_of(growth).sum() < missing:
+                return None
+            # What is empty here is counted on: it is not given up to make room for the rest.
+            self._counted_on = True
+            try:
+                self._back(growth)
+            except NoRoomError:
+                return None
+            finally:
+                self._counted_on = False
+        return self._books.take(n, after)
+
+    def share(self, pages: Pages) -> None:
+        """Count one more reference of every page.
+
+        Raises:
+            DriverError: A page is not in use; nothing has changed.
+        """
+        self._books.share(np.asarray(pages))
+
+    def free(self, pages: Pages) -> int:
+        """Count one reference less of every page; those without any are free. Return how many these are.
+
+        Raises:
+            DriverError: A page is freed more often than it is in use; nothing has changed.
+        """
+        freed = self._books.free(np.asarray(pages))
+        self._may_shrink = self._may_shrink or freed > 0
+        return freed
+
+    def references(self, pages: Pages) -> NDArray[np.int32]:
+        """Return the references of every page; 0 for a free one."""
+        return self._books.references(np.asarray(pages))
+
+    def writable(self, page: int) -> bool:
+        """Return whether the page has exactly one reference, so that its owner may write to it."""
+        return int(self._books.references(np.array([page], np.int32))[0]) == 1
+
+    def own(self, page: int) -> int | None:
+        """Return a page with this one's contents that its holder alone refers to; None when there is no room.
+
+        That is the page itself when nobody shares it. Otherwise it is copied in every layer, and the holder's reference
+        moves to the copy: copy on write.
+        """
+        if self.writable(page):
+            return page
+        copy = self.alloc(1)
+        if copy is None:
+            return None
+        target, tokens = int(copy[0]), self.page_tokens
+        for number in range(len(self.row_bytes)):
+            rows = self.layer(number)
+            source = rows[page * tokens : (page + 1) * tokens]
+            rows[target * tokens : (target + 1) * tokens].copy_(source)
+        self.free(np.array([page], np.int32))
+        return target
+
+    # --- shrinking -----------------------------------------------------------------------------------------------
+
+    def occupancy(self) -> NDArray[np.int32]:
+        """Return the used pages of every segment; 0 where it is not backed."""
+        return self._books.occupancy()
+
+    def pressure(self, pages: Pages) -> NDArray[np.float64]:
+        """Return, for each page, 0 to 1: how much freeing it would help to empty its segment.
+
+        1 is the only used page of a segment; 0 is a page of a full one, or of the first, which always stays.
+        """
+        used = self.occupancy().astype(np.float64)
+        size = self._books.pages_of(np.arange(len(used)))
+        help_a_segment = np.clip((size - used) / np.maximum(size - 1, 1), 0.0, 1.0)
+        help_a_segment[size == 1] = 1.0
+        help_a_segment[0] = 0.0
+        return help_a_segment[np.asarray(pages) // self._books.segment_pages]
+
+    def tick(self) -> None:
+        """Let go of segments that have been empty for the quiet time; call it between steps, then the pool's `tick`."""
+        self._release_empty()
+        self._backing.tick()
+
+    def surrenderable(self) -> int:
+        """See `Lender.surrenderable`. Segments just emptied count, as soon as what was queued before has ended."""
+        self._release_empty()
+        return self._backing.surrenderable()
+
+    def surrender(self, count: int) -> int:
+        """See `Lender.surrender`."""
+        if not self._counted_on:
+            self._release_empty()
+        return self._backing.surrender(count)
+
+    # --- the memory ----------------------------------------------------------------------------------------------
+
+    def layer(self, number: int) -> torch.Tensor:
+        """Return uint8 [max_pages * page_tokens, row_bytes] over the layer's range; touch only pages in use."""
+        import torch
+
+        rows = self.max_pages * self.page_tokens
+        return self._backing.ranges[number].tensor(torch.uint8, (rows, self.row_bytes[number]))
+
+    def layer_numpy(self, number: int) -> NDArray[np.uint8]:
+        """Return the same as `layer` for numpy, where the processor can touch the memory."""
+        rows = self.max_pages * self.page_tokens
+        return self._backing.ranges[number].numpy(np.uint8, (rows, self.row_bytes[number]))
+
+    # --- upkeep --------------------------------------------------------------------------------------------------
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError when the books do not balance."""
+        self._books.check_integrity()
+        self._backing.check_integrity()
+        for segment in range(self._books.segments):
+            if self._books.is_backed(segment):
+                for span in self._spans(segment):
+                    one = self._backing.ranges[span.range]
+                    assert all(one.mapped(index) for index in range(span.start, span.stop)), (
+                        "pages have memory"
+                    )
+        assert self._books.is_backed(0), "the first segment stays"
+
+    def close(self) -> None:
+        """Give all memory back; views must not be used afterwards. Closing twice does nothing."""
+        if self._backing.ranges:
+            self._pool.unregister(self)
+            self._backing.close()
+            self._backing.ranges = []
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _spans(self, segment: int, stop: int | None = None) -> list[Span]:
+        """Return the physical segments, of every layer, that hold the pages of a segment, or of [segment, stop).
+
+        Where rows do not divide a segment evenly, neighbours share one and both hold it: then ask one by one.
+        """
+        size = self._pool.segment_bytes
+        low, high = self._books.bounds(segment, stop)
+        return [
+            Span(layer, low * page // size, -(-high * page // size))
+            for layer, page in enumerate(self._page_bytes)
+        ]
+
+    def _back(self, segments: NDArray[np.int64], growing: bool = True) -> None:
+        """Back whole segments of the pool, ascending, in every layer; all or none."""
+        runs = _runs(segments)
+        if self._even:
+            spans = [span for run in runs for span in self._spans(*run)]
+        else:
+            spans = [span for segment in segments.tolist() for span in self._spans(segment)]
+        self._backing.hold(spans, growing)
+        for start, stop in runs:
+            self._books.back(start, stop)
+
+    def _release_empty(self) -> None:
+        """Take segments without a used page off the books; their memory stays mapped for the quiet time."""
+        if not self._may_shrink:
+            return
+        occupancy = self._books.occupancy()
+        empty = [
+            segment
+            for segment in np.flatnonzero(occupancy == 0).tolist()
+            if segment and self._books.is_backed(segment)
+        ]
+        if empty:
+            self._backing.release([span for segment in empty for span in self._spans(segment)])
+            for segment in empty:
+                self._books.unback(segment)
+        self._may_shrink = False
+
+
+def _runs(segments: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return ascending numbers, at least one, as runs [start, stop) of neighbours."""
+    ends = np.flatnonzero(np.diff(segments) != 1)
+    starts, stops = segments[np.concatenate(([0], ends + 1))], segments[np.concatenate((ends, [-1]))] + 1
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))

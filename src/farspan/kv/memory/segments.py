@@ -1,0 +1,383 @@
+"""Segments: the physical memory of a device in pieces of one size, shared by many address ranges.
+
+`SegmentPool` owns the budget and every piece; a `SegmentedRange` is address space into which pieces are mapped. A
+piece that leaves one range can back another at once, so memory moves between the layer kinds without leaving the
+device. Pieces nobody uses go back to the device after a quiet time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from farspan.errors import FarspanError, InputError
+from farspan.kv.memory.cap import Cap
+from farspan.kv.memory.drivers.driver import Driver, Fence, Handle, NoRoomError
+from farspan.kv.memory.ranges import SegmentedRange
+from farspan.sizes import format_bytes
+
+__all__ = ["Lender", "NoRoomError", "SegmentPool", "SegmentStatistics", "SegmentedRange"]
+
+# Of the quiet time: ranges let go of what they do not use after a half, the pool after three quarters, so that the
+# bytes are back within the whole of it when `tick` is called at least four times as often.
+UNMAP_AFTER = 0.5
+DESTROY_AFTER = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentStatistics:
+    """What a pool holds, in segments unless said otherwise.
+
+    Attributes:
+        segment_bytes: Bytes of one.
+        created: Physical segments held: lent plus idle.
+        lent: Handed out to ranges.
+        idle: Held and unused: usable at once, destroyed after the quiet time.
+        cap: The most that may be held now.
+        ever_created: Created since the start.
+        ever_destroyed: Destroyed since the start.
+        ahead_created: Of `ever_created`, in the background.
+        ahead_failures: Attempts to create in the background that failed; the next growth tries again.
+        surrendered: Times a range let go of an empty segment early because another needed it.
+    """
+
+    segment_bytes: int
+    created: int
+    lent: int
+    idle: int
+    cap: int
+    ever_created: int
+    ever_destroyed: int
+    ahead_created: int
+    ahead_failures: int
+    surrendered: int
+
+
+class Lender(Protocol):
+    """Somebody who holds segments of a pool and could let go of empty ones."""
+
+    def surrenderable(self) -> int:
+        """Return the segments that `surrender` would give back now."""
+
+    def surrender(self, count: int) -> int:
+        """Give back up to `count` empty segments through `SegmentPool.give`; return how many."""
+
+
+@dataclass(slots=True)
+class _Idle:
+    handle: Handle
+    since: float
+    fence: Fence | None
+
+
+class SegmentPool:
+    """The physical memory that ranges share.
+
+    `take`, `give`, `room` and `tick` belong to one thread, that of the scheduler; only creating ahead runs beside it.
+
+    Args:
+        driver: Of the device. The pool does not close it.
+        segment_bytes: Of every segment; a multiple of the driver's granularity.
+        cap: The most to hold.
+        quiet_s: Memory is back with the device this long after its last use, if `tick` is called often enough.
+        ahead_bytes: While ranges grow, the background keeps this much created and unused; 0 for none.
+        watermark_bytes: It starts when less than this much is unused; None for half of `ahead_bytes`.
+        reread_s: How old the device's free memory may be for `room`; `take` always reads it before it creates.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        segment_bytes: int,
+        cap: Cap | None = None,
+        *,
+        quiet_s: float = 10.0,
+        ahead_bytes: int = 0,
+        watermark_bytes: int | None = None,
+        reread_s: float = 0.05,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if segment_bytes <= 0 or segment_bytes % driver.granularity:
+            raise InputError(
+                f"segments of {segment_bytes} bytes do not fit the device",
+                f"choose a multiple of {format_bytes(driver.granularity)}",
+            )
+        self.driver = driver
+        self.segment_bytes = segment_bytes
+        self.quiet_s = quiet_s
+        self.clock = clock
+        self._cap = cap or Cap()
+        self._reread_s = reread_s
+        self._limit_segments = 0
+        self._limit_until = float("-inf")
+        self._idle: list[_Idle] = []  # oldest first: taken from the end
+        self._created = 0  # held, and those being created
+        self._lenders: list[Lender] = []
+        self._surrendering = False
+        self._ever_created = self._ever_destroyed = self._surrendered = 0
+        self._lock = threading.Condition()
+        self._closed = False
+        watermark = ahead_bytes // 2 if watermark_bytes is None else watermark_bytes
+        self._ahead = _Ahead(self, -(-ahead_bytes // segment_bytes), -(-watermark // segment_bytes))
+
+    # --- taking and giving ---------------------------------------------------------------------------------------
+
+    def take(self, count: int, growing: bool = True) -> list[Handle]:
+        """Return `count` segments, unmapped; idle ones first, then new ones; all or none.
+
+        When neither is enough, holders surrender what they have empty. `growing` lets the background create ahead.
+
+        Raises:
+            NoRoomError: The cap, or the device, has no room for so many.
+        """
+        if count <= 0:
+            return []
+        taken, fresh = self._claim(count)
+        created: list[Handle] = []
+        try:
+            self.driver.create_into(created, self.segment_bytes, fresh)
+        except FarspanError:
+            self._unclaim(taken, created, fresh)
+            raise
+        with self._lock:
+            self._ever_created += fresh
+        if growing:
+            self._ahead.wake()
+        return [idle.handle for idle in taken] + created
+
+    def give(self, handles: Sequence[Handle], fence: Fence | None = None, since: float | None = None) -> None:
+        """Take segments back, unmapped. They are idle now: usable again at once, destroyed after the quiet time.
+
+        Args:
+            handles: The segments.
+            fence: They are not destroyed before it has passed.
+            since: The clock when they were last used; None for now.
+        """
+        since = self.clock() if since is None else since
+        with self._lock:
+            self._idle.extend(_Idle(handle, since, fence) for handle in handles)
+            self._idle.sort(key=lambda idle: idle.since)
+
+    def room(self) -> int:
+        """Return the segments that `take` could give now: idle, creatable, or surrendered by their holders."""
+        if self.clock() >= self._limit_until:
+            self._reread()
+        with self._lock:
+            own = len(self._idle) + max(0, self._limit_segments - self._created)
+        return own + sum(lender.surrenderable() for lender in self._lenders)
+
+    def limit_segments(self) -> int:
+        """Return the most segments there may be now. Asks no lender, so that any thread may call it."""
+        if self.clock() >= self._limit_until:
+            self._reread()
+        with self._lock:
+            return self._limit_segments
+
+    def tick(self) -> None:
+        """Give back what was idle for long enough, and follow the cap down; call it between steps."""
+        now = self.clock()
+        if now >= self._limit_until:
+            self._reread()
+        excess = self._created - self._limit_segments
+        if excess > len(self._idle):
+            self._call_in(excess - len(self._idle))
+        due = now - DESTROY_AFTER * self.quiet_s
+        with self._lock:
+            going: list[_Idle] = []
+            staying: list[_Idle] = []
+            for idle in self._idle:
+                wanted = idle.since <= due or len(going) < excess
+                passed = idle.fence is None or idle.fence.done()
+                (going if wanted and passed else staying).append(idle)
+            self._idle = staying
+        self._destroy([idle.handle for idle in going])
+
+    # --- who else holds segments ---------------------------------------------------------------------------------
+
+    def register(self, lender: Lender) -> None:
+        """Let `lender` be asked for empty segments when there is no other room."""
+        self._lenders.append(lender)
+
+    def unregister(self, lender: Lender) -> None:
+        """Ask `lender` no more."""
+        self._lenders.remove(lender)
+
+    # --- looking at it -------------------------------------------------------------------------------------------
+
+    def statistics(self) -> SegmentStatistics:
+        """Return what the pool holds now."""
+        with self._lock:
+            idle = len(self._idle)
+            return SegmentStatistics(
+                segment_bytes=self.segment_bytes,
+                created=self._created,
+                lent=self._created - idle - self._ahead.creating,
+                idle=idle,
+                cap=self._limit_segments,
+                ever_created=self._ever_created,
+                ever_destroyed=self._ever_destroyed,
+                ahead_created=self._ahead.created,
+                ahead_failures=self._ahead.failures,
+                surrendered=self._surrendered,
+            )
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError when the books do not balance."""
+        with self._lock:
+            handles = [idle.handle for idle in self._idle]
+            assert len(set(handles)) == len(handles), "a segment is idle once"
+            for handle in handles:
+                assert handle.alive, "idle segments are alive"
+                assert handle.address is None, "idle segments are not mapped"
+            assert len(handles) <= self._created, "idle segments are held"
+            assert self._created == self._ever_created - self._ever_destroyed + self._ahead.creating, (
+                "all counted"
+            )
+
+    def close(self) -> None:
+        """Stop creating ahead and give every idle segment back; ranges must have given theirs back before."""
+        if self._closed:
+            return
+        self._closed = True
+        self._ahead.stop()
+        handles = [idle.handle for idle in self._idle]
+        self._idle = []
+        self._destroy(handles)
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _claim(self, count: int) -> tuple[list[_Idle], int]:
+        """Return idle segments, no longer the pool's, and how many more may be created, counted as held already."""
+        if len(self._idle) < count:
+            self._reread()
+        for attempt in ("at once", "waited", "surrendered"):
+            with self._lock:
+                while attempt != "at once" and self._ahead.creating:
+                    self._lock.wait()  # what the background is creating may be what is missing
+                cut = max(0, len(self._idle) - count)
+                fresh = count - (len(self._idle) - cut)
+                missing = fresh - max(0, self._limit_segments - self._created)
+                if not fresh or missing <= 0:
+                    taken = self._idle[cut:]
+                    del self._idle[cut:]
+                    self._created += fresh
+                    return taken, fresh
+            if attempt == "waited":
+                self._call_in(missing)
+        size, limit = format_bytes(count * self.segment_bytes), self._limit_segments * self.segment_bytes
+        raise NoRoomError(
+            f"{size} more of elastic memory do not fit: {format_bytes(self._created * self.segment_bytes)} held, "
+            f"{format_bytes(limit)} allowed now",
+            "free pages, raise the cap, or take less memory beside it",
+        )
+
+    def _unclaim(self, taken: list[_Idle], created: list[Handle], fresh: int) -> None:
+        """Undo a claim of which only some could be created."""
+        with self._lock:
+            self._idle.extend(taken)
+            self._idle.sort(key=lambda idle: idle.since)
+            self._created -= fresh - len(created)
+            self._ever_created += len(created)
+        self._limit_until = float("-inf")  # the device has less than it said
+        self._destroy(created)
+
+    def _call_in(self, count: int) -> None:
+        """Have holders surrender up to `count` empty segments."""
+        if self._surrendering:  # a lender that surrenders must not set off another round
+            return
+        self._surrendering = True
+        try:
+            for lender in self._lenders:
+                if count > 0:
+                    got = lender.surrender(count)
+                    self._surrendered += got
+                    count -= got
+        finally:
+            self._surrendering = False
+
+    def _reread(self) -> None:
+        memory = self.driver.memory()
+        with self._lock:
+            # What is being created is counted as held and may still be counted as free: the smaller limit is taken.
+            held = (self._created - self._ahead.creating) * self.segment_bytes
+            self._limit_segments = self._cap.limit(memory, held) // self.segment_bytes
+            self._limit_until = self.clock() + self._reread_s
+
+    def _destroy(self, handles: list[Handle]) -> None:
+        for done, handle in enumerate(handles):
+            try:
+                self.driver.destroy(handle)
+            except FarspanError:
+                self.give(handles[done:], since=float("-inf"))  # kept, and tried again at the next tick
+                raise
+            with self._lock:
+                self._created -= 1
+                self._ever_destroyed += 1
+
+
+class _Ahead:
+    """The background thread that creates segments while ranges grow. It starts with the first need."""
+
+    def __init__(self, pool: SegmentPool, target: int, watermark: int) -> None:
+        self._pool = pool
+        self._target = target
+        self._watermark = max(1, watermark)
+        self._thread: threading.Thread | None = None
+        self._wanted = threading.Event()
+        self._stopping = False
+        self.creating = 0  # 0 or 1, part of the pool's `created`
+        self.created = 0
+        self.failures = 0
+
+    def wake(self) -> None:
+        """Start filling up when too little is idle."""
+        if self._target and len(self._pool._idle) < self._watermark and not self._stopping:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="farspan-kv-ahead", daemon=True)
+                self._thread.start()
+            self._wanted.set()
+
+    def stop(self) -> None:
+        """Return once the thread has ended."""
+        self._stopping = True
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            while not self._stopping and self._create_one():
+                pass
+            if self._stopping:
+                return
+
+    def _create_one(self) -> bool:
+        """Create one segment; return whether more are wanted. A failure only ends this round."""
+        pool = self._pool
+        with pool._lock:
+            if len(pool._idle) >= self._target or pool._created >= pool._limit_segments:
+                return False
+            pool._created += 1
+            self.creating = 1
+        handle: Handle | None = None
+        try:
+            handle = pool.driver.create(pool.segment_bytes)
+        except Exception:  # noqa: BLE001 - whatever it is, the scheduler meets it again when it grows itself
+            self.failures += 1
+        finally:
+            with pool._lock:
+                self.creating = 0
+                if handle is None:
+                    pool._created -= 1
+                else:
+                    self.created += 1
+                    pool._ever_created += 1
+                    pool._idle.append(_Idle(handle, pool.clock(), None))
+                pool._lock.notify_all()
+        return handle is not None

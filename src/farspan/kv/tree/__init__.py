@@ -1,0 +1,1 @@
+"""The prefix tree: which pages already hold the beginning of a prompt."""

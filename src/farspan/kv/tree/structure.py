@@ -1,0 +1,209 @@
+"""The structure of a prefix tree and its books: nodes made, cut, grown, locked and moved, every page accounted for.
+
+What `RadixTree` builds its operations from; positions here are in pages.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from farspan.kv.tree.cache_events import Listener, Location
+from farspan.kv.tree.eviction import EvictionQueue, Policy, Victim
+from farspan.kv.tree.growing_arrays import Column, block_pages
+from farspan.kv.tree.publish import Announcer
+from farspan.kv.tree.results import Cursor, RadixError
+from farspan.kv.tree.tree_node import Node, Slot, key_of, path, split
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Structure:
+    """Roots, nodes and their totals.
+
+    Args:
+        page_size: Tokens a page.
+        kinds: Kinds of layers.
+        policy: Who is evicted first.
+        events: Told of what is stored and removed.
+        block_values: Token ids that a node's arrays hold a piece.
+
+    Attributes:
+        roots: By namespace.
+        queue: The nodes that may be evicted.
+        announcer: Tells `events`; None when there is nobody to tell.
+        clock: Counts operations: the measure of age.
+        nodes: How many there are, roots not counted.
+        held: Pages by kind and location.
+        locked: Those of them in locked nodes.
+    """
+
+    def __init__(
+        self, page_size: int, kinds: int, policy: Policy, events: Listener | None, block_values: int
+    ) -> None:
+        self.page_size = page_size
+        self.block = block_pages(page_size, block_values)
+        self.roots: dict[bytes, Node] = {}
+        self.queue = EvictionQueue(policy, kinds)
+        self.announcer = Announcer(events, page_size, self.block) if events else None
+        self.clock = 0
+        self.nodes = 0
+        slots = [(kind, location) for kind in range(kinds) for location in Location]
+        self.held: dict[Slot, int] = dict.fromkeys(slots, 0)
+        self.locked: dict[Slot, int] = dict.fromkeys(slots, 0)
+
+    def enter(self, node: Node) -> None:
+        """Make sure that a root which is about to be used is the tree's; other nodes are already."""
+        if node.parent is None:
+            assert isinstance(node.key, bytes)
+            self.roots.setdefault(node.key, node)
+
+    def leave(self, root: Node) -> None:
+        """Forget a namespace that holds nothing and that nobody uses."""
+        if root.parent is None and not root.children and not root.locks:
+            assert isinstance(root.key, bytes)
+            self.roots.pop(root.key, None)
+
+    def resolve(self, cursor: Cursor) -> Node:
+        """Return the node a cursor ends in: the one with start < page <= end, or the root."""
+        node, page = cursor.node, cursor.position // self.page_size
+        while page <= node.start and node.parent is not None:
+            node = node.parent
+        if node.parent is None:
+            assert isinstance(node.key, bytes)
+            node = self.roots.get(node.key, node)
+        elif not node.alive:
+            raise RadixError(
+                "what the cursor points at was evicted", "lock the cursors that are still needed"
+            )
+        cursor.node = node
+        return node
+
+    def walk(self, node: Node, page: int, tokens: NDArray[np.int32]) -> tuple[Node, int]:
+        """Follow `tokens` from page `page` of `node` on; return the node and page where the tree leaves them."""
+        size = self.page_size
+        done, count = 0, len(tokens) // size
+        while True:
+            if page < node.end:
+                same = node.tokens.common(page, tokens[done * size :])
+                done += same
+                page += same
+                if page < node.end:
+                    return node, page
+            if done == count:
+                return node, page
+            child = node.children.get(key_of(tokens[done * size :], size))
+            if child is None:
+                return node, page
+            node = child
+
+    def grow(
+        self, node: Node, page: int, own_locks: int, tokens: NDArray[np.int32], pages: NDArray[np.int32]
+    ) -> Node:
+        """Store tokens behind page `page` of `node`, where nothing continues with them; return their node."""
+        in_place = (
+            node.parent is not None
+            and page == node.end
+            and not node.children
+            and node.locks == own_locks
+            and node.location is Location.DEVICE
+        )
+        if not in_place:
+            if page < node.end:
+                node = self.cut(node, page)
+            parent, node = node, Node(node, key_of(tokens, self.page_size), page)
+            node.tokens = Column(page, self.page_size, self.block)
+            node.pages = Column(page, 1, self.block)
+            self.enter(parent)
+            parent.adopt(node)
+            parent.device_children += 1
+            self.nodes += 1
+        node.tokens.append(tokens)
+        node.pages.append(pages)
+        node.end += len(pages)
+        node.last = self.clock
+        self.account(node, (0, Location.DEVICE), len(pages))
+        self.queue.offer(node)
+        if self.announcer:
+            self.announcer.appended(node, page, tokens)
+        return node
+
+    def promote(self, node: Node, stop: int, pages: NDArray[np.int32]) -> Node:
+        """Give the host nodes on the path to page `stop` of `node` device pages; return the node that ends there."""
+        if not len(pages):
+            return node
+        if stop < node.end:
+            node = self.cut(node, stop)
+        done = 0
+        for each in reversed(path(node)):
+            if each.location is Location.HOST:
+                self.relocate(each, Location.DEVICE, pages[done : done + each.size])
+                done += each.size
+        assert done == len(pages), "pages and the host part of the path differ"
+        return node
+
+    def relocate(self, node: Node, location: Location, pages: NDArray[np.int32]) -> None:
+        """Replace a node's pages by those at another location."""
+        parent, before = node.parent, node.location
+        assert parent is not None
+        self.account(node, (0, before), -node.size)
+        node.pages = Column(node.start, 1, self.block)
+        node.pages.append(pages)
+        node.location = location
+        self.account(node, (0, location), node.size)
+        parent.device_children += 1 if location is Location.DEVICE else -1
+        if self.announcer:
+            self.announcer.stored(node, node.start)
+            self.announcer.removed(node, before)
+        self.queue.offer(node)
+        if location is Location.HOST:
+            self.lost_child(parent, node)
+
+    def claim(self, victim: Victim) -> Node:
+        """Return the node of a victim, cut to it, or raise when the tree has changed since it was chosen."""
+        node = victim.node
+        held = node.alive and node.end == victim.end and node.start <= victim.start
+        if victim.kind:
+            held = held and node.held((victim.kind, victim.location)) == len(victim.pages)
+        else:
+            held = held and node.location is victim.location
+            held = held and not (
+                node.device_children if victim.location is Location.DEVICE else node.children
+            )
+        if not held or node.locks:
+            raise RadixError(
+                "the victim is in use or was changed since it was chosen", "choose victims again"
+            )
+        if not victim.kind and victim.start > node.start:
+            self.cut(node, victim.start)
+        return node
+
+    def cut(self, node: Node, at: int) -> Node:
+        """Split a node inside, see `nodes.split`; return the new head. Pages stay what they were."""
+        head = split(node, at)
+        self.nodes += 1
+        self.queue.offer(head)
+        return head
+
+    def lost_child(self, parent: Node, child: Node) -> None:
+        """A child went: its parent was used when it was, and may be next."""
+        parent.last = max(parent.last, child.last)
+        self.queue.offer(parent)
+        self.leave(parent)
+
+    def lock_path(self, node: Node, above: Node | None, count: int) -> None:
+        """Add `count` locks to the nodes from `node` up to and without `above`."""
+        for each in path(node, above):
+            before, each.locks = each.locks, each.locks + count
+            if bool(before) is not bool(each.locks):
+                for slot in each.slots():
+                    held = each.held(slot)
+                    self.locked[slot] += held if each.locks else -held
+                self.queue.offer(each)
+
+    def account(self, node: Node, slot: Slot, change: int) -> None:
+        """Note that a node holds `change` pages more of a kind at a location."""
+        self.held[slot] += change
+        if node.locks:
+            self.locked[slot] += change

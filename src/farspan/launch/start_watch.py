@@ -1,0 +1,305 @@
+"""A start, watched through its log: which phase it is in, what the engine got, and why it will never be ready."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from farspan.doctor.diagnose import Doctor
+from farspan.doctor.findings import Finding, Severity
+from farspan.doctor.log_reader import LogReader
+from farspan.doctor.records import Phase
+from farspan.doctor.server_state import Hints
+from farspan.launch.expected import ExpectedStart
+from farspan.launch.local import LaunchError
+from farspan.launch.readiness import Check, Watched, wait_ready
+from farspan.planner.request import EnginePlan
+
+_READ_BYTES = 8 * 2**20
+_DYING_S = 20.0
+# The log reader's phases to ours: some are too short, or too vague, for a line of their own.
+_SHOWN = {
+    Phase.CONFIG: "engine",
+    Phase.ENGINE: "engine",
+    Phase.DISTRIBUTED: "engine",
+    Phase.WEIGHTS: "weights",
+    Phase.COMPILE: "compile",
+    Phase.PROFILE: "profile",
+    Phase.KV: "profile",
+    Phase.GRAPHS: "graphs",
+}
+# The log reader's figures to the words the plan has for them; a word may go on (a number inside).
+_COMPARED = {
+    "weights_gib": ("weights, GiB a GPU", "Model loading took"),
+    "available_kv_gib": ("KV memory, GiB a GPU", "Available KV cache memory"),
+    "kv_cache_tokens": ("KV cache size, tokens", "GPU KV cache size"),
+    "max_concurrency": ("requests of the longest length", "Maximum concurrency for "),
+    "full_layer_tokens": ("tokens of full layers", "full_layer_tokens"),
+    "swa_layer_tokens": ("tokens of window layers", "swa_layer_tokens"),
+    "max_total_num_tokens": ("tokens of the KV pool", "max_total_num_tokens"),
+    "max_running_requests": ("requests at once", "max_running_requests"),
+    "context_len": ("longest request, tokens", "context_len"),
+    "free_when_ready_gib": ("free memory when ready, GiB", "available_gpu_mem"),
+}
+
+
+class StartError(LaunchError):
+    """A server did not start, and why, as far as its log tells.
+
+    Args:
+        message: What happened.
+        fix: What to do about it.
+        tail: The last lines of its log.
+        findings: What the doctor found, the worst first.
+    """
+
+    def __init__(
+        self, message: str, fix: str = "", tail: tuple[str, ...] = (), findings: tuple[Finding, ...] = ()
+    ) -> None:
+        super().__init__(message, fix, tail)
+        self.findings = findings
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseView:
+    """One phase of a start.
+
+    Args:
+        name: Its name.
+        planned_s: How long it should take.
+        took_s: How long it took, or has taken so far; None before it began.
+        done: Whether it is over.
+        percent: Progress, when the log says.
+        rate: Bytes/s of weights; None elsewhere.
+    """
+
+    name: str
+    planned_s: float
+    took_s: float | None = None
+    done: bool = False
+    percent: float | None = None
+    rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A figure the engine printed beside the plan's."""
+
+    what: str
+    planned: float
+    got: float
+
+    @property
+    def ratio(self) -> float:
+        """What it got over what was planned."""
+        return self.got / self.planned if self.planned else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StartReport:
+    """A start that succeeded.
+
+    Args:
+        ready_s: From the start to the first answer.
+        phases: Its phases.
+        compared: What the engine got, beside the plan.
+        findings: What the doctor has to say nevertheless.
+    """
+
+    ready_s: float
+    phases: tuple[PhaseView, ...]
+    compared: tuple[Compared, ...]
+    findings: tuple[Finding, ...]
+
+
+class StartupWatch:
+    """Reads a starting server's log as it grows.
+
+    Args:
+        server: The server.
+        expected: How long each phase should take.
+        plan: What the engine should get; None when nothing was planned.
+        hints: What the doctor cannot read in the log.
+    """
+
+    def __init__(
+        self, server: Watched, expected: ExpectedStart, plan: EnginePlan | None, hints: Hints | None = None
+    ) -> None:
+        self._server = server
+        self._expected = expected
+        self._printed: Mapping[str, Any] = plan.printed if plan else {}
+        self._reader = LogReader()
+        self._doctor = Doctor(hints)
+        self._offset = 0
+        self._grown = 0.0
+        self._began: dict[str, float] = {}
+        self._ended: dict[str, float] = {}
+        self._dying: float | None = None
+
+    def read(self) -> None:
+        """Read what the log has gained."""
+        now = time.monotonic() - self._server.started
+        while data := self._gained():
+            self._doctor.feed(self._reader.feed(data))
+            self._grown = now
+        self._note_phases(now)
+
+    def finish(self) -> None:
+        """Read the rest of the log, a last line without an end included."""
+        self.read()
+        self._doctor.feed(self._reader.close())
+
+    def check(self) -> None:
+        """Read on, and give up on a start that cannot succeed any more.
+
+        Raises:
+            LaunchError: The engine has died though a process of it lives on, or the log has stood still for longer
+                than any phase may take.
+        """
+        self.read()
+        now = time.monotonic() - self._server.started
+        if self._doctor.situation.died_itself:
+            self._dying = self._dying if self._dying is not None else now
+            if now - self._dying > _DYING_S:
+                raise LaunchError(
+                    "the engine has died, though a process of it lives on",
+                    f"read its log, {self._server.log}",
+                    self._server.tail(),
+                )
+        if self._grown and now - self._grown > self._expected.silence_s:
+            raise LaunchError(
+                f"the server hangs: its log has stood still for {now - self._grown:.0f} s in phase {self.current}",
+                f"read its log, {self._server.log}",
+                self._server.tail(),
+            )
+
+    @property
+    def waits_for(self) -> str:
+        """What keeps the engine from starting at all, as its runtime says; empty once it writes a log."""
+        return "" if self._grown else "".join(self._server.tail(1))
+
+    @property
+    def current(self) -> str:
+        """The phase the start is in."""
+        running = [name for name in self._began if name not in self._ended]
+        return running[-1] if running else "engine"
+
+    def phases(self) -> tuple[PhaseView, ...]:
+        """Every phase, in order; those that take no time and were not seen are left out."""
+        now = time.monotonic() - self._server.started
+        entries = {
+            _SHOWN[entry.phase]: entry for entry in self._doctor.report().timeline if entry.phase in _SHOWN
+        }
+        views = []
+        for name, planned in self._expected.phases.items():
+            began, ended, entry = self._began.get(name), self._ended.get(name), entries.get(name)
+            if began is None:
+                if planned:
+                    views.append(PhaseView(name, planned))
+                continue
+            took = (ended if ended is not None else now) - began
+            if ended is not None and entry is not None and entry.took_s is not None:
+                took = entry.took_s
+            percent = entry.percent if entry is not None and ended is None else None
+            rate = None
+            if name == "weights" and took > 0.5:
+                share = 1.0 if ended is not None else (percent or 0.0) / 100
+                rate = self._expected.weight_bytes * share / took if share else None
+            views.append(PhaseView(name, planned, took, ended is not None, percent, rate))
+        return tuple(views)
+
+    def compared(self) -> tuple[Compared, ...]:
+        """What the engine printed, beside what the plan said it would."""
+        figures = self._doctor.situation.figures
+        rows = []
+        for name, (what, word) in _COMPARED.items():
+            planned = next((value for key, value in self._printed.items() if key.startswith(word)), None)
+            if name in figures and planned is not None:
+                number = float(str(planned).split()[0])  # some plans say "27.80 GiB"
+                rows.append(Compared(what, number, figures[name]))
+        return tuple(rows)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What the doctor has found so far, the worst first."""
+        return self._doctor.report().findings
+
+    def _gained(self) -> bytes:
+        try:
+            with self._server.log.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read(_READ_BYTES)
+        except OSError:
+            return b""
+        self._offset += len(data)
+        return data
+
+    def _note_phases(self, now: float) -> None:
+        self._began.setdefault("engine", 0.0)
+        names = list(self._expected.phases)
+        seen = [
+            (_SHOWN[entry.phase], entry.done)
+            for entry in self._doctor.report().timeline
+            if entry.phase in _SHOWN
+        ]
+        latest = max((names.index(name) for name, _ in seen), default=0)
+        for name, done in seen:
+            self._began.setdefault(name, now)
+            if name in ("weights", "compile", "graphs") and done:
+                self._ended.setdefault(name, now)
+        for name in names[:latest]:
+            if name in self._began:
+                self._ended.setdefault(name, now)
+        if self._doctor.situation.ready is not None:
+            for name in self._began:
+                self._ended.setdefault(name, now)
+
+
+async def await_start(
+    server: Watched,
+    check: Check,
+    expected: ExpectedStart,
+    plan: EnginePlan | None,
+    *,
+    hints: Hints | None = None,
+    limit_s: float | None = None,
+    on_change: Callable[[float, StartupWatch], None] | None = None,
+    pause_s: float = 0.5,
+) -> StartReport:
+    """Wait until a server answers, reading its log the while.
+
+    Args:
+        server: The server.
+        check: Says what is missing for an answer; empty when one token came back.
+        expected: How long the start should take.
+        plan: What the engine should get.
+        hints: What the doctor cannot read in the log.
+        limit_s: Longest wait in seconds; None for the expected start's own limit.
+        on_change: Called after every check with the seconds so far and the watch.
+        pause_s: Seconds between two checks.
+
+    Raises:
+        StartError: It died, hangs or took too long; with the doctor's findings.
+    """
+    watch = StartupWatch(server, expected, plan, hints)
+
+    def look(seconds: float, line: str) -> None:  # noqa: ARG001
+        watch.check()
+        if on_change is not None:
+            on_change(seconds, watch)
+
+    try:
+        ready_s = await wait_ready(
+            server,
+            check,
+            limit_s=expected.limit_s if limit_s is None else limit_s,
+            on_wait=look,
+            pause_s=pause_s,
+        )
+    except LaunchError as error:
+        watch.finish()
+        findings = tuple(found for found in watch.findings() if found.severity is not Severity.INFO)
+        raise StartError(error.message, error.fix, error.tail or server.tail(), findings) from error
+    watch.read()
+    return StartReport(ready_s, watch.phases(), watch.compared(), watch.findings())

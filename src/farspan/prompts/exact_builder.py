@@ -1,0 +1,129 @@
+"""Building prompts of exactly N tokens.
+
+A prompt is a frame (BOS or chat template, a nonce, the task's instruction; at the end its question), and between the
+two a body: runs of a corpus from a random place on, with what the task plants at its depths. Everything is joined at
+cuts, where counts add up (`farspan.prompts.cuts`), so the number of tokens is a sum of known numbers, and the few
+tokens missing at the end are words of one token each.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from farspan.errors import InputError
+from farspan.prompts.corpus import BuiltinCorpus, Corpus
+from farspan.prompts.cuts import Proof
+from farspan.prompts.index import CorpusIndex
+from farspan.prompts.layout import lay_out, least_tokens
+from farspan.prompts.prompt import Prompt
+from farspan.prompts.recall import build_recall_prompt
+from farspan.prompts.tasks import TASKS, Exercise, Order
+from farspan.prompts.tokenizer import Tokenizer
+from farspan.prompts.verify import settle
+
+__all__ = ["Prompt", "build_prompt", "iter_prompts"]
+
+
+def build_prompt(
+    tokenizer: Tokenizer,
+    *,
+    tokens: int,
+    task: str = "needle",
+    depth: float = 0.5,
+    seed: int = 0,
+    chat: bool = False,
+    output_tokens: int | None = None,
+    corpus: Corpus | None = None,
+    count: int | None = None,
+) -> Prompt:
+    """Build a prompt of exactly `tokens` tokens, as the server counts them.
+
+    Args:
+        tokenizer: The server's; for the recall checkpoint the prompt is made of its own words.
+        tokens: Exact length, with BOS and, for a chat, the template.
+        task: One of `farspan.prompts.tasks.TASKS`.
+        depth: Where the one thing asked for is planted, 0 (beginning) to 1 (end).
+        seed: Decides everything random. Different seeds differ from their first tokens on.
+        chat: The text is the one user message of a chat.
+        output_tokens: How long the reply may be; the task's own when None.
+        corpus: Where the text comes from; built-in text when None. Its token index is made once and kept on disk.
+        count: How many things to plant, for the tasks that plant several.
+
+    Raises:
+        InputError: The task is unknown or does not fit, or the corpus, tokenizer or cache cannot be used.
+    """
+    _check(tokens=tokens, task=task, depth=depth, seed=seed, output_tokens=output_tokens, count=count)
+    if tokenizer.recall:
+        return build_recall_prompt(
+            tokenizer,
+            tokens=tokens,
+            task=task,
+            depth=depth,
+            seed=seed,
+            chat=chat,
+            output_tokens=output_tokens,
+            count=count,
+        )
+    index = CorpusIndex(corpus or BuiltinCorpus(), tokenizer)
+    order = Order(random.Random(f"{task} {seed}"), depth, count, chat, output_tokens)
+    least = 0
+    for exercise in TASKS[task](order):
+        draft = Prompt(
+            tokens=tokens,
+            task=task,
+            depth=depth,
+            seed=seed,
+            chat=chat,
+            needle_positions=(),
+            output_tokens=exercise.output_tokens,
+            parts=(),
+            scorer=exercise.scorer,
+        )
+
+        def fill(budget: int, draft: Prompt = draft, exercise: Exercise = exercise) -> Prompt | None:
+            body = lay_out(index, exercise, tokens=budget, seed=seed, chat=chat)
+            if body is None:
+                return None
+            return replace(draft, parts=body.parts, needle_positions=body.positions)
+
+        checked = tokenizer.proof is Proof.CHECKED
+        prompt = settle(fill, tokenizer, tokens) if checked else fill(tokens)
+        if prompt is not None:
+            return prompt
+        least = least_tokens(tokenizer, exercise, seed=seed, chat=chat)
+    raise InputError(
+        f"a {task} prompt does not fit {tokens} tokens: with this tokenizer it takes at least {least}",
+        "ask for more tokens"
+        if task == "summarise"
+        else "ask for more tokens, plant less, or use --task summarise",
+    )
+
+
+def iter_prompts(tokenizer: Tokenizer, number: int, *, seed: int = 0, **options: Any) -> Iterator[Prompt]:
+    """Yield prompts for consecutive seeds, one at a time; each is a few kilobytes until its text or ids are used.
+
+    Args:
+        tokenizer: As for `build_prompt`.
+        number: How many.
+        seed: The first one's; the others count up.
+        options: The other arguments of `build_prompt`.
+    """
+    for i in range(number):
+        yield build_prompt(tokenizer, seed=seed + i, **options)
+
+
+def _check(
+    *, tokens: int, task: str, depth: float, seed: int, output_tokens: int | None, count: int | None
+) -> None:
+    if task not in TASKS:
+        raise InputError(f"there is no task {task!r}", f"use one of {', '.join(TASKS)}")
+    if not 0 <= depth <= 1:
+        raise InputError(f"a depth of {depth:g} is outside the prompt", "use 0 (beginning) to 1 (end)")
+    if seed < 0:
+        raise InputError(f"the seed {seed} is negative", "use 0 or more")
+    for name, value in (("tokens", tokens), ("output_tokens", output_tokens), ("count", count)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}", "use 1 or more")

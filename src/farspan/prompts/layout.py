@@ -1,0 +1,119 @@
+"""Laying out one prompt: frame, runs of text, planted pieces, and the words that make the length exact."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from farspan.prompts.corpus_reader import CorpusReader
+from farspan.prompts.index import CorpusIndex
+from farspan.prompts.parts import Part, TextPart
+from farspan.prompts.prompt_frame import encode_frame
+from farspan.prompts.tasks import Exercise
+from farspan.prompts.tokenizer import Tokenizer, as_ids
+
+# How much earlier than at its depth something may be planted so that it follows a whole sentence: this many tokens,
+# and at most this share of the text.
+_SLACK_TOKENS = 48
+_SLACK_SHARE = 1 / 64
+
+# The first three digits of the nonce, one token in most vocabularies, step through 900 values by a number coprime to
+# it, so that the prompts of 900 neighbouring seeds all differ in their first token.
+_FIRST_DIGITS = 900
+_FIRST_DIGITS_STEP = 617
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """All parts of a prompt.
+
+    Attributes:
+        parts: In order; their tokens add up to the length asked for.
+        positions: Index of the first token of everything planted, ascending.
+    """
+
+    parts: Sequence[Part]
+    positions: tuple[int, ...]
+
+
+def lay_out(index: CorpusIndex, exercise: Exercise, *, tokens: int, seed: int, chat: bool) -> Body | None:
+    """Lay out a prompt of exactly `tokens` tokens; None when the exercise does not fit.
+
+    Args:
+        index: The corpus, as the prompt's tokenizer sees it.
+        exercise: What is planted and asked.
+        tokens: Exact length.
+        seed: Decides nonce, place in the corpus and filling words.
+        chat: With the chat template.
+    """
+    tokenizer = index.tokenizer
+    opening = _opening(exercise, seed)
+    frame = encode_frame(tokenizer, opening, exercise.closing, chat=chat)
+    head = TextPart(frame.head, opening.encode())
+    tail = TextPart(frame.tail, exercise.closing.encode())
+    room = tokens - head.tokens - tail.tokens
+    if room < 0:
+        return None
+    if exercise.words is not None:
+        listed = exercise.words.lay_out(tokenizer, room, seed)
+        if listed is None:
+            return None
+        middle: list[Part] = [listed.part]
+        positions = [head.tokens + first for first in listed.first]
+    else:
+        planted = _plant(index, exercise, room, seed)
+        if planted is None:
+            return None
+        middle, positions = planted
+        positions = [head.tokens + position for position in positions]
+    missing = room - sum(part.tokens for part in middle)
+    return Body([head, *middle, *_filling(tokenizer, missing, seed), tail], tuple(positions))
+
+
+def least_tokens(tokenizer: Tokenizer, exercise: Exercise, *, seed: int, chat: bool) -> int:
+    """Return the length of a prompt that has nothing but what the exercise needs."""
+    frame = encode_frame(tokenizer, _opening(exercise, seed), exercise.closing, chat=chat)
+    planted = tokenizer.encode_pieces([item.text for item in exercise.planted])
+    least = len(frame.head) + len(frame.tail) + sum(map(len, planted))
+    return least + (exercise.words.least_tokens(tokenizer) if exercise.words else 0)
+
+
+def _opening(exercise: Exercise, seed: int) -> str:
+    first = 100 + seed * _FIRST_DIGITS_STEP % _FIRST_DIGITS
+    if not exercise.introduction:
+        return str(first)
+    rest = random.Random(f"nonce {seed}").randrange(10**9)
+    return f"{first}{rest:09d} is the number of this request. {exercise.introduction}"
+
+
+def _plant(
+    index: CorpusIndex, exercise: Exercise, room: int, seed: int
+) -> tuple[list[Part], list[int]] | None:
+    """Return text with everything planted at its depth, and where it was planted, counted from the text's start."""
+    items = sorted(exercise.planted, key=lambda item: item.depth)
+    encoded = index.tokenizer.encode_pieces([item.text for item in items])
+    text_tokens = room - sum(map(len, encoded))
+    if text_tokens < 0:
+        return None
+    reader = CorpusReader(index, text_tokens, random.Random(f"start {seed}"))
+    slack = min(_SLACK_TOKENS, int(text_tokens * _SLACK_SHARE))
+    parts: list[Part] = []
+    positions: list[int] = []
+    read = planted = 0
+    for item, ids in zip(items, encoded, strict=True):
+        run = reader.read(round(item.depth * text_tokens) - read, slack)
+        read += sum(part.tokens for part in run)
+        positions.append(read + planted)
+        planted += len(ids)
+        parts += [*run, TextPart(ids, item.text.encode())]
+    return [*parts, *reader.read(text_tokens - read)], positions
+
+
+def _filling(tokenizer: Tokenizer, missing: int, seed: int) -> list[Part]:
+    """Return words of one token each."""
+    if not missing:
+        return []
+    fillers = random.Random(f"filling {seed}").choices(tokenizer.fillers, k=missing)
+    text = "".join(filler.text for filler in fillers)
+    return [TextPart(as_ids([filler.token_id for filler in fillers]), text.encode())]

