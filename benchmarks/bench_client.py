@@ -37,7 +37,7 @@ import orjson
 
 from farspan.bench.http.answer import AnswerTape
 from farspan.bench.http.client import Client, Exchange
-from farspan.bench.http.request_body import Body, FilePiece
+from farspan.bench.http.request_body import FilePiece, RequestBody
 from farspan.bench.http.wire import Api, PromptAs, frame_body
 
 EVENT = (
@@ -142,7 +142,7 @@ def serve_paced(pipe: Pipe, ttft_s: float, itl_s: float, tokens: int) -> None:
     server.serve()
 
 
-def write_bodies(folder: Path, streams: int, size: int) -> list[Body]:
+def write_bodies(folder: Path, streams: int, size: int) -> list[RequestBody]:
     """Write bodies of token ids, every one different, `size` bytes each."""
     before, after = frame_body(Api.COMPLETIONS, model="m", prompt_as=PromptAs.IDS, output_tokens=1)
     bodies = []
@@ -150,15 +150,15 @@ def write_bodies(folder: Path, streams: int, size: int) -> list[Body]:
         path = folder / f"{number}.json"
         ids = np.random.default_rng(number).integers(10_000, 99_999, size // 6, dtype=np.int32)
         path.write_bytes(orjson.dumps(ids, option=orjson.OPT_SERIALIZE_NUMPY))
-        bodies.append(Body((before, FilePiece(path, path.stat().st_size), after)))
+        bodies.append(RequestBody((before, FilePiece(path, path.stat().st_size), after)))
     return bodies
 
 
-async def load(url: str, bodies: list[Body], rounds: int) -> list[Exchange]:
+async def load(url: str, bodies: list[RequestBody], rounds: int) -> list[Exchange]:
     """Keep every body's stream busy for so many rounds."""
     found: list[Exchange] = []
 
-    async def keep_asking(client: Client, body: Body) -> None:
+    async def keep_asking(client: Client, body: RequestBody) -> None:
         for _ in range(rounds):
             found.append(await client.send(Api.COMPLETIONS, body))
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from farspan.builtin.attention import attend_runs
-from farspan.kv.interface import Run
+from farspan.kv.interface import PageRun
 from farspan.kv.kvcache import open_driver
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.pages import PagePool
@@ -65,7 +65,7 @@ class Structure(ABC):
         """Make room for `count` more tokens in every layer."""
 
     @abstractmethod
-    def runs(self, layer: int, tokens: int) -> list[Run]:
+    def runs(self, layer: int, tokens: int) -> list[PageRun]:
         """The first `tokens` of a layer as pieces to attend to, in order."""
 
     def attend(self, query: torch.Tensor, layer: int, tokens: int) -> torch.Tensor:
@@ -106,9 +106,9 @@ class FixedPool(Structure):
     def grow(self, count: int) -> None:
         self.length += count
 
-    def runs(self, layer: int, tokens: int) -> list[Run]:
+    def runs(self, layer: int, tokens: int) -> list[PageRun]:
         part = self._layers[layer][:tokens]
-        return [Run(part[:, 0], part[:, 1])]
+        return [PageRun(part[:, 0], part[:, 1])]
 
     def buffers(self) -> list[torch.Tensor]:
         return [layer[: self.length] for layer in self._layers]
@@ -163,11 +163,11 @@ class Blocks(Structure):
         while len(self._blocks) * self.size < self.length:
             self._blocks.append([self.shape.empty(self.size) for _ in range(self.shape.layers)])
 
-    def runs(self, layer: int, tokens: int) -> list[Run]:
+    def runs(self, layer: int, tokens: int) -> list[PageRun]:
         found = []
         for number in range(-(-tokens // self.size)):
             part = self._blocks[number][layer][: tokens - number * self.size]
-            found.append(Run(part[:, 0], part[:, 1]))
+            found.append(PageRun(part[:, 0], part[:, 1]))
         return found
 
     def buffers(self) -> list[torch.Tensor]:
@@ -211,12 +211,12 @@ class Paged(Structure):
         self._table[self._held : held] = torch.from_numpy(self._free[self._held : held])
         self._held = held
 
-    def runs(self, layer: int, tokens: int) -> list[Run]:
+    def runs(self, layer: int, tokens: int) -> list[PageRun]:
         found = []
         for number, page in enumerate(self._free[: -(-tokens // self.page)].tolist()):
             count = min(self.page, tokens - number * self.page)
             part = self._pools[layer][page * self.page : page * self.page + count]
-            found.append(Run(part[:, 0], part[:, 1]))
+            found.append(PageRun(part[:, 0], part[:, 1]))
         return found
 
     def attend(self, query: torch.Tensor, layer: int, tokens: int) -> torch.Tensor:
@@ -256,12 +256,12 @@ class Gathered(Paged):
     def name(self) -> str:  # type: ignore[override]
         return f"pages of {self.page}, gathered"
 
-    def runs(self, layer: int, tokens: int) -> list[Run]:
+    def runs(self, layer: int, tokens: int) -> list[PageRun]:
         shape = self.shape
         pool = self._pools[layer].view(-1, self.page, 2, shape.heads, shape.dim)
         part = pool.index_select(0, self._table[: -(-tokens // self.page)])
         part = part.view(-1, 2, shape.heads, shape.dim)[:tokens]
-        return [Run(part[:, 0], part[:, 1])]
+        return [PageRun(part[:, 0], part[:, 1])]
 
     def attend(self, query: torch.Tensor, layer: int, tokens: int) -> torch.Tensor:
         return Structure.attend(self, query, layer, tokens)
@@ -314,9 +314,9 @@ class Segments(Structure):
             if self.ahead_segments:
                 self._segments.tick()
 
-    def runs(self, layer: int, tokens: int) -> list[Run]:
+    def runs(self, layer: int, tokens: int) -> list[PageRun]:
         part = self._layers[layer][:tokens]
-        return [Run(part[:, 0], part[:, 1])]
+        return [PageRun(part[:, 0], part[:, 1])]
 
     def buffers(self) -> list[torch.Tensor]:
         return [layer[: self.length] for layer in self._layers]

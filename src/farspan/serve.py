@@ -42,7 +42,7 @@ class ServeWatcher:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class RunningServer:
     """A server that answers.
 
     Args:
@@ -89,7 +89,7 @@ async def serve(
     ready_limit_s: float | None = None,
     watcher: ServeWatcher | None = None,
     environment: Mapping[str, str] | None = None,
-) -> Served:
+) -> RunningServer:
     """Start a server, wait until it answers one token, and stay with it until it ends; or let it go.
 
     A start that fails, or is interrupted, leaves nothing behind. So does the end of this program, however it may
@@ -161,7 +161,7 @@ async def serve(
             state.remove(launch.name)
         elif not gone:
             running.let_go()
-    return Served(record, report)
+    return RunningServer(record, report)
 
 
 async def _stay(running: Running, hints: Hints) -> None:
@@ -212,7 +212,7 @@ def _record(runtime: Runtime, running: Running) -> ServerRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerState:
+class ServerStatus:
     """A server now.
 
     Args:
@@ -226,24 +226,24 @@ class ServerState:
     why: str = ""
 
 
-def look_up(record: ServerRecord) -> ServerState:
+def look_up(record: ServerRecord) -> ServerStatus:
     """Find out how a server is: whether what was started is still there, and whether it answers."""
     try:
         gone = _is_gone(record)
         if not gone and record.runtime == "kubernetes":
             ready = any(is_ready(pod) for pod in _cluster(record).pods(record.name))
             waiting = "starting" if record.ready_s is None else "not answering"
-            return ServerState(record, "ready" if ready else waiting, "as its readiness probe says")
+            return ServerStatus(record, "ready" if ready else waiting, "as its readiness probe says")
     except LaunchError as error:
-        return ServerState(record, "unknown", error.message)
+        return ServerStatus(record, "unknown", error.message)
     if gone:
-        return ServerState(record, "gone", gone)
+        return ServerStatus(record, "gone", gone)
     if not record.url:
-        return ServerState(record, "ready", "works for machine 0, which answers")
+        return ServerStatus(record, "ready", "works for machine 0, which answers")
     why = _ask(record.url)
     if why:
-        return ServerState(record, "starting" if record.ready_s is None else "not answering", why)
-    return ServerState(record, "ready" if record.ready_s is not None else "starting")
+        return ServerStatus(record, "starting" if record.ready_s is None else "not answering", why)
+    return ServerStatus(record, "ready" if record.ready_s is not None else "starting")
 
 
 def _is_gone(record: ServerRecord) -> str:

@@ -22,12 +22,12 @@ from farspan.bench.analysis.summary import list_points, summarise, summarise_eng
 from farspan.bench.http.wire import Api, PromptAs
 from farspan.bench.lengths import parse_lengths
 from farspan.bench.observe.engine_observer import EngineObserver
-from farspan.bench.observe.observer import Observed, Observer
+from farspan.bench.observe.observer import ObservedRun, Observer
 from farspan.bench.prepared_requests import PromptStore
 from farspan.bench.request_status import Status
 from farspan.bench.run import BenchOptions, BenchOutcome, run_bench, run_engines
 from farspan.bench.run_folder import load_run
-from farspan.bench.schedule import Job, Phase
+from farspan.bench.schedule import Job, LoadPhase
 from farspan.bench.watch import Watcher
 from farspan.errors import InputError
 from scripted import Script, ScriptedServer, counting_prompt, serve_script
@@ -87,14 +87,14 @@ async def test_warm_up_and_cool_down_are_kept_and_not_counted(server: ScriptedSe
     server.scripts = [Script(ttft_s=0.5)]
     outcome = await bench(options(server, tmp_path, repeats=3, warmup=2, cooldown=1))
     assert [result.phase for result in outcome.results] == [
-        Phase.WARMUP, Phase.WARMUP, *[Phase.MEASURED] * 3, Phase.COOLDOWN,
+        LoadPhase.WARMUP, LoadPhase.WARMUP, *[LoadPhase.MEASURED] * 3, LoadPhase.COOLDOWN,
     ]  # fmt: skip
     assert load_run(tmp_path / "run").results == outcome.results
     (point,) = list_points(outcome.results)
     assert point.requests == 3
     summary = summarise(outcome)
     assert summary["measures"]["ttft_s"]["count"] == 3
-    measured = [result.ttft_s for result in outcome.results if result.phase is Phase.MEASURED]
+    measured = [result.ttft_s for result in outcome.results if result.phase is LoadPhase.MEASURED]
     assert summary["measures"]["ttft_s"]["mean"] == pytest.approx(np.mean(measured))
     assert len(summary["requests"]) == 6
     again = await bench(options(server, tmp_path, repeats=3, warmup=2, cooldown=1, resume=True))
@@ -192,7 +192,7 @@ class Oracle(Observer):
         self.seen: list[str] = []
         self._hang, self._after, self._labels = hang, after, labels or {}
 
-    async def start(self, run: Observed) -> None:
+    async def start(self, run: ObservedRun) -> None:
         self.seen.append(f"start {run.server.model} {run.start}")
 
     async def stop(self) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farspan.bench.lengths import parse_lengths
-from farspan.bench.schedule import Job, Phase, plan_arrivals, plan_jobs
+from farspan.bench.schedule import Job, LoadPhase, plan_arrivals, plan_jobs
 
 
 @given(
@@ -56,7 +56,7 @@ def test_requests_around_the_measured_ones_have_prompts_of_their_own() -> None:
         contexts=[10, 20], depths=[0.5], repeats=2, seed=1, output_tokens=4, warmup=3, cooldown=2
     )
     phases = [job.phase for job in jobs]
-    assert phases == [Phase.WARMUP] * 3 + [Phase.MEASURED] * 4 + [Phase.COOLDOWN] * 2
+    assert phases == [LoadPhase.WARMUP] * 3 + [LoadPhase.MEASURED] * 4 + [LoadPhase.COOLDOWN] * 2
     assert len({job.prompt_seed for job in jobs}) == len(set(jobs)) == 9
     assert [job.context for job in jobs[:3]] == [10, 20, 10]
 

@@ -15,7 +15,7 @@ from farspan.builtin.model import LlamaModel, Piece
 from farspan.builtin.sampling import SamplingParams, sample
 from farspan.builtin.scheduler import FinishReason, Request
 from farspan.errors import InputError
-from farspan.kv.interface import KVCacheError, NoRoomError, Run, SequenceKV
+from farspan.kv.interface import KVCacheError, NoRoomError, PageRun, SequenceKV
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.memory.segments import SegmentPool
 from recall_prompts import WORDS, recall_prompt
@@ -54,7 +54,7 @@ class AtTheEnd(SequenceKV):
 
     def __init__(self, layers: int, first: int) -> None:
         self.first = first
-        self.parts: list[list[Run]] = [[] for _ in range(layers)]
+        self.parts: list[list[PageRun]] = [[] for _ in range(layers)]
 
     cached_tokens = 0
     length = 0
@@ -66,15 +66,15 @@ class AtTheEnd(SequenceKV):
     def close(self) -> None: ...
 
     def write(self, layer: int, start: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        self.parts[layer].append(Run(key, value))
+        self.parts[layer].append(PageRun(key, value))
 
-    def runs(self, layer: int, start: int, stop: int) -> list[Run]:
+    def runs(self, layer: int, start: int, stop: int) -> list[PageRun]:
         low, high = max(start, self.first) - self.first, stop - self.first
         if low >= high:
             return []
         key = torch.cat([run.key for run in self.parts[layer]])
         value = torch.cat([run.value for run in self.parts[layer]])
-        return [Run(key[low:high], value[low:high])]
+        return [PageRun(key[low:high], value[low:high])]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from farspan.builtin.__main__ import serve
 from farspan.builtin.model import LlamaModel
 from farspan.doctor.examine import examine
-from farspan.doctor.records import Phase
+from farspan.doctor.records import StartPhase
 from recall_prompts import WORDS, recall_prompt
 
 CHUNK = 256
@@ -303,7 +303,7 @@ def test_its_log_tells_the_phases_of_the_start(
             process.wait(timeout=20)
     report = examine([log.read_bytes()])
     phases = [entry.phase for entry in report.timeline]
-    assert phases[:3] == [Phase.ENGINE, Phase.WEIGHTS, Phase.READY]
+    assert phases[:3] == [StartPhase.ENGINE, StartPhase.WEIGHTS, StartPhase.READY]
     loaded = report.timeline[1]
     assert loaded.gib == pytest.approx(probe_model.weight_bytes / 2**30, abs=0.001)
     assert None not in [entry.at for entry in report.timeline]

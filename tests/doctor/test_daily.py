@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from farspan.doctor.log_line import LineParser
 from farspan.doctor.log_reader import LogReader
 from farspan.doctor.records import Access, Batch, Event, Throughput, Traffic
-from farspan.doctor.routine_lines import DailyLines
+from farspan.doctor.routine_lines import RoutineLines
 from farspan.doctor.scan import telling_lines
 
 SUCCESSES = (b'" 200 OK', b'" 200 OK\r', b"200 OK\x1b[0m", b"200 OK\x1b[0m\r")
@@ -37,7 +37,7 @@ THROUGHPUT = (
 
 def read(line: str) -> object:
     events: list[Event] = []
-    assert DailyLines(LineParser()).read(7, line.encode(), events)
+    assert RoutineLines(LineParser()).read(7, line.encode(), events)
     (event,) = events
     return event
 
@@ -142,5 +142,5 @@ def test_what_a_client_sent_says_nothing() -> None:
     sent = f"INFO 11-22 20:03:32 [logger.py:40] Received request cmpl-1: prompt: 'ERROR {REFUSED}'"
     for line in (sent, f"(APIServer pid=8) {sent}", f"2026-11-22T20:03:32Z {sent}"):
         events: list[Event] = []
-        assert DailyLines(LineParser()).read(1, line.encode(), events)
+        assert RoutineLines(LineParser()).read(1, line.encode(), events)
         assert events == []

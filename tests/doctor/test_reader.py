@@ -19,9 +19,9 @@ from farspan.doctor.records import (
     EngineVersion,
     Event,
     Figure,
-    Message,
-    Phase,
+    LogMessage,
     Progress,
+    StartPhase,
     Throughput,
     Traffic,
 )
@@ -87,7 +87,7 @@ LINE = "Model loading took 27.6 GiB memory and 1.046763 seconds"
 def test_prefixes(line: str, process: str) -> None:
     events = read((line.format(LINE) + "\n").encode())
     progress = next(event for event in events if isinstance(event, Progress))
-    assert progress.phase is Phase.WEIGHTS
+    assert progress.phase is StartPhase.WEIGHTS
     assert progress.gib == 27.6
     assert progress.done
     assert progress.where.process == process
@@ -189,7 +189,7 @@ def test_ready_means_answering() -> None:
     fired = "[2026-11-22 20:21:53] The server is fired up and ready to roll!\n"
     for line in (fired, "INFO:     Application startup complete.\n"):
         (event,) = (event for event in read(line.encode()) if isinstance(event, Progress))
-        assert event.phase is Phase.READY
+        assert event.phase is StartPhase.READY
 
 
 def test_throughput_lines_of_all_shapes() -> None:
@@ -258,7 +258,7 @@ def test_a_line_without_end_is_read_by_its_beginning() -> None:
         events += reader.feed(long[at : at + 100_000])
     events += reader.feed(b"\nERROR 12-02 10:00:01 [a.py:1] RuntimeError: next\n")
     events += reader.close()
-    messages = [event for event in events if isinstance(event, Message)]
+    messages = [event for event in events if isinstance(event, LogMessage)]
     assert [(message.where.line, len(message.text) < 20_000) for message in messages] == [
         (1, True),
         (2, True),
@@ -271,7 +271,7 @@ def test_the_same_message_over_and_over_is_counted(piece: int) -> None:
     lines = "".join(f"WARNING 12-02 10:00:00 [a.py:1] slot {number} was lost\n" for number in range(1000))
     log = lines.encode()
     events = read(*(log[at : at + piece] for at in range(0, len(log), piece)))
-    messages = [event for event in events if isinstance(event, Message)]
+    messages = [event for event in events if isinstance(event, LogMessage)]
     assert len(messages) == 65
     assert sum(message.times for message in messages) == 1000
 
@@ -282,20 +282,20 @@ def test_a_withheld_message_hides_no_refused_request() -> None:
     refused = b'1.2.3.4:5 - "ERROR what failed" 404 Not\n'
     events = read(strange * 100, refused * 3)
     assert sum(isinstance(event, Access) for event in events) == 3
-    assert sum(event.times for event in events if isinstance(event, Message)) == 100
+    assert sum(event.times for event in events if isinstance(event, LogMessage)) == 100
 
 
 def test_secrets_do_not_become_evidence() -> None:
     token = "hf_" + "a" * 34
     lines = f"ERROR 12-02 10:00:00 [a.py:1] failed with api_key='sk-{'b' * 20}' and {token}\n"
-    (message,) = (event for event in read(lines.encode()) if isinstance(event, Message))
+    (message,) = (event for event in read(lines.encode()) if isinstance(event, LogMessage))
     assert token not in message.raw
     assert "b" * 20 not in message.raw
 
 
 def test_lines_are_counted_by_line_feeds() -> None:
     data = b"a\r\nb\r\n\r\n\rERROR 12-02 10:00:00 [a.py:1] x failed\r\n"
-    (message,) = (event for event in read(data) if isinstance(event, Message))
+    (message,) = (event for event in read(data) if isinstance(event, LogMessage))
     assert message.where.line == 4
 
 
@@ -345,10 +345,10 @@ def test_the_built_in_engine_tells_its_start() -> None:
         if entry.at is not None
     ]
     assert found == [
-        (Phase.ENGINE, 0, 2.25, None, True),
-        (Phase.WEIGHTS, 0.25, 0.25, 1.51, True),
-        (Phase.READY, 1.25, 0, None, True),
-        (Phase.SHUTDOWN, 61.25, 0, None, True),
+        (StartPhase.ENGINE, 0, 2.25, None, True),
+        (StartPhase.WEIGHTS, 0.25, 0.25, 1.51, True),
+        (StartPhase.READY, 1.25, 0, None, True),
+        (StartPhase.SHUTDOWN, 61.25, 0, None, True),
     ]
     assert report.engine == "builtin"
     assert report.findings == ()

@@ -8,7 +8,7 @@ import pytest
 
 from farspan.doctor.diagnose import Report
 from farspan.doctor.examine import examine
-from farspan.doctor.records import Phase
+from farspan.doctor.records import StartPhase
 from farspan.doctor.report_text import answer
 
 REAL = Path(__file__).parents[1] / "evidence" / "real"
@@ -18,7 +18,7 @@ def _report(name: str) -> Report:
     return examine([(REAL / f"{name}.log").read_bytes()])
 
 
-def _seconds(report: Report) -> dict[Phase, float | None]:
+def _seconds(report: Report) -> dict[StartPhase, float | None]:
     return {entry.phase: entry.seconds for entry in report.timeline}
 
 
@@ -26,21 +26,21 @@ def test_vllm_on_an_h200() -> None:
     report = _report("vllm-0.24.0-scout-shard")
     assert (report.engine, report.version) == ("vllm", "0.24.0")
     assert [entry.phase for entry in report.timeline] == [
-        Phase.CONFIG,
-        Phase.ENGINE,
-        Phase.DISTRIBUTED,
-        Phase.WEIGHTS,
-        Phase.COMPILE,
-        Phase.PROFILE,
-        Phase.KV,
-        Phase.GRAPHS,
-        Phase.READY,
-        Phase.SHUTDOWN,
+        StartPhase.CONFIG,
+        StartPhase.ENGINE,
+        StartPhase.DISTRIBUTED,
+        StartPhase.WEIGHTS,
+        StartPhase.COMPILE,
+        StartPhase.PROFILE,
+        StartPhase.KV,
+        StartPhase.GRAPHS,
+        StartPhase.READY,
+        StartPhase.SHUTDOWN,
     ]
     seconds = _seconds(report)
-    assert seconds[Phase.WEIGHTS] == 1.046763
-    assert seconds[Phase.COMPILE] == 36.07
-    assert seconds[Phase.GRAPHS] == 17
+    assert seconds[StartPhase.WEIGHTS] == 1.046763
+    assert seconds[StartPhase.COMPILE] == 36.07
+    assert seconds[StartPhase.GRAPHS] == 17
     figures = report.capacity
     assert figures["available_kv_gib"] == 94.88
     assert figures["weights_gib"] == 27.6

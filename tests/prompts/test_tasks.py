@@ -8,7 +8,7 @@ import tokenizers
 from farspan.errors import InputError
 from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.prompt import Prompt
-from farspan.prompts.scoring import Match, Scorer
+from farspan.prompts.scoring import MatchKind, Scorer
 from farspan.prompts.tasks import TASKS
 from farspan.prompts.tokenizer import Tokenizer
 
@@ -75,8 +75,8 @@ def test_the_answer_scores_one_and_another_answer_less(llama: Tokenizer, task: s
     assert prompt.answer
     assert prompt.score(prompt.answer) == 1
     assert prompt.score(f"Sure! It is: {prompt.answer.upper()}.") == 1
-    assert prompt.score(prompt.answer, Match.EXACT) == 1
-    assert prompt.score(f"Sure! {prompt.answer}", Match.EXACT) == 0
+    assert prompt.score(prompt.answer, MatchKind.EXACT) == 1
+    assert prompt.score(f"Sure! {prompt.answer}", MatchKind.EXACT) == 0
     assert prompt.score("") == 0
     assert other.answer != prompt.answer
     assert prompt.score(other.answer) < 1
@@ -156,21 +156,21 @@ def test_unknown_things_are_refused(llama: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("match", "expected", "reply", "score"),
     [
-        (Match.EXACT, ("Zorobek",), " Zorobek. ", 1.0),
-        (Match.EXACT, ("Zorobek",), "zorobek", 0.0),
-        (Match.NORMALISED, ("4839201",), "The code is **4,839,201**!", 1.0),
-        (Match.NORMALISED, ("483",), "4839", 0.0),
-        (Match.NORMALISED, ("amber vault",), "an Amber  vault", 1.0),
-        (Match.NORMALISED, ("amber vault",), "the vault is amber", 0.0),
-        (Match.NUMBER, ("12",), "There are 12 of 20.", 1.0),
-        (Match.NUMBER, ("12",), "There are 20, not 12.", 0.0),
-        (Match.NUMBER, ("12",), "none", 0.0),
-        (Match.FRACTION, ("a", "b", "c", "d"), "A, c and d", 0.75),
-        (Match.PREFIX, ("Zuri Beko Tala Romi",), " Zuri Beko Rumi Romi Bado", 0.75),
-        (Match.PREFIX, ("Zuri Beko",), "", 0.0),
-        (Match.ANY, (), "words", 1.0),
-        (Match.ANY, (), " ... ", 0.0),
+        (MatchKind.EXACT, ("Zorobek",), " Zorobek. ", 1.0),
+        (MatchKind.EXACT, ("Zorobek",), "zorobek", 0.0),
+        (MatchKind.NORMALISED, ("4839201",), "The code is **4,839,201**!", 1.0),
+        (MatchKind.NORMALISED, ("483",), "4839", 0.0),
+        (MatchKind.NORMALISED, ("amber vault",), "an Amber  vault", 1.0),
+        (MatchKind.NORMALISED, ("amber vault",), "the vault is amber", 0.0),
+        (MatchKind.NUMBER, ("12",), "There are 12 of 20.", 1.0),
+        (MatchKind.NUMBER, ("12",), "There are 20, not 12.", 0.0),
+        (MatchKind.NUMBER, ("12",), "none", 0.0),
+        (MatchKind.FRACTION, ("a", "b", "c", "d"), "A, c and d", 0.75),
+        (MatchKind.PREFIX, ("Zuri Beko Tala Romi",), " Zuri Beko Rumi Romi Bado", 0.75),
+        (MatchKind.PREFIX, ("Zuri Beko",), "", 0.0),
+        (MatchKind.ANY, (), "words", 1.0),
+        (MatchKind.ANY, (), " ... ", 0.0),
     ],
 )
-def test_scorers(match: Match, expected: tuple[str, ...], reply: str, score: float) -> None:
+def test_scorers(match: MatchKind, expected: tuple[str, ...], reply: str, score: float) -> None:
     assert Scorer(match, expected).score(reply) == score

@@ -11,8 +11,8 @@ from farspan.bench.request_status import Status
 from farspan.errors import InputError
 from farspan.report.build_report import build_report
 from farspan.report.claim import choose_figures, find_proven, write_claim, write_verdict
-from farspan.report.report_run import Subject, load_subjects
-from farspan.report.trust_statement import Verdict
+from farspan.report.report_run import ReportRun, load_subjects
+from farspan.report.trust_statement import TrustLevel
 from report_runs import VLLM_LOG, make_plan, scout_results, usage_series, write_engine_run
 from samples import make_result
 
@@ -22,7 +22,7 @@ FAILED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def load(folder: Path, results: list[Result], **more: Any) -> Subject:
+def load(folder: Path, results: list[Result], **more: Any) -> ReportRun:
     write_engine_run(folder, results, **more)
     return load_subjects([folder])[0]
 
@@ -40,7 +40,7 @@ def test_the_claim_names_everything_the_run_shows(tmp_path: Path) -> None:
     assert figures["Right answers"].value == "18 of 18"
     assert figures["Proven context"].value == "10M"
     assert figures["TTFT there"].value == "40 min 35 s"
-    assert figures["TTFT there"].verdict is Verdict.PROVEN
+    assert figures["TTFT there"].verdict is TrustLevel.PROVEN
     assert figures["KV peak"].note.startswith("of 94.9 GiB")
 
 
@@ -100,16 +100,16 @@ def test_an_imported_run_is_not_called_right_or_proven(tmp_path: Path) -> None:
     assert dict(report.runs[0].facts)["Date"] == "not recorded by the tool that measured"
     figures = {figure.name: figure for figure in choose_figures(subject)}
     assert figures["Right answers"].value == "not checked"
-    assert figures["Right answers"].verdict is Verdict.UNKNOWN
+    assert figures["Right answers"].verdict is TrustLevel.UNKNOWN
     assert "Proven context" not in figures
     assert figures["Answered context"].value == "10k"
-    assert figures["TTFT there"].verdict is Verdict.UNKNOWN  # cold or warm is not known
+    assert figures["TTFT there"].verdict is TrustLevel.UNKNOWN  # cold or warm is not known
 
 
 def test_a_warm_time_is_doubtful_on_the_first_screen(tmp_path: Path) -> None:
     results = [make_result(repeat=r, cached_tokens=9000, labels=("warm",)) for r in range(3)]
     figures = {figure.name: figure for figure in choose_figures(load(tmp_path, results))}
-    assert figures["TTFT there"].verdict is Verdict.DOUBTFUL
+    assert figures["TTFT there"].verdict is TrustLevel.DOUBTFUL
 
 
 @pytest.mark.parametrize("status", [s for s in Status if not s.answered])
@@ -118,7 +118,7 @@ def test_a_run_without_any_answer_has_a_report(tmp_path: Path, status: Status) -
     run = report.runs[0]
     assert not report.good
     assert "1 of 1 requests failed" in run.claim
-    assert run.trust[0].verdict is Verdict.UNKNOWN
+    assert run.trust[0].verdict is TrustLevel.UNKNOWN
     assert run.failures[0].status is status
     assert run.failures[0].fix
 

@@ -12,7 +12,7 @@ from farspan.bench.http.client import Limits
 from farspan.bench.http.target import normalise_url
 from farspan.bench.http.wire import Api, PromptAs
 from farspan.bench.lengths import Lengths
-from farspan.bench.schedule import Job, Phase, plan_arrivals, plan_jobs
+from farspan.bench.schedule import Job, LoadPhase, plan_arrivals, plan_jobs
 from farspan.errors import InputError
 
 GOODPUT_TIMES = ("ttft", "tpot", "e2el")
@@ -215,7 +215,7 @@ def plan_dry_run(options: BenchOptions, *, shown: int = 10) -> DryRun:
         counts[job.context] = counts.get(job.context, 0) + 1
     return DryRun(
         requests=len(jobs),
-        measured=sum(job.phase is Phase.MEASURED for job in jobs),
+        measured=sum(job.phase is LoadPhase.MEASURED for job in jobs),
         prompt_tokens=sum(job.context for job in jobs),
         output_tokens=sum(job.output_tokens for job in jobs),
         by_context={str(context): counts[context] for context in sorted(counts)},

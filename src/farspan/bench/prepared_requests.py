@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from farspan.bench.http.request_body import Body, FilePiece
+from farspan.bench.http.request_body import FilePiece, RequestBody
 from farspan.bench.http.wire import Api, PromptAs, frame_body
 from farspan.bench.schedule import Job
 from farspan.errors import InputError
@@ -25,7 +25,15 @@ from farspan.errors import InputError
 PROMPTS_FOLDER = "prompts"
 _OURS = re.compile(r"[0-9a-f]{32}\.json|\.draft-.*")
 
-__all__ = ["AnyPrompt", "Body", "PreparedRequest", "PromptAs", "PromptMaker", "PromptStore", "StoredPrompt"]
+__all__ = [
+    "AnyPrompt",
+    "PreparedRequest",
+    "PromptAs",
+    "PromptMaker",
+    "PromptStore",
+    "RequestBody",
+    "StoredPrompt",
+]
 
 
 class AnyPrompt(Protocol):
@@ -74,7 +82,7 @@ class PreparedRequest:
     """A request ready to send."""
 
     prompt: StoredPrompt
-    body: Body
+    body: RequestBody
 
     @property
     def job(self) -> Job:
@@ -176,7 +184,7 @@ def prepare_request(
         ignore_eos=ignore_eos,
         extra=extra,
     )
-    return PreparedRequest(prompt, Body((before, prompt.file, after)))
+    return PreparedRequest(prompt, RequestBody((before, prompt.file, after)))
 
 
 def choose_form(api: Api, wanted: PromptAs) -> PromptAs:

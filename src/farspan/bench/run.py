@@ -24,7 +24,7 @@ from farspan.bench.http.target import (
 )
 from farspan.bench.http.wire import Api
 from farspan.bench.load import Load
-from farspan.bench.observe.observer import Observed, Observer
+from farspan.bench.observe.observer import ObservedRun, Observer
 from farspan.bench.options import BenchOptions
 from farspan.bench.prepared_requests import (
     PROMPTS_FOLDER,
@@ -36,7 +36,7 @@ from farspan.bench.prepared_requests import (
 )
 from farspan.bench.request_status import Status
 from farspan.bench.run_folder import INFO_FILE, Identity, RunInfo, load_info, new_start, open_run
-from farspan.bench.schedule import Job, Phase
+from farspan.bench.schedule import Job, LoadPhase
 from farspan.bench.watch import Watcher
 
 __all__ = ["BenchOptions", "BenchOutcome", "run_bench", "run_engines"]
@@ -147,7 +147,7 @@ async def run_bench(
                 observers=observers,
                 limits=limits,
             )
-            observed = Observed(
+            observed = ObservedRun(
                 normalise_url(options.url), store.folder, server, len(store.info.starts) - 1, options.api_key
             )
             for observer in observers if requests else ():
@@ -215,7 +215,7 @@ def choose_jobs(jobs: Sequence[Job], results: Sequence[Result], *, retry_failed:
     """
     there = {result.job: result.status for result in results}
     wanted = [job for job in jobs if job not in there or (retry_failed and there[job] is not Status.OK)]
-    return tuple(wanted) if any(job.phase is Phase.MEASURED for job in wanted) else ()
+    return tuple(wanted) if any(job.phase is LoadPhase.MEASURED for job in wanted) else ()
 
 
 async def _prepare(

@@ -24,7 +24,7 @@ from farspan.bench.environment import describe_client, read_document
 from farspan.bench.http.client import Lag
 from farspan.bench.http.target import ServerInfo
 from farspan.bench.request_status import Status
-from farspan.bench.schedule import Job, Phase
+from farspan.bench.schedule import Job, LoadPhase
 from farspan.errors import InputError
 
 FORMAT = 1
@@ -293,7 +293,7 @@ def _read_result(document: dict[str, Any]) -> Result:
     values["status"] = Status(values["status"])
     values["labels"] = tuple(values["labels"])
     values["token_times_s"] = tuple(values["token_times_s"])
-    values["phase"] = Phase(values.get("phase", Phase.MEASURED))
+    values["phase"] = LoadPhase(values.get("phase", LoadPhase.MEASURED))
     lag = values.get("client_lag_s")
     values["client_lag_s"] = None if lag is None else Lag(**lag)
     return Result(**values)

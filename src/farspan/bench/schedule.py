@@ -12,7 +12,7 @@ from enum import StrEnum
 from farspan.bench.lengths import Lengths
 
 
-class Phase(StrEnum):
+class LoadPhase(StrEnum):
     """What a request is for. All are kept; statistics take the measured ones alone."""
 
     WARMUP = "warm-up"
@@ -38,13 +38,13 @@ class Job:
     repeat: int
     seed: int
     output_tokens: int
-    phase: Phase = Phase.MEASURED
+    phase: LoadPhase = LoadPhase.MEASURED
 
     @property
     def prompt_seed(self) -> int:
         """A seed for this job's prompt: its own, and the same whatever else the run holds (63 bits)."""
         words = f"{self.seed} {self.context} {self.depth!r} {self.repeat} {self.output_tokens}"
-        if self.phase is not Phase.MEASURED:
+        if self.phase is not LoadPhase.MEASURED:
             words += f" {self.phase.value}"
         return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big") >> 1
 
@@ -98,13 +98,13 @@ def plan_jobs(
             measured += [Job(context, depth, repeat, seed, output_tokens) for context, depth in visited]
         measured = measured[:requests]
 
-    def around(count: int, phase: Phase) -> list[Job]:
+    def around(count: int, phase: LoadPhase) -> list[Job]:
         visited = (points[i % len(points)] for i in range(count))
         return [
             Job(context, depth, i, seed, output_tokens, phase) for i, (context, depth) in enumerate(visited)
         ]
 
-    return (*around(warmup, Phase.WARMUP), *measured, *around(cooldown, Phase.COOLDOWN))
+    return (*around(warmup, LoadPhase.WARMUP), *measured, *around(cooldown, LoadPhase.COOLDOWN))
 
 
 def plan_arrivals(count: int, *, rate: float, burstiness: float, seed: int) -> tuple[float, ...]:

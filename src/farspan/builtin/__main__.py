@@ -94,7 +94,7 @@ def serve(
         from farspan.builtin.engine import Engine, EngineOptions
         from farspan.builtin.model import LlamaModel
         from farspan.builtin.server import create_app
-        from farspan.builtin.server_tokenizer import ServerTokenizer
+        from farspan.builtin.server_tokenizer import ChatTokenizer
     except ModuleNotFoundError as error:
         raise InputError(
             f"the built-in engine needs {error.name}", "pip install 'farspan[builtin]'"
@@ -122,7 +122,7 @@ def serve(
     log.weights_loaded(model.weight_bytes)
     engine = Engine(model, options)
     name = served_model_name or folder.resolve().name
-    app = create_app(engine, ServerTokenizer(folder), name, os.environ.get("FARSPAN_API_KEY"))
+    app = create_app(engine, ChatTokenizer(folder), name, os.environ.get("FARSPAN_API_KEY"))
     address, taken = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     statistics = engine.statistics()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from farspan.kv.interface import Run, SequenceKV
+from farspan.kv.interface import PageRun, SequenceKV
 
 # Positions of one call when keys are repeated for the query heads that share them: the copy is one run long.
 LARGEST_RUN = 65536
@@ -57,14 +57,14 @@ def _attend_span(
     q = query.transpose(0, 1).unsqueeze(0)
     own = list(sequence.runs(layer, start, stop))
     if len(own) > 1:
-        own = [Run(torch.cat([run.key for run in own]), torch.cat([run.value for run in own]))]
+        own = [PageRun(torch.cat([run.key for run in own]), torch.cat([run.value for run in own]))]
     output, logsum = _fused(q, own[0], True, scale)
     for piece in _pieces(sequence.runs(layer, first, start), query):
         output, logsum = _join(output, logsum, *_fused(q, piece, False, scale))
     return output[0].transpose(0, 1).to(query.dtype)
 
 
-def attend_runs(query: torch.Tensor, runs: Iterable[Run], scale: float) -> torch.Tensor:
+def attend_runs(query: torch.Tensor, runs: Iterable[PageRun], scale: float) -> torch.Tensor:
     """Return attention of a query [tokens, num_heads, head_dim] over all positions of one or more runs, unmasked."""
     q = query.transpose(0, 1).unsqueeze(0)
     pieces = _pieces(runs, query)
@@ -74,16 +74,16 @@ def attend_runs(query: torch.Tensor, runs: Iterable[Run], scale: float) -> torch
     return output[0].transpose(0, 1).to(query.dtype)
 
 
-def _pieces(runs: Iterable[Run], query: torch.Tensor) -> Iterator[Run]:
+def _pieces(runs: Iterable[PageRun], query: torch.Tensor) -> Iterator[PageRun]:
     """Yield runs in pieces short enough for one call each."""
     for run in runs:
         repeated = query.device.type != "cpu" and query.shape[1] > run.key.shape[1]
         size = LARGEST_RUN if repeated else _LARGEST_VIEW
         for start in range(0, len(run.key), size):
-            yield Run(run.key[start : start + size], run.value[start : start + size])
+            yield PageRun(run.key[start : start + size], run.value[start : start + size])
 
 
-def _fused(q: torch.Tensor, run: Run, causal: bool, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _fused(q: torch.Tensor, run: PageRun, causal: bool, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (output [1, heads, tokens, dim], log-sum-exp [1, heads, tokens]) of one run."""
     key = run.key.transpose(0, 1).unsqueeze(0)
     value = run.value.transpose(0, 1).unsqueeze(0)

@@ -78,7 +78,7 @@ class CompletionRequest(Sampling):
     add_special_tokens: bool = True
 
 
-class Message(BaseModel):
+class ChatMessage(BaseModel):
     """One turn of a conversation; what else it holds is the chat template's business."""
 
     model_config = ConfigDict(extra="allow")
@@ -90,7 +90,7 @@ class Message(BaseModel):
 class ChatCompletionRequest(Sampling):
     """The body of /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1)
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
 
@@ -102,7 +102,7 @@ class TokenizeRequest(BaseModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[Message] | None = None
+    messages: list[ChatMessage] | None = None
     add_special_tokens: bool = True
 
 

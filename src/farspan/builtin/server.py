@@ -23,15 +23,15 @@ from farspan.builtin.engine import Engine
 from farspan.builtin.engine_metrics import EngineMetrics
 from farspan.builtin.protocol import (
     ChatCompletionRequest,
+    ChatMessage,
     CompletionRequest,
     DetokenizeRequest,
-    Message,
     Sampling,
     TokenizeRequest,
     token_ids,
 )
 from farspan.builtin.runner import EngineRunner, EngineStoppedError
-from farspan.builtin.server_tokenizer import ServerTokenizer, StreamDecoder
+from farspan.builtin.server_tokenizer import ChatTokenizer, StreamDecoder
 from farspan.errors import FarspanError, InputError
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -56,7 +56,7 @@ class Service:
     engine: Engine
     runner: EngineRunner
     metrics: EngineMetrics
-    tokenizer: ServerTokenizer
+    tokenizer: ChatTokenizer
     model_name: str
 
     async def answer(
@@ -85,7 +85,7 @@ class Service:
 
 
 def create_app(
-    engine: Engine, tokenizer: ServerTokenizer, model_name: str, api_key: str | None = None
+    engine: Engine, tokenizer: ChatTokenizer, model_name: str, api_key: str | None = None
 ) -> FastAPI:
     """Return the server as an ASGI application; the engine's thread lives as long as it."""
     metrics = EngineMetrics(model_name)
@@ -308,7 +308,7 @@ def _parse(kind: type[Body], raw: dict[str, Any]) -> Body:
         raise InputError(f"{field}: {first['msg']}") from error
 
 
-def _dump(messages: list[Message]) -> list[dict[str, Any]]:
+def _dump(messages: list[ChatMessage]) -> list[dict[str, Any]]:
     return [message.model_dump() for message in messages]
 
 

@@ -14,7 +14,7 @@ from farspan.errors import CheckpointError, InputError
 from farspan.models.chat_template import read_chat_template
 
 
-class ServerTokenizer:
+class ChatTokenizer:
     """A checkpoint's tokenizer.json and chat template.
 
     Raises:
@@ -64,7 +64,7 @@ class StreamDecoder:
 
     _TAIL = 8
 
-    def __init__(self, tokenizer: ServerTokenizer) -> None:
+    def __init__(self, tokenizer: ChatTokenizer) -> None:
         self._tokenizer = tokenizer
         self._token_ids: list[int] = []
         self._read_from = 0

@@ -16,7 +16,7 @@ from rich.text import Text
 from farspan.bench.analysis.measure import Result
 from farspan.bench.http.target import ServerInfo
 from farspan.bench.request_status import Status
-from farspan.bench.schedule import Job, Phase
+from farspan.bench.schedule import Job, LoadPhase
 from farspan.bench.watch import Watcher
 from farspan.cli.lines import LineView
 from farspan.escape_terminal import printable
@@ -138,7 +138,7 @@ def choose_watcher(console: Console) -> PlainWatcher:
 
 def describe_job(job: Job) -> str:
     """Name a request for a person."""
-    phase = "" if job.phase is Phase.MEASURED else f"{job.phase}: "
+    phase = "" if job.phase is LoadPhase.MEASURED else f"{job.phase}: "
     return f"{phase}{format_tokens(job.context)} tokens, depth {job.depth:g}"
 
 

@@ -175,13 +175,13 @@ for _parameter in command.params:
 def _runtime(options: dict[str, Any]) -> Any:
     from farspan.launch.docker import DockerOptions
     from farspan.launch.manifest import ClusterOptions
-    from farspan.launch.prepare_launch import Asked, prepare
+    from farspan.launch.prepare_launch import ServeOptions, prepare
     from farspan.launch.runtimes.choose import choose_runtime
 
     names = ("engine", "runtime", "context", "gpus", "tp", "nodes", "node_rank", "head", "distributed", "concurrency",
         "output_tokens", "engine_version", "accept_nearest_version", "words", "force", "name", "host", "port", "model",
         "served_model_name", "api_key_env", "image", "model_path", "revision", "python", "offline")  # fmt: skip
-    asked = Asked(
+    asked = ServeOptions(
         **{name: options[name] for name in names},
         kv_dtype=KvDtype(options["kv_dtype"]),
         weights=options["weights"] or "",

@@ -20,7 +20,7 @@ _OWN = (
 
 
 @dataclass(slots=True)
-class Door:
+class AccessLog:
     """Counts refused requests by address. At most 4,096 addresses are told apart; the rest are counted.
 
     Args:

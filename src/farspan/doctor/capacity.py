@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from farspan.doctor.server_state import Situation
+from farspan.doctor.server_state import ServerState
 
 # figure -> what it is, for the reader of the JSON.
 PLAIN = {
@@ -34,12 +34,12 @@ PLAIN = {
 }
 
 
-def plain_terms(situation: Situation) -> list[str]:
+def plain_terms(situation: ServerState) -> list[str]:
     """The figures as sentences, the one that matters most first."""
     return [*_vllm(situation), *_sglang(situation), *_memory(situation)]
 
 
-def _vllm(situation: Situation) -> Iterator[str]:
+def _vllm(situation: ServerState) -> Iterator[str]:
     figures = situation.figures
     length, ratio = figures.get("max_model_len"), figures.get("max_concurrency")
     if length is not None and ratio is not None:
@@ -75,7 +75,7 @@ def _vllm(situation: Situation) -> Iterator[str]:
         )
 
 
-def _sglang(situation: Situation) -> Iterator[str]:
+def _sglang(situation: ServerState) -> Iterator[str]:
     figures = situation.figures
     pool = figures.get("max_total_num_tokens", figures.get("full_layer_tokens"))
     context = figures.get("context_len") or situation.number("context_length")
@@ -108,7 +108,7 @@ def _sglang(situation: Situation) -> Iterator[str]:
             )
 
 
-def _memory(situation: Situation) -> Iterator[str]:
+def _memory(situation: ServerState) -> Iterator[str]:
     figures = situation.figures
     weights = figures.get("weights_gib")
     if weights is not None:

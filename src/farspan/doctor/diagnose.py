@@ -22,14 +22,14 @@ from farspan.doctor.records import (
     Arguments,
     Batch,
     Event,
-    Message,
-    Phase,
+    LogMessage,
     Progress,
+    StartPhase,
     Throughput,
 )
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
 from farspan.doctor.rules import LINE_RULES, STATE_RULES
-from farspan.doctor.server_state import Hints, Situation
+from farspan.doctor.server_state import Hints, ServerState
 from farspan.doctor.timeline import Entry, Timeline
 
 _SIGHTINGS = 32
@@ -63,7 +63,7 @@ class Report:
     noise: tuple[Noise, ...]
     starts: int
     lines: int
-    situation: Situation
+    situation: ServerState
 
     @property
     def worst(self) -> Severity | None:
@@ -101,11 +101,11 @@ _ORDER = {severity: number for number, severity in enumerate(Severity)}
 class _Start:
     """One start of a server and all that was seen of it."""
 
-    situation: Situation = field(default_factory=Situation)
+    situation: ServerState = field(default_factory=ServerState)
     timeline: Timeline = field(default_factory=Timeline)
-    sightings: dict[str, list[Sighting]] = field(default_factory=dict)
+    sightings: dict[str, list[RuleMatch]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    noise: dict[str, tuple[Sighting | None, Noise]] = field(default_factory=dict)
+    noise: dict[str, tuple[RuleMatch | None, Noise]] = field(default_factory=dict)
 
 
 class Doctor:
@@ -113,12 +113,12 @@ class Doctor:
 
     def __init__(self, hints: Hints | None = None) -> None:
         self._hints = hints or Hints()
-        self._start = _Start(Situation(self._hints))
+        self._start = _Start(ServerState(self._hints))
         self._starts = 0
         self._earlier: tuple[Finding, ...] = ()
 
     @property
-    def situation(self) -> Situation:
+    def situation(self) -> ServerState:
         """All that is known so far of the current start."""
         return self._start.situation
 
@@ -137,17 +137,17 @@ class Doctor:
                 tuple(finding for finding in self._findings(start) if finding.severity is Severity.ERROR)
                 or self._earlier
             )
-            start = self._start = _Start(Situation(self._hints))
+            start = self._start = _Start(ServerState(self._hints))
         frames: tuple[tuple[str, str], ...] = ()
-        if isinstance(event, Message):
+        if isinstance(event, LogMessage):
             frames = start.situation.tracebacks.frames(event.where.process)
         start.situation.see(event)
         if isinstance(event, Progress):
-            if event.phase is Phase.CONFIG:
+            if event.phase is StartPhase.CONFIG:
                 self._starts += 1
             at = event.where.at if event.where.at is not None else start.situation.last_at
             start.timeline.see(event, at)
-        elif isinstance(event, Message):
+        elif isinstance(event, LogMessage):
             self._see_message(event, frames, start)
 
     def _is_restart(self) -> bool:
@@ -156,7 +156,7 @@ class Doctor:
             situation.ready is not None or situation.died is not None or situation.stopped is not None
         )
 
-    def _see_message(self, message: Message, frames: tuple[tuple[str, str], ...], start: _Start) -> None:
+    def _see_message(self, message: LogMessage, frames: tuple[tuple[str, str], ...], start: _Start) -> None:
         text = message.text
         was_ready = start.situation.ready is not None
         known = False
@@ -171,12 +171,12 @@ class Doctor:
                     continue  # two needles of one rule in one line
                 start.counts[rule.id] = start.counts.get(rule.id, 0) + message.times
                 if len(seen) < _SIGHTINGS:
-                    seen.append(Sighting(message, match, frames, was_ready))
+                    seen.append(RuleMatch(message, match, frames, was_ready))
         for mark in message.marks:
             harmless = _HARMLESS_BY_MARK.get(mark)
             match = harmless.pattern.search(text) if harmless is not None else None
             if harmless is not None and match is not None:
-                sighting = Sighting(message, match, frames, was_ready)
+                sighting = RuleMatch(message, match, frames, was_ready)
                 self._count_noise(start, harmless.id, harmless.why, message, sighting)
                 return
         if not known and message.level == "WARNING":
@@ -185,7 +185,9 @@ class Doctor:
                 self._count_noise(start, f"?{shape}", "", message, None)
 
     @staticmethod
-    def _count_noise(start: _Start, key: str, why: str, message: Message, sighting: Sighting | None) -> None:
+    def _count_noise(
+        start: _Start, key: str, why: str, message: LogMessage, sighting: RuleMatch | None
+    ) -> None:
         if key in start.noise:
             first, noise = start.noise[key]
             evidence = replace(noise.evidence, count=noise.evidence.count + message.times)

@@ -10,14 +10,14 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from farspan.doctor.log_line import Parsed
+from farspan.doctor.log_line import ParsedLine
 from farspan.doctor.printed_args import read_dict, read_pairs
-from farspan.doctor.records import Arguments, EngineVersion, Event, Figure, Phase, Progress
+from farspan.doctor.records import Arguments, EngineVersion, Event, Figure, Progress, StartPhase
 
-Make = Callable[[Parsed, "re.Match[str]"], list[Event]]
+Make = Callable[[ParsedLine, "re.Match[str]"], list[Event]]
 
 
-class Rule(NamedTuple):
+class LinePattern(NamedTuple):
     """One kind of line: bytes it must contain, the pattern it must match, and the events it makes."""
 
     needle: bytes
@@ -33,7 +33,7 @@ def _number(text: str) -> float:
 
 
 def _phase(
-    phase: Phase,
+    phase: StartPhase,
     *,
     done: bool = False,
     engine: str = "",
@@ -42,7 +42,7 @@ def _phase(
 ) -> Make:
     """A phase line. Groups `percent`, `seconds` and `gib` are read where the pattern has them."""
 
-    def make(parsed: Parsed, match: re.Match[str]) -> list[Event]:
+    def make(parsed: ParsedLine, match: re.Match[str]) -> list[Event]:
         groups = match.groupdict()
         read = {
             name: _number(groups[name])
@@ -63,10 +63,10 @@ def _phase(
     return make
 
 
-def _figures(phase: Phase, *, done: bool, engine: str) -> Make:
+def _figures(phase: StartPhase, *, done: bool, engine: str) -> Make:
     """A line of figures: every named group is one."""
 
-    def make(parsed: Parsed, match: re.Match[str]) -> list[Event]:
+    def make(parsed: ParsedLine, match: re.Match[str]) -> list[Event]:
         events: list[Event] = [EngineVersion(parsed.where, engine)] if engine else []
         events.append(Progress(parsed.where, phase, done=done, text=parsed.text.strip()[:300]))
         for name, text in match.groupdict().items():
@@ -77,90 +77,94 @@ def _figures(phase: Phase, *, done: bool, engine: str) -> Make:
     return make
 
 
-def _version(parsed: Parsed, match: re.Match[str]) -> list[Event]:
+def _version(parsed: ParsedLine, match: re.Match[str]) -> list[Event]:
     return [EngineVersion(parsed.where, "vllm", match["version"])]
 
 
-def _vllm_args(parsed: Parsed, match: re.Match[str]) -> list[Event]:
+def _vllm_args(parsed: ParsedLine, match: re.Match[str]) -> list[Event]:
     text = parsed.text[match.end() :]
     values = read_dict("{" + text) if match["brace"] == "{" else read_pairs(text)
     return [
         EngineVersion(parsed.where, "vllm"),
         Arguments(parsed.where, "vllm", values),
-        Progress(parsed.where, Phase.CONFIG, text="arguments read"),
+        Progress(parsed.where, StartPhase.CONFIG, text="arguments read"),
     ]
 
 
-def _vllm_engine(parsed: Parsed, match: re.Match[str]) -> list[Event]:
+def _vllm_engine(parsed: ParsedLine, match: re.Match[str]) -> list[Event]:
     values = read_pairs(parsed.text[match.end() :])
     if "max_seq_len" in values:
         values["max_model_len"] = values.pop("max_seq_len")
     return [
         EngineVersion(parsed.where, "vllm", match["version"]),
         Arguments(parsed.where, "vllm", values),
-        Progress(parsed.where, Phase.ENGINE, text="engine process starts"),
+        Progress(parsed.where, StartPhase.ENGINE, text="engine process starts"),
     ]
 
 
-def _sglang_args(parsed: Parsed, match: re.Match[str]) -> list[Event]:
+def _sglang_args(parsed: ParsedLine, match: re.Match[str]) -> list[Event]:
     return [
         EngineVersion(parsed.where, "sglang"),
         Arguments(parsed.where, "sglang", read_pairs(parsed.text[match.end() :])),
-        Progress(parsed.where, Phase.CONFIG, text="arguments read"),
+        Progress(parsed.where, StartPhase.CONFIG, text="arguments read"),
     ]
 
 
-def _builtin_ready(parsed: Parsed, match: re.Match[str]) -> list[Event]:
+def _builtin_ready(parsed: ParsedLine, match: re.Match[str]) -> list[Event]:
     return [
         EngineVersion(parsed.where, "builtin"),
         Figure(parsed.where, "max_model_len", _number(match["length"])),
-        Progress(parsed.where, Phase.READY, done=True, text="answers requests"),
+        Progress(parsed.where, StartPhase.READY, done=True, text="answers requests"),
     ]
 
 
-def _application_ready(parsed: Parsed, match: re.Match[str]) -> list[Event]:  # noqa: ARG001
+def _application_ready(parsed: ParsedLine, match: re.Match[str]) -> list[Event]:  # noqa: ARG001
     """uvicorn's line: vLLM answers from here on; SGLang still warms up (it says later that it is fired up)."""
     if parsed.style == "sglang":
         return [EngineVersion(parsed.where, "sglang")]
-    return [Progress(parsed.where, Phase.READY, done=True, text="answers requests")]
+    return [Progress(parsed.where, StartPhase.READY, done=True, text="answers requests")]
 
 
-def _rule(needle: str, pattern: str, make: Make) -> Rule:
-    return Rule(needle.encode(), re.compile(pattern), make)
+def _rule(needle: str, pattern: str, make: Make) -> LinePattern:
+    return LinePattern(needle.encode(), re.compile(pattern), make)
 
 
 _N = r"\d+(?:,\d{3})*(?:\.\d+)?"
 
 _BUILTIN = "farspan built-in engine: "
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[LinePattern, ...] = (
     # Both engines: Hugging Face's progress bar over shards, tqdm's over graphs, uvicorn.
     _rule(
         "checkpoint shards:",
         r"Loading \S+ checkpoint shards:\s+(?P<percent>\d+)%",
-        _phase(Phase.WEIGHTS),
+        _phase(StartPhase.WEIGHTS),
     ),
-    _rule("loading shards:", r"loading shards:\s+(?P<percent>\d+)%", _phase(Phase.WEIGHTS)),
-    _rule("Capturing CUDA graphs", r"Capturing CUDA graphs.*?(?P<percent>\d+)%\|", _phase(Phase.GRAPHS)),
-    _rule("Capturing batches", r"Capturing batches.*?(?P<percent>\d+)%\|", _phase(Phase.GRAPHS)),
+    _rule("loading shards:", r"loading shards:\s+(?P<percent>\d+)%", _phase(StartPhase.WEIGHTS)),
+    _rule("Capturing CUDA graphs", r"Capturing CUDA graphs.*?(?P<percent>\d+)%\|", _phase(StartPhase.GRAPHS)),
+    _rule("Capturing batches", r"Capturing batches.*?(?P<percent>\d+)%\|", _phase(StartPhase.GRAPHS)),
     _rule("Application startup complete", r"Application startup complete", _application_ready),
     _rule(
         "Application shutdown complete",
         r"Application shutdown complete",
-        _phase(Phase.SHUTDOWN, done=True),
+        _phase(StartPhase.SHUTDOWN, done=True),
     ),
     # farspan's own engine: `builtin.startlog`.
     _rule(
         f"{_BUILTIN}torch ",
         rf"^{_BUILTIN}torch \S+ loaded in (?P<seconds>{_N}) s",
-        _phase(Phase.ENGINE, done=True, engine="builtin"),
+        _phase(StartPhase.ENGINE, done=True, engine="builtin"),
     ),
     _rule(
         f"{_BUILTIN}weights of ",
         rf"^{_BUILTIN}weights of (?P<gib>{_N}) GiB loaded in (?P<seconds>{_N}) s",
-        _phase(Phase.WEIGHTS, done=True, engine="builtin"),
+        _phase(StartPhase.WEIGHTS, done=True, engine="builtin"),
     ),
-    _rule(f"{_BUILTIN}stopped", rf"^{_BUILTIN}stopped$", _phase(Phase.SHUTDOWN, done=True, engine="builtin")),
+    _rule(
+        f"{_BUILTIN}stopped",
+        rf"^{_BUILTIN}stopped$",
+        _phase(StartPhase.SHUTDOWN, done=True, engine="builtin"),
+    ),
     _rule(_BUILTIN, rf"^{_BUILTIN}.*max_model_len (?P<length>\d{{1,12}}),", _builtin_ready),
     # vLLM, in the order of a start.
     _rule("API server version ", r"API server version (?P<version>\d\S*)", _version),
@@ -172,124 +176,130 @@ RULES: tuple[Rule, ...] = (
         r"Initializing a V1 LLM engine \(v(?P<version>[^)]*)\) with config: ",
         _vllm_engine,
     ),
-    _rule("distributed_init_method=", r"world_size=\d+ rank=\d+", _phase(Phase.DISTRIBUTED, engine="vllm")),
-    _rule("Starting to load model", r"Starting to load model", _phase(Phase.WEIGHTS, engine="vllm")),
+    _rule(
+        "distributed_init_method=", r"world_size=\d+ rank=\d+", _phase(StartPhase.DISTRIBUTED, engine="vllm")
+    ),
+    _rule("Starting to load model", r"Starting to load model", _phase(StartPhase.WEIGHTS, engine="vllm")),
     _rule(
         "Loading weights took ",
         rf"Loading weights took (?P<seconds>{_N}) seconds",
-        _phase(Phase.WEIGHTS, seconds_figure="weight_read_s"),
+        _phase(StartPhase.WEIGHTS, seconds_figure="weight_read_s"),
     ),
     _rule(
         "Model loading took ",
         rf"Model loading took (?P<gib>{_N}) GiB(?: memory)? and (?P<seconds>{_N}) seconds",
-        _phase(Phase.WEIGHTS, done=True, engine="vllm", figure="weights_gib", seconds_figure="weights_s"),
+        _phase(
+            StartPhase.WEIGHTS, done=True, engine="vllm", figure="weights_gib", seconds_figure="weights_s"
+        ),
     ),
-    _rule("for vLLM's torch.compile", r"Using cache directory: ", _phase(Phase.COMPILE, engine="vllm")),
+    _rule("for vLLM's torch.compile", r"Using cache directory: ", _phase(StartPhase.COMPILE, engine="vllm")),
     _rule(
         "Dynamo bytecode transform time",
         rf"Dynamo bytecode transform time: (?P<seconds>{_N}) s",
-        _phase(Phase.COMPILE, engine="vllm"),
+        _phase(StartPhase.COMPILE, engine="vllm"),
     ),
     _rule(
         "Compiling a graph for ",
         rf"Compiling a graph for .*? takes (?P<seconds>{_N}) s",
-        _phase(Phase.COMPILE),
+        _phase(StartPhase.COMPILE),
     ),
     _rule(
         "Directly load the compiled graph",
         rf"Directly load the compiled graph.*? took (?P<seconds>{_N}) s",
-        _phase(Phase.COMPILE),
+        _phase(StartPhase.COMPILE),
     ),
     _rule(
         "torch.compile t",
         rf"torch\.compile (?:takes|took) (?P<seconds>{_N}) s in total",
-        _phase(Phase.COMPILE, done=True, seconds_figure="compile_s"),
+        _phase(StartPhase.COMPILE, done=True, seconds_figure="compile_s"),
     ),
     _rule(
         "nitial profiling/warmup run",
         rf"nitial profiling/warmup run took (?P<seconds>{_N}) s",
-        _phase(Phase.PROFILE),
+        _phase(StartPhase.PROFILE),
     ),
-    _rule("Profiling CUDA graph memory", r"Profiling CUDA graph memory", _phase(Phase.PROFILE)),
+    _rule("Profiling CUDA graph memory", r"Profiling CUDA graph memory", _phase(StartPhase.PROFILE)),
     _rule(
         "Available KV cache memory: ",
         rf"Available KV cache memory: (?P<available_kv_gib>-?{_N}) GiB",
-        _figures(Phase.PROFILE, done=True, engine="vllm"),
+        _figures(StartPhase.PROFILE, done=True, engine="vllm"),
     ),
     _rule(
         "KV cache size: ",
         rf"KV cache size: (?P<kv_cache_tokens>{_N}) tokens"
         rf"(?:, Maximum concurrency for (?P<max_model_len>{_N}) tokens per request: (?P<max_concurrency>{_N})x)?",
-        _figures(Phase.KV, done=True, engine="vllm"),
+        _figures(StartPhase.KV, done=True, engine="vllm"),
     ),
     _rule(
         "Maximum concurrency for ",
         rf"^Maximum concurrency for (?P<max_model_len>{_N}) tokens per request: (?P<max_concurrency>{_N})x",
-        _figures(Phase.KV, done=True, engine="vllm"),
+        _figures(StartPhase.KV, done=True, engine="vllm"),
     ),
     _rule(
         "Estimated CUDA graph memory",
         rf"Estimated CUDA graph memory: (?P<graphs_estimated_gib>{_N}) GiB",
-        _figures(Phase.PROFILE, done=False, engine="vllm"),
+        _figures(StartPhase.PROFILE, done=False, engine="vllm"),
     ),
     _rule(
         "Graph capturing finished",
         rf"Graph capturing finished in (?P<seconds>{_N}) secs, took (?P<gib>-?{_N}) GiB",
-        _phase(Phase.GRAPHS, done=True, figure="graphs_gib", seconds_figure="graphs_s"),
+        _phase(StartPhase.GRAPHS, done=True, figure="graphs_gib", seconds_figure="graphs_s"),
     ),
     _rule(
         "init engine (profile, create",
         rf"init engine \(profile, create kv cache, warmup model\) took (?P<init_engine_s>{_N}) s",
-        _figures(Phase.GRAPHS, done=True, engine="vllm"),
+        _figures(StartPhase.GRAPHS, done=True, engine="vllm"),
     ),
     # SGLang, in the order of a start. Its "GB" are 2^30 bytes.
     _rule("server_args=", r"server_args=(?:ServerArgs\()?", _sglang_args),
     _rule(
         "Init torch distributed begin",
         r"Init torch distributed begin",
-        _phase(Phase.DISTRIBUTED, engine="sglang"),
+        _phase(StartPhase.DISTRIBUTED, engine="sglang"),
     ),
     _rule(
         "Init torch distributed ends",
         rf"Init torch distributed ends\.(?: elapsed=(?P<seconds>{_N}) s)?",
-        _phase(Phase.DISTRIBUTED, done=True),
+        _phase(StartPhase.DISTRIBUTED, done=True),
     ),
     _rule(
         "Load weight begin",
         rf"Load weight begin\. avail mem=(?P<free_before_gib>{_N}) GB",
-        _figures(Phase.WEIGHTS, done=False, engine="sglang"),
+        _figures(StartPhase.WEIGHTS, done=False, engine="sglang"),
     ),
     _rule(
         "Load weight end",
         rf"Load weight end\.(?: elapsed=(?P<seconds>{_N}) s)?.*? avail mem={_N} GB, mem usage=(?P<gib>{_N}) GB",
-        _phase(Phase.WEIGHTS, done=True, engine="sglang", figure="weights_gib", seconds_figure="weights_s"),
+        _phase(
+            StartPhase.WEIGHTS, done=True, engine="sglang", figure="weights_gib", seconds_figure="weights_s"
+        ),
     ),
     _rule(
         "Use sliding window memory pool",
         rf"(?:full_layer_tokens=(?P<full_layer_tokens>{_N}), )?swa_layer_tokens=(?P<swa_layer_tokens>{_N})",
-        _figures(Phase.KV, done=False, engine="sglang"),
+        _figures(StartPhase.KV, done=False, engine="sglang"),
     ),
     _rule(
         "KV Cache is allocated",
         r"KV Cache is allocated\.",
-        _phase(Phase.KV, engine="sglang"),
+        _phase(StartPhase.KV, engine="sglang"),
     ),
     _rule(
         "SWAKVPool mem usage",
         rf"SWAKVPool mem usage: (?P<gib>{_N}) GB",
-        _phase(Phase.KV, figure="kv_pool_gib"),
+        _phase(StartPhase.KV, figure="kv_pool_gib"),
     ),
     _rule(
         "Memory pool end",
         rf"Memory pool end\. avail mem=(?P<free_after_pools_gib>{_N}) GB",
-        _figures(Phase.KV, done=True, engine="sglang"),
+        _figures(StartPhase.KV, done=True, engine="sglang"),
     ),
-    _rule("graph begin", r"(?i)Capture .*graph begin", _phase(Phase.GRAPHS, engine="sglang")),
+    _rule("graph begin", r"(?i)Capture .*graph begin", _phase(StartPhase.GRAPHS, engine="sglang")),
     _rule(
         "graph end",
         rf"(?i)Capture .*graph end\. (?:.*?(?:Time elapsed: |elapsed=)(?P<seconds>{_N}) s)?"
         rf"(?:.*?mem usage=(?P<gib>-?{_N}) GB)?",
-        _phase(Phase.GRAPHS, done=True, engine="sglang", figure="graphs_gib", seconds_figure="graphs_s"),
+        _phase(StartPhase.GRAPHS, done=True, engine="sglang", figure="graphs_gib", seconds_figure="graphs_s"),
     ),
     _rule(
         "max_total_num_tokens=",
@@ -299,34 +309,34 @@ RULES: tuple[Rule, ...] = (
         rf"(?: max_running_requests=(?P<max_running_requests>{_N}),)?"
         rf"(?: context_len=(?P<context_len>{_N}))?"
         rf"(?:, available_[gc]pu_mem=(?P<free_when_ready_gib>{_N}) GB)?",
-        _figures(Phase.KV, done=True, engine="sglang"),
+        _figures(StartPhase.KV, done=True, engine="sglang"),
     ),
     _rule(
         "The server is fired up",
         r"The server is fired up and ready to roll",
-        _phase(Phase.READY, done=True, engine="sglang"),
+        _phase(StartPhase.READY, done=True, engine="sglang"),
     ),
 )
 
 # Lines that tell of the end. They are messages too: rules and the search for the first error read them.
-ENDINGS: tuple[tuple[bytes, Phase], ...] = (
-    (b"EngineCore failed to start", Phase.DIED),
-    (b"EngineCore encountered a fatal error", Phase.DIED),
-    (b"EngineCore encountered an issue", Phase.DIED),
-    (b"Engine core initialization failed", Phase.DIED),
-    (b"Engine core proc ", Phase.DIED),
-    (b"EngineDeadError", Phase.DIED),
-    (b"WorkerProc failed to start", Phase.DIED),
-    (b"died unexpectedly", Phase.DIED),
-    (b"Scheduler hit an exception", Phase.DIED),
-    (b"Received sigquit from a child", Phase.DIED),
-    (b"SIGQUIT received", Phase.DIED),
-    (b"vllm: error: ", Phase.DIED),
-    (b".py: error: ", Phase.DIED),
-    (b"SIGTERM received", Phase.SHUTDOWN),
-    (b"[shutdown] API server: shutdown triggered", Phase.SHUTDOWN),
-    (b"Shutting down FastAPI HTTP server", Phase.SHUTDOWN),
-    (b"received signal=SIG", Phase.SHUTDOWN),
+ENDINGS: tuple[tuple[bytes, StartPhase], ...] = (
+    (b"EngineCore failed to start", StartPhase.DIED),
+    (b"EngineCore encountered a fatal error", StartPhase.DIED),
+    (b"EngineCore encountered an issue", StartPhase.DIED),
+    (b"Engine core initialization failed", StartPhase.DIED),
+    (b"Engine core proc ", StartPhase.DIED),
+    (b"EngineDeadError", StartPhase.DIED),
+    (b"WorkerProc failed to start", StartPhase.DIED),
+    (b"died unexpectedly", StartPhase.DIED),
+    (b"Scheduler hit an exception", StartPhase.DIED),
+    (b"Received sigquit from a child", StartPhase.DIED),
+    (b"SIGQUIT received", StartPhase.DIED),
+    (b"vllm: error: ", StartPhase.DIED),
+    (b".py: error: ", StartPhase.DIED),
+    (b"SIGTERM received", StartPhase.SHUTDOWN),
+    (b"[shutdown] API server: shutdown triggered", StartPhase.SHUTDOWN),
+    (b"Shutting down FastAPI HTTP server", StartPhase.SHUTDOWN),
+    (b"received signal=SIG", StartPhase.SHUTDOWN),
 )
 
 # What a line that matters to somebody nearly always contains.

@@ -42,7 +42,7 @@ _LEVEL = re.compile(r"(?P<level>DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL)(?:
 _STAMP = re.compile(r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d+))?(Z|[+-]\d\d:?\d\d)?")
 
 
-class Parsed(NamedTuple):
+class ParsedLine(NamedTuple):
     """A line taken apart.
 
     Args:
@@ -104,7 +104,7 @@ class LineParser:
         self._year = 0
         self._last: float | None = None
 
-    def parse(self, number: int, raw: bytes) -> Parsed:
+    def parse(self, number: int, raw: bytes) -> ParsedLine:
         """Take one line apart. Never fails: what is not recognised stays in the text."""
         text = plain(raw)
         at: float | None = None
@@ -139,7 +139,7 @@ class LineParser:
             if match is not None:
                 level = {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(match["level"], match["level"])
                 text = text[match.end() :]
-        return Parsed(Where(number, at, process), level, text[:MAX_TEXT], style)
+        return ParsedLine(Where(number, at, process), level, text[:MAX_TEXT], style)
 
     def yearless(self, stamp: str) -> float | None:
         """Seconds since the epoch of `11-22 20:00:00`, in a leap year of our choosing; New Year adds one."""

@@ -15,8 +15,8 @@ from functools import lru_cache
 
 from farspan.doctor.grammar import ENDINGS, MESSAGES, RULES
 from farspan.doctor.log_line import WRAPPED, LineParser, raw_text, unwrap
-from farspan.doctor.records import Event, Message, Phase, Progress, Traffic, Where
-from farspan.doctor.routine_lines import DailyLines
+from farspan.doctor.records import Event, LogMessage, Progress, StartPhase, Traffic, Where
+from farspan.doctor.routine_lines import RoutineLines
 from farspan.doctor.scan import Scanner, telling_lines
 
 __all__ = ["LogReader"]
@@ -54,7 +54,7 @@ class LogReader:
     one and the rest counted: `close` returns one more of each with the count. Memory is bounded whatever comes in.
 
     Args:
-        needles: Bytes (four or more) that mark a line as worth a `Message`, besides those the grammar knows and
+        needles: Bytes (four or more) that mark a line as worth a `LogMessage`, besides those the grammar knows and
             those of the rules.
     """
 
@@ -74,14 +74,14 @@ class LogReader:
             )
         )
         self._parser = LineParser()
-        self._daily = DailyLines(self._parser)
+        self._daily = RoutineLines(self._parser)
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._dropping = False
         self._line = 1
         self._boring: set[bytes] = set()
         self._shapes: dict[bytes, int] = {}
-        self._withheld: dict[bytes, tuple[Message, int]] = {}
+        self._withheld: dict[bytes, tuple[LogMessage, int]] = {}
         self.bytes_read = 0
 
     @property
@@ -202,10 +202,10 @@ class LogReader:
         for mark in marks:
             phase = _ENDINGS.get(mark)
             if phase is not None:
-                done = phase is Phase.DIED
+                done = phase is StartPhase.DIED
                 events.append(Progress(parsed.where, phase, done=done, text=parsed.text.strip()[:300]))
                 break
-        message = Message(parsed.where, parsed.level, parsed.text.rstrip(), raw_text(raw), marks)
+        message = LogMessage(parsed.where, parsed.level, parsed.text.rstrip(), raw_text(raw), marks)
         events.append(message)
         seen = self._shapes.get(shape, 0)
         if seen or len(self._shapes) < _SHAPES:

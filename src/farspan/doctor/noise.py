@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from farspan.doctor.rule import Sighting
+from farspan.doctor.rule import RuleMatch
 from farspan.doctor.rules.vllm_workers_stalled import is_stall
-from farspan.doctor.server_state import Situation
+from farspan.doctor.server_state import ServerState
 
 
 class Harmless(NamedTuple):
@@ -18,14 +18,14 @@ class Harmless(NamedTuple):
     needle: str
     pattern: re.Pattern[str]
     why: str
-    only_if: Callable[[Sighting, Situation], bool] | None = None
+    only_if: Callable[[RuleMatch, ServerState], bool] | None = None
 
 
 def _harmless(id_: str, needle: str, why: str, pattern: str = "") -> Harmless:
     return Harmless(id_, needle, re.compile(pattern or re.escape(needle)), why)
 
 
-def _no_stall(sighting: Sighting, situation: Situation) -> bool:
+def _no_stall(sighting: RuleMatch, situation: ServerState) -> bool:
     """Not said so often, or at such a time, that a rule speaks of it."""
     return not is_stall(sighting, situation)
 

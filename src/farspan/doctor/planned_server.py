@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from farspan.doctor.server_state import GIB, Situation
+from farspan.doctor.server_state import GIB, ServerState
 from farspan.doctor.sglang_version import version_like
 from farspan.errors import FarspanError
 from farspan.hardware.catalog import find_gpu, gpus
@@ -54,7 +54,7 @@ _RELEASE = re.compile(r"\d+\.\d+(?:\.\d+)?(?:\.post\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedServer:
     """The plan for the server of a log.
 
     Args:
@@ -83,7 +83,7 @@ class Planned:
         return (f"{', '.join(self.fix)}: {gives}",)
 
 
-def spec_of(situation: Situation) -> ModelSpec | None:
+def spec_of(situation: ServerState) -> ModelSpec | None:
     """The model of a log, when farspan knows it or its folder is on this machine. Never asks the network."""
     given = situation.model
     names = [given]
@@ -108,7 +108,7 @@ def _load(name: str) -> ModelSpec | None:
         return None
 
 
-def gpu_of(situation: Situation) -> Gpu | None:
+def gpu_of(situation: ServerState) -> Gpu | None:
     """The GPU of a log: by name where it is named, else the one whose memory fits best."""
     name = situation.hints.gpu or situation.gpu_name
     if name:
@@ -124,7 +124,7 @@ def gpu_of(situation: Situation) -> Gpu | None:
     return nearest if abs(nearest.memory_bytes / GIB - gib) <= _SIZE_TOLERANCE * gib else None
 
 
-def _gpu_by_budget(situation: Situation) -> Gpu | None:
+def _gpu_by_budget(situation: ServerState) -> Gpu | None:
     """The smallest GPU whose memory covers weights and KV cache of a vLLM log: the rest of its budget is small."""
     available, share = situation.figures.get("available_kv_gib"), situation.number("gpu_memory_utilization")
     spec, weights = spec_of(situation), situation.figures.get("weights_gib")
@@ -140,13 +140,13 @@ def _gpu_by_budget(situation: Situation) -> Gpu | None:
     return min(fitting, key=lambda gpu: gpu.memory_bytes, default=None)
 
 
-def planned_version(situation: Situation) -> str:
+def planned_version(situation: ServerState) -> str:
     """The version to plan with: as given, as logged without its build, or as SGLang's arguments look."""
     logged = _RELEASE.match(situation.hints.engine_version or situation.version)
     return logged[0] if logged is not None else version_like(situation)
 
 
-def request_of(situation: Situation) -> PlanRequest | None:
+def request_of(situation: ServerState) -> PlanRequest | None:
     """The question the server's own arguments ask; None when the log does not show model, GPU and context."""
     spec, gpu = spec_of(situation), gpu_of(situation)
     if spec is None or gpu is None or situation.engine not in _FLAGS:
@@ -178,7 +178,7 @@ def request_of(situation: Situation) -> PlanRequest | None:
     )
 
 
-def planned(situation: Situation) -> Planned | None:
+def planned(situation: ServerState) -> PlannedServer | None:
     """Plan the server of a log, and what would make it fit; None when the log does not show enough."""
     request = request_of(situation)
     if request is None:
@@ -189,7 +189,7 @@ def planned(situation: Situation) -> Planned | None:
         longest = request.context if plan.fits else largest_context(request, situation.engine)
     except FarspanError:
         return None
-    return Planned(
+    return PlannedServer(
         request,
         plan,
         tuple(lever.change for lever in levers),

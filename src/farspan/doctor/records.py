@@ -12,7 +12,7 @@ from typing import NamedTuple
 UNKNOWN_LINE = 0
 
 
-class Phase(StrEnum):
+class StartPhase(StrEnum):
     """The steps of a server's life, in the order a start goes through them."""
 
     CONFIG = "config"
@@ -29,15 +29,15 @@ class Phase(StrEnum):
 
 
 STARTUP = (
-    Phase.CONFIG,
-    Phase.ENGINE,
-    Phase.DISTRIBUTED,
-    Phase.WEIGHTS,
-    Phase.COMPILE,
-    Phase.PROFILE,
-    Phase.KV,
-    Phase.GRAPHS,
-    Phase.READY,
+    StartPhase.CONFIG,
+    StartPhase.ENGINE,
+    StartPhase.DISTRIBUTED,
+    StartPhase.WEIGHTS,
+    StartPhase.COMPILE,
+    StartPhase.PROFILE,
+    StartPhase.KV,
+    StartPhase.GRAPHS,
+    StartPhase.READY,
 )
 
 
@@ -69,7 +69,7 @@ class Progress(NamedTuple):
     """
 
     where: Where
-    phase: Phase
+    phase: StartPhase
     done: bool = False
     percent: float | None = None
     seconds: float | None = None
@@ -142,7 +142,7 @@ class Traffic(NamedTuple):
     answered: int
 
 
-class Message(NamedTuple):
+class LogMessage(NamedTuple):
     """A line that may matter and is none of the above.
 
     Args:
@@ -162,4 +162,4 @@ class Message(NamedTuple):
     times: int = 1
 
 
-Event = Progress | Arguments | EngineVersion | Figure | Throughput | Batch | Access | Traffic | Message
+Event = Progress | Arguments | EngineVersion | Figure | Throughput | Batch | Access | Traffic | LogMessage

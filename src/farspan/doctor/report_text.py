@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from farspan.doctor.diagnose import Report
 from farspan.doctor.findings import Finding, Severity
-from farspan.doctor.records import Phase
+from farspan.doctor.records import StartPhase
 from farspan.doctor.timeline import clock
 from farspan.escape_terminal import printable
 from farspan.sizes import format_seconds
@@ -69,7 +69,7 @@ def _state(report: Report) -> str:
         return "did not start"
     if situation.stopped is not None:
         return "was stopped before it was ready"
-    if situation.phase is None or situation.phase is Phase.READY:
+    if situation.phase is None or situation.phase is StartPhase.READY:
         return "serves (the log does not show its start)"
     return f"has not finished starting (last seen: {situation.phase.value})"
 

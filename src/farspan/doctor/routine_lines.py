@@ -50,7 +50,7 @@ _tuple = tuple.__new__
 _DATES = 1_024
 
 
-class DailyLines:
+class RoutineLines:
     """Reads them. Bounded memory.
 
     Args:

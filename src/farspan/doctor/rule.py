@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
-from farspan.doctor.records import Message
-from farspan.doctor.server_state import Situation
+from farspan.doctor.records import LogMessage
+from farspan.doctor.server_state import ServerState
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class RuleMatch:
     """A line a rule's pattern matched.
 
     Args:
@@ -23,7 +23,7 @@ class Sighting:
         count: How many such lines there were.
     """
 
-    message: Message
+    message: LogMessage
     match: re.Match[str]
     frames: tuple[tuple[str, str], ...]
     was_ready: bool
@@ -50,8 +50,8 @@ class Diagnosis:
     evidence: Evidence | None = None
 
 
-Explain = Callable[[Sighting, Situation], Diagnosis | None]
-Look = Callable[[Situation], Diagnosis | None]
+Explain = Callable[[RuleMatch, ServerState], Diagnosis | None]
+Look = Callable[[ServerState], Diagnosis | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def diagnose(cause: str, *fix: str, confidence: Confidence = Confidence.CERTAIN)
     """An explanation that needs nothing from the log."""
     said = Diagnosis(cause, fix, confidence)
 
-    def explain(sighting: Sighting, situation: Situation) -> Diagnosis:  # noqa: ARG001
+    def explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:  # noqa: ARG001
         return said
 
     return explain

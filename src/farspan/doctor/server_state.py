@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from farspan.doctor.access import Door
+from farspan.doctor.access import AccessLog
 from farspan.doctor.findings import Evidence
 from farspan.doctor.rates import Rates
 from farspan.doctor.records import (
@@ -16,9 +16,9 @@ from farspan.doctor.records import (
     EngineVersion,
     Event,
     Figure,
-    Message,
-    Phase,
+    LogMessage,
     Progress,
+    StartPhase,
     Throughput,
     Traffic,
     Where,
@@ -42,7 +42,7 @@ class Hints:
 
 
 @dataclass(slots=True)
-class Situation:
+class ServerState:
     """The state of one server as far as its log tells. A restart in the same log begins a new one."""
 
     hints: Hints = field(default_factory=Hints)
@@ -52,7 +52,7 @@ class Situation:
     args_line: int = 0
     figures: dict[str, float] = field(default_factory=dict)
     figure_lines: dict[str, int] = field(default_factory=dict)
-    phase: Phase | None = None
+    phase: StartPhase | None = None
     started: Where | None = None
     ready: Where | None = None
     died: Where | None = None
@@ -66,7 +66,7 @@ class Situation:
     gpu_total_gib: float | None = None
     tracebacks: Tracebacks = field(default_factory=Tracebacks)
     rates: Rates = field(default_factory=Rates)
-    door: Door = field(default_factory=Door)
+    door: AccessLog = field(default_factory=AccessLog)
 
     def see(self, event: Event) -> None:
         """Take one event in. Messages are the rules' business, but their tracebacks are kept here."""
@@ -87,7 +87,7 @@ class Situation:
             self.rates.see_batch(event)
         elif isinstance(event, Traffic):
             self.door.answered += event.answered
-        elif isinstance(event, Message):
+        elif isinstance(event, LogMessage):
             self.tracebacks.see(event)
             self._see_gpu(event.text)
             if self.first_error is None and event.level in ("ERROR", "CRITICAL") and event.text.strip():
@@ -118,14 +118,14 @@ class Situation:
     def _see_progress(self, event: Progress) -> None:
         where = event.where
         self.started = self.started or where
-        if event.phase is Phase.READY:
+        if event.phase is StartPhase.READY:
             self.ready = self.ready or where
             self.died = None
-        elif event.phase is Phase.DIED:
+        elif event.phase is StartPhase.DIED:
             self.died = self.died or where
-        elif event.phase is Phase.SHUTDOWN:
+        elif event.phase is StartPhase.SHUTDOWN:
             self.stopped = self.stopped or where
-        if event.phase not in (Phase.DIED, Phase.SHUTDOWN):
+        if event.phase not in (StartPhase.DIED, StartPhase.SHUTDOWN):
             self.phase = event.phase
 
     @property

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from farspan.doctor.server_state import Situation
+from farspan.doctor.server_state import ServerState
 
 
-def version_like(situation: Situation) -> str:
+def version_like(situation: ServerState) -> str:
     """The oldest planned version whose arguments look so; empty when the log does not print them.
 
     From the fields of ServerArgs: 0.5.6.post2 has `enable_flashinfer_autotune`, later ones
@@ -21,7 +21,7 @@ def version_like(situation: Situation) -> str:
     return "0.5.6" if "hybrid_kvcache_ratio" in names else ""
 
 
-def llama4(situation: Situation) -> bool:
+def llama4(situation: ServerState) -> bool:
     """Whether the model is a Llama 4, by its name."""
     name = situation.model.lower().replace("_", "-")
     return "llama-4" in name or "llama4" in name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from farspan.doctor.records import STARTUP, Phase, Progress
+from farspan.doctor.records import STARTUP, Progress, StartPhase
 
 _YEARLESS_BEFORE = 315_532_800  # 1980: timestamps without a year are kept in the 1970s
 
@@ -27,7 +27,7 @@ class Entry:
         text: Its last message.
     """
 
-    phase: Phase
+    phase: StartPhase
     line: int
     process: str
     at: float | None
@@ -61,7 +61,7 @@ class Timeline:
         if entry is None:
             entry = Entry(event.phase, event.where.line, event.where.process, at)
             self.entries.append(entry)
-        elif event.phase in (Phase.READY, Phase.DIED, Phase.SHUTDOWN):
+        elif event.phase in (StartPhase.READY, StartPhase.DIED, StartPhase.SHUTDOWN):
             return
         entry.text = event.text or entry.text
         if at is not None:

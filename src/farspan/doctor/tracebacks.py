@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from farspan.doctor.findings import Evidence
-from farspan.doctor.records import Message, Where
+from farspan.doctor.records import LogMessage, Where
 
 MAX_FRAMES = 64
 MAX_RAISED = 256
@@ -46,7 +46,7 @@ _WRAPPERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Raised:
+class Traceback:
     """One exception of the log.
 
     Args:
@@ -81,14 +81,14 @@ class Raised:
 class Tracebacks:
     """Collects exceptions from messages, one traceback a process at a time. Bounded."""
 
-    raised: list[Raised] = field(default_factory=list)
+    raised: list[Traceback] = field(default_factory=list)
     _open: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def frames(self, process: str) -> tuple[tuple[str, str], ...]:
         """The traceback this process is in the middle of."""
         return tuple(self._open.get(process, ()))
 
-    def see(self, message: Message) -> Raised | None:
+    def see(self, message: LogMessage) -> Traceback | None:
         """Read one message; return the exception it ends, if it ends one."""
         text, process = message.text, message.where.process
         if "Traceback (most recent call last)" in text:
@@ -107,7 +107,7 @@ class Tracebacks:
             # pydantic gives its reason on the line after the exception.
             last = self.raised[-1]
             if "validation error" in last.text:
-                self.raised[-1] = Raised(
+                self.raised[-1] = Traceback(
                     message.where,
                     last.type,
                     detail["text"],
@@ -118,7 +118,7 @@ class Tracebacks:
         match = _EXCEPTION.match(text)
         if match is None:
             return None
-        found = Raised(
+        found = Traceback(
             message.where,
             match["type"],
             match["text"] or "",
@@ -129,7 +129,7 @@ class Tracebacks:
             self.raised.append(found)
         return found
 
-    def first(self, after_line: int = 0, explained: frozenset[int] = frozenset()) -> Raised | None:
+    def first(self, after_line: int = 0, explained: frozenset[int] = frozenset()) -> Traceback | None:
         """The exception that came first and is not merely passed on, from a line on, `explained` lines left out."""
         later = [
             one for one in self.raised if one.where.line > after_line and one.where.line not in explained

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from farspan.errors import InputError
-from farspan.kv.interface import Run
+from farspan.kv.interface import PageRun
 
 if TYPE_CHECKING:
     import torch
@@ -32,15 +32,15 @@ class LayerStore(ABC):
         """Store keys and values, each [tokens, num_kv_heads, head_dim], in consecutive slots from `slot` on."""
 
     @abstractmethod
-    def read(self, slot: int, count: int) -> Iterator[Run]:
+    def read(self, slot: int, count: int) -> Iterator[PageRun]:
         """Yield the entries of consecutive slots, in one piece or several."""
 
     @abstractmethod
-    def join(self, slices: Sequence[tuple[int, int]]) -> Iterator[Run]:
+    def join(self, slices: Sequence[tuple[int, int]]) -> Iterator[PageRun]:
         """Yield the entries of several (first slot, slots), copied together, in one piece or several."""
 
     @abstractmethod
-    def gather(self, slots: torch.Tensor) -> Iterator[Run]:
+    def gather(self, slots: torch.Tensor) -> Iterator[PageRun]:
         """Yield the entries of scattered slots, int64 [n], copied together, in one piece or several."""
 
 
@@ -86,19 +86,19 @@ class _PlainStore(LayerStore):
         part[:, 0] = key
         part[:, 1] = value
 
-    def read(self, slot: int, count: int) -> Iterator[Run]:
+    def read(self, slot: int, count: int) -> Iterator[PageRun]:
         part = self._entries[slot : slot + count]
-        yield Run(part[:, 0], part[:, 1])
+        yield PageRun(part[:, 0], part[:, 1])
 
-    def join(self, slices: Sequence[tuple[int, int]]) -> Iterator[Run]:
+    def join(self, slices: Sequence[tuple[int, int]]) -> Iterator[PageRun]:
         import torch
 
         part = torch.cat([self._entries[slot : slot + count] for slot, count in slices])
-        yield Run(part[:, 0], part[:, 1])
+        yield PageRun(part[:, 0], part[:, 1])
 
-    def gather(self, slots: torch.Tensor) -> Iterator[Run]:
+    def gather(self, slots: torch.Tensor) -> Iterator[PageRun]:
         part = self._entries.index_select(0, slots)
-        yield Run(part[:, 0], part[:, 1])
+        yield PageRun(part[:, 0], part[:, 1])
 
 
 class _Fp8Store(LayerStore):
@@ -124,12 +124,12 @@ class _Fp8Store(LayerStore):
             quotient = (exact / scale.unsqueeze(-1)).clamp(-_E4M3_MAX, _E4M3_MAX)
             self._values[slot:stop, index] = quotient.to(torch.float8_e4m3fn)
 
-    def read(self, slot: int, count: int) -> Iterator[Run]:
+    def read(self, slot: int, count: int) -> Iterator[PageRun]:
         for start in range(slot, slot + count, _DEQUANTIZED):
             stop = min(start + _DEQUANTIZED, slot + count)
             yield self._run(self._values[start:stop], self._scales[start:stop])
 
-    def join(self, slices: Sequence[tuple[int, int]]) -> Iterator[Run]:
+    def join(self, slices: Sequence[tuple[int, int]]) -> Iterator[PageRun]:
         import torch
 
         values = self._values.view(torch.uint8)
@@ -138,13 +138,13 @@ class _Fp8Store(LayerStore):
             torch.cat([self._scales[slot : slot + count] for slot, count in slices]),
         )
 
-    def gather(self, slots: torch.Tensor) -> Iterator[Run]:
+    def gather(self, slots: torch.Tensor) -> Iterator[PageRun]:
         import torch
 
         for part in torch.split(slots, _DEQUANTIZED):
             values = self._values.view(torch.uint8).index_select(0, part).view(torch.float8_e4m3fn)
             yield self._run(values, self._scales.index_select(0, part))
 
-    def _run(self, values: torch.Tensor, scales: torch.Tensor) -> Run:
+    def _run(self, values: torch.Tensor, scales: torch.Tensor) -> PageRun:
         exact = values.to(self._dtype) * scales.unsqueeze(-1).to(self._dtype)
-        return Run(exact[:, 0], exact[:, 1])
+        return PageRun(exact[:, 0], exact[:, 1])

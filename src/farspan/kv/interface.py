@@ -29,7 +29,7 @@ __all__ = [
     "KVStatistics",
     "LayerRetention",
     "NoRoomError",
-    "Run",
+    "PageRun",
     "SequenceKV",
     "retentions",
 ]
@@ -39,7 +39,7 @@ class KVCacheError(FarspanError):
     """A request can never fit the cache it was opened on."""
 
 
-class Run(NamedTuple):
+class PageRun(NamedTuple):
     """Keys and values of consecutive positions, each [tokens, num_kv_heads, head_dim]; views, not copies."""
 
     key: torch.Tensor
@@ -115,7 +115,7 @@ class SequenceKV(ABC):
         """Store keys and values, each [tokens, num_kv_heads, head_dim], of appended positions from `start` on."""
 
     @abstractmethod
-    def runs(self, layer: int, start: int, stop: int) -> Iterable[Run]:
+    def runs(self, layer: int, start: int, stop: int) -> Iterable[PageRun]:
         """Return the keys and values of positions [start, stop) in order; they must have been written and kept."""
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from farspan.kv.interface import KVCacheError, NoRoomError, Run, SequenceKV
+from farspan.kv.interface import KVCacheError, NoRoomError, PageRun, SequenceKV
 from farspan.kv.sequence_pages import Extent, PageTable
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class ElasticSequenceKV(SequenceKV):
             store.write(slot, key[done : done + count], value[done : done + count])
             done += count
 
-    def runs(self, layer: int, start: int, stop: int) -> Iterator[Run]:
+    def runs(self, layer: int, start: int, stop: int) -> Iterator[PageRun]:
         """See `SequenceKV.runs`.
 
         Long runs are views of the cache's memory; short ones, of which a sequence that grew beside others has many,
@@ -191,7 +191,7 @@ class ElasticSequenceKV(SequenceKV):
         assert stop <= self._length, f"positions [{start}, {stop}) are not held"
         return self._tables[kind].extents(start, stop)
 
-    def _together(self, layer: int, short: list[tuple[int, int]]) -> Iterator[Run]:
+    def _together(self, layer: int, short: list[tuple[int, int]]) -> Iterator[PageRun]:
         _, store = self._cache.layer(layer)
         if len(short) == 1:
             yield from store.read(*short[0])

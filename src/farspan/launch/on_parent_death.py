@@ -20,7 +20,7 @@ _PAUSE_S = 1.0  # for what the dead program had under way to end first
 _LIMIT_S = 120.0
 
 
-class LastWill:
+class OnParentDeath:
     """A command that runs if this program dies, until it is dismissed.
 
     Args:

@@ -38,7 +38,7 @@ _EAGER = ("--enforce-eager", "--disable-cuda-graph")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ServeOptions:
     """What the user wants served.
 
     Args:
@@ -125,7 +125,7 @@ class Prepared:
     worker: EngineCommand | None = None
 
 
-def prepare(asked: Asked) -> Prepared:
+def prepare(asked: ServeOptions) -> Prepared:
     """Plan and decide.
 
     Raises:
@@ -189,7 +189,7 @@ def prepare(asked: Asked) -> Prepared:
     return Prepared(launch, image, worker)
 
 
-def plan_ranks(asked: Asked, plan: EnginePlan | None) -> int:
+def plan_ranks(asked: ServeOptions, plan: EnginePlan | None) -> int:
     """Ranks on one machine."""
     if plan is None:
         return 1
@@ -204,7 +204,7 @@ def default_name(model: str, engine: str) -> str:
     return f"{slug[: 49 - len(engine)].rstrip('-')}-{engine}"
 
 
-def _check(asked: Asked) -> None:
+def _check(asked: ServeOptions) -> None:
     if asked.engine == "builtin" and asked.runtime != "local" and not asked.image:
         raise InputError("there is no public image of the built-in engine", "use --runtime local, or --image")
     if asked.gpus == NO_GPU and asked.runtime != "local" and not asked.image:
@@ -226,7 +226,7 @@ def _check(asked: Asked) -> None:
         raise InputError(f"--api-key-env {asked.api_key_env} is not set", f"export {asked.api_key_env}=...")
 
 
-def _version(asked: Asked) -> str:
+def _version(asked: ServeOptions) -> str:
     if asked.engine == "builtin":
         return "" if asked.gpus != NO_GPU else __version__
     if asked.engine_version:
@@ -238,7 +238,7 @@ def _version(asked: Asked) -> str:
     return DEFAULT_VERSIONS[asked.engine]
 
 
-def _installed(asked: Asked) -> str:
+def _installed(asked: ServeOptions) -> str:
     """The version of the engine in the user's Python."""
     code = (
         "import sys\nfrom importlib.metadata import version\n"
@@ -267,7 +267,7 @@ def _installed(asked: Asked) -> str:
 
 
 def _planned(
-    asked: Asked, spec: ModelSpec, context: int, version: str
+    asked: ServeOptions, spec: ModelSpec, context: int, version: str
 ) -> tuple[tuple[str, ...], Mapping[str, str], EnginePlan | None, tuple[str, ...]]:
     """Flags, environment, plan, and what the user must know."""
     given = parse_engine_flags(asked.words)
@@ -298,7 +298,7 @@ def _planned(
 
 
 def _unplanned(
-    asked: Asked, spec: ModelSpec, given: Mapping[str, str | None], context: int
+    asked: ServeOptions, spec: ModelSpec, given: Mapping[str, str | None], context: int
 ) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Flags for a machine without a GPU: the context, and the user's own."""
     name = _LENGTH[asked.engine]
@@ -320,7 +320,7 @@ def _unplanned(
     return (*flags, *asked.words), {}
 
 
-def _files(asked: Asked) -> ModelFiles:
+def _files(asked: ServeOptions) -> ModelFiles:
     model = engine_model_name(asked.model)
     if asked.model_path:
         name = model if is_hub_id(model) else Path(model).name
@@ -339,7 +339,7 @@ def _files(asked: Asked) -> ModelFiles:
     return replace(files, name=asked.served_model_name) if asked.served_model_name else files
 
 
-def _nodes(asked: Asked) -> Nodes:
+def _nodes(asked: ServeOptions) -> Nodes:
     if asked.nodes == 1:
         return Nodes()
     if asked.runtime == "kubernetes":
@@ -347,7 +347,7 @@ def _nodes(asked: Asked) -> Nodes:
     return Nodes(asked.nodes, str(asked.node_rank), asked.head, asked.distributed)
 
 
-def _exposure(asked: Asked, *, with_key: bool) -> Sequence[str]:
+def _exposure(asked: ServeOptions, *, with_key: bool) -> Sequence[str]:
     """What is open to whom."""
     if asked.runtime == "kubernetes":
         if asked.service_type == "ClusterIP" or with_key:

@@ -11,7 +11,7 @@ from farspan.launch.local import LaunchError
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class ProgramResult:
     """What a program did."""
 
     status: int
@@ -43,7 +43,7 @@ class Program:
         text: str = "",
         environment: Mapping[str, str] | None = None,
         limit_s: float = 60.0,
-    ) -> Done:
+    ) -> ProgramResult:
         """Run it to its end.
 
         Args:
@@ -72,7 +72,7 @@ class Program:
             raise LaunchError(
                 f"{self.name} {arguments[0]} did not end within {limit_s:g} s", f"run {self.name} info"
             ) from error
-        return Done(done.returncode, done.stdout, done.stderr)
+        return ProgramResult(done.returncode, done.stdout, done.stderr)
 
     def demand(
         self,

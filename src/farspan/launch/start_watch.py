@@ -10,7 +10,7 @@ from typing import Any
 from farspan.doctor.diagnose import Doctor
 from farspan.doctor.findings import Finding, Severity
 from farspan.doctor.log_reader import LogReader
-from farspan.doctor.records import Phase
+from farspan.doctor.records import StartPhase
 from farspan.doctor.server_state import Hints
 from farspan.launch.expected import ExpectedStart
 from farspan.launch.local import LaunchError
@@ -21,14 +21,14 @@ _READ_BYTES = 8 * 2**20
 _DYING_S = 20.0
 # The log reader's phases to ours: some are too short, or too vague, for a line of their own.
 _SHOWN = {
-    Phase.CONFIG: "engine",
-    Phase.ENGINE: "engine",
-    Phase.DISTRIBUTED: "engine",
-    Phase.WEIGHTS: "weights",
-    Phase.COMPILE: "compile",
-    Phase.PROFILE: "profile",
-    Phase.KV: "profile",
-    Phase.GRAPHS: "graphs",
+    StartPhase.CONFIG: "engine",
+    StartPhase.ENGINE: "engine",
+    StartPhase.DISTRIBUTED: "engine",
+    StartPhase.WEIGHTS: "weights",
+    StartPhase.COMPILE: "compile",
+    StartPhase.PROFILE: "profile",
+    StartPhase.KV: "profile",
+    StartPhase.GRAPHS: "graphs",
 }
 # The log reader's figures to the words the plan has for them; a word may go on (a number inside).
 _COMPARED = {

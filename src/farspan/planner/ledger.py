@@ -9,7 +9,7 @@ from enum import StrEnum
 from farspan.errors import InputError
 
 
-class Phase(StrEnum):
+class LedgerPhase(StrEnum):
     """When an allocation is made, in the order a server makes them."""
 
     LOAD = "load"  # the driver's context, weights, RoPE tables
@@ -44,7 +44,7 @@ class Allocation:
 
     name: str
     bytes: int
-    when: Phase
+    when: LedgerPhase
     grows_with: str
     formula: str
     source: str
@@ -108,13 +108,13 @@ class MemoryLedger:
         """Bytes left on the GPU; negative when the allocations do not fit."""
         return self.capacity_bytes - self.gpu_bytes
 
-    def phase_bytes(self, phase: Phase) -> int:
+    def phase_bytes(self, phase: LedgerPhase) -> int:
         """Bytes the lines of one phase take on the GPU."""
         return sum(line.bytes for line in self.allocations if line.when is phase and not line.on_host)
 
-    def totals(self) -> dict[Phase, int]:
+    def totals(self) -> dict[LedgerPhase, int]:
         """Bytes on the GPU by phase, every phase present, in order."""
-        return {phase: self.phase_bytes(phase) for phase in Phase}
+        return {phase: self.phase_bytes(phase) for phase in LedgerPhase}
 
     def first_overflow(self) -> Allocation | None:
         """The line at which the running total first exceeds the GPU, or None when everything fits."""

@@ -14,7 +14,7 @@ from farspan.engines.vllm.versions import rules_for
 from farspan.errors import InputError
 from farspan.models.spec import AttentionKind, KvDtype
 from farspan.models.weights import offloadable_bytes, with_fp8_weights
-from farspan.planner.ledger import Phase
+from farspan.planner.ledger import LedgerPhase
 from farspan.planner.plan import check_request, engine_outliner, engine_planner, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
 
@@ -237,7 +237,7 @@ _CANDIDATES = (
 
 def _outside_pool(plan: EnginePlan) -> int:
     """Bytes on the GPU that are not the KV pool."""
-    pool = plan.ledger.phase_bytes(Phase.POOL)
+    pool = plan.ledger.phase_bytes(LedgerPhase.POOL)
     return plan.ledger.gpu_bytes - min(pool, plan.available_kv_bytes)
 
 

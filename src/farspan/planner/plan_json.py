@@ -10,7 +10,7 @@ from farspan.planner.kvcost import kv_cost
 if TYPE_CHECKING:
     from farspan.planner.ledger import MemoryLedger
     from farspan.planner.levers import Fix, Lever
-    from farspan.planner.questions import Found, Question
+    from farspan.planner.questions import Question, SearchResult
     from farspan.planner.request import EnginePlan, PlanRequest
     from farspan.planner.sweep import SweepPoint
 
@@ -225,7 +225,7 @@ def sweep_object(request: PlanRequest, points: Iterable[SweepPoint]) -> dict[str
     return {**asked, "points": [point_object(point) for point in points]}
 
 
-def search_object(request: PlanRequest, question: Question, found: Iterable[Found]) -> dict[str, Any]:
+def search_object(request: PlanRequest, question: Question, found: Iterable[SearchResult]) -> dict[str, Any]:
     """The answers to a search, by engine."""
     asked = request_object(request)
     for key in ("gpus", "tp") if question.value == "gpus" else (question.value,):

@@ -11,7 +11,7 @@ from farspan.sizes import format_bytes, format_seconds, format_tokens
 
 if TYPE_CHECKING:
     from farspan.planner.levers import Fix, Lever
-    from farspan.planner.questions import Found, Question
+    from farspan.planner.questions import Question, SearchResult
     from farspan.planner.request import EnginePlan, PlanRequest
     from farspan.planner.sweep import SweepPoint
 
@@ -261,7 +261,7 @@ def sweep_lines(points: Iterable[SweepPoint]) -> list[str]:
     return table(rows, right=(0, 3, 4, 5))
 
 
-def search_lines(request: PlanRequest, question: Question, found: Sequence[Found]) -> Iterator[str]:
+def search_lines(request: PlanRequest, question: Question, found: Sequence[SearchResult]) -> Iterator[str]:
     """The answers to a search, one row an engine."""
     from farspan.planner.questions import MOST_GPUS
 

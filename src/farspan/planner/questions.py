@@ -24,7 +24,7 @@ class Question(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """The answer of one engine: `value` (0 when nothing fits) and the plan that gives it, or a refusal.
 
     `servers` servers of `tp` GPUs each are meant; the plan is one of them.
@@ -50,7 +50,7 @@ class Fleet(NamedTuple):
 NO_FLEET = Fleet(0, 0, 0)
 
 
-def search(request: PlanRequest, question: Question, engines: Iterable[str]) -> list[Found]:
+def search(request: PlanRequest, question: Question, engines: Iterable[str]) -> list[SearchResult]:
     """Put one question to several engines; one engine's refusal does not stop the others.
 
     Raises:
@@ -63,11 +63,11 @@ def search(request: PlanRequest, question: Question, engines: Iterable[str]) -> 
         except InputError as error:
             if len(names) == 1:
                 raise
-            answers.append(Found(engine, question, 0, None, str(error)))
+            answers.append(SearchResult(engine, question, 0, None, str(error)))
     return answers
 
 
-def _search_one(request: PlanRequest, question: Question, engine: str) -> Found:
+def _search_one(request: PlanRequest, question: Question, engine: str) -> SearchResult:
     servers = 1
     if question is Question.CONTEXT:
         value = largest_context(request, engine)
@@ -81,7 +81,7 @@ def _search_one(request: PlanRequest, question: Question, engine: str) -> Found:
         value = largest_concurrency(request, engine)
         answered = replace(request, concurrency=value) if value else None
     plan = plan_engine(answered, engine) if answered else None
-    return Found(engine, question, value, plan, tp=answered.tp if answered else 0, servers=servers)
+    return SearchResult(engine, question, value, plan, tp=answered.tp if answered else 0, servers=servers)
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:

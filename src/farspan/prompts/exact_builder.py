@@ -20,7 +20,7 @@ from farspan.prompts.index import CorpusIndex
 from farspan.prompts.layout import lay_out, least_tokens
 from farspan.prompts.prompt import Prompt
 from farspan.prompts.recall import build_recall_prompt
-from farspan.prompts.tasks import TASKS, Exercise, Order
+from farspan.prompts.tasks import TASKS, Task, TaskRequest
 from farspan.prompts.tokenizer import Tokenizer
 from farspan.prompts.verify import settle
 
@@ -68,7 +68,7 @@ def build_prompt(
             count=count,
         )
     index = CorpusIndex(corpus or BuiltinCorpus(), tokenizer)
-    order = Order(random.Random(f"{task} {seed}"), depth, count, chat, output_tokens)
+    order = TaskRequest(random.Random(f"{task} {seed}"), depth, count, chat, output_tokens)
     least = 0
     for exercise in TASKS[task](order):
         draft = Prompt(
@@ -83,7 +83,7 @@ def build_prompt(
             scorer=exercise.scorer,
         )
 
-        def fill(budget: int, draft: Prompt = draft, exercise: Exercise = exercise) -> Prompt | None:
+        def fill(budget: int, draft: Prompt = draft, exercise: Task = exercise) -> Prompt | None:
             body = lay_out(index, exercise, tokens=budget, seed=seed, chat=chat)
             if body is None:
                 return None

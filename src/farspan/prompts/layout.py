@@ -10,7 +10,7 @@ from farspan.prompts.corpus_reader import CorpusReader
 from farspan.prompts.index import CorpusIndex
 from farspan.prompts.parts import Part, TextPart
 from farspan.prompts.prompt_frame import encode_frame
-from farspan.prompts.tasks import Exercise
+from farspan.prompts.tasks import Task
 from farspan.prompts.tokenizer import Tokenizer, as_ids
 
 # How much earlier than at its depth something may be planted so that it follows a whole sentence: this many tokens,
@@ -25,7 +25,7 @@ _FIRST_DIGITS_STEP = 617
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class PromptBody:
     """All parts of a prompt.
 
     Attributes:
@@ -37,7 +37,7 @@ class Body:
     positions: tuple[int, ...]
 
 
-def lay_out(index: CorpusIndex, exercise: Exercise, *, tokens: int, seed: int, chat: bool) -> Body | None:
+def lay_out(index: CorpusIndex, exercise: Task, *, tokens: int, seed: int, chat: bool) -> PromptBody | None:
     """Lay out a prompt of exactly `tokens` tokens; None when the exercise does not fit.
 
     Args:
@@ -68,10 +68,10 @@ def lay_out(index: CorpusIndex, exercise: Exercise, *, tokens: int, seed: int, c
         middle, positions = planted
         positions = [head.tokens + position for position in positions]
     missing = room - sum(part.tokens for part in middle)
-    return Body([head, *middle, *_filling(tokenizer, missing, seed), tail], tuple(positions))
+    return PromptBody([head, *middle, *_filling(tokenizer, missing, seed), tail], tuple(positions))
 
 
-def least_tokens(tokenizer: Tokenizer, exercise: Exercise, *, seed: int, chat: bool) -> int:
+def least_tokens(tokenizer: Tokenizer, exercise: Task, *, seed: int, chat: bool) -> int:
     """Return the length of a prompt that has nothing but what the exercise needs."""
     frame = encode_frame(tokenizer, _opening(exercise, seed), exercise.closing, chat=chat)
     planted = tokenizer.encode_pieces([item.text for item in exercise.planted])
@@ -79,7 +79,7 @@ def least_tokens(tokenizer: Tokenizer, exercise: Exercise, *, seed: int, chat: b
     return least + (exercise.words.least_tokens(tokenizer) if exercise.words else 0)
 
 
-def _opening(exercise: Exercise, seed: int) -> str:
+def _opening(exercise: Task, seed: int) -> str:
     first = 100 + seed * _FIRST_DIGITS_STEP % _FIRST_DIGITS
     if not exercise.introduction:
         return str(first)
@@ -87,9 +87,7 @@ def _opening(exercise: Exercise, seed: int) -> str:
     return f"{first}{rest:09d} is the number of this request. {exercise.introduction}"
 
 
-def _plant(
-    index: CorpusIndex, exercise: Exercise, room: int, seed: int
-) -> tuple[list[Part], list[int]] | None:
+def _plant(index: CorpusIndex, exercise: Task, room: int, seed: int) -> tuple[list[Part], list[int]] | None:
     """Return text with everything planted at its depth, and where it was planted, counted from the text's start."""
     items = sorted(exercise.planted, key=lambda item: item.depth)
     encoded = index.tokenizer.encode_pieces([item.text for item in items])

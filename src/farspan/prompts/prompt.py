@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from farspan.prompts.parts import Part
-from farspan.prompts.scoring import Match, Scorer
+from farspan.prompts.scoring import MatchKind, Scorer
 from farspan.prompts.tokenizer import TokenIds
 
 CHUNK_BYTES = 2**20
@@ -65,7 +65,7 @@ class Prompt:
         """What a right reply says; empty when nothing was planted."""
         return self.scorer.answer
 
-    def score(self, reply: str, match: Match | None = None) -> float:
+    def score(self, reply: str, match: MatchKind | None = None) -> float:
         """Return how much of the answer a reply brings back, 0 to 1; `match` compares in another way."""
         return self.scorer.score(reply, match)
 

@@ -12,7 +12,7 @@ from farspan.prompts.tokenizer import TokenIds, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class PromptFrame:
     """The ids before and after the middle of a prompt.
 
     Attributes:
@@ -24,7 +24,7 @@ class Frame:
     tail: TokenIds
 
 
-def encode_frame(tokenizer: Tokenizer, opening: str, closing: str, *, chat: bool) -> Frame:
+def encode_frame(tokenizer: Tokenizer, opening: str, closing: str, *, chat: bool) -> PromptFrame:
     """Encode a prompt's beginning and end as the server would, with whatever will stand between them left out.
 
     Two requests are encoded that differ in one known token between opening and closing; where their ids differ, the
@@ -47,10 +47,10 @@ def encode_frame(tokenizer: Tokenizer, opening: str, closing: str, *, chat: bool
     if len(different) != 1 or first[different[0]] != one.token_id:
         if tokenizer.proof is Proof.CHECKED:
             # The finished prompt is encoded as a whole anyway; until then, this is close.
-            return Frame(first[: len(first) // 2], first[len(first) // 2 + 1 :])
+            return PromptFrame(first[: len(first) // 2], first[len(first) // 2 + 1 :])
         raise InputError(
             f"{tokenizer.name} encodes a word differently depending on what surrounds it",
             "build the prompt as text with another tokenizer of the same model",
         )
     position = int(different[0])
-    return Frame(first[:position], first[position + 1 :])
+    return PromptFrame(first[:position], first[position + 1 :])

@@ -20,7 +20,7 @@ from farspan.errors import InputError
 from farspan.prompts.parts import Part, TextPart, WordsPart, WordTable
 from farspan.prompts.prompt import Prompt
 from farspan.prompts.ragged import Ragged
-from farspan.prompts.scoring import Match, Scorer
+from farspan.prompts.scoring import MatchKind, Scorer
 from farspan.prompts.tokenizer import RecallVocabulary, Tokenizer, as_ids
 
 # Words at the very beginning that differ from prompt to prompt, before which nothing is planted.
@@ -119,7 +119,7 @@ def build_recall_prompt(
         needle_positions=tuple(sorted(span.start for span in spans)),
         output_tokens=values,
         parts=_parts(tokenizer, vocabulary, chosen, chat=chat),
-        scorer=Scorer(Match.PREFIX, (answer,)),
+        scorer=Scorer(MatchKind.PREFIX, (answer,)),
     )
 
 

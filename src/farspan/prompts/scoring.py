@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Match(StrEnum):
+class MatchKind(StrEnum):
     """How a reply is compared with what is expected."""
 
     EXACT = "exact"  # the reply is the expected string, white space around it and a final full stop aside
@@ -28,7 +28,7 @@ class Scorer:
         expected: The expected strings; one of them, except for `fraction`.
     """
 
-    match: Match
+    match: MatchKind
     expected: tuple[str, ...]
 
     @property
@@ -36,7 +36,7 @@ class Scorer:
         """What a right reply says."""
         return ", ".join(self.expected)
 
-    def score(self, reply: str, match: Match | None = None) -> float:
+    def score(self, reply: str, match: MatchKind | None = None) -> float:
         """Return how much of what is expected the reply holds, 0 to 1.
 
         Args:
@@ -79,11 +79,11 @@ def _any(reply: str, expected: Sequence[str]) -> float:  # noqa: ARG001
     return float(bool(words_of(reply)))
 
 
-_SCORES: dict[Match, Callable[[str, Sequence[str]], float]] = {
-    Match.EXACT: _exact,
-    Match.NORMALISED: _normalised,
-    Match.NUMBER: _number,
-    Match.FRACTION: _fraction,
-    Match.PREFIX: _prefix,
-    Match.ANY: _any,
+_SCORES: dict[MatchKind, Callable[[str, Sequence[str]], float]] = {
+    MatchKind.EXACT: _exact,
+    MatchKind.NORMALISED: _normalised,
+    MatchKind.NUMBER: _number,
+    MatchKind.FRACTION: _fraction,
+    MatchKind.PREFIX: _prefix,
+    MatchKind.ANY: _any,
 }

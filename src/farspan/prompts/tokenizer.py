@@ -186,9 +186,9 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     """
     text = str(source)
     if re.match(r"https?://", text):
-        from farspan.prompts.backends.remote import ServerTokenizer
+        from farspan.prompts.backends.remote import RemoteTokenizer
 
-        return ServerTokenizer(text)
+        return RemoteTokenizer(text)
     path = Path(source).expanduser()
     if not path.exists():
         raise InputError(

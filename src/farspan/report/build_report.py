@@ -19,7 +19,7 @@ from farspan.report.claim import (
 from farspan.report.curves import CURVES, draw_curve
 from farspan.report.drawing import Chart
 from farspan.report.memory_chart import draw_ledger
-from farspan.report.report_run import Subject
+from farspan.report.report_run import ReportRun
 from farspan.report.report_tables import (
     FailureRow,
     PointRow,
@@ -48,7 +48,7 @@ _MEASURES = {
 
 
 @dataclass(frozen=True, slots=True)
-class SubjectReport:
+class RunReport:
     """What a report says of one run.
 
     Args:
@@ -58,7 +58,7 @@ class SubjectReport:
         requests: Those the page lists; `total` of them exist.
     """
 
-    subject: Subject
+    subject: ReportRun
     claim: str
     verdict: str
     good: bool
@@ -83,11 +83,11 @@ class SubjectReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class ComparedRun:
     """A run compared with the first one, and the answer in words."""
 
-    first: Subject
-    second: Subject
+    first: ReportRun
+    second: ReportRun
     claim: str
     comparison: Comparison
     rows: tuple[tuple[str, ...], ...]
@@ -107,13 +107,13 @@ class ReportData:
     title: str
     good: bool
     compares: bool
-    runs: tuple[SubjectReport, ...]
+    runs: tuple[RunReport, ...]
     figures: tuple[tuple[str, tuple[KeyFigure | None, ...]], ...]
-    beside: tuple[Beside, ...]
+    beside: tuple[ComparedRun, ...]
     rows: tuple[PointRow, ...]
 
     @property
-    def subjects(self) -> tuple[Subject, ...]:
+    def subjects(self) -> tuple[ReportRun, ...]:
         """The runs."""
         return tuple(run.subject for run in self.runs)
 
@@ -133,7 +133,7 @@ class ReportData:
         return any(row.kv for row in self.rows)
 
 
-def build_report(subjects: Sequence[Subject], *, title: str = "", compare: bool = False) -> ReportData:
+def build_report(subjects: Sequence[ReportRun], *, title: str = "", compare: bool = False) -> ReportData:
     """Work out a report; runs without any success, or any request, have one too.
 
     Args:
@@ -185,9 +185,9 @@ def draw_charts(data: ReportData) -> list[Chart]:
     return [chart for chart in drawn if chart is not None]
 
 
-def _report_one(subject: Subject, groups: Mapping[int, tuple[int, str]]) -> SubjectReport:
+def _report_one(subject: ReportRun, groups: Mapping[int, tuple[int, str]]) -> RunReport:
     results = subject.results
-    return SubjectReport(
+    return RunReport(
         subject=subject,
         claim=write_claim(subject),
         verdict=write_verdict(results),
@@ -203,8 +203,8 @@ def _report_one(subject: Subject, groups: Mapping[int, tuple[int, str]]) -> Subj
     )
 
 
-def _put_beside(first: Subject, second: Subject, comparison: Comparison) -> Beside:
-    return Beside(
+def _put_beside(first: ReportRun, second: ReportRun, comparison: Comparison) -> ComparedRun:
+    return ComparedRun(
         first,
         second,
         write_comparison(first, second, comparison),
@@ -228,7 +228,7 @@ def _write_row(row: Row) -> tuple[str, ...]:
     )
 
 
-def _list_facts(subject: Subject) -> tuple[tuple[str, str], ...]:
+def _list_facts(subject: ReportRun) -> tuple[tuple[str, str], ...]:
     plan = subject.plan
     hardware = subject.hardware()
     if not hardware:
@@ -260,7 +260,7 @@ def _write_date(text: str) -> str:
     return f"{date} {clock[:5]} UTC" if mark and text.endswith("+00:00") else text
 
 
-def _list_environment(subject: Subject) -> tuple[tuple[str, str], ...]:
+def _list_environment(subject: ReportRun) -> tuple[tuple[str, str], ...]:
     run = subject.run
     identity, latest = run.info.identity, run.info.starts[-1]
     server = latest.server

@@ -6,17 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from farspan.bench.analysis.comparison import Comparison, Row
-from farspan.bench.analysis.comparison import Verdict as Shown
+from farspan.bench.analysis.comparison import Comparison, Difference, Row
 from farspan.bench.analysis.measure import Result
 from farspan.bench.analysis.summary import Point, list_points
 from farspan.bench.request_status import Status
 from farspan.report.kvmemory import find_kv
-from farspan.report.report_run import Subject
+from farspan.report.report_run import ReportRun
 from farspan.report.report_tables import write_measure
 from farspan.report.trust_statement import (
     Trust,
-    Verdict,
+    TrustLevel,
     is_right,
     judge_cold,
     judge_length,
@@ -36,7 +35,7 @@ class KeyFigure:
     name: str
     value: str
     note: str
-    verdict: Verdict
+    verdict: TrustLevel
 
 
 def align_figures(
@@ -62,7 +61,7 @@ def _longest(results: Sequence[Result], without: set[int]) -> int | None:
     return max((result.context for result in results if result.context not in without), default=None)
 
 
-def write_claim(subject: Subject) -> str:
+def write_claim(subject: ReportRun) -> str:
     """Say in one sentence what a run shows: what ran where, how far, how fast, and whether it was right."""
     results = subject.results
     lead = ", ".join(part for part in (subject.model, subject.hardware(), subject.engine) if part)
@@ -118,7 +117,7 @@ def write_failed(results: Sequence[Result]) -> str:
     return f"{len(bad):,} of {len(results):,} requests failed ({listed})"
 
 
-def write_comparison(first: Subject, second: Subject, comparison: Comparison) -> str:
+def write_comparison(first: ReportRun, second: ReportRun, comparison: Comparison) -> str:
     """Say how much longer or shorter one run's TTFT is than the first's at the longest context both have."""
     rows = [row for row in comparison.rows if row.measure == "ttft" and row.ratio is not None]
     if not rows:
@@ -135,22 +134,22 @@ def write_comparison(first: Subject, second: Subject, comparison: Comparison) ->
 
 def _write_sureness(row: Row) -> str:
     ratio = row.ratio
-    if row.verdict is Shown.UNKNOWN or ratio is None or ratio.low is None:
+    if row.verdict is Difference.UNKNOWN or ratio is None or ratio.low is None:
         return "one value a side, too few to tell"
     interval = f"95 % interval {ratio.low:.2f} to {ratio.high:.2f}"
-    return interval if row.verdict is not Shown.OPEN else f"no difference shown, {interval}"
+    return interval if row.verdict is not Difference.OPEN else f"no difference shown, {interval}"
 
 
 def _several_depths(rows: Sequence[Row]) -> bool:
     return len({row.depth for row in rows if row.context == rows[-1].context}) > 1
 
 
-def choose_figures(subject: Subject) -> tuple[KeyFigure, ...]:
+def choose_figures(subject: ReportRun) -> tuple[KeyFigure, ...]:
     """Choose the figures for the top of the page: those of the longest proven (else answered) context."""
     results = subject.results
     right, checked = sum(map(is_right, results)), sum(map(was_checked, results))
     proven = find_proven(results)
-    sure = Verdict.PROVEN if checked else Verdict.UNKNOWN
+    sure = TrustLevel.PROVEN if checked else TrustLevel.UNKNOWN
     of = f"{right:,} of {len(results):,}" if checked else "not checked"
     note = "complete, of exact length" if checked else "nothing was planted to look for"
     figures = [KeyFigure("Right answers", of, note, sure)]
@@ -167,7 +166,7 @@ def choose_figures(subject: Subject) -> tuple[KeyFigure, ...]:
     kv = find_kv(subject)
     if kv is not None and kv.peak > 0:
         what = "memory the cache had taken" if kv.elastic else "held of a fixed pool"
-        basis = Verdict.ASSUMED if kv.basis.startswith("the plan") else Verdict.PROVEN
+        basis = TrustLevel.ASSUMED if kv.basis.startswith("the plan") else TrustLevel.PROVEN
         of = f"of {kv.write(kv.capacity)}; " if kv.capacity and kv.unit != "share" else ""
         figures.append(KeyFigure("KV peak", kv.write(kv.peak), f"{of}{what}; {kv.basis}", basis))
     return tuple(figures)
@@ -175,9 +174,9 @@ def choose_figures(subject: Subject) -> tuple[KeyFigure, ...]:
 
 def _choose_times(point: Point, times: Trust, cold: Trust) -> list[KeyFigure]:
     """Take the times of the slowest depth; a warm or unproven prefill makes them no better than itself."""
-    verdict = cold.verdict if cold.verdict is Verdict.DOUBTFUL else times.verdict
-    if verdict is Verdict.PROVEN and cold.verdict is Verdict.UNKNOWN:
-        verdict = Verdict.UNKNOWN
+    verdict = cold.verdict if cold.verdict is TrustLevel.DOUBTFUL else times.verdict
+    if verdict is TrustLevel.PROVEN and cold.verdict is TrustLevel.UNKNOWN:
+        verdict = TrustLevel.UNKNOWN
     spread = "one request" if point.requests == 1 else f"median of {point.trusted or point.requests}"
     figures = []
     if point.ttft_s is not None:
@@ -200,7 +199,7 @@ def slowest_point(results: Sequence[Result], context: int) -> Point | None:
     return max((p for p in points if p.ttft_s is not None), key=lambda p: p.ttft_s or 0.0, default=None)
 
 
-def _write_found(subject: Subject, context: int) -> str:
+def _write_found(subject: ReportRun, context: int) -> str:
     depths = sorted({result.depth for result in subject.results if result.context == context})
     found = _FOUND.get(subject.run.info.identity.task, "answers right")
     if len(depths) == 1:

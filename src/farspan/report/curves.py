@@ -12,10 +12,10 @@ from farspan.bench.analysis.measure import Result
 from farspan.bench.analysis.statistics import percentile
 from farspan.bench.analysis.trusted import is_trusted
 from farspan.bench.request_status import Status
-from farspan.bench.schedule import Phase
+from farspan.bench.schedule import LoadPhase
 from farspan.report.drawing import (
     Chart,
-    Key,
+    LegendKey,
     colour_of,
     context_axis,
     count_axis,
@@ -25,7 +25,7 @@ from farspan.report.drawing import (
     write_seconds,
 )
 from farspan.report.report_tables import group_contexts, put_together
-from farspan.report.series import Charted
+from farspan.report.series import Series
 from farspan.sizes import format_seconds, format_tokens
 
 # More marks than this of one run are drawn as the range of the middle 80 % instead.
@@ -58,19 +58,19 @@ class Curve:
     value: Callable[[Result], float | None]
     is_time: bool
     caption: str
-    expected: Callable[[Charted], Mapping[int, float]]
-    floor: Callable[[Charted], Mapping[int, float]]
+    expected: Callable[[Series], Mapping[int, float]]
+    floor: Callable[[Series], Mapping[int, float]]
 
     def write(self, value: float) -> str:
         """Write a value for a person."""
         return format_seconds(value) if self.is_time else f"{value:,.0f} tokens/s"
 
 
-def _expected_ttft(subject: Charted) -> dict[int, float]:
+def _expected_ttft(subject: Series) -> dict[int, float]:
     return {c: row.expected_s for c, row in subject.plan.times.times.items()} if subject.plan else {}
 
 
-def _floor_ttft(subject: Charted) -> dict[int, float]:
+def _floor_ttft(subject: Series) -> dict[int, float]:
     rows = subject.plan.times.times if subject.plan else {}
     return {c: row.floor_s for c, row in rows.items() if row.floor_s is not None}
 
@@ -126,7 +126,7 @@ class _Drawn:
     ranged: bool = False
 
 
-def draw_curve(curve: Curve, subjects: Sequence[Charted]) -> Chart | None:
+def draw_curve(curve: Curve, subjects: Sequence[Series]) -> Chart | None:
     """Draw a measure of all runs against context length; None when no request has it.
 
     Of plans without any request their expectations are drawn, if there are several contexts.
@@ -135,7 +135,7 @@ def draw_curve(curve: Curve, subjects: Sequence[Charted]) -> Chart | None:
         result
         for subject in subjects
         for result in subject.results
-        if result.status.answered and result.phase is Phase.MEASURED and curve.value(result)
+        if result.status.answered and result.phase is LoadPhase.MEASURED and curve.value(result)
     ]
     measured = any(subject.results for subject in subjects)
     if not shown and (measured or all(len(curve.expected(subject)) < 2 for subject in subjects)):
@@ -167,7 +167,7 @@ def draw_curve(curve: Curve, subjects: Sequence[Charted]) -> Chart | None:
     )
 
 
-def _collect(curve: Curve, subject: Charted, groups: Mapping[int, tuple[int, str]]) -> _Drawn:
+def _collect(curve: Curve, subject: Series, groups: Mapping[int, tuple[int, str]]) -> _Drawn:
     part = _Drawn()
     results = [r for r in subject.results if r.status.answered and curve.value(r)]
     colour, key = colour_of(subject.key), subject.key
@@ -272,21 +272,21 @@ def _kind(result: Result) -> str:
     return "unknown" if result.cached_tokens is None else "cold"
 
 
-def _legend(subjects: Sequence[Charted], drawn: Mapping[str, _Drawn]) -> list[Key]:
+def _legend(subjects: Sequence[Series], drawn: Mapping[str, _Drawn]) -> list[LegendKey]:
     keys = []
     if len(subjects) > 1:
-        keys += [Key(s.key, s.name, colour_of(s.key)) for s in subjects if drawn[s.key].layers]
+        keys += [LegendKey(s.key, s.name, colour_of(s.key)) for s in subjects if drawn[s.key].layers]
     neutral = colour_of(subjects[0].key) if len(subjects) == 1 else "var(--fg-soft)"
     kinds = set().union(*(part.kinds for part in drawn.values()))
     if kinds - {"cold"} or len(subjects) == 1:
         for kind, (text, _, shape) in _KINDS.items():
             if kind in kinds:
-                keys.append(Key("", text, "var(--bad)" if kind == "wrong" else neutral, shape))
+                keys.append(LegendKey("", text, "var(--bad)" if kind == "wrong" else neutral, shape))
     dashes = set().union(*(part.dashes for part in drawn.values()))
     if "dashes" in dashes:
-        keys.append(Key("", "plan", neutral, "dashes"))
+        keys.append(LegendKey("", "plan", neutral, "dashes"))
     if "dots" in dashes:
-        keys.append(Key("", "physical floor", neutral, "dots"))
+        keys.append(LegendKey("", "physical floor", neutral, "dots"))
     return keys
 
 
@@ -303,7 +303,7 @@ def _caption(curve: Curve, drawn: Mapping[str, _Drawn]) -> str:
     return f"{curve.caption} {how}{plan}{floor}{'.' if plan else ''}"
 
 
-def _describe(curve: Curve, subjects: Sequence[Charted], drawn: Mapping[str, _Drawn]) -> str:
+def _describe(curve: Curve, subjects: Sequence[Series], drawn: Mapping[str, _Drawn]) -> str:
     sentences = []
     for subject in subjects:
         medians = drawn[subject.key].medians
@@ -320,7 +320,7 @@ def _describe(curve: Curve, subjects: Sequence[Charted], drawn: Mapping[str, _Dr
     return f"{curve.title} against context length. {'; '.join(sentences)}."
 
 
-def _table(curve: Curve, subjects: Sequence[Charted]) -> tuple[tuple[tuple[str, ...], ...], int]:
+def _table(curve: Curve, subjects: Sequence[Series]) -> tuple[tuple[tuple[str, ...], ...], int]:
     rows = []
     total = 0
     for subject in subjects:
@@ -348,7 +348,7 @@ def _table(curve: Curve, subjects: Sequence[Charted]) -> tuple[tuple[tuple[str, 
     return tuple(rows), total - len(rows)
 
 
-def _table_plans(curve: Curve, subjects: Sequence[Charted]) -> tuple[tuple[str, ...], ...]:
+def _table_plans(curve: Curve, subjects: Sequence[Series]) -> tuple[tuple[str, ...], ...]:
     rows = []
     for subject in subjects:
         floor = curve.floor(subject)

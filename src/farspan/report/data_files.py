@@ -13,7 +13,7 @@ import orjson
 from farspan import __version__
 from farspan.bench.analysis.measure import Result
 from farspan.escape_terminal import printable
-from farspan.report.build_report import ReportData, SubjectReport
+from farspan.report.build_report import ReportData, RunReport
 from farspan.report.report_tables import FailureRow, PointRow
 from farspan.report.trust_statement import was_checked
 
@@ -41,7 +41,7 @@ def write_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return out.getvalue()
 
 
-def _values(run: SubjectReport, result: Result) -> tuple[object, ...]:
+def _values(run: RunReport, result: Result) -> tuple[object, ...]:
     subject, gaps = run.subject, result.itl_s
     planned = subject.plan.times.at(result.context) if subject.plan else None
     return (
@@ -87,7 +87,7 @@ def write_json(title: str, good: bool, **parts: list[dict[str, Any]]) -> str:
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
 
 
-def _run_object(run: SubjectReport) -> dict[str, Any]:
+def _run_object(run: RunReport) -> dict[str, Any]:
     log = run.subject.log
     return {
         "name": run.subject.name,

@@ -53,7 +53,7 @@ _CONFIG: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class LegendKey:
     """One entry of a chart's legend.
 
     Args:
@@ -90,7 +90,7 @@ class Chart:
     svg: str
     alt: str
     caption: str
-    keys: tuple[Key, ...]
+    keys: tuple[LegendKey, ...]
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     more: int = 0

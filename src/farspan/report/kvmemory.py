@@ -9,7 +9,7 @@ from datetime import datetime
 
 from farspan.bench.analysis.measure import Result
 from farspan.bench.observe.series import Reading
-from farspan.report.report_run import Subject
+from farspan.report.report_run import ReportRun
 from farspan.sizes import format_bytes
 
 _GIB = 2**30
@@ -57,7 +57,7 @@ class KvHeld:
         return f"{self.write(self.peak)} of {self.write(self.capacity)}"
 
 
-def find_kv(subject: Subject) -> KvHeld | None:
+def find_kv(subject: ReportRun) -> KvHeld | None:
     """Find out what the KV cache held through a run; None when the engine's metrics were not read."""
     mapped = subject.readings("kv_mapped_bytes")
     if mapped:
@@ -79,7 +79,7 @@ def find_kv(subject: Subject) -> KvHeld | None:
     return KvHeld(usage, (), 1.0, "share", "the engine's metrics", False) if usage else None
 
 
-def _pool_bytes(subject: Subject) -> tuple[float | None, str]:
+def _pool_bytes(subject: ReportRun) -> tuple[float | None, str]:
     figures = subject.log.capacity if subject.log else {}
     for name in ("available_kv_gib", "kv_pool_gib"):
         if figures.get(name):

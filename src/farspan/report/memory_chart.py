@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from farspan.report.drawing import WIDE, Chart, Key, draw, layer
-from farspan.report.report_run import Subject
-from farspan.report.series import Charted
+from farspan.report.drawing import WIDE, Chart, LegendKey, draw, layer
+from farspan.report.report_run import ReportRun
+from farspan.report.series import Series
 from farspan.sizes import GIB, format_bytes
 
 # In the order they are stacked; the last is what is known to be used and by nothing above.
@@ -40,7 +40,7 @@ class Stack:
     note: str
 
 
-def stack_plan(subject: Charted) -> Stack | None:
+def stack_plan(subject: Series) -> Stack | None:
     """Sum up the planned ledger by part; None when the plan has none."""
     plan = subject.plan
     if plan is None or not (plan.ledger or plan.kv_bytes):
@@ -56,7 +56,7 @@ def stack_plan(subject: Charted) -> Stack | None:
     )
 
 
-def stack_measured(subject: Subject) -> Stack | None:
+def stack_measured(subject: ReportRun) -> Stack | None:
     """Sum up what the log, the engine's metrics and the GPU's driver said; None when they said nothing."""
     figures = subject.log.capacity if subject.log else {}
     parts: dict[str, float] = {}
@@ -83,13 +83,13 @@ def stack_measured(subject: Subject) -> Stack | None:
     return Stack(subject.name, "measured", f"{subject.key}2", parts, ", ".join(sources))
 
 
-def draw_ledger(subjects: Sequence[Charted]) -> Chart | None:
+def draw_ledger(subjects: Sequence[Series]) -> Chart | None:
     """Draw the memory of one GPU, plan against measured, a pair of bars a run; None when neither is known."""
     stacks = [stack for subject in subjects for stack in _stacks_of(subject)]
     # One part by itself is no comparison, and has its own chart.
     if not any(stack.what == "plan" or len(stack.bytes) > 1 for stack in stacks):
         return None
-    measured = any(isinstance(subject, Subject) for subject in subjects)
+    measured = any(isinstance(subject, ReportRun) for subject in subjects)
     capacity = max((s.plan.gpu_bytes for s in subjects if s.plan and s.plan.gpu_bytes), default=None)
     scale, unit = (GIB, "GiB") if max(sum(s.bytes.values()) for s in stacks) >= GIB else (2**20, "MiB")
     rows = []
@@ -130,11 +130,11 @@ def draw_ledger(subjects: Sequence[Charted]) -> Chart | None:
         )
         for part in shown
     ]
-    keys = [Key(f"part{PARTS.index(part)}", part, _COLOURS[part], "box") for part in shown]
+    keys = [LegendKey(f"part{PARTS.index(part)}", part, _COLOURS[part], "box") for part in shown]
     if capacity:
         rule = {"type": "rule", "color": "var(--fg)", "strokeDash": [4, 3]}
         layers.append(layer("gpu-line", [{"x": capacity / scale}], rule, {"x": x}))
-        keys.append(Key("gpu", f"the GPU: {format_bytes(capacity)}", "var(--fg)", "dashes"))
+        keys.append(LegendKey("gpu", f"the GPU: {format_bytes(capacity)}", "var(--fg)", "dashes"))
     return Chart(
         anchor="memory",
         title="Memory, plan against measured" if measured else "Memory of one GPU, planned",
@@ -154,12 +154,12 @@ def draw_ledger(subjects: Sequence[Charted]) -> Chart | None:
     )
 
 
-def _stacks_of(subject: Charted) -> list[Stack]:
-    measured = stack_measured(subject) if isinstance(subject, Subject) else None
+def _stacks_of(subject: Series) -> list[Stack]:
+    measured = stack_measured(subject) if isinstance(subject, ReportRun) else None
     return [stack for stack in (stack_plan(subject), measured) if stack is not None]
 
 
-def _caption(subjects: Sequence[Charted], stacks: Sequence[Stack], *, measured: bool) -> str:
+def _caption(subjects: Sequence[Series], stacks: Sequence[Stack], *, measured: bool) -> str:
     text = "What nobody reported is not drawn: a measured bar may be shorter than the memory in use."
     if not measured:
         text = "Nothing was measured."
@@ -171,7 +171,7 @@ def _caption(subjects: Sequence[Charted], stacks: Sequence[Stack], *, measured: 
     return text
 
 
-def _table(subjects: Sequence[Charted], stacks: Sequence[Stack]) -> list[tuple[str, ...]]:
+def _table(subjects: Sequence[Series], stacks: Sequence[Stack]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         (stack.who, stack.what, part, format_bytes(size), stack.note)
         for stack in stacks

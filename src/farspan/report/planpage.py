@@ -10,7 +10,7 @@ from farspan.report.curves import CURVES, draw_curve
 from farspan.report.drawing import Chart
 from farspan.report.memory_chart import draw_ledger
 from farspan.report.plan_rows import Planned, PlannedRow
-from farspan.report.trust_statement import Trust, Verdict
+from farspan.report.trust_statement import Trust, TrustLevel
 from farspan.sizes import format_bytes, format_seconds, format_tokens
 
 
@@ -156,7 +156,7 @@ def _write_note(planned: Planned) -> str:
 
 def _choose_figures(planned: Planned) -> tuple[KeyFigure, ...]:
     row = next((row for row in reversed(planned.rows) if row.fits), planned.rows[-1])
-    times = Verdict(planned.plan.trust) if planned.plan else Verdict.ASSUMED
+    times = TrustLevel(planned.plan.trust) if planned.plan else TrustLevel.ASSUMED
     memory = _judge_memory(planned)
     figures = []
     if row.capacity is not None:
@@ -183,15 +183,15 @@ def _length(row: PlannedRow) -> str:
     return format_tokens(row.context) if row.context else "this length"
 
 
-def _judge_memory(planned: Planned) -> Verdict:
+def _judge_memory(planned: Planned) -> TrustLevel:
     """A ledger with any assumed line is assumed as a whole, and so is one that the plan does not show."""
     exact = planned.bases and set(planned.bases) <= {"mirrored", "fitted"}
-    return Verdict.FITTED if exact else Verdict.ASSUMED
+    return TrustLevel.FITTED if exact else TrustLevel.ASSUMED
 
 
 def _judge(planned: Planned) -> tuple[Trust, ...]:
     if planned.plan is None:
-        return (Trust("Everything", Verdict.UNKNOWN, planned.rows[-1].reason or "nothing was planned"),)
+        return (Trust("Everything", TrustLevel.UNKNOWN, planned.rows[-1].reason or "nothing was planned"),)
     trust = []
     if planned.bases:
         lines = ", ".join(
@@ -202,5 +202,5 @@ def _judge(planned: Planned) -> tuple[Trust, ...]:
         evidence = "the plan of several contexts does not carry its ledger; plan one with --context to see it"
     trust.append(Trust("Planned memory", _judge_memory(planned), evidence))
     evidence = planned.plan.basis or "the plan does not say where its times come from"
-    trust.append(Trust("Planned times", Verdict(planned.plan.trust), evidence))
+    trust.append(Trust("Planned times", TrustLevel(planned.plan.trust), evidence))
     return tuple(trust)

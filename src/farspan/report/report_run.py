@@ -14,7 +14,7 @@ from farspan.bench.analysis.measure import Result
 from farspan.bench.environment import read_document
 from farspan.bench.observe.series import Reading, read_series
 from farspan.bench.run_folder import ENVIRONMENT_FILE, INFO_FILE, Run, load_run
-from farspan.bench.schedule import Phase
+from farspan.bench.schedule import LoadPhase
 from farspan.doctor.diagnose import Report as LogReport
 from farspan.doctor.examine import examine
 from farspan.doctor.sources import read_source
@@ -38,7 +38,7 @@ _ONE_SAYS_NOTHING = ("dp_size", "pipeline_parallel_size", "page_size")
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ReportRun:
     """One run and what is known about it.
 
     Args:
@@ -153,7 +153,7 @@ def expand_folders(folders: Sequence[Path]) -> list[Path]:
 
 def load_subjects(
     folders: Sequence[Path], *, logs: Sequence[Path] = (), plan: Path | None = None
-) -> tuple[Subject, ...]:
+) -> tuple[ReportRun, ...]:
     """Read run folders with all that lies beside their results.
 
     Args:
@@ -176,14 +176,14 @@ def load_subjects(
     return _name_apart(subjects)
 
 
-def _load(folder: Path, key: str, log: Path | None, plan: Path | None) -> Subject:
+def _load(folder: Path, key: str, log: Path | None, plan: Path | None) -> ReportRun:
     run = load_run(folder)
-    measured = [result for result in run.results if result.phase is Phase.MEASURED]
+    measured = [result for result in run.results if result.phase is LoadPhase.MEASURED]
     environment = _last_environment(folder)
     last = run.info.starts[-1]
     log = log or next((folder / name for name in LOG_NAMES if (folder / name).is_file()), None)
     report = examine(read_source(str(log))) if log else None
-    return Subject(
+    return ReportRun(
         key=key,
         name="",
         run=run,
@@ -205,7 +205,7 @@ def _last_environment(folder: Path) -> Mapping[str, Any]:
     return last if isinstance(last, dict) else {}
 
 
-def _name_apart(subjects: Sequence[Subject]) -> tuple[Subject, ...]:
+def _name_apart(subjects: Sequence[ReportRun]) -> tuple[ReportRun, ...]:
     """Name every run by its engine; where that is the same or unknown, by its folder too."""
     engines = Counter(subject.engine for subject in subjects)
     named = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import floor, log10
 
 from farspan.bench.advice import choose_fix, list_failures
-from farspan.bench.analysis.comparison import Comparison, Row, Verdict, compare_runs
+from farspan.bench.analysis.comparison import Comparison, Difference, Row, compare_runs
 from farspan.bench.analysis.measure import Result
 from farspan.bench.analysis.measures import group_points
 from farspan.bench.analysis.summary import Point, list_points
@@ -16,8 +16,8 @@ from farspan.bench.request_status import Status
 from farspan.doctor.findings import Finding, Severity
 from farspan.errors import InputError
 from farspan.report.kvmemory import find_kv, find_peak
-from farspan.report.report_run import Subject
-from farspan.report.series import Charted
+from farspan.report.report_run import ReportRun
+from farspan.report.series import Series
 from farspan.report.trust_statement import was_checked
 from farspan.sizes import format_seconds, format_tokens
 
@@ -56,7 +56,7 @@ class PointRow:
 
     anchor: str
     label: str
-    subject: Subject
+    subject: ReportRun
     point: Point
     output_tokens: int | None
     kv: str
@@ -85,13 +85,13 @@ class RecallCell:
 class RecallTable:
     """Recall by depth and context: `rows[i][j]` is of `depths[i]` and `labels[j]`, None where unasked."""
 
-    subject: Subject
+    subject: ReportRun
     labels: tuple[str, ...]
     depths: tuple[float, ...]
     rows: tuple[tuple[RecallCell | None, ...], ...]
 
 
-def group_contexts(subjects: Sequence[Charted]) -> dict[int, tuple[int, str]]:
+def group_contexts(subjects: Sequence[Series]) -> dict[int, tuple[int, str]]:
     """Map every context to the one it is shown as and that one's label: itself, or of very many a range by size."""
     contexts = sorted({result.context for subject in subjects for result in subject.results})
     if len(contexts) <= MOST_CONTEXTS:
@@ -117,7 +117,7 @@ def put_together(results: Sequence[Result], groups: Mapping[int, tuple[int, str]
     return [replace(result, context=groups[result.context][0]) for result in results]
 
 
-def list_rows(subjects: Sequence[Subject], comparisons: Mapping[str, Comparison]) -> tuple[PointRow, ...]:
+def list_rows(subjects: Sequence[ReportRun], comparisons: Mapping[str, Comparison]) -> tuple[PointRow, ...]:
     """List every point of every run, by context, depth and run."""
     groups = group_contexts(subjects)
     labels = dict(groups.values())
@@ -128,7 +128,7 @@ def list_rows(subjects: Sequence[Subject], comparisons: Mapping[str, Comparison]
 
 
 def _rows_of(
-    subject: Subject,
+    subject: ReportRun,
     groups: Mapping[int, tuple[int, str]],
     labels: Mapping[int, str],
     comparison: Comparison | None,
@@ -159,14 +159,14 @@ def _rows_of(
                 expected_s=planned.expected_s if planned else None,
                 floor_s=planned.floor_s if planned else None,
                 ratio=write_ratio(ratio),
-                sure=ratio is not None and ratio.verdict in (Verdict.HIGHER, Verdict.LOWER),
+                sure=ratio is not None and ratio.verdict in (Difference.HIGHER, Difference.LOWER),
                 failures=explain_failures(subject, results),
             )
         )
     return rows
 
 
-def explain_failures(subject: Subject, results: Sequence[Result]) -> tuple[FailureRow, ...]:
+def explain_failures(subject: ReportRun, results: Sequence[Result]) -> tuple[FailureRow, ...]:
     """Say of every kind of failure what the server answered, what to do, and what its log shows."""
     finding = worst_finding(subject)
     return tuple(
@@ -181,7 +181,7 @@ def explain_failures(subject: Subject, results: Sequence[Result]) -> tuple[Failu
     )
 
 
-def worst_finding(subject: Subject) -> Finding | None:
+def worst_finding(subject: ReportRun) -> Finding | None:
     """Return the doctor's first error in a run's server log; None when there is none."""
     findings = subject.log.findings if subject.log else ()
     return next((finding for finding in findings if finding.severity is Severity.ERROR), None)
@@ -203,7 +203,7 @@ def write_measure(measure: str, value: float | None) -> str:
     return f"{value:,.1f} tok/s" if measure.endswith("rate") else format_seconds(value)
 
 
-def compare_with_first(subjects: Sequence[Subject]) -> dict[str, Comparison]:
+def compare_with_first(subjects: Sequence[ReportRun]) -> dict[str, Comparison]:
     """Compare every run with the first; runs without a common context are left out."""
     compared = {}
     for subject in subjects[1:]:
@@ -214,7 +214,7 @@ def compare_with_first(subjects: Sequence[Subject]) -> dict[str, Comparison]:
     return compared
 
 
-def tabulate_recall(subject: Subject, groups: Mapping[int, tuple[int, str]]) -> RecallTable | None:
+def tabulate_recall(subject: ReportRun, groups: Mapping[int, tuple[int, str]]) -> RecallTable | None:
     """Lay out a run's recall by depth and context; None when no answer was checked."""
     if not any(was_checked(result) for result in subject.results):
         return None

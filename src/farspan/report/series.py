@@ -9,7 +9,7 @@ from farspan.bench.analysis.measure import Result
 from farspan.report.expectation import Expectation
 
 
-class Charted(Protocol):
+class Series(Protocol):
     """A series of a chart: a run with its requests, a plan, or both."""
 
     @property

@@ -7,8 +7,8 @@ from itertools import zip_longest
 
 from farspan.doctor.records import STARTUP
 from farspan.doctor.timeline import Entry
-from farspan.report.drawing import WIDE, Chart, Key, colour_of, draw, layer, write_seconds
-from farspan.report.report_run import Subject
+from farspan.report.drawing import WIDE, Chart, LegendKey, colour_of, draw, layer, write_seconds
+from farspan.report.report_run import ReportRun
 from farspan.report.timelines import time_axis
 from farspan.sizes import GIB, format_bytes, format_seconds
 
@@ -30,7 +30,7 @@ class PhaseSpan:
     gib: float | None
 
 
-def list_spans(subject: Subject) -> tuple[PhaseSpan, ...]:
+def list_spans(subject: ReportRun) -> tuple[PhaseSpan, ...]:
     """List the phases of the last start in a run's server log; none when the log has no times."""
     entries = [
         (entry, entry.at)
@@ -55,7 +55,7 @@ def _begin(entry: Entry, at: float) -> float:
     return at
 
 
-def draw_startup(subject: Subject) -> Chart | None:
+def draw_startup(subject: ReportRun) -> Chart | None:
     """Draw the phases of the server's start; None when the log does not have two with times."""
     spans = list_spans(subject)
     if len(spans) < 2:
@@ -93,8 +93,8 @@ def draw_startup(subject: Subject) -> Chart | None:
         alt=f"The start of {subject.name} took {format_seconds(total)}; the longest stretch is {longest.name}.",
         caption=f"Phases as the server's log ({subject.log_name}) has them, by its own clock.",
         keys=(
-            Key("phase", "as long as the engine says it took", colour_of(subject.key), "box"),
-            Key("until", "until the next phase", "var(--line-strong)", "box"),
+            LegendKey("phase", "as long as the engine says it took", colour_of(subject.key), "box"),
+            LegendKey("until", "until the next phase", "var(--line-strong)", "box"),
         ),
         columns=("phase", "begins", "took", "memory of one GPU"),
         rows=tuple(

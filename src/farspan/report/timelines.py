@@ -9,9 +9,9 @@ from typing import Any
 from farspan.bench.analysis.measure import Result
 from farspan.bench.observe.series import Reading
 from farspan.bench.request_status import Status
-from farspan.report.drawing import WIDE, Chart, Key, colour_of, draw, layer, write_seconds
+from farspan.report.drawing import WIDE, Chart, LegendKey, colour_of, draw, layer, write_seconds
 from farspan.report.kvmemory import KvHeld, find_kv, read_time
-from farspan.report.report_run import Subject
+from farspan.report.report_run import ReportRun
 from farspan.sizes import GIB, format_seconds, format_tokens
 
 _FORMATS = {"tokens": "~s", "share": ".0%", "bytes": "~r"}
@@ -22,7 +22,7 @@ _MOST_TABLE_ROWS = 200
 _PAUSE_S = 300.0
 
 
-def draw_kv(subject: Subject) -> Chart | None:
+def draw_kv(subject: ReportRun) -> Chart | None:
     """Draw the KV cache's memory through time; None without readings."""
     kv = find_kv(subject)
     if kv is None or len(kv.held) < 2 or kv.peak <= 0:
@@ -56,12 +56,14 @@ def draw_kv(subject: Subject) -> Chart | None:
     line = {"type": "line", "interpolate": "step-after", "color": colour, "strokeWidth": 1.75}
     invisible = {"type": "point", "filled": True, "size": 40, "color": colour, "opacity": 0}
     layers = [layer("held-area", rows, area, encoding), layer("held-line", rows, line, encoding)]
-    keys = [Key("held", "memory taken from the device" if kv.elastic else "held by requests", colour, "box")]
+    keys = [
+        LegendKey("held", "memory taken from the device" if kv.elastic else "held by requests", colour, "box")
+    ]
     if used:
         points = [{"x": (r.time - began) / per, "y": r.value / scale} for r in used]
         style = {"type": "line", "interpolate": "step-after", "color": "var(--fg)", "strokeWidth": 1.25}
         layers.append(layer("used-line", points, style, encoding))
-        keys.append(Key("used", "pages in use", "var(--fg)", "line"))
+        keys.append(LegendKey("used", "pages in use", "var(--fg)", "line"))
     fixed = kv.capacity if kv.capacity is not None and kv.capacity / scale <= top else None
     if fixed is None and kv.elastic:
         fixed = max(reading.value for reading in held)
@@ -69,7 +71,7 @@ def draw_kv(subject: Subject) -> Chart | None:
         rule = {"type": "rule", "color": "var(--bad)", "strokeDash": [7, 4], "strokeWidth": 1.5}
         layers.append(layer("pool-line", [{"y": fixed / scale}], rule, {"y": y}))
         least = "the smallest fixed pool for this run" if fixed != kv.capacity else "a fixed pool"
-        keys.append(Key("pool", f"{least}: {kv.write(fixed)} all the time", "var(--bad)", "dashes"))
+        keys.append(LegendKey("pool", f"{least}: {kv.write(fixed)} all the time", "var(--bad)", "dashes"))
     layers.append(layer("held-points", tipped, invisible, encoding))
     mean = _mean(held)
     return Chart(
@@ -116,7 +118,7 @@ def _kv_rows(kv: KvHeld, held: Sequence[Reading], began: float) -> tuple[tuple[s
     )
 
 
-def draw_requests(subject: Subject) -> Chart | None:
+def draw_requests(subject: ReportRun) -> Chart | None:
     """Draw one bar a request: queue, prefill, decode; None without start times."""
     timed = [
         (began, result) for result in subject.results if (began := read_time(result.started_at)) is not None
@@ -186,7 +188,7 @@ def draw_requests(subject: Subject) -> Chart | None:
                 else ""
             )
         ),
-        keys=tuple(Key(name, name, colours[name], "box") for name, rows in parts.items() if rows),
+        keys=tuple(LegendKey(name, name, colours[name], "box") for name, rows in parts.items() if rows),
         columns=("start", "context", "depth", "queue", "first token", "end", "status"),
         rows=tuple(
             (

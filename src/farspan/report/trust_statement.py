@@ -9,7 +9,7 @@ from enum import StrEnum
 from farspan.bench.analysis.measure import Result
 from farspan.bench.analysis.summary import list_points
 from farspan.bench.request_status import Status
-from farspan.report.report_run import Subject
+from farspan.report.report_run import ReportRun
 
 # What an observer saw that makes times unlike those of a request alone on the server, and how to say it.
 _DISTURBANCES = {
@@ -27,7 +27,7 @@ _DISTURBANCES = {
 }
 
 
-class Verdict(StrEnum):
+class TrustLevel(StrEnum):
     """How far a figure can be trusted."""
 
     PROVEN = "proven"
@@ -42,7 +42,7 @@ class Trust:
     """How far one kind of figure can be trusted, and the evidence."""
 
     figure: str
-    verdict: Verdict
+    verdict: TrustLevel
     evidence: str
 
 
@@ -56,11 +56,11 @@ def was_checked(result: Result) -> bool:
     return result.score is not None and bool(result.answer)
 
 
-def judge(subject: Subject) -> tuple[Trust, ...]:
+def judge(subject: ReportRun) -> tuple[Trust, ...]:
     """Judge every kind of figure of a run."""
     answered = [result for result in subject.results if result.status.answered]
     if not answered:
-        return (Trust("Everything", Verdict.UNKNOWN, "no request was answered"), *_judge_plan(subject))
+        return (Trust("Everything", TrustLevel.UNKNOWN, "no request was answered"), *_judge_plan(subject))
     return (
         *_judge_origin(subject),
         judge_length(answered),
@@ -77,13 +77,13 @@ def judge_length(answered: Sequence[Result]) -> Trust:
     counted = [result for result in answered if result.prompt_tokens is not None]
     exact = sum(result.prompt_tokens == result.context for result in counted)
     if not counted:
-        return Trust("Prompt length", Verdict.UNKNOWN, "the server reports no prompt_tokens")
+        return Trust("Prompt length", TrustLevel.UNKNOWN, "the server reports no prompt_tokens")
     evidence = f"the server counted exactly the tokens asked for in {exact:,} of {len(answered):,} answers"
     if exact == len(answered):
-        return Trust("Prompt length", Verdict.PROVEN, evidence)
+        return Trust("Prompt length", TrustLevel.PROVEN, evidence)
     if exact == len(counted):
-        return Trust("Prompt length", Verdict.UNKNOWN, f"{evidence} and no tokens in the others")
-    return Trust("Prompt length", Verdict.DOUBTFUL, evidence)
+        return Trust("Prompt length", TrustLevel.UNKNOWN, f"{evidence} and no tokens in the others")
+    return Trust("Prompt length", TrustLevel.DOUBTFUL, evidence)
 
 
 def judge_cold(answered: Sequence[Result]) -> Trust:
@@ -93,19 +93,19 @@ def judge_cold(answered: Sequence[Result]) -> Trust:
     if warm:
         evidence = f"{warm:,} of {len(answered):,} prompts were partly in the prefix cache"
         return Trust(
-            "Cold prefill", Verdict.DOUBTFUL, f"{evidence}; their times are left out where others exist"
+            "Cold prefill", TrustLevel.DOUBTFUL, f"{evidence}; their times are left out where others exist"
         )
     if unknown:
         evidence = f"the server does not report cached tokens for {unknown:,} of {len(answered):,} answers"
         hint = "vLLM does with --enable-prompt-tokens-details, SGLang with --enable-cache-report"
-        return Trust("Cold prefill", Verdict.UNKNOWN, f"{evidence} ({hint})")
-    return Trust("Cold prefill", Verdict.PROVEN, f"cached_tokens is 0 in all {len(answered):,} answers")
+        return Trust("Cold prefill", TrustLevel.UNKNOWN, f"{evidence} ({hint})")
+    return Trust("Cold prefill", TrustLevel.PROVEN, f"cached_tokens is 0 in all {len(answered):,} answers")
 
 
 def judge_times(answered: Sequence[Result]) -> Trust:
     """Judge TTFT and ITL by where they come from and how often they were measured."""
     if all("not-streamed" in result.labels for result in answered):
-        return Trust("TTFT and ITL", Verdict.UNKNOWN, "the server did not stream its answers")
+        return Trust("TTFT and ITL", TrustLevel.UNKNOWN, "the server did not stream its answers")
     points = list_points(answered)
     fewest = min((point.requests for point in points), default=0)
     base = "taken from the client's stream, from before the body is sent"
@@ -114,26 +114,30 @@ def judge_times(answered: Sequence[Result]) -> Trust:
     if fewest < 3:
         times = "once" if fewest == 1 else "twice"
         evidence = f"{base}; some points were measured only {times}, so their spread is unknown"
-        return Trust("TTFT and ITL", Verdict.UNKNOWN, evidence)
-    return Trust("TTFT and ITL", Verdict.PROVEN, f"{base}; medians of at least {fewest:,} requests a point")
+        return Trust("TTFT and ITL", TrustLevel.UNKNOWN, evidence)
+    return Trust(
+        "TTFT and ITL", TrustLevel.PROVEN, f"{base}; medians of at least {fewest:,} requests a point"
+    )
 
 
 def judge_recall(answered: Sequence[Result]) -> Trust:
     """Judge whether answers were checked at all."""
     checked = sum(was_checked(result) for result in answered)
     if not checked:
-        return Trust("Recall", Verdict.UNKNOWN, "no reply was compared with anything planted in its prompt")
-    verdict = Verdict.PROVEN if checked == len(answered) else Verdict.UNKNOWN
+        return Trust(
+            "Recall", TrustLevel.UNKNOWN, "no reply was compared with anything planted in its prompt"
+        )
+    verdict = TrustLevel.PROVEN if checked == len(answered) else TrustLevel.UNKNOWN
     evidence = (
         f"{checked:,} of {len(answered):,} replies were compared with what was planted in their prompts"
     )
     return Trust("Recall", verdict, evidence)
 
 
-def _judge_origin(subject: Subject) -> Iterator[Trust]:
+def _judge_origin(subject: ReportRun) -> Iterator[Trust]:
     if subject.tool:
         evidence = f"measured by {subject.tool} and imported: its client's lag is in the times"
-        yield Trust("Origin", Verdict.UNKNOWN, evidence)
+        yield Trust("Origin", TrustLevel.UNKNOWN, evidence)
 
 
 def _judge_disturbances(answered: Sequence[Result]) -> Iterator[Trust]:
@@ -141,11 +145,11 @@ def _judge_disturbances(answered: Sequence[Result]) -> Iterator[Trust]:
         count = sum(label in result.labels for result in answered)
         if count:
             yield Trust(
-                f"Label {label}", Verdict.DOUBTFUL, f"{count:,} of {len(answered):,} answers: {meaning}"
+                f"Label {label}", TrustLevel.DOUBTFUL, f"{count:,} of {len(answered):,} answers: {meaning}"
             )
 
 
-def _judge_plan(subject: Subject) -> Iterator[Trust]:
+def _judge_plan(subject: ReportRun) -> Iterator[Trust]:
     plan = subject.plan
     if plan is None:
         return
@@ -153,4 +157,4 @@ def _judge_plan(subject: Subject) -> Iterator[Trust]:
     running = subject.run.info.starts[-1].server.version
     if plan.version and running and plan.version != running:
         evidence += f"; the plan is of version {plan.version}, the server is {running}"
-    yield Trust("Planned times", Verdict(plan.trust), evidence)
+    yield Trust("Planned times", TrustLevel(plan.trust), evidence)

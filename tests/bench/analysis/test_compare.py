@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from farspan.bench.analysis.comparison import (
-    Verdict,
+    Difference,
     compare_runs,
     find_comparison_firings,
     parse_comparison_condition,
@@ -24,7 +24,7 @@ from farspan.bench.analysis.measures import parse_point_condition
 from farspan.bench.analysis.plan_beside_run import compare_with_plan, find_firings, find_plan, read_ttft_plan
 from farspan.bench.request_status import Status
 from farspan.bench.run_folder import ENVIRONMENT_FILE, Run
-from farspan.bench.schedule import Phase
+from farspan.bench.schedule import LoadPhase
 from farspan.cli.compare import command
 from farspan.errors import InputError
 from run_folders import write_run
@@ -58,7 +58,7 @@ def test_the_same_prompts_are_compared_one_by_one(tmp_path: Path) -> None:
     assert row.ratio.paired
     assert row.ratio.count == 3
     assert row.ratio.ratio == pytest.approx(1.202, abs=0.001)
-    assert row.verdict is Verdict.HIGHER
+    assert row.verdict is Difference.HIGHER
 
 
 def test_prompts_are_recognised_by_their_hash(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_other_prompts_are_compared_as_groups_and_that_is_said(tmp_path: Path) -
     ratio = comparison.rows[0].ratio
     assert ratio is not None
     assert not ratio.paired
-    assert comparison.rows[0].verdict is Verdict.OPEN
+    assert comparison.rows[0].verdict is Difference.OPEN
     assert any("two groups" in note for note in comparison.notes)
 
 
@@ -85,7 +85,7 @@ def test_warm_failed_and_warm_up_requests_are_left_out(tmp_path: Path) -> None:
         *results(1.0, 1.0),
         make_result(repeat=2, ttft_s=0.01, labels=("warm",)),
         make_result(repeat=3, ttft_s=9.0, status=Status.CUT, error="cut"),
-        make_result(repeat=0, ttft_s=9.0, phase=Phase.WARMUP),
+        make_result(repeat=0, ttft_s=9.0, phase=LoadPhase.WARMUP),
     ]
     comparison = compare_runs(*both(tmp_path, a, b))
     assert comparison.rows[0].b == 1.0
@@ -106,7 +106,7 @@ def test_another_tools_run_has_no_depth_and_is_compared_all_the_same(tmp_path: P
     comparison = compare_runs(a, b)
     row = comparison.rows[0]
     assert (row.context, row.depth, row.ratio and row.ratio.count) == (10_000, None, 4)
-    assert row.verdict is Verdict.HIGHER
+    assert row.verdict is Difference.HIGHER
     assert any(note.startswith("B was measured by another tool: all depths") for note in comparison.notes)
     (firing,) = find_comparison_firings([parse_comparison_condition("ratio.ttft.low > 1")], a, b, comparison)
     assert firing.where == "10k"
@@ -114,7 +114,7 @@ def test_another_tools_run_has_no_depth_and_is_compared_all_the_same(tmp_path: P
 
 def test_one_value_a_side_proves_nothing(tmp_path: Path) -> None:
     comparison = compare_runs(*both(tmp_path, results(1.0), results(2.0)))
-    assert comparison.rows[0].verdict is Verdict.UNKNOWN
+    assert comparison.rows[0].verdict is Difference.UNKNOWN
     assert any("--repeats" in note for note in comparison.notes)
 
 

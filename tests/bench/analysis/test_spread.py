@@ -12,7 +12,7 @@ from farspan.bench.analysis.spread import (
     spread,
 )
 from farspan.bench.request_status import Status
-from farspan.bench.schedule import Phase
+from farspan.bench.schedule import LoadPhase
 from samples import make_result
 
 
@@ -51,7 +51,7 @@ def test_throughput_is_over_the_time_from_the_first_start_to_the_last_end() -> N
     results = [
         make_result(started_at="2026-01-01T00:00:00.000+00:00", e2e_s=3.0),
         make_result(started_at="2026-01-01T00:00:01.000+00:00", e2e_s=3.0, repeat=1),
-        make_result(started_at="2025-01-01T00:00:01.000+00:00", repeat=2, phase=Phase.WARMUP),
+        make_result(started_at="2025-01-01T00:00:01.000+00:00", repeat=2, phase=LoadPhase.WARMUP),
         make_result(started_at="2025-01-01T00:00:01.000+00:00", repeat=3, status=Status.CUT),
     ]
     found = measure_throughput(results, resumed=False)
@@ -69,7 +69,7 @@ def test_goodput_counts_what_is_right_and_in_time() -> None:
         make_result(ttft_s=1.0, tpot_s=0.3, repeat=2),
         make_result(ttft_s=1.0, tpot_s=None, repeat=3),
         make_result(ttft_s=1.0, tpot_s=0.1, repeat=4, status=Status.WRONG_ANSWER),
-        make_result(ttft_s=9.0, repeat=5, phase=Phase.COOLDOWN),
+        make_result(ttft_s=9.0, repeat=5, phase=LoadPhase.COOLDOWN),
     ]
     found = share_good(results, {"ttft": 2.0, "tpot": 0.2})
     assert (found["good"], found["share"]) == (2, 0.4)

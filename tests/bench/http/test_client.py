@@ -18,7 +18,7 @@ import pytest
 from farspan.bench.http.answer import AnswerTape
 from farspan.bench.http.client import Client, Exchange, Limits
 from farspan.bench.http.connection import Connection
-from farspan.bench.http.request_body import Body, FilePiece
+from farspan.bench.http.request_body import FilePiece, RequestBody
 from farspan.bench.http.timestamps import read_clocks
 from farspan.bench.http.wire import Api, Usage, encode_body
 from farspan.bench.request_status import Status
@@ -296,7 +296,7 @@ async def test_a_body_of_files_arrives_whole(server: ScriptedServer, tmp_path: P
     whole = encode_body(Api.COMPLETIONS, model="m", prompt=ids, output_tokens=1)
     file = tmp_path / "middle"
     file.write_bytes(whole[50:-50])
-    body = Body((whole[:50], FilePiece(file, len(whole) - 100), whole[-50:]))
+    body = RequestBody((whole[:50], FilePiece(file, len(whole) - 100), whole[-50:]))
     assert body.size == len(whole)
     async with Client(server.url) as client:
         exchanges = await asyncio.gather(*(client.send(Api.COMPLETIONS, body) for _ in range(5)))
@@ -311,7 +311,7 @@ async def test_a_file_that_shrinks_or_goes_ends_its_request_only(
     short.write_bytes(b"[1]")
     async with Client(server.url) as client:
         for piece in (FilePiece(short, 100), FilePiece(tmp_path / "gone", 100)):
-            exchange = await client.send(Api.COMPLETIONS, Body((b"{", piece)))
+            exchange = await client.send(Api.COMPLETIONS, RequestBody((b"{", piece)))
             assert exchange.status is Status.CUT
             assert "could not be read" in exchange.error
         good = encode_body(Api.COMPLETIONS, model="m", prompt=IDS, output_tokens=1)
@@ -430,7 +430,7 @@ async def test_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "certificate" in exchange.error.lower()
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         async with Client(url) as client:
-            pieces = Body((FilePiece(file, len(body)),))
+            pieces = RequestBody((FilePiece(file, len(body)),))
             exchange = await client.send(Api.COMPLETIONS, pieces, on_first_token=lambda _: heard.set())
     assert exchange.status is Status.OK, exchange.error
     assert exchange.text == " w0 w1 w2 w3"

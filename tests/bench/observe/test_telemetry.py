@@ -16,7 +16,7 @@ import pytest
 
 from farspan.bench.http.target import ServerInfo
 from farspan.bench.observe.engine_observer import EngineObserver
-from farspan.bench.observe.observer import Observed
+from farspan.bench.observe.observer import ObservedRun
 from farspan.bench.observe.scrape import Sample, ScrapeError, Scraper
 from farspan.bench.observe.series import SERIES_FILE, SeriesStore, read_missed, read_series
 from farspan.bench.observe.telemetry import Telemetry
@@ -202,7 +202,7 @@ async def test_the_observer_proves_labels_and_says_how_far_a_prefill_is(tmp_path
         assert observer.describe_progress() == ""
         assert observer.find_hang() == ""
         server = ServerInfo(url, "paced", owned_by="vllm")
-        await observer.start(Observed(url=url, folder=tmp_path, server=server, start=0))
+        await observer.start(ObservedRun(url=url, folder=tmp_path, server=server, start=0))
         try:
             await scraped_again(paced)
             began, job = time.time(), Job(8000, 0.5, 0, 1, 16)

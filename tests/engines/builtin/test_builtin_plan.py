@@ -16,7 +16,7 @@ from farspan.kv.kv_options import KVOptions
 from farspan.kv.sizing import CacheSize, KindSize
 from farspan.models.config import load_model
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
-from farspan.planner.ledger import Phase
+from farspan.planner.ledger import LedgerPhase
 from farspan.planner.request import PlanRequest
 
 GIB = 2**30
@@ -76,9 +76,9 @@ def test_the_pool_is_empty_at_start_and_grows_to_the_request() -> None:
     start = plan.ledger["KV cache at start"].bytes
     segment = start // 32
     assert start == segment * 32, "one segment a layer"
-    assert plan.ledger.phase_bytes(Phase.POOL) == start < plan.available_kv_bytes / 100
+    assert plan.ledger.phase_bytes(LedgerPhase.POOL) == start < plan.available_kv_bytes / 100
     held = plan.ledger["KV cache of 1 x 100,000 tokens"]
-    assert held.when is Phase.RUNTIME
+    assert held.when is LedgerPhase.RUNTIME
     needed = 100_000 * 131072  # 32 layers x 8 heads x 128 x 2 x 2 bytes
     assert needed <= held.bytes + start < needed + start, "in whole segments"
     assert plan.pools["bytes at the cap"] == plan.available_kv_bytes

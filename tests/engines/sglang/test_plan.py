@@ -17,7 +17,7 @@ from farspan.errors import InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
-from farspan.planner.ledger import Basis, Phase
+from farspan.planner.ledger import Basis, LedgerPhase
 from farspan.planner.request import EnginePlan, PlanRequest
 
 GIB = 2**30
@@ -219,7 +219,7 @@ def test_index_copies_of_the_prefix_tree() -> None:
     on = plan("0.5.6.post2", 2_097_152, KvDtype.AUTO, flags=flags)
     off = plan("0.5.6.post2", 2_097_152, KvDtype.AUTO, flags={**flags, "--disable-radix-cache": None})
     new = plan("0.5.16", 2_097_152, KvDtype.AUTO, flags=flags)
-    assert on.ledger["Prefix tree: index copies"].when is Phase.RUNTIME
+    assert on.ledger["Prefix tree: index copies"].when is LedgerPhase.RUNTIME
     assert "Prefix tree: index copies" not in off.ledger
     assert "Prefix tree: index copies" not in new.ledger
 
@@ -233,7 +233,7 @@ def test_page_size_above_1_with_llama_4_on_fa3_is_warned_of_in_0_5_6_post2() -> 
 def test_e5m2_falls_back_to_triton_and_says_so() -> None:
     found = plan("0.5.16", 1_000_000, KvDtype.FP8_E5M2, flags={"--max-running-requests": "8"})
     assert any("E4M3 only" in warning for warning in found.warnings)
-    assert any("triton" in line.source for line in found.ledger if line.when is Phase.GRAPHS)
+    assert any("triton" in line.source for line in found.ledger if line.when is LedgerPhase.GRAPHS)
 
 
 def test_tensor_parallel_beyond_the_kv_heads_copies_them() -> None:

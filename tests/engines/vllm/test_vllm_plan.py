@@ -11,13 +11,13 @@ from farspan.engines.vllm.batch import batch_limits
 from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, human_int, read_flags
 from farspan.engines.vllm.hybrid import hybrid_state
 from farspan.engines.vllm.layout import kv_layout, prefix_caching
-from farspan.engines.vllm.pool import KvLayout
+from farspan.engines.vllm.pool import VllmKvLayout
 from farspan.engines.vllm.versions import RULES
 from farspan.errors import InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype, ModelSpec
-from farspan.planner.ledger import Basis, Phase
+from farspan.planner.ledger import Basis, LedgerPhase
 from farspan.planner.request import EnginePlan
 from scout import GIB, request, scout
 
@@ -295,7 +295,7 @@ class TestRefusals:
         assert "--max-num-seqs 4 is below 5 requests" in answer.reason
 
 
-def layout_of(model: str, version: str, **changes: Any) -> KvLayout:
+def layout_of(model: str, version: str, **changes: Any) -> VllmKvLayout:
     settings = {"tp": 1, "kv_dtype": KvDtype.AUTO, "block_size": 16, "hybrid": True, "prefix_caching": True}
     return kv_layout(load_model(model, allow_network=False), RULES[version], **{**settings, **changes})
 
@@ -366,7 +366,7 @@ def test_ledger_adds_up(model: str) -> None:
     assert ledger.free_bytes > 0
     assert ledger["KV pool"].bytes <= answer.available_kv_bytes < ledger["KV pool"].bytes + 2**27
     assert ledger["weights"].bytes + ledger["RoPE tables"].bytes == answer.weights_bytes
-    assert ledger.phase_bytes(Phase.RUNTIME) == 0
+    assert ledger.phase_bytes(LedgerPhase.RUNTIME) == 0
     assert {line.basis for line in ledger} == set(Basis)
     assert all(line.formula and line.source for line in ledger)
 

@@ -11,7 +11,7 @@ from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.driver import DriverError, NoRoomError
 from farspan.kv.memory.drivers.host import HostDriver
 from farspan.kv.memory.elastic_tables import RequestTable
-from farspan.kv.memory.page_refs import PageBooks
+from farspan.kv.memory.page_refs import PageReferences
 from farspan.kv.memory.pages import PagePool
 from farspan.kv.memory.segments import SegmentPool
 from farspan.kv.sizing import fit_segment
@@ -253,7 +253,7 @@ def test_an_hour_of_requests_leaves_no_fragments() -> None:
 
 
 def test_a_run_of_ten_million_pages_is_a_view_and_free_knows_it_again() -> None:
-    books = PageBooks(10_000_000, 10_000_000 // 64 * 64, 64)
+    books = PageReferences(10_000_000, 10_000_000 // 64 * 64, 64)
     books.back(0)
     whole = books.take(books.free_pages)
     books.free(whole)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from farspan.errors import InputError
 from farspan.kv.tree.cache_events import Event, Removed, Stored
-from farspan.kv.tree.growing_arrays import Column
-from farspan.kv.tree.radix import Location, Policy, RadixError, RadixTree, Span
+from farspan.kv.tree.growing_arrays import GrowingArray
+from farspan.kv.tree.radix import Location, Policy, RadixError, RadixTree, SecondaryPages
 from farspan.kv.tree.token_ids import as_int32, common_prefix
 from prefix_model import Indexer, content
 
@@ -273,7 +273,7 @@ def test_the_host_tier_keeps_tokens_and_comes_back() -> None:
 def test_removing_what_is_on_the_device_takes_what_hangs_from_it_on_the_host() -> None:
     tree = RadixTree(1, kinds=2)
     cursor = tree.insert([1, 2, 3], [10, 11, 12]).cursor
-    tree.attach(cursor, 1, Span(2, np.array([70], dtype=np.int32)))
+    tree.attach(cursor, 1, SecondaryPages(2, np.array([70], dtype=np.int32)))
     tree.demote(tree.victims(0, 1)[0], [5])
     released = tree.remove(tree.victims(0, 2)[0])
     assert released.of().tolist() == [10, 11]
@@ -300,13 +300,13 @@ def test_a_longer_hit_in_host_memory_is_filled_by_an_insertion() -> None:
 def test_spans_follow_splits_and_are_cut_to_a_match() -> None:
     tree = RadixTree(1, kinds=2)
     cursor = tree.insert([1, 2, 3, 4, 5, 6], ids(0, 6)).cursor
-    assert not len(tree.attach(cursor, 1, Span(2, ids(100, 4))))
+    assert not len(tree.attach(cursor, 1, SecondaryPages(2, ids(100, 4))))
     tree.insert([1, 2, 3, 9], ids(10, 4))
     assert [(s.start, s.pages.tolist()) for s in tree.match([1, 2, 3, 4, 5]).spans(1)] == [
         (2, [100]),
         (3, [101, 102]),
     ]
-    assert tree.attach(cursor, 1, Span(1, ids(200, 3))).tolist() == [201, 202]
+    assert tree.attach(cursor, 1, SecondaryPages(1, ids(200, 3))).tolist() == [201, 202]
     assert tree.detach(cursor, 1, 0, 3).tolist() == [200, 100]
     assert tree.held(1) == 3
     (victim,) = tree.victims(1, 1)
@@ -428,7 +428,7 @@ def test_common_prefix_of_long_arrays(at: int) -> None:
 
 
 def test_a_cut_column_holds_on_to_nothing_of_its_other_half() -> None:
-    column = Column(3, 2, 10)
+    column = GrowingArray(3, 2, 10)
     column.append(ids(0, 200))
     head = column.cut(57)
     assert (head.first, head.end, column.first, column.end) == (3, 57, 57, 103)

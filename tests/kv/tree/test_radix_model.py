@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from farspan.kv.tree.cache_events import Location
-from farspan.kv.tree.radix import Cursor, Policy, RadixError, RadixTree, Span
+from farspan.kv.tree.radix import Cursor, Policy, RadixError, RadixTree, SecondaryPages
 from prefix_model import Held, Indexer, Prefix, PrefixModel, content, locked
 
 KINDS = 3
@@ -152,7 +152,7 @@ class PrefixTreeMachine(RuleBasedStateMachine):
         inside = [self.model.held[p] for p in prefixes[start:stop]]
         if give:
             pages = self.ids(stop - start)
-            refused = self.tree.attach(cursor, kind, Span(start, pages))
+            refused = self.tree.attach(cursor, kind, SecondaryPages(start, pages))
             assert refused.tolist() == [
                 p for p, h in zip(pages.tolist(), inside, strict=True) if kind in h.spans
             ]
@@ -178,7 +178,7 @@ class PrefixTreeMachine(RuleBasedStateMachine):
         while stop in hosted:
             stop += 1
         pages = self.ids(stop - start)
-        returned = self.tree.restore_spans(cursor, kind, Span(start, pages))
+        returned = self.tree.restore_spans(cursor, kind, SecondaryPages(start, pages))
         held = [self.model.held[p] for p in prefixes[start:stop]]
         assert returned.tolist() == [h.spans[kind][1] for h in held]
         for each, page in zip(held, pages.tolist(), strict=True):

@@ -30,7 +30,7 @@ _SIDES = {"a": 0, "b": 1}
 Place = tuple[int, float | None]
 
 
-class Verdict(StrEnum):
+class Difference(StrEnum):
     """What a ratio's interval proves."""
 
     HIGHER = "higher"
@@ -57,14 +57,14 @@ class Row:
     ratio: Ratio | None
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Difference:
         """Say whether B is higher or lower: only when the whole interval says so."""
         ratio = self.ratio
         if ratio is None or ratio.low is None or ratio.high is None:
-            return Verdict.UNKNOWN
+            return Difference.UNKNOWN
         if ratio.low > 1:
-            return Verdict.HIGHER
-        return Verdict.LOWER if ratio.high < 1 else Verdict.OPEN
+            return Difference.HIGHER
+        return Difference.LOWER if ratio.high < 1 else Difference.OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ def _find_notes(a: Run, b: Run, rows: Sequence[Row]) -> Iterable[str]:
         yield f"the concurrency differs: {loads[0]} and {loads[1]}"
     if any(row.ratio is not None and not row.ratio.paired for row in rows):
         yield "prompts differ: the runs are compared as two groups, not prompt by prompt (same --seed makes them same)"
-    if any(row.verdict is Verdict.UNKNOWN and row.ratio is not None for row in rows):
+    if any(row.verdict is Difference.UNKNOWN and row.ratio is not None for row in rows):
         yield "some points have one value a side: run with more --repeats for an interval"
     for name, run in (("A", a), ("B", b)):
         warm = sum("warm" in result.labels for result in run.results)

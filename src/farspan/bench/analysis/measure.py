@@ -17,7 +17,7 @@ from farspan.bench.analysis.labels import Surroundings, find_around, find_labels
 from farspan.bench.http.client import Exchange, Lag
 from farspan.bench.http.wire import Usage
 from farspan.bench.request_status import Status
-from farspan.bench.schedule import Job, Phase
+from farspan.bench.schedule import Job, LoadPhase
 
 REPLY_CHARACTERS = 2000
 
@@ -79,7 +79,7 @@ class Result:
     labels: tuple[str, ...] = ()
     evidence: dict[str, str] = field(default_factory=dict)
     token_times_s: tuple[float, ...] = ()
-    phase: Phase = Phase.MEASURED
+    phase: LoadPhase = LoadPhase.MEASURED
     prompt_id: str = ""
     queue_s: float | None = None
     tpot_s: float | None = None

@@ -13,7 +13,7 @@ from farspan.bench.analysis.statistics import statistic
 from farspan.bench.analysis.threshold import Condition, parse_condition
 from farspan.bench.analysis.trusted import is_trusted
 from farspan.bench.request_status import Status
-from farspan.bench.schedule import Phase
+from farspan.bench.schedule import LoadPhase
 from farspan.errors import InputError
 
 
@@ -104,7 +104,7 @@ def values_of(measure: str, results: Sequence[Result]) -> list[float]:
 def group_points(results: Sequence[Result]) -> dict[tuple[int, float], list[Result]]:
     """Group the measured requests by context and depth, in ascending order."""
     groups: dict[tuple[int, float], list[Result]] = {}
-    for result in sorted((r for r in results if r.phase is Phase.MEASURED), key=_place):
+    for result in sorted((r for r in results if r.phase is LoadPhase.MEASURED), key=_place):
         groups.setdefault((result.context, result.depth), []).append(result)
     return groups
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from farspan.bench.analysis.measure import Result
 from farspan.bench.request_status import Status
-from farspan.bench.schedule import Phase
+from farspan.bench.schedule import LoadPhase
 
 _MEASURES: dict[str, Callable[[Result], float | None]] = {
     "queue_s": lambda result: result.queue_s,
@@ -102,7 +102,7 @@ def measure_throughput(results: Sequence[Result], *, resumed: bool) -> dict[str,
     """Return requests and tokens a second over the measured requests, from the first one's start to the last one's
     end. None for a resumed run: the time between its starts is not the server's.
     """
-    done = [r for r in results if r.phase is Phase.MEASURED and r.status.answered]
+    done = [r for r in results if r.phase is LoadPhase.MEASURED and r.status.answered]
     nothing: dict[str, float | None] = {
         "seconds": None, "requests_per_s": None, "output_tokens_per_s": None, "tokens_per_s": None,
     }  # fmt: skip
@@ -124,7 +124,7 @@ def measure_throughput(results: Sequence[Result], *, resumed: bool) -> dict[str,
 
 def share_good(results: Sequence[Result], limits: Mapping[str, float]) -> dict[str, Any]:
     """Return how many of the measured requests were right and within every limit (`vllm bench serve --goodput`)."""
-    measured = [result for result in results if result.phase is Phase.MEASURED]
+    measured = [result for result in results if result.phase is LoadPhase.MEASURED]
     good = [result for result in measured if result.status is Status.OK and _is_within(result, limits)]
     return {
         "limits_s": dict(limits),

@@ -14,7 +14,7 @@ from farspan.bench.analysis.plan_beside_run import compare_with_plan, find_plan
 from farspan.bench.analysis.spread import Spread, find_few, list_spreads, measure_throughput, share_good
 from farspan.bench.analysis.trusted import is_trusted
 from farspan.bench.run import BenchOutcome
-from farspan.bench.schedule import Phase
+from farspan.bench.schedule import LoadPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def list_points(results: Sequence[Result]) -> tuple[Point, ...]:
     """Group the measured results by context and depth, in ascending order; warm-up and cool-down stay out."""
     groups: dict[tuple[int, float], list[Result]] = {}
     for result in results:
-        if result.phase is not Phase.MEASURED:
+        if result.phase is not LoadPhase.MEASURED:
             continue
         groups.setdefault((result.context, result.depth), []).append(result)
     return tuple(_sum_up(groups[key]) for key in sorted(groups))
@@ -101,7 +101,7 @@ _REQUEST_KEYS = (
 
 def trusted_results(results: Sequence[Result]) -> list[Result]:
     """Return the measured results whose times can be trusted; when there is none, all that have times."""
-    measured = [result for result in results if result.phase is Phase.MEASURED]
+    measured = [result for result in results if result.phase is LoadPhase.MEASURED]
     return [r for r in measured if is_trusted(r)] or [r for r in measured if r.ttft_s is not None]
 
 
@@ -140,7 +140,7 @@ def summarise(
         "skipped": outcome.skipped,
         "unsent": outcome.unsent,
         "stopped": outcome.stopped,
-        "trusted": sum(is_trusted(r) for r in outcome.results if r.phase is Phase.MEASURED),
+        "trusted": sum(is_trusted(r) for r in outcome.results if r.phase is LoadPhase.MEASURED),
         "faults": list(outcome.faults),
         "labels": ["few-repeats"] if few else [],
         "evidence": {"few-repeats": few} if few else {},

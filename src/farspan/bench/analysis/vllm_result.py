@@ -11,7 +11,7 @@ from farspan.bench.analysis.spread import measure_throughput
 from farspan.bench.analysis.statistics import statistic
 from farspan.bench.analysis.trusted import is_trusted
 from farspan.bench.run_folder import Run
-from farspan.bench.schedule import Phase
+from farspan.bench.schedule import LoadPhase
 
 # vLLM's name of a measure to ours. itl is over all gaps of all requests together, as in vLLM.
 _MEASURES = {"ttft": "ttft", "tpot": "tpot", "e2el": "e2e"}
@@ -31,7 +31,7 @@ def export_vllm(
         detailed: Add the lists with one value a request (`--save-detailed`).
     """
     identity, start = run.info.identity, run.info.starts[-1]
-    measured = [result for result in run.results if result.phase is Phase.MEASURED]
+    measured = [result for result in run.results if result.phase is LoadPhase.MEASURED]
     done = [result for result in measured if result.status.answered and result.ttft_s is not None]
     dated = all(result.started_at for result in done)
     resumed = len(run.info.starts) > 1

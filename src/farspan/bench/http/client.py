@@ -28,7 +28,7 @@ from farspan.bench.http.connection import Connection
 from farspan.bench.http.http1 import write_head
 from farspan.bench.http.outcome import is_streamed, judge, one_line
 from farspan.bench.http.reactor import Reactor
-from farspan.bench.http.request_body import Body
+from farspan.bench.http.request_body import RequestBody
 from farspan.bench.http.timestamps import KeepStamping, ask_for_stamps
 from farspan.bench.http.wire import Api, Usage
 from farspan.bench.request_status import Status
@@ -158,7 +158,7 @@ class Client:
     async def send(
         self,
         api: Api,
-        body: Body | bytes,
+        body: RequestBody | bytes,
         *,
         deadline: float | None = None,
         limits: Limits | None = None,
@@ -173,7 +173,7 @@ class Client:
             limits: Instead of the client's own.
             on_first_token: Called with the TTFT in seconds when the first token arrives.
         """
-        body = Body((body,)) if isinstance(body, bytes) else body
+        body = RequestBody((body,)) if isinstance(body, bytes) else body
         limits = limits or self._limits
         started_at, started = time.time(), time.perf_counter()
         try:

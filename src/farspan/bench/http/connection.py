@@ -18,7 +18,7 @@ from typing import BinaryIO
 from farspan.bench.http.answer import AnswerTape
 from farspan.bench.http.http1 import AnswerReader, MalformedAnswerError
 from farspan.bench.http.reactor import READ, WRITE, Callback, Reactor
-from farspan.bench.http.request_body import Body
+from farspan.bench.http.request_body import RequestBody
 from farspan.bench.http.timestamps import STAMP_ROOM, find_lag, read_clocks
 
 SEND_BYTES = 2**19  # a turn's share: small enough that fifty bodies go out side by side
@@ -48,7 +48,7 @@ class Connection:
         self,
         sock: socket.socket,
         head: bytes,
-        body: Body,
+        body: RequestBody,
         *,
         sender: Reactor,
         receiver: Reactor,

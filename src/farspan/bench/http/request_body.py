@@ -20,7 +20,7 @@ class FilePiece:
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class RequestBody:
     """What is sent, in order."""
 
     pieces: tuple[bytes | FilePiece, ...]

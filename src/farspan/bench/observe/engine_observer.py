@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from farspan.bench.analysis.measure import Result
 from farspan.bench.observe.evidence import estimate_prefill, find_hang, find_preemption, find_strangers
 from farspan.bench.observe.gpu_sampler import is_here, open_gpus
-from farspan.bench.observe.observer import Observed, Observer
+from farspan.bench.observe.observer import ObservedRun, Observer
 from farspan.bench.observe.scrape import Sample, Scraper
 from farspan.bench.observe.telemetry import Telemetry
 from farspan.bench.schedule import Job
@@ -50,7 +50,7 @@ class EngineObserver(Observer):
         self._waiting: set[Job] = set()  # sent, no token yet
         self._prefill: _Prefill | None = None
 
-    async def start(self, run: Observed) -> None:
+    async def start(self, run: ObservedRun) -> None:
         """Open the GPUs and begin to read."""
         local = await asyncio.to_thread(is_here, run.url)
         scraper = Scraper(

@@ -17,7 +17,7 @@ from farspan.bench.schedule import Job
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class ObservedRun:
     """The run that an observer is started for.
 
     Args:
@@ -40,7 +40,7 @@ class Observer:
     the event loop: be quick. Times are seconds since the epoch.
     """
 
-    async def start(self, run: Observed) -> None:
+    async def start(self, run: ObservedRun) -> None:
         """Begin; the first request leaves once this returns."""
 
     async def stop(self) -> None:

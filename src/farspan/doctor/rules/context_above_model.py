@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.findings import Severity
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 _PATTERN = re.compile(
     r"User-specified max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len \((?P<where>[^)]*?)"
@@ -16,7 +16,7 @@ _PATTERN = re.compile(
 )
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:
     match = sighting.match
     sglang = match["asked2"] is not None
     asked = int(match["asked2"] or match["asked"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from farspan.doctor import oom
 from farspan.doctor.findings import Confidence, Severity
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis | None:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis | None:
     if not sighting.was_ready:
         return None
     words = oom.read(sighting.match).words()

@@ -5,16 +5,16 @@ from __future__ import annotations
 from farspan.doctor import oom
 from farspan.doctor.findings import Confidence, Severity
 from farspan.doctor.planned_server import planned
-from farspan.doctor.records import Phase
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
+from farspan.doctor.records import StartPhase
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
 from farspan.doctor.rules.sglang_graph_tables_oom import is_graph_state
 from farspan.doctor.rules.sglang_pool_oom import is_pool
-from farspan.doctor.server_state import Situation
+from farspan.doctor.server_state import ServerState
 
 _OTHERS_GIB = 2.0
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis | None:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis | None:
     if sighting.was_ready or is_pool(sighting) or is_graph_state(sighting):
         return None
     if "Capture cuda graph failed" in sighting.message.text:
@@ -33,7 +33,7 @@ def _explain(sighting: Sighting, situation: Situation) -> Diagnosis | None:
             ("`nvidia-smi` shows who; end what is left of an earlier server",),
             Confidence.STRONG,
         )
-    loading = not situation.figures.get("weights_gib") or situation.phase is Phase.WEIGHTS
+    loading = not situation.figures.get("weights_gib") or situation.phase is StartPhase.WEIGHTS
     what = "while loading the weights: they do not fit one GPU" if loading else "while starting"
     plan = planned(situation)
     fix = plan.steps() if plan is not None else ()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.server_state import Situation
+from farspan.doctor.server_state import ServerState
 
 
-def _look(situation: Situation) -> Diagnosis | None:
+def _look(situation: ServerState) -> Diagnosis | None:
     died = situation.died is not None and situation.died_itself
     after = situation.ready.line if situation.ready is not None else 0
     raised, explained = situation.tracebacks, situation.explained

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.findings import Severity
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:  # noqa: ARG001
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:  # noqa: ARG001
     scales = situation.is_on("calculate_kv_scales")
     cause = (
         "The attention backend (FlashAttention 3 on Hopper) quantizes the query to E4M3 and takes only an E4M3 KV "

@@ -6,8 +6,8 @@ import re
 
 from farspan.doctor.findings import Severity
 from farspan.doctor.planned_server import spec_of
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 from farspan.errors import InputError
 
 _PATTERN = re.compile(
@@ -17,7 +17,7 @@ _PATTERN = re.compile(
 _MOST = 16
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:
     match = sighting.match
     heads, tp = int(match["heads"] or match["heads2"]), int(match["tp"] or match["tp2"])
     spec = spec_of(situation)

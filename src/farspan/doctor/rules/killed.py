@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.findings import Confidence, Severity
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 _PATTERN = re.compile(
     r"(?P<who>Worker proc \S+|Engine core proc \S+|Subprocess \S+|[Pp]rocess \S+|scheduler\S*)?.{0,60}?"
@@ -17,7 +17,7 @@ _PATTERN = re.compile(
 _KILLED = ("-9", "137")
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis | None:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis | None:
     match = sighting.match
     outright = match["kernel"] is not None or match["shell"] is not None
     if not outright and match["code"] not in _KILLED:

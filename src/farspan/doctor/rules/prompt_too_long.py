@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.findings import Severity
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 _PATTERN = re.compile(
     r"maximum context length is (?P<most>\d+) tokens\.?(?:.*?(?:requested|has|contains at least) (?P<asked>\d+))?"
 )
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:  # noqa: ARG001
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:  # noqa: ARG001
     most, asked = int(sighting.match["most"]), sighting.match["asked"]
     more = f" One asked for {int(asked):,}." if asked else ""
     return Diagnosis(

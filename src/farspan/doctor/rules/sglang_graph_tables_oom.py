@@ -5,18 +5,18 @@ from __future__ import annotations
 from farspan.doctor import oom
 from farspan.doctor.findings import Confidence, Severity
 from farspan.doctor.planned_server import planned
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import GIB, Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import GIB, ServerState
 
 _FEW_ROWS = 8
 
 
-def is_graph_state(sighting: Sighting) -> bool:
+def is_graph_state(sighting: RuleMatch) -> bool:
     """Whether the traceback goes through the tables of CUDA graphs."""
     return sighting.raised_in("init_cuda_graph_state")
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis | None:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis | None:
     if not is_graph_state(sighting):
         return None
     read = oom.read(sighting.match)

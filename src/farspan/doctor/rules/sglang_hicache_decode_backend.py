@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.server_state import Situation
+from farspan.doctor.server_state import ServerState
 from farspan.doctor.sglang_version import llama4, version_like
 
 
-def _look(situation: Situation) -> Diagnosis | None:
+def _look(situation: ServerState) -> Diagnosis | None:
     if (
         situation.engine != "sglang"
         or not situation.is_on("enable_hierarchical_cache")

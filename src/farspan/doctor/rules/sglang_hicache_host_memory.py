@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.findings import Severity
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 _PATTERN = re.compile(
     r"Not enough host memory available\. Requesting (?P<wanted>[\d.]+) GB but only have (?P<free>[\d.]+) GB free"
 )
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:
     wanted, free = float(sighting.match["wanted"]), float(sighting.match["free"])
     size = max(int(free * 0.8 / situation.tp), 1)
     return Diagnosis(

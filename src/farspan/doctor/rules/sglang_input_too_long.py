@@ -6,8 +6,8 @@ import re
 
 from farspan.doctor.findings import Severity
 from farspan.doctor.planned_server import planned
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 _PATTERN = re.compile(
     r"Input length \((?P<length>\d+) tokens\) exceeds the maximum allowed length \((?P<most>\d+) tokens\)"
@@ -15,7 +15,7 @@ _PATTERN = re.compile(
 )
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:
     if sighting.match["length"] is None:
         return Diagnosis(
             "A prompt was longer than the pool or the context and was cut without telling the client "

@@ -6,11 +6,11 @@ import re
 
 from farspan.doctor.findings import Severity
 from farspan.doctor.planned_server import planned
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:
     free, weights = situation.figures.get("free_before_gib"), situation.figures.get("weights_gib")
     fraction = situation.number("mem_fraction_static")
     if fraction is None and sighting.match["fraction"]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from farspan.doctor import oom
 from farspan.doctor.findings import Confidence, Severity
 from farspan.doctor.planned_server import planned
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import GIB, Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import GIB, ServerState
 
 _LEAST_ROWS = 2048
 _FEW_ROWS = 8
 _LARGE_GIB = 1.0
 
 
-def is_pool(sighting: Sighting) -> bool:
+def is_pool(sighting: RuleMatch) -> bool:
     """Whether the traceback goes through SGLang's memory pools."""
     return sighting.raised_in(
         "memory_pool.py",
@@ -24,7 +24,7 @@ def is_pool(sighting: Sighting) -> bool:
     ) and not sighting.raised_in("init_cuda_graph_state")
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis | None:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis | None:
     if sighting.was_ready or not is_pool(sighting):
         return None
     words = oom.read(sighting.match).words()

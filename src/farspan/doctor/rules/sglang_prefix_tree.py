@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.server_state import GIB, Situation
+from farspan.doctor.server_state import GIB, ServerState
 from farspan.doctor.sglang_version import version_like
 
 _LONG = 1_000_000
 
 
-def _look(situation: Situation) -> Diagnosis | None:
+def _look(situation: ServerState) -> Diagnosis | None:
     context, chunk = situation.context, situation.number("chunked_prefill_size")
     if situation.engine != "sglang" or version_like(situation) not in ("0.5.6", "0.5.7"):
         return None

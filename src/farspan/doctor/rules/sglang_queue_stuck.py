@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.server_state import Situation
+from farspan.doctor.server_state import ServerState
 
 
-def _look(situation: Situation) -> Diagnosis | None:
+def _look(situation: ServerState) -> Diagnosis | None:
     full, window = situation.figures.get("full_layer_tokens"), situation.figures.get("swa_layer_tokens")
     context = situation.context
     if situation.engine != "sglang" or not full or not window or context is None:

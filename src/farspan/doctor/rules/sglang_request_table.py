@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.server_state import GIB, Situation
+from farspan.doctor.server_state import GIB, ServerState
 
 _LARGE_GIB = 4.0
 _FEW_ROWS = 8
 
 
-def _look(situation: Situation) -> Diagnosis | None:
+def _look(situation: ServerState) -> Diagnosis | None:
     rows, context = situation.figures.get("max_running_requests"), situation.figures.get("context_len")
     if situation.engine != "sglang" or rows is None or context is None or rows <= _FEW_ROWS:
         return None

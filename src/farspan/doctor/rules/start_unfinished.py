@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
-from farspan.doctor.records import Phase
+from farspan.doctor.records import StartPhase
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.server_state import Situation
+from farspan.doctor.server_state import ServerState
 
 
-def _look(situation: Situation) -> Diagnosis | None:
-    if situation.started is None or situation.phase in (None, Phase.READY) or situation.ready is not None:
+def _look(situation: ServerState) -> Diagnosis | None:
+    if (
+        situation.started is None
+        or situation.phase in (None, StartPhase.READY)
+        or situation.ready is not None
+    ):
         return None
     if situation.died is not None or situation.stopped is not None or situation.tracebacks.raised:
         return None

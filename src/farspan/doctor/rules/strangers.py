@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.server_state import Situation
+from farspan.doctor.server_state import ServerState
 
 _SHOWN = 3
 
 
-def _look(situation: Situation) -> Diagnosis | None:
+def _look(situation: ServerState) -> Diagnosis | None:
     door = situation.door
     if not door.strangers:
         return None

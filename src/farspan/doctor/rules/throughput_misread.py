@@ -5,13 +5,13 @@ from __future__ import annotations
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.rates import LOG_INTERVAL_S
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.server_state import Situation
+from farspan.doctor.server_state import ServerState
 
 _LEAST_TOKENS = 50_000
 _LEAST_SECONDS = 2 * LOG_INTERVAL_S
 
 
-def _look(situation: Situation) -> Diagnosis | None:
+def _look(situation: ServerState) -> Diagnosis | None:
     longest = situation.rates.longest
     logged, line = situation.rates.highest
     if situation.engine == "sglang" or logged * LOG_INTERVAL_S < _LEAST_TOKENS:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.findings import Severity
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 _PATTERN = re.compile(
     r"(?:World size|Tensor parallel size) \((?P<ranks>\d+)\) (?:is larger than|cannot be larger than"
@@ -18,7 +18,7 @@ _PATTERN = re.compile(
 )
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:
     match = sighting.match
     ranks, gpus = match["ranks"] or match["ranks2"], match["gpus"] or match["gpus2"]
     if ranks is None:

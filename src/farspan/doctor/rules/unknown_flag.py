@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.findings import Confidence, Severity
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
 from farspan.doctor.rules.vllm_entrypoint_doubled import RULE as ENTRYPOINT
-from farspan.doctor.server_state import Situation
+from farspan.doctor.server_state import ServerState
 
 _GONE = {
     "--calculate-kv-scales": "gone from vLLM 0.29: drop it",
@@ -26,7 +26,7 @@ _GONE = {
 }
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis | None:  # noqa: ARG001
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis | None:  # noqa: ARG001
     if ENTRYPOINT.pattern.search(sighting.message.text):
         return None
     words = sighting.match["words"].split()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.planned_server import planned
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.server_state import Situation
+from farspan.doctor.server_state import ServerState
 
 
-def _look(situation: Situation) -> Diagnosis | None:
+def _look(situation: ServerState) -> Diagnosis | None:
     ratio, length = situation.figures.get("max_concurrency"), situation.figures.get("max_model_len")
     if ratio is None or length is None or ratio >= 1:
         return None

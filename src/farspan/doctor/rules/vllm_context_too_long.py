@@ -7,8 +7,8 @@ import re
 
 from farspan.doctor.findings import Severity
 from farspan.doctor.planned_server import planned, spec_of
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 _PATTERN = re.compile(
     r"max seq len \((?P<length>\d+)\),? \(?(?P<needed>\d+(?:\.\d+)?) GiB KV cache is needed, which is larger than "
@@ -17,7 +17,7 @@ _PATTERN = re.compile(
 )
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:
     match = sighting.match
     length, estimate = int(match["length"]), int(match["estimate"] or 0)
     cause = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.findings import Severity
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 _PATTERN = re.compile(
     r"current --gpu-memory-utilization=(?P<now>[\d.]+) is equivalent to --gpu-memory-utilization=(?P<old>[\d.]+)"
@@ -14,7 +14,7 @@ _PATTERN = re.compile(
 )
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:  # noqa: ARG001
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:  # noqa: ARG001
     match = sighting.match
     now, same = float(match["now"].rstrip(".")), float(match["same"].rstrip("."))
     return Diagnosis(

@@ -6,13 +6,13 @@ import re
 
 from farspan.doctor.findings import Severity
 from farspan.doctor.planned_server import planned
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 _CHUNKED = "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE"
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:
     text = sighting.message.text
     cause = (
         "Hybrid KV groups are off: every layer keeps every token, also those that only look at a window or chunk. "

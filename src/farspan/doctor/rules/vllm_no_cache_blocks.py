@@ -6,11 +6,11 @@ import re
 
 from farspan.doctor.findings import Severity
 from farspan.doctor.planned_server import planned
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:  # noqa: ARG001
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:  # noqa: ARG001
     weights = situation.figures.get("weights_gib")
     share = situation.number("gpu_memory_utilization")
     cause = "Weights and activations use up everything vLLM may take: nothing is left for KV cache"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from farspan.doctor.findings import Evidence, Severity
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.server_state import Situation
+from farspan.doctor.server_state import ServerState
 
 
-def _look(situation: Situation) -> Diagnosis | None:
+def _look(situation: ServerState) -> Diagnosis | None:
     count, line = situation.rates.preemptions
     if not count:
         return None

@@ -6,13 +6,13 @@ import re
 
 from farspan.doctor.findings import Severity
 from farspan.doctor.planned_server import planned, spec_of
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 _SAFE_SHARE = 0.9
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:
     requests = int(sighting.match["requests"])
     share = situation.number("gpu_memory_utilization")
     spec = spec_of(situation)

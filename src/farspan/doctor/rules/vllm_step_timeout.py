@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.findings import Confidence, Severity
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:
     method = sighting.match["method"]
     batch = situation.number("max_num_batched_tokens")
     cause = (

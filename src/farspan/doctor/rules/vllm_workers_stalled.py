@@ -5,21 +5,21 @@ from __future__ import annotations
 import re
 
 from farspan.doctor.findings import Confidence, Severity
-from farspan.doctor.rule import Diagnosis, Rule, Sighting
-from farspan.doctor.server_state import Situation
+from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
+from farspan.doctor.server_state import ServerState
 
 _ENOUGH = 3
 _ENOUGH_STARTING = 15
 
 
-def is_stall(sighting: Sighting, situation: Situation) -> bool:
+def is_stall(sighting: RuleMatch, situation: ServerState) -> bool:
     """Whether it is said often enough to mean a hang: workers that load or compile are silent for minutes too."""
     if sighting.was_ready:
         return sighting.count >= _ENOUGH or situation.died_itself
     return sighting.count >= _ENOUGH_STARTING and situation.ready is None
 
 
-def _explain(sighting: Sighting, situation: Situation) -> Diagnosis | None:
+def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis | None:
     if not is_stall(sighting, situation):
         return None
     return Diagnosis(

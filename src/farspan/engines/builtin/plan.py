@@ -16,7 +16,7 @@ from farspan.kv.sizing import CacheSize, KindSize, choose_segment_bytes
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import rank_weight_bytes
-from farspan.planner.ledger import Allocation, Basis, MemoryLedger, Phase
+from farspan.planner.ledger import Allocation, Basis, LedgerPhase, MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.timing import estimate_time
 from farspan.sizes import GIB, format_bytes
@@ -308,7 +308,7 @@ def _lines(
         Allocation(
             "CUDA context",
             _CONTEXT,
-            Phase.LOAD,
+            LedgerPhase.LOAD,
             "",
             "0.67 GiB",
             "sglang 0.5.16 log of one H200: 139.80 GiB less 139.13 free",
@@ -317,7 +317,7 @@ def _lines(
         Allocation(
             "Weights",
             weights,
-            Phase.LOAD,
+            LedgerPhase.LOAD,
             "model",
             f"text tensors at {value_bytes} B a value",
             "the checkpoint's tensor shapes",
@@ -326,7 +326,7 @@ def _lines(
         Allocation(
             "KV cache at start",
             start,
-            Phase.POOL,
+            LedgerPhase.POOL,
             "layers",
             f"one segment of {size.segment_bytes:,} B a layer until a request comes; "
             f"at most {format_bytes(max(0, cap))}",
@@ -336,7 +336,7 @@ def _lines(
         Allocation(
             f"KV cache of {request.concurrency} x {request.context:,} tokens",
             max(0, held - start),
-            Phase.RUNTIME,
+            LedgerPhase.RUNTIME,
             "tokens in full layers, a chunk and a step in chunked-local ones",
             f"{' + '.join(map(str, size.pages(request.context)))} pages of {size.page_tokens} tokens a request, "
             f"in whole segments, on top of those at start",
@@ -346,7 +346,7 @@ def _lines(
         Allocation(
             "Step activations and repeated keys",
             working,
-            Phase.RUNTIME,
+            LedgerPhase.RUNTIME,
             "--max-num-batched-tokens",
             f"{step:,} tokens; keys and values of {_LARGEST_RUN:,} positions for every query head",
             "counted from the layer sizes",

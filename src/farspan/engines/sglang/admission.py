@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from farspan.engines.sglang.pool import KvLayout, PoolSizes, window_tokens_per_request
+from farspan.engines.sglang.pool import PoolSizes, SglangKvLayout, window_tokens_per_request
 from farspan.engines.sglang.versions import SglangRules
 
 
@@ -26,7 +26,7 @@ class Admission(NamedTuple):
 
 def admission(
     sizes: PoolSizes,
-    layout: KvLayout,
+    layout: SglangKvLayout,
     rows: int,
     context_length: int,
     request_tokens: int,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from farspan.engines.sglang.flags import GivenFlags
+from farspan.engines.sglang.flags import SglangFlags
 from farspan.engines.sglang.versions import SglangRules
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
@@ -92,7 +92,7 @@ class Resolved(NamedTuple):
     multimodal: bool
 
 
-def with_context(resolved: Resolved, given: GivenFlags, model: ModelSpec, context: int) -> Resolved:
+def with_context(resolved: Resolved, given: SglangFlags, model: ModelSpec, context: int) -> Resolved:
     """Set the server's context length: `context` unless a flag sets it.
 
     Raises:
@@ -108,7 +108,7 @@ def with_context(resolved: Resolved, given: GivenFlags, model: ModelSpec, contex
 
 
 def resolve(
-    given: GivenFlags, model: ModelSpec, gpu: Gpu, tp: int, rules: SglangRules, *, long_context: bool
+    given: SglangFlags, model: ModelSpec, gpu: Gpu, tp: int, rules: SglangRules, *, long_context: bool
 ) -> Resolved:
     """Fill in what was not given, except the context length: only its being above `LONG_CONTEXT` matters.
 
@@ -240,7 +240,7 @@ def _size_class(smi: float, tp: int, rules: SglangRules) -> tuple[int, int]:
     return chunk, small if tp < 4 else large
 
 
-def _page_size(given: GivenFlags, model: ModelSpec, backend: str, decode: str, rules: SglangRules) -> int:
+def _page_size(given: SglangFlags, model: ModelSpec, backend: str, decode: str, rules: SglangRules) -> int:
     """The page after the backends' own constraints."""
     used = {backend, decode}
     page = given.page_size or 1

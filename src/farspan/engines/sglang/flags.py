@@ -51,7 +51,7 @@ class HicacheFlags(NamedTuple):
     io_backend: str
 
 
-class GivenFlags(NamedTuple):
+class SglangFlags(NamedTuple):
     """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit;
     `cpu_offload_bytes` of weights stay in the machine's memory, for each GPU."""
 
@@ -81,7 +81,7 @@ class GivenFlags(NamedTuple):
     cpu_offload_bytes: int
 
 
-def read_flags(request: PlanRequest, rules: SglangRules) -> GivenFlags:
+def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
     """Read the engine flags of a request.
 
     Raises:
@@ -108,7 +108,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> GivenFlags:
     graphs_off = request.has_flag("--disable-cuda-graph")
     decode_graph_backend = request.text_flag("", "--cuda-graph-backend-decode")
     prefill_graph_backend = request.text_flag("", "--cuda-graph-backend-prefill")
-    return GivenFlags(
+    return SglangFlags(
         context_length=_optional_int(request, *CONTEXT_LENGTH),
         kv_dtype=_kv_dtype(request),
         mem_fraction_static=fraction,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from farspan.engines.sglang.defaults import Resolved
-from farspan.engines.sglang.flags import GivenFlags
-from farspan.engines.sglang.pool import KvLayout, PoolSizes
+from farspan.engines.sglang.flags import SglangFlags
+from farspan.engines.sglang.pool import PoolSizes, SglangKvLayout
 from farspan.engines.sglang.versions import SglangRules
 from farspan.models.spec import AttentionKind, ModelSpec
 from farspan.sizes import format_bytes
@@ -16,7 +16,7 @@ _HOST_FRACTION = 0.8  # --hicache-host-memory-fraction
 _SLACK = 0.05  # _ALLOCATION_SLACK_FRACTION
 
 
-class HostTier(NamedTuple):
+class HicacheTier(NamedTuple):
     """The host tier of one rank: tokens and bytes, the ratio used, and why it would not start (or empty)."""
 
     full_tokens: int
@@ -27,14 +27,14 @@ class HostTier(NamedTuple):
 
 
 def host_tier(
-    given: GivenFlags,
+    given: SglangFlags,
     resolved: Resolved,
-    layout: KvLayout,
+    layout: SglangKvLayout,
     sizes: PoolSizes,
     ranks: int,
     host_memory_bytes: int | None,
     rules: SglangRules,
-) -> HostTier | None:
+) -> HicacheTier | None:
     """Size the host pools (`HostKVCache.__init__`, and `auto_size_hicache`, which shrinks the default ratio).
 
     `host_memory_bytes` is the machine's free RAM for all `ranks`, when known.
@@ -64,11 +64,11 @@ def host_tier(
             f"HiCache asks for {format_bytes(total)} a rank, {format_bytes(total * ranks)} in all, and the "
             f"machine has {format_bytes(max(budget, 0))} after a reserve of 10 GiB"
         )
-    return HostTier(full, window, total, ratio, refusal)
+    return HicacheTier(full, window, total, ratio, refusal)
 
 
 def hicache_warnings(
-    given: GivenFlags, resolved: Resolved, model: ModelSpec, hybrid: bool, rules: SglangRules
+    given: SglangFlags, resolved: Resolved, model: ModelSpec, hybrid: bool, rules: SglangRules
 ) -> tuple[str, ...]:
     """What HiCache does not do, and where it goes wrong."""
     if given.hicache is None:

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from farspan.engines.sglang.defaults import Resolved
-from farspan.engines.sglang.hicache import HostTier
-from farspan.engines.sglang.pool import KvLayout, PoolSizes, pool_bytes
+from farspan.engines.sglang.hicache import HicacheTier
+from farspan.engines.sglang.pool import PoolSizes, SglangKvLayout, pool_bytes
 from farspan.engines.sglang.tables import (
     GraphTable,
     index_bytes,
@@ -21,7 +21,7 @@ from farspan.hardware.gpu import Gpu
 from farspan.models.spec import ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes
-from farspan.planner.ledger import Allocation, Basis, Phase
+from farspan.planner.ledger import Allocation, Basis, LedgerPhase
 from farspan.sizes import format_bytes
 
 GIB = 2**30
@@ -80,7 +80,7 @@ def load_lines(
         Allocation(
             "CUDA context and communicators",
             context,
-            Phase.LOAD,
+            LedgerPhase.LOAD,
             "GPUs" if tp > 1 else "",
             f"{context / GIB:.2f} GiB",
             "sglang 0.5.16 log of one H200: 139.80 GiB less 139.13 free"
@@ -91,7 +91,7 @@ def load_lines(
         Allocation(
             "Weights",
             load.tensors,
-            Phase.LOAD,
+            LedgerPhase.LOAD,
             "model, 1/TP",
             f"tensors of one of {tp} ranks"
             + (", no vision tower" if vision else "")
@@ -102,7 +102,7 @@ def load_lines(
         Allocation(
             "RoPE tables",
             load.ropes,
-            Phase.LOAD,
+            LedgerPhase.LOAD,
             "the model's longest context",
             f"{table} (float32)",
             f"sglang {rules.version} srt/layers/rotary_embedding: RotaryEmbedding.__init__",
@@ -111,7 +111,7 @@ def load_lines(
         Allocation(
             "Other load-time buffers",
             _LOAD_REMAINDER,
-            Phase.LOAD,
+            LedgerPhase.LOAD,
             "",
             "0.17 GiB",
             "sglang 0.5.16 log of Scout: 30.27 GB used by loading, less the lines above",
@@ -121,7 +121,7 @@ def load_lines(
 
 
 def fixed_bytes(
-    load: LoadSizes, layout: KvLayout, sizes: PoolSizes, resolved: Resolved, rules: SglangRules
+    load: LoadSizes, layout: SglangKvLayout, sizes: PoolSizes, resolved: Resolved, rules: SglangRules
 ) -> int:
     """Bytes of every line the context does not change, up to the graphs: sums what the lines say, without
     writing them."""
@@ -149,7 +149,7 @@ def context_bytes(
     return total
 
 
-def full_pool_bytes(layout: KvLayout, sizes: PoolSizes, page_size: int) -> int:
+def full_pool_bytes(layout: SglangKvLayout, sizes: PoolSizes, page_size: int) -> int:
     """Bytes of the full pool, index keys included."""
     keys = (sizes.full_tokens + page_size) * layout.indexer_bytes
     return pool_bytes(sizes.full_tokens, layout.full_layers, layout.stored_layer_bytes, page_size) + keys
@@ -176,7 +176,7 @@ def returned_bytes(model: ModelSpec, tp: int, offloaded: int) -> int:
 
 
 def pool_lines(
-    layout: KvLayout, sizes: PoolSizes, rows: int, resolved: Resolved, rules: SglangRules
+    layout: SglangKvLayout, sizes: PoolSizes, rows: int, resolved: Resolved, rules: SglangRules
 ) -> Iterator[Allocation]:
     """The request table, the pools and their index arrays."""
     source = f"sglang {rules.version} {rules.pool_source}"
@@ -185,7 +185,7 @@ def pool_lines(
     yield Allocation(
         "Request-to-token table",
         request_table_bytes(rows, context, rules),
-        Phase.POOL,
+        LedgerPhase.POOL,
         "--max-running-requests x --context-length",
         f"{table_rows:,} rows x ({context:,} + 4) x 4 B, outside --mem-fraction-static",
         f"sglang {rules.version} srt/mem_cache/memory_pool.py: ReqToTokenPool",
@@ -195,7 +195,7 @@ def pool_lines(
         yield Allocation(
             "Recurrent state pool",
             sizes.state_bytes,
-            Phase.POOL,
+            LedgerPhase.POOL,
             "--mamba-full-memory-ratio",
             f"{sizes.state_slots:,} slots x {layout.state_bytes:,} B",
             f"sglang {rules.version} _handle_max_mamba_cache",
@@ -205,7 +205,7 @@ def pool_lines(
         yield Allocation(
             "KV pool, window layers",
             pool_bytes(sizes.window_tokens, layout.window_layers, layout.window_layer_bytes, page),
-            Phase.POOL,
+            LedgerPhase.POOL,
             "--mem-fraction-static, --swa-full-tokens-ratio",
             f"({sizes.window_tokens:,} + {page}) x {layout.window_layers} layers x "
             f"{layout.window_layer_bytes} B",
@@ -215,7 +215,7 @@ def pool_lines(
     yield Allocation(
         "KV pool, full layers" if layout.window_layers else "KV pool",
         full_pool_bytes(layout, sizes, page),
-        Phase.POOL,
+        LedgerPhase.POOL,
         "--mem-fraction-static",
         f"({sizes.full_tokens:,} + {page}) x {layout.full_layers} layers x {layout.stored_layer_bytes} B"
         + (f" + {layout.indexer_bytes} B of index keys" if layout.indexer_bytes else ""),
@@ -225,7 +225,7 @@ def pool_lines(
     yield Allocation(
         "Token index arrays",
         index_bytes(sizes.full_tokens, sizes.window_tokens, page, rules),
-        Phase.POOL,
+        LedgerPhase.POOL,
         "tokens in the pools",
         "8 B a free token or page" + (", 8 B a full-pool token for the map" if layout.window_layers else ""),
         f"sglang {rules.version} srt/mem_cache/allocator",
@@ -243,7 +243,7 @@ def graph_lines(
         yield Allocation(
             "Attention workspace",
             workspace,
-            Phase.GRAPHS,
+            LedgerPhase.GRAPHS,
             "",
             f"{workspace // 2**20} MiB",
             f"sglang {rules.version} SGLANG_FLASHINFER_WORKSPACE_SIZE",
@@ -254,7 +254,7 @@ def graph_lines(
         yield Allocation(
             "CUDA graphs: small buffers",
             sum(table.bytes for table in small),
-            Phase.GRAPHS,
+            LedgerPhase.GRAPHS,
             "--cuda-graph-max-bs",
             ", ".join(f"{table.name} {table.formula}" for table in small),
             f"sglang {rules.version} {backend} init_cuda_graph_state",
@@ -266,7 +266,7 @@ def graph_lines(
         yield Allocation(
             f"CUDA graphs: {table.name}",
             table.bytes,
-            Phase.GRAPHS,
+            LedgerPhase.GRAPHS,
             "--cuda-graph-max-bs x --context-length",
             table.formula,
             f"sglang {rules.version} {backend} init_cuda_graph_state",
@@ -276,7 +276,7 @@ def graph_lines(
         yield Allocation(
             "CUDA graphs: prefill",
             _PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes * 2**20,
-            Phase.GRAPHS,
+            LedgerPhase.GRAPHS,
             "--cuda-graph-max-bs-prefill",
             f"{_PREFILL_MIB_PER_SIZE} MiB x {resolved.prefill_graph_sizes} sizes (SGLang's rule of thumb)",
             f"sglang {rules.version} reserve_for_graph_mb",
@@ -286,7 +286,7 @@ def graph_lines(
         yield Allocation(
             "CUDA graphs: captured",
             _GRAPH_MIB_PER_BATCH * batch * 2**20,
-            Phase.GRAPHS,
+            LedgerPhase.GRAPHS,
             "--cuda-graph-max-bs",
             f"{_GRAPH_MIB_PER_BATCH} MiB x {batch} (SGLang's own rule of thumb), {captured} sizes",
             f"sglang {rules.version} reserve_for_graph_mb",
@@ -310,7 +310,7 @@ def runtime_lines(
     yield Allocation(
         "Prefill activations",
         activations,
-        Phase.RUNTIME,
+        LedgerPhase.RUNTIME,
         "--chunked-prefill-size",
         f"{tokens:,} tokens x residual stream, QKV and the widest MLP",
         "counted from the layer sizes; no server was measured",
@@ -320,7 +320,7 @@ def runtime_lines(
         yield Allocation(
             "Offloaded layer, copied back",
             returned_bytes(model, tp, offloaded),
-            Phase.RUNTIME,
+            LedgerPhase.RUNTIME,
             "the size of a layer",
             "one layer's weights: a forward pass copies each offloaded layer to the GPU and drops it",
             f"sglang {rules.version} srt/utils/offloader.py: OffloaderV1; peak assumed to be one layer",
@@ -330,7 +330,7 @@ def runtime_lines(
         yield Allocation(
             "Prefix tree: index copies",
             copies,
-            Phase.RUNTIME,
+            LedgerPhase.RUNTIME,
             "the square of the prompt over --chunked-prefill-size",
             f"8 B x C k(k+1)/2, C = {resolved.chunked_prefill_size:,}, N = {prompt:,}",
             f"sglang {rules.version} srt/mem_cache/radix_cache.py: a node keeps the whole index array",
@@ -338,13 +338,13 @@ def runtime_lines(
         )
 
 
-def host_lines(load: LoadSizes, tier: HostTier | None, rules: SglangRules) -> Iterator[Allocation]:
+def host_lines(load: LoadSizes, tier: HicacheTier | None, rules: SglangRules) -> Iterator[Allocation]:
     """What one rank keeps in the machine's memory: offloaded weights, HiCache's pools."""
     if load.offloaded:
         yield Allocation(
             "Weights kept in RAM",
             load.offloaded,
-            Phase.LOAD,
+            LedgerPhase.LOAD,
             "--cpu-offload-gb",
             f"{format_bytes(load.offloaded)}, rounded up by the engine to a whole parameter",
             f"sglang {rules.version} srt/utils/offloader.py: OffloaderV1",
@@ -355,7 +355,7 @@ def host_lines(load: LoadSizes, tier: HostTier | None, rules: SglangRules) -> It
         yield Allocation(
             "HiCache host pools",
             tier.bytes,
-            Phase.POOL,
+            LedgerPhase.POOL,
             "--hicache-ratio or --hicache-size",
             f"{tier.full_tokens:,} tokens" + (f" and {tier.window_tokens:,}" if tier.window_tokens else ""),
             f"sglang {rules.version} HostKVCache.__init__",

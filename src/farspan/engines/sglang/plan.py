@@ -11,10 +11,18 @@ from farspan.engines.sglang.ledger import (
     load_lines,
 )
 from farspan.engines.sglang.printed import printed_figures
-from farspan.engines.sglang.settle import NoPool, Server, Settings, Verdict, hopeless, prepare, verdict_of
+from farspan.engines.sglang.settle import (
+    NoPool,
+    Server,
+    Settings,
+    SettledServer,
+    hopeless,
+    prepare,
+    verdict_of,
+)
 from farspan.engines.sglang.state import SglangState, make_ledger
 from farspan.engines.sglang.warnings import start_warnings
-from farspan.planner.ledger import MemoryLedger, Phase
+from farspan.planner.ledger import LedgerPhase, MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.timing import estimate_time
 from farspan.sizes import format_bytes
@@ -57,7 +65,7 @@ def _settle(request: PlanRequest, *, outline: bool) -> EnginePlan:
     return replace(plan, warnings=(note, *plan.warnings))
 
 
-def _cured(server: Server, first: Verdict | None) -> tuple[Verdict | None, tuple[str, ...]]:
+def _cured(server: Server, first: SettledServer | None) -> tuple[SettledServer | None, tuple[str, ...]]:
     """The first cure that serves; else the last, if the server then at least starts and did not before; else
     the server as it was."""
     request = server.request
@@ -86,7 +94,7 @@ def cures(concurrency: int, *, windowed: bool) -> tuple[dict[str, str | None], .
     return (rows, {**rows, "--swa-full-tokens-ratio": "0.05"}) if windowed else (rows,)
 
 
-def _answer(verdict: Verdict, added: tuple[str, ...], *, outline: bool) -> EnginePlan:
+def _answer(verdict: SettledServer, added: tuple[str, ...], *, outline: bool) -> EnginePlan:
     """The plan a verdict stands for; `added` are the flags nobody gave."""
     state, starts, fits, settings = verdict
     if isinstance(state, NoPool):
@@ -183,7 +191,7 @@ def _reason(state: SglangState, ledger: MemoryLedger, *, starts: bool, fits: boo
             (
                 line
                 for line in ledger
-                if line.when in (Phase.POOL, Phase.GRAPHS) and "KV pool" not in line.name
+                if line.when in (LedgerPhase.POOL, LedgerPhase.GRAPHS) and "KV pool" not in line.name
             ),
             key=lambda line: 0 if line.on_host else line.bytes,
         )

@@ -26,7 +26,7 @@ class PoolError(FarspanError):
     """SGLang would stop while sizing its pools: the server does not start with these flags."""
 
 
-class KvLayout(NamedTuple):
+class SglangKvLayout(NamedTuple):
     """Bytes of one token on one rank, by pool.
 
     Args:
@@ -97,7 +97,9 @@ class SplitSettings(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def kv_layout(model: ModelSpec, kv_dtype: KvDtype, tp: int, rules: SglangRules, *, hybrid: bool) -> KvLayout:
+def kv_layout(
+    model: ModelSpec, kv_dtype: KvDtype, tp: int, rules: SglangRules, *, hybrid: bool
+) -> SglangKvLayout:
     """Read a model's KV layout as SGLang does.
 
     Raises:
@@ -121,7 +123,7 @@ def kv_layout(model: ModelSpec, kv_dtype: KvDtype, tp: int, rules: SglangRules, 
     # Without a pool of their own, window layers are laid out like the model's first full layer.
     pattern = full[0] if full else kept[0]
     latent = pattern.attention is AttentionKind.MLA
-    return KvLayout(
+    return SglangKvLayout(
         full_layers=len(in_full),
         window_layers=len(windowed) if hybrid else 0,
         full_layer_bytes=_layer_bytes(pattern, kv_dtype, width, tp, rules),
@@ -146,7 +148,9 @@ def is_hybrid(model: ModelSpec, rules: SglangRules, *, ratio: float | None, off:
     return model.architecture not in rules.never_hybrid
 
 
-def solve_pools(available: float, layout: KvLayout, settings: SplitSettings, rules: SglangRules) -> PoolSizes:
+def solve_pools(
+    available: float, layout: SglangKvLayout, settings: SplitSettings, rules: SglangRules
+) -> PoolSizes:
     """Turn the bytes left for KV into pool sizes.
 
     Raises:
@@ -198,7 +202,9 @@ def pool_bytes(tokens: int, layers: int, layer_bytes: int, page_size: int) -> in
     return (tokens + page_size) * layers * layer_bytes if layers else 0
 
 
-def _split_before_0_5_16(rest: float, layout: KvLayout, settings: SplitSettings) -> tuple[int, int, int]:
+def _split_before_0_5_16(
+    rest: float, layout: SglangKvLayout, settings: SplitSettings
+) -> tuple[int, int, int]:
     """0.5.6.post2: all layers alike first, then shared out (`init_memory_pool`, `set_num_token_hybrid`).
 
     Returns full tokens, window tokens, and the tokens profiled before either.
@@ -220,7 +226,7 @@ def _split_before_0_5_16(rest: float, layout: KvLayout, settings: SplitSettings)
     return full, int(full * settings.swa_ratio), profiled
 
 
-def _sized_by_requests(layout: KvLayout, settings: SplitSettings, rules: SglangRules) -> bool:
+def _sized_by_requests(layout: SglangKvLayout, settings: SplitSettings, rules: SglangRules) -> bool:
     """`SWARequestCapPoolConfigurator.is_applicable`."""
     return (
         settings.max_running_requests is not None
@@ -230,7 +236,7 @@ def _sized_by_requests(layout: KvLayout, settings: SplitSettings, rules: SglangR
     )
 
 
-def _request_cap(layout: KvLayout, settings: SplitSettings) -> int:
+def _request_cap(layout: SglangKvLayout, settings: SplitSettings) -> int:
     """Window-pool tokens the scheduler may hold at once (0.5.23 `compute_swa_request_cap`)."""
     assert settings.max_running_requests is not None
     chunks = 2 if settings.overlap else 1
@@ -241,13 +247,13 @@ def _request_cap(layout: KvLayout, settings: SplitSettings) -> int:
     )
 
 
-def window_tokens_per_request(layout: KvLayout, page_size: int) -> int:
+def window_tokens_per_request(layout: SglangKvLayout, page_size: int) -> int:
     """Window-pool tokens one decoding request may hold: its window, what is not yet evicted, and pages."""
     return layout.window + _EVICTION_INTERVAL + page_size + page_size
 
 
 def _state_pool(
-    available: float, layout: KvLayout, settings: SplitSettings, rules: SglangRules
+    available: float, layout: SglangKvLayout, settings: SplitSettings, rules: SglangRules
 ) -> tuple[int, int]:
     """Slots and bytes of the recurrent-state pool, taken off before tokens are counted."""
     per_request = layout.state_bytes

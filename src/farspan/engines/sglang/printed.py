@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from farspan.engines.sglang.defaults import Resolved
-from farspan.engines.sglang.pool import KvLayout, PoolSizes, pool_bytes
+from farspan.engines.sglang.pool import PoolSizes, SglangKvLayout, pool_bytes
 from farspan.engines.sglang.versions import SglangRules
-from farspan.planner.ledger import MemoryLedger, Phase
+from farspan.planner.ledger import LedgerPhase, MemoryLedger
 
 GIB = 2**30
 
@@ -13,7 +13,7 @@ GIB = 2**30
 def printed_figures(
     rules: SglangRules,
     resolved: Resolved,
-    layout: KvLayout,
+    layout: SglangKvLayout,
     sizes: PoolSizes,
     rows: int,
     max_prefill_tokens: int,
@@ -24,12 +24,12 @@ def printed_figures(
     page = resolved.page_size
     full = pool_bytes(sizes.full_tokens, layout.full_layers, layout.stored_layer_bytes, page)
     window = pool_bytes(sizes.window_tokens, layout.window_layers, layout.window_layer_bytes, page)
-    after_load = ledger.capacity_bytes - ledger.phase_bytes(Phase.LOAD)
+    after_load = ledger.capacity_bytes - ledger.phase_bytes(LedgerPhase.LOAD)
     figures["Load weight end avail mem"] = _gib(after_load)
     if layout.window_layers and rules.newest_api:
         figures["full_layer_tokens"] = sizes.full_tokens
         figures["swa_layer_tokens"] = sizes.window_tokens
-    after_pools = after_load - ledger.phase_bytes(Phase.POOL)
+    after_pools = after_load - ledger.phase_bytes(LedgerPhase.POOL)
     if after_pools < 0:
         return figures  # the server stops here and prints no more
     if layout.window_layers:
@@ -45,7 +45,7 @@ def printed_figures(
     if layout.window_layers:
         figures["SWAKVPool mem usage"] = _gib(full + window)
     figures["Memory pool end avail mem"] = _gib(after_pools)
-    after_graphs = after_pools - ledger.phase_bytes(Phase.GRAPHS)
+    after_graphs = after_pools - ledger.phase_bytes(LedgerPhase.GRAPHS)
     if after_graphs < 0:
         return figures
     figures["max_total_num_tokens"] = sizes.full_tokens

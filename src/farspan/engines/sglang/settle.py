@@ -8,10 +8,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from farspan.engines.sglang.defaults import LONG_CONTEXT, Resolved, resolve, with_context
-from farspan.engines.sglang.flags import GivenFlags, passed_on, read_flags
+from farspan.engines.sglang.flags import SglangFlags, passed_on, read_flags
 from farspan.engines.sglang.ledger import LoadSizes, load_sizes
-from farspan.engines.sglang.pool import KvLayout, PoolError, is_hybrid, kv_layout
-from farspan.engines.sglang.state import Frame, SglangState, build_state, kv_bytes, make_frame
+from farspan.engines.sglang.pool import PoolError, SglangKvLayout, is_hybrid, kv_layout
+from farspan.engines.sglang.state import SglangFrame, SglangState, build_state, kv_bytes, make_frame
 from farspan.engines.sglang.tables import request_rows, request_table_bytes, rope_covers
 from farspan.engines.sglang.versions import KNOWN_VERSIONS, SglangRules, rules_of
 from farspan.errors import InputError
@@ -22,7 +22,7 @@ from farspan.planner.request import PlanRequest
 from farspan.planner.versions import resolve_version
 
 
-class Verdict(NamedTuple):
+class SettledServer(NamedTuple):
     """One set of flags: the server, or why its pools could not be sized, and what it does."""
 
     state: SglangState | NoPool
@@ -60,9 +60,9 @@ class Settings:
     """
 
     rules: SglangRules
-    given: GivenFlags
+    given: SglangFlags
     resolved: Resolved
-    layout: KvLayout
+    layout: SglangKvLayout
     rope_covers: int
     open_to_cures: bool
     notes: tuple[str, ...]
@@ -134,7 +134,7 @@ def _frame(
     tp: int,
     available_kv_bytes: int | None,
     context_length: int,
-) -> Frame:
+) -> SglangFrame:
     """The pools of a server; `context_length` is 0 where nothing in them depends on it."""
     resolved = settings.resolved._replace(context_length=context_length)
     return make_frame(
@@ -148,7 +148,7 @@ class Server(NamedTuple):
     request: PlanRequest
     settings: Settings
     resolved: Resolved
-    frame: Frame | PoolError
+    frame: SglangFrame | PoolError
 
 
 def prepare(request: PlanRequest) -> Server:
@@ -160,7 +160,7 @@ def prepare(request: PlanRequest) -> Server:
     settings = _settings_of(request)
     resolved = with_context(settings.resolved, settings.given, request.model, request.context)
     decisive = settings.decisive(resolved.context_length)
-    frame: Frame | PoolError
+    frame: SglangFrame | PoolError
     try:
         frame = _frame(settings, request.model, request.gpu, request.tp, request.available_kv_bytes, decisive)
     except PoolError as error:
@@ -179,17 +179,17 @@ def hopeless(server: Server) -> bool:
     return frame.fixed + request_table_bytes(rows, length, frame.rules) > request.gpu.memory_bytes
 
 
-def verdict_of(server: Server) -> Verdict:
+def verdict_of(server: Server) -> SettledServer:
     """Judge a request with exactly its flags."""
     request, settings, resolved, frame = server
     if isinstance(frame, PoolError):
         load = load_sizes(request.model, request.gpu, request.tp, resolved, settings.given.cpu_offload_bytes)
         available = kv_bytes(request.available_kv_bytes, load, resolved, settings.rules)
         stopped = NoPool(request, settings.rules, resolved, load, available, frame)
-        return Verdict(stopped, starts=False, fits=False, settings=settings)
+        return SettledServer(stopped, starts=False, fits=False, settings=settings)
     state = build_state(request, resolved, frame)
     limits = state.limits
     starts = state.left_started >= 0 and not state.refusal and state.rows > 0
     holds = limits.longest_request + 2 >= request.context and request.context <= resolved.context_length
     fits = starts and state.left_running >= 0 and holds and limits.concurrency >= request.concurrency
-    return Verdict(state, starts, fits, settings)
+    return SettledServer(state, starts, fits, settings)

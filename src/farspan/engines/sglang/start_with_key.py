@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 
 
-class Key(str):
+class ApiKey(str):
     """A key that is not printed, and becomes plain text in other processes."""
 
     __slots__ = ()
@@ -32,7 +32,7 @@ def main() -> None:
     else:
         plugins.load_plugins()
     arguments = import_module("sglang.srt.server_args").prepare_server_args(sys.argv[1:])
-    arguments.api_key = Key(os.environ.pop("SGLANG_API_KEY"))
+    arguments.api_key = ApiKey(os.environ.pop("SGLANG_API_KEY"))
     try:
         launch.run_server(arguments)
     finally:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from farspan.engines.sglang.admission import Admission, admission
 from farspan.engines.sglang.defaults import Resolved
-from farspan.engines.sglang.flags import GivenFlags
-from farspan.engines.sglang.hicache import HostTier, host_tier
+from farspan.engines.sglang.flags import SglangFlags
+from farspan.engines.sglang.hicache import HicacheTier, host_tier
 from farspan.engines.sglang.ledger import (
     LoadSizes,
     context_bytes,
@@ -23,8 +23,8 @@ from farspan.engines.sglang.ledger import (
     runtime_lines,
 )
 from farspan.engines.sglang.pool import (
-    KvLayout,
     PoolSizes,
+    SglangKvLayout,
     SplitSettings,
     requests_by_state,
     solve_pools,
@@ -39,11 +39,11 @@ from farspan.engines.sglang.tables import (
 from farspan.engines.sglang.versions import SglangRules
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import AttentionKind, ModelSpec
-from farspan.planner.ledger import Basis, MemoryLedger, Phase
+from farspan.planner.ledger import Basis, LedgerPhase, MemoryLedger
 from farspan.planner.request import PlanRequest
 
 
-class Frame(NamedTuple):
+class SglangFrame(NamedTuple):
     """What a server is whatever its context: worked out once for a sweep.
 
     Args:
@@ -58,8 +58,8 @@ class Frame(NamedTuple):
     """
 
     rules: SglangRules
-    given: GivenFlags
-    layout: KvLayout
+    given: SglangFlags
+    layout: SglangKvLayout
     load: LoadSizes
     available: float
     sizes: PoolSizes
@@ -72,7 +72,7 @@ class SglangState(NamedTuple):
 
     request: PlanRequest
     resolved: Resolved
-    frame: Frame
+    frame: SglangFrame
     rows: int
     tables: tuple[GraphTable, ...]
     batch: int
@@ -80,7 +80,7 @@ class SglangState(NamedTuple):
     left_started: int
     left_running: int
     limits: Admission
-    tier: HostTier | None
+    tier: HicacheTier | None
 
     @property
     def refusal(self) -> str:
@@ -100,7 +100,7 @@ def kv_bytes(
     return load.free_after - slack - reserve
 
 
-def split_settings(given: GivenFlags, resolved: Resolved) -> SplitSettings:
+def split_settings(given: SglangFlags, resolved: Resolved) -> SplitSettings:
     """What the pool split depends on."""
     return SplitSettings(
         page_size=resolved.page_size,
@@ -123,10 +123,10 @@ def make_frame(
     tp: int,
     available_kv_bytes: int | None,
     rules: SglangRules,
-    given: GivenFlags,
+    given: SglangFlags,
     resolved: Resolved,
-    layout: KvLayout,
-) -> Frame:
+    layout: SglangKvLayout,
+) -> SglangFrame:
     """Size the pools.
 
     Raises:
@@ -141,10 +141,10 @@ def make_frame(
             sizes.state_slots, rules, radix_cache=given.radix_cache, overlap=given.overlap
         )
     fixed = fixed_bytes(load, layout, sizes, resolved, rules)
-    return Frame(rules, given, layout, load, available, sizes, fixed, cap)
+    return SglangFrame(rules, given, layout, load, available, sizes, fixed, cap)
 
 
-def build_state(request: PlanRequest, resolved: Resolved, frame: Frame) -> SglangState:
+def build_state(request: PlanRequest, resolved: Resolved, frame: SglangFrame) -> SglangState:
     """Rows, tables, what is left and limits of a server whose pools are known."""
     rules, given, layout, sizes = frame.rules, frame.given, frame.layout, frame.sizes
     rows = request_rows(
@@ -208,7 +208,7 @@ def make_ledger(state: SglangState) -> MemoryLedger:
 
 
 def graph_shape(
-    model: ModelSpec, tp: int, resolved: Resolved, layout: KvLayout, batch: int, rows: int, *, amd: bool
+    model: ModelSpec, tp: int, resolved: Resolved, layout: SglangKvLayout, batch: int, rows: int, *, amd: bool
 ) -> GraphShape:
     """The sizes an attention backend's graph state depends on."""
     chunk, window, top_k = _windows(model)
@@ -244,7 +244,7 @@ def free_when_started(ledger: MemoryLedger, *, certain_only: bool = False) -> in
         line.bytes
         for line in ledger
         if not line.on_host
-        and line.when is not Phase.RUNTIME
+        and line.when is not LedgerPhase.RUNTIME
         and not (certain_only and line.basis is Basis.ASSUMED)
     )
     return ledger.capacity_bytes - used

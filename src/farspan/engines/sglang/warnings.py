@@ -6,9 +6,9 @@ from functools import lru_cache
 
 from farspan.engines.sglang.admission import Admission
 from farspan.engines.sglang.defaults import Resolved
-from farspan.engines.sglang.flags import GivenFlags
+from farspan.engines.sglang.flags import SglangFlags
 from farspan.engines.sglang.ledger import LoadSizes
-from farspan.engines.sglang.pool import KvLayout, PoolSizes
+from farspan.engines.sglang.pool import PoolSizes, SglangKvLayout
 from farspan.engines.sglang.tables import radix_copy_bytes, request_table_bytes
 from farspan.engines.sglang.versions import SglangRules
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
@@ -23,9 +23,9 @@ _SMALL_ROWS = 8
 def start_warnings(
     request: PlanRequest,
     rules: SglangRules,
-    given: GivenFlags,
+    given: SglangFlags,
     resolved: Resolved,
-    layout: KvLayout,
+    layout: SglangKvLayout,
     load: LoadSizes,
     sizes: PoolSizes,
     rows: int,
@@ -66,7 +66,7 @@ def _tables(
     request: PlanRequest,
     rules: SglangRules,
     resolved: Resolved,
-    layout: KvLayout,
+    layout: SglangKvLayout,
     load: LoadSizes,
     rows: int,
     left: int,
@@ -114,7 +114,7 @@ def _is_chunked(model: ModelSpec) -> bool:
 
 
 def _version_traps(
-    request: PlanRequest, rules: SglangRules, given: GivenFlags, resolved: Resolved
+    request: PlanRequest, rules: SglangRules, given: SglangFlags, resolved: Resolved
 ) -> list[str]:
     found = []
     if (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from farspan.engines.vllm.flags import GivenFlags
+from farspan.engines.vllm.flags import VllmFlags
 from farspan.engines.vllm.versions import Runner, VllmRules
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import ModelSpec
@@ -29,7 +29,7 @@ class BatchLimits(NamedTuple):
         return self.tokens * (self.batches if rules.counts_batches_in_flight else 1)
 
 
-def batch_limits(given: GivenFlags, gpu: Gpu, max_model_len: int, rules: VllmRules) -> BatchLimits:
+def batch_limits(given: VllmFlags, gpu: Gpu, max_model_len: int, rules: VllmRules) -> BatchLimits:
     """Mirrors vllm engine/arg_utils.py: get_batch_defaults (API server) and what follows it."""
     tokens, requests = _defaults(gpu, rules)
     if given.throughput_mode:

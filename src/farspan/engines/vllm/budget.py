@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from farspan.engines.vllm.batch import BatchLimits
-from farspan.engines.vllm.flags import GivenFlags
+from farspan.engines.vllm.flags import VllmFlags
 from farspan.engines.vllm.versions import VllmRules
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import ModelSpec
@@ -89,7 +89,7 @@ def weight_bytes(model: ModelSpec, tp: int) -> tuple[int, int]:
 
 
 def profile_run(
-    model: ModelSpec, tp: int, limits: BatchLimits, given: GivenFlags, rules: VllmRules
+    model: ModelSpec, tp: int, limits: BatchLimits, given: VllmFlags, rules: VllmRules
 ) -> ProfileRun:
     """Predict what vLLM's profile run measures (gpu_worker.py: determine_available_memory)."""
     forward = int(ACTIVATION_COPIES * limits.tokens * model.hidden_size * model.dtype_bytes)
@@ -107,7 +107,7 @@ def kv_budget(
     gpu: Gpu,
     tp: int,
     limits: BatchLimits,
-    given: GivenFlags,
+    given: VllmFlags,
     rules: VllmRules,
     available_kv_bytes: int | None,
 ) -> Budget:

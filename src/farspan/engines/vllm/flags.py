@@ -55,7 +55,7 @@ _EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GivenFlags:
+class VllmFlags:
     """What was given, None where vLLM chooses. Compared and hashed by identity: it is part of cache keys.
 
     Args:
@@ -139,7 +139,7 @@ def human_int(text: str, flag: str) -> int:
     )
 
 
-def read_flags(request: PlanRequest, rules: VllmRules) -> GivenFlags:
+def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
     """Read the engine flags of a request.
 
     Raises:
@@ -159,7 +159,7 @@ def _read(
     tp: int,
     kv_dtype: KvDtype,
     rules: VllmRules,
-) -> GivenFlags:
+) -> VllmFlags:
     """Read flags; nothing else of a request changes what they mean."""
     asked = PlanRequest(model, gpu, tp, tp, 1, kv_dtype=kv_dtype, engine_flags=normalized(dict(flags)))
     _refuse(asked, rules)
@@ -175,7 +175,7 @@ def _read(
         )
     speculative = _json(asked, "--speculative-config", "-sc")
     connector = _connector(asked)
-    return GivenFlags(
+    return VllmFlags(
         max_model_len=length,
         auto_max_model_len=auto,
         kv_dtype=_kv_dtype(asked),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, GivenFlags, uses_eagle
+from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, VllmFlags, uses_eagle
 from farspan.engines.vllm.versions import VllmRules
 from farspan.models.spec import AttentionKind, ModelSpec
 
@@ -42,7 +42,7 @@ class HybridState:
 
 
 def hybrid_state(
-    model: ModelSpec, given: GivenFlags, rules: VllmRules, *, allow_env: bool = False
+    model: ModelSpec, given: VllmFlags, rules: VllmRules, *, allow_env: bool = False
 ) -> HybridState:
     """Mirrors vllm config/vllm.py: VllmConfig.__post_init__ (0.12.0 line 885, 0.33.0 line 2223).
 
@@ -74,7 +74,7 @@ def hybrid_state(
     return HybridState(on=True)
 
 
-def _forced_off(model: ModelSpec, given: GivenFlags, rules: VllmRules, *, chunked_allowed: bool) -> str:
+def _forced_off(model: ModelSpec, given: VllmFlags, rules: VllmRules, *, chunked_allowed: bool) -> str:
     """What turns hybrid groups off whatever the flag says; empty for nothing."""
     if given.kv_events and rules.events_disable_hybrid:
         return "--kv-events-config"
@@ -85,7 +85,7 @@ def _forced_off(model: ModelSpec, given: GivenFlags, rules: VllmRules, *, chunke
     return "" if chunked_allowed else f"{CHUNKED_HYBRID_ENV}=0, the default of {rules.version}"
 
 
-def _connector_disables(given: GivenFlags, rules: VllmRules) -> bool:
+def _connector_disables(given: VllmFlags, rules: VllmRules) -> bool:
     if rules.hybrid_preference and given.hybrid:
         return False
     return not rules.connector_support_checked or given.connector not in _HYBRID_CONNECTORS

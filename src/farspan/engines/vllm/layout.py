@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from farspan.engines.vllm.flags import GivenFlags
+from farspan.engines.vllm.flags import VllmFlags
 from farspan.engines.vllm.kv_spec import KvSpec, SpecKind, ceil_div
-from farspan.engines.vllm.pool import KvLayout, make_layout
+from farspan.engines.vllm.pool import VllmKvLayout, make_layout
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
@@ -28,7 +28,7 @@ def kv_layout(
     block_size: int,
     hybrid: bool,
     prefix_caching: bool,
-) -> KvLayout:
+) -> VllmKvLayout:
     """The KV layout of a model on one rank. Cached: nothing in it depends on context or memory.
 
     Args:
@@ -94,7 +94,7 @@ def resolve_kv_dtype(model: ModelSpec, wanted: KvDtype) -> KvDtype:
     return KvDtype.FP8_DS_MLA if sparse_latent and wanted.is_fp8 else wanted
 
 
-def prefix_caching(model: ModelSpec, given: GivenFlags, rules: VllmRules) -> bool:
+def prefix_caching(model: ModelSpec, given: VllmFlags, rules: VllmRules) -> bool:
     """Whether prefix caching is on (vllm config/model.py: is_prefix_caching_supported)."""
     if given.prefix_caching is not None:
         return given.prefix_caching

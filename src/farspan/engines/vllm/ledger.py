@@ -15,13 +15,13 @@ from farspan.engines.vllm.budget import (
     ProfileRun,
     weight_bytes,
 )
-from farspan.engines.vllm.pool import KvLayout
+from farspan.engines.vllm.pool import VllmKvLayout
 from farspan.engines.vllm.tables import table_lines
 from farspan.engines.vllm.versions import VllmRules
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import ModelSpec
 from farspan.models.weights import rank_weight_bytes
-from farspan.planner.ledger import Allocation, Basis, MemoryLedger, Phase
+from farspan.planner.ledger import Allocation, Basis, LedgerPhase, MemoryLedger
 from farspan.sizes import format_bytes
 
 _FIT = "fitted to vllm 0.12.0 (Scout, TP 8) and 0.24.0 (one rank of it), both on H200"
@@ -31,7 +31,7 @@ def make_ledger(
     model: ModelSpec,
     gpu: Gpu,
     tp: int,
-    layout: KvLayout,
+    layout: VllmKvLayout,
     num_blocks: int,
     max_model_len: int,
     limits: BatchLimits,
@@ -54,7 +54,7 @@ def make_ledger(
             Allocation(
                 name="CUDA graphs",
                 bytes=GRAPH_BYTES,
-                when=Phase.GRAPHS,
+                when=LedgerPhase.GRAPHS,
                 grows_with="number of capture sizes; not with the context",
                 formula="0.70 GiB, as one server with 51 piecewise sizes took",
                 source=_FIT,
@@ -74,7 +74,7 @@ def _load_lines(model: ModelSpec, tp: int, offloaded: int, rules: VllmRules) -> 
         Allocation(
             name="CUDA context",
             bytes=CONTEXT_BYTES,
-            when=Phase.LOAD,
+            when=LedgerPhase.LOAD,
             grows_with="",
             formula="0.55 GiB, outside the budget: taken before vLLM's first snapshot",
             source="assumed for a CUDA 12 or 13 driver",
@@ -83,7 +83,7 @@ def _load_lines(model: ModelSpec, tp: int, offloaded: int, rules: VllmRules) -> 
         Allocation(
             name="weights",
             bytes=weights - offloaded,
-            when=Phase.LOAD,
+            when=LedgerPhase.LOAD,
             grows_with="parameters over --tensor-parallel-size",
             formula=listed + (f", less {format_bytes(offloaded)} in RAM" if offloaded else ""),
             source=f"vllm {rules.version} v1/worker/gpu_model_runner.py: load_model",
@@ -92,7 +92,7 @@ def _load_lines(model: ModelSpec, tp: int, offloaded: int, rules: VllmRules) -> 
         Allocation(
             name="RoPE tables",
             bytes=rope,
-            when=Phase.LOAD,
+            when=LedgerPhase.LOAD,
             grows_with="max_position_embeddings of the model, not --max-model-len",
             formula=f"({tables}) x {model.dtype_bytes} B, on every rank",
             source=f"vllm {rules.version} model_executor/layers/rotary_embedding: _compute_cos_sin_cache",
@@ -110,7 +110,7 @@ def _profile_lines(
         Allocation(
             name="kernels and workspaces outside torch",
             bytes=NON_TORCH_BYTES,
-            when=Phase.PROFILE,
+            when=LedgerPhase.PROFILE,
             grows_with="",
             formula="0.45 GiB",
             source=_FIT,
@@ -122,7 +122,7 @@ def _profile_lines(
             Allocation(
                 name="collectives (NCCL, custom all-reduce)",
                 bytes=COLLECTIVE_BYTES,
-                when=Phase.PROFILE,
+                when=LedgerPhase.PROFILE,
                 grows_with="ranks",
                 formula="1.57 GiB",
                 source=_FIT,
@@ -134,7 +134,7 @@ def _profile_lines(
             Allocation(
                 name="images through the vision tower",
                 bytes=profile.images,
-                when=Phase.PROFILE,
+                when=LedgerPhase.PROFILE,
                 grows_with="--limit-mm-per-prompt",
                 formula="0.50 GiB; 0 with --limit-mm-per-prompt '{\"image\": 0}'",
                 source=_FIT,
@@ -151,7 +151,7 @@ def _profile_lines(
         Allocation(
             name="activations of the largest step" if by_forward else "sampler of the largest step",
             bytes=max(profile.forward, profile.sampler),
-            when=Phase.PROFILE,
+            when=LedgerPhase.PROFILE,
             grows_with="--max-num-batched-tokens" if by_forward else "--max-num-seqs",
             formula=formula,
             source=_FIT,
@@ -169,7 +169,7 @@ def _host_lines(tp: int, offloaded: int, kv_offload: int, rules: VllmRules) -> l
             Allocation(
                 name="weights kept in RAM",
                 bytes=offloaded,
-                when=Phase.LOAD,
+                when=LedgerPhase.LOAD,
                 grows_with="--cpu-offload-gb",
                 formula=f"{format_bytes(offloaded)}, rounded up by the engine to a whole parameter",
                 source=f"vllm {rules.version} "
@@ -187,7 +187,7 @@ def _host_lines(tp: int, offloaded: int, kv_offload: int, rules: VllmRules) -> l
             Allocation(
                 name="finished KV kept in RAM",
                 bytes=kv_offload // tp,
-                when=Phase.POOL,
+                when=LedgerPhase.POOL,
                 grows_with="--kv-offloading-size, shared out over the ranks",
                 formula=f"{format_bytes(kv_offload)} / {tp} ranks",
                 source=f"vllm {rules.version} config/vllm.py: kv_offloading_size",
@@ -198,13 +198,13 @@ def _host_lines(tp: int, offloaded: int, kv_offload: int, rules: VllmRules) -> l
     return lines
 
 
-def _pool_lines(layout: KvLayout, num_blocks: int, budget: Budget, rules: VllmRules) -> list[Allocation]:
+def _pool_lines(layout: VllmKvLayout, num_blocks: int, budget: Budget, rules: VllmRules) -> list[Allocation]:
     groups = len(layout.groups)
     return [
         Allocation(
             name="KV pool",
             bytes=num_blocks * layout.bytes_per_block,
-            when=Phase.POOL,
+            when=LedgerPhase.POOL,
             grows_with="--gpu-memory-utilization; not with the context",
             formula=(
                 f"{num_blocks:,} blocks x {layout.bytes_per_block:,} B, shared by {groups} KV group"
@@ -216,7 +216,7 @@ def _pool_lines(layout: KvLayout, num_blocks: int, budget: Budget, rules: VllmRu
     ]
 
 
-def beside_tables(layout: KvLayout, num_blocks: int, budget: Budget, *, graphs: bool) -> int:
+def beside_tables(layout: VllmKvLayout, num_blocks: int, budget: Budget, *, graphs: bool) -> int:
     """Bytes of every line on the GPU but the block tables: to decide, many times over, whether they fit."""
     pool = num_blocks * layout.bytes_per_block
     fixed = CONTEXT_BYTES + budget.weights + budget.rope + budget.profile.total

@@ -12,7 +12,7 @@ from farspan.engines.vllm.flags import (
     CHUNKED_HYBRID_ENV,
     MAX_MODEL_LEN,
     MAX_NUM_SEQS,
-    GivenFlags,
+    VllmFlags,
     read_flags,
 )
 from farspan.engines.vllm.hybrid import hybrid_state
@@ -26,7 +26,7 @@ from farspan.engines.vllm.layout import (
 from farspan.engines.vllm.ledger import beside_tables
 from farspan.engines.vllm.printed import SIZE_KEY, concurrency_key, size_tokens
 from farspan.engines.vllm.refusals import refusal
-from farspan.engines.vllm.state import Frame, VllmState
+from farspan.engines.vllm.state import VllmFrame, VllmState
 from farspan.engines.vllm.tables import table_bytes
 from farspan.engines.vllm.versions import RULES, VllmRules, rules_for
 from farspan.engines.vllm.warnings import warnings
@@ -40,7 +40,7 @@ from farspan.planner.timing import estimate_time
 _FEWER_REQUESTS = (256, 64, 16, 8, 4, 2, 1)
 
 
-class _Verdict(NamedTuple):
+class SettledServer(NamedTuple):
     """A settled server, why it does not start, and whether it holds what was asked."""
 
     state: VllmState
@@ -48,7 +48,7 @@ class _Verdict(NamedTuple):
     fits: bool
 
 
-def _verdict(state: VllmState) -> _Verdict:
+def _verdict(state: VllmState) -> SettledServer:
     request, why = state.request, refusal(state)
     fits = (
         not why
@@ -56,7 +56,7 @@ def _verdict(state: VllmState) -> _Verdict:
         and state.limits.requests >= request.concurrency
         and state.holds >= request.concurrency
     )
-    return _Verdict(state, why, fits)
+    return SettledServer(state, why, fits)
 
 
 def plan_vllm(request: PlanRequest) -> EnginePlan:
@@ -98,7 +98,7 @@ def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
     return _answer(verdict, notes, outline=outline)
 
 
-def _settle(request: PlanRequest, rules: VllmRules, given: GivenFlags, *, allow_env: bool) -> _Verdict:
+def _settle(request: PlanRequest, rules: VllmRules, given: VllmFlags, *, allow_env: bool) -> SettledServer:
     """Settle flags, layers and budget; fewer requests at once when the defaults do not fit the card.
 
     A memory fraction given by hand is taken at its word, and so is `--max-num-seqs`.
@@ -124,11 +124,11 @@ def _frame(
     gpu: Gpu,
     tp: int,
     version: str,
-    given: GivenFlags,
+    given: VllmFlags,
     limits: BatchLimits,
     available_kv_bytes: int | None,
     allow_env: bool,
-) -> Frame:
+) -> VllmFrame:
     rules = RULES[version]
     hybrid = hybrid_state(model, given, rules, allow_env=allow_env)
     kv_dtype = resolve_kv_dtype(model, given.kv_dtype)
@@ -150,7 +150,7 @@ def _frame(
     printed = {"Model loading took": gib(budget.weights + budget.rope)}
     if available > 0 and num_blocks > 0:
         printed["Available KV cache memory"] = gib(budget.available)
-    return Frame(
+    return VllmFrame(
         hybrid=hybrid,
         env_chosen=allow_env and hybrid.on and not rules.chunked_hybrid_default,
         kv_dtype=kv_dtype,
@@ -169,7 +169,7 @@ def _frame(
 
 
 def _state(
-    request: PlanRequest, rules: VllmRules, given: GivenFlags, *, allow_env: bool, requests: int | None = None
+    request: PlanRequest, rules: VllmRules, given: VllmFlags, *, allow_env: bool, requests: int | None = None
 ) -> VllmState:
     model = request.model
     max_model_len = given.max_model_len or request.context
@@ -196,7 +196,7 @@ def _state(
     )
 
 
-def _answer(verdict: _Verdict, notes: tuple[str, ...], *, outline: bool) -> EnginePlan:
+def _answer(verdict: SettledServer, notes: tuple[str, ...], *, outline: bool) -> EnginePlan:
     state = verdict.state
     request = state.request
     if not outline:
@@ -290,7 +290,7 @@ def _added(state: VllmState) -> tuple[str, ...]:
 
 
 def _ungrouped(
-    request: PlanRequest, rules: VllmRules, given: GivenFlags, reason: str, notes: tuple[str, ...]
+    request: PlanRequest, rules: VllmRules, given: VllmFlags, reason: str, notes: tuple[str, ...]
 ) -> EnginePlan:
     """The plan of a server whose layers vLLM cannot group."""
     limits = batch_limits(given, request.gpu, given.max_model_len or request.context, rules)

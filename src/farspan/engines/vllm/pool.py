@@ -14,7 +14,7 @@ NULL_BLOCKS = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KvLayout:
+class VllmKvLayout:
     """The layers of one model as vLLM caches them; nothing here depends on memory or context.
 
     Compared and hashed by identity, so that what is computed from it can be remembered cheaply.
@@ -131,10 +131,10 @@ def largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
     return best
 
 
-def make_layout(layers: LayerSpecs, rules: VllmRules, *, hybrid: bool) -> KvLayout:
+def make_layout(layers: LayerSpecs, rules: VllmRules, *, hybrid: bool) -> VllmKvLayout:
     """Group the layers of a model.
 
     Raises:
         GroupingError: vLLM refuses these layers.
     """
-    return KvLayout(layers, make_groups(layers, rules, hybrid=hybrid), rules)
+    return VllmKvLayout(layers, make_groups(layers, rules, hybrid=hybrid), rules)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farspan.engines.vllm.pool import KvLayout
+from farspan.engines.vllm.pool import VllmKvLayout
 from farspan.engines.vllm.versions import SizeLine
 
 SIZE_KEY = "GPU KV cache size"
@@ -13,7 +13,7 @@ def concurrency_key(max_model_len: int) -> str:
     return f"Maximum concurrency for {max_model_len:,} tokens per request"
 
 
-def kv_cache_size_tokens(layout: KvLayout, num_blocks: int, max_model_len: int, in_flight: int) -> int:
+def kv_cache_size_tokens(layout: VllmKvLayout, num_blocks: int, max_model_len: int, in_flight: int) -> int:
     """Tokens in "GPU KV cache size: N tokens".
 
     To 0.20 vllm v1/core/kv_cache_utils.py: _report_kv_cache_config; later get_kv_cache_capacity.
@@ -23,14 +23,14 @@ def kv_cache_size_tokens(layout: KvLayout, num_blocks: int, max_model_len: int, 
     )
 
 
-def size_tokens(layout: KvLayout, num_blocks: int, max_model_len: int, concurrency: float) -> int:
+def size_tokens(layout: VllmKvLayout, num_blocks: int, max_model_len: int, concurrency: float) -> int:
     """The same, where the concurrency is known already."""
     if layout.rules.size_line is SizeLine.DIVIDED:
         return num_blocks // len(layout.groups) * layout.block_size
     return int(concurrency * max_model_len)
 
 
-def size_lines(layout: KvLayout, num_blocks: int, max_model_len: int, in_flight: int) -> tuple[str, ...]:
+def size_lines(layout: VllmKvLayout, num_blocks: int, max_model_len: int, in_flight: int) -> tuple[str, ...]:
     """The lines of the log, without time stamps: two of them, one from 0.29.0."""
     size = f"{SIZE_KEY}: {kv_cache_size_tokens(layout, num_blocks, max_model_len, in_flight):,} tokens"
     ratio = layout.concurrency(num_blocks, max_model_len, in_flight)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from farspan.engines.vllm.batch import BatchLimits
 from farspan.engines.vllm.budget import Budget
-from farspan.engines.vllm.flags import GivenFlags
+from farspan.engines.vllm.flags import VllmFlags
 from farspan.engines.vllm.hybrid import HybridState
 from farspan.engines.vllm.layout import kv_layout
 from farspan.engines.vllm.ledger import make_ledger
-from farspan.engines.vllm.pool import NULL_BLOCKS, KvLayout
+from farspan.engines.vllm.pool import NULL_BLOCKS, VllmKvLayout
 from farspan.engines.vllm.versions import VllmRules
 from farspan.models.spec import KvDtype
 from farspan.planner.ledger import MemoryLedger
@@ -20,7 +20,7 @@ from farspan.planner.request import PlanRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class VllmFrame:
     """What a server is whatever its context: worked out once for a sweep.
 
     Args:
@@ -45,7 +45,7 @@ class Frame:
     kv_dtype: KvDtype
     block_size: int
     prefix_caching: bool
-    layout: KvLayout
+    layout: VllmKvLayout
     budget: Budget
     num_blocks: int
     available: int
@@ -73,8 +73,8 @@ class VllmState(NamedTuple):
 
     request: PlanRequest
     rules: VllmRules
-    given: GivenFlags
-    frame: Frame
+    given: VllmFlags
+    frame: VllmFrame
     max_model_len: int
     limits: BatchLimits
     default_requests: int
@@ -82,7 +82,7 @@ class VllmState(NamedTuple):
     needed_blocks: int
 
     @property
-    def layout(self) -> KvLayout:
+    def layout(self) -> VllmKvLayout:
         """The KV layout."""
         return self.frame.layout
 
@@ -144,7 +144,7 @@ class VllmState(NamedTuple):
         needed = layout.request_blocks(self.request.context, self.frame.in_flight)
         return max(num_blocks - NULL_BLOCKS, 0) // needed
 
-    def _layout_with(self, kv_dtype: KvDtype) -> KvLayout:
+    def _layout_with(self, kv_dtype: KvDtype) -> VllmKvLayout:
         return kv_layout(
             self.request.model,
             self.rules,

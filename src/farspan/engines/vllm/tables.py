@@ -7,10 +7,10 @@ import math
 from farspan.engines.vllm.batch import BatchLimits, on_second_runner
 from farspan.engines.vllm.kv_groups import KvGroup
 from farspan.engines.vllm.kv_spec import SpecKind, ceil_div
-from farspan.engines.vllm.pool import KvLayout
+from farspan.engines.vllm.pool import VllmKvLayout
 from farspan.engines.vllm.versions import VllmRules
 from farspan.models.spec import ModelSpec
-from farspan.planner.ledger import Allocation, Basis, Phase
+from farspan.planner.ledger import Allocation, Basis, LedgerPhase
 
 _ENTRY_BYTES = 4  # int32
 _ROW_ALIGNMENT = 128  # tokens
@@ -29,7 +29,7 @@ def row_blocks(group: KvGroup, max_model_len: int, *, aligned: bool) -> int:
     return ceil_div(blocks, step) * step
 
 
-def table_bytes(layout: KvLayout, max_model_len: int, requests: int, *, second_runner: bool) -> int:
+def table_bytes(layout: VllmKvLayout, max_model_len: int, requests: int, *, second_runner: bool) -> int:
     """Bytes of all block tables on the GPU; the second runner keeps a copy for the forward pass."""
     aligned = second_runner or layout.rules.aligns_tables
     entries = 0
@@ -39,7 +39,7 @@ def table_bytes(layout: KvLayout, max_model_len: int, requests: int, *, second_r
 
 
 def table_lines(
-    model: ModelSpec, layout: KvLayout, max_model_len: int, limits: BatchLimits, rules: VllmRules
+    model: ModelSpec, layout: VllmKvLayout, max_model_len: int, limits: BatchLimits, rules: VllmRules
 ) -> tuple[Allocation, ...]:
     """The block tables on the GPU, and what the host keeps for every possible token."""
     second = on_second_runner(model, rules)
@@ -54,7 +54,7 @@ def table_lines(
         Allocation(
             name="block tables",
             bytes=on_gpu,
-            when=Phase.POOL,
+            when=LedgerPhase.POOL,
             grows_with="--max-num-seqs x --max-model-len, and KV groups",
             formula=f"{limits.requests} requests x ({rows}) blocks x 4 B{copies}",
             source=source,
@@ -66,7 +66,7 @@ def table_lines(
             Allocation(
                 name="token ids of every request (pinned host memory)",
                 bytes=limits.requests * max_model_len * _ENTRY_BYTES,
-                when=Phase.LOAD,
+                when=LedgerPhase.LOAD,
                 grows_with="--max-num-seqs x --max-model-len",
                 formula=f"{limits.requests} requests x {max_model_len:,} tokens x 4 B",
                 source=f"vllm {rules.version} v1/worker/gpu/states.py: RequestState",
@@ -79,7 +79,7 @@ def table_lines(
             Allocation(
                 name="block tables (pinned host copy)",
                 bytes=on_gpu,
-                when=Phase.POOL,
+                when=LedgerPhase.POOL,
                 grows_with="--max-num-seqs x --max-model-len, and KV groups",
                 formula="as much as on the GPU",
                 source=source,
@@ -89,7 +89,7 @@ def table_lines(
             Allocation(
                 name="token ids of every request (host, backed as prompts arrive)",
                 bytes=limits.requests * max_model_len * (_ENTRY_BYTES + 1),
-                when=Phase.LOAD,
+                when=LedgerPhase.LOAD,
                 grows_with="--max-num-seqs x --max-model-len",
                 formula=f"{limits.requests} requests x {max_model_len:,} tokens x (4 + 1) B",
                 source=f"vllm {rules.version} v1/worker/gpu_input_batch.py: InputBatch",

@@ -16,7 +16,7 @@ from farspan.kv.memory.drivers.driver import Fence, Handle
 from farspan.kv.memory.segments import UNMAP_AFTER, SegmentedRange, SegmentPool
 
 
-class Span(NamedTuple):
+class SegmentSpan(NamedTuple):
     """Segments [start, stop) of range number `range`."""
 
     range: int
@@ -59,7 +59,7 @@ class Backing:
         """Segments mapped now, in use or not."""
         return sum(one.mapped_segments for one in self.ranges)
 
-    def hold(self, spans: Sequence[Span], growing: bool = True) -> None:
+    def hold(self, spans: Sequence[SegmentSpan], growing: bool = True) -> None:
         """Count one more user of every segment of `spans`, mapping those that are not; all or none.
 
         `growing` says that more will be wanted soon (see `SegmentPool.take`).
@@ -79,7 +79,7 @@ class Backing:
         for span in spans:
             self._users[span.range][span.start : span.stop] += 1
 
-    def release(self, spans: Sequence[Span]) -> None:
+    def release(self, spans: Sequence[SegmentSpan]) -> None:
         """Count one user less of every segment of `spans`; those without any are unmapped after the quiet time."""
         fence, now = self._pool.driver.fence(), self._pool.clock()
         for span in spans:
@@ -89,7 +89,7 @@ class Backing:
             for index in np.flatnonzero(users == 0):
                 self._empty[span.range, span.start + int(index)] = _Empty(now, fence)
 
-    def affordable(self, groups: Iterable[Sequence[Span]], room: int) -> int:
+    def affordable(self, groups: Iterable[Sequence[SegmentSpan]], room: int) -> int:
         """Return how many of `groups`, in order, could be held together with `room` segments of the pool's `room`."""
         counted: set[tuple[int, int]] = set()
         held = 0
@@ -167,12 +167,12 @@ class Backing:
         self._pool.give([handle], since=self._empty.pop(key).since)
 
 
-def _runs(keys: list[tuple[int, int]]) -> list[Span]:
+def _runs(keys: list[tuple[int, int]]) -> list[SegmentSpan]:
     """Return ascending (range, index) pairs as runs of neighbours."""
-    runs: list[Span] = []
+    runs: list[SegmentSpan] = []
     for number, index in keys:
         if runs and runs[-1].range == number and runs[-1].stop == index:
-            runs[-1] = Span(number, runs[-1].start, index + 1)
+            runs[-1] = SegmentSpan(number, runs[-1].start, index + 1)
         else:
-            runs.append(Span(number, index, index + 1))
+            runs.append(SegmentSpan(number, index, index + 1))
     return runs

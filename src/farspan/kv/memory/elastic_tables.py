@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farspan.errors import InputError
-from farspan.kv.memory.backing import Backing, Span
+from farspan.kv.memory.backing import Backing, SegmentSpan
 from farspan.kv.memory.drivers.driver import DriverError
 from farspan.kv.memory.segments import SegmentPool
 
@@ -77,7 +77,7 @@ class RequestTable:
         self._check_row(row)
         start = self._first_segment(row)
         if self._held[row] > start:
-            self._backing.release([Span(0, start, self._held[row])])
+            self._backing.release([SegmentSpan(0, start, self._held[row])])
         del self._held[row]
         self._lengths[row] = 0
         heapq.heappush(self._unused, row)
@@ -108,7 +108,7 @@ class RequestTable:
             return
         last = -(-((row * self.max_pages + stop) * _ENTRY) // self._pool.segment_bytes)
         if last > self._held[row]:
-            self._backing.hold([Span(0, self._held[row], last)])
+            self._backing.hold([SegmentSpan(0, self._held[row], last)])
             self._held[row] = last
         self._write(row, start, pages)
         self._lengths[row] = max(int(self._lengths[row]), stop)
@@ -122,7 +122,7 @@ class RequestTable:
         start = self._first_segment(row)
         last = -(-((row * self.max_pages + length) * _ENTRY) // self._pool.segment_bytes) if length else start
         if last < self._held[row]:
-            self._backing.release([Span(0, last, self._held[row])])
+            self._backing.release([SegmentSpan(0, last, self._held[row])])
             self._held[row] = last
 
     def row(self, row: int) -> torch.Tensor:
@@ -194,7 +194,7 @@ class RequestTable:
 
     def _keep_first(self) -> None:
         if not self._first_held:
-            self._backing.hold([Span(0, 0, 1)], growing=False)
+            self._backing.hold([SegmentSpan(0, 0, 1)], growing=False)
             self._first_held = True
 
     def _first_segment(self, row: int) -> int:

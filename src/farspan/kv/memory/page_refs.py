@@ -20,7 +20,7 @@ Pages = NDArray[np.int32]
 _MOST_REFERENCES = 65535  # of 16 bits
 
 
-class PageBooks:
+class PageReferences:
     """Books of `max_pages` pages in segments of `segment_pages`, none of them backed at first.
 
     Args:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farspan.errors import InputError
-from farspan.kv.memory.backing import Backing, Span
+from farspan.kv.memory.backing import Backing, SegmentSpan
 from farspan.kv.memory.drivers.driver import NoRoomError
-from farspan.kv.memory.page_refs import PageBooks, Pages
+from farspan.kv.memory.page_refs import PageReferences, Pages
 from farspan.kv.memory.segments import SegmentPool
 from farspan.kv.sizing import fit_segment
 
@@ -52,7 +52,7 @@ class PagePool:
         pages, block = fit_segment(min(most, max_pages))
         # Whether a segment of the pool is just one segment of every layer.
         self._even = all(page * pages == segments.segment_bytes for page in self._page_bytes)
-        self._books = PageBooks(max_pages, pages, block)
+        self._books = PageReferences(max_pages, pages, block)
         self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
         self._may_shrink = self._counted_on = False
         try:
@@ -244,7 +244,7 @@ class PagePool:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _spans(self, segment: int, stop: int | None = None) -> list[Span]:
+    def _spans(self, segment: int, stop: int | None = None) -> list[SegmentSpan]:
         """Return the physical segments, of every layer, that hold the pages of a segment, or of [segment, stop).
 
         Where rows do not divide a segment evenly, neighbours share one and both hold it: then ask one by one.
@@ -252,7 +252,7 @@ class PagePool:
         size = self._pool.segment_bytes
         low, high = self._books.bounds(segment, stop)
         return [
-            Span(layer, low * page // size, -(-high * page // size))
+            SegmentSpan(layer, low * page // size, -(-high * page // size))
             for layer, page in enumerate(self._page_bytes)
         ]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from farspan.kv.tree.cache_events import Location
-from farspan.kv.tree.tree_node import Node, Slot
+from farspan.kv.tree.tree_node import Slot, TreeNode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class Victim:
         pages: int32 page ids in order of position.
     """
 
-    node: Node = field(repr=False)
+    node: TreeNode = field(repr=False)
     kind: int
     location: Location
     start: int
@@ -62,7 +62,7 @@ class _Candidate(NamedTuple):
     frequency: int
     last: int
     order: int
-    node: Node
+    node: TreeNode
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -79,7 +79,7 @@ class EvictionQueue:
         }
         self._order = 0
 
-    def offer(self, node: Node) -> None:
+    def offer(self, node: TreeNode) -> None:
         """Queue a node wherever it may be chosen now and is not queued yet."""
         for slot in node.slots():
             bit = 1 << (2 * slot[0] + slot[1])
@@ -133,7 +133,7 @@ class EvictionQueue:
         for candidate in candidates:
             heappush(self._heaps[slot], candidate)
 
-    def rank(self, node: Node) -> tuple[int, int]:
+    def rank(self, node: TreeNode) -> tuple[int, int]:
         """Return what nodes are ordered by: lower goes first."""
         return (node.hits if self._policy is Policy.LFU else 0, node.last)
 
@@ -142,7 +142,7 @@ class EvictionQueue:
         self._order += 1
         return self._order
 
-    def check_integrity(self, nodes: list[Node]) -> None:
+    def check_integrity(self, nodes: list[TreeNode]) -> None:
         """Raise AssertionError when a node that may go is not queued, or one is queued twice."""
         queued: dict[Slot, set[int]] = {}
         for slot, heap in self._heaps.items():
@@ -153,7 +153,7 @@ class EvictionQueue:
                 if evictable(node, slot):
                     assert id(node) in queued[slot], "a node that may go is not queued"
 
-    def _push(self, slot: Slot, node: Node) -> None:
+    def _push(self, slot: Slot, node: TreeNode) -> None:
         heappush(self._heaps[slot], _Candidate(*self.rank(node), self.next_order(), node))
 
 
@@ -215,7 +215,7 @@ class _Selection:
         return first.frequency == other.frequency and other.last <= first.last + slack
 
 
-def evictable(node: Node, slot: Slot) -> bool:
+def evictable(node: TreeNode, slot: Slot) -> bool:
     """Whether a node may lose its pages of a kind at a location now: unlocked, a leaf if the kind is the primary."""
     if node.locks or not node.alive or node.parent is None:
         return False
@@ -226,7 +226,7 @@ def evictable(node: Node, slot: Slot) -> bool:
     return not (node.device_children if slot[1] is Location.DEVICE else node.children)
 
 
-def _victim(node: Node, slot: Slot, pages: int) -> Victim:
+def _victim(node: TreeNode, slot: Slot, pages: int) -> Victim:
     if slot[0]:
         taken = [span.pages for span in node.spans[slot]]
         return Victim(node, *slot, node.start, node.end, np.concatenate(taken))
@@ -247,7 +247,7 @@ def _scores(candidates: list[_Candidate], slot: Slot, pages: int, prefer: Prefer
     }
 
 
-def _sample(node: Node, slot: Slot, pages: int) -> NDArray[np.int32]:
+def _sample(node: TreeNode, slot: Slot, pages: int) -> NDArray[np.int32]:
     """Return the pages that would go first, a bounded number of them."""
     if slot[0]:
         return np.concatenate([span.pages for span in node.spans[slot]])[-_SAMPLE:]

@@ -28,7 +28,7 @@ def block_pages(page_size: int, values: int = BLOCK_VALUES) -> int:
     return max(1, values // page_size)
 
 
-class Column:
+class GrowingArray:
     """`width` values for each page of [first, end).
 
     Args:
@@ -112,9 +112,9 @@ class Column:
                 break
         return done // self._width
 
-    def cut(self, at: int) -> Column:
+    def cut(self, at: int) -> GrowingArray:
         """Split at page `at`, inside the column: return the head; this one keeps the tail."""
-        head = Column(self.first, self._width, self._block, self._dtype)
+        head = GrowingArray(self.first, self._width, self._block, self._dtype)
         whole = at // self._block - self.first // self._block
         border = max(self.first, at // self._block * self._block)
         inside, width = at - border, self._width

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from farspan.kv.tree.cache_events import Location, chain, namespace_hash
-from farspan.kv.tree.tree_node import Node, Slot, first_page, path
+from farspan.kv.tree.tree_node import Slot, TreeNode, first_page, path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 def check_tree(
-    roots: dict[bytes, Node],
-    nodes: list[Node],
+    roots: dict[bytes, TreeNode],
+    nodes: list[TreeNode],
     held: dict[Slot, int],
     locked: dict[Slot, int],
 ) -> None:
@@ -38,7 +38,7 @@ def check_tree(
             assert len(np.unique(np.concatenate(pages))) == total, f"a page of {slot} is stored twice"
 
 
-def _check_node(node: Node) -> None:
+def _check_node(node: TreeNode) -> None:
     assert node.alive, "a node is dead"
     assert node.end > node.start, "a node is empty"
     assert node.parent is not None, "a node has no parent"
@@ -66,7 +66,7 @@ def _check_node(node: Node) -> None:
         _check_hashes(node)
 
 
-def _check_children(node: Node) -> None:
+def _check_children(node: TreeNode) -> None:
     device = sum(child.location is Location.DEVICE for child in node.children.values())
     assert node.device_children == device, "children on the device are miscounted"
     assert node.locks >= sum(child.locks for child in node.children.values()), (
@@ -74,7 +74,7 @@ def _check_children(node: Node) -> None:
     )
 
 
-def _check_hashes(node: Node) -> None:
+def _check_hashes(node: TreeNode) -> None:
     parent = node.parent
     assert parent is not None
     assert node.hashes is not None
@@ -90,7 +90,7 @@ def _check_hashes(node: Node) -> None:
     assert np.array_equal(node.hashes.gather(node.start, node.end), expected), "a hash does not chain"
 
 
-def _pages(node: Node, slot: Slot) -> list[NDArray[np.int32]]:
+def _pages(node: TreeNode, slot: Slot) -> list[NDArray[np.int32]]:
     if slot[0]:
         return [span.pages for span in node.spans.get(slot, ())]
     return [node.pages.gather(node.start, node.end)] if node.location is slot[1] else []

@@ -18,7 +18,7 @@ from farspan.kv.retention import usable
 from farspan.kv.sequence_pages import PageTable
 from farspan.kv.tree.cache_events import Listener, Location
 from farspan.kv.tree.host_tier import HostTier
-from farspan.kv.tree.radix import Cursor, RadixTree, Released, Span, Victim
+from farspan.kv.tree.radix import Cursor, RadixTree, Released, SecondaryPages, Victim
 from farspan.kv.tree.results import join
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Hit:
 
     length: int
     cursor: Cursor | None
-    spans: tuple[Span, ...]
+    spans: tuple[SecondaryPages, ...]
     missing: tuple[int, ...]
 
     @property
@@ -61,7 +61,7 @@ class Hit:
 
 def no_hit(kinds: int) -> Hit:
     """Return the hit of a prompt of which nothing is known."""
-    return Hit(0, None, (Span(0, np.empty(0, np.int32)),) * kinds, (0,) * kinds)
+    return Hit(0, None, (SecondaryPages(0, np.empty(0, np.int32)),) * kinds, (0,) * kinds)
 
 
 class PrefixStore:
@@ -126,12 +126,12 @@ class PrefixStore:
         self._tree.lock(cursor)
         pages = length // size
         device = match.pages[: min(pages, match.length // size)]
-        spans = [Span(0, device)]
+        spans = [SecondaryPages(0, device)]
         missing = [pages - len(device)]
         for index, kind in enumerate(self._kinds[1:], 1):
             first = kind.retention.first_needed(length) // size
             held = [span.clip(first, pages) for span in match.spans(index)]
-            found = Span(first, join([span.pages for span in held if len(span.pages)]))
+            found = SecondaryPages(first, join([span.pages for span in held if len(span.pages)]))
             spans.append(found)
             missing.append(max(0, pages - first) - len(found.pages))
         return Hit(length, cursor, tuple(spans), tuple(missing))
@@ -147,20 +147,20 @@ class PrefixStore:
         size = self._page_tokens
         self._restore(hit.cursor, take)
         match = self._tree.match(tokens[: hit.length], namespace)
-        spans = [Span(0, match.pages)]
+        spans = [SecondaryPages(0, match.pages)]
         for index, kind in enumerate(self._kinds[1:], 1):
             first, stop = kind.retention.first_needed(hit.length) // size, hit.length // size
             for span in match.spans(index, Location.HOST):
                 part = span.clip(first, stop)
                 if len(part.pages):
                     pages = self._load(index, part.pages, take, None)
-                    restored = self._tree.restore_spans(hit.cursor, index, Span(part.start, pages))
+                    restored = self._tree.restore_spans(hit.cursor, index, SecondaryPages(part.start, pages))
                     self._tier.free(index, restored)
         match = self._tree.match(tokens[: hit.length], namespace)
         for index, kind in enumerate(self._kinds[1:], 1):
             first, stop = kind.retention.first_needed(hit.length) // size, hit.length // size
             held = [span.clip(first, stop) for span in match.spans(index)]
-            spans.append(Span(first, join([span.pages for span in held if len(span.pages)])))
+            spans.append(SecondaryPages(first, join([span.pages for span in held if len(span.pages)])))
         return Hit(hit.length, hit.cursor, tuple(spans), (0,) * len(self._kinds))
 
     def release(self, cursor: Cursor) -> None:
@@ -190,7 +190,7 @@ class PrefixStore:
             pool = self._kinds[index].pool
             pages = table.pages(table.first_page, stop)
             pool.share(pages)
-            pool.free(self._tree.attach(cursor, index, Span(table.first_page, pages)))
+            pool.free(self._tree.attach(cursor, index, SecondaryPages(table.first_page, pages)))
 
     def evict(self, kind: int, count: int) -> bool:
         """Let go of prefixes nobody uses, so that about `count` pages of a kind are free or whole segments are.

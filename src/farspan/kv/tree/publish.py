@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from farspan.kv.tree.cache_events import Listener, Location, Removed, Stored, chain, namespace_hash
-from farspan.kv.tree.growing_arrays import Column
-from farspan.kv.tree.tree_node import Node, path
+from farspan.kv.tree.growing_arrays import GrowingArray
+from farspan.kv.tree.tree_node import TreeNode, path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Announcer:
+class Publisher:
     """Keeps the hash of every page in the nodes and calls a listener; made only when there is one.
 
     Args:
@@ -28,14 +28,14 @@ class Announcer:
         self._block = block
         self._page_size = page_size
 
-    def appended(self, node: Node, page: int, tokens: NDArray[np.int32]) -> None:
+    def appended(self, node: TreeNode, page: int, tokens: NDArray[np.int32]) -> None:
         """Hash the tokens that a node gained from page `page` on and tell of them."""
         if node.hashes is None:
-            node.hashes = Column(page, 1, self._block, np.uint64)
+            node.hashes = GrowingArray(page, 1, self._block, np.uint64)
         node.hashes.append(chain(_hash_before(node, page), tokens, self._page_size))
         self.stored(node, page)
 
-    def stored(self, node: Node, start: int) -> None:
+    def stored(self, node: TreeNode, start: int) -> None:
         """Tell that pages from `start` to the node's end are where the node is."""
         assert node.hashes is not None
         namespace = path(node)[-1].key
@@ -51,13 +51,13 @@ class Announcer:
             )
         )
 
-    def removed(self, node: Node, location: Location) -> None:
+    def removed(self, node: TreeNode, location: Location) -> None:
         """Tell that all pages of a node left a location."""
         assert node.hashes is not None
         self._listener(Removed(node.hashes.gather(node.start, node.end), location))
 
 
-def _hash_before(node: Node, page: int) -> int:
+def _hash_before(node: TreeNode, page: int) -> int:
     """Return the hash that page `page` of `node` continues."""
     if page == node.start:
         assert node.parent is not None

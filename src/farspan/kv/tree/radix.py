@@ -22,11 +22,11 @@ from farspan.kv.tree.cache_events import Listener, Location
 from farspan.kv.tree.eviction import Policy, Preference, Victim
 from farspan.kv.tree.growing_arrays import BLOCK_VALUES
 from farspan.kv.tree.integrity import check_tree
-from farspan.kv.tree.results import Cursor, Insertion, Match, RadixError, Released, TreeStatistics, join
+from farspan.kv.tree.results import Cursor, Insertion, PrefixMatch, RadixError, Released, TreeStatistics, join
 from farspan.kv.tree.secondary_pages import covered, move_spans, put_spans, take_spans
 from farspan.kv.tree.structure import Structure
 from farspan.kv.tree.token_ids import IntegerArray, as_int32
-from farspan.kv.tree.tree_node import Node, Slot, Span, path, subtree
+from farspan.kv.tree.tree_node import SecondaryPages, Slot, TreeNode, path, subtree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,12 +35,12 @@ __all__ = [
     "Cursor",
     "Insertion",
     "Location",
-    "Match",
     "Policy",
+    "PrefixMatch",
     "RadixError",
     "RadixTree",
     "Released",
-    "Span",
+    "SecondaryPages",
     "TreeStatistics",
     "Victim",
 ]
@@ -74,10 +74,10 @@ class RadixTree:
 
     # Looking up and storing
 
-    def match(self, tokens: IntegerArray, namespace: bytes = b"") -> Match:
+    def match(self, tokens: IntegerArray, namespace: bytes = b"") -> PrefixMatch:
         """Return the longest stored prefix of `tokens`, in whole pages; makes it the most recently used."""
         # A namespace that holds nothing yet is not entered for being asked about.
-        root = self._structure.roots.get(namespace) or Node(None, namespace, 0)
+        root = self._structure.roots.get(namespace) or TreeNode(None, namespace, 0)
         return self._match(*self._structure.walk(root, 0, as_int32(tokens, "token ids")))
 
     def insert(self, tokens: IntegerArray, pages: IntegerArray, namespace: bytes = b"") -> Insertion:
@@ -93,7 +93,7 @@ class RadixTree:
         """
         array = as_int32(tokens, "token ids")
         array = array[: len(array) // self.page_size * self.page_size]
-        return self._put(Cursor(0, Node(None, namespace, 0)), array, as_int32(pages, "page ids"))
+        return self._put(Cursor(0, TreeNode(None, namespace, 0)), array, as_int32(pages, "page ids"))
 
     def extend(self, cursor: Cursor, tokens: IntegerArray, pages: IntegerArray) -> Insertion:
         """Continue a sequence behind `cursor`; takes time for the new tokens only.
@@ -130,7 +130,7 @@ class RadixTree:
 
     # Secondary kinds
 
-    def attach(self, cursor: Cursor, kind: int, span: Span) -> NDArray[np.int32]:
+    def attach(self, cursor: Cursor, kind: int, span: SecondaryPages) -> NDArray[np.int32]:
         """Give the prefix of `cursor` pages of a secondary kind.
 
         Returns:
@@ -141,7 +141,7 @@ class RadixTree:
         """
         self._check_span(cursor, kind, span.start, span.stop)
         slot = (kind, Location.DEVICE)
-        span = Span(span.start, as_int32(span.pages, "page ids"))
+        span = SecondaryPages(span.start, as_int32(span.pages, "page ids"))
         refused: list[NDArray[np.int32]] = []
         for node in path(self._structure.resolve(cursor)):
             if span.start < node.end and span.stop > node.start:
@@ -297,7 +297,7 @@ class RadixTree:
         )
         return hosted
 
-    def restore_spans(self, cursor: Cursor, kind: int, span: Span) -> NDArray[np.int32]:
+    def restore_spans(self, cursor: Cursor, kind: int, span: SecondaryPages) -> NDArray[np.int32]:
         """Note that pages of a secondary kind were copied back to the device; return the host page ids given up.
 
         Args:
@@ -337,7 +337,7 @@ class RadixTree:
         """Return how many of them no lock keeps."""
         return self._structure.held[kind, location] - self._structure.locked[kind, location]
 
-    def nodes(self) -> Iterator[Node]:
+    def nodes(self) -> Iterator[TreeNode]:
         """Yield every node, roots left out, parents before children."""
         for root in self._structure.roots.values():
             yield from subtree(root)[1:]
@@ -351,11 +351,11 @@ class RadixTree:
 
     # How it is done
 
-    def _match(self, node: Node, page: int) -> Match:
+    def _match(self, node: TreeNode, page: int) -> PrefixMatch:
         self._structure.clock += 1
         pages: list[NDArray[np.int32]] = []
         hosted: list[NDArray[np.int32]] = []
-        spans: dict[Slot, list[Span]] = {}
+        spans: dict[Slot, list[SecondaryPages]] = {}
         device_node, device_page = node, page
         for each in reversed(path(node)):
             each.last = self._structure.clock
@@ -370,7 +370,7 @@ class RadixTree:
                 inside = [span.clip(each.start, stop) for span in held if span.start < stop]
                 spans.setdefault(slot, []).extend(inside)
         size = self.page_size
-        return Match(
+        return PrefixMatch(
             length=device_page * size,
             cursor=Cursor(device_page * size, device_node),
             page_arrays=tuple(pages),

@@ -10,7 +10,7 @@ import numpy as np
 
 from farspan.errors import FarspanError
 from farspan.kv.tree.cache_events import Location
-from farspan.kv.tree.tree_node import Node, Slot, Span
+from farspan.kv.tree.tree_node import SecondaryPages, Slot, TreeNode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,11 +33,11 @@ class Cursor:
 
     position: int
     locks: int = field(default=0, init=False)
-    node: Node = field(repr=False)
+    node: TreeNode = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Match:
+class PrefixMatch:
     """The longest stored prefix of some tokens.
 
     Attributes:
@@ -55,7 +55,7 @@ class Match:
     host_length: int
     host_cursor: Cursor
     host_arrays: tuple[NDArray[np.int32], ...]
-    _spans: dict[Slot, tuple[Span, ...]] = field(repr=False)
+    _spans: dict[Slot, tuple[SecondaryPages, ...]] = field(repr=False)
 
     @property
     def pages(self) -> NDArray[np.int32]:
@@ -67,7 +67,7 @@ class Match:
         """Host page ids of the tokens behind `length`, as one array."""
         return join(self.host_arrays)
 
-    def spans(self, kind: int, location: Location = Location.DEVICE) -> tuple[Span, ...]:
+    def spans(self, kind: int, location: Location = Location.DEVICE) -> tuple[SecondaryPages, ...]:
         """Return what a secondary kind holds of [0, length + host_length), ascending."""
         return self._spans.get((kind, location), ())
 

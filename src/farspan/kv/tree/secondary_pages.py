@@ -8,13 +8,13 @@ import numpy as np
 
 from farspan.kv.tree.cache_events import Location
 from farspan.kv.tree.results import join
-from farspan.kv.tree.tree_node import Node, Slot, Span, replace_spans
+from farspan.kv.tree.tree_node import SecondaryPages, Slot, TreeNode, replace_spans
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def put_spans(node: Node, slot: Slot, span: Span) -> tuple[int, NDArray[np.int32]]:
+def put_spans(node: TreeNode, slot: Slot, span: SecondaryPages) -> tuple[int, NDArray[np.int32]]:
     """Store what of `span`, which lies inside the node, its kind does not hold at any location yet.
 
     Returns:
@@ -24,12 +24,12 @@ def put_spans(node: Node, slot: Slot, span: Span) -> tuple[int, NDArray[np.int32
     for location in Location:
         for held in _inside(node, (slot[0], location), span.start, span.stop):
             free[held.start - span.start : held.stop - span.start] = False
-    new = [Span(span.start + at, span.pages[at:end]) for at, end in _runs(free)]
+    new = [SecondaryPages(span.start + at, span.pages[at:end]) for at, end in _runs(free)]
     replace_spans(node, slot, [*node.spans.get(slot, ()), *new])
     return int(free.sum()), span.pages[~free]
 
 
-def take_spans(node: Node, slot: Slot, start: int, stop: int) -> NDArray[np.int32]:
+def take_spans(node: TreeNode, slot: Slot, start: int, stop: int) -> NDArray[np.int32]:
     """Take pages [start, stop) of a kind at a location out of the node, and return them."""
     inside = _inside(node, slot, start, stop)
     if inside:
@@ -40,21 +40,21 @@ def take_spans(node: Node, slot: Slot, start: int, stop: int) -> NDArray[np.int3
     return join([span.pages for span in inside])
 
 
-def move_spans(node: Node, before: Slot, after: Slot, pages: NDArray[np.int32]) -> None:
+def move_spans(node: TreeNode, before: Slot, after: Slot, pages: NDArray[np.int32]) -> None:
     """Move all that a kind holds at one location to another; `pages` are the new ids, in order."""
     moved, done = list(node.spans.get(after, ())), 0
     for span in node.spans.pop(before):
-        moved.append(Span(span.start, pages[done : done + len(span.pages)]))
+        moved.append(SecondaryPages(span.start, pages[done : done + len(span.pages)]))
         done += len(span.pages)
     replace_spans(node, after, moved)
 
 
-def covered(node: Node, slot: Slot, start: int, stop: int) -> int:
+def covered(node: TreeNode, slot: Slot, start: int, stop: int) -> int:
     """Return how many of pages [start, stop) a kind holds in the node at a location."""
     return sum(len(span.pages) for span in _inside(node, slot, start, stop))
 
 
-def _inside(node: Node, slot: Slot, start: int, stop: int) -> list[Span]:
+def _inside(node: TreeNode, slot: Slot, start: int, stop: int) -> list[SecondaryPages]:
     spans = node.spans.get(slot, ())
     return [span.clip(start, stop) for span in spans if span.start < stop and span.stop > start]
 

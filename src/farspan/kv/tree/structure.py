@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from farspan.kv.tree.cache_events import Listener, Location
 from farspan.kv.tree.eviction import EvictionQueue, Policy, Victim
-from farspan.kv.tree.growing_arrays import Column, block_pages
-from farspan.kv.tree.publish import Announcer
+from farspan.kv.tree.growing_arrays import GrowingArray, block_pages
+from farspan.kv.tree.publish import Publisher
 from farspan.kv.tree.results import Cursor, RadixError
-from farspan.kv.tree.tree_node import Node, Slot, key_of, path, split
+from farspan.kv.tree.tree_node import Slot, TreeNode, key_of, path, split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,28 +44,28 @@ class Structure:
     ) -> None:
         self.page_size = page_size
         self.block = block_pages(page_size, block_values)
-        self.roots: dict[bytes, Node] = {}
+        self.roots: dict[bytes, TreeNode] = {}
         self.queue = EvictionQueue(policy, kinds)
-        self.announcer = Announcer(events, page_size, self.block) if events else None
+        self.announcer = Publisher(events, page_size, self.block) if events else None
         self.clock = 0
         self.nodes = 0
         slots = [(kind, location) for kind in range(kinds) for location in Location]
         self.held: dict[Slot, int] = dict.fromkeys(slots, 0)
         self.locked: dict[Slot, int] = dict.fromkeys(slots, 0)
 
-    def enter(self, node: Node) -> None:
+    def enter(self, node: TreeNode) -> None:
         """Make sure that a root which is about to be used is the tree's; other nodes are already."""
         if node.parent is None:
             assert isinstance(node.key, bytes)
             self.roots.setdefault(node.key, node)
 
-    def leave(self, root: Node) -> None:
+    def leave(self, root: TreeNode) -> None:
         """Forget a namespace that holds nothing and that nobody uses."""
         if root.parent is None and not root.children and not root.locks:
             assert isinstance(root.key, bytes)
             self.roots.pop(root.key, None)
 
-    def resolve(self, cursor: Cursor) -> Node:
+    def resolve(self, cursor: Cursor) -> TreeNode:
         """Return the node a cursor ends in: the one with start < page <= end, or the root."""
         node, page = cursor.node, cursor.position // self.page_size
         while page <= node.start and node.parent is not None:
@@ -80,7 +80,7 @@ class Structure:
         cursor.node = node
         return node
 
-    def walk(self, node: Node, page: int, tokens: NDArray[np.int32]) -> tuple[Node, int]:
+    def walk(self, node: TreeNode, page: int, tokens: NDArray[np.int32]) -> tuple[TreeNode, int]:
         """Follow `tokens` from page `page` of `node` on; return the node and page where the tree leaves them."""
         size = self.page_size
         done, count = 0, len(tokens) // size
@@ -99,8 +99,8 @@ class Structure:
             node = child
 
     def grow(
-        self, node: Node, page: int, own_locks: int, tokens: NDArray[np.int32], pages: NDArray[np.int32]
-    ) -> Node:
+        self, node: TreeNode, page: int, own_locks: int, tokens: NDArray[np.int32], pages: NDArray[np.int32]
+    ) -> TreeNode:
         """Store tokens behind page `page` of `node`, where nothing continues with them; return their node."""
         in_place = (
             node.parent is not None
@@ -112,9 +112,9 @@ class Structure:
         if not in_place:
             if page < node.end:
                 node = self.cut(node, page)
-            parent, node = node, Node(node, key_of(tokens, self.page_size), page)
-            node.tokens = Column(page, self.page_size, self.block)
-            node.pages = Column(page, 1, self.block)
+            parent, node = node, TreeNode(node, key_of(tokens, self.page_size), page)
+            node.tokens = GrowingArray(page, self.page_size, self.block)
+            node.pages = GrowingArray(page, 1, self.block)
             self.enter(parent)
             parent.adopt(node)
             parent.device_children += 1
@@ -129,7 +129,7 @@ class Structure:
             self.announcer.appended(node, page, tokens)
         return node
 
-    def promote(self, node: Node, stop: int, pages: NDArray[np.int32]) -> Node:
+    def promote(self, node: TreeNode, stop: int, pages: NDArray[np.int32]) -> TreeNode:
         """Give the host nodes on the path to page `stop` of `node` device pages; return the node that ends there."""
         if not len(pages):
             return node
@@ -143,12 +143,12 @@ class Structure:
         assert done == len(pages), "pages and the host part of the path differ"
         return node
 
-    def relocate(self, node: Node, location: Location, pages: NDArray[np.int32]) -> None:
+    def relocate(self, node: TreeNode, location: Location, pages: NDArray[np.int32]) -> None:
         """Replace a node's pages by those at another location."""
         parent, before = node.parent, node.location
         assert parent is not None
         self.account(node, (0, before), -node.size)
-        node.pages = Column(node.start, 1, self.block)
+        node.pages = GrowingArray(node.start, 1, self.block)
         node.pages.append(pages)
         node.location = location
         self.account(node, (0, location), node.size)
@@ -160,7 +160,7 @@ class Structure:
         if location is Location.HOST:
             self.lost_child(parent, node)
 
-    def claim(self, victim: Victim) -> Node:
+    def claim(self, victim: Victim) -> TreeNode:
         """Return the node of a victim, cut to it, or raise when the tree has changed since it was chosen."""
         node = victim.node
         held = node.alive and node.end == victim.end and node.start <= victim.start
@@ -179,20 +179,20 @@ class Structure:
             self.cut(node, victim.start)
         return node
 
-    def cut(self, node: Node, at: int) -> Node:
+    def cut(self, node: TreeNode, at: int) -> TreeNode:
         """Split a node inside, see `nodes.split`; return the new head. Pages stay what they were."""
         head = split(node, at)
         self.nodes += 1
         self.queue.offer(head)
         return head
 
-    def lost_child(self, parent: Node, child: Node) -> None:
+    def lost_child(self, parent: TreeNode, child: TreeNode) -> None:
         """A child went: its parent was used when it was, and may be next."""
         parent.last = max(parent.last, child.last)
         self.queue.offer(parent)
         self.leave(parent)
 
-    def lock_path(self, node: Node, above: Node | None, count: int) -> None:
+    def lock_path(self, node: TreeNode, above: TreeNode | None, count: int) -> None:
         """Add `count` locks to the nodes from `node` up to and without `above`."""
         for each in path(node, above):
             before, each.locks = each.locks, each.locks + count
@@ -202,7 +202,7 @@ class Structure:
                     self.locked[slot] += held if each.locks else -held
                 self.queue.offer(each)
 
-    def account(self, node: Node, slot: Slot, change: int) -> None:
+    def account(self, node: TreeNode, slot: Slot, change: int) -> None:
         """Note that a node holds `change` pages more of a kind at a location."""
         self.held[slot] += change
         if node.locks:

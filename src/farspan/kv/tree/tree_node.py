@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from farspan.kv.tree.cache_events import Location
-from farspan.kv.tree.growing_arrays import Column
+from farspan.kv.tree.growing_arrays import GrowingArray
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,7 +16,7 @@ Key = int | bytes
 Slot = tuple[int, Location]
 
 
-class Span(NamedTuple):
+class SecondaryPages(NamedTuple):
     """Page ids (int32) that a secondary kind holds for pages [start, start + len(pages)) of a sequence."""
 
     start: int
@@ -27,19 +27,19 @@ class Span(NamedTuple):
         """The page behind the last."""
         return self.start + len(self.pages)
 
-    def clip(self, start: int, stop: int) -> Span:
+    def clip(self, start: int, stop: int) -> SecondaryPages:
         """Return the part inside pages [start, stop); views, not copies."""
         low, high = max(start, self.start), min(stop, self.stop)
-        return Span(low, self.pages[low - self.start : max(low, high) - self.start])
+        return SecondaryPages(low, self.pages[low - self.start : max(low, high) - self.start])
 
 
 # What a node without children or spans points at, so that leaves carry no empty dictionaries; never written to.
-_NO_CHILDREN: dict[Key, Node] = {}
-_NO_SPANS: dict[Slot, list[Span]] = {}
-_NOTHING = Column(0, 1, 1)
+_NO_CHILDREN: dict[Key, TreeNode] = {}
+_NO_SPANS: dict[Slot, list[SecondaryPages]] = {}
+_NOTHING = GrowingArray(0, 1, 1)
 
 
-class Node:
+class TreeNode:
     """Pages [start, end) of every sequence that goes through it; start and end count from the root, in pages.
 
     A root has no parent, no pages, and its namespace for a key.
@@ -64,7 +64,7 @@ class Node:
         "tokens",
     )
 
-    def __init__(self, parent: Node | None, key: Key, start: int) -> None:
+    def __init__(self, parent: TreeNode | None, key: Key, start: int) -> None:
         self.parent = parent
         self.key = key
         self.start = start
@@ -73,7 +73,7 @@ class Node:
         self.device_children = 0
         self.tokens = _NOTHING
         self.pages = _NOTHING
-        self.hashes: Column | None = None
+        self.hashes: GrowingArray | None = None
         self.location = Location.DEVICE
         self.spans = _NO_SPANS
         self.locks = 0
@@ -87,7 +87,7 @@ class Node:
         """Pages of the node."""
         return self.end - self.start
 
-    def adopt(self, child: Node) -> None:
+    def adopt(self, child: TreeNode) -> None:
         """Make `child` a child, found by its key."""
         if self.children is _NO_CHILDREN:
             self.children = {}
@@ -108,7 +108,7 @@ class Node:
         return [(0, self.location), *self.spans]
 
 
-def split(node: Node, at: int) -> Node:
+def split(node: TreeNode, at: int) -> TreeNode:
     """Cut `node` at page `at`, inside it: return a new node for the head, whose only child `node` becomes.
 
     `node` stays the tail, so whoever points beyond the cut still points right; who points before it climbs.
@@ -116,7 +116,7 @@ def split(node: Node, at: int) -> Node:
     parent = node.parent
     assert parent is not None, "a root cannot be split"
     assert node.start < at < node.end, "a split must fall inside a node"
-    head = Node(parent, node.key, node.start)
+    head = TreeNode(parent, node.key, node.start)
     head.end = at
     head.tokens, head.pages = node.tokens.cut(at), node.pages.cut(at)
     if node.hashes is not None:
@@ -134,15 +134,15 @@ def split(node: Node, at: int) -> Node:
     return head
 
 
-def replace_spans(node: Node, slot: Slot, spans: list[Span]) -> None:
+def replace_spans(node: TreeNode, slot: Slot, spans: list[SecondaryPages]) -> None:
     """Make `spans` what the node holds of a kind at a location; empty spans are dropped, adjacent ones joined."""
-    joined: list[Span] = []
+    joined: list[SecondaryPages] = []
     for span in sorted((span for span in spans if len(span.pages)), key=lambda span: span.start):
         if joined and joined[-1].stop == span.start:
-            joined[-1] = Span(joined[-1].start, np.concatenate([joined[-1].pages, span.pages]))
+            joined[-1] = SecondaryPages(joined[-1].start, np.concatenate([joined[-1].pages, span.pages]))
         else:
             # A copy of a small part, so that a dropped span does not live on through it.
-            joined.append(span if span.pages.base is None else Span(span.start, span.pages.copy()))
+            joined.append(span if span.pages.base is None else SecondaryPages(span.start, span.pages.copy()))
     if joined:
         if node.spans is _NO_SPANS:
             node.spans = {}
@@ -156,23 +156,23 @@ def key_of(tokens: NDArray[np.int32], page_size: int) -> Key:
     return int(tokens[0]) if page_size == 1 else tokens[:page_size].tobytes()
 
 
-def first_page(node: Node) -> Key:
+def first_page(node: TreeNode) -> Key:
     """Return the key of a node, read from its tokens."""
     tokens = node.tokens.gather(node.start, node.start + 1)
     return key_of(tokens, len(tokens))
 
 
-def path(node: Node, above: Node | None = None) -> list[Node]:
+def path(node: TreeNode, above: TreeNode | None = None) -> list[TreeNode]:
     """Return the nodes from `node` up to its root, or up to and without `above`; `node` first."""
     nodes = []
-    step: Node | None = node
+    step: TreeNode | None = node
     while step is not None and step is not above:
         nodes.append(step)
         step = step.parent
     return nodes
 
 
-def subtree(node: Node) -> list[Node]:
+def subtree(node: TreeNode) -> list[TreeNode]:
     """Return a node and everything below it, parents before children."""
     nodes = [node]
     for each in nodes:

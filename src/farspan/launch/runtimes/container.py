@@ -8,7 +8,7 @@ from pathlib import Path
 
 from farspan.launch.docker import Docker, DockerOptions, DockerServer, docker_argv, docker_digest
 from farspan.launch.launch_spec import Launch
-from farspan.launch.on_parent_death import LastWill
+from farspan.launch.on_parent_death import OnParentDeath
 from farspan.launch.runtime import Running
 from farspan.launch.server_records import StateFolder
 
@@ -50,12 +50,12 @@ class DockerRuntime:
         """Start it."""
         for folder in self._folders:
             folder.mkdir(parents=True, exist_ok=True)  # docker would make it, as root
-        will = LastWill(self._docker.removal(self.launch.name))
+        will = OnParentDeath(self._docker.removal(self.launch.name))
         try:
             container = self._docker.start(self._argv, secrets)
             if container:
                 # From here on its id, so that a later container of that name is never meant.
-                will, by_name = LastWill(self._docker.removal(container)), will
+                will, by_name = OnParentDeath(self._docker.removal(container)), will
                 by_name.dismiss()
         except BaseException:
             self._docker.stop(self.launch.name)  # one that could not start is there all the same
@@ -83,7 +83,7 @@ class DockerRuntime:
 class DockerRun(DockerServer):
     """A container and what may be done with it."""
 
-    def __init__(self, docker: Docker, launch: Launch, log: Path, will: LastWill | None = None) -> None:
+    def __init__(self, docker: Docker, launch: Launch, log: Path, will: OnParentDeath | None = None) -> None:
         super().__init__(docker, launch.name, log)
         self.url = launch.url
         self._will = will

@@ -19,7 +19,7 @@ _TIMEOUT_S = 600
 _GUARD = "a"
 
 
-class ServerTokenizer(Tokenizer):
+class RemoteTokenizer(Tokenizer):
     """Counts what the server counts, because the server counts.
 
     Args:

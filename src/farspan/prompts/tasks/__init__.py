@@ -6,7 +6,7 @@ from farspan.prompts.tasks.chains import chain, variable_tracking
 from farspan.prompts.tasks.common_words import common_words, frequent_words
 from farspan.prompts.tasks.facts import last_update, multi_key, multi_needle, needle
 from farspan.prompts.tasks.items import count, list_items, summarise
-from farspan.prompts.tasks.task import Exercise, Order, Planted, TaskMaker
+from farspan.prompts.tasks.task import Planted, Task, TaskMaker, TaskRequest
 
 TASKS: dict[str, TaskMaker] = {
     "summarise": summarise,
@@ -22,4 +22,4 @@ TASKS: dict[str, TaskMaker] = {
     "frequent-words": frequent_words,
 }
 
-__all__ = ["TASKS", "Exercise", "Order", "Planted", "TaskMaker"]
+__all__ = ["TASKS", "Planted", "Task", "TaskMaker", "TaskRequest"]

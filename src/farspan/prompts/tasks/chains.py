@@ -5,15 +5,15 @@ from __future__ import annotations
 import string
 from collections.abc import Iterator
 
-from farspan.prompts.scoring import Match, Scorer
+from farspan.prompts.scoring import MatchKind, Scorer
 from farspan.prompts.tasks.names import codes, draw, places
-from farspan.prompts.tasks.task import Exercise, Order, Planted, ask, spread
+from farspan.prompts.tasks.task import Planted, Task, TaskRequest, ask, spread
 
 # Chains of variables beside the one that is asked for.
 _OTHER_CHAINS = 2
 
 
-def chain(order: Order) -> Iterator[Exercise]:
+def chain(order: TaskRequest) -> Iterator[Task]:
     """A chain of places: each fact names the next, and they stand in the text in no order."""
     hops = order.count or 4
     stops = places(hops + 1, order.choice)
@@ -23,7 +23,7 @@ def chain(order: Order) -> Iterator[Exercise]:
         f"A courier starts in {stops[0]} and follows the sealed orders for {hops} journeys. "
         "Where is the courier then? Reply with the name of the place alone."
     )
-    yield Exercise(
+    yield Task(
         introduction=(
             "In the text below sealed orders send couriers from one place to another. "
             "Remember all of them.\n\nText:"
@@ -33,12 +33,12 @@ def chain(order: Order) -> Iterator[Exercise]:
             for depth, here, there in zip(depths, stops, stops[1:], strict=False)
         ),
         closing=ask(question, f"After {hops} journeys the courier is in", chat=order.chat),
-        scorer=Scorer(Match.NORMALISED, (stops[-1],)),
+        scorer=Scorer(MatchKind.NORMALISED, (stops[-1],)),
         output_tokens=order.output_tokens or 16,
     )
 
 
-def variable_tracking(order: Order) -> Iterator[Exercise]:
+def variable_tracking(order: TaskRequest) -> Iterator[Task]:
     """Variables assigned to each other, as in RULER (arXiv 2404.06654, task VT), among other such chains."""
     hops = order.count or 4
     length = hops + 1
@@ -55,19 +55,19 @@ def variable_tracking(order: Order) -> Iterator[Exercise]:
         f"Which {length} variables have the value {numbers[0]}, by assignment or through others? "
         "Reply with their names alone, separated by commas."
     )
-    yield Exercise(
+    yield Task(
         introduction=(
             "In the text below are assignments to variables, some of a number and some of another variable. "
             "Track their values.\n\nText:"
         ),
         planted=tuple(planted),
         closing=ask(question, f"The variables with the value {numbers[0]} are", chat=order.chat),
-        scorer=Scorer(Match.FRACTION, tuple(names[:length])),
+        scorer=Scorer(MatchKind.FRACTION, tuple(names[:length])),
         output_tokens=order.output_tokens or 8 + 6 * length,
     )
 
 
-def _variables(count: int, order: Order) -> list[str]:
+def _variables(count: int, order: TaskRequest) -> list[str]:
     """Return different names of five capital letters."""
     letters = string.ascii_uppercase
     names = []

@@ -6,9 +6,9 @@ import random
 from collections.abc import Iterator
 
 from farspan.errors import InputError
-from farspan.prompts.scoring import Match, Scorer
+from farspan.prompts.scoring import MatchKind, Scorer
 from farspan.prompts.tasks.names import draw
-from farspan.prompts.tasks.task import Exercise, Order
+from farspan.prompts.tasks.task import Task, TaskRequest
 from farspan.prompts.wordlist import CommonCounts, WordCounts, ZipfCounts
 
 _VOWELS = "aeiou"
@@ -21,31 +21,31 @@ _CODED_WORDS = 2_000
 _MOST_ASKED = 100
 
 
-def common_words(order: Order) -> Iterator[Exercise]:
+def common_words(order: TaskRequest) -> Iterator[Task]:
     """A list of words of which some stand ten times as often as the others."""
     number = _number(order.count or 10)
     words = _invent(_WORDS, 3, order.choice)
     yield from _exercises(order, words, number, CommonCounts(tuple(words), common=number))
 
 
-def frequent_words(order: Order) -> Iterator[Exercise]:
+def frequent_words(order: TaskRequest) -> Iterator[Task]:
     """A list of words whose counts fall as 1 / rank^2."""
     number = _number(order.count or 3)
     words = _invent(_CODED_WORDS, 4, order.choice)
     yield from _exercises(order, words, number, ZipfCounts(tuple(words), frequent=number))
 
 
-def _exercises(order: Order, words: list[str], number: int, counts: WordCounts) -> Iterator[Exercise]:
+def _exercises(order: TaskRequest, words: list[str], number: int, counts: WordCounts) -> Iterator[Task]:
     question = (
         f"What are the {number} most common words of the list? "
         "Reply with the words alone, separated by commas."
     )
     lead = "" if order.chat else f"\n\nAnswer: The {number} most common words of the list are"
-    yield Exercise(
+    yield Task(
         introduction=f"Below is a list of words. Remember the {number} that occur most often.\n\nList:",
         planted=(),
         closing=f" [End of the list]\n\nQuestion: {question}{lead}",
-        scorer=Scorer(Match.FRACTION, tuple(words[:number])),
+        scorer=Scorer(MatchKind.FRACTION, tuple(words[:number])),
         output_tokens=order.output_tokens or 8 + 6 * number,
         words=counts,
     )

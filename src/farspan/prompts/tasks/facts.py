@@ -4,38 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from farspan.prompts.scoring import Match, Scorer
+from farspan.prompts.scoring import MatchKind, Scorer
 from farspan.prompts.tasks.names import codes, objects, places
-from farspan.prompts.tasks.task import Exercise, Order, Planted, ask, spread
+from farspan.prompts.tasks.task import Planted, Task, TaskRequest, ask, spread
 
 _INTRODUCTION = (
     "Somewhere in the text below are access codes. Remember them; you will be asked for them.\n\nText:"
 )
 
 
-def needle(order: Order) -> Iterator[Exercise]:
+def needle(order: TaskRequest) -> Iterator[Task]:
     """One fact at the depth asked for."""
     (thing,), (code,) = objects(1, order.choice), codes(1, order.choice)
     question = f"What is the access code of the {thing}? Reply with the code alone."
-    yield Exercise(
+    yield Task(
         introduction=_INTRODUCTION,
         planted=(Planted(order.depth, f" The access code of the {thing} is {code}."),),
         closing=ask(question, f"The access code of the {thing} is", chat=order.chat),
-        scorer=Scorer(Match.NORMALISED, (code,)),
+        scorer=Scorer(MatchKind.NORMALISED, (code,)),
         output_tokens=order.output_tokens or 16,
     )
     # The shortest form that still has something to remember: a word and a number, and the word again.
     word, number = thing.split()[0], code[:3]
-    yield Exercise(
+    yield Task(
         introduction="",
         planted=(Planted(order.depth, f" {word} is {number}."),),
         closing=f" {word} is",
-        scorer=Scorer(Match.NORMALISED, (number,)),
+        scorer=Scorer(MatchKind.NORMALISED, (number,)),
         output_tokens=order.output_tokens or 8,
     )
 
 
-def multi_needle(order: Order) -> Iterator[Exercise]:
+def multi_needle(order: TaskRequest) -> Iterator[Task]:
     """Several facts, all of them asked for."""
     count = order.count or 8
     things, numbers = objects(count, order.choice), codes(count, order.choice)
@@ -44,37 +44,37 @@ def multi_needle(order: Order) -> Iterator[Exercise]:
         f"What are the access codes of the {', the '.join(things)}? "
         "Reply with the codes alone, in this order, separated by commas."
     )
-    yield Exercise(
+    yield Task(
         introduction=_INTRODUCTION,
         planted=_facts(depths, things, numbers),
         closing=ask(question, "The codes, in this order, are", chat=order.chat),
-        scorer=Scorer(Match.FRACTION, tuple(numbers)),
+        scorer=Scorer(MatchKind.FRACTION, tuple(numbers)),
         output_tokens=order.output_tokens or 8 + 8 * count,
     )
 
 
-def multi_key(order: Order) -> Iterator[Exercise]:
+def multi_key(order: TaskRequest) -> Iterator[Task]:
     """Several facts, of which the one at the depth asked for is asked for."""
     count = order.count or 8
     things, numbers = objects(count, order.choice), codes(count, order.choice)
     depths = [order.depth, *spread(count - 1, order.choice)] if count > 1 else [order.depth]
     question = f"What is the access code of the {things[0]}? Reply with the code alone."
-    yield Exercise(
+    yield Task(
         introduction=_INTRODUCTION,
         planted=_facts(depths, things, numbers),
         closing=ask(question, f"The access code of the {things[0]} is", chat=order.chat),
-        scorer=Scorer(Match.NORMALISED, (numbers[0],)),
+        scorer=Scorer(MatchKind.NORMALISED, (numbers[0],)),
         output_tokens=order.output_tokens or 16,
     )
 
 
-def last_update(order: Order) -> Iterator[Exercise]:
+def last_update(order: TaskRequest) -> Iterator[Task]:
     """One key whose value changes many times; the last change lies at the depth asked for."""
     count = order.count or 8
     (place,), numbers = places(1, order.choice), codes(count, order.choice)
     depths = [*spread(count - 1, order.choice, last=order.depth), order.depth] if count > 1 else [order.depth]
     question = f"To which code was the lock of {place} changed last? Reply with the code alone."
-    yield Exercise(
+    yield Task(
         introduction=(
             "In the text below the code of a lock is changed several times. "
             "Only the last change counts.\n\nText:"
@@ -84,7 +84,7 @@ def last_update(order: Order) -> Iterator[Exercise]:
             for depth, number in zip(depths, numbers, strict=True)
         ),
         closing=ask(question, f"The code of the lock of {place} was last changed to", chat=order.chat),
-        scorer=Scorer(Match.NORMALISED, (numbers[-1],)),
+        scorer=Scorer(MatchKind.NORMALISED, (numbers[-1],)),
         output_tokens=order.output_tokens or 16,
     )
 

@@ -4,43 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from farspan.prompts.scoring import Match, Scorer
+from farspan.prompts.scoring import MatchKind, Scorer
 from farspan.prompts.tasks.names import objects, places
-from farspan.prompts.tasks.task import Exercise, Order, Planted, ask, spread
+from farspan.prompts.tasks.task import Planted, Task, TaskRequest, ask, spread
 
 _REGISTER = "In the text below, delegates of several places sign a register. Remember the places.\n\nText:"
 
 
-def count(order: Order) -> Iterator[Exercise]:
+def count(order: TaskRequest) -> Iterator[Task]:
     """Items to count."""
     planted, _ = _delegates(order, order.count or order.choice.randrange(7, 20))
     question = "How many delegates signed the register? Reply with the number alone, in digits."
-    yield Exercise(
+    yield Task(
         introduction=_REGISTER,
         planted=planted,
         closing=ask(question, "The number of delegates who signed the register is", chat=order.chat),
-        scorer=Scorer(Match.NUMBER, (str(len(planted)),)),
+        scorer=Scorer(MatchKind.NUMBER, (str(len(planted)),)),
         output_tokens=order.output_tokens or 8,
     )
 
 
-def list_items(order: Order) -> Iterator[Exercise]:
+def list_items(order: TaskRequest) -> Iterator[Task]:
     """Items to list."""
     planted, names = _delegates(order, order.count or 10)
     question = (
         "Which places sent the delegates who signed the register? "
         "Reply with the names of the places alone, separated by commas."
     )
-    yield Exercise(
+    yield Task(
         introduction=_REGISTER,
         planted=planted,
         closing=ask(question, "The delegates who signed the register came from", chat=order.chat),
-        scorer=Scorer(Match.FRACTION, names),
+        scorer=Scorer(MatchKind.FRACTION, names),
         output_tokens=order.output_tokens or 8 + 8 * len(names),
     )
 
 
-def summarise(order: Order) -> Iterator[Exercise]:
+def summarise(order: TaskRequest) -> Iterator[Task]:
     """A summary that must name what the text marks as its main findings.
 
     In a prompt too short for that, nothing is planted and any words score 1.
@@ -49,7 +49,7 @@ def summarise(order: Order) -> Iterator[Exercise]:
     names = objects(number, order.choice)
     length = order.output_tokens or 200
     words = max(1, length * 3 // 5)
-    yield Exercise(
+    yield Task(
         introduction=f"Read the text below. You will be asked for a summary of about {words} words.\n\nText:",
         planted=tuple(
             Planted(depth, f" Main finding: the {name} was the cause of all that followed.")
@@ -60,20 +60,20 @@ def summarise(order: Order) -> Iterator[Exercise]:
             "The text",
             chat=order.chat,
         ),
-        scorer=Scorer(Match.FRACTION, tuple(names)),
+        scorer=Scorer(MatchKind.FRACTION, tuple(names)),
         output_tokens=length,
     )
     for closing in (" Summarise this.", ""):
-        yield Exercise(
+        yield Task(
             introduction="",
             planted=(),
             closing=closing,
-            scorer=Scorer(Match.ANY, ()),
+            scorer=Scorer(MatchKind.ANY, ()),
             output_tokens=length,
         )
 
 
-def _delegates(order: Order, number: int) -> tuple[tuple[Planted, ...], tuple[str, ...]]:
+def _delegates(order: TaskRequest, number: int) -> tuple[tuple[Planted, ...], tuple[str, ...]]:
     names = tuple(places(number, order.choice))
     depths = spread(number, order.choice)
     texts = [f" The delegate of {name} signed the register." for name in names]

@@ -11,7 +11,7 @@ from farspan.prompts.wordlist import WordCounts
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class TaskRequest:
     """What the caller wants from a task.
 
     Attributes:
@@ -43,7 +43,7 @@ class Planted:
 
 
 @dataclass(frozen=True, slots=True)
-class Exercise:
+class Task:
     """What is planted, what is asked, and what the answer is.
 
     Attributes:
@@ -64,7 +64,7 @@ class Exercise:
 
 
 # Yields one exercise in several forms, the most explicit first; the first that fits a prompt's length is used.
-TaskMaker = Callable[[Order], Iterator[Exercise]]
+TaskMaker = Callable[[TaskRequest], Iterator[Task]]
 
 
 def ask(question: str, lead: str, *, chat: bool) -> str:
