@@ -15,8 +15,7 @@ from farspan import demo
 from farspan.bench.request_status import Status
 from farspan.bench.run_folder import load_run
 from farspan.demo import DemoOptions, predict_seconds, run_demo
-from farspan.errors import InputError
-from farspan.launch.local import LaunchError
+from farspan.errors import InputError, LaunchError
 from processes import started_with
 from samples import make_result
 

@@ -16,9 +16,10 @@ from farspan.bench.http.ready import find_missing
 from farspan.doctor.examine import examine
 from farspan.doctor.findings import Severity
 from farspan.doctor.server_state import Hints
+from farspan.errors import LaunchError
 from farspan.launch.docker import Docker
 from farspan.launch.kubernetes import Cluster, is_ready
-from farspan.launch.local import LaunchError, check_port
+from farspan.launch.local import check_port
 from farspan.launch.runtime import IfExists, Running, Runtime, clear_way
 from farspan.launch.runtimes.process import end_process, is_alive
 from farspan.launch.server_records import ServerRecord, StateFolder

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from farspan.launch.local import LaunchError, LocalServer
+from farspan.errors import LaunchError
+from farspan.launch.local import LocalServer
 from farspan.launch.readiness import wait_ready
 
 

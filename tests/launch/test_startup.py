@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from farspan.errors import LaunchError
 from farspan.hardware.catalog import find_gpu
 from farspan.launch.expected import ExpectedStart, expect_start
-from farspan.launch.local import LaunchError, read_tail
+from farspan.launch.local import read_tail
 from farspan.launch.start_watch import StartError, StartupWatch, await_start
 from farspan.models.config import load_model
 from farspan.planner.plan import plan_engine

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from farspan.bench.http.ready import find_missing
-from farspan.launch.local import LaunchError, LocalServer, find_free_port
+from farspan.errors import LaunchError
+from farspan.launch.local import LocalServer, find_free_port
 from farspan.launch.readiness import wait_ready
 from served import ENVIRONMENT, MAX_MODEL_LEN, ServedCheckpoint, vllm_command
 

@@ -87,7 +87,7 @@ def main() -> None:
     except FarspanError as error:
         # A message may quote a server; control characters stay out of the terminal.
         click.echo(f"farspan: {printable(str(error))}", err=True)
-        sys.exit(EXIT_BAD_INPUT)
+        sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(EXIT_FAILED)
     sys.exit(result if isinstance(result, int) else EXIT_OK)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from farspan.errors import FarspanError
+from farspan.errors import KVError
 from farspan.kv.memory.drivers.driver import NoRoomError
 from farspan.kv.retention import LayerRetention
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-class KVCacheError(FarspanError):
+class KVCacheError(KVError):
     """A request can never fit the cache it was opened on."""
 
 

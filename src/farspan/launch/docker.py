@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from farspan.errors import LaunchError
 from farspan.launch.launch_spec import Launch, digest, shm_bytes
-from farspan.launch.local import LaunchError, LocalServer, read_tail
+from farspan.launch.local import LocalServer, read_tail
 from farspan.launch.program import Program
 from farspan.sizes import GIB
 

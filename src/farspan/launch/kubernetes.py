@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from farspan.launch.local import LaunchError, LocalServer, find_free_port, read_tail
+from farspan.errors import LaunchError
+from farspan.launch.local import LocalServer, find_free_port, read_tail
 from farspan.launch.manifest import INSTANCE
 from farspan.launch.program import Program
 

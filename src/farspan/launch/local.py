@@ -13,26 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from farspan.errors import FarspanError
+from farspan.errors import LaunchError
 
 _TAIL_BYTES = 64 * 2**10
 _AFTER_GRACE_S = 15.0
 # By path and isolated, so that neither this program's nor the server's Python settings reach the other.
 _GUARD = (sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py")))
-
-
-class LaunchError(FarspanError):
-    """A server did not start, or died.
-
-    Args:
-        message: What happened.
-        fix: What to do about it.
-        tail: The last lines of the server's log.
-    """
-
-    def __init__(self, message: str, fix: str = "", tail: tuple[str, ...] = ()) -> None:
-        super().__init__(message, fix)
-        self.tail = tail
 
 
 def find_free_port(host: str = "127.0.0.1") -> int:

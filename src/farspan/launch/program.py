@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from farspan.launch.local import LaunchError
+from farspan.errors import LaunchError
 
 
 @dataclass(frozen=True, slots=True)

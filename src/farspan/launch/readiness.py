@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
-from farspan.launch.local import LaunchError
+from farspan.errors import LaunchError
 
 # Says why the server is not ready yet; empty when it is.
 Check = Callable[[], Awaitable[str]]

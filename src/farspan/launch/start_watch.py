@@ -12,8 +12,8 @@ from farspan.doctor.findings import Finding, Severity
 from farspan.doctor.log_reader import LogReader
 from farspan.doctor.records import StartPhase
 from farspan.doctor.server_state import Hints
+from farspan.errors import LaunchError
 from farspan.launch.expected import ExpectedStart
-from farspan.launch.local import LaunchError
 from farspan.launch.readiness import Check, Watched, wait_ready
 from farspan.planner.request import EnginePlan
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from farspan.errors import InputError
+from farspan.errors import DefectError
 
 
 class LedgerPhase(StrEnum):
@@ -53,7 +53,7 @@ class Allocation:
 
     def __post_init__(self) -> None:
         if self.bytes < 0:
-            raise InputError(f"allocation {self.name!r} has {self.bytes} bytes", "report this as a defect")
+            raise DefectError(f"allocation {self.name!r} has {self.bytes} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class MemoryLedger:
     def __post_init__(self) -> None:
         names = [line.name for line in self.allocations]
         if len(set(names)) != len(names):
-            raise InputError(f"a ledger names a line twice: {sorted(names)}", "report this as a defect")
+            raise DefectError(f"a ledger names a line twice: {sorted(names)}")
 
     def __iter__(self) -> Iterator[Allocation]:
         return iter(self.allocations)

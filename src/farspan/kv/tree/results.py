@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from farspan.errors import FarspanError
+from farspan.errors import KVError
 from farspan.kv.tree.cache_events import Location
 from farspan.kv.tree.tree_node import SecondaryPages, Slot, TreeNode
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class RadixError(FarspanError):
+class RadixError(KVError):
     """The tree was asked for something its state forbids; nothing was changed."""
 
 

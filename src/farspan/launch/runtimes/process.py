@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from farspan.errors import LaunchError
 from farspan.launch.launch_spec import Launch, digest
-from farspan.launch.local import LaunchError, LocalServer, import_path, read_tail
+from farspan.launch.local import LocalServer, import_path, read_tail
 from farspan.launch.runtime import Running
 from farspan.launch.server_records import ServerRecord, StateFolder, process_start
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from farspan.errors import FarspanError
+from farspan.errors import FarspanError, KVError
 from farspan.sizes import format_bytes
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class NoRoomError(FarspanError):
+class NoRoomError(KVError):
     """The device, or the share of it that may be used, has no memory left. Nothing has changed."""
 
 
-class DriverError(FarspanError):
+class DriverError(KVError):
     """A driver was asked for something it must not do, or the device refused for a reason other than memory."""
 
 
