@@ -20,7 +20,8 @@ import tempfile
 from pathlib import Path
 
 from farspan.bench.http.ready import find_missing
-from farspan.bench.run import BenchOptions, run_bench
+from farspan.bench.options import BenchOptions
+from farspan.bench.run import run_bench
 from farspan.launch.local import LocalServer, find_free_port
 from farspan.launch.readiness import wait_ready
 from farspan.models.probe import write_probe

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from farspan import demo
-from farspan.bench.request_status import Status
-from farspan.bench.run_folder import load_run
+from farspan.bench.http.request_status import Status
+from farspan.bench.runs.run_folder import load_run
 from farspan.demo import DemoOptions, predict_seconds, run_demo
 from farspan.errors import InputError, LaunchError
 from processes import started_with

@@ -18,11 +18,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
-from farspan.bench.analysis.measure import Result
 from farspan.bench.http.ready import find_missing
 from farspan.bench.observe.engine_observer import EngineObserver
-from farspan.bench.run import BenchOptions, BenchOutcome, run_bench
-from farspan.bench.watch import Watcher
+from farspan.bench.options import BenchOptions
+from farspan.bench.progress import Watcher
+from farspan.bench.run import run_bench
+from farspan.bench.runs.bench_outcome import BenchOutcome
+from farspan.bench.runs.result import Result
 from farspan.engines.command import Listen, server_command
 from farspan.errors import InputError
 from farspan.launch.local import LocalServer, find_free_port, import_path

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from farspan.bench.advice import choose_fix, list_failures
-from farspan.bench.request_status import Status
+from farspan.bench.analysis.advice import choose_fix, list_failures
+from farspan.bench.http.request_status import Status
 from samples import make_result
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from farspan.bench.run_folder import load_run
+from farspan.bench.runs.run_folder import load_run
 from farspan.cli.main import main
 from farspan.models.probe import write_probe
 from scripted import Script, ScriptedServer, serve_in_thread

@@ -16,11 +16,11 @@ from typing import Any
 import orjson
 import pytest
 
-from farspan.bench.analysis.measure import Result
+from farspan.bench.http.request_status import Status
 from farspan.bench.observe.series import read_series
-from farspan.bench.request_status import Status
-from farspan.bench.run_folder import load_run
-from farspan.bench.schedule import Job
+from farspan.bench.runs.job import Job
+from farspan.bench.runs.result import Result
+from farspan.bench.runs.run_folder import load_run
 from farspan.models.probe import write_probe
 from scripted import Script, ScriptedServer, serve_in_thread
 

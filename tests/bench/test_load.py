@@ -17,18 +17,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from farspan.bench.analysis.measure import Result
 from farspan.bench.analysis.summary import list_points, summarise, summarise_engines
+from farspan.bench.http.request_status import Status
 from farspan.bench.http.wire import Api, PromptAs
 from farspan.bench.lengths import parse_lengths
 from farspan.bench.observe.engine_observer import EngineObserver
 from farspan.bench.observe.observer import ObservedRun, Observer
+from farspan.bench.options import BenchOptions
 from farspan.bench.prepared_requests import PromptStore
-from farspan.bench.request_status import Status
-from farspan.bench.run import BenchOptions, BenchOutcome, run_bench, run_engines
-from farspan.bench.run_folder import load_run
-from farspan.bench.schedule import Job, LoadPhase
-from farspan.bench.watch import Watcher
+from farspan.bench.progress import Watcher
+from farspan.bench.run import run_bench, run_engines
+from farspan.bench.runs.bench_outcome import BenchOutcome
+from farspan.bench.runs.job import Job, LoadPhase
+from farspan.bench.runs.result import Result
+from farspan.bench.runs.run_folder import load_run
 from farspan.errors import InputError
 from scripted import Script, ScriptedServer, counting_prompt, serve_script
 

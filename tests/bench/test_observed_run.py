@@ -8,13 +8,14 @@ import orjson
 import pytest
 
 from farspan.bench import load
-from farspan.bench.analysis.measures import parse_point_condition
-from farspan.bench.analysis.plan_beside_run import compare_with_plan, find_plan, judge_run
+from farspan.bench.analysis.breaches import judge_run
+from farspan.bench.analysis.plan_beside_run import compare_with_plan, find_plan
+from farspan.bench.analysis.point_values import parse_point_condition
 from farspan.bench.analysis.summary import summarise
+from farspan.bench.http.request_status import Status
 from farspan.bench.observe.engine_observer import EngineObserver
 from farspan.bench.observe.series import read_missed, read_series
 from farspan.bench.options import BenchOptions
-from farspan.bench.request_status import Status
 from farspan.bench.run import run_bench
 from paced import Paced, serve_paced
 from scripted import counting_prompt

@@ -8,14 +8,16 @@ from typing import Any
 import orjson
 import pytest
 
-from farspan.bench.advice import list_failures
-from farspan.bench.analysis.measure import Result
+from farspan.bench.analysis.advice import list_failures
 from farspan.bench.analysis.summary import list_points, summarise
+from farspan.bench.http.request_status import Status
 from farspan.bench.http.wire import Api
-from farspan.bench.request_status import Status
-from farspan.bench.run import BenchOptions, BenchOutcome, run_bench
-from farspan.bench.run_folder import load_run
-from farspan.bench.watch import Watcher
+from farspan.bench.options import BenchOptions
+from farspan.bench.progress import Watcher
+from farspan.bench.run import run_bench
+from farspan.bench.runs.bench_outcome import BenchOutcome
+from farspan.bench.runs.result import Result
+from farspan.bench.runs.run_folder import load_run
 from farspan.errors import InputError
 from scripted import Script, ScriptedServer, counting_prompt, serve_script
 
@@ -236,7 +238,7 @@ async def test_a_full_disk_is_one_clear_error(
 
     class FillUp(Watcher):
         def started(self, job: object) -> None:
-            monkeypatch.setattr("farspan.bench.run_folder.os.fsync", full)
+            monkeypatch.setattr("farspan.bench.runs.run_folder.os.fsync", full)
 
     with pytest.raises(InputError, match="No space left"):
         await bench(options(server, tmp_path, concurrency=3), FillUp())

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from farspan.bench.http.request_status import Status
 from farspan.bench.http.target import ServerInfo
-from farspan.bench.request_status import Status
-from farspan.bench.run_folder import Identity, RunInfo, RunStore, load_run, new_start, open_run
+from farspan.bench.runs.run_folder import Identity, RunInfo, RunStore, load_run, new_start, open_run
 from farspan.errors import InputError
 from samples import make_result
 

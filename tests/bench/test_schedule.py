@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farspan.bench.lengths import parse_lengths
-from farspan.bench.schedule import Job, LoadPhase, plan_arrivals, plan_jobs
+from farspan.bench.runs.job import Job, LoadPhase
+from farspan.bench.schedule import plan_arrivals, plan_jobs
 
 
 @given(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from farspan.bench.http.request_status import Status
 from farspan.bench.http.target import ServerInfo
-from farspan.bench.request_status import Status
-from farspan.bench.schedule import Job
+from farspan.bench.runs.job import Job
 from farspan.cli.live import LiveWatcher, PlainWatcher, choose_watcher, describe_result
 from samples import make_result
 

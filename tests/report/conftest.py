@@ -14,7 +14,8 @@ import pytest
 
 from farspan.bench.http.ready import find_missing
 from farspan.bench.observe.engine_observer import EngineObserver
-from farspan.bench.run import BenchOptions, run_bench
+from farspan.bench.options import BenchOptions
+from farspan.bench.run import run_bench
 from farspan.engines.command import Listen, server_command
 from farspan.launch.local import LocalServer, find_free_port, import_path
 from farspan.launch.readiness import wait_ready

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from farspan.bench.analysis.measure import Result
-from farspan.bench.request_status import Status
+from farspan.bench.http.request_status import Status
+from farspan.bench.runs.result import Result
 from farspan.errors import InputError
 from farspan.report.build_report import build_report
 from farspan.report.claim import choose_figures, find_proven, write_claim, write_verdict

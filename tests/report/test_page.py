@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from farspan.bench.analysis.measure import Result
-from farspan.bench.request_status import Status
-from farspan.bench.run_folder import load_run
+from farspan.bench.http.request_status import Status
+from farspan.bench.runs.result import Result
+from farspan.bench.runs.run_folder import load_run
 from farspan.report.write_report import ReportOptions, write_report
 from farspan.sizes import format_seconds
 from report_runs import (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from farspan.bench.request_status import Status
+from farspan.bench.http.request_status import Status
 from farspan.errors import InputError
 from farspan.report.build_report import build_report, draw_charts
 from farspan.report.kvmemory import find_kv, find_peak

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from farspan.bench.analysis.measure import Result
-from farspan.bench.request_status import Status
+from farspan.bench.http.request_status import Status
+from farspan.bench.runs.result import Result
 from farspan.report.report_run import load_subjects
 from farspan.report.trust_statement import (
     TrustLevel,

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farspan.bench.request_status import Status
+from farspan.bench.http.request_status import Status
 from farspan.cli.report import command
 from farspan.errors import InputError
 from farspan.report.render import escape_markdown

@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 from click.testing import CliRunner
 
-from farspan.bench.analysis.measure import Gaps, Result
 from farspan.bench.http.target import ServerInfo
 from farspan.bench.observe.series import SeriesStore
-from farspan.bench.run_folder import Identity, Run, load_run, new_start, open_run
+from farspan.bench.runs.result import Gaps, Result
+from farspan.bench.runs.run_folder import Identity, Run, load_run, new_start, open_run
 from farspan.cli.plan import command as plan_command
 from samples import make_result
 

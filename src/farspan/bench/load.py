@@ -9,17 +9,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from farspan.bench.analysis.labels import Surroundings, find_others_cpu, is_local, read_cpu
-from farspan.bench.analysis.measure import Result, measure
+from farspan.bench.analysis.labels import Surroundings
+from farspan.bench.analysis.measure import measure
 from farspan.bench.http.client import Client, Exchange, Lag, Limits
-from farspan.bench.http.target import normalise_url
+from farspan.bench.http.request_status import Status
+from farspan.bench.http.target import is_local, normalise_url
 from farspan.bench.observe.observer import Observer
+from farspan.bench.observe.processors import find_others_cpu, read_cpu
 from farspan.bench.options import BenchOptions
 from farspan.bench.prepared_requests import PreparedRequest
-from farspan.bench.request_status import Status
-from farspan.bench.run_folder import RunStore
-from farspan.bench.schedule import Job
-from farspan.bench.watch import Watcher
+from farspan.bench.progress import Watcher
+from farspan.bench.runs.job import Job
+from farspan.bench.runs.result import Result
+from farspan.bench.runs.run_folder import RunStore
 from farspan.errors import InputError
 
 # So many connections in a row refused mean that the server has gone: stop, and leave the rest for --resume.

@@ -12,7 +12,8 @@ from farspan.bench.http.client import Limits
 from farspan.bench.http.target import normalise_url
 from farspan.bench.http.wire import Api, PromptAs
 from farspan.bench.lengths import Lengths
-from farspan.bench.schedule import Job, LoadPhase, plan_arrivals, plan_jobs
+from farspan.bench.runs.job import Job, LoadPhase
+from farspan.bench.schedule import plan_arrivals, plan_jobs
 from farspan.errors import InputError
 
 GOODPUT_TIMES = ("ttft", "tpot", "e2el")

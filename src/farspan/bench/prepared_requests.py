@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from farspan.bench.http.request_body import FilePiece, RequestBody
 from farspan.bench.http.wire import Api, PromptAs, frame_body
-from farspan.bench.schedule import Job
+from farspan.bench.runs.job import Job
 from farspan.errors import InputError
 
 PROMPTS_FOLDER = "prompts"

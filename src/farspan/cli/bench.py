@@ -14,8 +14,8 @@ import click
 import orjson
 from rich.console import Console
 
-from farspan.bench.analysis.measures import parse_point_condition
-from farspan.bench.analysis.plan_beside_run import Firing, check_plan_given, judge_run
+from farspan.bench.analysis.breaches import Breach, judge_run, refuse_without_plan
+from farspan.bench.analysis.point_values import parse_point_condition
 from farspan.bench.analysis.summary import summarise, summarise_engines
 from farspan.bench.analysis.threshold import Condition
 from farspan.bench.http.client import Limits
@@ -25,7 +25,8 @@ from farspan.bench.observe.engine_observer import INTERVAL_S, EngineObserver
 from farspan.bench.observe.evidence import HUNG_AFTER_S
 from farspan.bench.observe.observer import Observer
 from farspan.bench.options import BenchOptions, plan_dry_run
-from farspan.bench.run import BenchOutcome, run_bench, run_engines
+from farspan.bench.run import run_bench, run_engines
+from farspan.bench.runs.bench_outcome import BenchOutcome
 from farspan.cli.live import choose_watcher
 from farspan.cli.options import (
     parse_engines,
@@ -291,7 +292,8 @@ def command(
     if (url is None) == (engines is None) and not (dry_run and url is None):
         raise InputError("there is not one way to find the server", "give either --url or --engines")
     thresholds = [parse_point_condition(text) for text in conditions]
-    check_plan_given(thresholds, given["plan"])
+    if given["plan"] is None:
+        refuse_without_plan(thresholds)
     if not 0 <= metrics_interval < math.inf:
         raise InputError(f"--metrics-interval is {metrics_interval:g}", "give seconds, or 0 for none")
     folder = run or Path("runs") / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
@@ -330,13 +332,13 @@ def command(
                 f"Results are in {outcome.folder}; farspan report {outcome.folder} makes a page of them."
             )
         print_failures(outcome, when_stopped=f"go on with --run {folder} --resume")
-    fired = [firing for outcome in outcomes.values() for firing in _judge(outcome, thresholds)]
-    for firing in fired:
-        click.echo(printable(f"farspan: {firing}"), err=True)
-    return max(int(bool(fired)), *(outcome.exit_code for outcome in outcomes.values()))
+    breaches = [breach for outcome in outcomes.values() for breach in _judge(outcome, thresholds)]
+    for breach in breaches:
+        click.echo(printable(f"farspan: {breach}"), err=True)
+    return max(int(bool(breaches)), *(outcome.exit_code for outcome in outcomes.values()))
 
 
-def _judge(outcome: BenchOutcome, thresholds: list[Condition]) -> tuple[Firing, ...]:
+def _judge(outcome: BenchOutcome, thresholds: list[Condition]) -> tuple[Breach, ...]:
     engine = outcome.info.starts[-1].server.owned_by
     return judge_run(thresholds, outcome.folder, engine, outcome.results)
 

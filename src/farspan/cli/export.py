@@ -8,7 +8,7 @@ import click
 import orjson
 
 from farspan.bench.analysis.vllm_result import export_vllm
-from farspan.bench.run_folder import load_run
+from farspan.bench.runs.run_folder import load_run
 from farspan.cli.options import parse_percentiles
 from farspan.errors import InputError
 

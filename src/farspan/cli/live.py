@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from farspan.bench.analysis.measure import Result
+from farspan.bench.http.request_status import Status
 from farspan.bench.http.target import ServerInfo
-from farspan.bench.request_status import Status
-from farspan.bench.schedule import Job, LoadPhase
-from farspan.bench.watch import Watcher
+from farspan.bench.progress import Watcher
+from farspan.bench.runs.job import Job, LoadPhase
+from farspan.bench.runs.result import Result
 from farspan.cli.lines import LineView
 from farspan.escape_terminal import printable
 from farspan.sizes import format_seconds, format_tokens

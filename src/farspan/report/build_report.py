@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from farspan.bench.analysis.comparison import Comparison, Row
-from farspan.bench.analysis.measure import Result
+from farspan.bench.runs.result import Result
 from farspan.errors import InputError
 from farspan.report.claim import (
     KeyFigure,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from farspan.bench.analysis.comparison import Comparison, Difference, Row
-from farspan.bench.analysis.measure import Result
 from farspan.bench.analysis.summary import Point, list_points
-from farspan.bench.request_status import Status
+from farspan.bench.http.request_status import Status
+from farspan.bench.runs.result import Result
 from farspan.report.kvmemory import find_kv
 from farspan.report.report_run import ReportRun
 from farspan.report.report_tables import write_measure

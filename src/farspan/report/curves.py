@@ -8,11 +8,10 @@ from itertools import groupby
 from statistics import median
 from typing import Any
 
-from farspan.bench.analysis.measure import Result
 from farspan.bench.analysis.statistics import percentile
-from farspan.bench.analysis.trusted import is_trusted
-from farspan.bench.request_status import Status
-from farspan.bench.schedule import LoadPhase
+from farspan.bench.http.request_status import Status
+from farspan.bench.runs.job import LoadPhase
+from farspan.bench.runs.result import Result
 from farspan.report.drawing import (
     Chart,
     LegendKey,
@@ -179,7 +178,7 @@ def _collect(curve: Curve, subject: Series, groups: Mapping[int, tuple[int, str]
     )
     if not results:
         return part
-    timed = [r for r in results if is_trusted(r)] or results
+    timed = [r for r in results if r.is_trusted] or results
     middle: dict[int, list[float]] = {}
     for result in put_together(timed, groups):
         middle.setdefault(result.context, []).append(curve.value(result) or 0.0)

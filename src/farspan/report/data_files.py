@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from farspan import __version__
-from farspan.bench.analysis.measure import Result
+from farspan.bench.runs.result import Result
 from farspan.escape_terminal import printable
 from farspan.report.build_report import ReportData, RunReport
 from farspan.report.report_tables import FailureRow, PointRow

@@ -11,8 +11,8 @@ import orjson
 
 from farspan.bench.analysis.plan_beside_run import TtftPlan, choose_engine
 from farspan.bench.analysis.plan_times import list_planned
-from farspan.bench.environment import read_document
-from farspan.bench.run_folder import ENVIRONMENT_FILE
+from farspan.bench.runs.environment import read_document
+from farspan.bench.runs.run_folder import ENVIRONMENT_FILE
 from farspan.errors import InputError
 
 _GIB = 2**30

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from farspan.bench.analysis.measure import Result
 from farspan.bench.observe.series import Reading
+from farspan.bench.runs.result import Result
 from farspan.report.report_run import ReportRun
 from farspan.sizes import format_bytes
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from farspan.bench.analysis.measure import Result
+from farspan.bench.runs.result import Result
 from farspan.errors import InputError
 from farspan.report.expectation import (
     Expectation,

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from farspan.bench.analysis.labels import is_local
-from farspan.bench.analysis.measure import Result
-from farspan.bench.environment import read_document
+from farspan.bench.http.target import is_local
 from farspan.bench.observe.series import Reading, read_series
-from farspan.bench.run_folder import ENVIRONMENT_FILE, INFO_FILE, Run, load_run
-from farspan.bench.schedule import LoadPhase
+from farspan.bench.runs.environment import read_document
+from farspan.bench.runs.job import LoadPhase
+from farspan.bench.runs.result import Result
+from farspan.bench.runs.run_folder import ENVIRONMENT_FILE, INFO_FILE, Run, load_run
 from farspan.doctor.diagnose import Report as LogReport
 from farspan.doctor.examine import examine
 from farspan.doctor.sources import read_source

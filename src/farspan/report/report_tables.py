@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor, log10
 
-from farspan.bench.advice import choose_fix, list_failures
+from farspan.bench.analysis.advice import choose_fix, list_failures
 from farspan.bench.analysis.comparison import Comparison, Difference, Row, compare_runs
-from farspan.bench.analysis.measure import Result
-from farspan.bench.analysis.measures import group_points
+from farspan.bench.analysis.measures import PointKey, group_points
 from farspan.bench.analysis.summary import Point, list_points
-from farspan.bench.request_status import Status
+from farspan.bench.http.request_status import Status
+from farspan.bench.runs.result import Result
 from farspan.doctor.findings import Finding, Severity
 from farspan.errors import InputError
 from farspan.report.kvmemory import find_kv, find_peak
@@ -137,17 +137,21 @@ def _rows_of(
     grouped = group_points(shown)
     kv = find_kv(subject)
     ratios = (
-        {(row.context, row.depth): row for row in comparison.rows if row.measure == "ttft"}
+        {
+            PointKey(row.context, row.depth, row.concurrency): row
+            for row in comparison.rows
+            if row.measure == "ttft"
+        }
         if comparison
         else {}
     )
     exact = all(context == group[0] for context, group in groups.items())
     rows = []
     for point in list_points(shown):
-        results = grouped[point.context, point.depth]
+        results = grouped[PointKey(point.context, point.depth, point.concurrency)]
         peak = find_peak(kv.held, results) if kv else None
         planned = subject.plan.times.at(point.context) if subject.plan and exact else None
-        ratio = ratios.get((point.context, point.depth)) if exact else None
+        ratio = ratios.get(PointKey(point.context, point.depth, point.concurrency)) if exact else None
         rows.append(
             PointRow(
                 anchor=f"point-{subject.key}-{point.context}-{point.depth:g}",
@@ -218,7 +222,9 @@ def tabulate_recall(subject: ReportRun, groups: Mapping[int, tuple[int, str]]) -
     """Lay out a run's recall by depth and context; None when no answer was checked."""
     if not any(was_checked(result) for result in subject.results):
         return None
-    shown = group_points(put_together(subject.results, groups))
+    shown: dict[tuple[int, float], list[Result]] = {}
+    for results in group_points(put_together(subject.results, groups)).values():
+        shown.setdefault((results[0].context, results[0].depth), []).extend(results)
     labels = dict(groups.values())
     contexts = sorted({context for context, _ in shown})
     depths = sorted({depth for _, depth in shown})

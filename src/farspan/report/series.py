@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from farspan.bench.analysis.measure import Result
+from farspan.bench.runs.result import Result
 from farspan.report.expectation import Expectation
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from farspan.bench.analysis.measure import Result
+from farspan.bench.http.request_status import Status
 from farspan.bench.observe.series import Reading
-from farspan.bench.request_status import Status
+from farspan.bench.runs.result import Result
 from farspan.report.drawing import WIDE, Chart, LegendKey, colour_of, draw, layer, write_seconds
 from farspan.report.kvmemory import KvHeld, find_kv, read_time
 from farspan.report.report_run import ReportRun

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from farspan.bench.analysis.measure import Result
 from farspan.bench.analysis.summary import list_points
-from farspan.bench.request_status import Status
+from farspan.bench.http.request_status import Status
+from farspan.bench.runs.result import Result
 from farspan.report.report_run import ReportRun
 
 # What an observer saw that makes times unlike those of a request alone on the server, and how to say it.

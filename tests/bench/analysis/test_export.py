@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from farspan.bench.analysis.vllm_result import export_vllm
+from farspan.bench.http.request_status import Status
 from farspan.bench.imports.write_foreign import import_file
-from farspan.bench.request_status import Status
-from farspan.bench.run_folder import load_run
+from farspan.bench.runs.run_folder import load_run
 from farspan.cli.export import command
 from run_folders import write_run
 from samples import make_result

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from farspan.bench.analysis.measure import Gaps, measure, summarise_gaps
+from farspan.bench.analysis.measure import measure
 from farspan.bench.http.client import Exchange
+from farspan.bench.http.request_status import Status
 from farspan.bench.http.wire import Usage
-from farspan.bench.request_status import Status
-from farspan.bench.schedule import Job
+from farspan.bench.runs.job import Job
+from farspan.bench.runs.result import Gaps, summarise_gaps
 
 JOB = Job(context=1000, depth=0.5, repeat=0, seed=1, output_tokens=4)
 

@@ -8,7 +8,7 @@ import pytest
 
 from farspan.bench.analysis.plan_times import PlanTimes, read_plan_times
 from farspan.bench.http.client import Limits
-from farspan.bench.schedule import Job
+from farspan.bench.runs.job import Job
 from farspan.errors import InputError
 
 

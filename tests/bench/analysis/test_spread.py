@@ -11,8 +11,8 @@ from farspan.bench.analysis.spread import (
     share_good,
     spread,
 )
-from farspan.bench.request_status import Status
-from farspan.bench.schedule import LoadPhase
+from farspan.bench.http.request_status import Status
+from farspan.bench.runs.job import LoadPhase
 from samples import make_result
 
 

@@ -19,9 +19,9 @@ from farspan.bench.http.answer import AnswerTape
 from farspan.bench.http.client import Client, Exchange, Limits
 from farspan.bench.http.connection import Connection
 from farspan.bench.http.request_body import FilePiece, RequestBody
+from farspan.bench.http.request_status import Status
 from farspan.bench.http.timestamps import read_clocks
 from farspan.bench.http.wire import Api, Usage, encode_body
-from farspan.bench.request_status import Status
 from scripted import Script, ScriptedServer
 
 IDS = np.arange(1, 101, dtype=np.int32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farspan.bench.analysis.measures import lookup_point
+from farspan.bench.analysis.point_values import lookup_point
+from farspan.bench.analysis.vllm_result import export_vllm
+from farspan.bench.http.request_status import Status
 from farspan.bench.imports.foreign import ForeignRequest
 from farspan.bench.imports.read import guarded, read_foreign
 from farspan.bench.imports.write_foreign import IMPORTED_FILE, convert, convert_all, import_file
-from farspan.bench.request_status import Status
-from farspan.bench.run_folder import Run, load_run
+from farspan.bench.runs.run_folder import Run, load_run
 from farspan.cli.import_ import command
 from farspan.errors import InputError
 
@@ -69,13 +71,18 @@ def test_the_tools_own_figures_agree_with_ours(tmp_path: Path) -> None:
     for name, key in (
         ("ttft.median", "median_ttft_ms"),
         ("ttft.p99", "p99_ttft_ms"),
-        ("ttft.std", "std_ttft_ms"),
         ("tpot.mean", "mean_tpot_ms"),
         ("itl.median", "median_itl_ms"),
     ):
         value = lookup_point(name, run.results)
         assert value is not None
         assert value * 1000 == pytest.approx(totals[key], rel=1e-3), name
+    exported = export_vllm(run)
+    assert exported["std_ttft_ms"] == pytest.approx(totals["std_ttft_ms"], rel=1e-3), (
+        "vLLM's is a population's"
+    )
+    sample = statistics.stdev(result.ttft_s for result in run.results if result.ttft_s is not None)
+    assert lookup_point("ttft.std", run.results) == pytest.approx(sample)
 
 
 def test_genai_bench_waits_are_its_own_and_labelled(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from farspan.bench.observe.observer import ObservedRun
 from farspan.bench.observe.scrape import Sample, ScrapeError, Scraper
 from farspan.bench.observe.series import SERIES_FILE, SeriesStore, read_missed, read_series
 from farspan.bench.observe.telemetry import Telemetry
-from farspan.bench.schedule import Job
+from farspan.bench.runs.job import Job
 from farspan.engines.metrics import Measure
 from farspan.errors import InputError
 from paced import Paced, serve_paced

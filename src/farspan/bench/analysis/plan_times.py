@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from farspan.bench.http.client import Limits
-from farspan.bench.schedule import Job
+from farspan.bench.runs.job import Job
 from farspan.errors import InputError
 
 # A planned time is an estimate: a limit must never end a request that only takes longer than planned.

@@ -7,8 +7,8 @@ import orjson
 from farspan.bench.http.answer import Answer
 from farspan.bench.http.connection import Connection
 from farspan.bench.http.http1 import MalformedAnswerError
+from farspan.bench.http.request_status import Status
 from farspan.bench.http.wire import MalformedEventError, read_error_body, read_message
-from farspan.bench.request_status import Status
 from farspan.sizes import format_seconds
 
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import orjson
 
-from farspan.bench.analysis.measure import REPLY_CHARACTERS, Result, summarise_gaps
+from farspan.bench.http.request_status import Status
 from farspan.bench.http.target import ServerInfo
 from farspan.bench.imports.foreign import ForeignRequest, ForeignRun
 from farspan.bench.imports.read import guarded, read_foreign
-from farspan.bench.request_status import Status
-from farspan.bench.run_folder import IMPORTED_TASK, Identity, new_start, open_run
+from farspan.bench.runs.result import REPLY_CHARACTERS, Result, summarise_gaps
+from farspan.bench.runs.run_folder import IMPORTED_TASK, Identity, new_start, open_run
 from farspan.errors import InputError
 
 IMPORTED_FILE = "imported.json"

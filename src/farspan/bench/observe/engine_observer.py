@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from farspan.bench.analysis.measure import Result
 from farspan.bench.observe.evidence import estimate_prefill, find_hang, find_preemption, find_strangers
 from farspan.bench.observe.gpu_sampler import is_here, open_gpus
 from farspan.bench.observe.observer import ObservedRun, Observer
 from farspan.bench.observe.scrape import Sample, Scraper
 from farspan.bench.observe.telemetry import Telemetry
-from farspan.bench.schedule import Job
+from farspan.bench.runs.job import Job
+from farspan.bench.runs.result import Result
 from farspan.engines.metrics import Measure
 from farspan.sizes import format_tokens
 

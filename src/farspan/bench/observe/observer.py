@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from farspan.bench.analysis.measure import Result
 from farspan.bench.http.target import ServerInfo
-from farspan.bench.schedule import Job
+from farspan.bench.runs.job import Job
+from farspan.bench.runs.result import Result
 
 
 @dataclass(frozen=True, slots=True)

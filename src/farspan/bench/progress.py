@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from farspan.bench.analysis.measure import Result
 from farspan.bench.http.target import ServerInfo
-from farspan.bench.schedule import Job
+from farspan.bench.runs.job import Job
+from farspan.bench.runs.result import Result
 
 
 class Watcher:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from farspan.bench.analysis.measure import Result
-from farspan.bench.request_status import Status
+from farspan.bench.http.request_status import Status
+from farspan.bench.runs.result import Result
 
 _FIXES = {
     Status.SERVER_ERROR: "read the server's log",

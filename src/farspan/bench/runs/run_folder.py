@@ -19,12 +19,12 @@ from typing import Any, Self
 
 import orjson
 
-from farspan.bench.analysis.measure import Gaps, Result
-from farspan.bench.environment import describe_client, read_document
 from farspan.bench.http.client import Lag
+from farspan.bench.http.request_status import Status
 from farspan.bench.http.target import ServerInfo
-from farspan.bench.request_status import Status
-from farspan.bench.schedule import Job, LoadPhase
+from farspan.bench.runs.environment import describe_client, read_document
+from farspan.bench.runs.job import Job, LoadPhase
+from farspan.bench.runs.result import Gaps, Result
 from farspan.errors import InputError
 
 FORMAT = 1
