@@ -12,7 +12,7 @@ from farspan.report.build_report import build_report
 from farspan.report.data_files import render_csv, render_json
 from farspan.report.drawing import check_drawing
 from farspan.report.plan_data_files import render_plan_csv, render_plan_json
-from farspan.report.plan_rows import is_plan, load_planned
+from farspan.report.plan_rows import is_plan, load_plans
 from farspan.report.planpage import PlanReportData, build_plan_report
 from farspan.report.render import AnyData, render_charts, render_html, render_markdown
 from farspan.report.report_run import load_subjects
@@ -167,7 +167,7 @@ def _load(runs: Sequence[Path], options: ReportOptions) -> AnyData:
         ):
             if given:
                 raise InputError(f"{name} is for runs, and only plans are given", "name a run folder too")
-        return build_plan_report(load_planned(plans), title=options.title)
+        return build_plan_report(load_plans(plans), title=options.title)
     if len(plans) + (options.plan is not None) > 1:
         raise InputError(
             "the runs have one plan, and several are given",
