@@ -11,7 +11,7 @@ from farspan.models import catalog
 from farspan.models.config_json import check_bounds, read_config_json
 from farspan.models.families import family_reader
 from farspan.models.families.config_fields import ConfigReader
-from farspan.models.spec import ModelSpec
+from farspan.models.spec import AttentionKind, ModelSpec
 
 WEIGHT_FORMATS: dict[str, object] = {
     "bf16": None,
@@ -40,13 +40,20 @@ def spec_from_config(config: Mapping[str, object], name: str, source: str = "") 
             "architectures", f"is {architectures}, not one architecture", "add the model's class name"
         )
     try:
-        return family_reader(architectures[0])(reader, name)
+        spec = family_reader(architectures[0])(reader, name)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # Fields that are each possible and not together: a size that is no multiple of another, lists too short.
         raise InputError(
             f"{source or name} contradicts itself ({type(error).__name__}: {error})",
             "compare it with the config.json on the hub",
         ) from error
+    attending = [layer for layer in spec.layers if layer.attention is not AttentionKind.LINEAR]
+    if not spec.layers or any(min(layer.num_kv_heads, layer.head_dim) < 1 for layer in attending):
+        raise InputError(
+            f"{source or name} describes layers without heads, or heads of size 0",
+            "compare it with the config.json on the hub",
+        )
+    return spec
 
 
 def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:
