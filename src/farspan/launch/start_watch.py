@@ -55,6 +55,8 @@ class StartError(LaunchError):
         findings: What the doctor found, the worst first.
     """
 
+    exit_code = 1
+
     def __init__(
         self, message: str, fix: str = "", tail: tuple[str, ...] = (), findings: tuple[Finding, ...] = ()
     ) -> None:
