@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from farspan.errors import InputError
@@ -38,7 +39,7 @@ def spec_from_config(config: Mapping[str, object], name: str, source: str = "") 
         reader.refuse(
             "architectures", f"is {architectures}, not one architecture", "add the model's class name"
         )
-    return family_reader(architectures[0])(reader, name)
+    return _only(family_reader(architectures[0])(reader, name))
 
 
 def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:
@@ -121,7 +122,14 @@ def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> 
 def _noted(spec: ModelSpec, weights: str, published: tuple[str, ...] = ()) -> ModelSpec:
     """Add what a reader must know: the catalog's additions, or that the weights are not the own."""
     own = (f"planned with {weights} weights: give the engine a checkpoint kept so",) if weights else published
-    return replace(spec, notes=spec.notes + own)
+    return _only(replace(spec, notes=spec.notes + own))
+
+
+@lru_cache(maxsize=64)
+def _only(spec: ModelSpec) -> ModelSpec:
+    """The first of the equal specs read in this process: caches then find a model read again by identity, where
+    comparing two by value walks through both."""
+    return spec
 
 
 def engine_model_name(model: str) -> str:

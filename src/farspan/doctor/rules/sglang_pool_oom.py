@@ -6,7 +6,8 @@ from farspan.doctor import oom
 from farspan.doctor.findings import Confidence, Severity
 from farspan.doctor.planned_server import planned
 from farspan.doctor.rule import Diagnosis, Rule, RuleMatch
-from farspan.doctor.server_state import GIB, ServerState
+from farspan.doctor.server_state import ServerState
+from farspan.sizes import GIB
 
 _LEAST_ROWS = 2048
 _FEW_ROWS = 8

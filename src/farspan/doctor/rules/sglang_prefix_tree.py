@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.server_state import GIB, ServerState
+from farspan.doctor.server_state import ServerState
 from farspan.doctor.sglang_version import version_like
+from farspan.sizes import GIB
 
 _LONG = 1_000_000
 

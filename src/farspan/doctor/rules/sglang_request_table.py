@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from farspan.doctor.findings import Confidence, Evidence, Severity
 from farspan.doctor.rule import Diagnosis, StateRule
-from farspan.doctor.server_state import GIB, ServerState
+from farspan.doctor.server_state import ServerState
+from farspan.sizes import GIB
 
 _LARGE_GIB = 4.0
 _FEW_ROWS = 8
