@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from farspan.bench.http.request_status import Status
-from farspan.bench.runs.result import Gaps, Result
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Gaps, Result
 
 
 def make_result(**changes: Any) -> Result:

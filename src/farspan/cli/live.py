@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from farspan.bench.http.request_status import Status
-from farspan.bench.http.target import ServerInfo
-from farspan.bench.progress import Watcher
-from farspan.bench.runs.job import Job, LoadPhase
-from farspan.bench.runs.result import Result
 from farspan.cli.lines import LineView
 from farspan.escape_terminal import printable
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.http.target import ServerInfo
+from farspan.measurement.progress import Watcher
+from farspan.measurement.runs.job import Job, LoadPhase
+from farspan.measurement.runs.result import Result
 from farspan.sizes import format_seconds, format_tokens
 
 _SHOWN_RUNNING = 8
