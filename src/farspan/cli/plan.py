@@ -22,7 +22,7 @@ from farspan.models.spec import KvDtype
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.plan import plan_engines
 from farspan.planner.request import PlanRequest
-from farspan.sizes import parse_token_list, parse_tokens
+from farspan.sizes import GIB, parse_token_list, parse_tokens
 
 EXIT_DOES_NOT_FIT = 3
 _JSON = "--json"
@@ -142,7 +142,7 @@ def command(
         kv_dtype=KvDtype(kv_dtype),
         engine_version=engine_version,
         accept_nearest_version=accept_nearest_version,
-        available_kv_bytes=None if available_kv_gib is None else round(available_kv_gib * 2**30),
+        available_kv_bytes=None if available_kv_gib is None else round(available_kv_gib * GIB),
         engine_flags=parse_engine_flags(engine_flags),
         output_tokens=parse_tokens(output_tokens),
         host_memory_bytes=node.host_memory_bytes,

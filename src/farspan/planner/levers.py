@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from farspan.errors import InputError
 from farspan.models.spec import KvDtype
 from farspan.models.weights import offloadable_bytes, with_fp8_weights
+from farspan.planner.bisection import last_holding
 from farspan.planner.ledger import LedgerPhase
 from farspan.planner.memory_model import MemoryModel
 from farspan.planner.plan import check_request, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.sizes import GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +153,15 @@ def offload_weights(costs: str, outline: Callable[[PlanRequest], EnginePlan]) ->
     """
 
     def apply(request: PlanRequest) -> PlanRequest | None:
-        most = offloadable_bytes(request.model, request.tp) // 2**30
+        most = offloadable_bytes(request.model, request.tp) // GIB
         if request.has_flag("--cpu-offload-gb") or request.available_kv_bytes is not None or most < 1:
             return None
 
         def offloading(gib: int) -> PlanRequest:
             return with_flags(request, {"--cpu-offload-gb": str(gib)})
 
-        low, high = 1, most
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if outline(offloading(middle)).fits else (middle + 1, high)
-        return offloading(low)
+        too_few = last_holding(1, most - 1, lambda gib: not outline(offloading(gib)).fits)
+        return offloading(too_few + 1)
 
     return LeverCandidate(
         "--cpu-offload-gb",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from farspan.planner.kvcost import kv_cost
+from farspan.sizes import GIB
 
 if TYPE_CHECKING:
     from farspan.planner.ledger import MemoryLedger
@@ -14,11 +15,9 @@ if TYPE_CHECKING:
     from farspan.planner.request import EnginePlan, PlanRequest
     from farspan.planner.sweep import SweepPoint
 
-_GIB = 2**30
-
 
 def _gib(count: float) -> float:
-    return round(count / _GIB, 4)
+    return round(count / GIB, 4)
 
 
 def ledger_object(ledger: MemoryLedger) -> list[dict[str, Any]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
 from farspan.errors import InputError
+from farspan.planner.bisection import last_holding
 from farspan.planner.memory_model import MemoryModel
 from farspan.planner.plan import check_request, plan_engine, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -87,22 +88,6 @@ def _search_one(request: PlanRequest, question: Question, engine: MemoryModel) -
     )
 
 
-def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """The largest value in [low, high] for which `fits` holds, 0 when it does not hold for `low`.
-
-    `fits` must hold up to some value and fail above it: a longer context never needs less memory.
-    """
-    if not fits(low):
-        return 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
 def largest_context(request: PlanRequest, engine: MemoryModel) -> int:
     """The longest context that fits `request.concurrency` times; 0 when not even a short one does.
 
@@ -110,11 +95,13 @@ def largest_context(request: PlanRequest, engine: MemoryModel) -> int:
     """
     shortest = min(request.output_tokens + 1, request.model.max_position_embeddings)
     check_request(replace(request, context=shortest))
-    return _largest(
+    # A longer context never needs less memory.
+    longest = last_holding(
         shortest,
         request.model.max_position_embeddings,
         lambda context: engine.outline(request.at(context)).fits,
     )
+    return longest if longest >= shortest else 0
 
 
 def largest_concurrency(request: PlanRequest, engine: MemoryModel, most: int = MOST_REQUESTS) -> int:
@@ -130,7 +117,7 @@ def largest_concurrency(request: PlanRequest, engine: MemoryModel, most: int = M
     high = 1
     while high < most and fits(high):
         high = min(2 * high, most)
-    return _largest(1, high, fits)
+    return last_holding(1, high, fits)
 
 
 def fewest_gpus(request: PlanRequest, engine: MemoryModel, most: int = MOST_GPUS) -> Fleet:

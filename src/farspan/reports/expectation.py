@@ -14,8 +14,7 @@ from farspan.measurement.analysis.plan_beside_run import TtftPlan, choose_engine
 from farspan.measurement.analysis.plan_times import list_planned
 from farspan.measurement.environment import read_document
 from farspan.measurement.run_folder import ENVIRONMENT_FILE
-
-_GIB = 2**30
+from farspan.sizes import GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,7 @@ def read_expectation(plan: dict[str, Any], engine: str | None) -> Expectation | 
 def read_kv_bytes(entry: Mapping[str, Any]) -> float | None:
     """Return the room for KV on one GPU that an engine's plan has, in bytes; None when it does not say."""
     gib = as_number(entry.get("available_kv_gib"))
-    return as_number(entry.get("available_kv_bytes")) or (gib * _GIB if gib is not None else None)
+    return as_number(entry.get("available_kv_bytes")) or (gib * GIB if gib is not None else None)
 
 
 def _rows_of(plan: dict[str, Any], engine: str) -> list[dict[str, Any]]:
