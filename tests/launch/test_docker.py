@@ -93,8 +93,7 @@ def test_without_a_version_the_image_is_of_the_one_that_plan_means(fakes: Fakes,
     assert found["version"] == newest
     assert get_engine(engine).image(newest) in found["argv"]
     asked = (*SCOUT[1:], "--engine", engine, "--context", "10M", "--json")
-    words = [word for word in asked if word not in ("--runtime", "docker")]
-    planned = json.loads(farspan("plan", *words).stdout)["engines"][0]
+    planned = json.loads(farspan("plan", *asked).stdout)["engines"][engine]
     assert planned["version"] == newest
     assert planned["fits"] is found["plan"]["fits"] is True
 
