@@ -20,7 +20,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from farspan.hardware.catalog import parse_node
+from farspan.hardware.node_spelling import parse_node
 from farspan.models.config import load_model
 from farspan.planner.plan import ENGINES
 from farspan.planner.request import PlanRequest

@@ -14,7 +14,7 @@ from farspan.doctor.report_json import report_object
 from farspan.doctor.report_text import report_lines
 from farspan.doctor.server_state import Hints
 from farspan.doctor.sources import read_source
-from farspan.hardware.catalog import parse_node
+from farspan.hardware.node_spelling import parse_node
 
 _EPILOG = """\b
 Examples:

@@ -13,7 +13,7 @@ import click
 import orjson
 
 from farspan.errors import InputError
-from farspan.hardware.catalog import parse_node
+from farspan.hardware.node_spelling import parse_node
 from farspan.models.config import WEIGHT_FORMATS, engine_model_name, load_model
 from farspan.models.spec import KvDtype
 from farspan.planner.engine_flags import parse_engine_flags

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from farspan.errors import InputError
+from farspan.errors import InputError, NotFoundError
 from farspan.models import catalog
 from farspan.models.families import family_reader
 from farspan.models.families.config_fields import ConfigReader
@@ -112,7 +112,7 @@ def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> 
         return _noted(spec, weights)
     close = catalog.suggestions(model)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(catalog.names())}"
-    raise InputError(
+    raise NotFoundError(
         f"{model!r} is neither a file, nor a folder, nor a catalog name",
         f"{hint} A hub id has an owner: owner/name",
     )
