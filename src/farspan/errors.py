@@ -8,8 +8,8 @@
         CheckpointError           2   a folder is not a checkpoint farspan can read
       NetworkError                2   a server, a hub or a registry does not answer, or answers nonsense
       DoesNotFitError             3   the memory is too small for what was asked
-      LaunchError                 1   a server did not start, or does not stop
-        StartError                1   ... and the log says why (`farspan.launch.start_watch`)
+      LaunchError                 2   a server cannot be started here, or does not stop
+        StartError                1   a server was started and did not become ready (`farspan.launch.start_watch`)
       KVError                     1   the elastic KV cache cannot do what it was asked; its kinds are in `farspan.kv`
       DefectError                 70  farspan contradicts itself: a bug of ours
 
@@ -71,15 +71,13 @@ class DoesNotFitError(FarspanError):
 
 
 class LaunchError(FarspanError):
-    """A server did not start, died, or does not stop.
+    """A server cannot be started here, died, or does not stop.
 
     Args:
         message: What happened.
         fix: What to do about it.
         tail: The last lines of the server's log.
     """
-
-    exit_code = 1
 
     def __init__(self, message: str, fix: str = "", tail: tuple[str, ...] = ()) -> None:
         super().__init__(message, fix)

@@ -111,7 +111,7 @@ def command(**options: Any) -> int:
     MODEL is a catalog name (llama-4-scout), a checkpoint's folder, or a hub id (owner/name).
     """
     from farspan.launch.runtime import IfExists
-    from farspan.serve import describe, serve
+    from farspan.launch.serve import describe, serve
 
     runtime = _runtime(options)
     if options["dry_run"]:

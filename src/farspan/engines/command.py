@@ -185,7 +185,7 @@ def _program(engine: str, python: str, *, several: bool) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _key_start() -> str:
-    return Path(__file__).with_name("sglang_start.py").read_text(encoding="utf-8")
+    return Path(__file__).with_name("sglang").joinpath("start_with_key.py").read_text(encoding="utf-8")
 
 
 def _sglang_nodes(nodes: Nodes) -> tuple[str, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 
-from farspan.errors import InputError, NetworkError, NotFoundError
+from farspan.errors import NetworkError, NotFoundError
+from farspan.models.config_json import MAX_FILE_BYTES, parse_config_json, read_config_json
 from farspan.models.hub_cache import find_snapshot, hub_cache
 
 _TIMEOUT_S = 10
@@ -30,8 +30,7 @@ def fetch_config(model: str, *, allow_network: bool = True) -> dict[str, object]
     """
     snapshot = find_snapshot(hub_cache(), model)
     if snapshot is not None and (snapshot / "config.json").is_file():
-        file = snapshot / "config.json"
-        return _parse(file.read_bytes(), str(file))
+        return read_config_json(snapshot / "config.json")
     if not allow_network or os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:
         raise NotFoundError(
             f"{model} is not in the catalog nor in the Hugging Face cache, and the network is off",
@@ -52,7 +51,7 @@ def _download(model: str) -> dict[str, object]:
         request.add_header("Authorization", f"Bearer {token}")
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-            return _parse(answer.read(), url)
+            return parse_config_json(answer.read(MAX_FILE_BYTES + 1), url)
     except urllib.error.HTTPError as error:
         kind, fix = {
             401: (NotFoundError, "set HF_TOKEN"),
@@ -62,13 +61,3 @@ def _download(model: str) -> dict[str, object]:
         raise kind(f"{url} answered {error.code}", f"{fix}, or give the config.json as a file") from None
     except OSError as error:
         raise NetworkError(f"{url} cannot be reached ({error})", "give the config.json as a file") from None
-
-
-def _parse(body: bytes, source: str) -> dict[str, object]:
-    try:
-        config = json.loads(body)
-    except ValueError as error:
-        raise InputError(f"{source} is not JSON ({error})", "give the config.json as a file") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{source} is not a JSON object", "give the config.json as a file")
-    return config
