@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from farspan.errors import InputError
@@ -53,7 +54,7 @@ def spec_from_config(config: Mapping[str, object], name: str, source: str = "") 
             f"{source or name} describes layers without heads, or heads of size 0",
             "compare it with the config.json on the hub",
         )
-    return spec
+    return _only(spec)
 
 
 def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:
@@ -127,7 +128,14 @@ def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> 
 def _noted(spec: ModelSpec, weights: str, published: tuple[str, ...] = ()) -> ModelSpec:
     """Add what a reader must know: the catalog's additions, or that the weights are not the own."""
     own = (f"planned with {weights} weights: give the engine a checkpoint kept so",) if weights else published
-    return replace(spec, notes=spec.notes + own)
+    return _only(replace(spec, notes=spec.notes + own))
+
+
+@lru_cache(maxsize=64)
+def _only(spec: ModelSpec) -> ModelSpec:
+    """The first of the equal specs read in this process: caches then find a model read again by identity, where
+    comparing two by value walks through both."""
+    return spec
 
 
 def engine_model_name(model: str) -> str:
