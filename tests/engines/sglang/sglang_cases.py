@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 
 from farspan.engines.sglang.defaults import resolve
 from farspan.engines.sglang.flags import read_flags
+from farspan.engines.sglang.layout import is_hybrid, kv_layout
 from farspan.engines.sglang.pool import (
     PoolError,
     SplitSettings,
-    is_hybrid,
-    kv_layout,
     requests_by_state,
     solve_pools,
 )
