@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
 
 from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.ledger import load_lines, make_ledger
@@ -41,22 +40,31 @@ def outline_sglang(request: PlanRequest) -> EnginePlan:
 
 
 class _Attempt:
-    """A server with flags that farspan may have added to those given; judged when first asked."""
+    """A server with flags that farspan may have added to those given.
+
+    Args:
+        request: The question with its flags.
+        added: What farspan adds to them.
+    """
+
+    __slots__ = ("_state", "added", "fits", "server")
 
     def __init__(self, request: PlanRequest, added: dict[str, str | None] | None = None) -> None:
-        flags = added or {}
-        self.added = tuple([f"{name} {value}" for name, value in flags.items()])
-        self.server = size_server(request.with_flags({**request.engine_flags, **flags}) if flags else request)
+        if added is None:
+            self.added: tuple[str, ...] = ()
+            self.server = size_server(request)
+        else:
+            self.added = tuple([f"{name} {value}" for name, value in added.items()])
+            self.server = size_server(request.with_flags({**request.engine_flags, **added}))
+        self._state = None if is_hopeless(self.server) else build_state(self.server)
+        self.fits = self._state is not None and self._state.fits
 
-    @cached_property
+    @property
     def state(self) -> SglangState | None:
         """Everything of the server; None when SGLang stops while sizing its pools."""
-        return None if self.server.memory.stops else build_state(self.server)
-
-    @cached_property
-    def fits(self) -> bool:
-        """Whether it serves the request."""
-        return not is_hopeless(self.server) and self.state is not None and self.state.fits
+        if self._state is None and not self.server.memory.stops:
+            self._state = build_state(self.server)
+        return self._state
 
     @property
     def starts(self) -> bool:
