@@ -14,7 +14,7 @@ from farspan.diagnosis.report_json import report_object
 from farspan.diagnosis.report_text import report_lines
 from farspan.diagnosis.server_state import Hints
 from farspan.diagnosis.sources import read_source
-from farspan.hardware.catalog import parse_node
+from farspan.hardware.node_spelling import parse_node
 
 _EPILOG = """\b
 Examples:
