@@ -11,7 +11,7 @@ from farspan.diagnosis.findings import Finding, Severity
 from farspan.errors import InputError
 from farspan.measurement.analysis.advice import list_failures
 from farspan.measurement.analysis.comparison import Comparison, Difference, Row, compare_runs
-from farspan.measurement.analysis.measures import group_points
+from farspan.measurement.analysis.measures import PointKey, group_points
 from farspan.measurement.analysis.summary import Point, list_points
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.runs.result import Result
@@ -135,17 +135,21 @@ def _rows_of(
     grouped = group_points(shown)
     kv = find_kv(run)
     ratios = (
-        {(row.context, row.depth): row for row in comparison.rows if row.measure == "ttft"}
+        {
+            PointKey(row.context, row.depth, row.concurrency): row
+            for row in comparison.rows
+            if row.measure == "ttft"
+        }
         if comparison
         else {}
     )
     exact = all(context == group[0] for context, group in groups.items())
     rows = []
     for point in list_points(shown):
-        results = grouped[point.context, point.depth]
+        results = grouped[PointKey(point.context, point.depth, point.concurrency)]
         peak = find_peak(kv.held, results) if kv else None
         planned = run.plan.times.at(point.context) if run.plan and exact else None
-        ratio = ratios.get((point.context, point.depth)) if exact else None
+        ratio = ratios.get(PointKey(point.context, point.depth, point.concurrency)) if exact else None
         rows.append(
             PointRow(
                 anchor=f"point-{run.key}-{point.context}-{point.depth:g}",
