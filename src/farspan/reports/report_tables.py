@@ -220,7 +220,9 @@ def tabulate_recall(run: ReportRun, groups: Mapping[int, tuple[int, str]]) -> Re
     """Lay out a run's recall by depth and context; None when no answer was checked."""
     if not any(was_checked(result) for result in run.results):
         return None
-    shown = group_points(merge_contexts(run.results, groups))
+    shown: dict[tuple[int, float], list[Result]] = {}
+    for results in group_points(merge_contexts(run.results, groups)).values():
+        shown.setdefault((results[0].context, results[0].depth), []).extend(results)
     labels = dict(groups.values())
     contexts = sorted({context for context, _ in shown})
     depths = sorted({depth for _, depth in shown})
