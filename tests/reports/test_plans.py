@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from farspan.cli.main import group
 from farspan.errors import FarspanError, InputError
-from farspan.reports.plan_rows import load_planned
+from farspan.reports.plan_rows import load_plans
 from farspan.reports.planpage import build_plan_report, draw_plan_charts
 from farspan.reports.render import render_markdown
 from farspan.reports.write_report import Format, ReportOptions, render, write_report
@@ -58,7 +58,7 @@ def test_what_does_not_fit_says_why_and_what_would(tmp_path: Path) -> None:
     printed = plan(path, *SCOUT, "--engine", "vllm", "--context", "10M", "--concurrency", "4")["engines"][
         "vllm"
     ]
-    (one,) = load_planned([path])
+    (one,) = load_plans([path])
     assert not one.fits
     data = build_plan_report([one])
     assert not data.good
@@ -96,7 +96,7 @@ def test_a_search_says_what_it_found(
     model, _, gpus = SCOUT
     gpus = "H200" if asked == "gpus" else gpus
     printed = plan(path, model, "--gpus", gpus, "--engine", "vllm", *arguments, "--find", asked)
-    (one,) = load_planned([path])
+    (one,) = load_plans([path])
     assert (one.find, one.found) == (asked, printed["engines"]["vllm"]["value"])
     assert words.format(found=one.found) in build_plan_report([one]).plans[0].claim
     assert one.fits
@@ -108,7 +108,7 @@ def test_several_kinds_of_gpus_are_series_named_by_them(tmp_path: Path) -> None:
         path, "llama-4-scout", "--gpus", "H200,B200", "--engine", "vllm", "--context", "1M", "--concurrency", "32",
         "--find", "gpus",
     )  # fmt: skip
-    first, second = load_planned([path])
+    first, second = load_plans([path])
     assert (first.key, second.key) == ("a", "b")
     assert "H200" in first.name
     assert "B200" in second.name
@@ -144,13 +144,13 @@ def test_a_plan_beside_a_run_is_the_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("", "cannot be read as a plan"), ("[]", "names no engine"), ('{"model": "x"}', "names no engine")],
+    [("", "cannot be read as a plan"), ("[]", "is not a JSON object"), ('{"model": "x"}', "names no engine")],
 )
 def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(text)
     with pytest.raises(InputError, match=words):
-        load_planned([path])
+        load_plans([path])
 
 
 def test_options_of_runs_are_refused_for_plans(tmp_path: Path) -> None:
@@ -160,15 +160,15 @@ def test_options_of_runs_are_refused_for_plans(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="only plans are given"):
             render([path], Format.HTML, options)
     with pytest.raises(InputError, match="too many"):
-        load_planned([path] * 7)
+        load_plans([path] * 7)
 
 
 _KEYS = st.sampled_from(
     (
         "engine", "engines", "points", "context", "concurrency", "fits", "refused", "refusal", "reason", "ttft_s",
         "expected", "floor", "itl_s", "flags", "env", "levers", "fix", "changes", "ledger", "bytes", "where", "basis",
-        "by_gpu", "find", "value", "vllm", "version", "model", "gpu", "gpus", "tp", "notes", "warnings",
-        "available_kv_gib"
+        "by_gpu", "find", "value", "format_version", "vllm", "version", "model", "gpu", "gpus", "tp", "notes",
+        "warnings", "available_kv_gib"
     )
 )  # fmt: skip
 _JSON = st.recursive(
@@ -191,7 +191,7 @@ def test_any_json_is_a_plan_or_is_refused(
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_text(json.dumps(document))
     try:
-        data = build_plan_report(load_planned([path]))
+        data = build_plan_report(load_plans([path]))
     except FarspanError:
         return
     assert render_markdown(data).startswith("# farspan plan: ")

@@ -173,9 +173,10 @@ def test_several_runs_are_told_apart(tmp_path: Path) -> None:
     assert [subject.key for subject in both] == ["a", "b", "c"]
     with pytest.raises(InputError, match="2 logs and 1 runs"):
         load_subjects([tmp_path / "many" / "one"], logs=[VLLM_LOG, VLLM_LOG])
-    (tmp_path / "p.json").write_text("{}")
-    with pytest.raises(InputError, match="holds no planned time"):
-        load_subjects([tmp_path / "many" / "one"], plan=tmp_path / "p.json")
+    for text, words in (("{}", "is no plan"), ('{"engines": {"vllm": {}}}', "holds no planned time")):
+        (tmp_path / "p.json").write_text(text)
+        with pytest.raises(InputError, match=words):
+            load_subjects([tmp_path / "many" / "one"], plan=tmp_path / "p.json")
 
 
 def test_a_plan_without_this_engine_or_of_odd_shape_changes_nothing(tmp_path: Path) -> None:

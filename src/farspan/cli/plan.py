@@ -19,7 +19,7 @@ from farspan.models.spec import KvDtype
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.plan import ENGINES, plan_engines
 from farspan.planner.request import PlanRequest
-from farspan.sizes import parse_token_list, parse_tokens
+from farspan.sizes import GIB, parse_token_list, parse_tokens
 
 EXIT_DOES_NOT_FIT = 3
 _JSON = "--json"
@@ -139,7 +139,7 @@ def command(
         kv_dtype=KvDtype(kv_dtype),
         engine_version=engine_version,
         accept_nearest_version=accept_nearest_version,
-        available_kv_bytes=None if available_kv_gib is None else round(available_kv_gib * 2**30),
+        available_kv_bytes=None if available_kv_gib is None else round(available_kv_gib * GIB),
         engine_flags=parse_engine_flags(engine_flags),
         output_tokens=parse_tokens(output_tokens),
         host_memory_bytes=node.host_memory_bytes,
@@ -172,9 +172,9 @@ def _answer_plan(
 
         fixes = {plan.engine: find_fix(request, plan) for plan in lacking}
     if as_json:
-        from farspan.planner import plan_json as export
+        from farspan.planner.build_document import build_plan
 
-        _print_json(export.answer_object(request, plans, refusals, fixes))
+        _print_json(build_plan(request, plans, refusals, fixes).to_json())
     else:
         from farspan.planner import plan_text as text
 
@@ -185,13 +185,13 @@ def _answer_plan(
 def _answer_sweep(
     request: PlanRequest, contexts: tuple[int, ...], engines: tuple[str, ...], *, as_json: bool
 ) -> bool:
-    from farspan.planner import plan_json as export
     from farspan.planner import plan_text as text
+    from farspan.planner.build_document import build_sweep
     from farspan.planner.sweep import sweep
 
     points = list(sweep(request, contexts, engines))
     if as_json:
-        _print_json(export.sweep_object(request, points))
+        _print_json(build_sweep(request, points).to_json())
     else:
         click.echo(text.where(request))
         _print(text.sweep_lines(points))
@@ -202,8 +202,8 @@ def _answer_sweep(
 def _answer_search(
     requests: list[PlanRequest], find: str, engines: tuple[str, ...], *, as_json: bool
 ) -> bool:
-    from farspan.planner import plan_json as export
     from farspan.planner import plan_text as text
+    from farspan.planner.build_document import build_search, build_search_by_gpu
     from farspan.planner.questions import Question, search
 
     question = Question(find)
@@ -212,10 +212,8 @@ def _answer_search(
         for request, answers in found:
             _print(text.search_lines(request, question, answers))
     elif len(found) == 1:
-        _print_json(export.search_object(found[0][0], question, found[0][1]))
+        _print_json(build_search(found[0][0], question, found[0][1]).to_json())
     else:
-        objects = {
-            request.gpu.name: export.search_object(request, question, answers) for request, answers in found
-        }
-        _print_json(export.searches_object(question, objects))
+        searches = {request.gpu.name: build_search(request, question, answers) for request, answers in found}
+        _print_json(build_search_by_gpu(question, searches).to_json())
     return any(answer.value for _, answers in found for answer in answers)

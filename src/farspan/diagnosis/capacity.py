@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from farspan.diagnosis.server_state import ServerState
+from farspan.sizes import GIB
 
 # figure -> what it is, for the reader of the JSON.
 PLAIN = {
@@ -100,7 +101,7 @@ def _sglang(situation: ServerState) -> Iterator[str]:
         )
     rows = figures.get("max_running_requests")
     if rows and context:
-        table = (rows + 1) * (context + 4) * 4 / 2**30
+        table = (rows + 1) * (context + 4) * 4 / GIB
         if table >= 0.5:
             yield (
                 f"The request-to-token table takes {table:.1f} GiB a GPU ({rows:,.0f} rows of {context:,.0f} tokens, "

@@ -25,9 +25,6 @@ class LinePattern(NamedTuple):
     make: Make
 
 
-_GIB = 2**30
-
-
 def _number(text: str) -> float:
     return float(text.replace(",", ""))
 

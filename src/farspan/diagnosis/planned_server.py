@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from farspan.diagnosis.server_state import GIB, ServerState
+from farspan.diagnosis.server_state import ServerState
 from farspan.diagnosis.sglang_version import version_like
 from farspan.errors import FarspanError
 from farspan.hardware.catalog import find_gpu, gpus
@@ -20,6 +20,7 @@ from farspan.planner.levers import cheapest_fix
 from farspan.planner.plan import plan_engine
 from farspan.planner.questions import largest_context
 from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.sizes import GIB
 
 _CACHE_FOLDER = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 _FLAGS = {

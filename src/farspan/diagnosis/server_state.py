@@ -27,7 +27,6 @@ from farspan.diagnosis.tracebacks import Tracebacks
 from farspan.errors import InputError
 from farspan.planner.versions import version_key
 
-GIB = 2**30
 _DEVICE = re.compile(r"device_name=(?:NVIDIA_|AMD_)?([\w.-]+?)(?:,|\.json|_down)")
 _CAPACITY = re.compile(r"total capacity of (\d+(?:\.\d+)?) GiB")
 

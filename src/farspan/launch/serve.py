@@ -71,7 +71,7 @@ class RunningServer:
 
 def describe(runtime: Runtime) -> dict[str, Any]:
     """What would run, for programs: runtime, engine, argv or manifest, names of environment variables, plan."""
-    from farspan.planner.plan_json import plan_object
+    from farspan.planner.build_document import build_engine
 
     launch = runtime.launch
     shown = runtime.shown()
@@ -91,7 +91,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
         "planned_start_s": {name: round(seconds, 1) for name, seconds in launch.expected.phases.items()},
         "planned_start_basis": launch.expected.basis,
         "warnings": list(launch.warnings),
-        "plan": plan_object(launch.plan) if launch.plan else None,
+        "plan": build_engine(launch.context, launch.plan).to_json() if launch.plan else None,
     }
 
 

@@ -14,9 +14,11 @@ from farspan.engines.vllm.versions import rules_for
 from farspan.errors import InputError
 from farspan.models.spec import AttentionKind, KvDtype
 from farspan.models.weights import offloadable_bytes, with_fp8_weights
+from farspan.planner.bisection import last_holding
 from farspan.planner.ledger import LedgerPhase
 from farspan.planner.plan import check_request, engine_outliner, engine_planner, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.sizes import GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def _offload(engine: str) -> Callable[[PlanRequest], PlanRequest | None]:
     """The fewest whole GiB of weights in RAM with which it fits; all of the layers' where none do."""
 
     def apply(request: PlanRequest) -> PlanRequest | None:
-        most = offloadable_bytes(request.model, request.tp) // 2**30
+        most = offloadable_bytes(request.model, request.tp) // GIB
         if request.has_flag("--cpu-offload-gb") or request.available_kv_bytes is not None or most < 1:
             return None
         outline = engine_outliner(engine)
@@ -156,11 +158,8 @@ def _offload(engine: str) -> Callable[[PlanRequest], PlanRequest | None]:
         def offloading(gib: int) -> PlanRequest:
             return _with_flags(request, {"--cpu-offload-gb": str(gib)})
 
-        low, high = 1, most
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if outline(offloading(middle)).fits else (middle + 1, high)
-        return offloading(low)
+        too_few = last_holding(1, most - 1, lambda gib: not outline(offloading(gib)).fits)
+        return offloading(too_few + 1)
 
     return apply
 

@@ -10,7 +10,7 @@ from farspan.errors import InputError
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes
 from farspan.planner.replicas import plan_replicas
 from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.sizes import format_bytes, format_tokens
+from farspan.sizes import GIB, format_bytes, format_tokens
 
 EnginePlanner = Callable[[PlanRequest], EnginePlan]
 
@@ -25,7 +25,7 @@ ENGINES = tuple(_PLANNERS)
 # vLLM's way to serve a context longer than the model was made for: its planner says what that is worth.
 _LONG_CONTEXT_ENV = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 # Room a rank needs beside its weights before any KV: the CUDA context alone takes 0.6 GiB on an H200.
-_BESIDE_WEIGHTS = 2**30
+_BESIDE_WEIGHTS = GIB
 
 
 def engine_planner(engine: str) -> EnginePlanner:
@@ -94,7 +94,7 @@ def _check_weights(request: PlanRequest) -> None:
     model, gpu = request.model, request.gpu
     weights = rank_weight_bytes(model, request.tp).total
     if request.has_flag("--cpu-offload-gb"):
-        offloaded = int(request.float_flag(0.0, "--cpu-offload-gb") * 2**30)
+        offloaded = int(request.float_flag(0.0, "--cpu-offload-gb") * GIB)
         weights -= min(offloaded, offloadable_bytes(model, request.tp))
     if weights + _BESIDE_WEIGHTS <= gpu.memory_bytes:
         return

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from farspan.planner.kvcost import kv_cost
-from farspan.sizes import format_bytes, format_seconds, format_tokens
+from farspan.sizes import GIB, format_bytes, format_seconds, format_tokens
 
 if TYPE_CHECKING:
     from farspan.planner.levers import Fix, Lever
@@ -129,9 +129,9 @@ def ledger_lines(plan: EnginePlan, *, explain: bool) -> list[str]:
     for line in plan.ledger:
         name = f"{line.name} (host)" if line.on_host else line.name
         rows.append(
-            [f"{line.bytes / 2**30:.3f}", line.when.value, line.basis.value, name, line.grows_with or "-"]
+            [f"{line.bytes / GIB:.3f}", line.when.value, line.basis.value, name, line.grows_with or "-"]
         )
-    rows.append([f"{plan.ledger.free_bytes / 2**30:.3f}", "", "", "left free", ""])
+    rows.append([f"{plan.ledger.free_bytes / GIB:.3f}", "", "", "left free", ""])
     lines = table(rows, right=(0,))
     if not explain:
         return lines

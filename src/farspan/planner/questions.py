@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
 from farspan.errors import InputError
+from farspan.planner.bisection import last_holding
 from farspan.planner.plan import check_request, engine_outliner, plan_engine, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
 
@@ -84,22 +85,6 @@ def _search_one(request: PlanRequest, question: Question, engine: str) -> Search
     return SearchResult(engine, question, value, plan, tp=answered.tp if answered else 0, servers=servers)
 
 
-def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """The largest value in [low, high] for which `fits` holds, 0 when it does not hold for `low`.
-
-    `fits` must hold up to some value and fail above it: a longer context never needs less memory.
-    """
-    if not fits(low):
-        return 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
 def largest_context(request: PlanRequest, engine: str) -> int:
     """The longest context that fits `request.concurrency` times; 0 when not even a short one does.
 
@@ -108,11 +93,11 @@ def largest_context(request: PlanRequest, engine: str) -> int:
     planner = engine_outliner(engine)
     shortest = min(request.output_tokens + 1, request.model.max_position_embeddings)
     check_request(replace(request, context=shortest))
-    return _largest(
-        shortest,
-        request.model.max_position_embeddings,
-        lambda context: planner(request.at(context)).fits,
+    # A longer context never needs less memory.
+    longest = last_holding(
+        shortest, request.model.max_position_embeddings, lambda context: planner(request.at(context)).fits
     )
+    return longest if longest >= shortest else 0
 
 
 def largest_concurrency(request: PlanRequest, engine: str, most: int = MOST_REQUESTS) -> int:
@@ -129,7 +114,7 @@ def largest_concurrency(request: PlanRequest, engine: str, most: int = MOST_REQU
     high = 1
     while high < most and fits(high):
         high = min(2 * high, most)
-    return _largest(1, high, fits)
+    return last_holding(1, high, fits)
 
 
 def fewest_gpus(request: PlanRequest, engine: str, most: int = MOST_GPUS) -> Fleet:

@@ -10,9 +10,8 @@ from datetime import datetime
 from farspan.measurement.analysis.measure import Result
 from farspan.measurement.observe.series import Reading
 from farspan.reports.report_run import ReportRun
-from farspan.sizes import format_bytes
+from farspan.sizes import GIB, format_bytes
 
-_GIB = 2**30
 # A scrape a second: the one after a request's end may still show it.
 _MARGIN_S = 1.0
 
@@ -52,8 +51,8 @@ class KvHeld:
         """Say peak and capacity in a few words."""
         if self.capacity is None or self.unit == "share":
             return self.write(self.peak)
-        if self.unit == "bytes" and self.capacity >= 10 * _GIB and self.peak >= _GIB:
-            return f"{self.peak / _GIB:.0f} of {self.capacity / _GIB:.0f} GiB"
+        if self.unit == "bytes" and self.capacity >= 10 * GIB and self.peak >= GIB:
+            return f"{self.peak / GIB:.0f} of {self.capacity / GIB:.0f} GiB"
         return f"{self.write(self.peak)} of {self.write(self.capacity)}"
 
 
@@ -83,7 +82,7 @@ def _pool_bytes(subject: ReportRun) -> tuple[float | None, str]:
     figures = subject.log.capacity if subject.log else {}
     for name in ("available_kv_gib", "kv_pool_gib"):
         if figures.get(name):
-            return figures[name] * _GIB, "the server's log, of one GPU"
+            return figures[name] * GIB, "the server's log, of one GPU"
     if subject.plan is not None and subject.plan.kv_bytes:
         return subject.plan.kv_bytes, "the plan, of one GPU"
     return None, ""

@@ -51,7 +51,16 @@ def _plan_object(page: PlanPage) -> dict[str, Any]:
         "found": planned.found,
         "facts": {name.lower(): value for name, value in page.facts},
         "figures": [asdict(figure) for figure in page.figures],
-        "changes": [asdict(change) for change in planned.changes],
+        "changes": [
+            {
+                "change": change.change,
+                "costs": change.costs,
+                "bytes_freed": change.bytes_freed,
+                "capacity": change.capacity_tokens or None,
+                "fits": change.fits,
+            }
+            for change in planned.changes
+        ],
         "remedy": {"changes": planned.remedy[0], "flags": planned.remedy[1]} if planned.remedy[1] else None,
         "warnings": list(planned.warnings),
         "trust": [asdict(trust) for trust in page.trust],

@@ -7,25 +7,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import orjson
+from typing import TypeVar
 
 from farspan.errors import InputError
 from farspan.measurement.analysis.measure import Result
-from farspan.reports.expectation import (
-    Expectation,
-    as_list,
-    as_mapping,
-    as_number,
-    read_expectation,
-    read_kv_bytes,
+from farspan.planner.document import PlanDocument, PlanPart, SearchPlan, SinglePlan
+from farspan.planner.document_records import (
+    EngineRecord,
+    FoundRecord,
+    LedgerRecord,
+    LeverRecord,
+    RequestRecord,
 )
+from farspan.reports.expectation import Expectation, expect
 from farspan.reports.report_run import MOST_RUNS, name_engine
 
-_ADVICE = "write it with farspan plan ... --json"
-# What `farspan plan --find` looked for.
-FINDINGS = ("context", "concurrency", "gpus")
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +57,7 @@ class PlannedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One thing to change where it does not fit: what it costs the user, and bytes of one GPU it frees."""
-
-    change: str
-    costs: str
-    bytes_freed: float
-    capacity: int | None
-    fits: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
+class PlanSeries:
     """One engine on one kind of GPU: what a report shows as a series.
 
     Args:
@@ -80,7 +66,7 @@ class Planned:
         model, engine, hardware: In words.
         facts: What was asked, as the plan has it.
         rows: By context.
-        find, found: What was searched for (one of `FINDINGS`, else empty) and the answer.
+        find, found: What was searched for (`context`, `concurrency`, `gpus`, else empty) and the answer.
         plan: Its times, memory and flags; None when it was refused throughout.
         command: Environment and flags, ready to paste; empty when there are none.
         added: Flags that the planner added to the engine's defaults.
@@ -103,7 +89,7 @@ class Planned:
     plan: Expectation | None
     command: str
     added: tuple[str, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[LeverRecord, ...]
     remedy: tuple[str, str]
     warnings: tuple[str, ...]
     bases: Mapping[str, tuple[int, float]]
@@ -125,7 +111,7 @@ def is_plan(path: Path) -> bool:
     return path.is_file()
 
 
-def load_planned(paths: Sequence[Path]) -> tuple[Planned, ...]:
+def load_plans(paths: Sequence[Path]) -> tuple[PlanSeries, ...]:
     """Read plans: every engine of every plan is a series.
 
     Args:
@@ -134,7 +120,12 @@ def load_planned(paths: Sequence[Path]) -> tuple[Planned, ...]:
     Raises:
         InputError: One cannot be read or is no plan, or there are too many series for one page.
     """
-    series = [one for path in paths for one in _read(path)]
+    series = [
+        _read_engine(part, engine)
+        for path in paths
+        for part in PlanDocument.load(path).parts
+        for engine in part.engines
+    ]
     if len(series) > MOST_RUNS:
         raise InputError(
             f"{len(series)} plans are too many for one page",
@@ -144,144 +135,116 @@ def load_planned(paths: Sequence[Path]) -> tuple[Planned, ...]:
     return _name_apart(keyed)
 
 
-def _read(path: Path) -> list[Planned]:
-    try:
-        document = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a plan ({error})", _ADVICE) from error
-    document = as_mapping(document)
-    parts = list(as_mapping(document.get("by_gpu")).values()) or [document]
-    found = [
-        _read_engine(as_mapping(part), engine) for part in parts for engine in _engines_of(as_mapping(part))
-    ]
-    if not found:
-        raise InputError(f"{path} is no plan: it names no engine", _ADVICE)
-    return found
-
-
-def _engines_of(plan: Mapping[str, Any]) -> list[str]:
-    points = [as_mapping(point) for point in as_list(plan.get("points"))]
-    named = [str(point["engine"]) for point in points if point.get("engine")] or list(
-        as_mapping(plan.get("engines"))
-    )
-    return list(dict.fromkeys(named))
-
-
-def _read_engine(plan: Mapping[str, Any], engine: str) -> Planned:
-    points = [as_mapping(point) for point in as_list(plan.get("points"))]
-    entry = as_mapping(as_mapping(plan.get("engines")).get(engine))
-    find = str(plan.get("find") or "")
-    found = _count(entry.get("value")) if find in FINDINGS else None
-    context = found if find == "context" else plan.get("context")
-    concurrency = found if find == "concurrency" else plan.get("concurrency")
-    entries = [point for point in points if point.get("engine") == engine] or [{**entry, "context": context}]
-    rows = sorted((_read_row(one, _count(concurrency)) for one in entries), key=lambda row: row.context or 0)
-    planned = [one for one in entries if one.get("version")]
-    last = planned[-1] if planned else {}
-    # Read as the plan of a run is, whatever was asked of the planner.
-    sweep = {**plan, "points": [{**one, "engine": engine} for one in planned]}
-    fix = as_mapping(last.get("fix"))
-    version = str(last.get("version") or "")
-    gpus = found if find == "gpus" else _count(plan.get("gpus"))
-    hardware = f"{gpus}x {plan.get('gpu')}" if gpus else str(plan.get("gpu") or "")
-    return Planned(
+def _read_engine(part: PlanPart, engine: str) -> PlanSeries:
+    request = part.request
+    found = part.found.get(engine) if isinstance(part, SearchPlan) else None
+    find = part.find if isinstance(part, SearchPlan) and found and found.value > 0 else ""
+    if find == "gpus" and found:
+        request = replace(request, gpus=found.value)
+    concurrency = found.value if find == "concurrency" and found else request.concurrency
+    answers = part.answers_of(engine)
+    rows = tuple(_row(answer, _positive(concurrency)) for answer in answers)
+    if not rows:
+        why = found.refusal if found else None
+        rows = (_unanswered(_positive(request.context), _positive(concurrency), why),)
+    planned = [answer for answer in answers if not answer.refused]
+    last = planned[-1] if planned else None
+    fix = last.fix if last else None
+    return PlanSeries(
         key="",
         name="",
-        model=str(plan.get("model") or "a model"),
-        engine=f"{name_engine(engine)} {version}".strip(),
-        hardware=hardware,
-        facts=_list_facts(plan, entry, hardware),
-        rows=tuple(rows),
-        find=find if found is not None else "",
-        found=found,
-        plan=read_expectation(sweep, engine),
-        command=_write_command(last.get("env"), last.get("flags")),
-        added=_words(last.get("added")),
-        changes=tuple(_read_changes(last.get("levers"))),
-        remedy=(
-            " ".join(_words(fix.get("changes"))),
-            _write_command(fix.get("env"), fix.get("flags")),
-        ),
-        warnings=_words(last.get("warnings")),
-        bases=_sum_bases(last.get("ledger")),
-        gpu_basis=str(plan.get("gpu_memory_basis") or ""),
+        model=request.model or "a model",
+        engine=f"{name_engine(engine)} {last.version or '' if last else ''}".strip(),
+        hardware=request.hardware,
+        facts=_list_facts(part, request, found),
+        rows=rows,
+        find=find,
+        found=found.value if find and found else None,
+        plan=expect(part, engine),
+        command=_write_command(last.env, last.flags) if last else "",
+        added=last.added if last else (),
+        changes=last.levers if last else (),
+        remedy=(" ".join(fix.changes), _write_command(fix.env, fix.flags)) if fix else ("", ""),
+        warnings=last.warnings if last else (),
+        bases=_sum_bases(last.ledger if last else ()),
+        gpu_basis=request.gpu_memory_basis,
     )
 
 
-def _read_row(entry: Mapping[str, Any], concurrency: int | None) -> PlannedRow:
-    ttft = as_mapping(entry.get("ttft_s"))
-    refusal = entry.get("refusal")
+def _row(answer: EngineRecord, concurrency: int | None) -> PlannedRow:
+    ttft, itl = answer.ttft_s, answer.itl_s
     return PlannedRow(
-        context=_count(entry.get("context")),
+        context=_positive(answer.context),
         concurrency=concurrency,
-        fits=entry.get("fits") is True,
-        refused=entry.get("refused") is True or bool(refusal),
-        reason=str(refusal or entry.get("reason") or ""),
-        expected_s=as_number(ttft.get("expected")),
-        floor_s=as_number(ttft.get("floor")),
-        itl_s=as_number(as_mapping(entry.get("itl_s")).get("expected")),
-        rate=as_number(entry.get("prefill_tokens_per_s")),
-        capacity=_count(entry.get("capacity_tokens")),
-        most=as_number(entry.get("max_concurrency")),
-        kv_bytes=read_kv_bytes(entry),
+        fits=answer.fits,
+        refused=answer.refused,
+        reason=answer.reason,
+        expected_s=_positive(ttft.expected) if ttft else None,
+        floor_s=_positive(ttft.floor) if ttft else None,
+        itl_s=_positive(itl.expected) if itl else None,
+        rate=_positive(answer.prefill_tokens_per_s),
+        capacity=_positive(answer.capacity_tokens),
+        most=_positive(answer.max_concurrency),
+        kv_bytes=_positive(answer.kv_room_bytes),
+    )
+
+
+def _unanswered(context: int | None, concurrency: int | None, refusal: str | None) -> PlannedRow:
+    """The row of a search that found nothing, or was refused."""
+    return PlannedRow(
+        context=context,
+        concurrency=concurrency,
+        fits=False,
+        refused=bool(refusal),
+        reason=refusal or "nothing fits",
+        expected_s=None,
+        floor_s=None,
+        itl_s=None,
+        rate=None,
+        capacity=None,
+        most=None,
+        kv_bytes=None,
     )
 
 
 def _list_facts(
-    plan: Mapping[str, Any], entry: Mapping[str, Any], hardware: str
+    part: PlanPart, request: RequestRecord, found: FoundRecord | None
 ) -> tuple[tuple[str, str], ...]:
-    tp = entry.get("tp") or plan.get("tp")
-    servers = _count(entry.get("servers")) or 1
+    tp = (found.tp if found else None) or request.tp
     layout = f", TP {tp}" if tp else ""
-    if servers > 1:
-        layout += f", {servers} servers"
-    notes = "; ".join(_words(plan.get("notes")))
+    if found and found.servers > 1:
+        layout += f", {found.servers} servers"
+    notes = "; ".join(request.notes)
+    kv = part.kv if isinstance(part, SinglePlan) else None
     return (
-        ("Model", str(plan.get("model") or "") + (f": {notes}" if notes else "")),
-        ("Hardware", f"{hardware}{layout}"),
-        ("Answers", f"{_count(plan.get('output_tokens')) or 0:,} tokens, within the context"),
-        ("KV cache", str(as_mapping(plan.get("kv")).get("dtype") or plan.get("kv_dtype") or "")),
+        ("Model", request.model + (f": {notes}" if notes else "")),
+        ("Hardware", f"{request.hardware}{layout}"),
+        ("Answers", f"{max(0, request.output_tokens):,} tokens, within the context"),
+        ("KV cache", kv.dtype if kv else request.kv_dtype),
     )
 
 
-def _read_changes(levers: Any) -> list[Change]:
-    return [
-        Change(
-            str(lever.get("change") or ""),
-            str(lever.get("costs") or ""),
-            as_number(lever.get("bytes_freed")) or 0.0,
-            _count(lever.get("capacity_tokens")),
-            lever.get("fits") is True,
-        )
-        for lever in map(as_mapping, as_list(levers))
-    ]
-
-
-def _sum_bases(ledger: Any) -> dict[str, tuple[int, float]]:
+def _sum_bases(ledger: Sequence[LedgerRecord]) -> dict[str, tuple[int, float]]:
     """Return lines and bytes of one GPU's ledger by basis."""
     sums: dict[str, tuple[int, float]] = {}
-    for line in map(as_mapping, as_list(ledger)):
-        if line.get("where") == "gpu":
-            basis = str(line.get("basis") or "unknown")
-            count, size = sums.get(basis, (0, 0.0))
-            sums[basis] = (count + 1, size + (as_number(line.get("bytes")) or 0.0))
+    for line in ledger:
+        if line.on_gpu:
+            count, size = sums.get(line.basis, (0, 0.0))
+            sums[line.basis] = (count + 1, size + line.bytes)
     return sums
 
 
-def _write_command(environment: Any, flags: Any) -> str:
-    variables = [f"{name}={shlex.quote(str(value))}" for name, value in as_mapping(environment).items()]
-    return " ".join([*variables, *(shlex.quote(flag) for flag in _words(flags))])
+def _write_command(environment: Mapping[str, str], flags: Sequence[str]) -> str:
+    variables = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
+    return " ".join([*variables, *map(shlex.quote, flags)])
 
 
-def _words(values: Any) -> tuple[str, ...]:
-    return tuple(str(value) for value in as_list(values))
+def _positive(value: _Number | None) -> _Number | None:
+    """A figure, or None where the plan does not have it: 0 is no figure of any of them."""
+    return value if value is not None and value > 0 else None
 
 
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _name_apart(series: Sequence[Planned]) -> tuple[Planned, ...]:
+def _name_apart(series: Sequence[PlanSeries]) -> tuple[PlanSeries, ...]:
     """Name every series by its engine, with what differs behind it: hardware, model, else its letter."""
     named = [replace(one, name=one.engine) for one in series]
     for attribute in ("hardware", "model"):

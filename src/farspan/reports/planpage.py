@@ -9,7 +9,7 @@ from farspan.reports.claim import KeyFigure, align_figures
 from farspan.reports.curves import CURVES, draw_curve
 from farspan.reports.drawing import Chart
 from farspan.reports.memory_chart import draw_ledger
-from farspan.reports.plan_rows import Planned, PlannedRow
+from farspan.reports.plan_rows import PlannedRow, PlanSeries
 from farspan.reports.trust_statement import Trust, TrustLevel
 from farspan.sizes import format_bytes, format_seconds, format_tokens
 
@@ -24,7 +24,7 @@ class PlanPage:
         figures: For the top of the page; those of the longest context that fits, else of the longest.
     """
 
-    planned: Planned
+    planned: PlanSeries
     claim: str
     note: str
     figures: tuple[KeyFigure, ...]
@@ -55,7 +55,7 @@ class PlanTableRow:
 
     anchor: str
     label: str
-    planned: Planned
+    planned: PlanSeries
     row: PlannedRow
 
 
@@ -76,7 +76,7 @@ class PlanReportData:
     rows: tuple[PlanTableRow, ...]
 
 
-def build_plan_report(series: Sequence[Planned], *, title: str = "") -> PlanReportData:
+def build_plan_report(series: Sequence[PlanSeries], *, title: str = "") -> PlanReportData:
     """Work out a report of plans.
 
     Args:
@@ -114,7 +114,7 @@ def draw_plan_charts(data: PlanReportData) -> list[Chart]:
     return [chart for chart in drawn if chart is not None]
 
 
-def write_plan_claim(planned: Planned) -> str:
+def write_plan_claim(planned: PlanSeries) -> str:
     """Say in one sentence what a plan says: what would run where, what fits, and how fast."""
     lead = ", ".join(part for part in (planned.model, planned.hardware, planned.engine) if part)
     fitting = [row for row in planned.rows if row.fits]
@@ -147,14 +147,14 @@ def _write_refusal(row: PlannedRow) -> str:
     return "are not planned" if row.refused else "do not fit"
 
 
-def _write_note(planned: Planned) -> str:
+def _write_note(planned: PlanSeries) -> str:
     text = "Planned; nothing was measured."
     if planned.added:
         text += f" With {' '.join(planned.added)}, which the engine's defaults do not have."
     return text
 
 
-def _choose_figures(planned: Planned) -> tuple[KeyFigure, ...]:
+def _choose_figures(planned: PlanSeries) -> tuple[KeyFigure, ...]:
     row = next((row for row in reversed(planned.rows) if row.fits), planned.rows[-1])
     times = TrustLevel(planned.plan.trust) if planned.plan else TrustLevel.ASSUMED
     memory = _judge_memory(planned)
@@ -183,13 +183,13 @@ def _length(row: PlannedRow) -> str:
     return format_tokens(row.context) if row.context else "this length"
 
 
-def _judge_memory(planned: Planned) -> TrustLevel:
+def _judge_memory(planned: PlanSeries) -> TrustLevel:
     """A ledger with any assumed line is assumed as a whole, and so is one that the plan does not show."""
     exact = planned.bases and set(planned.bases) <= {"mirrored", "fitted"}
     return TrustLevel.FITTED if exact else TrustLevel.ASSUMED
 
 
-def _judge(planned: Planned) -> tuple[Trust, ...]:
+def _judge(planned: PlanSeries) -> tuple[Trust, ...]:
     if planned.plan is None:
         return (Trust("Everything", TrustLevel.UNKNOWN, planned.rows[-1].reason or "nothing was planned"),)
     trust = []

@@ -15,7 +15,7 @@ from farspan.errors import InputError
 from farspan.escape_terminal import printable
 from farspan.reports.build_report import ReportData, draw_charts
 from farspan.reports.drawing import Chart
-from farspan.reports.plan_rows import Planned
+from farspan.reports.plan_rows import PlanSeries
 from farspan.reports.planpage import PlanReportData, draw_plan_charts
 from farspan.sizes import format_bytes, format_seconds, format_tokens
 
@@ -153,13 +153,13 @@ def _write_size(size: float | None) -> str:
     return "" if size is None else format_bytes(size)
 
 
-def _list_changes(planned: Planned) -> list[tuple[str, ...]]:
+def _list_changes(planned: PlanSeries) -> list[tuple[str, ...]]:
     return [
         (
             change.change,
             change.costs,
             format_bytes(change.bytes_freed),
-            _write_number(change.capacity),
+            _write_number(change.capacity_tokens or None),
             "yes" if change.fits else "",
         )
         for change in planned.changes

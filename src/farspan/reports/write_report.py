@@ -13,7 +13,7 @@ from farspan.reports.build_report import build_report
 from farspan.reports.data_files import render_csv, render_json
 from farspan.reports.drawing import check_drawing
 from farspan.reports.plan_data_files import render_plan_csv, render_plan_json
-from farspan.reports.plan_rows import is_plan, load_planned
+from farspan.reports.plan_rows import is_plan, load_plans
 from farspan.reports.planpage import PlanReportData, build_plan_report
 from farspan.reports.render import AnyData, render_charts, render_html, render_markdown
 from farspan.reports.report_run import load_subjects
@@ -183,7 +183,7 @@ def _load(runs: Sequence[Path], options: ReportOptions) -> AnyData:
         ):
             if given:
                 raise InputError(f"{name} is for runs, and only plans are given", "name a run folder too")
-        return build_plan_report(load_planned(plans), title=options.title)
+        return build_plan_report(load_plans(plans), title=options.title)
     if len(plans) + (options.plan is not None) > 1:
         raise InputError(
             "the runs have one plan, and several are given",

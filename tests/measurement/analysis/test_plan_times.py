@@ -50,9 +50,17 @@ def test_times_are_read_from_a_plan_or_a_sweep(tmp_path: Path) -> None:
     assert read_plan_times(write(tmp_path / "b", sweep)).ttft_s == {10: 1.0}
 
 
-@pytest.mark.parametrize("document", [{}, [], 7, {"context": 10, "engines": {"vllm": {"ttft_s": None}}}])
-def test_a_plan_without_times_is_refused(tmp_path: Path, document: Any) -> None:
-    with pytest.raises(InputError, match="no planned time"):
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({}, "is no plan: it names no engine"),
+        ([], "is no plan: it is not a JSON object"),
+        (7, "is no plan: it is not a JSON object"),
+        ({"context": 10, "engines": {"vllm": {"ttft_s": None}}}, "holds no planned time"),
+    ],
+)
+def test_a_plan_without_times_is_refused(tmp_path: Path, document: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
         read_plan_times(write(tmp_path / "a", document))
     with pytest.raises(InputError, match="cannot be read"):
         read_plan_times(tmp_path / "missing")

@@ -6,7 +6,8 @@ from farspan.diagnosis import oom
 from farspan.diagnosis.findings import Confidence, Severity
 from farspan.diagnosis.planned_server import planned
 from farspan.diagnosis.rule import Diagnosis, Rule, RuleMatch
-from farspan.diagnosis.server_state import GIB, ServerState
+from farspan.diagnosis.server_state import ServerState
+from farspan.sizes import GIB
 
 _FEW_ROWS = 8
 

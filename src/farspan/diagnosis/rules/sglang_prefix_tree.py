@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from farspan.diagnosis.findings import Confidence, Evidence, Severity
 from farspan.diagnosis.rule import Diagnosis, StateRule
-from farspan.diagnosis.server_state import GIB, ServerState
+from farspan.diagnosis.server_state import ServerState
 from farspan.diagnosis.sglang_version import version_like
+from farspan.sizes import GIB
 
 _LONG = 1_000_000
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from farspan.diagnosis.findings import Confidence, Evidence, Severity
 from farspan.diagnosis.rule import Diagnosis, StateRule
-from farspan.diagnosis.server_state import GIB, ServerState
+from farspan.diagnosis.server_state import ServerState
+from farspan.sizes import GIB
 
 _LARGE_GIB = 4.0
 _FEW_ROWS = 8

@@ -8,6 +8,7 @@ from farspan.diagnosis.findings import Severity
 from farspan.diagnosis.planned_server import planned, spec_of
 from farspan.diagnosis.rule import Diagnosis, Rule, RuleMatch
 from farspan.diagnosis.server_state import ServerState
+from farspan.sizes import GIB
 
 _SAFE_SHARE = 0.9
 
@@ -24,7 +25,7 @@ def _explain(sighting: RuleMatch, situation: ServerState) -> Diagnosis:
         cause += f", and {share:g} leaves too little beside it"
     cause += "."
     if spec is not None:
-        logits = requests * spec.vocab_size * 4 / 2**30
+        logits = requests * spec.vocab_size * 4 / GIB
         cause += f" One copy of the logits alone takes {logits:.2f} GiB."
     fix: list[str] = []
     if share is None or share > _SAFE_SHARE:

@@ -6,15 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
-from farspan.errors import InputError
+from farspan.errors import InputError, UnsupportedError
 from farspan.measurement.analysis.measure import Result
 from farspan.measurement.analysis.measures import group_points, lookup_point
 from farspan.measurement.analysis.plan_times import PlannedTtft, list_planned
 from farspan.measurement.analysis.threshold import Condition, UnknownValueError
 from farspan.measurement.environment import read_document
 from farspan.measurement.run_folder import ENVIRONMENT_FILE
+from farspan.planner.document import PlanDocument
 from farspan.sizes import format_tokens
 
 # A measured time may fall short of the floor by the rounding of both, not by more.
@@ -70,13 +69,10 @@ def read_ttft_plan(path: Path, engine: str | None) -> TtftPlan:
     Raises:
         InputError: The file is no plan, has no times, or has several engines and none is the one measured.
     """
-    try:
-        document = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error})", "write it with farspan plan --json") from error
-    plan = choose_engine(list_planned(document), engine)
+    rows = list_planned(PlanDocument.load(path))
+    plan = choose_engine(rows, engine)
     if plan is None:
-        engines = ", ".join(sorted({row.engine for row in list_planned(document)}))
+        engines = ", ".join(sorted({row.engine for row in rows}))
         raise InputError(
             f"{path} plans {engines or 'no time'}, and the server is {engine or 'of an unknown engine'}",
             "plan that engine: farspan plan ... --engine NAME --contexts ... --json",
@@ -96,15 +92,35 @@ def choose_engine(rows: Sequence[PlannedTtft], engine: str | None) -> TtftPlan |
     return TtftPlan({row.context: row for row in rows if row.engine == wanted})
 
 
-def find_plan(folder: Path, engine: str | None) -> TtftPlan | None:
-    """Return the plan that the run in a folder was last started with; None when there was none, or none for this
-    engine.
+def find_plan_document(folder: Path) -> PlanDocument | None:
+    """Return the plan that the run in a folder was last started with; None when there was none, or no plan.
+
+    Raises:
+        UnsupportedError: A newer farspan wrote it.
     """
     document = read_document(folder / ENVIRONMENT_FILE)
     starts = document.get("starts") if isinstance(document, dict) else None
     plans = [start.get("plan") for start in starts or () if isinstance(start, dict)]
     known = [plan for plan in plans if plan is not None]
-    return choose_engine(list_planned(known[-1]), engine) if known else None
+    try:
+        return PlanDocument.from_json(known[-1], f"the plan of {folder}") if known else None
+    except UnsupportedError:
+        raise
+    except InputError:
+        return None
+
+
+def find_plan(folder: Path, engine: str | None) -> TtftPlan | None:
+    """Return the times of the plan that the run in a folder was last started with.
+
+    Returns:
+        None when there was no plan, or none for this engine.
+
+    Raises:
+        UnsupportedError: A newer farspan wrote it.
+    """
+    plan = find_plan_document(folder)
+    return choose_engine(list_planned(plan), engine) if plan else None
 
 
 def compare_with_plan(results: Sequence[Result], plan: TtftPlan) -> tuple[PlannedPoint, ...]:

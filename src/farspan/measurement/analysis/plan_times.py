@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from farspan.errors import InputError
 from farspan.measurement.http.client import Limits
 from farspan.measurement.schedule import Job
+from farspan.planner.document import PlanDocument
 
 # A planned time is an estimate: a limit must never end a request that only takes longer than planned.
 _PATIENCE = 5.0
@@ -79,10 +77,7 @@ def read_plan_times(path: Path, *, engine: str | None = None) -> PlanTimes:
     Raises:
         InputError: The file is not there, is no plan, or plans no time.
     """
-    try:
-        plan = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error})", "write it with farspan plan --json") from error
+    plan = PlanDocument.load(path)
     times: dict[int, float] = {}
     for row in list_planned(plan):
         if engine in (None, row.engine):
@@ -96,31 +91,16 @@ def read_plan_times(path: Path, *, engine: str | None = None) -> PlanTimes:
     return PlanTimes(times)
 
 
-def list_planned(plan: Any) -> tuple[PlannedTtft, ...]:
-    """List the TTFTs in what `farspan plan --json` prints, of one context or of a sweep; rows of other shapes are left
-    out.
-    """
-    if not isinstance(plan, dict):
+def list_planned(plan: PlanDocument) -> tuple[PlannedTtft, ...]:
+    """List the TTFTs in a plan; none in one for several kinds of GPU, where an engine has more than one."""
+    if len(plan.parts) != 1:
         return ()
-    rows = plan.get("points")
-    if not isinstance(rows, list):
-        engines = plan.get("engines")
-        engines = engines if isinstance(engines, dict) else {}
-        rows = [
-            {**of, "context": plan.get("context"), "engine": name}
-            for name, of in engines.items()
-            if isinstance(of, dict)
-        ]
+    (part,) = plan.parts
     found = []
-    for row in rows:
-        ttft, context = (row.get("ttft_s"), row.get("context")) if isinstance(row, dict) else (None, None)
-        if isinstance(ttft, dict) and isinstance(context, int):
-            expected, floor = _positive(ttft.get("expected")), _positive(ttft.get("floor"))
-            if expected is not None:
-                found.append(PlannedTtft(context, str(row.get("engine")), expected, floor))
+    for engine in part.engines:
+        for answer in part.answers_of(engine):
+            ttft = answer.ttft_s
+            if ttft is not None and ttft.expected > 0 and answer.context is not None:
+                floor = ttft.floor if ttft.floor > 0 else None
+                found.append(PlannedTtft(answer.context, engine, ttft.expected, floor))
     return tuple(found)
-
-
-def _positive(value: Any) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and value > 0 else None
