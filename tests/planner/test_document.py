@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from farspan.engines.engine import Engine
+from farspan.engines.registry import all_engines, get_engine
 from farspan.errors import FarspanError, InputError, UnsupportedError
 from farspan.hardware.catalog import parse_node
 from farspan.models.config import load_model
@@ -25,7 +27,7 @@ from farspan.planner.document import (
     SweepPlan,
 )
 from farspan.planner.levers import find_fix
-from farspan.planner.plan import ENGINES, plan_engines
+from farspan.planner.plan import plan_engines
 from farspan.planner.questions import Question, search
 from farspan.planner.request import PlanRequest
 from farspan.planner.sweep import sweep
@@ -39,6 +41,7 @@ REQUESTS = st.builds(
     st.integers(1, 40),
     st.sampled_from((KvDtype.AUTO, KvDtype.FP8_E4M3)),
 )
+ENGINES = all_engines()
 ENGINE_SETS = st.sampled_from((ENGINES, *((engine,) for engine in ENGINES)))
 
 
@@ -51,9 +54,13 @@ def _scout(context: int = 10_000_000, concurrency: int = 1) -> PlanRequest:
     return _request("llama-4-scout", "8xH200", context, concurrency, KvDtype.AUTO)
 
 
-def _plan(request: PlanRequest, engines: tuple[str, ...] = ENGINES) -> SinglePlan:
+def _plan(request: PlanRequest, engines: tuple[Engine, ...] = ENGINES) -> SinglePlan:
     plans, refusals = plan_engines(request, engines)
-    fixes = {plan.engine: find_fix(request, plan) for plan in plans if not plan.fits_with_defaults}
+    fixes = {
+        plan.engine: find_fix(request, plan, get_engine(plan.engine))
+        for plan in plans
+        if not plan.fits_with_defaults
+    }
     return build_plan(request, plans, refusals, fixes)
 
 
@@ -68,7 +75,7 @@ def _check_round_trip(document: PlanDocument) -> None:
 
 @given(REQUESTS, ENGINE_SETS)
 @settings(max_examples=40)
-def test_a_plan_is_read_as_it_was_written(request: PlanRequest, engines: tuple[str, ...]) -> None:
+def test_a_plan_is_read_as_it_was_written(request: PlanRequest, engines: tuple[Engine, ...]) -> None:
     try:
         document = _plan(request, engines)
     except FarspanError:
@@ -83,18 +90,18 @@ def test_a_plan_is_read_as_it_was_written(request: PlanRequest, engines: tuple[s
 @given(REQUESTS, ENGINE_SETS, st.lists(st.sampled_from((8192, 100_000, 1_000_000, 20_000_000)), min_size=1))
 @settings(max_examples=40)
 def test_a_sweep_is_read_as_it_was_written(
-    request: PlanRequest, engines: tuple[str, ...], contexts: list[int]
+    request: PlanRequest, engines: tuple[Engine, ...], contexts: list[int]
 ) -> None:
     document = build_sweep(request, sweep(request, contexts, engines))
     _check_round_trip(document)
     for engine in engines:
-        assert [point.context for point in document.answers_of(engine)] == sorted(contexts)
+        assert [point.context for point in document.answers_of(engine.name)] == sorted(contexts)
 
 
 @given(REQUESTS, ENGINE_SETS, st.sampled_from(Question))
 @settings(max_examples=25)
 def test_a_search_is_read_as_it_was_written(
-    request: PlanRequest, engines: tuple[str, ...], question: Question
+    request: PlanRequest, engines: tuple[Engine, ...], question: Question
 ) -> None:
     try:
         found = search(request, question, engines)

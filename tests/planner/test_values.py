@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from farspan.engines.registry import engine_names, get_engine
 from farspan.engines.sglang.versions import KNOWN_VERSIONS as SGLANG_VERSIONS
 from farspan.engines.sglang.versions import rules_of
 from farspan.engines.vllm.versions import RULES
@@ -16,7 +17,7 @@ from farspan.hardware.gpu import Node
 from farspan.models import catalog
 from farspan.models.config import load_model
 from farspan.models.weights import rank_weight_bytes
-from farspan.planner.plan import ENGINES, plan_engine
+from farspan.planner.plan import plan_engine
 from farspan.planner.request import PlanRequest
 from farspan.planner.sweep import sweep
 
@@ -52,21 +53,21 @@ def test_gpus_and_rules_compare_by_value() -> None:
         assert hash(replace(rules_of(version))) == hash(rules_of(version))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", engine_names())
 def test_a_plan_of_equal_questions_is_equal(engine: str) -> None:
     node, model = parse_node("1xH200"), load_model("llama-3.1-8b")
     request = PlanRequest(model=model, gpu=node.gpu, gpus=1, tp=1, context=100_000)
     copy = replace(request, model=replace(model), gpu=replace(node.gpu))
-    assert plan_engine(copy, engine) == plan_engine(request, engine)
+    assert plan_engine(copy, get_engine(engine)) == plan_engine(request, get_engine(engine))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", engine_names())
 def test_a_sweep_of_a_model_read_again_is_as_fast(engine: str) -> None:
     """10,000 points take about a second of CPU; ten times that would mean that caches compare models or miss."""
     node, name = parse_node("1xH200"), "llama-3.1-8b"
-    list(sweep(_question(name, node), [1_000], [engine]))
+    list(sweep(_question(name, node), [1_000], [get_engine(engine)]))
     start = time.process_time()
-    points = sum(1 for _ in sweep(_question(name, node), range(1_000, 11_000, 5), [engine]))
+    points = sum(1 for _ in sweep(_question(name, node), range(1_000, 11_000, 5), [get_engine(engine)]))
     assert points == 2_000
     assert time.process_time() - start < 2.0
 

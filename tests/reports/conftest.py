@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from farspan.engines.command import Listen, server_command
+from farspan.engines.command import Listen
+from farspan.engines.registry import get_engine
 from farspan.launch.local import LocalServer, find_free_port, import_path
 from farspan.launch.readiness import wait_ready
 from farspan.measurement.http.ready import find_missing
@@ -34,7 +35,7 @@ def engine_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     url = f"http://127.0.0.1:{port}"
     flags = ("--keep-prefixes-s", "0", "--kv-quiet-s", "0.2", "--kv-segment-mib", "1")
     listen = Listen("127.0.0.1", port, checkpoint.name)
-    argv = list(server_command("builtin", str(checkpoint), flags, {}, listen, python=sys.executable).argv)
+    argv = list(get_engine("builtin").command(str(checkpoint), flags, {}, listen, python=sys.executable).argv)
 
     async def measure(server: LocalServer) -> None:
         await wait_ready(server, lambda: find_missing(url), limit_s=90)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from farspan.cli.options import EngineName
 from farspan.cli.output import json_option, print_json
 from farspan.cli.plan_options import engine_flags_argument, plan_options
-from farspan.planner.plan import ENGINES
 from farspan.sizes import format_seconds
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ Exit code: 0 it answered; 1 it did not start, or ended; 2 bad input; 130 interru
 )
 @click.argument("model")
 @engine_flags_argument
-@click.option("--engine", type=click.Choice(ENGINES), default="vllm")
+@click.option("--engine", type=EngineName(), default="vllm")
 @click.option("--runtime", type=click.Choice(["docker", "kubernetes", "local"]), default="docker")
 @click.option("--gpus", default="detect", help="GPUs of each machine: 8xH200, detect; none for a CPU.")
 @plan_options

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from farspan.diagnosis.server_state import ServerState
 from farspan.diagnosis.sglang_version import version_like
+from farspan.engines.registry import find_served
 from farspan.errors import FarspanError
 from farspan.hardware.catalog import find_gpu, gpus
 from farspan.hardware.gpu import Gpu
@@ -23,31 +23,6 @@ from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.sizes import GIB
 
 _CACHE_FOLDER = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
-_FLAGS = {
-    "vllm": (
-        "gpu_memory_utilization",
-        "max_num_seqs",
-        "max_num_batched_tokens",
-        "disable_hybrid_kv_cache_manager",
-        "enforce_eager",
-        "kv_cache_memory_bytes",
-        "enable_prefix_caching",
-    ),
-    "sglang": (
-        "mem_fraction_static",
-        "max_running_requests",
-        "max_total_tokens",
-        "chunked_prefill_size",
-        "swa_full_tokens_ratio",
-        "hybrid_kvcache_ratio",
-        "disable_cuda_graph",
-        "disable_radix_cache",
-        "page_size",
-        "attention_backend",
-    ),
-}
-# A flag given with its default value says nothing; some versions then lack the flag altogether.
-_DEFAULTS: Mapping[str, object] = {"swa_full_tokens_ratio": 0.8, "page_size": 1}
 _SIZE_TOLERANCE = 0.04
 _BUDGET_TOLERANCE = 1.15
 _DEFAULT_SHARE = 0.92
@@ -149,8 +124,8 @@ def planned_version(situation: ServerState) -> str:
 
 def request_of(situation: ServerState) -> PlanRequest | None:
     """The question the server's own arguments ask; None when the log does not show model, GPU and context."""
-    spec, gpu = spec_of(situation), gpu_of(situation)
-    if spec is None or gpu is None or situation.engine not in _FLAGS:
+    spec, gpu, engine = spec_of(situation), gpu_of(situation), find_served(situation.engine)
+    if spec is None or gpu is None or engine is None or not engine.logged_flags:
         return None
     context = situation.context or spec.max_position_embeddings
     dtype = situation.text("kv_cache_dtype") or "auto"
@@ -159,9 +134,9 @@ def request_of(situation: ServerState) -> PlanRequest | None:
     except ValueError:
         kv_dtype = KvDtype.AUTO
     flags: dict[str, str | None] = {}
-    for name in _FLAGS[situation.engine]:
+    for name in engine.logged_flags:
         value = situation.args.get(name)
-        if value is None or value is False or value == _DEFAULTS.get(name):
+        if value is None or value is False or value == engine.logged_defaults.get(name):
             continue
         flags[f"--{name.replace('_', '-')}"] = None if value is True else str(value)
     available = situation.figures.get("available_kv_gib") if situation.engine == "vllm" else None
@@ -181,13 +156,13 @@ def request_of(situation: ServerState) -> PlanRequest | None:
 
 def planned(situation: ServerState) -> PlannedServer | None:
     """Plan the server of a log, and what would make it fit; None when the log does not show enough."""
-    request = request_of(situation)
-    if request is None:
+    request, engine = request_of(situation), find_served(situation.engine)
+    if request is None or engine is None:
         return None
     try:
-        plan = plan_engine(request, situation.engine)
-        levers = () if plan.fits else cheapest_fix(request, plan)
-        longest = request.context if plan.fits else largest_context(request, situation.engine)
+        plan = plan_engine(request, engine)
+        levers = () if plan.fits else cheapest_fix(request, plan, engine)
+        longest = request.context if plan.fits else largest_context(request, engine)
     except FarspanError:
         return None
     return PlannedServer(

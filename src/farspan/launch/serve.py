@@ -77,7 +77,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
     shown = runtime.shown()
     return {
         "runtime": launch.runtime,
-        "engine": launch.engine,
+        "engine": launch.engine.name,
         "version": launch.version,
         "name": launch.name,
         "model": launch.files.name,
@@ -211,7 +211,7 @@ def _record(runtime: Runtime, running: Running) -> ServerRecord:
     fields: dict[str, Any] = {
         "name": launch.name,
         "runtime": launch.runtime,
-        "engine": launch.engine,
+        "engine": launch.engine.name,
         "version": launch.version,
         "model": launch.files.name,
         "url": "" if launch.runtime == "kubernetes" or not launch.nodes.is_head else launch.url,

@@ -15,12 +15,6 @@ if TYPE_CHECKING:
     from farspan.planner.request import EnginePlan, PlanRequest
     from farspan.planner.sweep import SweepPoint
 
-_COMMANDS = {
-    "vllm": ("vllm", "serve", "{model}"),
-    "sglang": ("python3", "-m", "sglang.launch_server", "--model-path", "{model}"),
-    "builtin": ("farspan", "serve", "{model}", "--engine", "builtin"),
-}
-
 
 def table(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
     """Rows as aligned columns; the columns in `right` are aligned to the right."""
@@ -68,7 +62,7 @@ def answer_line(request: PlanRequest, plans: Sequence[EnginePlan], refusals: Map
 
 def command_lines(plan: EnginePlan, model: str) -> list[str]:
     """The engine's command, environment first, ready to paste."""
-    words = [word.format(model=shlex.quote(model)) for word in _COMMANDS[plan.engine]]
+    words = [word.format(model=shlex.quote(model)) for word in plan.program]
     environment = [f"{name}={shlex.quote(value)}" for name, value in plan.env.items()]
     lines, current = [], " ".join([*environment, *words])
     for word in plan.flags:

@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from farspan.engines.command import Listen, server_command
+from farspan.engines.builtin.engine import ENGINE
+from farspan.engines.command import Listen
 from farspan.errors import InputError
 from farspan.launch.local import LocalServer, find_free_port, import_path
 from farspan.launch.readiness import wait_ready
@@ -233,4 +234,4 @@ def _server_command(checkpoint: Path, port: int) -> list[str]:
     # The checkpoint is tiny: with segments of the usual size one would hold most prompts.
     flags = ("--keep-prefixes-s", "0", "--kv-quiet-s", "1", "--kv-segment-mib", "2")
     listen = Listen("127.0.0.1", port, checkpoint.name)
-    return list(server_command("builtin", str(checkpoint), flags, {}, listen, python=sys.executable).argv)
+    return list(ENGINE.command(str(checkpoint), flags, {}, listen, python=sys.executable).argv)

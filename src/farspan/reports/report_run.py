@@ -12,6 +12,7 @@ from typing import Any
 from farspan.diagnosis.diagnose import Report as LogReport
 from farspan.diagnosis.examine import examine
 from farspan.diagnosis.sources import read_source
+from farspan.engines.registry import find_served
 from farspan.errors import InputError
 from farspan.measurement.analysis.labels import is_local
 from farspan.measurement.analysis.measure import Result
@@ -24,7 +25,6 @@ from farspan.reports.expectation import Expectation, find_expectation
 LOG_NAMES = ("server.log", "server.log.gz")
 # More curves than this in one chart cannot be told apart.
 MOST_RUNS = 6
-_ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "farspan": "built-in engine", "builtin": "built-in engine"}
 # Of the hundreds of settings SGLang prints, those that decide about memory, length and speed.
 _TELLING = (
     "tp_size", "tensor_parallel_size", "dp_size", "pipeline_parallel_size", "context_length", "max_model_len",
@@ -129,7 +129,8 @@ class ReportRun:
 
 def name_engine(name: str) -> str:
     """Return an engine's name as people write it."""
-    return _ENGINES.get(name.lower(), name)
+    engine = find_served(name)
+    return engine.title if engine is not None else name
 
 
 def expand_folders(folders: Sequence[Path]) -> list[Path]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from farspan.engines.engine import Engine
+from farspan.engines.registry import get_engine
 from farspan.errors import InputError
 from farspan.launch.docker import DockerOptions
 from farspan.launch.manifest import ClusterOptions
@@ -113,7 +115,7 @@ def start_prepared(
 def prepare_server(
     model: str,
     *,
-    engine: str = "vllm",
+    engine: str | Engine = "vllm",
     runtime: str = "docker",
     context: str | int | None = None,
     gpus: str = "detect",
@@ -164,7 +166,7 @@ def prepare_server(
     """
     options = ServeOptions(
         model=model,
-        engine=engine,
+        engine=get_engine(engine) if isinstance(engine, str) else engine,
         runtime=runtime,
         context=None if context is None else parse_tokens(str(context)),
         gpus=gpus,

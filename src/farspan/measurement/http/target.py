@@ -11,15 +11,13 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from farspan.engines.registry import all_engines, find_served
 from farspan.errors import InputError
 from farspan.measurement.http.wire import read_error_body
 from farspan.sizes import format_tokens
 
 ANSWER_LIMIT_S = 30.0
 _ASIDE_LIMIT_S = 5.0  # for what is good to know but not needed
-
-# How each engine names the longest context on its command line, by `owned_by` in /v1/models.
-_LENGTH_FLAGS = {"vllm": "--max-model-len", "sglang": "--context-length", "farspan": "--max-model-len"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +43,10 @@ class ServerInfo:
     @property
     def length_flag(self) -> str:
         """The flag that raises `max_model_len` on this engine."""
-        named = _LENGTH_FLAGS.get((self.owned_by or "").lower())
-        return named or "--max-model-len (vLLM) or --context-length (SGLang)"
+        engine = find_served(self.owned_by)
+        if engine is not None:
+            return engine.context_flag
+        return " or ".join(f"{known.context_flag} ({known.title})" for known in all_engines())
 
 
 def normalise_url(text: str) -> str:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from yarl import URL
 
 from farspan.engines.metrics import Measure, find_engine, read_metrics
+from farspan.engines.registry import find_served
 
 TIMEOUT_S = 5.0
 _MOST_BYTES = 16 * 2**20
-# What switches the metrics on where they are off by default.
-_HINTS = {"sglang": "start SGLang with --enable-metrics"}
 
 
 class ScrapeError(Exception):
@@ -47,8 +46,8 @@ class Scraper:
 
     def __init__(self, url: str, *, api_key: str | None = None, engine: str | None = None) -> None:
         self.url = URL(url)
-        self.engine: str | None = None
-        self._expected = (engine or "").lower()
+        served = find_served(engine)
+        self._hint = f"; {served.metrics_hint}" if served and served.metrics_hint else ""
         self._headers = {"Accept": "text/plain", "Connection": "close"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -62,11 +61,7 @@ class Scraper:
         body = self._get()
         engine = find_engine(body)
         if engine is None:
-            hint = _HINTS.get(self._expected)
-            raise ScrapeError(
-                f"{self.url} has no metrics of an engine farspan knows" + (f"; {hint}" if hint else "")
-            )
-        self.engine = engine
+            raise ScrapeError(f"{self.url} has no metrics of an engine farspan knows{self._hint}")
         try:
             return read_metrics(engine, body)
         except ValueError as error:
@@ -85,8 +80,8 @@ class Scraper:
         finally:
             connection.close()
         if answer.status != 200:
-            hint = _HINTS.get(self._expected) if answer.status == 404 else None
-            raise ScrapeError(f"{self.url} answers HTTP {answer.status}" + (f"; {hint}" if hint else ""))
+            hint = self._hint if answer.status == 404 else ""
+            raise ScrapeError(f"{self.url} answers HTTP {answer.status}{hint}")
         return body
 
 
