@@ -9,7 +9,7 @@ from farspan.diagnosis.diagnose import Report
 from farspan.diagnosis.examine import examine
 from farspan.diagnosis.server_state import Hints
 from farspan.diagnosis.sources import read_source
-from farspan.hardware.catalog import parse_node
+from farspan.hardware.node_spelling import parse_node
 
 
 def doctor(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from farspan.errors import InputError
-from farspan.prompts.write_prompts import PromptFormat, PromptOrder, WrittenPrompt, write_prompts
+from farspan.prompts.write_prompts import PromptFormat, PromptRequest, WrittenPrompt, write_prompts
 from farspan.sizes import parse_tokens
 
 
@@ -77,7 +77,7 @@ def prompt(
     """
     if number > 1 and output is None:
         raise InputError("several prompts need a folder", "name one with -o")
-    order = PromptOrder(
+    request = PromptRequest(
         tokens=parse_tokens(str(tokens)),
         tokenizer=str(tokenizer),
         corpus=None if corpus is None else str(corpus),
@@ -95,7 +95,7 @@ def prompt(
     )
     kept = io.BytesIO()
     written = []
-    for one in write_prompts(order, stream or kept, since=since):
+    for one in write_prompts(request, stream or kept, since=since):
         written.append(one)
         if on_written is not None:
             on_written(one)
