@@ -14,8 +14,8 @@ from typing import Any
 
 from farspan.bench.http.ready import find_missing
 from farspan.doctor.examine import examine
-from farspan.doctor.findings import Severity
-from farspan.doctor.server_state import Hints
+from farspan.engines.logs.findings import Severity
+from farspan.engines.logs.server_state import Hints
 from farspan.errors import LaunchError
 from farspan.launch.docker import Docker
 from farspan.launch.kubernetes import Cluster, is_ready

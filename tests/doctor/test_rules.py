@@ -9,14 +9,13 @@ import pytest
 
 from farspan.doctor.diagnose import Report
 from farspan.doctor.examine import examine
-from farspan.doctor.findings import Severity
-from farspan.doctor.noise import HARMLESS
+from farspan.doctor.knowledge import ALL_RULES, LINE_RULES
 from farspan.doctor.report_json import report_object
-from farspan.doctor.rules import LINE_RULES, STATE_RULES
-from farspan.doctor.scan import GRAM
+from farspan.engines.logs.findings import Severity
+from farspan.engines.logs.log_line import LineParser
 
 EVIDENCE = Path(__file__).parents[1] / "evidence"
-RULES = (*LINE_RULES, *STATE_RULES)
+RULES = ALL_RULES
 IDS = sorted(rule.id for rule in RULES)
 # Logs in which more than their own rule, or another rule, speaks. All others: their own alone, or none at all.
 ALSO: dict[str, list[str]] = {
@@ -71,12 +70,7 @@ def test_the_evidence_is_the_line_it_names(name: str) -> None:
     line = (EVIDENCE / f"{name}.log").read_text().split("\n")[finding.evidence.line - 1]
     rule = next(one for one in LINE_RULES if one.id == name)
     assert finding.evidence.text == line[:1000]
-    assert any(needle in line for needle in rule.needles)
-
-
-def test_needles_can_be_scanned_for() -> None:
-    needles = [needle for rule in LINE_RULES for needle in rule.needles]
-    assert all(len(needle.encode()) >= GRAM for needle in (*needles, *(kind.needle for kind in HARMLESS)))
+    assert rule.pattern.search(LineParser().parse(1, line.encode()).text)
 
 
 def test_sources_are_named() -> None:

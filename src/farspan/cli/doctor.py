@@ -9,11 +9,11 @@ import click
 
 from farspan.cli.main import EXIT_BAD_INPUT, EXIT_FAILED
 from farspan.doctor.examine import examine
-from farspan.doctor.findings import Severity
 from farspan.doctor.report_json import report_object
 from farspan.doctor.report_text import report_lines
-from farspan.doctor.server_state import Hints
 from farspan.doctor.sources import read_source
+from farspan.engines.logs.findings import Severity
+from farspan.engines.logs.server_state import Hints
 from farspan.hardware.catalog import parse_node
 
 _EPILOG = """\b

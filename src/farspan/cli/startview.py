@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from farspan.cli.lines import LineView
-from farspan.doctor.findings import Finding, Severity
+from farspan.engines.logs.findings import Finding, Severity
 from farspan.escape_terminal import printable
 from farspan.launch.server_records import ServerRecord
 from farspan.launch.start_watch import Compared, PhaseView, StartReport, StartupWatch

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from farspan.doctor.diagnose import Doctor, Report
 from farspan.doctor.log_reader import LogReader
-from farspan.doctor.server_state import Hints
+from farspan.engines.logs.server_state import Hints
 
 
 def examine(pieces: Iterable[bytes], hints: Hints | None = None) -> Report:

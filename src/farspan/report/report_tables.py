@@ -13,7 +13,7 @@ from farspan.bench.analysis.measure import Result
 from farspan.bench.analysis.measures import group_points
 from farspan.bench.analysis.summary import Point, list_points
 from farspan.bench.request_status import Status
-from farspan.doctor.findings import Finding, Severity
+from farspan.engines.logs.findings import Finding, Severity
 from farspan.errors import InputError
 from farspan.report.kvmemory import find_kv, find_peak
 from farspan.report.report_run import ReportRun

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from farspan.doctor.records import STARTUP
 from farspan.doctor.timeline import Entry
+from farspan.engines.logs.records import STARTUP
 from farspan.report.drawing import WIDE, Chart, LegendKey, colour_of, draw, layer, write_seconds
 from farspan.report.report_run import ReportRun
 from farspan.report.timelines import time_axis
