@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from farspan.builtin.engine import Engine, EngineOptions
 from farspan.builtin.model import LlamaModel
-from farspan.builtin.sampling import SamplingParams
+from farspan.builtin.sampling_params import SamplingParams
 from farspan.builtin.scheduler import Request
 from farspan.kv.kv_options import KVOptions
 from farspan.models.probe import vocabulary, write_probe

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from farspan.builtin.__main__ import serve
 from farspan.builtin.model import LlamaModel
-from farspan.doctor.examine import examine
+from farspan.diagnosis.examine import examine
 from farspan.engines.logs.records import StartPhase
 from recall_prompts import WORDS, recall_prompt
 

@@ -8,10 +8,10 @@ import sys
 import click
 
 from farspan.cli.main import EXIT_BAD_INPUT, EXIT_FAILED
-from farspan.doctor.examine import examine
-from farspan.doctor.report_json import report_object
-from farspan.doctor.report_text import report_lines
-from farspan.doctor.sources import read_source
+from farspan.diagnosis.examine import examine
+from farspan.diagnosis.report_json import report_object
+from farspan.diagnosis.report_text import report_lines
+from farspan.diagnosis.sources import read_source
 from farspan.engines.logs.findings import Severity
 from farspan.engines.logs.server_state import Hints
 from farspan.hardware.catalog import parse_node

@@ -15,8 +15,8 @@ import re
 
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu, Node, Origin
+from farspan.sizes import GIB
 
-_GIB = 2**30
 _T, _GB = 1e12, 1e9
 
 
@@ -33,7 +33,7 @@ def _gpu(
 ) -> Gpu:
     return Gpu(
         name=name,
-        memory_bytes=round(gib * _GIB),
+        memory_bytes=round(gib * GIB),
         memory_origin=origin,
         bandwidth=bandwidth_tb * _T,
         bf16_flops=bf16_tflops * _T,
@@ -46,8 +46,8 @@ def _gpu(
 
 _M, _R, _A = Origin.MEASURED, Origin.REPORTED, Origin.ASSUMED
 _GPUS = (
-    _gpu("H200", 150_109_880_320 / _GIB, _M, 4.8, 989, 1979, "NVLink", 900, (9, 0)),
-    _gpu("H100", 85_017_493_504 / _GIB, _M, 3.35, 989, 1979, "NVLink", 900, (9, 0)),
+    _gpu("H200", 150_109_880_320 / GIB, _M, 4.8, 989, 1979, "NVLink", 900, (9, 0)),
+    _gpu("H100", 85_017_493_504 / GIB, _M, 3.35, 989, 1979, "NVLink", 900, (9, 0)),
     _gpu("H100-PCIe", 79.18, _R, 2.0, 756, 1513, "PCIe", 128, (9, 0)),
     _gpu("H100-NVL", 93.0, _R, 3.9, 835, 1671, "NVLink", 600, (9, 0)),
     _gpu("H20", 95.0, _A, 4.0, 148, 296, "NVLink", 900, (9, 0)),

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from farspan.doctor.diagnose import Doctor
-from farspan.doctor.log_reader import LogReader
+from farspan.diagnosis.diagnose import Doctor
+from farspan.diagnosis.log_reader import LogReader
 from farspan.engines.logs.findings import Finding, Severity
 from farspan.engines.logs.records import StartPhase
 from farspan.engines.logs.server_state import Hints

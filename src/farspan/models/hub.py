@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
 
 from farspan.errors import InputError
+from farspan.models.config_json import MAX_FILE_BYTES, parse_config_json, read_config_json
 
 _TIMEOUT_S = 10
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
@@ -44,7 +44,7 @@ def fetch_config(model: str, *, allow_network: bool = True) -> dict[str, object]
     """
     cached = _cached(model)
     if cached is not None:
-        return _parse(cached.read_bytes(), str(cached))
+        return read_config_json(cached)
     if not allow_network or os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:
         raise InputError(
             f"{model} is not in the catalog nor in the Hugging Face cache, and the network is off",
@@ -65,7 +65,7 @@ def _download(model: str) -> dict[str, object]:
         request.add_header("Authorization", f"Bearer {token}")
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-            return _parse(answer.read(), url)
+            return parse_config_json(answer.read(MAX_FILE_BYTES + 1), url)
     except urllib.error.HTTPError as error:
         fix = "set HF_TOKEN" if error.code in (401, 403) else "check the name"
         raise InputError(
@@ -73,13 +73,3 @@ def _download(model: str) -> dict[str, object]:
         ) from None
     except OSError as error:
         raise InputError(f"{url} cannot be reached ({error})", "give the config.json as a file") from None
-
-
-def _parse(body: bytes, source: str) -> dict[str, object]:
-    try:
-        config = json.loads(body)
-    except ValueError as error:
-        raise InputError(f"{source} is not JSON ({error})", "give the config.json as a file") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{source} is not a JSON object", "give the config.json as a file")
-    return config

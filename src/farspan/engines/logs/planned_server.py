@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from farspan.engines.logs.pattern import compile_pattern
-from farspan.engines.logs.server_state import GIB, ServerState
+from farspan.engines.logs.server_state import ServerState
+from farspan.engines.registry import find_served
 from farspan.errors import FarspanError
 from farspan.hardware.catalog import find_gpu, gpus
 from farspan.hardware.gpu import Gpu
@@ -19,30 +19,9 @@ from farspan.planner.levers import cheapest_fix
 from farspan.planner.plan import plan_engine
 from farspan.planner.questions import largest_context
 from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.sizes import GIB
 
 _CACHE_FOLDER = compile_pattern(r"models--([\w.-]+?)--([\w.-]+)")
-# The arguments that decide memory, of all engines: each prints its own only.
-_FLAGS = (
-    "gpu_memory_utilization",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "disable_hybrid_kv_cache_manager",
-    "enforce_eager",
-    "kv_cache_memory_bytes",
-    "enable_prefix_caching",
-    "mem_fraction_static",
-    "max_running_requests",
-    "max_total_tokens",
-    "chunked_prefill_size",
-    "swa_full_tokens_ratio",
-    "hybrid_kvcache_ratio",
-    "disable_cuda_graph",
-    "disable_radix_cache",
-    "page_size",
-    "attention_backend",
-)
-# A flag given with its default value says nothing; some versions then lack the flag altogether.
-_DEFAULTS: Mapping[str, object] = {"swa_full_tokens_ratio": 0.8, "page_size": 1}
 _SIZE_TOLERANCE = 0.04
 _BUDGET_TOLERANCE = 1.15
 _DEFAULT_SHARE = 0.92
@@ -147,8 +126,8 @@ def planned_version(server_state: ServerState) -> str:
 
 def request_of(server_state: ServerState) -> PlanRequest | None:
     """The question the server's own arguments ask; None when the log does not show model, GPU and context."""
-    spec, gpu = spec_of(server_state), gpu_of(server_state)
-    if spec is None or gpu is None or not server_state.engine:
+    spec, gpu, engine = spec_of(server_state), gpu_of(server_state), find_served(server_state.engine)
+    if spec is None or gpu is None or engine is None or not engine.logged_flags:
         return None
     context = server_state.context or spec.max_position_embeddings
     dtype = server_state.text("kv_cache_dtype") or "auto"
@@ -157,9 +136,9 @@ def request_of(server_state: ServerState) -> PlanRequest | None:
     except ValueError:
         kv_dtype = KvDtype.AUTO
     flags: dict[str, str | None] = {}
-    for name in _FLAGS:
+    for name in engine.logged_flags:
         value = server_state.args.get(name)
-        if value is None or value is False or value == _DEFAULTS.get(name):
+        if value is None or value is False or value == engine.logged_defaults.get(name):
             continue
         flags[f"--{name.replace('_', '-')}"] = None if value is True else str(value)
     available = server_state.figures.get("available_kv_gib") if server_state.engine == "vllm" else None
@@ -179,13 +158,13 @@ def request_of(server_state: ServerState) -> PlanRequest | None:
 
 def planned(server_state: ServerState) -> PlannedServer | None:
     """Plan the server of a log, and what would make it fit; None when the log does not show enough."""
-    request = request_of(server_state)
-    if request is None:
+    request, engine = request_of(server_state), find_served(server_state.engine)
+    if request is None or engine is None:
         return None
     try:
-        plan = plan_engine(request, server_state.engine)
-        levers = () if plan.fits else cheapest_fix(request, plan)
-        longest = request.context if plan.fits else largest_context(request, server_state.engine)
+        plan = plan_engine(request, engine)
+        levers = () if plan.fits else cheapest_fix(request, plan, engine)
+        longest = request.context if plan.fits else largest_context(request, engine)
     except FarspanError:
         return None
     return PlannedServer(

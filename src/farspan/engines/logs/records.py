@@ -98,7 +98,7 @@ class EngineVersion(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """One capacity figure the engine printed; `name` is a key of `farspan.doctor.capacity.PLAIN`."""
+    """One capacity figure the engine printed; `name` is a key of `farspan.diagnosis.capacity.PLAIN`."""
 
     where: Where
     name: str

@@ -27,7 +27,6 @@ from farspan.engines.logs.tracebacks import Tracebacks
 from farspan.errors import InputError
 from farspan.planner.versions import version_key
 
-GIB = 2**30
 _ABSURD = 1e15  # no server has as many bytes, tokens or seconds; not-a-number is not below it either
 _DEVICE = compile_pattern(r"device_name=(?:NVIDIA_|AMD_)?([\w.-]+?)(?:,|\.json|_down)")
 _CAPACITY = compile_pattern(r"total capacity of (\d+(?:\.\d+)?) GiB")

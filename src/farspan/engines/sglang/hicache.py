@@ -9,9 +9,9 @@ from farspan.engines.sglang.flags import SglangFlags
 from farspan.engines.sglang.pool import PoolSizes, SglangKvLayout
 from farspan.engines.sglang.versions import SglangRules
 from farspan.models.spec import AttentionKind, ModelSpec
-from farspan.sizes import format_bytes
+from farspan.sizes import GIB, format_bytes
 
-_RESERVE_BYTES = 10 * 2**30  # HICACHE_HOST_MEMORY_RESERVE_BYTES
+_RESERVE_BYTES = 10 * GIB  # HICACHE_HOST_MEMORY_RESERVE_BYTES
 _HOST_FRACTION = 0.8  # --hicache-host-memory-fraction
 _SLACK = 0.05  # _ALLOCATION_SLACK_FRACTION
 

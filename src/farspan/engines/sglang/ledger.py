@@ -22,9 +22,8 @@ from farspan.models.spec import ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes
 from farspan.planner.ledger import Allocation, Basis, LedgerPhase
-from farspan.sizes import format_bytes
+from farspan.sizes import GIB, format_bytes
 
-GIB = 2**30
 _CONTEXT_ONE_GPU = int(0.67 * GIB)  # 139.80 GiB less the 139.13 GB free before loading (0.5.16, one H200)
 _CONTEXT_MANY_GPUS = int(0.90 * GIB)  # from what the pools of 0.5.6.post2 left over on 8x H200
 _LOAD_REMAINDER = int(0.17 * GIB)  # 30.27 GB used by loading Scout less its tensors and RoPE table (0.5.16)

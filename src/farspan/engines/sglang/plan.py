@@ -148,7 +148,7 @@ def _answer(verdict: SettledServer, added: tuple[str, ...], *, outline: bool) ->
             chunk=state.resolved.chunked_prefill_size,
             prefix_tree=frame.given.radix_cache,
         ),
-        env=settings.env,
+        env=dict(settings.env),
         added=added,
     )
 

@@ -15,7 +15,6 @@ from farspan.engines.sglang.versions import SglangRules
 from farspan.errors import FarspanError, InputError
 from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec
 
-GIB = 1 << 30
 _WINDOWED = (AttentionKind.CHUNKED_LOCAL, AttentionKind.SLIDING_WINDOW)
 _EVICTION_INTERVAL = 128  # SGLANG_SWA_EVICTION_INTERVAL
 _DSA_QUANT_BLOCK = 128

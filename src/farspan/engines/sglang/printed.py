@@ -6,8 +6,7 @@ from farspan.engines.sglang.defaults import Resolved
 from farspan.engines.sglang.pool import PoolSizes, SglangKvLayout, pool_bytes
 from farspan.engines.sglang.versions import SglangRules
 from farspan.planner.ledger import LedgerPhase, MemoryLedger
-
-GIB = 2**30
+from farspan.sizes import GIB
 
 
 def printed_figures(

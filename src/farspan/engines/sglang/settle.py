@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
 from farspan.planner.versions import resolve_version
+from farspan.value_hash import ValueHash
 
 
 class SettledServer(NamedTuple):
@@ -42,9 +42,9 @@ class NoPool(NamedTuple):
     error: PoolError
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Settings:
-    """What does not depend on the context: worked out once for a sweep. Compared and hashed by identity.
+@dataclass(frozen=True, slots=True)
+class Settings(ValueHash):
+    """What does not depend on the context: worked out once for a sweep. Compared by value and hashed once.
 
     Args:
         rules: The version's rules.
@@ -56,7 +56,7 @@ class Settings:
             may add flags; a server that somebody sized by hand is planned as it is.
         notes: Warnings about the version.
         passed_on: Words of the flags farspan does not write itself, as given.
-        env: Environment variables, as given.
+        env: Environment variables, name and value, as given.
     """
 
     rules: SglangRules
@@ -67,7 +67,9 @@ class Settings:
     open_to_cures: bool
     notes: tuple[str, ...]
     passed_on: tuple[str, ...]
-    env: Mapping[str, str]
+    env: tuple[tuple[str, str], ...]
+
+    __hash__ = ValueHash.__hash__
 
     def decisive(self, context_length: int) -> int:
         """`context_length` where loading or the split of the pools depends on it, else 0."""
@@ -122,7 +124,7 @@ def _settings(
         == untouched._replace(context_length=given.context_length, kv_dtype=given.kv_dtype),
         notes=(chosen.warning,) if chosen.warning else (),
         passed_on=passed_on(asked.engine_flags),
-        env=split_environment(asked.engine_flags)[1],
+        env=tuple(split_environment(asked.engine_flags)[1].items()),
     )
 
 

@@ -14,9 +14,9 @@ from farspan.engines.sglang.versions import SglangRules
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
 from farspan.planner.request import PlanRequest
 from farspan.planner.timing import offloaded_weights_warning
-from farspan.sizes import format_bytes
+from farspan.sizes import GIB, format_bytes
 
-_WORTH_SAYING = 2**30
+_WORTH_SAYING = GIB
 _SMALL_ROWS = 8
 
 

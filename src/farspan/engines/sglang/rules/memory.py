@@ -7,7 +7,8 @@ from farspan.engines.logs.findings import Confidence, Evidence, Severity
 from farspan.engines.logs.pattern import compile_pattern
 from farspan.engines.logs.planned_server import planned
 from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch, StateRule
-from farspan.engines.logs.server_state import GIB, ServerState
+from farspan.engines.logs.server_state import ServerState
+from farspan.sizes import GIB
 
 _LEAST_ROWS = 2048
 

@@ -6,8 +6,9 @@ from farspan.engines.logs.findings import Confidence, Evidence, Severity
 from farspan.engines.logs.pattern import compile_pattern
 from farspan.engines.logs.planned_server import planned
 from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch, StateRule
-from farspan.engines.logs.server_state import GIB, ServerState
+from farspan.engines.logs.server_state import ServerState
 from farspan.engines.sglang.log_version import is_llama4
+from farspan.sizes import GIB
 
 _INPUT_TOO_LONG = compile_pattern(
     r"Input length \((?P<length>\d+) tokens\) exceeds the maximum allowed length \((?P<most>\d+) tokens\)"

@@ -9,6 +9,7 @@ from farspan.engines.logs.pattern import compile_pattern
 from farspan.engines.logs.planned_server import planned, spec_of
 from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch, StateRule
 from farspan.engines.logs.server_state import ServerState
+from farspan.sizes import GIB
 
 _CONTEXT_TOO_LONG = compile_pattern(
     r"max seq len \((?P<length>\d+)\),? \(?(?P<needed>\d+(?:\.\d+)?) GiB KV cache is needed, which "
@@ -115,7 +116,7 @@ def _sampler_warmup_oom(rule_match: RuleMatch, server_state: ServerState) -> Dia
         cause += f", and {share:g} leaves too little beside it"
     cause += "."
     if spec is not None:
-        logits = requests * spec.vocab_size * 4 / 2**30
+        logits = requests * spec.vocab_size * 4 / GIB
         cause += f" One copy of the logits alone takes {logits:.2f} GiB."
     fix: list[str] = []
     if share is None or share > _SAFE_SHARE:
