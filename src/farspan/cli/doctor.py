@@ -14,7 +14,7 @@ from farspan.diagnosis.report_text import report_lines
 from farspan.diagnosis.sources import read_source
 from farspan.engines.logs.findings import Severity
 from farspan.engines.logs.server_state import Hints
-from farspan.hardware.catalog import parse_node
+from farspan.hardware.node_spelling import parse_node
 
 _EPILOG = """\b
 Examples:
