@@ -94,7 +94,7 @@ class ReportRun:
 
     def hardware(self) -> str:
         """Say what the server ran on, as far as that is known; empty when it is not."""
-        log_gpu = self.log.situation.gpu_name if self.log else ""
+        log_gpu = self.log.server_state.gpu_name if self.log else ""
         if not self.tool and is_local(self.recorded.info.starts[-1].server.url):
             machine = self.environment.get("client")
             gpus = machine.get("gpus") if isinstance(machine, dict) else None
@@ -111,7 +111,10 @@ class ReportRun:
 
     def argument(self, *names: str) -> object | None:
         """Return the first of these settings that the server's log or the server itself reports."""
-        sources = (self.log.situation.args if self.log else {}, self.environment.get("server_settings") or {})
+        sources = (
+            self.log.server_state.args if self.log else {},
+            self.environment.get("server_settings") or {},
+        )
         for source in sources:
             for name in names:
                 if isinstance(source, Mapping) and source.get(name) is not None:

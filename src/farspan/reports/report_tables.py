@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor, log10
 
-from farspan.diagnosis.findings import Finding, Severity
+from farspan.engines.logs.findings import Finding, Severity
 from farspan.errors import InputError
 from farspan.measurement.analysis.advice import list_failures
 from farspan.measurement.analysis.comparison import Comparison, Difference, Row, compare_runs
