@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from farspan.errors import FarspanError
-from farspan.kv.memory.drivers.driver import Fence, Handle
+from farspan.kv.memory.drivers.driver import Fence, PassedFence
 from farspan.kv.memory.segments import UNMAP_AFTER, SegmentedRange, SegmentPool
 
 
@@ -151,16 +151,24 @@ class Backing:
 
     def _map(self, missing: list[tuple[int, int]], growing: bool) -> None:
         handles = self._pool.take(len(missing), growing)
-        done: list[tuple[int, int]] = []
+        done = 0
         try:
             for number, start, stop in _runs(missing):
-                count = stop - start
-                self.ranges[number].map_segments(start, handles[len(done) : len(done) + count])
-                done += [(number, index) for index in range(start, stop)]
+                self.ranges[number].map_segments(start, handles[done : done + stop - start])
+                done += stop - start
         except FarspanError:
-            rest: list[Handle] = handles[len(done) :]
-            self._pool.give([self.ranges[number].unmap_segment(index) for number, index in done] + rest)
+            self._undo_map(missing)
+            self._pool.give([handle for handle in handles if handle.address is None])
             raise
+
+    def _undo_map(self, keys: list[tuple[int, int]]) -> None:
+        """Unmap what is mapped of `keys`; what the device will not unmap is empty, and tried again by `tick`."""
+        for number, index in keys:
+            if self.ranges[number].mapped(index):
+                try:
+                    self.ranges[number].unmap_segment(index)
+                except FarspanError:
+                    self._empty[number, index] = _Empty(self._pool.clock(), PassedFence())
 
     def _unmap(self, key: tuple[int, int]) -> None:
         handle = self.ranges[key[0]].unmap_segment(key[1])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from farspan.errors import InputError
+from farspan.errors import FarspanError, InputError
 from farspan.kv.memory.backing import Backing, SegmentSpan
 from farspan.kv.memory.drivers.driver import NoRoomError
 from farspan.kv.memory.page_refs import PageReferences, Pages
@@ -57,7 +57,7 @@ class PagePool:
         self._may_shrink = self._counted_on = False
         try:
             self._back(np.zeros(1, np.int64), growing=False)
-        except NoRoomError:
+        except FarspanError:
             self._backing.close()
             raise
         segments.register(self)
