@@ -35,10 +35,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from farspan.bench.http.answer import AnswerTape
-from farspan.bench.http.client import Client, Exchange
-from farspan.bench.http.request_body import FilePiece, RequestBody
-from farspan.bench.http.wire import Api, PromptAs, frame_body
+from farspan.measurement.http.answer import AnswerTape
+from farspan.measurement.http.client import Client, Exchange
+from farspan.measurement.http.request_body import FilePiece, RequestBody
+from farspan.measurement.http.wire import Api, PromptAs, frame_body
 
 EVENT = (
     b'data: {"id":"cmpl-7f3a","object":"text_completion","created":1700000000,"model":"m","choices":'

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from itertools import chain, cycle, islice
 from pathlib import Path
 
-from farspan.doctor.diagnose import Doctor
-from farspan.doctor.log_reader import LogReader
+from farspan.diagnosis.diagnose import Doctor
+from farspan.diagnosis.log_reader import LogReader
 
 PIECE = 1 << 20
 REAL = Path(__file__).resolve().parents[1] / "tests" / "evidence" / "real"

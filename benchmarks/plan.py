@@ -20,9 +20,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from farspan.hardware.catalog import parse_node
+from farspan.engines.registry import engine_names, get_engine
+from farspan.hardware.node_spelling import parse_node
 from farspan.models.config import load_model
-from farspan.planner.plan import ENGINES
 from farspan.planner.request import PlanRequest
 from farspan.planner.sweep import sweep
 
@@ -57,13 +57,14 @@ def one_question(engine: str, runs: int) -> list[tuple[float, float]]:
 def sweep_seconds(engine: str, points: int) -> tuple[float, float, int]:
     """Wall and CPU seconds to plan `points` contexts on one engine, and how many fit."""
     name, gpus, _ = SMALL if engine == "builtin" else SCOUT
+    asked = get_engine(engine)
     node, model = parse_node(gpus), load_model(name)
     request = PlanRequest(model=model, gpu=node.gpu, gpus=node.count, tp=node.count, context=1_000)
     longest = model.max_position_embeddings
     contexts = range(1_000, longest, max(1, (longest - 1_000) // points))[:points]
-    list(sweep(replace(request, output_tokens=1), [1_000], [engine]))
+    list(sweep(replace(request, output_tokens=1), [1_000], [asked]))
     start, cpu = time.perf_counter(), time.process_time()
-    fits = sum(point.fits for point in sweep(request, contexts, [engine]))
+    fits = sum(point.fits for point in sweep(request, contexts, [asked]))
     return time.perf_counter() - start, time.process_time() - cpu, fits
 
 
@@ -78,7 +79,7 @@ def main() -> None:
         "cores": os.cpu_count(),
     }
     print(f"{'question':<28} {'median s':>9} {'worst s':>9} {'CPU s':>9}")
-    for engine in ("", *ENGINES):
+    for engine in ("", *engine_names()):
         seconds = one_question(engine, options.runs)
         name = engine or "all engines"
         median, worst = statistics.median(wall for wall, _ in seconds), max(wall for wall, _ in seconds)
@@ -86,7 +87,7 @@ def main() -> None:
         results[f"question {name}"] = {"median_s": median, "worst_s": worst, "cpu_median_s": cpu}
         print(f"{name:<28} {median:>9.3f} {worst:>9.3f} {cpu:>9.3f}")
     print(f"\n{'sweep of points':<28} {'seconds':>9} {'CPU s':>9} {'us/point':>9} {'fit':>7}")
-    for engine in ENGINES:
+    for engine in engine_names():
         taken, cpu, fits = min(sweep_seconds(engine, options.points) for _ in range(3))
         results[f"sweep {engine}"] = {"points": options.points, "seconds": taken, "cpu_s": cpu, "fit": fits}
         print(f"{engine:<28} {taken:>9.3f} {cpu:>9.3f} {taken / options.points * 1e6:>9.1f} {fits:>7}")

@@ -19,10 +19,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from farspan.bench.http.ready import find_missing
-from farspan.bench.run import BenchOptions, run_bench
 from farspan.launch.local import LocalServer, find_free_port
 from farspan.launch.readiness import wait_ready
+from farspan.measurement.http.ready import find_missing
+from farspan.measurement.run import BenchOptions, run_bench
 from farspan.models.probe import write_probe
 from farspan.sizes import format_tokens, parse_token_list
 

@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from farspan.builtin.__main__ import serve
 from farspan.builtin.model import LlamaModel
-from farspan.doctor.examine import examine
-from farspan.doctor.records import StartPhase
+from farspan.diagnosis.examine import examine
+from farspan.diagnosis.records import StartPhase
 from recall_prompts import WORDS, recall_prompt
 
 CHUNK = 256

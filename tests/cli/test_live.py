@@ -5,10 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from farspan.bench.http.target import ServerInfo
-from farspan.bench.request_status import Status
-from farspan.bench.schedule import Job
 from farspan.cli.live import LiveWatcher, PlainWatcher, choose_watcher, describe_result
+from farspan.measurement.http.target import ServerInfo
+from farspan.measurement.request_status import Status
+from farspan.measurement.schedule import Job
 from samples import make_result
 
 JOBS = [Job(context, 0.5, 0, 7, 4) for context in range(1000, 13_000, 1000)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from farspan.cli.startview import LiveStart, PlainStart, choose_start_view
+from farspan.engines.registry import get_engine
 from farspan.launch.expected import ExpectedStart, expect_start
 from farspan.launch.local import read_tail
 from farspan.launch.start_watch import StartupWatch
@@ -34,7 +35,7 @@ class Watched:
 
 
 def expected() -> ExpectedStart:
-    return expect_start("vllm", load_model("llama-4-scout"), 8)
+    return expect_start(get_engine("vllm"), load_model("llama-4-scout"), 8)
 
 
 def watching(log: Path) -> StartupWatch:

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from farspan.cli.main import group
+from farspan.engines.registry import get_engine
 from farspan.launch.local import find_free_port
 from farspan.launch.server_records import StateFolder
 from played import Fakes
@@ -47,7 +48,7 @@ def option(argv: list[str], name: str) -> str:
 
 
 def test_the_known_pair(fakes: Fakes) -> None:
-    found = dry("--context", "10M", "--engine", "vllm")
+    found = dry("--context", "10M", "--engine", "vllm", "--engine-version", "0.12.0")
     argv = found["argv"]
     assert argv[:6] == [
         "docker",
@@ -70,7 +71,8 @@ def test_the_known_pair(fakes: Fakes) -> None:
     assert "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE=1" in argv
     assert found["plan"]["fits"] is True
     assert fakes.calls == []  # a dry run calls nobody
-    sglang = dry("--context", "2M", "--engine", "sglang")["argv"]
+    known = ("--engine", "sglang", "--engine-version", "0.5.6.post2")
+    sglang = dry("--context", "2M", *known)["argv"]
     begin = sglang.index("--entrypoint")
     assert sglang[begin + 1 : begin + 5] == [
         "python3",
@@ -82,6 +84,18 @@ def test_the_known_pair(fakes: Fakes) -> None:
     newer = dry("--context", "10M", "--engine", "sglang", "--engine-version", "0.5.23")["argv"]
     assert "lmsysorg/sglang:v0.5.23-runtime" in newer
     assert option(newer, "--swa-full-tokens-ratio") == "0.05"
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_without_a_version_the_image_is_of_the_one_that_plan_means(fakes: Fakes, engine: str) -> None:
+    newest = get_engine(engine).newest_version
+    found = dry("--context", "10M", "--engine", engine)
+    assert found["version"] == newest
+    assert get_engine(engine).image(newest) in found["argv"]
+    asked = (*SCOUT[1:], "--engine", engine, "--context", "10M", "--json")
+    planned = json.loads(farspan("plan", *asked).stdout)["engines"][engine]
+    assert planned["version"] == newest
+    assert planned["fits"] is found["plan"]["fits"] is True
 
 
 def test_options_reach_docker(fakes: Fakes, tmp_path: Path) -> None:

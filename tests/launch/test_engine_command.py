@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from farspan.engines.command import Listen, Nodes, check_words, server_command, split_lists
-from farspan.engines.endpoints import live_path
-from farspan.engines.images import engine_image
+from farspan.engines.command import Listen, Nodes, check_words, split_lists
+from farspan.engines.registry import get_engine
 from farspan.errors import InputError
 
 HERE = Listen("127.0.0.1", 8000, "scout")
@@ -20,7 +19,7 @@ LOCKED = Listen("127.0.0.1", 8000, "scout", with_key=True)
 
 
 def test_vllm_in_an_image_takes_the_model_first() -> None:
-    command = server_command("vllm", "/models/scout", ("--max-model-len", "1000"), {"A": "1"}, HERE)
+    command = get_engine("vllm").command("/models/scout", ("--max-model-len", "1000"), {"A": "1"}, HERE)
     assert command.program == ("vllm", "serve")
     assert command.arguments[:3] == ("/models/scout", "--max-model-len", "1000")
     assert command.arguments[3:] == ("--host", "127.0.0.1", "--port", "8000", "--served-model-name", "scout")
@@ -28,17 +27,19 @@ def test_vllm_in_an_image_takes_the_model_first() -> None:
 
 
 def test_sglang_answers_health_without_generating() -> None:
-    command = server_command("sglang", "/models/scout", ("--tp-size", "8"), {}, HERE)
+    command = get_engine("sglang").command("/models/scout", ("--tp-size", "8"), {}, HERE)
     assert command.argv[:5] == ("python3", "-m", "sglang.launch_server", "--model-path", "/models/scout")
     assert command.env["SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION"] == "0"
-    assert live_path("sglang", with_key=False) == "/ping"
-    assert live_path("sglang", with_key=True) == "/health"  # /ping wants the key, which a probe cannot send
-    assert live_path("vllm", with_key=True) == "/health"
+    assert get_engine("sglang").live_path(with_key=False) == "/ping"
+    assert (
+        get_engine("sglang").live_path(with_key=True) == "/health"
+    )  # /ping wants the key, which a probe cannot send
+    assert get_engine("vllm").live_path(with_key=True) == "/health"
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "builtin"])
 def test_keys_are_named_and_never_written(engine: str) -> None:
-    command = server_command(engine, "/m", (), {}, LOCKED)
+    command = get_engine(engine).command("/m", (), {}, LOCKED)
     assert len(command.secrets) == 1
     assert command.secrets[0].endswith("_API_KEY")
     assert "--api-key" not in command.argv
@@ -46,26 +47,28 @@ def test_keys_are_named_and_never_written(engine: str) -> None:
 
 
 def test_several_machines_under_vllm() -> None:
-    head = server_command("vllm", "/m", (), {}, LOCKED, Nodes(2, "0", "10.0.0.1"))
+    head = get_engine("vllm").command("/m", (), {}, LOCKED, Nodes(2, "0", "10.0.0.1"))
     assert head.arguments[-10:] == (
         *("--distributed-executor-backend", "mp", "--nnodes", "2", "--node-rank", "0"),
         *("--master-addr", "10.0.0.1", "--master-port", "29501"),
     )
-    other = server_command("vllm", "/m", (), {}, LOCKED, Nodes(2, "1", "10.0.0.1"))
+    other = get_engine("vllm").command("/m", (), {}, LOCKED, Nodes(2, "1", "10.0.0.1"))
     assert "--headless" in other.arguments
     assert "--port" not in other.arguments
     assert other.secrets == ()
-    local = server_command("vllm", "/m", (), {}, HERE, Nodes(2, "1", "10.0.0.1"), python="/v/bin/python")
+    local = get_engine("vllm").command("/m", (), {}, HERE, Nodes(2, "1", "10.0.0.1"), python="/v/bin/python")
     assert local.program == ("/v/bin/python", "-m", "vllm.entrypoints.cli.main", "serve")
 
 
 def test_several_machines_under_ray() -> None:
-    head = server_command("vllm", "/m", ("--tensor-parallel-size", "16"), {}, HERE, Nodes(2, "0", "h", "ray"))
+    head = get_engine("vllm").command(
+        "/m", ("--tensor-parallel-size", "16"), {}, HERE, Nodes(2, "0", "h", "ray")
+    )
     assert head.program[:2] == ("bash", "-c")
     assert "ray start --head" in head.program[2]
     assert head.arguments[:3] == ("vllm", "serve", "/m")
     assert head.arguments[-2:] == ("--distributed-executor-backend", "ray")
-    other = server_command("vllm", "/m", (), {}, HERE, Nodes(2, "1", "10.0.0.1", "ray"))
+    other = get_engine("vllm").command("/m", (), {}, HERE, Nodes(2, "1", "10.0.0.1", "ray"))
     assert other.argv == ("ray", "start", "--address=10.0.0.1:6379", "--block")
 
 
@@ -86,7 +89,7 @@ def test_the_ray_head_waits_for_the_others_and_then_serves(tmp_path: Path) -> No
         "    if len(calls) == 2: print('asked twice', flush=True)\n"
         "    return [{'Alive': True}, {'Alive': len(calls) > 1}]\n"
     )
-    command = server_command("vllm", "/m", (), {}, HERE, Nodes(2, "0", "h", "ray"))
+    command = get_engine("vllm").command("/m", (), {}, HERE, Nodes(2, "0", "h", "ray"))
     done = subprocess.run(
         command.argv,
         capture_output=True,
@@ -99,7 +102,7 @@ def test_the_ray_head_waits_for_the_others_and_then_serves(tmp_path: Path) -> No
 
 
 def test_several_machines_under_sglang() -> None:
-    command = server_command("sglang", "/m", (), {}, LOCKED, Nodes(2, "1", "10.0.0.1"))
+    command = get_engine("sglang").command("/m", (), {}, LOCKED, Nodes(2, "1", "10.0.0.1"))
     assert command.arguments[-6:] == (
         "--nnodes",
         "2",
@@ -109,7 +112,7 @@ def test_several_machines_under_sglang() -> None:
         "10.0.0.1:29501",
     )
     with pytest.raises(InputError, match="one machine"):
-        server_command("builtin", "/m", (), {}, HERE, Nodes(2, "0", "h"))
+        get_engine("builtin").command("/m", (), {}, HERE, Nodes(2, "0", "h"))
 
 
 STUB = """
@@ -137,7 +140,7 @@ def test_sglang_gets_its_key_from_the_environment_and_never_shows_it(tmp_path: P
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("from sglang.stub import *\n")
     (tmp_path / "sglang" / "stub.py").write_text(STUB)
-    command = server_command("sglang", "/m", ("--tp-size", "8"), {}, LOCKED, python=sys.executable)
+    command = get_engine("sglang").command("/m", ("--tp-size", "8"), {}, LOCKED, python=sys.executable)
     done = subprocess.run(
         command.argv,
         capture_output=True,
@@ -182,7 +185,7 @@ def test_lists_stay_lists() -> None:
 
 
 def test_images_are_pinned_by_version() -> None:
-    assert engine_image("vllm", "0.12.0") == "vllm/vllm-openai:v0.12.0"
-    assert engine_image("sglang", "0.5.6.post2") == "lmsysorg/sglang:v0.5.6.post2-runtime"
+    assert get_engine("vllm").image("0.12.0") == "vllm/vllm-openai:v0.12.0"
+    assert get_engine("sglang").image("0.5.6.post2") == "lmsysorg/sglang:v0.5.6.post2-runtime"
     with pytest.raises(InputError, match="no public image"):
-        engine_image("builtin", "1")
+        get_engine("builtin").image("1")

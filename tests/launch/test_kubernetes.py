@@ -112,7 +112,8 @@ def test_the_schemas_would_notice() -> None:
 
 
 def test_probes_follow_the_plan() -> None:
-    found = json.loads(farspan(*SCOUT, "--dry-run", "--json", "--context", "10M").stdout)
+    known = ("--engine-version", "0.12.0")
+    found = json.loads(farspan(*SCOUT, "--dry-run", "--json", "--context", "10M", *known).stdout)
     probes = container(found["manifest"][0])
     startup, live = probes["startupProbe"], probes["livenessProbe"]
     planned = sum(found["planned_start_s"].values())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from farspan.engines.registry import get_engine
 from farspan.errors import LaunchError
 from farspan.hardware.catalog import find_gpu
 from farspan.launch.expected import ExpectedStart, expect_start
@@ -36,7 +37,7 @@ class Watched:
 
 
 def expected(engine: str = "vllm") -> ExpectedStart:
-    return expect_start(engine, SCOUT, 8)
+    return expect_start(get_engine(engine), SCOUT, 8)
 
 
 def test_the_times_of_a_start_come_from_the_weights() -> None:
@@ -45,7 +46,7 @@ def test_the_times_of_a_start_come_from_the_weights() -> None:
     assert start.total_s == pytest.approx(476 + 37 + 60 + 22 + 13, rel=0.01)
     assert start.limit_s == pytest.approx(3 * start.total_s + 600)
     assert start.silence_s > start.phases["weights"]
-    faster = expect_start("vllm", SCOUT, 8, disk_bytes_per_s=5e9, eager=True)
+    faster = expect_start(get_engine("vllm"), SCOUT, 8, disk_bytes_per_s=5e9, eager=True)
     assert faster.phases["weights"] < 50
     assert faster.phases["compile"] == faster.phases["graphs"] == 0
     assert "as given" in faster.basis
@@ -97,7 +98,9 @@ def test_weights_show_their_rate(tmp_path: Path) -> None:
 
 
 def test_what_it_got_beside_the_plan(tmp_path: Path) -> None:
-    plan = plan_engine(PlanRequest(SCOUT, find_gpu("H200"), 8, 8, 5242880, engine_version="0.24.0"), "vllm")
+    plan = plan_engine(
+        PlanRequest(SCOUT, find_gpu("H200"), 8, 8, 5242880, engine_version="0.24.0"), get_engine("vllm")
+    )
     server = Watched(REAL / "vllm-0.24.0-scout-shard.log")
     watch = StartupWatch(server, expected(), plan)
     watch.finish()

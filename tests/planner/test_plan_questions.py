@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from farspan.engines.engine import Engine
+from farspan.engines.registry import all_engines, get_engine
 from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV
 from farspan.errors import InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
 from farspan.planner.levers import cheapest_fix, find_fix, levers
-from farspan.planner.plan import ENGINES, engine_planner, plan_engine, plan_engines
+from farspan.planner.plan import plan_engine, plan_engines
 from farspan.planner.questions import (
     NO_FLEET,
     Question,
@@ -25,6 +27,7 @@ from farspan.planner.questions import (
 from farspan.planner.request import PlanRequest
 from farspan.planner.sweep import sweep
 
+VLLM, SGLANG, BUILTIN = ENGINES = all_engines()
 SCOUT = load_model("llama-4-scout")
 EIGHT = load_model("llama-3.1-8b")
 
@@ -52,14 +55,14 @@ def request(
     )
 
 
-def fair(engine: str, context: int, concurrency: int = 1) -> PlanRequest:
+def fair(engine: Engine, context: int, concurrency: int = 1) -> PlanRequest:
     """A request the engine can be asked for: Scout on 8x H100, or for the built-in engine 8B on one H100."""
     asked = request(context, gpu="H100", concurrency=concurrency)
-    return replace(asked, model=EIGHT, gpus=1, tp=1) if engine == "builtin" else asked
+    return replace(asked, model=EIGHT, gpus=1, tp=1) if engine is BUILTIN else asked
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_short_context_fits_everywhere(engine: str) -> None:
+def test_a_short_context_fits_everywhere(engine: Engine) -> None:
     plan = plan_engine(fair(engine, 100_000), engine)
     assert plan.fits
     assert plan.starts
@@ -73,7 +76,7 @@ def test_a_short_context_fits_everywhere(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_the_largest_context_fits_and_one_more_token_does_not(engine: str, concurrency: int) -> None:
+def test_the_largest_context_fits_and_one_more_token_does_not(engine: Engine, concurrency: int) -> None:
     asked = fair(engine, 1_000, concurrency)
     longest = largest_context(asked, engine)
     assert 10_000 < longest <= asked.model.max_position_embeddings
@@ -83,14 +86,14 @@ def test_the_largest_context_fits_and_one_more_token_does_not(engine: str, concu
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_more_at_once_means_shorter_contexts(engine: str) -> None:
+def test_more_at_once_means_shorter_contexts(engine: Engine) -> None:
     lengths = [largest_context(fair(engine, 1_000, count), engine) for count in (1, 2, 4, 8)]
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[-1] < lengths[0]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_largest_concurrency_fits_and_one_more_does_not(engine: str) -> None:
+def test_the_largest_concurrency_fits_and_one_more_does_not(engine: Engine) -> None:
     asked = fair(engine, 100_000)
     count = largest_concurrency(asked, engine)
     assert count >= 1
@@ -98,8 +101,8 @@ def test_the_largest_concurrency_fits_and_one_more_does_not(engine: str) -> None
     assert not plan_engine(replace(asked, concurrency=count + 1), engine).fits
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_the_fewest_gpus_do_and_fewer_do_not(engine: str) -> None:
+@pytest.mark.parametrize("engine", [VLLM, SGLANG])
+def test_the_fewest_gpus_do_and_fewer_do_not(engine: Engine) -> None:
     asked = request(128_000)
     fewest = fewest_gpus(asked, engine)
     assert fewest.gpus in (2, 4)
@@ -110,11 +113,11 @@ def test_the_fewest_gpus_do_and_fewer_do_not(engine: str) -> None:
 
 
 def test_the_fewest_gpus_of_an_impossible_wish_is_none() -> None:
-    assert fewest_gpus(replace(request(128_000), concurrency=10**6), "vllm") == NO_FLEET
+    assert fewest_gpus(replace(request(128_000), concurrency=10**6), VLLM) == NO_FLEET
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_several_servers_where_one_cannot_hold_all_requests(engine: str) -> None:
+@pytest.mark.parametrize("engine", [VLLM, SGLANG])
+def test_several_servers_where_one_cannot_hold_all_requests(engine: Engine) -> None:
     fewest = fewest_gpus(request(10_000_000, concurrency=4), engine)
     assert fewest.gpus == fewest.tp * fewest.servers
     assert fewest.servers > 1
@@ -135,68 +138,69 @@ def test_several_servers_where_one_cannot_hold_all_requests(engine: str) -> None
     ],
 )
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_nobody_could_serve_is_refused(engine: str, changed: dict[str, int], message: str) -> None:
+def test_what_nobody_could_serve_is_refused(engine: Engine, changed: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         plan_engine(replace(request(), **changed), engine)  # type: ignore[arg-type]
 
 
 def test_an_engine_that_is_not_known() -> None:
     with pytest.raises(InputError, match="choose one of vllm, sglang, builtin"):
-        engine_planner("tgi")
+        get_engine("tgi")
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_an_unknown_version_says_which_are_known(engine: str) -> None:
+@pytest.mark.parametrize("engine", [VLLM, SGLANG])
+def test_an_unknown_version_says_which_are_known(engine: Engine) -> None:
     with pytest.raises(InputError, match=r"it knows .*--accept-nearest-version to plan with"):
-        plan_engine(request(version="0.5.999" if engine == "sglang" else "0.999.0"), engine)
+        plan_engine(request(version="0.5.999" if engine is SGLANG else "0.999.0"), engine)
     accepted = replace(
-        request(version="0.5.999" if engine == "sglang" else "0.999.0"), accept_nearest_version=True
+        request(version="0.5.999" if engine is SGLANG else "0.999.0"), accept_nearest_version=True
     )
     plan = plan_engine(accepted, engine)
     assert any("is not known: planned as" in warning for warning in plan.warnings)
 
 
 def test_engines_side_by_side_survive_one_refusal() -> None:
-    plans, refusals = plan_engines(request(128_000))
+    plans, refusals = plan_engines(request(128_000), ENGINES)
     assert [plan.engine for plan in plans] == ["vllm", "sglang"]
     assert refusals.keys() == {"builtin"}
     assert "one GPU" in refusals["builtin"]
     with pytest.raises(InputError, match="one GPU"):
-        plan_engines(request(128_000), ["builtin"])
+        plan_engines(request(128_000), [BUILTIN])
 
 
 def test_sglang_at_ten_million_needs_fewer_rows_not_a_smaller_fraction() -> None:
     asked = request(10_000_000, kv_dtype=KvDtype.FP8_E4M3)
     for fraction in ("0.80", "0.75", "0.70", "0.65"):
-        plan = plan_engine(replace(asked, engine_flags={"--mem-fraction-static": fraction}), "sglang")
+        plan = plan_engine(replace(asked, engine_flags={"--mem-fraction-static": fraction}), SGLANG)
         assert not plan.starts
     asked = replace(asked, engine_flags={"--mem-fraction-static": "0.65", "--disable-cuda-graph": None})
-    plan = plan_engine(asked, "sglang")
+    plan = plan_engine(asked, SGLANG)
     assert not plan.fits
-    found = levers(asked, plan)
+    found = levers(asked, plan, SGLANG)
     assert found[0].change == "--max-running-requests 8"
     # 2040 of 2048 rows of 10,000,004 or more int32.
     assert found[0].bytes_freed >= 2040 * 10_000_004 * 4
-    fix = cheapest_fix(asked, plan)
+    fix = cheapest_fix(asked, plan, SGLANG)
     assert fix[0].change == "--max-running-requests 8"
     assert fix[-1].fits
-    assert plan_engine(fix[-1].request, "sglang").fits
+    assert plan_engine(fix[-1].request, SGLANG).fits
 
 
 def test_levers_are_replanned_and_ordered_by_cost() -> None:
     asked = request(5_242_880, version="0.12.0", flags={"--disable-hybrid-kv-cache-manager": None})
-    plan = plan_engine(asked, "vllm")
+    plan = plan_engine(asked, VLLM)
     assert not plan.fits
-    found = levers(asked, plan)
+    found = levers(asked, plan, VLLM)
     changes = [lever.change for lever in found]
     assert changes[0] == f"hybrid KV groups on ({CHUNKED_HYBRID_ENV}=1)"
     assert found[0].fits
     assert any("fp8_e4m3" in change for change in changes)
     for lever in found:
-        again = plan_engine(lever.request, "vllm")
+        again = plan_engine(lever.request, VLLM)
         assert again.fits == lever.fits
         assert again.capacity_tokens == lever.capacity_tokens
-    assert cheapest_fix(asked, plan) == (found[0],) or cheapest_fix(asked, plan)[0].change == changes[0]
+    fix = cheapest_fix(asked, plan, VLLM)
+    assert fix == (found[0],) or fix[0].change == changes[0]
 
 
 def test_a_sweep_goes_on_after_a_refusal() -> None:
@@ -212,8 +216,8 @@ def test_a_sweep_goes_on_after_a_refusal() -> None:
 
 @pytest.mark.parametrize("question", Question)
 def test_search_answers_for_every_engine(question: Question) -> None:
-    found = search(fair("builtin", 100_000), question, ENGINES)
-    assert [answer.engine for answer in found] == list(ENGINES)
+    found = search(fair(BUILTIN, 100_000), question, ENGINES)
+    assert [answer.engine for answer in found] == [engine.name for engine in ENGINES]
     for answer in found:
         assert answer.value > 0
         assert answer.plan is not None
@@ -223,17 +227,17 @@ def test_search_answers_for_every_engine(question: Question) -> None:
 @pytest.mark.parametrize(
     ("engine", "asked", "added"),
     [
-        ("vllm", request(5_242_880, version="0.12.0"), (f"{CHUNKED_HYBRID_ENV}=1",)),
-        ("vllm", request(10_000_000, kv_dtype=KvDtype.FP8_E4M3, gpu="B200"), ("--max-num-seqs 256",)),
+        (VLLM, request(5_242_880, version="0.12.0"), (f"{CHUNKED_HYBRID_ENV}=1",)),
+        (VLLM, request(10_000_000, kv_dtype=KvDtype.FP8_E4M3, gpu="B200"), ("--max-num-seqs 256",)),
         (
-            "sglang",
+            SGLANG,
             request(10_000_000, kv_dtype=KvDtype.FP8_E4M3, version="0.5.16"),
             ("--max-running-requests 8", "--swa-full-tokens-ratio 0.05"),
         ),
     ],
 )
 def test_what_a_plan_adds_is_said_and_can_be_refused(
-    engine: str, asked: PlanRequest, added: tuple[str, ...]
+    engine: Engine, asked: PlanRequest, added: tuple[str, ...]
 ) -> None:
     plan = plan_engine(asked, engine)
     assert plan.fits
@@ -246,19 +250,21 @@ def test_what_a_plan_adds_is_said_and_can_be_refused(
     assert bare.added == ()
     assert not any(addition in " ".join(bare.flags) for addition in added)
     # The levers start from the bare plan, and those farspan adds are among what makes it fit.
-    assert find_fix(asked, plan).pull == ()
-    assert find_fix(asked, plan).levers == find_fix(replace(asked, as_given=True), bare).levers
-    pulled = [lever.change for lever in find_fix(replace(asked, as_given=True), bare).pull]
+    assert find_fix(asked, plan, engine).pull == ()
+    assert (
+        find_fix(asked, plan, engine).levers == find_fix(replace(asked, as_given=True), bare, engine).levers
+    )
+    pulled = [lever.change for lever in find_fix(replace(asked, as_given=True), bare, engine).pull]
     assert any(addition.split("=")[0].split()[0] in " ".join(pulled) for addition in added)
 
 
 def test_a_flag_that_sizes_sglang_by_hand_is_planned_as_it_is_and_others_are_not() -> None:
     asked = request(10_000_000, kv_dtype=KvDtype.FP8_E4M3, version="0.5.16")
     for flags in ({"--mem-fraction-static": "0.65"}, {"--disable-cuda-graph": None}):
-        plan = plan_engine(asked.with_flags(flags), "sglang")
+        plan = plan_engine(asked.with_flags(flags), SGLANG)
         assert not plan.fits
         assert plan.added == ()
-    plan = plan_engine(asked.with_flags({"--port": "30000", "--trust-remote-code": None}), "sglang")
+    plan = plan_engine(asked.with_flags({"--port": "30000", "--trust-remote-code": None}), SGLANG)
     assert plan.fits
     assert plan.added[0] == "--max-running-requests 8"
     assert plan.flags[plan.flags.index("--port") :][:2] == ("--port", "30000")
@@ -266,14 +272,14 @@ def test_a_flag_that_sizes_sglang_by_hand_is_planned_as_it_is_and_others_are_not
 
 @pytest.mark.parametrize(
     ("engine", "flags"),
-    [("vllm", {"--gpu-memory-utilization": "0.30"}), ("sglang", {"--mem-fraction-static": "0.30"})],
+    [(VLLM, {"--gpu-memory-utilization": "0.30"}), (SGLANG, {"--mem-fraction-static": "0.30"})],
 )
-def test_the_offload_lever_frees_what_it_moves(engine: str, flags: dict[str, str | None]) -> None:
+def test_the_offload_lever_frees_what_it_moves(engine: Engine, flags: dict[str, str | None]) -> None:
     asked = request(1_500_000, flags=flags)
     plan = plan_engine(asked, engine)
     assert not plan.fits
     lever = next(
-        lever for lever in find_fix(asked, plan).levers if lever.change.startswith("--cpu-offload-gb")
+        lever for lever in find_fix(asked, plan, engine).levers if lever.change.startswith("--cpu-offload-gb")
     )
     moved = int(lever.change.split()[1]) * 2**30
     assert lever.bytes_freed == pytest.approx(moved, rel=0.02)
@@ -288,8 +294,8 @@ def test_the_offload_lever_frees_what_it_moves(engine: str, flags: dict[str, str
 def test_offloaded_weights_need_not_fit_the_gpu() -> None:
     asked = replace(request(128_000), tp=1, gpus=1)
     with pytest.raises(InputError, match="take 202 GiB"):
-        plan_engine(asked, "vllm")
-    for engine in ("vllm", "sglang"):
+        plan_engine(asked, VLLM)
+    for engine in (VLLM, SGLANG):
         plan = plan_engine(asked.with_flags({"--cpu-offload-gb": "150"}), engine)
         assert plan.weights_bytes < 60 * 2**30
         assert plan.fits
@@ -304,7 +310,7 @@ def test_every_kind_of_lever_is_offered() -> None:
         flags={"--disable-hybrid-kv-cache-manager": None, "--gpu-memory-utilization": "0.8"},
     )
     old = replace(old, tp=4)
-    changes = " | ".join(lever.change for lever in levers(old, plan_engine(old, "vllm")))
+    changes = " | ".join(lever.change for lever in levers(old, plan_engine(old, VLLM), VLLM))
     for lever in (
         "hybrid",
         "fp8_e4m3",
@@ -318,7 +324,7 @@ def test_every_kind_of_lever_is_offered() -> None:
     ):
         assert lever in changes, (lever, changes)
     new = replace(request(10_000_000, flags={"--mem-fraction-static": "0.65"}), tp=4)
-    changes = " | ".join(lever.change for lever in levers(new, plan_engine(new, "sglang")))
+    changes = " | ".join(lever.change for lever in levers(new, plan_engine(new, SGLANG), SGLANG))
     for lever in (
         "--max-running-requests 8",
         "--swa-full-tokens-ratio",
@@ -334,19 +340,19 @@ def test_every_kind_of_lever_is_offered() -> None:
 def test_data_parallel_replicas_multiply_requests_and_not_the_longest() -> None:
     one = replace(request(128_000, gpus=2), model=EIGHT)
     four = replace(one, gpus=8, concurrency=8, engine_flags={"--data-parallel-size": "4"})
-    for engine in ("vllm", "sglang"):
+    for engine in (VLLM, SGLANG):
         alone, together = plan_engine(one, engine), plan_engine(four, engine)
         assert together.max_concurrency == pytest.approx(4 * alone.max_concurrency)
         assert together.capacity_tokens == alone.capacity_tokens
         assert together.flags[-2:] == ("--data-parallel-size", "4")
         assert together.ledger.gpu_bytes == alone.ledger.gpu_bytes
     with pytest.raises(InputError, match="5 replicas of 2 GPUs need 10"):
-        plan_engine(replace(four, engine_flags={"--data-parallel-size": "5"}), "vllm")
+        plan_engine(replace(four, engine_flags={"--data-parallel-size": "5"}), VLLM)
     with pytest.raises(InputError, match="shares the experts"):
-        plan_engine(replace(request(128_000), tp=4, engine_flags={"-dp": "2"}), "vllm")
+        plan_engine(replace(request(128_000), tp=4, engine_flags={"-dp": "2"}), VLLM)
 
 
 def test_pipeline_parallelism_is_refused_with_its_reason() -> None:
-    for engine, flag in (("vllm", "--pipeline-parallel-size"), ("sglang", "--pp-size")):
+    for engine, flag in ((VLLM, "--pipeline-parallel-size"), (SGLANG, "--pp-size")):
         with pytest.raises(InputError, match="pipeline parallelism"):
             plan_engine(request(128_000, flags={flag: "2"}), engine)

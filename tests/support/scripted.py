@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from farspan.bench.schedule import Job
+from farspan.measurement.schedule import Job
 from farspan.models.probe import vocabulary
 
 

@@ -14,18 +14,6 @@ import click
 import orjson
 from rich.console import Console
 
-from farspan.bench.analysis.measures import parse_point_condition
-from farspan.bench.analysis.plan_beside_run import Firing, check_plan_given, judge_run
-from farspan.bench.analysis.summary import summarise, summarise_engines
-from farspan.bench.analysis.threshold import Condition
-from farspan.bench.http.client import Limits
-from farspan.bench.http.wire import Api, PromptAs
-from farspan.bench.lengths import parse_lengths
-from farspan.bench.observe.engine_observer import INTERVAL_S, EngineObserver
-from farspan.bench.observe.evidence import HUNG_AFTER_S
-from farspan.bench.observe.observer import Observer
-from farspan.bench.options import BenchOptions, plan_dry_run
-from farspan.bench.run import BenchOutcome, run_bench, run_engines
 from farspan.cli.live import choose_watcher
 from farspan.cli.options import (
     parse_engines,
@@ -45,6 +33,18 @@ from farspan.cli.points import (
 )
 from farspan.errors import InputError
 from farspan.escape_terminal import printable
+from farspan.measurement.analysis.measures import parse_point_condition
+from farspan.measurement.analysis.plan_beside_run import Firing, check_plan_given, judge_run
+from farspan.measurement.analysis.summary import summarise, summarise_engines
+from farspan.measurement.analysis.threshold import Condition
+from farspan.measurement.http.client import Limits
+from farspan.measurement.http.wire import Api, PromptAs
+from farspan.measurement.lengths import parse_lengths
+from farspan.measurement.observe.engine_observer import INTERVAL_S, EngineObserver
+from farspan.measurement.observe.evidence import HUNG_AFTER_S
+from farspan.measurement.observe.observer import Observer
+from farspan.measurement.options import BenchOptions, plan_dry_run
+from farspan.measurement.run import BenchOutcome, run_bench, run_engines
 from farspan.sizes import parse_token_list
 
 EPILOG = """\b

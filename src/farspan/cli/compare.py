@@ -8,16 +8,16 @@ from pathlib import Path
 import click
 import orjson
 
-from farspan.bench.analysis.comparison import (
+from farspan.escape_terminal import printable
+from farspan.measurement.analysis.comparison import (
     Comparison,
     Row,
     compare_runs,
     find_comparison_firings,
     parse_comparison_condition,
 )
-from farspan.bench.analysis.plan_beside_run import find_plan, read_ttft_plan
-from farspan.bench.run_folder import load_run
-from farspan.escape_terminal import printable
+from farspan.measurement.analysis.plan_beside_run import find_plan, read_ttft_plan
+from farspan.measurement.run_folder import load_run
 from farspan.sizes import format_seconds, format_tokens
 
 EXIT_FIRED = 1

@@ -11,14 +11,14 @@ import click
 import orjson
 from rich.console import Console
 
-from farspan.bench.analysis.summary import summarise
 from farspan.cli.live import choose_watcher
 from farspan.cli.options import parse_fractions
 from farspan.cli.points import print_failures, print_points, stdout_console
 from farspan.cli.signals import terminate_like_interrupt
-from farspan.demo import DemoOptions, DemoOutcome, run_demo
 from farspan.errors import LaunchError
 from farspan.escape_terminal import printable
+from farspan.measurement.analysis.summary import summarise
+from farspan.proof.demo import DemoOptions, DemoOutcome, run_demo
 from farspan.sizes import format_seconds, parse_token_list
 
 EPILOG = """\b

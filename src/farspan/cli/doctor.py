@@ -8,13 +8,13 @@ import sys
 import click
 
 from farspan.cli.main import EXIT_BAD_INPUT, EXIT_FAILED
-from farspan.doctor.examine import examine
-from farspan.doctor.findings import Severity
-from farspan.doctor.report_json import report_object
-from farspan.doctor.report_text import report_lines
-from farspan.doctor.server_state import Hints
-from farspan.doctor.sources import read_source
-from farspan.hardware.catalog import parse_node
+from farspan.diagnosis.examine import examine
+from farspan.diagnosis.findings import Severity
+from farspan.diagnosis.report_json import report_object
+from farspan.diagnosis.report_text import report_lines
+from farspan.diagnosis.server_state import Hints
+from farspan.diagnosis.sources import read_source
+from farspan.hardware.node_spelling import parse_node
 
 _EPILOG = """\b
 Examples:

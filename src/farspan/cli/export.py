@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 import orjson
 
-from farspan.bench.analysis.vllm_result import export_vllm
-from farspan.bench.run_folder import load_run
 from farspan.cli.options import parse_percentiles
 from farspan.errors import InputError
+from farspan.measurement.analysis.vllm_result import export_vllm
+from farspan.measurement.run_folder import load_run
 
 EPILOG = """\b
 Examples:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import orjson
 
-from farspan.bench.imports.write_foreign import import_file
+from farspan.measurement.imports.write_foreign import import_file
 from farspan.sizes import parse_tokens
 
 EPILOG = """\b

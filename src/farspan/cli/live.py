@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from farspan.bench.analysis.measure import Result
-from farspan.bench.http.target import ServerInfo
-from farspan.bench.request_status import Status
-from farspan.bench.schedule import Job, LoadPhase
-from farspan.bench.watch import Watcher
 from farspan.cli.lines import LineView
 from farspan.escape_terminal import printable
+from farspan.measurement.analysis.measure import Result
+from farspan.measurement.http.target import ServerInfo
+from farspan.measurement.request_status import Status
+from farspan.measurement.schedule import Job, LoadPhase
+from farspan.measurement.watch import Watcher
 from farspan.sizes import format_seconds, format_tokens
 
 _SHOWN_RUNNING = 8

@@ -31,8 +31,8 @@ def command(name: str | None, follow: bool, lines: int | None, as_json: bool) ->
 
     from farspan.launch.local import read_tail
     from farspan.launch.runtimes.process import is_alive
+    from farspan.launch.serve import log_argv
     from farspan.launch.server_records import StateFolder
-    from farspan.serve import log_argv
 
     record = StateFolder().find(name)
     argv = log_argv(record, follow=follow, lines=lines)

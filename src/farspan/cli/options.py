@@ -6,9 +6,33 @@ import math
 import re
 from typing import Any
 
+import click
 import orjson
 
+from farspan.engines.engine import Engine
+from farspan.engines.registry import engine_names, get_engine
 from farspan.errors import InputError
+
+
+class EngineName(click.ParamType[Engine]):
+    """An engine by its name; the value is its object."""
+
+    name = "engine"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        """What help shows in the value's place."""
+        return f"[{'|'.join(engine_names())}]"
+
+    def convert(
+        self, value: str | Engine, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Engine:
+        """The engine of a name; refused with what there is."""
+        if isinstance(value, Engine):
+            return value
+        try:
+            return get_engine(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
 
 
 def parse_fractions(text: str) -> tuple[float, ...]:

@@ -12,14 +12,17 @@ from dataclasses import replace
 import click
 import orjson
 
+from farspan.cli.options import EngineName
+from farspan.engines.engine import Engine
+from farspan.engines.registry import all_engines
 from farspan.errors import InputError
-from farspan.hardware.catalog import parse_node
+from farspan.hardware.node_spelling import parse_node
 from farspan.models.config import WEIGHT_FORMATS, engine_model_name, load_model
 from farspan.models.spec import KvDtype
 from farspan.planner.engine_flags import parse_engine_flags
-from farspan.planner.plan import ENGINES, plan_engines
+from farspan.planner.plan import plan_engines
 from farspan.planner.request import PlanRequest
-from farspan.sizes import parse_token_list, parse_tokens
+from farspan.sizes import GIB, parse_token_list, parse_tokens
 
 EXIT_DOES_NOT_FIT = 3
 _JSON = "--json"
@@ -64,7 +67,7 @@ def _print_json(value: object) -> None:
     help="8xH200, H100, detect; several kinds with --find gpus.",
 )
 @click.option("--tp", type=int, help="Tensor-parallel size; all GPUs when not given.")
-@click.option("--engine", type=click.Choice(ENGINES), help="One engine; all side by side when not given.")
+@click.option("--engine", type=EngineName(), help="One engine; all side by side when not given.")
 @click.option("--engine-version", default="", help="The engine's version; the newest known when not given.")
 @click.option("--accept-nearest-version", is_flag=True, help="Plan an unknown version as the nearest.")
 @click.option("--context", help="Longest request, prompt and answer together: 128k, 2M, 2Mi.")
@@ -92,7 +95,7 @@ def command(
     engine_flags: tuple[str, ...],
     gpus: str,
     tp: int | None,
-    engine: str | None,
+    engine: Engine | None,
     engine_version: str,
     accept_nearest_version: bool,
     context: str | None,
@@ -139,13 +142,13 @@ def command(
         kv_dtype=KvDtype(kv_dtype),
         engine_version=engine_version,
         accept_nearest_version=accept_nearest_version,
-        available_kv_bytes=None if available_kv_gib is None else round(available_kv_gib * 2**30),
+        available_kv_bytes=None if available_kv_gib is None else round(available_kv_gib * GIB),
         engine_flags=parse_engine_flags(engine_flags),
         output_tokens=parse_tokens(output_tokens),
         host_memory_bytes=node.host_memory_bytes,
         as_given=as_given,
     )
-    engines = (engine,) if engine else ENGINES
+    engines = (engine,) if engine else all_engines()
     if find:
         requests = [replace(request, gpu=other.gpu, gpus=other.count) for other in nodes]
         fits = _answer_search(requests, find, engines, as_json=as_json)
@@ -161,7 +164,7 @@ def command(
 
 
 def _answer_plan(
-    request: PlanRequest, model: str, engines: tuple[str, ...], *, explain: bool, as_json: bool
+    request: PlanRequest, model: str, engines: tuple[Engine, ...], *, explain: bool, as_json: bool
 ) -> bool:
     plans, refusals = plan_engines(request, engines)
     fixes = {}
@@ -170,11 +173,12 @@ def _answer_plan(
     if lacking and (as_json or explain or alone):
         from farspan.planner.levers import find_fix
 
-        fixes = {plan.engine: find_fix(request, plan) for plan in lacking}
+        named = {engine.name: engine for engine in engines}
+        fixes = {plan.engine: find_fix(request, plan, named[plan.engine]) for plan in lacking}
     if as_json:
-        from farspan.planner import plan_json as export
+        from farspan.planner.build_document import build_plan
 
-        _print_json(export.answer_object(request, plans, refusals, fixes))
+        _print_json(build_plan(request, plans, refusals, fixes).to_json())
     else:
         from farspan.planner import plan_text as text
 
@@ -183,15 +187,15 @@ def _answer_plan(
 
 
 def _answer_sweep(
-    request: PlanRequest, contexts: tuple[int, ...], engines: tuple[str, ...], *, as_json: bool
+    request: PlanRequest, contexts: tuple[int, ...], engines: tuple[Engine, ...], *, as_json: bool
 ) -> bool:
-    from farspan.planner import plan_json as export
     from farspan.planner import plan_text as text
+    from farspan.planner.build_document import build_sweep
     from farspan.planner.sweep import sweep
 
     points = list(sweep(request, contexts, engines))
     if as_json:
-        _print_json(export.sweep_object(request, points))
+        _print_json(build_sweep(request, points).to_json())
     else:
         click.echo(text.where(request))
         _print(text.sweep_lines(points))
@@ -200,10 +204,10 @@ def _answer_sweep(
 
 
 def _answer_search(
-    requests: list[PlanRequest], find: str, engines: tuple[str, ...], *, as_json: bool
+    requests: list[PlanRequest], find: str, engines: tuple[Engine, ...], *, as_json: bool
 ) -> bool:
-    from farspan.planner import plan_json as export
     from farspan.planner import plan_text as text
+    from farspan.planner.build_document import build_search, build_search_by_gpu
     from farspan.planner.questions import Question, search
 
     question = Question(find)
@@ -212,10 +216,8 @@ def _answer_search(
         for request, answers in found:
             _print(text.search_lines(request, question, answers))
     elif len(found) == 1:
-        _print_json(export.search_object(found[0][0], question, found[0][1]))
+        _print_json(build_search(found[0][0], question, found[0][1]).to_json())
     else:
-        objects = {
-            request.gpu.name: export.search_object(request, question, answers) for request, answers in found
-        }
-        _print_json(export.searches_object(question, objects))
+        searches = {request.gpu.name: build_search(request, question, answers) for request, answers in found}
+        _print_json(build_search_by_gpu(question, searches).to_json())
     return any(answer.value for _, answers in found for answer in answers)

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from farspan.bench.advice import list_failures
-from farspan.bench.analysis.plan_beside_run import compare_with_plan, find_plan
-from farspan.bench.analysis.spread import find_few, measure_throughput, share_good
-from farspan.bench.analysis.summary import Point, list_points, list_run_spreads
-from farspan.bench.options import DryRun
-from farspan.bench.run import BenchOutcome
 from farspan.escape_terminal import printable
+from farspan.measurement.advice import list_failures
+from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
+from farspan.measurement.analysis.spread import find_few, measure_throughput, share_good
+from farspan.measurement.analysis.summary import Point, list_points, list_run_spreads
+from farspan.measurement.options import DryRun
+from farspan.measurement.run import BenchOutcome
 from farspan.sizes import format_seconds, format_tokens
 
 _POINT_ROWS = 40

@@ -14,7 +14,7 @@ from farspan.errors import InputError
 from farspan.prompts.tasks import TASKS
 from farspan.prompts.write_prompts import (
     PromptFormat,
-    PromptOrder,
+    PromptRequest,
     WrittenPrompt,
     process_start,
     write_prompts,
@@ -103,7 +103,7 @@ def command(
     to_stdout = output == "-"
     if to_stdout and (as_json or number > 1):
         raise InputError("the prompt would be mixed with other output", "name a file or folder with -o")
-    order = PromptOrder(
+    request = PromptRequest(
         tokens=tokens,
         tokenizer=tokenizer,
         corpus=corpus,
@@ -119,7 +119,7 @@ def command(
         verify=verify,
         verify_with=verify_with,
     )
-    for written in write_prompts(order, sys.stdout.buffer, since=process_start()):
+    for written in write_prompts(request, sys.stdout.buffer, since=process_start()):
         if as_json:
             click.echo(json.dumps(dataclasses.asdict(written)))
         else:

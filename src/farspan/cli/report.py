@@ -8,7 +8,7 @@ import click
 import orjson
 
 from farspan.errors import InputError
-from farspan.report.write_report import (
+from farspan.reports.write_report import (
     DEFAULT_FORMATS,
     Format,
     ReportOptions,

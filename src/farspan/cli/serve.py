@@ -11,10 +11,10 @@ from typing import Any
 import click
 from rich.console import Console
 
+from farspan.cli.options import EngineName
 from farspan.errors import InputError
 from farspan.models.config import WEIGHT_FORMATS
 from farspan.models.spec import KvDtype
-from farspan.planner.plan import ENGINES
 from farspan.sizes import format_seconds, parse_tokens
 
 EXIT_NOT_STARTED = 1
@@ -40,7 +40,7 @@ Exit code: 0 it answered; 1 it did not start, or ended; 2 bad input; 130 interru
 )
 @click.argument("model")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE FLAGS]")
-@click.option("--engine", type=click.Choice(ENGINES), default="vllm")
+@click.option("--engine", type=EngineName(), default="vllm")
 @click.option("--runtime", type=click.Choice(["docker", "kubernetes", "local"]), default="docker")
 @click.option(
     "--context",
@@ -56,7 +56,9 @@ Exit code: 0 it answered; 1 it did not start, or ended; 2 bad input; 130 interru
 )
 @click.option("--kv-dtype", default="auto", type=click.Choice([kind.value for kind in KvDtype]))
 @click.option("--weights", type=click.Choice(list(WEIGHT_FORMATS)), help="Plan as if weights were kept so.")
-@click.option("--engine-version", default="", help="[default: the installed one, or the default image's]")
+@click.option(
+    "--engine-version", default="", help="[default: the installed one (local), else the newest planned]"
+)
 @click.option("--accept-nearest-version", is_flag=True, help="Plan an unknown version as the nearest.")
 @click.option("--force", is_flag=True, help="Start although it does not fit, or a flag breaks the plan.")
 @click.option("--name", default="", help="Name of the server.  [default: from model and engine]")
@@ -111,7 +113,7 @@ def command(**options: Any) -> int:
     MODEL is a catalog name (llama-4-scout), a checkpoint's folder, or a hub id (owner/name).
     """
     from farspan.launch.runtime import IfExists
-    from farspan.serve import describe, serve
+    from farspan.launch.serve import describe, serve
 
     runtime = _runtime(options)
     if options["dry_run"]:

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from farspan.cli.lines import LineView
-from farspan.doctor.findings import Finding, Severity
+from farspan.diagnosis.findings import Finding, Severity
 from farspan.escape_terminal import printable
+from farspan.launch.serve import ServeWatcher
 from farspan.launch.server_records import ServerRecord
 from farspan.launch.start_watch import Compared, PhaseView, StartReport, StartupWatch
-from farspan.serve import ServeWatcher
 from farspan.sizes import format_seconds
 
 _LESS = 0.97  # of the plan, below which a figure is pointed out

@@ -25,8 +25,8 @@ Exit code: 0 all of them are ready, or there is none; 1 one is not; 2 bad input.
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(name: str | None, as_json: bool) -> int:
     """Show the servers farspan has started, or one of them: ready, starting, not answering, or gone."""
+    from farspan.launch.serve import look_up
     from farspan.launch.server_records import StateFolder
-    from farspan.serve import look_up
 
     state = StateFolder()
     records = [state.find(name)] if name else state.records()

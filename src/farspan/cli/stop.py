@@ -24,8 +24,8 @@ def command(name: str | None, every: bool, as_json: bool) -> int:
 
     A server that is gone already is forgotten. Logs stay.
     """
+    from farspan.launch.serve import stop
     from farspan.launch.server_records import StateFolder
-    from farspan.serve import stop
 
     if name and every:
         raise InputError(f"both {name} and --all are given", "give one")

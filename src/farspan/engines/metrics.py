@@ -1,9 +1,8 @@
 """What the engines' /metrics say, under one set of names.
 
-The names were read in the sources of vLLM 0.12.0 to 0.33.0 (`v1/metrics/loggers.py: PrometheusStatLogger`), SGLang
-0.5.6.post2 (`srt/metrics/collector.py`), 0.5.16 and 0.5.23 (`srt/observability/metrics_collector.py`) and
-`farspan.builtin.engine_metrics`. Where versions differ, a measure lists a name for each, the newest first: the first
-that a server exports is taken, so an unknown version is read as the nearest known one.
+Which metric of an engine is which measure stands in `engines/*/metrics.py`. Where versions differ, a measure lists a
+name for each, the newest first: the first that a server exports is taken, so an unknown version is read as the nearest
+known one.
 """
 
 from __future__ import annotations
@@ -12,10 +11,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+
+from farspan.engines.engine import Engine
+from farspan.engines.registry import all_engines
 
 
 class Measure(StrEnum):
@@ -59,7 +60,7 @@ Combine = Callable[[Iterable[float]], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MetricSource:
     """Where a measure comes from.
 
     Args:
@@ -79,84 +80,36 @@ class Source:
 # for each data-parallel replica.
 _RANK_LABELS = ("tp_rank", "pp_rank", "moe_ep_rank")
 
-_VLLM: dict[Measure, tuple[Source, ...]] = {
-    Measure.RUNNING: (Source("vllm:num_requests_running"),),
-    Measure.WAITING: (Source("vllm:num_requests_waiting"),),
-    Measure.KV_USAGE: (Source("vllm:kv_cache_usage_perc", max),),
-    # Slots of one layer group: what a hybrid model's groups share, not tokens of a request.
-    Measure.KV_CAPACITY: (Source("vllm:cache_config_info", product=("num_gpu_blocks", "block_size")),),
-    Measure.PREFIX_QUERIES: (Source("vllm:prefix_cache_queries_total"),),
-    Measure.PREFIX_HITS: (Source("vllm:prefix_cache_hits_total"),),
-    Measure.PREEMPTIONS: (Source("vllm:num_preemptions_total"),),
-    Measure.PROMPT_TOKENS: (Source("vllm:prompt_tokens_total"),),
-    Measure.GENERATION_TOKENS: (Source("vllm:generation_tokens_total"),),
-}
-_SGLANG: dict[Measure, tuple[Source, ...]] = {
-    Measure.RUNNING: (Source("sglang:num_running_reqs"),),
-    Measure.WAITING: (Source("sglang:num_queue_reqs"),),
-    # From 0.5.16 token_usage is the fullest of all pools; of a hybrid model the full-attention pool tells more.
-    Measure.KV_USAGE: (Source("sglang:full_token_usage", max), Source("sglang:token_usage", max)),
-    Measure.KV_TOKENS: (Source("sglang:kv_used_tokens"), Source("sglang:num_used_tokens")),
-    Measure.KV_CAPACITY: (Source("sglang:max_total_num_tokens"),),
-    Measure.PREFIX_QUERIES: (Source("sglang:prompt_tokens_total"),),
-    # One series a cache_source from 0.5.16 on, without that label before: the sum is the same thing.
-    Measure.PREFIX_HITS: (Source("sglang:cached_tokens_total"),),
-    # 0.5.6 has no counter of retractions; its histogram of them by finished request adds up to one.
-    Measure.PREEMPTIONS: (
-        Source("sglang:num_retracted_requests_total"),
-        Source("sglang:num_retractions_sum"),
-    ),
-    Measure.PROMPT_TOKENS: (Source("sglang:prompt_tokens_total"),),
-    Measure.PREFILLED_TOKENS: (Source("sglang:realtime_tokens_total", labels={"mode": "prefill_compute"}),),
-    Measure.GENERATION_TOKENS: (Source("sglang:generation_tokens_total"),),
-}
-_BUILTIN: dict[Measure, tuple[Source, ...]] = {
-    Measure.RUNNING: (Source("farspan:num_requests_running"),),
-    Measure.WAITING: (Source("farspan:num_requests_waiting"),),
-    Measure.KV_USAGE: (Source("farspan:kv_cache_usage_perc"),),
-    Measure.KV_TOKENS: (Source("farspan:kv_cache_tokens"),),
-    Measure.KV_MAPPED_BYTES: (Source("farspan:kv_cache_mapped_bytes"),),
-    Measure.KV_USED_BYTES: (Source("farspan:kv_cache_used_bytes"),),
-    Measure.KV_CAPACITY_BYTES: (Source("farspan:kv_cache_capacity_bytes"),),
-    Measure.PREFIX_QUERIES: (Source("farspan:prefix_cache_queries_total"),),
-    Measure.PREFIX_HITS: (Source("farspan:prefix_cache_hits_total"),),
-    Measure.PREEMPTIONS: (Source("farspan:num_preemptions_total"),),
-    Measure.PROMPT_TOKENS: (Source("farspan:prompt_tokens_total"),),
-    Measure.GENERATION_TOKENS: (Source("farspan:generation_tokens_total"),),
-}
-SOURCES: Mapping[str, Mapping[Measure, tuple[Source, ...]]] = MappingProxyType(
-    {"vllm": _VLLM, "sglang": _SGLANG, "builtin": _BUILTIN}
-)
-_PREFIXES = {"vllm": b"vllm:", "sglang": b"sglang:", "builtin": b"farspan:"}
 
-
-def find_engine(exposition: bytes) -> str | None:
+def find_engine(exposition: bytes) -> Engine | None:
     """Tell whose /metrics this is by the prefix of its names; None when it is no engine farspan knows."""
-    for engine, prefix in _PREFIXES.items():
+    for engine in all_engines():
+        prefix = engine.metric_prefix
         if exposition.startswith(prefix) or b"\n" + prefix in exposition:
             return engine
     return None
 
 
-def read_metrics(engine: str, exposition: bytes) -> dict[Measure, float]:
+def read_metrics(engine: Engine, exposition: bytes) -> dict[Measure, float]:
     """Read what an engine says of itself; measures it does not export are left out.
 
     Only the lines that are wanted are parsed: a server with long histograms exports thousands.
 
     Args:
-        engine: A key of `SOURCES`.
+        engine: The engine whose metrics they are.
         exposition: The body of GET /metrics.
 
     Raises:
         ValueError: A wanted line is not in the Prometheus text format.
     """
-    wanted = b"\n".join(_wanted_lines(engine).findall(exposition)) + b"\n"
+    measured = engine.metric_sources()
+    wanted = b"\n".join(_wanted_lines(measured).findall(exposition)) + b"\n"
     samples: dict[str, list[Sample]] = {}
     for family in text_string_to_metric_families(wanted.decode("utf-8", "replace")):
         for sample in family.samples:
             samples.setdefault(sample.name, []).append(sample)
     values: dict[Measure, float] = {}
-    for measure, sources in SOURCES[engine].items():
+    for measure, sources in measured.items():
         for source in sources:
             value = _value(source, samples.get(source.name, []))
             if value is not None:
@@ -167,13 +120,13 @@ def read_metrics(engine: str, exposition: bytes) -> dict[Measure, float]:
     return values
 
 
-def _wanted_lines(engine: str) -> re.Pattern[bytes]:
-    names = {source.name for sources in SOURCES[engine].values() for source in sources}
+def _wanted_lines(measured: Mapping[Measure, tuple[MetricSource, ...]]) -> re.Pattern[bytes]:
+    names = {source.name for sources in measured.values() for source in sources}
     pattern = "|".join(re.escape(name) for name in sorted(names))
     return re.compile(rb"^(?:" + pattern.encode() + rb")[{ ].*$", re.MULTILINE)
 
 
-def _value(source: Source, samples: list[Sample]) -> float | None:
+def _value(source: MetricSource, samples: list[Sample]) -> float | None:
     chosen = [
         sample
         for sample in _first_ranks(samples)

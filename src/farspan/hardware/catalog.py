@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import re
 
-from farspan.errors import InputError
-from farspan.hardware.gpu import Gpu, Node, Origin
+from farspan.errors import NotFoundError
+from farspan.hardware.gpu import Gpu, Origin
+from farspan.sizes import GIB
 
-_GIB = 2**30
 _T, _GB = 1e12, 1e9
 
 
@@ -33,7 +33,7 @@ def _gpu(
 ) -> Gpu:
     return Gpu(
         name=name,
-        memory_bytes=round(gib * _GIB),
+        memory_bytes=round(gib * GIB),
         memory_origin=origin,
         bandwidth=bandwidth_tb * _T,
         bf16_flops=bf16_tflops * _T,
@@ -46,8 +46,8 @@ def _gpu(
 
 _M, _R, _A = Origin.MEASURED, Origin.REPORTED, Origin.ASSUMED
 _GPUS = (
-    _gpu("H200", 150_109_880_320 / _GIB, _M, 4.8, 989, 1979, "NVLink", 900, (9, 0)),
-    _gpu("H100", 85_017_493_504 / _GIB, _M, 3.35, 989, 1979, "NVLink", 900, (9, 0)),
+    _gpu("H200", 150_109_880_320 / GIB, _M, 4.8, 989, 1979, "NVLink", 900, (9, 0)),
+    _gpu("H100", 85_017_493_504 / GIB, _M, 3.35, 989, 1979, "NVLink", 900, (9, 0)),
     _gpu("H100-PCIe", 79.18, _R, 2.0, 756, 1513, "PCIe", 128, (9, 0)),
     _gpu("H100-NVL", 93.0, _R, 3.9, 835, 1671, "NVLink", 600, (9, 0)),
     _gpu("H20", 95.0, _A, 4.0, 148, 296, "NVLink", 900, (9, 0)),
@@ -97,7 +97,7 @@ def find_gpu(name: str) -> Gpu:
     """The GPU called `name`, in any case and with or without dashes.
 
     Raises:
-        InputError: The catalog has none of that name.
+        NotFoundError: The catalog has none of that name.
     """
     key = _key(name)
     gpu = _BY_KEY.get(_ALIASES.get(key, key))
@@ -107,21 +107,5 @@ def find_gpu(name: str) -> Gpu:
 
         close = difflib.get_close_matches(name.upper(), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        raise InputError(f"{name!r} is not a GPU farspan knows", hint)
+        raise NotFoundError(f"{name!r} is not a GPU farspan knows", hint)
     return gpu
-
-
-def parse_node(text: str) -> Node:
-    """Read `8xH200`, `H200` or `detect` (this machine's GPUs, through NVML).
-
-    Raises:
-        InputError: The text is none of these, or detection fails.
-    """
-    if text.strip().lower() == "detect":
-        from farspan.hardware.detect import detect_node
-
-        return detect_node()
-    match = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?([A-Za-z][\w .-]*|\d{4})\s*", text)
-    if match is None or match.group(1) == "0":
-        raise InputError(f"{text!r} is not a set of GPUs", "write it as 8xH200, H200 or detect")
-    return Node(find_gpu(match.group(2)), int(match.group(1) or 1))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from farspan.value_hash import ValueHash
+
 
 class Origin(StrEnum):
     """How far a figure can be trusted."""
@@ -15,9 +17,9 @@ class Origin(StrEnum):
     ASSUMED = "assumed"  # derived from a documented figure by a rule the docs state
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Gpu:
-    """One GPU. Compared and hashed by identity: it is part of cache keys.
+@dataclass(frozen=True, slots=True)
+class Gpu(ValueHash):
+    """One GPU. Compared by value and hashed once: it is part of cache keys.
 
     Args:
         name: Catalog name, such as `H200`.
@@ -40,6 +42,8 @@ class Gpu:
     link: str
     link_bandwidth: float
     capability: tuple[int, int] = (0, 0)
+
+    __hash__ = ValueHash.__hash__
 
 
 @dataclass(frozen=True, slots=True)

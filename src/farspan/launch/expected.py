@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from farspan.engines.engine import Engine
 from farspan.models.spec import ModelSpec
 from farspan.models.weights import rank_weight_bytes
 
 # Fitted to one cold start: Scout's 202 GiB of weights in 476 s on 8x H200, vLLM 0.12.0.
 DISK_BYTES_PER_S = 0.456e9
-# That start's other phases, in seconds; SGLang compiles nothing by default. The rest is assumed alike.
-_ENGINE_S = {"vllm": 37.0, "sglang": 37.0, "builtin": 4.0}
-_COMPILE_S = {"vllm": 60.0, "sglang": 0.0, "builtin": 0.0}
-_PROFILE_S = {"vllm": 22.0, "sglang": 5.0, "builtin": 0.0}
-_GRAPHS_S = {"vllm": 13.0, "sglang": 30.0, "builtin": 0.0}
 _PATIENCE = 3.0
 _MARGIN_S = 600.0
 _SILENCE_S = 600.0  # the longest quiet step of a start: a compiler at work, or an image's first CUDA kernels
@@ -51,7 +47,7 @@ class ExpectedStart:
 
 
 def expect_start(
-    engine: str,
+    engine: Engine,
     model: ModelSpec,
     ranks: int,
     *,
@@ -68,19 +64,15 @@ def expect_start(
         eager: Whether compiling and CUDA graphs are switched off.
     """
     weights = rank_weight_bytes(model, ranks).total * ranks
+    beside = engine.start_seconds
     phases = {
-        "engine": _ENGINE_S[engine],
+        "engine": beside.engine,
         "weights": weights / disk_bytes_per_s,
-        "compile": 0.0 if eager else _COMPILE_S[engine],
-        "profile": _PROFILE_S[engine],
-        "graphs": 0.0 if eager else _GRAPHS_S[engine],
+        "compile": 0.0 if eager else beside.compile,
+        "profile": beside.profile,
+        "graphs": 0.0 if eager else beside.graphs,
     }
     rate = f"{disk_bytes_per_s / 1e9:.2f} GB/s"
     given = "as given" if disk_bytes_per_s != DISK_BYTES_PER_S else "fitted to one cold start"
-    rest = (
-        "the rest assumed"
-        if engine == "builtin"
-        else "the other phases as one start of Scout on 8x H200 took"
-    )
-    basis = f"weights at {rate} ({given}), {rest}"
+    basis = f"weights at {rate} ({given}), {beside.basis}"
     return ExpectedStart(phases, weights, basis)

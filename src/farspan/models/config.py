@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
-from farspan.errors import InputError
+from farspan.errors import InputError, NotFoundError
 from farspan.models import catalog
+from farspan.models.config_json import check_bounds, read_config_json
 from farspan.models.families import family_reader
 from farspan.models.families.config_fields import ConfigReader
-from farspan.models.spec import ModelSpec
+from farspan.models.spec import AttentionKind, ModelSpec
 
 WEIGHT_FORMATS: dict[str, object] = {
     "bf16": None,
@@ -32,13 +33,28 @@ def spec_from_config(config: Mapping[str, object], name: str, source: str = "") 
     Raises:
         InputError: The architecture, or a field that may change memory, is not known; it is named.
     """
+    check_bounds(config, source or name)
     reader = ConfigReader(config, source or name)
     architectures = reader.texts("architectures", [])
     if len(architectures) != 1:
         reader.refuse(
             "architectures", f"is {architectures}, not one architecture", "add the model's class name"
         )
-    return family_reader(architectures[0])(reader, name)
+    try:
+        spec = family_reader(architectures[0])(reader, name)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Fields that are each possible and not together: a size that is no multiple of another, lists too short.
+        raise InputError(
+            f"{source or name} contradicts itself ({type(error).__name__}: {error})",
+            "compare it with the config.json on the hub",
+        ) from error
+    attending = [layer for layer in spec.layers if layer.attention is not AttentionKind.LINEAR]
+    if not spec.layers or any(min(layer.num_kv_heads, layer.head_dim) < 1 for layer in attending):
+        raise InputError(
+            f"{source or name} describes layers without heads, or heads of size 0",
+            "compare it with the config.json on the hub",
+        )
+    return _only(spec)
 
 
 def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:
@@ -69,16 +85,7 @@ def read_config_file(path: Path, weights: str = "") -> ModelSpec:
         InputError: There is no such file, it is not JSON, or farspan does not know what it describes.
     """
     file = path / "config.json" if path.is_dir() else path
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read ({error})", "give a config.json or its folder") from None
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file} is not JSON ({error})", "give the model's config.json") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{file} is not a JSON object", "give the model's config.json")
+    config = read_config_json(file)
     name = file.resolve().parent.name if file.name == "config.json" else file.stem
     return spec_from_config(override_weights(config, weights) if weights else config, name, str(file))
 
@@ -112,7 +119,7 @@ def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> 
         return _noted(spec, weights)
     close = catalog.suggestions(model)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(catalog.names())}"
-    raise InputError(
+    raise NotFoundError(
         f"{model!r} is neither a file, nor a folder, nor a catalog name",
         f"{hint} A hub id has an owner: owner/name",
     )
@@ -121,7 +128,14 @@ def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> 
 def _noted(spec: ModelSpec, weights: str, published: tuple[str, ...] = ()) -> ModelSpec:
     """Add what a reader must know: the catalog's additions, or that the weights are not the own."""
     own = (f"planned with {weights} weights: give the engine a checkpoint kept so",) if weights else published
-    return replace(spec, notes=spec.notes + own)
+    return _only(replace(spec, notes=spec.notes + own))
+
+
+@lru_cache(maxsize=64)
+def _only(spec: ModelSpec) -> ModelSpec:
+    """The first of the equal specs read in this process: caches then find a model read again by identity, where
+    comparing two by value walks through both."""
+    return spec
 
 
 def engine_model_name(model: str) -> str:

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from farspan.errors import InputError
 from farspan.models.tensors import DTYPE_BYTES, QuantSpec, RopeSpec, WeightPart, WeightTensor
+from farspan.value_hash import ValueHash
 
 
 class AttentionKind(StrEnum):
@@ -198,9 +199,9 @@ class LayerSpec:
         return sum(state.bytes(tp) for state in self.states)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ModelSpec:
-    """A whole model. Compared and hashed by identity, so that results computed from it can be cached cheaply.
+@dataclass(frozen=True, slots=True)
+class ModelSpec(ValueHash):
+    """A whole model. Compared by value and hashed once, so that results computed from it can be cached cheaply.
 
     Args:
         name: Catalog name, or the folder the config came from.
@@ -231,6 +232,8 @@ class ModelSpec:
     quantization: QuantSpec | None = None
     tie_word_embeddings: bool = False
     notes: tuple[str, ...] = field(default=())
+
+    __hash__ = ValueHash.__hash__
 
     @property
     def dtype_bytes(self) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from farspan.errors import InputError
 from farspan.planner.levers import find_fix
+from farspan.planner.memory_model import MemoryModel
 from farspan.planner.plan import plan_engine
 from farspan.planner.request import EnginePlan, PlanRequest
 
@@ -25,7 +26,7 @@ class CheckedPlan:
     notes: tuple[str, ...] = ()
 
 
-def check_overrides(request: PlanRequest, engine: str, *, force: bool = False) -> CheckedPlan:
+def check_overrides(request: PlanRequest, engine: MemoryModel, *, force: bool = False) -> CheckedPlan:
     """Plan a request with its flags, and refuse flags that break it.
 
     Args:
@@ -54,8 +55,8 @@ def check_overrides(request: PlanRequest, engine: str, *, force: bool = False) -
         what = f"{' and '.join(culprits)} break{'s' if len(culprits) == 1 else ''} the plan: {plan.reason}"
         fix = f"drop {' and '.join(culprits)}, or add --force to start it all the same"
     else:
-        what = f"{request.context:,} tokens do not fit on {engine} {plan.version}: {plan.reason}"
-        pull = find_fix(request, plan).pull
+        what = f"{request.context:,} tokens do not fit on {engine.name} {plan.version}: {plan.reason}"
+        pull = find_fix(request, plan, engine).pull
         changes = " and ".join(lever.change for lever in pull)
         if pull and pull[-1].plan.version != plan.version:
             changes += f" (--engine-version {pull[-1].plan.version})"
@@ -68,7 +69,7 @@ def check_overrides(request: PlanRequest, engine: str, *, force: bool = False) -
     return CheckedPlan(plan, plan.flags, (f"Started by --force: {what}.",))
 
 
-def _culprits(request: PlanRequest, engine: str) -> list[str]:
+def _culprits(request: PlanRequest, engine: MemoryModel) -> list[str]:
     """The flags without which the request fits: those that do it alone, else all of them."""
 
     def fits_without(*names: str) -> bool:

@@ -2,64 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 from farspan.errors import InputError
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes
-from farspan.planner.replicas import plan_replicas
+from farspan.planner.memory_model import MemoryModel
 from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.sizes import format_bytes, format_tokens
+from farspan.sizes import GIB, format_bytes, format_tokens
 
-EnginePlanner = Callable[[PlanRequest], EnginePlan]
-
-# engine -> module of its memory model, imported when asked for. It has plan_<engine>, and outline_<engine>:
-# the same without ledger and warnings.
-_PLANNERS = {
-    "vllm": "farspan.engines.vllm.plan",
-    "sglang": "farspan.engines.sglang.plan",
-    "builtin": "farspan.engines.builtin.plan",
-}
-ENGINES = tuple(_PLANNERS)
 # vLLM's way to serve a context longer than the model was made for: its planner says what that is worth.
 _LONG_CONTEXT_ENV = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 # Room a rank needs beside its weights before any KV: the CUDA context alone takes 0.6 GiB on an H200.
-_BESIDE_WEIGHTS = 2**30
-
-
-def engine_planner(engine: str) -> EnginePlanner:
-    """The memory model of an engine.
-
-    Raises:
-        InputError: There is no such engine.
-    """
-    return _entry(engine, f"plan_{engine}")
-
-
-def engine_outliner(engine: str) -> EnginePlanner:
-    """The memory model of an engine at its fastest: the same figures without ledger and warnings.
-
-    Raises:
-        InputError: There is no such engine.
-    """
-    return _entry(engine, f"outline_{engine}")
-
-
-def _entry(engine: str, name: str) -> EnginePlanner:
-    """A function of an engine's memory model, asked once for each data-parallel replica.
-
-    Raises:
-        InputError: There is no such engine.
-    """
-    if engine not in _PLANNERS:
-        raise InputError(f"{engine!r} is not an engine farspan plans", f"choose one of {', '.join(ENGINES)}")
-    planner = cast(EnginePlanner, getattr(importlib.import_module(_PLANNERS[engine]), name))
-
-    def plan(request: PlanRequest) -> EnginePlan:
-        return plan_replicas(request, engine, planner) if request.engine_flags else planner(request)
-
-    return plan
+_BESIDE_WEIGHTS = GIB
 
 
 def check_request(request: PlanRequest) -> None:
@@ -94,7 +48,7 @@ def _check_weights(request: PlanRequest) -> None:
     model, gpu = request.model, request.gpu
     weights = rank_weight_bytes(model, request.tp).total
     if request.has_flag("--cpu-offload-gb"):
-        offloaded = int(request.float_flag(0.0, "--cpu-offload-gb") * 2**30)
+        offloaded = int(request.float_flag(0.0, "--cpu-offload-gb") * GIB)
         weights -= min(offloaded, offloadable_bytes(model, request.tp))
     if weights + _BESIDE_WEIGHTS <= gpu.memory_bytes:
         return
@@ -123,18 +77,18 @@ def valid_tps(request: PlanRequest, most: int) -> list[int]:
     return sizes
 
 
-def plan_engine(request: PlanRequest, engine: str) -> EnginePlan:
+def plan_engine(request: PlanRequest, engine: MemoryModel) -> EnginePlan:
     """Plan one engine.
 
     Raises:
         InputError: The request is refused (see `check_request`), or the engine refuses a flag or version.
     """
     check_request(request)
-    return engine_planner(engine)(request)
+    return engine.plan(request)
 
 
 def plan_engines(
-    request: PlanRequest, engines: Sequence[str] = ENGINES
+    request: PlanRequest, engines: Sequence[MemoryModel]
 ) -> tuple[list[EnginePlan], dict[str, str]]:
     """Plan several engines side by side.
 
@@ -148,11 +102,11 @@ def plan_engines(
     plans, refusals = [], {}
     for engine in engines:
         try:
-            plans.append(engine_planner(engine)(request))
+            plans.append(engine.plan(request))
         except InputError as error:
             if len(engines) == 1:
                 raise
-            refusals[engine] = str(error)
+            refusals[engine.name] = str(error)
     if not plans:
         raise InputError("; ".join(f"{engine}: {why}" for engine, why in refusals.items()))
     return plans, refusals

@@ -7,19 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from farspan.planner.kvcost import kv_cost
-from farspan.sizes import format_bytes, format_seconds, format_tokens
+from farspan.sizes import GIB, format_bytes, format_seconds, format_tokens
 
 if TYPE_CHECKING:
     from farspan.planner.levers import Fix, Lever
     from farspan.planner.questions import Question, SearchResult
     from farspan.planner.request import EnginePlan, PlanRequest
     from farspan.planner.sweep import SweepPoint
-
-_COMMANDS = {
-    "vllm": ("vllm", "serve", "{model}"),
-    "sglang": ("python3", "-m", "sglang.launch_server", "--model-path", "{model}"),
-    "builtin": ("farspan", "serve", "{model}", "--engine", "builtin"),
-}
 
 
 def table(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
@@ -68,7 +62,7 @@ def answer_line(request: PlanRequest, plans: Sequence[EnginePlan], refusals: Map
 
 def command_lines(plan: EnginePlan, model: str) -> list[str]:
     """The engine's command, environment first, ready to paste."""
-    words = [word.format(model=shlex.quote(model)) for word in _COMMANDS[plan.engine]]
+    words = [word.format(model=shlex.quote(model)) for word in plan.program]
     environment = [f"{name}={shlex.quote(value)}" for name, value in plan.env.items()]
     lines, current = [], " ".join([*environment, *words])
     for word in plan.flags:
@@ -129,9 +123,9 @@ def ledger_lines(plan: EnginePlan, *, explain: bool) -> list[str]:
     for line in plan.ledger:
         name = f"{line.name} (host)" if line.on_host else line.name
         rows.append(
-            [f"{line.bytes / 2**30:.3f}", line.when.value, line.basis.value, name, line.grows_with or "-"]
+            [f"{line.bytes / GIB:.3f}", line.when.value, line.basis.value, name, line.grows_with or "-"]
         )
-    rows.append([f"{plan.ledger.free_bytes / 2**30:.3f}", "", "", "left free", ""])
+    rows.append([f"{plan.ledger.free_bytes / GIB:.3f}", "", "", "left free", ""])
     lines = table(rows, right=(0,))
     if not explain:
         return lines

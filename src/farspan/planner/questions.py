@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
 from farspan.errors import InputError
-from farspan.planner.plan import check_request, engine_outliner, plan_engine, valid_tps
+from farspan.planner.bisection import last_holding
+from farspan.planner.memory_model import MemoryModel
+from farspan.planner.plan import check_request, plan_engine, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
 
 MOST_GPUS = 64
@@ -50,24 +52,24 @@ class Fleet(NamedTuple):
 NO_FLEET = Fleet(0, 0, 0)
 
 
-def search(request: PlanRequest, question: Question, engines: Iterable[str]) -> list[SearchResult]:
+def search(request: PlanRequest, question: Question, engines: Iterable[MemoryModel]) -> list[SearchResult]:
     """Put one question to several engines; one engine's refusal does not stop the others.
 
     Raises:
         InputError: Only one engine was asked and it refuses.
     """
-    names, answers = list(engines), []
-    for engine in names:
+    asked, answers = list(engines), []
+    for engine in asked:
         try:
             answers.append(_search_one(request, question, engine))
         except InputError as error:
-            if len(names) == 1:
+            if len(asked) == 1:
                 raise
-            answers.append(SearchResult(engine, question, 0, None, str(error)))
+            answers.append(SearchResult(engine.name, question, 0, None, str(error)))
     return answers
 
 
-def _search_one(request: PlanRequest, question: Question, engine: str) -> SearchResult:
+def _search_one(request: PlanRequest, question: Question, engine: MemoryModel) -> SearchResult:
     servers = 1
     if question is Question.CONTEXT:
         value = largest_context(request, engine)
@@ -81,58 +83,44 @@ def _search_one(request: PlanRequest, question: Question, engine: str) -> Search
         value = largest_concurrency(request, engine)
         answered = replace(request, concurrency=value) if value else None
     plan = plan_engine(answered, engine) if answered else None
-    return SearchResult(engine, question, value, plan, tp=answered.tp if answered else 0, servers=servers)
+    return SearchResult(
+        engine.name, question, value, plan, tp=answered.tp if answered else 0, servers=servers
+    )
 
 
-def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """The largest value in [low, high] for which `fits` holds, 0 when it does not hold for `low`.
-
-    `fits` must hold up to some value and fail above it: a longer context never needs less memory.
-    """
-    if not fits(low):
-        return 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def largest_context(request: PlanRequest, engine: str) -> int:
+def largest_context(request: PlanRequest, engine: MemoryModel) -> int:
     """The longest context that fits `request.concurrency` times; 0 when not even a short one does.
 
     The server is planned with that context as its limit, so what it allocates for long contexts counts.
     """
-    planner = engine_outliner(engine)
     shortest = min(request.output_tokens + 1, request.model.max_position_embeddings)
     check_request(replace(request, context=shortest))
-    return _largest(
+    # A longer context never needs less memory.
+    longest = last_holding(
         shortest,
         request.model.max_position_embeddings,
-        lambda context: planner(request.at(context)).fits,
+        lambda context: engine.outline(request.at(context)).fits,
     )
+    return longest if longest >= shortest else 0
 
 
-def largest_concurrency(request: PlanRequest, engine: str, most: int = MOST_REQUESTS) -> int:
+def largest_concurrency(request: PlanRequest, engine: MemoryModel, most: int = MOST_REQUESTS) -> int:
     """How many requests of `request.context` tokens run at once, up to `most`; 0 when none does.
 
     Each count is planned anew: an engine's plan may choose flags by how many requests are wanted.
     """
-    planner = engine_outliner(engine)
     check_request(replace(request, concurrency=1))
 
     def fits(count: int) -> bool:
-        return planner(replace(request, concurrency=count)).fits
+        return engine.outline(replace(request, concurrency=count)).fits
 
     high = 1
     while high < most and fits(high):
         high = min(2 * high, most)
-    return _largest(1, high, fits)
+    return last_holding(1, high, fits)
 
 
-def fewest_gpus(request: PlanRequest, engine: str, most: int = MOST_GPUS) -> Fleet:
+def fewest_gpus(request: PlanRequest, engine: MemoryModel, most: int = MOST_GPUS) -> Fleet:
     """The fewest GPUs of this kind that do: one server, or several alike where one cannot hold all requests.
 
     Every tensor-parallel size the model's heads allow is tried; among equals the fewest servers win. No GPUs

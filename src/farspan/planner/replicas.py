@@ -6,21 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from farspan.errors import InputError
+from farspan.planner.memory_model import MemoryModel
 from farspan.planner.request import EnginePlan, PlanRequest
 
-_FLAGS = {
-    "vllm": ("--data-parallel-size", "-dp"),
-    "sglang": ("--data-parallel-size", "--dp-size", "--dp"),
-}
 
-
-def count_replicas(request: PlanRequest, engine: str) -> int:
+def count_replicas(request: PlanRequest, engine: MemoryModel) -> int:
     """Replicas the engine flags ask for.
 
     Raises:
         InputError: The number is not positive, the GPUs are too few, or the replicas are not independent.
     """
-    names = _FLAGS.get(engine, ())
+    names = engine.data_parallel_flags
     if not request.has_flag(*names):
         return 1
     replicas = request.int_flag(1, *names)
@@ -31,17 +27,13 @@ def count_replicas(request: PlanRequest, engine: str) -> int:
             f"{replicas} replicas of {request.tp} GPUs need {replicas * request.tp}, and there are {request.gpus}",
             "lower --tp or the replicas",
         )
-    if engine == "vllm" and replicas > 1 and any(layer.moe for layer in request.model.layers):
-        raise InputError(
-            f"vLLM shares the experts of {request.model.name} out over all data-parallel ranks and gathers the "
-            "tokens of all of them in each step, which farspan does not mirror",
-            "plan one server and start several",
-        )
+    if replicas > 1:
+        engine.check_replicas(request)
     return replicas
 
 
 def plan_replicas(
-    request: PlanRequest, engine: str, planner: Callable[[PlanRequest], EnginePlan]
+    request: PlanRequest, engine: MemoryModel, planner: Callable[[PlanRequest], EnginePlan]
 ) -> EnginePlan:
     """Plan one replica with its share of the requests, and say what all of them hold together.
 
@@ -51,7 +43,7 @@ def plan_replicas(
     replicas = count_replicas(request, engine)
     if replicas == 1:
         return planner(request)
-    names = _FLAGS[engine]
+    names = engine.data_parallel_flags
     flags = {name: value for name, value in request.engine_flags.items() if name not in names}
     share = -(-request.concurrency // replicas)
     plan = planner(replace(request, concurrency=share, engine_flags=flags, gpus=request.tp))

@@ -147,6 +147,7 @@ class EnginePlan:
         warnings: Where a common belief is wrong or a trap is near; one sentence each.
         time: How long one request takes.
         added: Flags and variables in `flags` and `env` that nobody gave: farspan set them to make it fit.
+        program: What starts the engine by hand, `{model}` standing for the model; empty in outlines.
     """
 
     engine: str
@@ -166,6 +167,7 @@ class EnginePlan:
     warnings: tuple[str, ...] = ()
     time: TimeEstimate | None = None
     added: tuple[str, ...] = ()
+    program: tuple[str, ...] = ()
 
     @property
     def fits_with_defaults(self) -> bool:

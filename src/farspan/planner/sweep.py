@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from farspan.errors import InputError
-from farspan.planner.plan import check_request, engine_outliner
+from farspan.planner.memory_model import MemoryModel
+from farspan.planner.plan import check_request
 from farspan.planner.request import EnginePlan, PlanRequest
 
 
@@ -25,18 +26,20 @@ class SweepPoint:
         return self.plan is not None and self.plan.fits
 
 
-def sweep(request: PlanRequest, contexts: Iterable[int], engines: Iterable[str]) -> Iterator[SweepPoint]:
+def sweep(
+    request: PlanRequest, contexts: Iterable[int], engines: Iterable[MemoryModel]
+) -> Iterator[SweepPoint]:
     """Plan every context on every engine, without ledgers; a refusal of one does not stop the others."""
-    planners = [(engine, engine_outliner(engine)) for engine in engines]
+    asked = list(engines)
     for context in contexts:
         point = request.at(context)
         try:
             check_request(point)
         except InputError as error:
-            yield from (SweepPoint(context, engine, None, str(error)) for engine, _ in planners)
+            yield from (SweepPoint(context, engine.name, None, str(error)) for engine in asked)
             continue
-        for engine, planner in planners:
+        for engine in asked:
             try:
-                yield SweepPoint(context, engine, planner(point), "")
+                yield SweepPoint(context, engine.name, engine.outline(point), "")
             except InputError as error:
-                yield SweepPoint(context, engine, None, str(error))
+                yield SweepPoint(context, engine.name, None, str(error))

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from farspan.engines.vllm.kv_groups import GroupingError, LayerSpecs
-from farspan.engines.vllm.pool import largest_fitting, layers_bytes, make_layout
+from farspan.engines.vllm.pool import layers_bytes, make_layout
 from farspan.engines.vllm.printed import kv_cache_size_tokens
 from farspan.engines.vllm.versions import CapacityCheck, VllmRules
+from farspan.planner.bisection import last_holding
 
 ORACLE = Path(__file__).with_name("vllm_oracle.py")
 PYTHON_VARIABLE = "FARSPAN_ENGINES_PYTHON"
@@ -78,7 +79,7 @@ def _estimate_by_layers(question: Question, rules: VllmRules) -> int | None:
     def fits(tokens: int) -> bool:
         return layers_bytes(question.layers, tokens, in_flight) <= question.available
 
-    return None if fits(question.max_model_len) else largest_fitting(fits, question.max_model_len)
+    return None if fits(question.max_model_len) else last_holding(1, question.max_model_len, fits)
 
 
 class Engine:

@@ -16,6 +16,7 @@ from farspan.kv.sizing import CacheSize, KindSize, choose_segment_bytes
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import rank_weight_bytes
+from farspan.planner.bisection import last_holding
 from farspan.planner.ledger import Allocation, Basis, LedgerPhase, MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.timing import estimate_time
@@ -183,14 +184,8 @@ def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
 @lru_cache(maxsize=256)
 def longest_sequence(size: CacheSize, cap: int) -> int:
     """Most positions one sequence may have when all of it may take `cap` bytes."""
-    low, high = 0, max(0, cap)  # a position takes at least a byte
-    while low < high:
-        middle = (low + high + 1) // 2
-        if size.needed_bytes(middle) <= cap:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    # A position takes at least a byte.
+    return last_holding(1, max(0, cap), lambda positions: size.needed_bytes(positions) <= cap)
 
 
 def bytes_of(size: CacheSize, context: int, sequences: int) -> int:

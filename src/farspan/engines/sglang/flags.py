@@ -9,6 +9,7 @@ from farspan.errors import InputError
 from farspan.models.spec import AttentionKind, KvDtype
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import EngineFlags, PlanRequest
+from farspan.sizes import GIB
 
 CONTEXT_LENGTH = ("--context-length",)
 MAX_REQUESTS = ("--max-running-requests",)
@@ -140,7 +141,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
         mamba_ratio=request.float_flag(0.9, "--mamba-full-memory-ratio"),
         mamba_slots=_optional_int(request, "--max-mamba-cache-size"),
         hicache=hicache,
-        cpu_offload_bytes=request.int_flag(0, "--cpu-offload-gb") * 2**30,
+        cpu_offload_bytes=request.int_flag(0, "--cpu-offload-gb") * GIB,
     )
 
 

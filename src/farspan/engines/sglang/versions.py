@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from farspan.errors import InputError
+from farspan.value_hash import ValueHash
 
 _SWA_ALWAYS = frozenset(
     {
@@ -23,9 +24,9 @@ _NEVER_HYBRID = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SglangRules:
-    """What one version does that another does not. Compared and hashed by identity.
+@dataclass(frozen=True, slots=True)
+class SglangRules(ValueHash):
+    """What one version does that another does not. Compared by value and hashed once: it is part of cache keys.
 
     Args:
         version: The version mirrored.
@@ -73,6 +74,8 @@ class SglangRules:
     hicache_must_exceed_device: bool
     hicache_auto_sizes: bool
     missing: frozenset[str] = field(default_factory=frozenset)
+
+    __hash__ = ValueHash.__hash__
 
     @property
     def newest_api(self) -> bool:

@@ -14,6 +14,8 @@ from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
+from farspan.sizes import GIB
+from farspan.value_hash import ValueHash
 
 CHUNKED_HYBRID_ENV = "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE"
 GRAPH_ESTIMATE_ENV = "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS"
@@ -54,9 +56,9 @@ _NEUTRAL = ("1", "0", "null", "none")
 _EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class VllmFlags:
-    """What was given, None where vLLM chooses. Compared and hashed by identity: it is part of cache keys.
+@dataclass(frozen=True, slots=True)
+class VllmFlags(ValueHash):
+    """What was given, None where vLLM chooses. Compared by value and hashed once: it is part of cache keys.
 
     Args:
         max_model_len: Tokens; None for the request's context.
@@ -85,7 +87,7 @@ class VllmFlags:
         cpu_offload_bytes: Weights to keep in the machine's memory, for each GPU.
         kv_offload_bytes: Machine memory for finished KV, all ranks together.
         passed_on: Words of the flags farspan does not write itself, as given.
-        env: Environment variables, as given.
+        env: Environment variables, name and value, as given.
     """
 
     max_model_len: int | None
@@ -114,7 +116,9 @@ class VllmFlags:
     cpu_offload_bytes: int
     kv_offload_bytes: int
     passed_on: tuple[str, ...]
-    env: Mapping[str, str]
+    env: tuple[tuple[str, str], ...]
+
+    __hash__ = ValueHash.__hash__
 
 
 def human_int(text: str, flag: str) -> int:
@@ -202,7 +206,7 @@ def _read(
         cpu_offload_bytes=_gib(asked, "--cpu-offload-gb"),
         kv_offload_bytes=_gib(asked, "--kv-offloading-size"),
         passed_on=_passed_on(asked),
-        env=split_environment(asked.engine_flags)[1],
+        env=tuple(split_environment(asked.engine_flags)[1].items()),
     )
 
 
@@ -256,7 +260,7 @@ def _gib(request: PlanRequest, name: str) -> int:
     value = request.float_flag(0.0, name)
     if not 0 <= value < float("inf"):
         raise InputError(f"{name} {value} is not a memory size", "give GiB, as in 16")
-    return int(value * 2**30)
+    return int(value * GIB)
 
 
 def _max_model_len(request: PlanRequest, rules: VllmRules) -> tuple[int | None, bool]:

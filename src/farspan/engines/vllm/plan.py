@@ -278,7 +278,8 @@ def server_flags(state: VllmState) -> tuple[str, ...]:
 
 
 def _env(state: VllmState) -> Mapping[str, str]:
-    return {**state.given.env, CHUNKED_HYBRID_ENV: "1"} if state.frame.env_chosen else state.given.env
+    env = dict(state.given.env)
+    return {**env, CHUNKED_HYBRID_ENV: "1"} if state.frame.env_chosen else env
 
 
 def _added(state: VllmState) -> tuple[str, ...]:

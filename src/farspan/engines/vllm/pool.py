@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from farspan.engines.vllm.kv_groups import KvGroup, LayerSpecs, make_groups
 from farspan.engines.vllm.kv_spec import FULL_KINDS, KvSpec
 from farspan.engines.vllm.versions import CapacityCheck, VllmRules
+from farspan.planner.bisection import last_holding
 
 # Block 0 of the pool is a placeholder no request may hold (vllm v1/core/block_pool.py: null_block).
 NULL_BLOCKS = 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class VllmKvLayout:
     """The layers of one model as vLLM caches them; nothing here depends on memory or context.
-
-    Compared and hashed by identity, so that what is computed from it can be remembered cheaply.
 
     Args:
         layers: Spec of every layer, before grouping.
@@ -71,7 +69,7 @@ class VllmKvLayout:
             longer = self.request_blocks(guess + 1, in_flight)
             if self.request_blocks(guess, in_flight) <= usable < longer:
                 return guess
-        return largest_fitting(lambda tokens: self.request_blocks(tokens, in_flight) <= usable, limit)
+        return last_holding(1, limit, lambda tokens: self.request_blocks(tokens, in_flight) <= usable)
 
     def _longest_past_windows(self, usable: int, limit: int, in_flight: int) -> int:
         """The answer, if it is longer than every window and all full layers have one block size; else 0.
@@ -111,24 +109,12 @@ class VllmKvLayout:
         vllm v1/core/kv_cache_utils.py: estimate_max_model_len, _estimate_max_model_len_from_groups.
         """
         budget = self.check_bytes(available)
-        return largest_fitting(lambda tokens: self.needed_bytes(tokens, in_flight) <= budget, max_model_len)
+        return last_holding(1, max_model_len, lambda tokens: self.needed_bytes(tokens, in_flight) <= budget)
 
 
 def layers_bytes(layers: LayerSpecs, tokens: int, in_flight: int) -> int:
     """Bytes one request takes if every layer is counted by its own kind (vllm: max_memory_usage_bytes)."""
     return sum(spec.blocks(tokens, in_flight) * spec.page_bytes for spec in layers.values())
-
-
-def largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
-    """The largest n from 1 to `limit` for which `fits(n)` holds, given it holds below some n; 0 for none."""
-    left, right, best = 1, limit, 0
-    while left <= right:
-        middle = (left + right) // 2
-        if fits(middle):
-            best, left = middle, middle + 1
-        else:
-            right = middle - 1
-    return best
 
 
 def make_layout(layers: LayerSpecs, rules: VllmRules, *, hybrid: bool) -> VllmKvLayout:

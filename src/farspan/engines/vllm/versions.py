@@ -7,6 +7,8 @@ from enum import StrEnum
 from functools import lru_cache
 
 from farspan.planner.versions import ResolvedVersion, resolve_version
+from farspan.sizes import GIB
+from farspan.value_hash import ValueHash
 
 ENGINE = "vllm"
 
@@ -44,9 +46,9 @@ class PageUnify(StrEnum):
     PAD = "pad"  # pages that do not divide are padded to the largest
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class VllmRules:
-    """The memory arithmetic of one vLLM version. Compared and hashed by identity: it is part of cache keys.
+@dataclass(frozen=True, slots=True)
+class VllmRules(ValueHash):
+    """The memory arithmetic of one vLLM version. Compared by value and hashed once: it is part of cache keys.
 
     Args:
         version: The version.
@@ -115,6 +117,8 @@ class VllmRules:
     smallest_window_block: bool = False
     offload_needs_one_group: bool = True
 
+    __hash__ = ValueHash.__hash__
+
 
 _V0_12 = VllmRules("0.12.0", default_utilization=0.9)
 _V0_13 = replace(_V0_12, version="0.13.0", hybrid_preference=True)
@@ -177,7 +181,7 @@ _V0_29 = replace(
     page_unify=PageUnify.PAD,
     separates_value_size=True,
     calculates_kv_scales=False,
-    large_card_bytes=160 * 2**30,
+    large_card_bytes=160 * GIB,
     second_runner=Runner.ALL,
     aligns_tables=True,
     state_page_uniform=True,

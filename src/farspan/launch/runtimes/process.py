@@ -50,7 +50,7 @@ class LocalRuntime:
 
     def start(self, log: Path, secrets: Mapping[str, str]) -> LocalRun:
         """Start it."""
-        own = import_path() if self.launch.engine == "builtin" else {}
+        own = {} if self.launch.engine.distributions else import_path()
         environment = {**own, **self.launch.command.env, **secrets}
         server = LocalServer(self.launch.command.argv, log=log, environment=environment, grace_s=_GRACE_S)
         return LocalRun(server, self.launch.url)

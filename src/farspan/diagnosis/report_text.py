@@ -1,0 +1,97 @@
+"""A report for a person: the answer first, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from farspan.diagnosis.diagnose import Report
+from farspan.diagnosis.findings import Finding, Severity
+from farspan.diagnosis.records import StartPhase
+from farspan.diagnosis.timeline import clock
+from farspan.escape_terminal import printable
+from farspan.sizes import format_seconds
+
+_EVIDENCE = 220
+
+
+def report_lines(report: Report) -> Iterator[str]:
+    """The whole report, line by line."""
+    yield answer(report)
+    for finding in report.findings:
+        yield ""
+        yield from _finding(finding)
+    if report.timeline:
+        yield ""
+        yield "Timeline"
+        yield from _timeline(report)
+    if report.in_plain_terms:
+        yield ""
+        yield "Capacity"
+        for sentence in report.in_plain_terms:
+            yield f"  {sentence}"
+    if report.noise:
+        yield ""
+        yield "Noise"
+        for noise in report.noise:
+            times = f" ({noise.evidence.count} times)" if noise.evidence.count > 1 else ""
+            if noise.harmless:
+                yield f"  {noise.id}{times}: {noise.why}"
+            else:
+                text = printable(noise.evidence.text)[:_EVIDENCE]
+                yield f"  line {noise.evidence.line}, not known{times}: {text}"
+
+
+def answer(report: Report) -> str:
+    """What happened, in one line."""
+    name = {"": "The server", "builtin": "The built-in engine"}.get(report.engine, report.engine)
+    who = f"{name} {report.version}".rstrip()
+    state = _state(report)
+    worst = report.findings[0] if report.findings else None
+    if not report.recognised:
+        lines = f"{report.lines:,} line{'' if report.lines == 1 else 's'}"
+        return f"Nothing of vLLM, SGLang or the built-in engine in {lines}: is it the log of a server?"
+    if worst is None or worst.severity is Severity.INFO:
+        return f"{who} {state}. Nothing is wrong."
+    count = sum(finding.severity is worst.severity for finding in report.findings)
+    more = f" ({count - 1} more)" if count > 1 else ""
+    return f"{who} {state}: {printable(worst.cause).split('. ')[0].removesuffix('.')}.{more}"
+
+
+def _state(report: Report) -> str:
+    situation = report.situation
+    if situation.ready is not None:
+        if situation.died_itself:
+            return "served and then died"
+        if situation.stopped is not None:
+            return "served and was stopped"
+        return "is ready"
+    if situation.died_itself or (report.worst is Severity.ERROR and not situation.rates.lines):
+        return "did not start"
+    if situation.stopped is not None:
+        return "was stopped before it was ready"
+    if situation.phase is None or situation.phase is StartPhase.READY:
+        return "serves (the log does not show its start)"
+    return f"has not finished starting (last seen: {situation.phase.value})"
+
+
+def _finding(finding: Finding) -> Iterator[str]:
+    yield f"{finding.severity.value.upper()} {finding.id} ({finding.confidence.value})"
+    yield f"  {printable(finding.cause)}"
+    times = f", {finding.evidence.count} times" if finding.evidence.count > 1 else ""
+    text = printable(finding.evidence.text).strip()
+    if finding.evidence.line:
+        cut = "..." if len(text) > _EVIDENCE else ""
+        yield f"  line {finding.evidence.line}{times}: {text[:_EVIDENCE]}{cut}"
+    for step in finding.fix:
+        yield f"  -> {printable(step)}"
+
+
+def _timeline(report: Report) -> Iterator[str]:
+    first = report.situation.first_at
+    for entry in report.timeline:
+        since = "" if entry.at is None or first is None else f"+{entry.at - first:.0f} s"
+        took = "" if not entry.seconds else format_seconds(entry.seconds)
+        size = "" if entry.gib is None else f"{entry.gib:.1f} GiB"
+        percent = "" if entry.done or entry.percent is None else f"{entry.percent:.0f} %"
+        words = ", ".join(word for word in (took, size, percent) if word)
+        yield f"  {clock(entry.at):<19} {since:>9}  {entry.phase.value:<12} {words}".rstrip()

@@ -1,0 +1,69 @@
+"""The built-in engine, `farspan.builtin`: for demonstrations, tests and rehearsals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from farspan import __version__
+from farspan.engines.builtin.command import KEY_VARIABLE, builtin_command
+from farspan.engines.builtin.start_phases import START_SECONDS
+from farspan.engines.engine import Engine
+
+if TYPE_CHECKING:
+    from farspan.engines.command import EngineCommand, Listen, Nodes
+    from farspan.engines.metrics import Measure, MetricSource
+    from farspan.planner.levers import LeverCandidate
+    from farspan.planner.request import EnginePlan, PlanRequest
+
+
+class Builtin(Engine):
+    """The built-in engine. It comes with farspan and has farspan's version."""
+
+    def known_versions(self) -> tuple[str, ...]:
+        return (__version__,)
+
+    def plan_server(self, request: PlanRequest) -> EnginePlan:
+        from farspan.engines.builtin.plan import plan_builtin
+
+        return plan_builtin(request)
+
+    def outline_server(self, request: PlanRequest) -> EnginePlan:
+        from farspan.engines.builtin.plan import outline_builtin
+
+        return outline_builtin(request)
+
+    def levers(self) -> tuple[LeverCandidate, ...]:
+        from farspan.engines.builtin.levers import LEVERS
+
+        return LEVERS
+
+    def build_command(
+        self,
+        model: str,
+        flags: Sequence[str],
+        env: Mapping[str, str],
+        listen: Listen,
+        nodes: Nodes,
+        python: str,
+    ) -> EngineCommand:
+        return builtin_command(model, flags, env, listen, nodes, python)
+
+    def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
+        from farspan.engines.builtin.metrics import METRIC_SOURCES
+
+        return METRIC_SOURCES
+
+
+ENGINE = Builtin(
+    name="builtin",
+    title="built-in engine",
+    owned_by="farspan",
+    key_variable=KEY_VARIABLE,
+    context_flag="--max-model-len",
+    cpu_flags=("--device", "cpu"),
+    most_ranks=1,
+    start_seconds=START_SECONDS,
+    shell_program=("farspan", "serve", "{model}", "--engine", "builtin"),
+    metric_prefix=b"farspan:",
+)

@@ -1,0 +1,235 @@
+"""What an engine is to farspan: one object that holds, or finds when asked, all that is known of it.
+
+A package of `farspan.engines` has a module `engine` with one object, `ENGINE`, of a subclass of `Engine`; one line of
+`farspan.engines.registry` names it. Nothing outside of that package may know the engine by name.
+
+What is cheap to say stands in the fields. What takes modules to say (the memory model, the grammar of its log) stands
+in methods that import them when called: a plan must answer in 0.3 s.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from farspan.engines.command import ONE_NODE, EngineCommand, Listen, Nodes
+from farspan.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from farspan.engines.metrics import Measure, MetricSource
+    from farspan.planner.levers import LeverCandidate
+    from farspan.planner.request import EnginePlan, PlanRequest
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class StartSeconds:
+    """How long the phases of a start take beside reading the weights, in seconds.
+
+    Args:
+        engine: From the process's start to the first byte of weights: imports, configuration, the ranks' meeting.
+        compile: Compiling kernels; left out of an eager start.
+        profile: The run that measures what a step takes.
+        graphs: Capturing CUDA graphs; left out of an eager start.
+        basis: Where the figures come from, in words that end a sentence.
+    """
+
+    engine: float
+    compile: float
+    profile: float
+    graphs: float
+    basis: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Engine(ABC):
+    """All that is known of one inference engine. Immutable; two engines are the same when they are one object.
+
+    Args:
+        name: In options, documents and records: lower case, one word.
+        title: As people write it.
+        owned_by: What its /v1/models says under `owned_by`.
+        distributions: Python distributions that carry it, the likeliest first; empty when it comes with farspan.
+        key_variable: Environment variable its API key is handed over in.
+        context_flag: Its flag for the longest request.
+        data_parallel_flags: Its spellings of the number of data-parallel replicas, the long one first; empty when it
+            has none.
+        eager_flags: Flags that switch compiling and CUDA graphs off.
+        cpu_flags: What makes it run without a GPU, unless the first of them is given by hand; empty when its CPU build
+            needs no telling.
+        most_ranks: Most tensor-parallel ranks; None when only the model limits them.
+        logged_flags: Settings, as its log prints them, that change what it allocates: the doctor plans a log's
+            server with them.
+        logged_defaults: Those of them that say nothing at this value; some versions lack the flag altogether.
+        environment: Variables farspan always starts it with.
+        start_seconds: How long a start takes.
+        shell_program: What a person types before the planned flags; `{model}` stands for the model.
+        metric_prefix: What the names of its metrics begin with.
+        metrics_hint: How to switch its metrics on, where they are off by default; else empty.
+    """
+
+    name: str
+    title: str
+    owned_by: str
+    key_variable: str
+    context_flag: str
+    start_seconds: StartSeconds
+    shell_program: tuple[str, ...]
+    metric_prefix: bytes
+    distributions: tuple[str, ...] = ()
+    data_parallel_flags: tuple[str, ...] = ()
+    eager_flags: tuple[str, ...] = ()
+    cpu_flags: tuple[str, ...] = ()
+    most_ranks: int | None = None
+    logged_flags: tuple[str, ...] = ()
+    logged_defaults: Mapping[str, object] = field(default_factory=lambda: _EMPTY)
+    environment: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    metrics_hint: str = ""
+
+    # Versions.
+
+    @abstractmethod
+    def known_versions(self) -> tuple[str, ...]:
+        """The versions whose arithmetic is mirrored, the oldest first; never empty."""
+
+    @property
+    def newest_version(self) -> str:
+        """The version that is meant where none is named: the newest planned one."""
+        return self.known_versions()[-1]
+
+    # The memory model.
+
+    @abstractmethod
+    def plan_server(self, request: PlanRequest) -> EnginePlan:
+        """What one server would do with a request.
+
+        Where a default keeps the request from fitting and a flag cures it, the plan sets that flag and lists it under
+        `added`, unless `request.as_given`; a flag given by hand is never changed.
+
+        Raises:
+            InputError: The version is unknown, or a flag, the model or a size is refused or not mirrored.
+        """
+
+    @abstractmethod
+    def outline_server(self, request: PlanRequest) -> EnginePlan:
+        """The plan of `plan_server` without ledger and warnings, as fast as it can be: for sweeps and searches.
+
+        Raises:
+            InputError: As `plan_server`.
+        """
+
+    def plan(self, request: PlanRequest) -> EnginePlan:
+        """What this engine would do with a request, data-parallel replicas taken into account.
+
+        Raises:
+            InputError: As `plan_server`; or the replicas are not what can be planned.
+        """
+        return replace(self._of_replicas(request, outline=False), program=self.shell_program)
+
+    def outline(self, request: PlanRequest) -> EnginePlan:
+        """The plan of `plan` without ledger and warnings.
+
+        Raises:
+            InputError: As `plan`.
+        """
+        return self._of_replicas(request, outline=True)
+
+    def _of_replicas(self, request: PlanRequest, *, outline: bool) -> EnginePlan:
+        planner = self.outline_server if outline else self.plan_server
+        if not request.engine_flags:
+            return planner(request)
+        from farspan.planner.replicas import plan_replicas
+
+        return plan_replicas(request, self, planner)
+
+    def check_replicas(self, request: PlanRequest) -> None:  # noqa: B027
+        """Refuse data-parallel replicas that are not servers independent of each other.
+
+        Raises:
+            UnsupportedError: They share work, which is not mirrored.
+        """
+
+    def levers(self) -> Sequence[LeverCandidate]:
+        """What can be changed when a request does not fit, in order of what it costs the user."""
+        return ()
+
+    # Starting it.
+
+    def image(self, version: str) -> str:  # noqa: ARG002
+        """The public container image of a release.
+
+        Raises:
+            UnsupportedError: There is none.
+        """
+        raise UnsupportedError(
+            f"there is no public image of the {self.name} engine",
+            "use --runtime local, or name one with --image",
+        )
+
+    def command(
+        self,
+        model: str,
+        flags: Sequence[str],
+        env: Mapping[str, str],
+        listen: Listen,
+        nodes: Nodes = ONE_NODE,
+        *,
+        python: str = "",
+    ) -> EngineCommand:
+        """The command of one server, or of one machine of it.
+
+        Args:
+            model: A folder or hub id, as the engine will find it.
+            flags: The plan's flags.
+            env: The plan's environment variables; the engine's own come in addition.
+            listen: Where it listens.
+            nodes: The machines.
+            python: The Python of this machine to start the engine with; empty inside an image, whose entrypoint the
+                command replaces.
+
+        Raises:
+            UnsupportedError: The engine cannot run so.
+        """
+        return self.build_command(model, flags, {**env, **self.environment}, listen, nodes, python)
+
+    @abstractmethod
+    def build_command(
+        self,
+        model: str,
+        flags: Sequence[str],
+        env: Mapping[str, str],
+        listen: Listen,
+        nodes: Nodes,
+        python: str,
+    ) -> EngineCommand:
+        """The command of `command`, from the whole of its environment.
+
+        Raises:
+            UnsupportedError: The engine cannot run so.
+        """
+
+    def live_path(self, *, with_key: bool) -> str:  # noqa: ARG002
+        """The path that answers 200 as long as the server lives, never waits for a prefill and wants no key.
+
+        Args:
+            with_key: Whether the server demands an API key.
+        """
+        return "/health"
+
+    # Watching it.
+
+    @abstractmethod
+    def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
+        """Where each measure comes from in its /metrics; several where versions differ, the newest first."""
+
+    def log_patterns(self) -> tuple[Any, ...]:
+        """The lines of its log that mean something, for the doctor's reader."""
+        return ()
+
+    def doctor_rules(self) -> tuple[Any, ...]:
+        """The failures only this engine has, for the doctor."""
+        return ()

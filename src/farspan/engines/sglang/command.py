@@ -1,0 +1,45 @@
+"""The command that starts SGLang: in an image, from a Python of this machine, on one machine or several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from farspan.engines.command import MASTER_PORT, EngineCommand, Listen, Nodes
+
+# SGLang itself reads no key from the environment: see `start_with_key`.
+KEY_VARIABLE = "SGLANG_API_KEY"
+# SGLang's image runs whatever it is given, and its runtime image has no `sglang` program (sgl-project/sglang#26897).
+IMAGE_PROGRAM = ("python3", "-m", "sglang.launch_server")
+
+
+def sglang_command(
+    model: str, flags: Sequence[str], env: Mapping[str, str], listen: Listen, nodes: Nodes, python: str
+) -> EngineCommand:
+    """The command of one server, or of one machine of it; see `farspan.engines.engine.Engine.command`."""
+    program = (python, *IMAGE_PROGRAM[1:]) if python else IMAGE_PROGRAM
+    secrets: tuple[str, ...] = ()
+    if listen.with_key:
+        program = (program[0], "-c", _start_with_key())
+        secrets = (KEY_VARIABLE,)
+    arguments = ("--model-path", model, *flags, *listen.flags, *_node_flags(nodes))
+    return EngineCommand(program, arguments, env, secrets)
+
+
+def live_path(*, with_key: bool) -> str:
+    """/ping answers from the HTTP process; with an API key it wants the key, which a probe cannot send, while /health
+    does not (`add_api_key_middleware`), so /health is asked then."""
+    return "/health" if with_key else "/ping"
+
+
+@lru_cache(maxsize=1)
+def _start_with_key() -> str:
+    return Path(__file__).with_name("start_with_key.py").read_text(encoding="utf-8")
+
+
+def _node_flags(nodes: Nodes) -> tuple[str, ...]:
+    if nodes.count == 1:
+        return ()
+    head = f"{nodes.head}:{MASTER_PORT}"
+    return ("--nnodes", str(nodes.count), "--node-rank", nodes.rank, "--dist-init-addr", head)

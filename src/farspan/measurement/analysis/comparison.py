@@ -1,0 +1,260 @@
+"""Two runs side by side: how many times as large B is as A, with a confidence interval, point by point.
+
+Requests with the same prompt are paired: their difference is free of what the prompts differ in. Runs with other
+prompts, such as imported ones, are compared as two groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
+
+from farspan.errors import InputError
+from farspan.measurement.analysis.measure import Result
+from farspan.measurement.analysis.measures import PER_REQUEST, check_name, group_points, lookup_point
+from farspan.measurement.analysis.plan_beside_run import Firing, TtftPlan, asks_for_plan
+from farspan.measurement.analysis.statistics import Ratio, paired_ratio, unpaired_ratio
+from farspan.measurement.analysis.threshold import Condition, UnknownValueError, parse_condition
+from farspan.measurement.analysis.trusted import is_trusted
+from farspan.measurement.run_folder import IMPORTED_TASK, Run
+from farspan.sizes import format_tokens
+
+LEVEL = 0.95
+_RATIO_PARTS = ("", "low", "high")
+_SIDES = {"a": 0, "b": 1}
+
+
+# A context and the needle's depth; None for the depth where one of the runs does not know it.
+Place = tuple[int, float | None]
+
+
+class Difference(StrEnum):
+    """What a ratio's interval proves."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+    OPEN = "no difference shown"
+    UNKNOWN = "too few to tell"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measure at one context and depth, of run A and run B.
+
+    Args:
+        depth: None for all depths together, where one of the runs is an imported one and has none.
+        a, b: Medians over the trusted requests; None when there is none.
+        ratio: B over A with its interval; None when one side has no value.
+    """
+
+    context: int
+    depth: float | None
+    measure: str
+    a: float | None
+    b: float | None
+    ratio: Ratio | None
+
+    @property
+    def verdict(self) -> Difference:
+        """Say whether B is higher or lower: only when the whole interval says so."""
+        ratio = self.ratio
+        if ratio is None or ratio.low is None or ratio.high is None:
+            return Difference.UNKNOWN
+        if ratio.low > 1:
+            return Difference.HIGHER
+        return Difference.LOWER if ratio.high < 1 else Difference.OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two runs compared.
+
+    Args:
+        rows: Every measure at every context and depth that both runs have.
+        only_a, only_b: Contexts and depths of one run alone.
+        notes: What makes the comparison weaker than it looks, one sentence each.
+        level: Of the confidence intervals.
+    """
+
+    rows: tuple[Row, ...]
+    only_a: tuple[Place, ...]
+    only_b: tuple[Place, ...]
+    notes: tuple[str, ...]
+    level: float = LEVEL
+
+
+def compare_runs(a: Run, b: Run, *, level: float = LEVEL) -> Comparison:
+    """Compare run B with run A.
+
+    Raises:
+        InputError: They have no context and depth in common.
+    """
+    points_a, points_b = _group(a, b)
+    shared = [point for point in points_a if point in points_b]
+    if not shared:
+        raise InputError(
+            f"{a.folder} and {b.folder} have no context and depth in common",
+            f"compare runs of the same --contexts; A has {_name(points_a)}, B has {_name(points_b)}",
+        )
+    rows = [
+        Row(
+            *point,
+            measure,
+            _middle(measure, points_a[point]),
+            _middle(measure, points_b[point]),
+            _ratio(measure, points_a[point], points_b[point], level),
+        )
+        for point in shared
+        for measure in PER_REQUEST
+    ]
+    return Comparison(
+        rows=tuple(row for row in rows if row.a is not None or row.b is not None),
+        only_a=tuple(point for point in points_a if point not in points_b),
+        only_b=tuple(point for point in points_b if point not in points_a),
+        notes=tuple(_find_notes(a, b, rows)),
+        level=level,
+    )
+
+
+def parse_comparison_condition(text: str) -> Condition:
+    """Parse a condition about two runs: names as for one run are B's, `a.` names are A's, `ratio.<measure>` is B over
+    A, `ratio.<measure>.low` and `.high` the ends of its interval.
+
+    Raises:
+        InputError: It does not follow the grammar, or there is no such name.
+    """
+    condition = parse_condition(text)
+    for name in condition.names:
+        first, _, rest = name.partition(".")
+        if first == "ratio":
+            measure, _, part = rest.partition(".")
+            if measure not in PER_REQUEST or part not in _RATIO_PARTS:
+                raise InputError(
+                    f"{name!r} is not a ratio", f"write ratio.ttft, .low or .high of {', '.join(PER_REQUEST)}"
+                )
+        else:
+            check_name(rest if first in _SIDES else name)
+    return condition
+
+
+def find_comparison_firings(
+    conditions: Iterable[Condition], a: Run, b: Run, comparison: Comparison, plan: TtftPlan | None = None
+) -> tuple[Firing, ...]:
+    """Judge conditions at every context and depth both runs have. What cannot be judged fires.
+
+    Raises:
+        InputError: A condition asks for the plan and there is none.
+    """
+    sides = _group(a, b)
+    rows = {(row.context, row.depth, row.measure): row for row in comparison.rows}
+    points = [point for point in sides[0] if point in sides[1]]
+    firings = []
+    for condition in conditions:
+        if plan is None and asks_for_plan(condition):
+            raise InputError(f"{condition.text!r} asks for the plan", "give one with --plan")
+        for point in points:
+            known: dict[str, float | None] = {}
+            for name in condition.names:
+                first, _, rest = name.partition(".")
+                if first == "ratio":
+                    measure, _, part = rest.partition(".")
+                    row = rows.get((*point, measure))
+                    known[name] = None if row is None else getattr(row.ratio, part or "ratio", None)
+                else:
+                    side = sides[_SIDES.get(first, 1)]
+                    planned = None if plan is None else plan.at(point[0])
+                    known[name] = lookup_point(rest if first in _SIDES else name, side[point], planned)
+            where = format_tokens(point[0]) + ("" if point[1] is None else f", depth {point[1]:g}")
+            values = ", ".join(f"{name} = {value:.6g}" for name, value in known.items() if value is not None)
+            try:
+                if condition.holds(known.get):
+                    firings.append(Firing(condition.text, where, f"it is true: {values}"))
+            except UnknownValueError as error:
+                firings.append(Firing(condition.text, where, f"it cannot be judged: {error}"))
+    return tuple(firings)
+
+
+def _group(a: Run, b: Run) -> tuple[dict[Place, list[Result]], dict[Place, list[Result]]]:
+    """Group both runs' requests by context and depth; by context alone when one run was imported: nothing is planted
+    in other tools' prompts.
+    """
+    together = any(run.info.identity.task == IMPORTED_TASK for run in (a, b))
+
+    def group(run: Run) -> dict[Place, list[Result]]:
+        groups: dict[Place, list[Result]] = {}
+        for (context, depth), results in group_points(run.results).items():
+            groups.setdefault((context, None if together else depth), []).extend(results)
+        return groups
+
+    return group(a), group(b)
+
+
+def _middle(measure: str, results: Sequence[Result]) -> float | None:
+    values = [value for _, value in _values(measure, results)]
+    return median(values) if values else None
+
+
+def _values(measure: str, results: Sequence[Result]) -> list[tuple[Hashable, float]]:
+    """List the trusted values of a measure, each with the prompt it belongs to."""
+    listed = []
+    for result in results:
+        value = PER_REQUEST[measure](result) if is_trusted(result) else None
+        if value is not None:
+            listed.append((_prompt(result), value))
+    return listed
+
+
+def _prompt(result: Result) -> Hashable:
+    """Return what tells a request's prompt from others: its hash, or in runs without it the job it was built for.
+    Imported requests have none in common with anything.
+    """
+    return None if "imported" in result.labels else result.prompt_id or result.job
+
+
+def _ratio(measure: str, a: Sequence[Result], b: Sequence[Result], level: float) -> Ratio | None:
+    values_a, values_b = _values(measure, a), _values(measure, b)
+    by_prompt = {prompt: value for prompt, value in values_b if prompt is not None}
+    pairs = [(value, by_prompt[prompt]) for prompt, value in values_a if prompt in by_prompt]
+    # Pairing a few and dropping the rest would throw measurements away.
+    if pairs and 2 * len(pairs) >= min(len(values_a), len(values_b)):
+        return paired_ratio(pairs, level)
+    return unpaired_ratio([value for _, value in values_a], [value for _, value in values_b], level)
+
+
+def _find_notes(a: Run, b: Run, rows: Sequence[Row]) -> Iterable[str]:
+    one, two = a.info, b.info
+    if one.identity.model != two.identity.model:
+        yield f"the models differ: {one.identity.model} and {two.identity.model}"
+    for what in ("api", "prompt_as", "task"):
+        first, second = getattr(one.identity, what), getattr(two.identity, what)
+        if first != second and IMPORTED_TASK not in (first, second):
+            yield f"{what.replace('_', ' ')} differs: {first} and {second}"
+    for name, info in (("A", one), ("B", two)):
+        if info.identity.task == IMPORTED_TASK:
+            yield f"{name} was measured by another tool: all depths are taken together, answers were not checked"
+    loads = [info.starts[-1].arguments.get("concurrency") for info in (one, two)]
+    if loads[0] != loads[1]:
+        yield f"the concurrency differs: {loads[0]} and {loads[1]}"
+    if any(row.ratio is not None and not row.ratio.paired for row in rows):
+        yield "prompts differ: the runs are compared as two groups, not prompt by prompt (same --seed makes them same)"
+    if any(row.verdict is Difference.UNKNOWN and row.ratio is not None for row in rows):
+        yield "some points have one value a side: run with more --repeats for an interval"
+    for name, run in (("A", a), ("B", b)):
+        warm = sum("warm" in result.labels for result in run.results)
+        untrusted = sum(not is_trusted(result) for result in run.results) - warm
+        if warm:
+            yield f"{warm} of {len(run.results)} requests of {name} were warm and are left out"
+        if untrusted > 0:
+            of = f"{untrusted} of {len(run.results)} requests of {name}"
+            yield f"{of} failed or have the wrong length and are left out"
+
+
+def _name(points: Iterable[Place]) -> str:
+    return (
+        ", ".join(
+            format_tokens(context) + ("" if depth is None else f" at {depth:g}") for context, depth in points
+        )
+        or "none"
+    )

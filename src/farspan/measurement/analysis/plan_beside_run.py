@@ -1,0 +1,211 @@
+"""A plan beside what was measured: for every point the expected TTFT, the floor, and the median of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from farspan.errors import InputError, UnsupportedError
+from farspan.measurement.analysis.measure import Result
+from farspan.measurement.analysis.measures import group_points, lookup_point
+from farspan.measurement.analysis.plan_times import PlannedTtft, list_planned
+from farspan.measurement.analysis.threshold import Condition, UnknownValueError
+from farspan.measurement.environment import read_document
+from farspan.measurement.run_folder import ENVIRONMENT_FILE
+from farspan.planner.document import PlanDocument
+from farspan.sizes import format_tokens
+
+# A measured time may fall short of the floor by the rounding of both, not by more.
+_ROUNDING = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPoint:
+    """A point's plan beside its measurement; times in seconds, None where not known.
+
+    Args:
+        expected: What the plan expects of one request alone on the server.
+        floor: What no hardware of the planned kind can beat.
+        measured: Median TTFT of the trusted requests.
+        ratio: Measured over expected.
+        note: What is odd about it; empty when nothing is.
+    """
+
+    context: int
+    depth: float
+    expected: float | None
+    floor: float | None
+    measured: float | None
+    ratio: float | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class TtftPlan:
+    """The TTFT that a plan gives, by context, of one engine.
+
+    Args:
+        times: Context in tokens to the times planned for it.
+    """
+
+    times: dict[int, PlannedTtft]
+
+    def at(self, context: int) -> PlannedTtft | None:
+        """Return the times of a context; None when the plan has none for it.
+
+        Nothing is interpolated: prefill has a linear and a quadratic part, and a threshold deserves a planned time.
+        """
+        return self.times.get(context)
+
+
+def read_ttft_plan(path: Path, engine: str | None) -> TtftPlan:
+    """Read a plan as `farspan plan --json` writes it, for one context or several.
+
+    Args:
+        path: The file.
+        engine: The engine measured, as /v1/models names its owner; decides when the plan has several.
+
+    Raises:
+        InputError: The file is no plan, has no times, or has several engines and none is the one measured.
+    """
+    rows = list_planned(PlanDocument.load(path))
+    plan = choose_engine(rows, engine)
+    if plan is None:
+        engines = ", ".join(sorted({row.engine for row in rows}))
+        raise InputError(
+            f"{path} plans {engines or 'no time'}, and the server is {engine or 'of an unknown engine'}",
+            "plan that engine: farspan plan ... --engine NAME --contexts ... --json",
+        )
+    return plan
+
+
+def choose_engine(rows: Sequence[PlannedTtft], engine: str | None) -> TtftPlan | None:
+    """Choose the times of one engine: the one measured, or the only one planned; None when there is neither."""
+    engines = {row.engine for row in rows}
+    named = (engine or "").lower()
+    wanted = {"farspan": "builtin"}.get(named, named)
+    if wanted not in engines:
+        if len(engines) != 1:
+            return None
+        wanted = next(iter(engines))
+    return TtftPlan({row.context: row for row in rows if row.engine == wanted})
+
+
+def find_plan_document(folder: Path) -> PlanDocument | None:
+    """Return the plan that the run in a folder was last started with; None when there was none, or no plan.
+
+    Raises:
+        UnsupportedError: A newer farspan wrote it.
+    """
+    document = read_document(folder / ENVIRONMENT_FILE)
+    starts = document.get("starts") if isinstance(document, dict) else None
+    plans = [start.get("plan") for start in starts or () if isinstance(start, dict)]
+    known = [plan for plan in plans if plan is not None]
+    try:
+        return PlanDocument.from_json(known[-1], f"the plan of {folder}") if known else None
+    except UnsupportedError:
+        raise
+    except InputError:
+        return None
+
+
+def find_plan(folder: Path, engine: str | None) -> TtftPlan | None:
+    """Return the times of the plan that the run in a folder was last started with.
+
+    Returns:
+        None when there was no plan, or none for this engine.
+
+    Raises:
+        UnsupportedError: A newer farspan wrote it.
+    """
+    plan = find_plan_document(folder)
+    return choose_engine(list_planned(plan), engine) if plan else None
+
+
+def compare_with_plan(results: Sequence[Result], plan: TtftPlan) -> tuple[PlannedPoint, ...]:
+    """Put the plan beside every point measured."""
+    points = []
+    for (context, depth), group in group_points(results).items():
+        planned = plan.at(context)
+        expected, floor = (None, None) if planned is None else (planned.expected_s, planned.floor_s)
+        measured = lookup_point("ttft.median", group)
+        note = ""
+        if expected is None:
+            note = f"the plan has no time for {format_tokens(context)}"
+        elif measured is None:
+            note = "no request whose time can be trusted"
+        elif floor and measured < floor * _ROUNDING:
+            note = "below the floor: served from a cache, or not the planned model and GPUs"
+        ratio = measured / expected if measured is not None and expected else None
+        points.append(PlannedPoint(context, depth, expected, floor, measured, ratio, note))
+    return tuple(points)
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """A condition that is true somewhere, or cannot be judged there.
+
+    Args:
+        condition: Its text.
+        where: The point, in words.
+        reason: Why it fires.
+    """
+
+    condition: str
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"--fail-if {self.condition!r} at {self.where}: {self.reason}"
+
+
+def find_firings(
+    conditions: Iterable[Condition], results: Sequence[Result], plan: TtftPlan | None = None
+) -> tuple[Firing, ...]:
+    """Judge conditions at every context and depth. What cannot be judged fires: CI must not pass on missing data.
+
+    Raises:
+        InputError: A condition asks for the plan and there is none.
+    """
+    groups = group_points(results)
+    firings = []
+    for condition in conditions:
+        if plan is None and asks_for_plan(condition):
+            raise InputError(f"{condition.text!r} asks for the plan", "give one with --plan")
+        if not groups:
+            firings.append(Firing(condition.text, "every point", "no request has finished"))
+        for (context, depth), group in groups.items():
+            planned = None if plan is None else plan.at(context)
+            known = {name: lookup_point(name, group, planned) for name in condition.names}
+            where = f"{format_tokens(context)}, depth {depth:g}"
+            values = ", ".join(f"{name} = {value:.6g}" for name, value in known.items() if value is not None)
+            try:
+                if condition.holds(known.get):
+                    firings.append(Firing(condition.text, where, f"it is true: {values}"))
+            except UnknownValueError as error:
+                firings.append(Firing(condition.text, where, f"it cannot be judged: {error}"))
+    return tuple(firings)
+
+
+def check_plan_given(conditions: Iterable[Condition], plan: Path | None) -> None:
+    """Refuse conditions about a plan that is not given, before anything is sent.
+
+    Raises:
+        InputError: One of them names the plan and there is none.
+    """
+    for condition in conditions:
+        if plan is None and asks_for_plan(condition):
+            raise InputError(f"{condition.text!r} asks for the plan", "give one with --plan")
+
+
+def asks_for_plan(condition: Condition) -> bool:
+    """Tell whether a condition names the plan, of either side."""
+    return any("plan" in name.split(".")[:2] for name in condition.names)
+
+
+def judge_run(
+    conditions: Sequence[Condition], folder: Path, engine: str | None, results: Sequence[Result]
+) -> tuple[Firing, ...]:
+    """Judge conditions on a run that has just ended, with the plan it holds."""
+    return find_firings(conditions, results, find_plan(folder, engine) or TtftPlan({}))

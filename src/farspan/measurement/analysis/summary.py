@@ -1,0 +1,196 @@
+"""A run's results by context and depth, and as one JSON document for scripts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, median
+from typing import Any
+
+from farspan.measurement.advice import list_failures
+from farspan.measurement.analysis.measure import Result
+from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
+from farspan.measurement.analysis.spread import Spread, find_few, list_spreads, measure_throughput, share_good
+from farspan.measurement.analysis.trusted import is_trusted
+from farspan.measurement.run import BenchOutcome
+from farspan.measurement.schedule import LoadPhase
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """All requests of one context and depth.
+
+    Times are medians over the requests they can be trusted for: answered, of the right length and not
+    warm. When there is none, over whatever was measured; `trusted` then is 0 and the labels say why.
+
+    Args:
+        requests: How many requests were made.
+        trusted: How many of them the times are taken from.
+        prompt_tokens, cached_tokens: As the server counts them; the most frequent value.
+        recall: Mean score of the answered requests; None when none was answered.
+        statuses: How the requests ended, by count.
+        labels: Every label that any of them carries.
+    """
+
+    context: int
+    depth: float
+    requests: int
+    trusted: int
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    ttft_s: float | None
+    prefill_tokens_per_s: float | None
+    itl_s: float | None
+    e2e_s: float | None
+    recall: float | None
+    statuses: dict[str, int]
+    labels: tuple[str, ...]
+
+
+def list_points(results: Sequence[Result]) -> tuple[Point, ...]:
+    """Group the measured results by context and depth, in ascending order; warm-up and cool-down stay out."""
+    groups: dict[tuple[int, float], list[Result]] = {}
+    for result in results:
+        if result.phase is not LoadPhase.MEASURED:
+            continue
+        groups.setdefault((result.context, result.depth), []).append(result)
+    return tuple(_sum_up(groups[key]) for key in sorted(groups))
+
+
+def _sum_up(results: Sequence[Result]) -> Point:
+    trusted = [result for result in results if is_trusted(result)]
+    timed = trusted or [result for result in results if result.ttft_s is not None]
+    scores = [result.score for result in results if result.score is not None]
+
+    def middle(value: Callable[[Result], float | None]) -> float | None:
+        values = [v for v in map(value, timed) if v is not None]
+        return median(values) if values else None
+
+    return Point(
+        context=results[0].context,
+        depth=results[0].depth,
+        requests=len(results),
+        trusted=len(trusted),
+        prompt_tokens=_most_frequent([result.prompt_tokens for result in results]),
+        cached_tokens=_most_frequent([result.cached_tokens for result in results]),
+        ttft_s=middle(lambda result: result.ttft_s),
+        prefill_tokens_per_s=middle(lambda result: result.prefill_tokens_per_s),
+        itl_s=middle(lambda result: result.itl_s.p50 if result.itl_s else None),
+        e2e_s=middle(lambda result: result.e2e_s),
+        recall=fmean(scores) if scores else None,
+        statuses=dict(Counter(result.status.value for result in results)),
+        labels=tuple(dict.fromkeys(label for result in results for label in result.labels)),
+    )
+
+
+def _most_frequent(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return Counter(known).most_common(1)[0][0] if known else None
+
+
+# What a script needs of a request; the rest stays in requests.jsonl.
+_REQUEST_KEYS = (
+    "context", "depth", "repeat", "seed", "output_asked", "status", "error", "http_status",
+    "prompt_tokens", "cached_tokens", "output_tokens", "ttft_s", "itl_s", "e2e_s", "bytes_sent_s",
+    "body_bytes", "prefill_tokens_per_s", "finish_reason", "score", "answer", "reply", "labels", "evidence",
+    "phase", "started_at", "prompt_id", "queue_s", "tpot_s", "decode_tokens_per_s", "connected_s", "late_s", "company",
+    "client_lag_s",
+)  # fmt: skip
+
+
+def trusted_results(results: Sequence[Result]) -> list[Result]:
+    """Return the measured results whose times can be trusted; when there is none, all that have times."""
+    measured = [result for result in results if result.phase is LoadPhase.MEASURED]
+    return [r for r in measured if is_trusted(r)] or [r for r in measured if r.ttft_s is not None]
+
+
+def list_run_spreads(outcome: BenchOutcome, percentiles: Sequence[float]) -> dict[str, Spread]:
+    """Return the spread of every measure over the results that can be trusted."""
+    return list_spreads(trusted_results(outcome.results), percentiles)
+
+
+def summarise(
+    outcome: BenchOutcome,
+    *,
+    percentiles: Sequence[float] = (50.0, 90.0, 99.0),
+    goodput: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Return a bench's outcome as plain data for JSON: every request, every point, every kind of failure.
+
+    Args:
+        outcome: The bench.
+        percentiles: Which to report.
+        goodput: Highest acceptable times in seconds, by name.
+    """
+    latest = outcome.info.starts[-1]
+    requests = [{key: getattr(result, key) for key in _REQUEST_KEYS} for result in outcome.results]
+    spreads = list_run_spreads(outcome, percentiles)
+    few = find_few(spreads)
+    resumed = len(outcome.info.starts) > 1
+    plan = find_plan(outcome.folder, latest.server.owned_by)
+    return {
+        "run": str(outcome.folder),
+        "good": outcome.good,
+        "server": asdict(latest.server),
+        **asdict(outcome.info.identity),
+        "concurrency": latest.arguments.get("concurrency"),
+        "rate": latest.arguments.get("rate"),
+        "failed": len(outcome.failed),
+        "skipped": outcome.skipped,
+        "unsent": outcome.unsent,
+        "stopped": outcome.stopped,
+        "trusted": sum(is_trusted(r) for r in outcome.results if r.phase is LoadPhase.MEASURED),
+        "faults": list(outcome.faults),
+        "labels": ["few-repeats"] if few else [],
+        "evidence": {"few-repeats": few} if few else {},
+        "failures": [asdict(failure) for failure in list_failures(outcome.results)],
+        "measures": {name: spread.as_dict() for name, spread in spreads.items()},
+        "throughput": measure_throughput(outcome.results, resumed=resumed),
+        "goodput": share_good(outcome.results, goodput) if goodput else None,
+        "client": {
+            "loop_lag_s": asdict(outcome.loop_lag) if outcome.loop_lag else None,
+            "arrival_lag_s": _worst_lag(outcome.results),
+            "arrivals_timed_by": _find_clock(outcome.results),
+        },
+        "points": [asdict(point) for point in list_points(outcome.results)],
+        "plan": None
+        if plan is None
+        else [asdict(point) for point in compare_with_plan(outcome.results, plan)],
+        "requests": requests,
+    }
+
+
+def summarise_engines(outcomes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Put the summaries of several engines into one document; every request says whose it is."""
+    return {
+        "good": all(summary["good"] for summary in outcomes.values()),
+        "engines": {
+            name: {key: value for key, value in summary.items() if key != "requests"}
+            for name, summary in outcomes.items()
+        },
+        "requests": [
+            {"engine": name, **request}
+            for name, summary in outcomes.items()
+            for request in summary["requests"]
+        ],
+    }
+
+
+def _worst_lag(results: Sequence[Result]) -> dict[str, float] | None:
+    """Return the client's lag: the middle of the requests' medians, and the worst of their p99 and maxima."""
+    lags = [result.client_lag_s for result in results if result.client_lag_s is not None]
+    if not lags:
+        return None
+    return {
+        "p50": median(lag.p50 for lag in lags),
+        "p99": max(lag.p99 for lag in lags),
+        "max": max(lag.max for lag in lags),
+    }
+
+
+def _find_clock(results: Sequence[Result]) -> str:
+    stamped = [result.client_lag_s is not None for result in results if result.ttft_s is not None]
+    if not stamped:
+        return "nobody"
+    return "the kernel" if all(stamped) else "the kernel in part" if any(stamped) else "the client"

@@ -1,0 +1,236 @@
+"""Sending requests: in a closed loop, so many at a time; or in an open one, at times set beforehand."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from farspan.errors import InputError
+from farspan.measurement.analysis.labels import Surroundings, find_others_cpu, is_local, read_cpu
+from farspan.measurement.analysis.measure import Result, measure
+from farspan.measurement.http.client import Client, Exchange, Lag, Limits
+from farspan.measurement.http.target import normalise_url
+from farspan.measurement.observe.observer import Observer
+from farspan.measurement.options import BenchOptions
+from farspan.measurement.prepared_requests import PreparedRequest
+from farspan.measurement.request_status import Status
+from farspan.measurement.run_folder import RunStore
+from farspan.measurement.schedule import Job
+from farspan.measurement.watch import Watcher
+
+# So many connections in a row refused mean that the server has gone: stop, and leave the rest for --resume.
+_UNREACHABLE_IN_A_ROW = 3
+_HANG_CHECK_S = 1.0
+_LAG_CHECK_S = 0.02
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """What is noted about a request while it is under way."""
+
+    started_at: float
+    company: int = 1
+
+
+class Load:
+    """Sends prepared requests, keeps every result, and stops when there is a reason to.
+
+    Args:
+        options: How to send.
+        store: Takes the results.
+        requests: In the order to send.
+        arrivals: When each is to leave, in seconds from the start; None sends the next when one is over.
+        watcher: Told what happens.
+        observers: Told of every request, and asked what limits the trust in it.
+        limits: How long to wait for a request.
+    """
+
+    def __init__(
+        self,
+        options: BenchOptions,
+        store: RunStore,
+        requests: Sequence[PreparedRequest],
+        *,
+        arrivals: Sequence[float] | None,
+        watcher: Watcher,
+        observers: Sequence[Observer],
+        limits: Callable[[Job], Limits],
+    ) -> None:
+        self.stopped = ""
+        self._options = options
+        self._store = store
+        self._left = deque(requests)
+        self._arrivals = arrivals
+        self._watcher = watcher
+        self._observers = observers
+        self._limits = limits
+        self._unreachable = 0
+        self._under_way: dict[Job, _UnderWay] = {}
+        self._deadline: float | None = None
+        self._hang = ""
+        self._lags = array("d")
+        # What a server on this machine uses cannot be told from what others use.
+        self._sees_others = not is_local(options.url)
+
+    @property
+    def unsent(self) -> int:
+        """Requests that have not left."""
+        return len(self._left)
+
+    @property
+    def loop_lag(self) -> Lag | None:
+        """How late the event loop woke, measured throughout: how late a request may have been started."""
+        return Lag.of(self._lags)
+
+    async def run(self) -> None:
+        """Send until nothing is left or there is a reason to stop."""
+        options = self._options
+        if options.time_limit_s is not None:
+            self._deadline = time.perf_counter() + options.time_limit_s
+        client = Client(normalise_url(options.url), api_key=options.api_key)
+        try:
+            async with client:
+                watching = [
+                    asyncio.create_task(self._watch_loop()),
+                    asyncio.create_task(self._watch_engine(client)),
+                ]
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        if self._arrivals is None:
+                            for _ in range(min(options.at_once or 1, len(self._left))):
+                                group.create_task(self._work(client))
+                        else:
+                            await self._send_in_time(client, group, self._arrivals)
+                finally:
+                    for task in watching:
+                        task.cancel()
+                    await asyncio.gather(*watching, return_exceptions=True)
+        except* InputError as errors:
+            raise _first(errors) from errors
+
+    async def _work(self, client: Client) -> None:
+        while self._left and not self._must_stop():
+            await self._send(client, self._left.popleft(), late_s=0.0)
+
+    async def _send_in_time(
+        self, client: Client, group: asyncio.TaskGroup, arrivals: Sequence[float]
+    ) -> None:
+        room = asyncio.Semaphore(self._options.at_once or len(arrivals) + 1)
+        began = time.perf_counter()
+
+        async def send(request: PreparedRequest, due: float) -> None:
+            try:
+                await self._send(client, request, late_s=max(0.0, time.perf_counter() - due))
+            finally:
+                room.release()
+
+        for arrival in arrivals:
+            due = began + arrival
+            while (left := due - time.perf_counter()) > 0 and not self._must_stop():
+                await asyncio.sleep(min(left, 0.5))
+            await room.acquire()
+            if self._must_stop():
+                room.release()
+                return
+            group.create_task(send(self._left.popleft(), due))
+
+    async def _send(self, client: Client, request: PreparedRequest, *, late_s: float) -> None:
+        job = request.job
+        started_at = time.time()
+        self._under_way[job] = _UnderWay(started_at)
+        for other in self._under_way.values():
+            other.company = max(other.company, len(self._under_way))
+        self._watcher.started(job)
+        for observer in self._observers:
+            observer.on_started(job, started_at)
+
+        def heard(ttft_s: float) -> None:
+            self._watcher.first_token(job, ttft_s)
+            for observer in self._observers:
+                observer.on_first_token(job, ttft_s)
+
+        before = read_cpu() if self._sees_others else None
+        exchange = await client.send(
+            self._options.api,
+            request.body,
+            deadline=self._deadline,
+            limits=self._limits(job),
+            on_first_token=heard,
+        )
+        after = read_cpu() if self._sees_others else None
+        company = self._under_way.pop(job).company
+        around = Surroundings(
+            company=company,
+            others_cpu=find_others_cpu(before, after),
+            late_s=late_s,
+            observed=self._ask_observers(exchange, company),
+        )
+        result = measure(
+            job,
+            exchange,
+            answer=request.prompt.answer,
+            score=request.prompt.score(exchange.text),
+            around=around,
+            prompt_id=request.prompt.prompt_id,
+        )
+        if self._hang and result.status is Status.TIMED_OUT:
+            result = _mark_hung(result, self._hang)
+        self._unreachable = self._unreachable + 1 if result.status is Status.UNREACHABLE else 0
+        await asyncio.to_thread(self._store.add, result)
+        self._watcher.finished(result)
+        for observer in self._observers:
+            observer.on_request(result)
+
+    def _ask_observers(self, exchange: Exchange, company: int) -> dict[str, str]:
+        until = exchange.started_at + exchange.ended_s
+        found: dict[str, str] = {}
+        for observer in self._observers:
+            found |= observer.find_labels(exchange.started_at, until, company)
+        return found
+
+    async def _watch_engine(self, client: Client) -> None:
+        """Show what the engine does, and stop the run when it will never get to the requests that wait."""
+        while self._observers:
+            await asyncio.sleep(_HANG_CHECK_S)
+            self._watcher.progress(
+                "; ".join(filter(None, (observer.describe_progress() for observer in self._observers)))
+            )
+            self._hang = next(filter(None, (observer.find_hang() for observer in self._observers)), "")
+            if self._hang and self._under_way:
+                self.stopped = f"the engine hangs ({self._hang})"
+                client.give_up()
+                return
+
+    async def _watch_loop(self) -> None:
+        while True:
+            due = time.perf_counter() + _LAG_CHECK_S
+            await asyncio.sleep(_LAG_CHECK_S)
+            self._lags.append(max(0.0, time.perf_counter() - due))
+
+    def _must_stop(self) -> bool:
+        if self.stopped:
+            return True
+        if self._deadline is not None and time.perf_counter() >= self._deadline:
+            self.stopped = f"the time limit of {self._options.time_limit_s:g} s has passed"
+        elif self._unreachable >= _UNREACHABLE_IN_A_ROW:
+            self.stopped = f"the server at {self._options.url} no longer takes connections"
+        return bool(self.stopped)
+
+
+def _mark_hung(result: Result, evidence: str) -> Result:
+    return replace(
+        result,
+        error=f"{result.error}: the engine hangs",
+        labels=(*result.labels, "hung"),
+        evidence=result.evidence | {"hung": evidence},
+    )
+
+
+def _first(errors: BaseExceptionGroup[InputError]) -> InputError:
+    """Return the first error of a group: the others followed from the same cause."""
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,224 @@
+"""What to measure: the options of a bench, and what is worked out from them before anything is sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from farspan.errors import InputError
+from farspan.measurement.http.client import Limits
+from farspan.measurement.http.target import normalise_url
+from farspan.measurement.http.wire import Api, PromptAs
+from farspan.measurement.lengths import Lengths
+from farspan.measurement.schedule import Job, LoadPhase, plan_arrivals, plan_jobs
+
+GOODPUT_TIMES = ("ttft", "tpot", "e2el")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchOptions:
+    """What to measure.
+
+    Args:
+        url: The server's address.
+        run: The run folder.
+        contexts: Prompt lengths in tokens, as the server counts them, template included.
+        lengths: Draw the lengths from this instead.
+        requests: Number of measured requests, instead of `repeats` of each.
+        model: The model's name; None takes the first one the server lists.
+        depths: Where the needle goes, 0 the start to 1 the end; every context is sent at every depth.
+        repeats: Requests at each context and depth; with `lengths`, requests.
+        output_tokens: Tokens to generate for each request.
+        concurrency: Requests under way at a time. None is one in a closed loop, and no bound with a `rate`.
+        rate: Requests to send a second whether or not earlier ones are over (open loop); None is a closed loop.
+        burstiness: Shape of the gaps between requests: 1 is Poisson, infinity is constant.
+        warmup, cooldown: Requests before and after the measured ones, kept but in no statistics.
+        task: What is planted and asked for.
+        tokenizer: The server's tokenizer; None takes it from the folder the server names as the model's root.
+        api: Which API to use.
+        prompt_as: Token ids or text; a chat always takes text.
+        prompts: Keep the prompts in this folder, each once, by hash; None removes them with the run's end.
+        seed: Decides prompts and order; None takes a fresh one, or the run's own when resuming. A seed
+            used before on the same server finds its prompts in the prefix cache.
+        resume: Go on with the run in `run`.
+        retry_failed: When resuming, send failed requests again; the new result replaces the old one.
+        in_order: Send contexts and depths as given instead of shuffled.
+        ignore_eos: Ask the server to generate on after an end-of-sequence token.
+        extra_body: Further fields of every request body.
+        api_key: Never stored, never printed.
+        limits: How long to wait for what.
+        plan: A `farspan plan --json` file: where no first-token limit is given, it follows from the planned times.
+        time_limit_s: When to stop the whole run, in seconds from the first request.
+        percentiles: Which to report.
+        goodput: Highest acceptable times in seconds by name (`GOODPUT_TIMES`).
+    """
+
+    url: str
+    run: Path
+    contexts: tuple[int, ...] = ()
+    lengths: Lengths | None = None
+    requests: int | None = None
+    model: str | None = None
+    depths: tuple[float, ...] = (0.5,)
+    repeats: int = 1
+    output_tokens: int = 16
+    concurrency: int | None = None
+    rate: float | None = None
+    burstiness: float = 1.0
+    warmup: int = 0
+    cooldown: int = 0
+    task: str = "needle"
+    tokenizer: Path | None = None
+    api: Api = Api.COMPLETIONS
+    prompt_as: PromptAs = PromptAs.IDS
+    prompts: Path | None = None
+    seed: int | None = None
+    resume: bool = False
+    retry_failed: bool = False
+    in_order: bool = False
+    ignore_eos: bool = False
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    api_key: str | None = field(default=None, repr=False)
+    limits: Limits = field(default_factory=Limits)
+    plan: Path | None = None
+    time_limit_s: float | None = None
+    percentiles: tuple[float, ...] = (50.0, 90.0, 99.0)
+    goodput: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def at_once(self) -> int | None:
+        """Most requests under way at a time; None is no bound."""
+        return self.concurrency if self.concurrency is not None or self.rate is not None else 1
+
+    def check(self) -> None:
+        """Refuse options that make no sense.
+
+        Raises:
+            InputError: One of them is out of range.
+        """
+        for name, value in (
+            ("--repeats", self.repeats),
+            ("--output-tokens", self.output_tokens),
+            ("--concurrency", self.concurrency),
+            ("--num-prompts", self.requests),
+        ):
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}", "give 1 or more")
+        for name, value in (("--warmup", self.warmup), ("--cooldown", self.cooldown)):
+            if value < 0:
+                raise InputError(f"{name} is {value}", "give 0 or more")
+        for name, number in (("--rate", self.rate), ("--burstiness", self.burstiness)):
+            if number is not None and not number > 0:
+                raise InputError(f"{name} is {number:g}", "give a number above 0")
+        if self.rate is not None and math.isinf(self.rate):
+            raise InputError("--rate is infinite", "leave it out and give --concurrency")
+        if bool(self.contexts) == (self.lengths is not None) or not self.depths:
+            raise InputError(
+                "there is not one source of prompt lengths and a depth",
+                "give either --contexts 10k,100k or --length-distribution uniform:1k,100k",
+            )
+        for depth in self.depths:
+            if not 0 <= depth <= 1:
+                raise InputError(f"depth {depth:g} is outside 0 to 1", "give depths such as 0.1,0.9")
+        for percentile in self.percentiles:
+            if not 0 < percentile < 100:
+                raise InputError(f"percentile {percentile:g} is outside 0 to 100", "give such as 50,90,99")
+        for name in self.goodput:
+            if name not in GOODPUT_TIMES:
+                raise InputError(f"--goodput knows no {name!r}", f"use one of {', '.join(GOODPUT_TIMES)}")
+        if self.retry_failed and not self.resume:
+            raise InputError("--retry-failed says what to do with an earlier run", "add --resume")
+
+    def plan_jobs(self, seed: int) -> tuple[Job, ...]:
+        """List the requests of the run, in the order they are sent."""
+        return plan_jobs(
+            contexts=self.contexts,
+            depths=self.depths,
+            repeats=self.repeats,
+            seed=seed,
+            output_tokens=self.output_tokens,
+            in_order=self.in_order,
+            lengths=self.lengths,
+            requests=self.requests,
+            warmup=self.warmup,
+            cooldown=self.cooldown,
+        )
+
+    def plan_arrivals(self, count: int, seed: int) -> tuple[float, ...] | None:
+        """Return when each of `count` requests is to leave, in seconds from the start; None in a closed loop."""
+        if self.rate is None:
+            return None
+        return plan_arrivals(count, rate=self.rate, burstiness=self.burstiness, seed=seed)
+
+    def record(self) -> dict[str, Any]:
+        """List the options for `run.json`: all but the key."""
+        return {
+            "url": normalise_url(self.url),
+            "contexts": self.contexts,
+            "length_distribution": self.lengths.text if self.lengths else None,
+            "num_prompts": self.requests,
+            "depths": self.depths,
+            "repeats": self.repeats,
+            "output_tokens": self.output_tokens,
+            "concurrency": self.at_once,
+            "rate": self.rate,
+            "burstiness": None if self.rate is None or math.isinf(self.burstiness) else self.burstiness,
+            "warmup": self.warmup,
+            "cooldown": self.cooldown,
+            "tokenizer": str(self.tokenizer) if self.tokenizer else None,
+            "in_order": self.in_order,
+            "extra_body": dict(self.extra_body),
+            "limits": self.limits,
+            "plan": str(self.plan) if self.plan else None,
+            "time_limit_s": self.time_limit_s,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a bench would send, for a look before it costs anything.
+
+    Args:
+        requests: All requests, those before and after the measured ones included.
+        measured: Of them, those that count.
+        prompt_tokens: Of all requests together.
+        output_tokens: The most that all requests together generate.
+        by_context: Requests by prompt length, ascending.
+        last_leaves_s: When the last request leaves in an open loop; None in a closed one.
+        first: The first requests, in order.
+    """
+
+    requests: int
+    measured: int
+    prompt_tokens: int
+    output_tokens: int
+    by_context: dict[str, int]
+    last_leaves_s: float | None
+    first: tuple[Job, ...]
+
+
+def plan_dry_run(options: BenchOptions, *, shown: int = 10) -> DryRun:
+    """Work out what a bench would send, without asking any server.
+
+    Raises:
+        InputError: An option is out of range.
+    """
+    options.check()
+    seed = options.seed or 0
+    jobs = options.plan_jobs(seed)
+    arrivals = options.plan_arrivals(len(jobs), seed)
+    counts: dict[int, int] = {}
+    for job in jobs:
+        counts[job.context] = counts.get(job.context, 0) + 1
+    return DryRun(
+        requests=len(jobs),
+        measured=sum(job.phase is LoadPhase.MEASURED for job in jobs),
+        prompt_tokens=sum(job.context for job in jobs),
+        output_tokens=sum(job.output_tokens for job in jobs),
+        by_context={str(context): counts[context] for context in sorted(counts)},
+        last_leaves_s=arrivals[-1] if arrivals else None,
+        first=jobs[:shown],
+    )

@@ -1,0 +1,285 @@
+"""`farspan bench` as a function: ask the server, prepare, send, measure, keep."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from farspan.measurement.analysis.measure import Result
+from farspan.measurement.analysis.plan_times import PlanTimes, read_plan_times
+from farspan.measurement.environment import describe_machine, read_document, without_secrets
+from farspan.measurement.http.client import Lag, Limits
+from farspan.measurement.http.target import (
+    ServerInfo,
+    ask_server,
+    ask_settings,
+    check_lengths,
+    find_tokenizer,
+    normalise_url,
+)
+from farspan.measurement.http.wire import Api
+from farspan.measurement.load import Load
+from farspan.measurement.observe.observer import ObservedRun, Observer
+from farspan.measurement.options import BenchOptions
+from farspan.measurement.prepared_requests import (
+    PROMPTS_FOLDER,
+    PreparedRequest,
+    PromptMaker,
+    PromptStore,
+    choose_form,
+    prepare_request,
+)
+from farspan.measurement.request_status import Status
+from farspan.measurement.run_folder import INFO_FILE, Identity, RunInfo, load_info, new_start, open_run
+from farspan.measurement.schedule import Job, LoadPhase
+from farspan.measurement.watch import Watcher
+
+__all__ = ["BenchOptions", "BenchOutcome", "run_bench", "run_engines"]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOutcome:
+    """A finished bench: every result the run folder holds, those of earlier starts included.
+
+    Args:
+        folder: The run folder.
+        info: What was run.
+        results: The latest result of every request, those that warm up and cool down included.
+        skipped: How many requests were there already and not sent again.
+        unsent: How many requests were left unsent.
+        stopped: Why requests were left unsent or given up; empty when none were.
+        loop_lag: How late this start's event loop was; None when nothing was sent.
+        faults: What could not be observed in this start, one sentence each.
+    """
+
+    folder: Path
+    info: RunInfo
+    results: tuple[Result, ...]
+    skipped: int
+    unsent: int
+    stopped: str
+    loop_lag: Lag | None = None
+    faults: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> tuple[Result, ...]:
+        """The requests that failed or were wrong."""
+        return tuple(result for result in self.results if result.status is not Status.OK)
+
+    @property
+    def good(self) -> bool:
+        """True when every request was sent, answered and right."""
+        return not self.failed and not self.unsent
+
+    @property
+    def exit_code(self) -> int:
+        """0 when good, 2 when no request was answered at all, 1 otherwise."""
+        if self.good:
+            return 0
+        return 1 if any(result.status.answered for result in self.results) else 2
+
+
+async def run_bench(
+    options: BenchOptions,
+    *,
+    watcher: Watcher | None = None,
+    make_prompt: PromptMaker | None = None,
+    prompts: PromptStore | None = None,
+    observers: Sequence[Observer] = (),
+) -> BenchOutcome:
+    """Measure a server. Every finished request is on disk at once; a cancelled run keeps what it has.
+
+    Args:
+        options: What to measure.
+        watcher: Told what happens as it happens.
+        make_prompt: Makes the prompt of a job; None builds it with the server's tokenizer.
+        prompts: Where the prompts are, or will be, when other runs send them too; None follows the options.
+        observers: Watch the server meanwhile.
+
+    Raises:
+        InputError: The server is not there, will not take the lengths, or an option or the run folder
+            cannot be used.
+    """
+    watcher = watcher or Watcher()
+    options.check()
+    server = await ask_server(normalise_url(options.url), model=options.model, api_key=options.api_key)
+    seed = _choose_seed(options, [options.run])
+    jobs = options.plan_jobs(seed)
+    check_lengths(server, tuple(dict.fromkeys(job.context for job in jobs)), options.output_tokens)
+    times = read_plan_times(options.plan) if options.plan else PlanTimes({})
+    if make_prompt is None:
+        make_prompt = await asyncio.to_thread(_prompt_maker, server, options)
+    identity = Identity(
+        model=server.model,
+        api=options.api.value,
+        prompt_as=choose_form(options.api, options.prompt_as).value,
+        task=options.task,
+        seed=seed,
+        ignore_eos=options.ignore_eos,
+    )
+    start = new_start(options.record(), server)
+    with open_run(options.run, identity, start, resume=options.resume) as store:
+        watcher.opened(store.folder, server)
+        store.keep_environment(await _describe_environment(options, server))
+        to_send = choose_jobs(jobs, store.results, retry_failed=options.retry_failed)
+        async with AsyncExitStack() as stack:
+            if prompts is None:
+                folder = options.prompts or store.folder / PROMPTS_FOLDER
+                prompts = stack.enter_context(PromptStore(folder, keep=options.prompts is not None))
+            requests = await _prepare(to_send, options, server.model, prompts, make_prompt, watcher)
+            watcher.sending(len(to_send), len(jobs) - len(to_send))
+
+            def limits(job: Job) -> Limits:
+                # Without a bound every request of the run may be ahead of this one.
+                return times.limit(job, options.limits, concurrency=options.at_once or len(jobs))
+
+            load = Load(
+                options,
+                store,
+                requests,
+                arrivals=options.plan_arrivals(len(requests), seed),
+                watcher=watcher,
+                observers=observers,
+                limits=limits,
+            )
+            observed = ObservedRun(
+                normalise_url(options.url), store.folder, server, len(store.info.starts) - 1, options.api_key
+            )
+            for observer in observers if requests else ():
+                await observer.start(observed)
+                stack.push_async_callback(observer.stop)
+            await load.run()
+        return BenchOutcome(
+            folder=store.folder,
+            info=store.info,
+            results=store.latest(),
+            skipped=len(jobs) - len(to_send),
+            unsent=load.unsent,
+            stopped=load.stopped,
+            loop_lag=load.loop_lag,
+            faults=tuple(filter(None, (observer.find_fault() for observer in observers if requests))),
+        )
+
+
+async def run_engines(
+    options: BenchOptions,
+    engines: Mapping[str, str],
+    *,
+    watcher: Watcher | None = None,
+    make_prompt: PromptMaker | None = None,
+    make_observers: Callable[[], Observer] | None = None,
+) -> dict[str, BenchOutcome]:
+    """Measure several servers one after another with the same prompts, each into a folder of its own in the run
+    folder.
+
+    Args:
+        options: What to measure; `url` is not used. SGLang's /generate is used where an engine's name begins with
+            `sglang`, completions elsewhere.
+        engines: Name to address, in the order to go through.
+        watcher: Told what happens as it happens.
+        make_prompt: Makes the prompt of a job; None builds it with the first server's tokenizer.
+        make_observers: Makes the observer of each server.
+
+    Raises:
+        InputError: As for `run_bench`; the engines before are measured then.
+    """
+    seed = _choose_seed(options, [options.run / name for name in engines])
+    folder = options.prompts or options.run / PROMPTS_FOLDER
+    outcomes: dict[str, BenchOutcome] = {}
+    for name in engines:
+        replace(options, url=engines[name]).check()
+    with PromptStore(folder, keep=options.prompts is not None) as prompts:
+        for name, url in engines.items():
+            api = options.api
+            if api is Api.GENERATE and not name.lower().startswith("sglang"):
+                api = Api.COMPLETIONS
+            wanted = replace(options, url=url, run=options.run / name, seed=seed, api=api)
+            outcomes[name] = await run_bench(
+                wanted,
+                watcher=watcher,
+                make_prompt=make_prompt,
+                prompts=prompts,
+                observers=() if make_observers is None else (make_observers(),),
+            )
+    return outcomes
+
+
+def choose_jobs(jobs: Sequence[Job], results: Sequence[Result], *, retry_failed: bool) -> tuple[Job, ...]:
+    """Choose what is still to send: jobs without a result, with `retry_failed` also those that failed. Nothing is
+    warmed up or cooled down for when no measured request is left.
+    """
+    there = {result.job: result.status for result in results}
+    wanted = [job for job in jobs if job not in there or (retry_failed and there[job] is not Status.OK)]
+    return tuple(wanted) if any(job.phase is LoadPhase.MEASURED for job in wanted) else ()
+
+
+async def _prepare(
+    jobs: Sequence[Job],
+    options: BenchOptions,
+    model: str,
+    prompts: PromptStore,
+    make_prompt: PromptMaker,
+    watcher: Watcher,
+) -> list[PreparedRequest]:
+    form = choose_form(options.api, options.prompt_as)
+    requests: list[PreparedRequest] = []
+    for number, job in enumerate(jobs):
+        watcher.preparing(job, number, len(jobs))
+        stored = await asyncio.to_thread(prompts.add, job, make_prompt, form)
+        requests.append(
+            prepare_request(
+                stored,
+                api=options.api,
+                model=model,
+                ignore_eos=options.ignore_eos,
+                extra=options.extra_body,
+            )
+        )
+    return requests
+
+
+async def _describe_environment(options: BenchOptions, server: ServerInfo) -> dict[str, Any]:
+    settings = await ask_settings(server.url, api_key=options.api_key)
+    machine = await asyncio.to_thread(describe_machine)
+    return {
+        "arguments": options.record(),
+        "client": machine,
+        "server": server,
+        "server_settings": without_secrets(settings),
+        "plan": read_document(options.plan) if options.plan else None,
+    }
+
+
+def _prompt_maker(server: ServerInfo, options: BenchOptions) -> PromptMaker:
+    from farspan.prompts.exact_builder import build_prompt
+    from farspan.prompts.load_tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(find_tokenizer(server, options.tokenizer))
+
+    def make(job: Job) -> Any:
+        return build_prompt(
+            tokenizer,
+            tokens=job.context,
+            task=options.task,
+            depth=job.depth,
+            seed=job.prompt_seed,
+            chat=options.api is Api.CHAT,
+            output_tokens=job.output_tokens,
+        )
+
+    return make
+
+
+def _choose_seed(options: BenchOptions, folders: Sequence[Path]) -> int:
+    if options.seed is not None:
+        return options.seed
+    if options.resume:
+        for folder in folders:
+            if (folder / INFO_FILE).is_file():
+                return load_info(folder).identity.seed
+    return secrets.randbits(31)

@@ -1,0 +1,124 @@
+"""Which requests to send, in which order, and when."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from farspan.measurement.lengths import Lengths
+
+
+class LoadPhase(StrEnum):
+    """What a request is for. All are kept; statistics take the measured ones alone."""
+
+    WARMUP = "warm-up"
+    MEASURED = "measured"
+    COOLDOWN = "cool-down"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request to make. Two jobs are the same request exactly when they are equal.
+
+    Args:
+        context: Prompt tokens as the server counts them.
+        depth: Where the needle goes: 0 the start, 1 the end.
+        repeat: Which round this is, from 0; of lengths drawn from a distribution, which draw.
+        seed: The run's seed.
+        output_tokens: Tokens to generate.
+        phase: What it is for.
+    """
+
+    context: int
+    depth: float
+    repeat: int
+    seed: int
+    output_tokens: int
+    phase: LoadPhase = LoadPhase.MEASURED
+
+    @property
+    def prompt_seed(self) -> int:
+        """A seed for this job's prompt: its own, and the same whatever else the run holds (63 bits)."""
+        words = f"{self.seed} {self.context} {self.depth!r} {self.repeat} {self.output_tokens}"
+        if self.phase is not LoadPhase.MEASURED:
+            words += f" {self.phase.value}"
+        return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def plan_jobs(
+    *,
+    contexts: Sequence[int] = (),
+    depths: Sequence[float],
+    repeats: int,
+    seed: int,
+    output_tokens: int,
+    in_order: bool = False,
+    lengths: Lengths | None = None,
+    requests: int | None = None,
+    warmup: int = 0,
+    cooldown: int = 0,
+) -> tuple[Job, ...]:
+    """List the requests of a run: those that warm up, the measured ones, those that cool down.
+
+    The measured ones go in rounds. Every round visits each context and depth once, so that a drift of the machine
+    falls on all of them alike and a run that is stopped early has something of each. Those before and after go
+    through the contexts and depths in turn.
+
+    Args:
+        contexts: Prompt lengths in tokens; duplicates count once.
+        depths: Needle depths, 0 to 1; duplicates count once.
+        repeats: Number of rounds.
+        seed: Decides the order within each round and every prompt.
+        output_tokens: Tokens to generate for each request.
+        in_order: Visit contexts and depths as given instead of shuffled.
+        lengths: Draw the length of every request from this instead of `contexts`.
+        requests: Number of measured requests, instead of `repeats` rounds.
+        warmup, cooldown: Number of requests before and after.
+    """
+    measured: list[Job] = []
+    if lengths is not None:
+        count = repeats if requests is None else requests
+        places = tuple(dict.fromkeys(depths))
+        drawn = lengths.draw(count, seed)
+        measured = [
+            Job(context, places[i % len(places)], i, seed, output_tokens) for i, context in enumerate(drawn)
+        ]
+        points = [(job.context, job.depth) for job in measured]
+    else:
+        points = [(context, depth) for context in dict.fromkeys(contexts) for depth in dict.fromkeys(depths)]
+        rounds = repeats if requests is None else math.ceil(requests / len(points))
+        for repeat in range(rounds):
+            visited = list(points)
+            if not in_order:
+                random.Random(f"order {seed} {repeat}").shuffle(visited)
+            measured += [Job(context, depth, repeat, seed, output_tokens) for context, depth in visited]
+        measured = measured[:requests]
+
+    def around(count: int, phase: LoadPhase) -> list[Job]:
+        visited = (points[i % len(points)] for i in range(count))
+        return [
+            Job(context, depth, i, seed, output_tokens, phase) for i, (context, depth) in enumerate(visited)
+        ]
+
+    return (*around(warmup, LoadPhase.WARMUP), *measured, *around(cooldown, LoadPhase.COOLDOWN))
+
+
+def plan_arrivals(count: int, *, rate: float, burstiness: float, seed: int) -> tuple[float, ...]:
+    """Return when each of `count` requests is to leave, in seconds from the start; the first leaves at once.
+
+    The gaps are drawn from a gamma distribution of mean 1/rate and shape `burstiness`, as `vllm bench serve` draws
+    them: 1 is a Poisson process, less comes in bursts, more is more even, infinity is constant. The gaps are as drawn:
+    unlike vLLM's they are not stretched to the nominal duration, so the rate holds on average only.
+    """
+    numbers = random.Random(f"arrivals {seed}")
+    at = 0.0
+    arrivals: list[float] = []
+    for _ in range(count):
+        arrivals.append(at)
+        even = math.isinf(burstiness)
+        at += 1 / rate if even else numbers.gammavariate(burstiness, 1 / (rate * burstiness))
+    return tuple(arrivals)

@@ -1,0 +1,47 @@
+"""An engine as the planner sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from farspan.planner.request import EnginePlan, PlanRequest
+
+if TYPE_CHECKING:
+    from farspan.planner.levers import LeverCandidate
+
+
+class MemoryModel(Protocol):
+    """What searches, sweeps and levers ask of an engine. `farspan.engines.engine.Engine` says what each part means."""
+
+    @property
+    def name(self) -> str:
+        """In options and documents."""
+
+    @property
+    def data_parallel_flags(self) -> tuple[str, ...]:
+        """Its spellings of the number of replicas; empty when it has none."""
+
+    def plan(self, request: PlanRequest) -> EnginePlan:
+        """What it would do with a request.
+
+        Raises:
+            InputError: It refuses the request.
+        """
+
+    def outline(self, request: PlanRequest) -> EnginePlan:
+        """The same without ledger and warnings.
+
+        Raises:
+            InputError: It refuses the request.
+        """
+
+    def check_replicas(self, request: PlanRequest) -> None:
+        """Refuse replicas that are not servers independent of each other.
+
+        Raises:
+            UnsupportedError: They share work.
+        """
+
+    def levers(self) -> Sequence[LeverCandidate]:
+        """What can be changed when a request does not fit, in order of what it costs the user."""

@@ -1,0 +1,1 @@
+"""Proofs: a server started, measured, explained and reported in one go."""

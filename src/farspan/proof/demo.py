@@ -1,0 +1,223 @@
+"""The demo: a real server, real requests, exact lengths and checked answers on this machine, in a few
+minutes.
+
+It writes the recall checkpoint, serves it with the built-in engine as a process of its own, sweeps context
+lengths with `farspan bench` and reports. Nothing in it is special to the demo: it is what a user would do
+by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+from farspan.engines.builtin.engine import ENGINE
+from farspan.engines.command import Listen
+from farspan.errors import InputError
+from farspan.launch.local import LocalServer, find_free_port, import_path
+from farspan.launch.readiness import wait_ready
+from farspan.measurement.analysis.measure import Result
+from farspan.measurement.http.ready import find_missing
+from farspan.measurement.observe.engine_observer import EngineObserver
+from farspan.measurement.run import BenchOptions, BenchOutcome, run_bench
+from farspan.measurement.watch import Watcher
+from farspan.reports.drawing import check_drawing
+from farspan.reports.write_report import ReportFiles, write_report
+from farspan.sizes import format_seconds, format_tokens
+
+DEFAULT_CONTEXTS = (4_000, 16_000, 64_000)
+EXTRA_CONTEXT = 128_000
+OUTPUT_TOKENS = 16
+# Attention is nearly all of the time at these lengths, and grows with the heads: two still make a wrong one show.
+HEADS = 2
+_REPORT_S = 5.0  # kept free for the report
+_METRICS_S = 0.5  # often enough for a picture of the KV cache's memory in a run of half a minute
+_SAFETY = 1.25  # on a predicted time: the machine may do other things too
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the demo does.
+
+    Args:
+        folder: Where the checkpoint, the results, the server's log and the report go; must be empty or
+            missing.
+        contexts: Prompt lengths in tokens. None takes 4k, 16k and 64k, and 128k too when it fits the time.
+        depths: Where the needle goes.
+        time_limit_s: Longest time for everything, in seconds.
+        ready_limit_s: Longest time for the server to start, in seconds.
+    """
+
+    folder: Path
+    contexts: tuple[int, ...] | None = None
+    depths: tuple[float, ...] = (0.1, 0.9)
+    time_limit_s: float = 180.0
+    ready_limit_s: float = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOutcome:
+    """What the demo did.
+
+    Args:
+        folder: Where everything is.
+        bench: Every request and its result.
+        report: The report's files.
+        startup_s: From starting the server to its first answer.
+        total_s: From beginning to end.
+        extra: Why 128k was or was not measured; empty when the contexts were given.
+        server_tail: The last lines of the server's log when something failed.
+    """
+
+    folder: Path
+    bench: BenchOutcome
+    report: ReportFiles
+    startup_s: float
+    total_s: float
+    extra: str
+    server_tail: tuple[str, ...]
+
+
+async def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> DemoOutcome:
+    """Run the demo. However it ends, the server it started is gone.
+
+    Args:
+        options: What to do.
+        watcher: Told what happens as it happens.
+
+    Raises:
+        InputError: The folder is in use, or a package is missing.
+        LaunchError: The server did not start.
+    """
+    begun = time.monotonic()
+    watcher = watcher or Watcher()
+    check_packages()
+    _claim(options.folder)
+    from farspan.models.probe import write_probe
+
+    watcher.step("writing the recall checkpoint")
+    checkpoint = options.folder / "recall"
+    await asyncio.to_thread(write_probe, checkpoint, num_attention_heads=HEADS, num_key_value_heads=HEADS)
+    port = find_free_port()
+    url = f"http://127.0.0.1:{port}"
+    watcher.step(f"starting the built-in engine on {url}")
+    with LocalServer(
+        _server_command(checkpoint, port), log=options.folder / "server.log", environment=import_path()
+    ) as server:
+        startup_s = await wait_ready(
+            server, lambda: find_missing(url), limit_s=options.ready_limit_s, on_wait=watcher.waiting
+        )
+        watcher.step(f"the server answers after {format_seconds(startup_s)}")
+
+        async def sweep(contexts: tuple[int, ...]) -> BenchOutcome:
+            wanted = BenchOptions(
+                url=url,
+                run=options.folder / "run",
+                contexts=contexts,
+                depths=options.depths,
+                output_tokens=OUTPUT_TOKENS,
+                tokenizer=checkpoint,
+                in_order=True,
+                resume=True,
+                time_limit_s=max(1.0, options.time_limit_s - _REPORT_S - (time.monotonic() - begun)),
+            )
+            return await run_bench(
+                wanted, watcher=watcher, observers=(EngineObserver(interval_s=_METRICS_S),)
+            )
+
+        bench = await sweep(options.contexts or DEFAULT_CONTEXTS)
+        extra = ""
+        if options.contexts is None and bench.good:
+            left = options.time_limit_s - _REPORT_S - (time.monotonic() - begun)
+            needed = len(options.depths) * predict_seconds(bench.results, EXTRA_CONTEXT) * _SAFETY
+            extra = (
+                f"{format_tokens(EXTRA_CONTEXT)} needs about {format_seconds(needed)} by the rates measured,"
+                f" {format_seconds(max(left, 0.0))} are left"
+            )
+            if needed < left:
+                watcher.step(f"{extra}: measuring it too")
+                bench = await sweep((EXTRA_CONTEXT,))
+            else:
+                watcher.step(f"{extra}: leaving it out")
+        tail = () if bench.good else server.tail()
+    report = await asyncio.to_thread(_write_report, options.folder)
+    return DemoOutcome(
+        folder=options.folder,
+        bench=bench,
+        report=report,
+        startup_s=startup_s,
+        total_s=time.monotonic() - begun,
+        extra=extra,
+        server_tail=tail,
+    )
+
+
+def _write_report(folder: Path) -> ReportFiles:
+    """Write the demo's report, the server's log put beside the results it belongs to."""
+    run = folder / "run"
+    shutil.copyfile(folder / "server.log", run / "server.log")
+    return write_report([run], folder)
+
+
+def predict_seconds(results: Sequence[Result], context: int) -> float:
+    """Predict how long a request of `context` tokens takes, in seconds, from shorter ones.
+
+    Prefill is part linear (weights) and part quadratic (attention): t(n) = a n + b n^2 with a, b >= 0,
+    drawn through the medians of the two longest contexts. A single context gives the quadratic alone,
+    which is never too short.
+    """
+    times: dict[int, list[float]] = {}
+    for result in results:
+        if result.ttft_s is not None:
+            times.setdefault(result.context, []).append(result.e2e_s)
+    points = [(n, median(seconds)) for n, seconds in sorted(times.items())][-2:]
+    if not points:
+        return float("inf")
+    n2, t2 = points[-1]
+    if len(points) == 1:
+        return t2 * (context / n2) ** 2
+    n1, t1 = points[0]
+    quadratic = min(max((t2 / n2 - t1 / n1) / (n2 - n1), 0.0), t2 / n2**2)
+    linear = t2 / n2 - quadratic * n2
+    return linear * context + quadratic * context**2
+
+
+def check_packages() -> None:
+    """Refuse to begin without the packages that the demo's last step may need.
+
+    Raises:
+        InputError: One is missing.
+    """
+    missing = [name for name in ("torch", "fastapi", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"the built-in engine needs {', '.join(missing)}", "pip install 'farspan[builtin,report]'"
+        )
+    check_drawing()
+
+
+def _claim(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        empty = not any(folder.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made ({error.strerror})", "pass another folder with -o"
+        ) from error
+    if not empty:
+        raise InputError(f"{folder} is not empty", "pass another folder with -o")
+
+
+def _server_command(checkpoint: Path, port: int) -> list[str]:
+    # No prompt comes twice, so that what a request leaves may go at once: the report shows memory come and go.
+    # The checkpoint is tiny: with segments of the usual size one would hold most prompts.
+    flags = ("--keep-prefixes-s", "0", "--kv-quiet-s", "1", "--kv-segment-mib", "2")
+    listen = Listen("127.0.0.1", port, checkpoint.name)
+    return list(ENGINE.command(str(checkpoint), flags, {}, listen, python=sys.executable).argv)

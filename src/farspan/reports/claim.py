@@ -1,0 +1,205 @@
+"""The answer of a report in words, made from nothing but the data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from farspan.measurement.analysis.comparison import Comparison, Difference, Row
+from farspan.measurement.analysis.measure import Result
+from farspan.measurement.analysis.summary import Point, list_points
+from farspan.measurement.request_status import Status
+from farspan.reports.kvmemory import find_kv
+from farspan.reports.report_run import ReportRun
+from farspan.reports.report_tables import write_measure
+from farspan.reports.trust_statement import (
+    Trust,
+    TrustLevel,
+    is_right,
+    judge_cold,
+    judge_length,
+    judge_times,
+    was_checked,
+)
+from farspan.sizes import format_seconds, format_tokens
+
+# What came back when an answer is right, by the bench's tasks.
+_FOUND = {"needle": "needle found", "multi-needle": "every needle found", "count": "right count"}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFigure:
+    """A figure for the top of the page, and how far it can be trusted."""
+
+    name: str
+    value: str
+    note: str
+    verdict: TrustLevel
+
+
+def align_figures(
+    columns: Sequence[Sequence[KeyFigure]],
+) -> tuple[tuple[str, tuple[KeyFigure | None, ...]], ...]:
+    """Put key figures side by side by name; None where a column has none of that name."""
+    names = list(dict.fromkeys(figure.name for column in columns for figure in column))
+    by_name = [{figure.name: figure for figure in column} for column in columns]
+    return tuple((name, tuple(figures.get(name) for figures in by_name)) for name in names)
+
+
+def find_proven(results: Sequence[Result]) -> int | None:
+    """Return the longest context at which every request's answer was checked and right; None when there is none."""
+    return _longest(results, {result.context for result in results if not is_right(result)})
+
+
+def find_answered(results: Sequence[Result]) -> int | None:
+    """Return the longest context at which every request was answered; None when there is none."""
+    return _longest(results, {result.context for result in results if result.status is not Status.OK})
+
+
+def _longest(results: Sequence[Result], without: set[int]) -> int | None:
+    return max((result.context for result in results if result.context not in without), default=None)
+
+
+def write_claim(run: ReportRun) -> str:
+    """Say in one sentence what a run shows: what ran where, how far, how fast, and whether it was right."""
+    results = run.results
+    lead = ", ".join(part for part in (run.model, run.hardware(), run.engine) if part)
+    if not results:
+        return f"{lead}: no request has finished."
+    proven = find_proven(results)
+    reached = proven if proven is not None else find_answered(results)
+    if reached is None:
+        return f"{lead}: {write_failed(results)}."
+    parts = [f"{format_tokens(reached)} tokens"]
+    slowest = slowest_point(results, reached)
+    if slowest is not None and slowest.ttft_s is not None:
+        parts.append(f"first token after {format_seconds(slowest.ttft_s)}")
+    if proven is not None:
+        parts.append(_write_found(run, proven))
+    else:
+        parts.append(f"imported from {run.tool}, answers not checked" if run.tool else "answers not checked")
+    kv = find_kv(run)
+    if kv is not None and kv.peak > 0:
+        parts.append(f"KV peak {kv.summary()}")
+    text = f"{lead}: {', '.join(parts)}"
+    beyond = [result for result in results if result.context > reached]
+    return f"{text}; above that, {write_failed(beyond)}." if beyond else f"{text}."
+
+
+def write_verdict(results: Sequence[Result]) -> str:
+    """Say how many requests were right; an unchecked answer is never called right."""
+    if not results:
+        return "No request has finished."
+    right = sum(is_right(result) for result in results)
+    unchecked = sum(result.status is Status.OK and not was_checked(result) for result in results)
+    total = len(results)
+    if unchecked:
+        answered = f"{unchecked + right:,} of {total:,} requests were answered"
+        checked = "answers were not checked" if not right else f"{right:,} answers were checked and right"
+        return f"{answered}; {checked}."
+    proven = find_proven(results)
+    if proven is None:
+        return f"No context length was proven: {right:,} of {total:,} requests were answered correctly."
+    whole = "Every request was" if right == total else f"{right:,} of {total:,} requests were"
+    return f"{whole} answered correctly; contexts are proven up to {format_tokens(proven)} tokens."
+
+
+def write_failed(results: Sequence[Result]) -> str:
+    """Say how the requests that were not right ended: `3 of 3 requests failed (3 refused)`."""
+    bad = [result for result in results if result.status is not Status.OK]
+    if not bad:
+        return "answers were not checked"
+    kinds = Counter(result.status.value.replace("_", " ") for result in bad)
+    listed = ", ".join(f"{count:,} {name}" for name, count in kinds.most_common())
+    return f"{len(bad):,} of {len(results):,} requests failed ({listed})"
+
+
+def write_comparison(first: ReportRun, second: ReportRun, comparison: Comparison) -> str:
+    """Say how much longer or shorter one run's TTFT is than the first's at the longest context both have."""
+    rows = [row for row in comparison.rows if row.measure == "ttft" and row.ratio is not None]
+    if not rows:
+        return f"{second.name} and {first.name} have no time at a common context that can be trusted."
+    row = rows[-1]
+    assert row.ratio is not None
+    where = f"{format_tokens(row.context)} tokens" + (
+        f", depth {row.depth:g}" if _several_depths(rows) else ""
+    )
+    values = f"{write_measure('ttft', row.b)} against {write_measure('ttft', row.a)}"
+    times = f"takes {row.ratio.ratio:.2f} times as long as that of {first.name}"
+    return f"At {where}, the first token of {second.name} {times}: {values}; {_write_sureness(row)}."
+
+
+def _write_sureness(row: Row) -> str:
+    ratio = row.ratio
+    if row.verdict is Difference.UNKNOWN or ratio is None or ratio.low is None:
+        return "one value a side, too few to tell"
+    interval = f"95 % interval {ratio.low:.2f} to {ratio.high:.2f}"
+    return interval if row.verdict is not Difference.OPEN else f"no difference shown, {interval}"
+
+
+def _several_depths(rows: Sequence[Row]) -> bool:
+    return len({row.depth for row in rows if row.context == rows[-1].context}) > 1
+
+
+def choose_figures(run: ReportRun) -> tuple[KeyFigure, ...]:
+    """Choose the figures for the top of the page: those of the longest proven (else answered) context."""
+    results = run.results
+    right, checked = sum(map(is_right, results)), sum(map(was_checked, results))
+    proven = find_proven(results)
+    sure = TrustLevel.PROVEN if checked else TrustLevel.UNKNOWN
+    of = f"{right:,} of {len(results):,}" if checked else "not checked"
+    note = "complete, of exact length" if checked else "nothing was planted to look for"
+    figures = [KeyFigure("Right answers", of, note, sure)]
+    reached = proven if proven is not None else find_answered(results)
+    if reached is None:
+        return tuple(figures)
+    answered = [result for result in results if result.context == reached and result.status.answered]
+    length = judge_length(answered)
+    name = "Proven context" if proven is not None else "Answered context"
+    figures.append(KeyFigure(name, format_tokens(reached), "tokens, as the server counts", length.verdict))
+    slowest = slowest_point(results, reached)
+    if slowest is not None:
+        figures += _choose_times(slowest, judge_times(answered), judge_cold(answered))
+    kv = find_kv(run)
+    if kv is not None and kv.peak > 0:
+        what = "memory the cache had taken" if kv.elastic else "held of a fixed pool"
+        basis = TrustLevel.ASSUMED if kv.basis.startswith("the plan") else TrustLevel.PROVEN
+        of = f"of {kv.write(kv.capacity)}; " if kv.capacity and kv.unit != "share" else ""
+        figures.append(KeyFigure("KV peak", kv.write(kv.peak), f"{of}{what}; {kv.basis}", basis))
+    return tuple(figures)
+
+
+def _choose_times(point: Point, times: Trust, cold: Trust) -> list[KeyFigure]:
+    """Take the times of the slowest depth; a warm or unproven prefill makes them no better than itself."""
+    verdict = cold.verdict if cold.verdict is TrustLevel.DOUBTFUL else times.verdict
+    if verdict is TrustLevel.PROVEN and cold.verdict is TrustLevel.UNKNOWN:
+        verdict = TrustLevel.UNKNOWN
+    spread = "one request" if point.requests == 1 else f"median of {point.trusted or point.requests}"
+    figures = []
+    if point.ttft_s is not None:
+        figures.append(
+            KeyFigure("TTFT there", format_seconds(point.ttft_s), f"slowest depth, {spread}", verdict)
+        )
+    if point.prefill_tokens_per_s is not None:
+        rate = f"{point.prefill_tokens_per_s:,.0f}"
+        figures.append(KeyFigure("Prefill there", rate, "tokens/s, prompt over TTFT", verdict))
+    if point.itl_s is not None:
+        figures.append(
+            KeyFigure("ITL there", format_seconds(point.itl_s), "p50 between tokens", times.verdict)
+        )
+    return figures
+
+
+def slowest_point(results: Sequence[Result], context: int) -> Point | None:
+    """Return the depth with the longest TTFT at a context; None when none has one."""
+    points = list_points([result for result in results if result.context == context])
+    return max((p for p in points if p.ttft_s is not None), key=lambda p: p.ttft_s or 0.0, default=None)
+
+
+def _write_found(run: ReportRun, context: int) -> str:
+    depths = sorted({result.depth for result in run.results if result.context == context})
+    found = _FOUND.get(run.recorded.info.identity.task, "answers right")
+    if len(depths) == 1:
+        return f"{found} at depth {depths[0]:g}"
+    return f"{found} at both depths" if len(depths) == 2 else f"{found} at all {len(depths)} depths"
