@@ -59,10 +59,8 @@ class Backing:
         """Segments mapped now, in use or not."""
         return sum(one.mapped_segments for one in self.ranges)
 
-    def hold(self, spans: Sequence[SegmentSpan], growing: bool = True) -> None:
+    def hold(self, spans: Sequence[SegmentSpan]) -> None:
         """Count one more user of every segment of `spans`, mapping those that are not; all or none.
-
-        `growing` says that more will be wanted soon (see `SegmentPool.take`).
 
         Raises:
             NoRoomError: There is no memory for them; nothing has changed.
@@ -72,7 +70,7 @@ class Backing:
         revived = {key: self._empty.pop(key) for key in wanted & self._empty.keys()}
         missing = sorted(key for key in wanted if not self.ranges[key[0]].mapped(key[1]))
         try:
-            self._map(missing, growing)
+            self._map(missing)
         except FarspanError:
             self._empty = dict(sorted((self._empty | revived).items(), key=lambda item: item[1].since))
             raise
@@ -149,8 +147,8 @@ class Backing:
             one.close()
         self._empty = {}
 
-    def _map(self, missing: list[tuple[int, int]], growing: bool) -> None:
-        handles = self._pool.take(len(missing), growing)
+    def _map(self, missing: list[tuple[int, int]]) -> None:
+        handles = self._pool.take(len(missing))
         done = 0
         try:
             for number, start, stop in _runs(missing):
