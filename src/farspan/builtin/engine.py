@@ -51,7 +51,7 @@ class Output(NamedTuple):
     error: str = ""
 
 
-class Engine:
+class InferenceEngine:
     """Serves requests on one model; not safe to share between threads.
 
     Raises:
