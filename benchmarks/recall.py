@@ -28,13 +28,14 @@ from numpy.typing import NDArray
 
 from farspan.builtin.engine import EngineOptions, InferenceEngine
 from farspan.builtin.model import LlamaModel
-from farspan.builtin.sampling import SamplingParams
+from farspan.builtin.sampling_params import SamplingParams
 from farspan.builtin.scheduler import Request
 from farspan.kv.kv_options import KVOptions
 from farspan.models.probe import vocabulary, write_probe
 from farspan.prompts.exact_builder import build_prompt
+from farspan.prompts.load_tokenizer import load_tokenizer
 from farspan.prompts.prompt import Prompt
-from farspan.prompts.tokenizer import Tokenizer, load_tokenizer
+from farspan.prompts.tokenizer import Tokenizer
 from farspan.sizes import format_bytes, format_tokens, parse_token_list
 
 

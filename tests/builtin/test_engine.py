@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from engine_drive import ask, drain
 from farspan.builtin.engine import EngineOptions, InferenceEngine
 from farspan.builtin.model import LlamaModel, Piece
-from farspan.builtin.sampling import SamplingParams, sample
+from farspan.builtin.sampling import sample
+from farspan.builtin.sampling_params import SamplingParams
 from farspan.builtin.scheduler import FinishReason, Request
 from farspan.errors import InputError
 from farspan.kv.interface import KVCacheError, NoRoomError, PageRun, SequenceKV

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farspan.builtin.engine import InferenceEngine
-from farspan.builtin.sampling import SamplingParams
+from farspan.builtin.sampling_params import SamplingParams
 from farspan.builtin.scheduler import FinishReason, Request
 
 

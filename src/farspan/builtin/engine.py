@@ -12,11 +12,12 @@ from farspan.builtin.model import LlamaModel, Piece
 from farspan.builtin.sampling import sample
 from farspan.builtin.scheduler import FinishReason, Request, Scheduler, Work
 from farspan.errors import InputError
-from farspan.kv.interface import KVStatistics, NoRoomError
+from farspan.kv.interface import KVStatistics
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.kvcache import ElasticKVCache
 
 _LOG = logging.getLogger(__name__)
+_RETRY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Output(NamedTuple):
     token_id: int | None  # None when the step failed
     finish_reason: FinishReason | None
     error: str = ""
+    exception: Exception | None = None
 
 
 class InferenceEngine:
@@ -126,7 +128,12 @@ class InferenceEngine:
 
     def tick(self) -> float | None:
         """Give back memory that is due; return in how many seconds to call again, None for no need."""
-        return self._cache.tick()
+        try:
+            return self._cache.tick()
+        except Exception:  # noqa: BLE001 whatever it is, it is that one's
+            # Memory that is not given back now is given back later; nobody's request depends on it.
+            _LOG.exception("the KV cache could not give memory back")
+            return _RETRY_S
 
     def reset_prefix_cache(self) -> None:
         """Forget every prefix that no request in progress uses."""
@@ -166,36 +173,44 @@ class InferenceEngine:
     def step(self) -> list[Output]:
         """Compute one step and return the tokens it produced.
 
-        A failure inside the model, such as no memory, ends the requests of the step and no others.
+        A failure ends the request it belongs to and no other, whether it comes while a request is admitted, computed or
+        sampled.
         """
-        self._cache.tick()
-        try:
-            step = self._scheduler.schedule()
-        except NoRoomError as error:
-            # Only one request is in progress and the cache has nothing left to evict: waiting would be for ever.
-            return self._fail(self._scheduler.running[:], str(error))
+        self.tick()
+        outputs = self._compute(self._scheduler.schedule())
+        return outputs + [
+            Output(request, None, FinishReason.ERROR, str(error) or type(error).__name__, error)
+            for request, error in self._scheduler.take_failures()
+        ]
+
+    def _compute(self, step: list[Work]) -> list[Output]:
         if not step:
             return []
         try:
             logits = self.model.forward([_piece(work) for work in step])
-            outputs = [self._choose(work, row) for work, row in zip(step, logits, strict=True)]
-        except (RuntimeError, MemoryError) as error:
-            _LOG.exception("a step failed")
-            return self._fail([work.request for work in step], str(error))
-        return [output for output in outputs if output is not None]
-
-    def _fail(self, requests: list[Request], error: str) -> list[Output]:
-        for request in requests:
-            self._scheduler.remove(request)
-        return [Output(request, None, FinishReason.ERROR, error) for request in requests]
+        except Exception as error:  # noqa: BLE001 whatever it is, it is that one's
+            if len(step) == 1:
+                _LOG.exception("request %s failed", step[0].request.request_id)
+                self._scheduler.fail(step[0].request, error)
+                return []
+            # The same positions are written again, each request by itself: who is at fault fails, the others do not.
+            _LOG.warning("a step of %d requests failed (%s); each is computed alone", len(step), error)
+            return [output for work in step for output in self._compute([work])]
+        chosen = [self._choose(work, row) for work, row in zip(step, logits, strict=True)]
+        return [output for output in chosen if output is not None]
 
     def _choose(self, work: Work, logits: torch.Tensor) -> Output | None:
         request = work.request
         yields = work.yields_token
-        self._scheduler.advance(work)
-        if not yields:
+        try:
+            self._scheduler.advance(work)
+            if not yields:
+                return None
+            token = sample(logits, request.params, request.generator)
+        except Exception as error:  # noqa: BLE001 whatever it is, it is that one's
+            _LOG.exception("request %s failed", request.request_id)
+            self._scheduler.fail(request, error)
             return None
-        token = sample(logits, request.params, request.generator)
         request.output.append(token)
         reason = self._finished(request, token)
         if reason is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from farspan.builtin.sampling import SamplingParams
+from farspan.builtin.sampling_params import SamplingParams
 from farspan.errors import InputError
 
 

@@ -16,15 +16,25 @@ from numpy.typing import NDArray
 
 from farspan.builtin.engine import InferenceEngine, Output
 from farspan.builtin.engine_metrics import EngineMetrics
-from farspan.builtin.sampling import SamplingParams
+from farspan.builtin.sampling_params import SamplingParams
 from farspan.builtin.scheduler import FinishReason, Request
-from farspan.errors import FarspanError
+from farspan.errors import FarspanError, KVError
 
 _LOG = logging.getLogger(__name__)
+_LONGEST_ERROR = 500  # characters: torch adds the C++ stack to some
+_NO_ROOM_POLL_S = 0.02
 
 
 class EngineStoppedError(FarspanError):
     """The engine no longer runs."""
+
+
+class RequestFailedError(FarspanError):
+    """The engine could not finish this request; others go on."""
+
+
+class RequestNoRoomError(RequestFailedError):
+    """Memory that was there when this request was queued has been taken by others; it may be sent again."""
 
 
 class Generated(NamedTuple):
@@ -63,6 +73,8 @@ class EngineRunner:
         self._streams: dict[str, _Stream] = {}
         self._thread = threading.Thread(target=self._run, name="farspan-engine", daemon=True)
         self._counter = 0
+        self._ended = False
+        self._stepped = False  # whether a step was taken since commands were last waited for
 
     def start(self) -> None:
         """Start the thread."""
@@ -76,11 +88,11 @@ class EngineRunner:
     @property
     def alive(self) -> bool:
         """Whether the engine still runs."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._ended
 
     def reset_prefix_cache(self) -> None:
         """Forget every prefix that no request in progress uses, before the engine's next step."""
-        self._commands.put(self._engine.reset_prefix_cache)
+        self._commands.put(self._reset_prefixes)
 
     async def generate(
         self, prompt: NDArray[np.int32], params: SamplingParams, namespace: bytes = b""
@@ -95,7 +107,8 @@ class EngineRunner:
         Raises:
             InputError: The prompt is too long for this server.
             KVCacheError: It needs more KV cache than there is.
-            EngineStoppedError: The engine stopped or failed on this request.
+            EngineStoppedError: The engine no longer runs.
+            RequestFailedError: The engine failed on this request.
         """
         self._engine.check(len(prompt), params.max_tokens)
         self._counter += 1
@@ -110,7 +123,7 @@ class EngineRunner:
         self._commands.put(lambda: self._begin(stream))
         try:
             if not self.alive:
-                raise EngineStoppedError("the engine has stopped", "restart the server and look at its log")
+                raise _stopped()
             while True:
                 item = await stream.outputs.get()
                 if isinstance(item, FarspanError):
@@ -122,8 +135,25 @@ class EngineRunner:
             self._commands.put(lambda: self._abort(stream))
 
     def _begin(self, stream: _Stream) -> None:
+        if self._ended:
+            stream.send(_stopped())
+            return
         self._streams[stream.request.request_id] = stream
-        self._engine.add(stream.request)
+        try:
+            self._engine.add(stream.request)
+        except Exception as error:  # noqa: BLE001 whatever it is, it is that one's
+            _LOG.exception("request %s could not be queued", stream.request.request_id)
+            del self._streams[stream.request.request_id]
+            self._metrics.finished(FinishReason.ERROR)
+            stream.send(_failed(error))
+
+    def _reset_prefixes(self) -> None:
+        if self._ended:
+            return
+        try:
+            self._engine.reset_prefix_cache()
+        except Exception:  # noqa: BLE001 whatever it is, it is that one's
+            _LOG.exception("the prefix cache could not be reset")
 
     def _abort(self, stream: _Stream) -> None:
         if self._streams.pop(stream.request.request_id, None) is not None:
@@ -134,16 +164,25 @@ class EngineRunner:
         try:
             while self._take_commands():
                 outputs = self._engine.step()
+                self._stepped = True
                 self._note_started()
                 self._publish_state()
                 for output in outputs:
                     self._deliver(output)
         except Exception:  # noqa: BLE001 whatever it was, nobody may wait for ever
             _LOG.exception("the engine failed")
+        self._ended = True
         for stream in self._streams.values():
-            stream.send(
-                EngineStoppedError("the engine has stopped", "restart the server and look at its log")
-            )
+            stream.send(_stopped())
+        self._streams.clear()
+        # Those that came too late to be begun hear of it too.
+        while True:
+            try:
+                command = self._commands.get_nowait()
+            except queue.Empty:
+                break
+            if command is not None:
+                command()
         self._engine.close()
 
     def _take_commands(self) -> bool:
@@ -152,8 +191,12 @@ class EngineRunner:
             self._publish_state()
             busy = self._engine.has_work
             try:
-                # Memory is given back while nobody asks for anything, too.
-                command = self._commands.get(block=not busy, timeout=None if busy else self._engine.tick())
+                # Memory is given back while nobody asks for anything, too. Requests that wait for room with nothing in
+                # progress wait for memory that others hold: that is looked at again in a moment, not in a loop.
+                stuck = busy and self._stepped and self._engine.num_running == 0
+                wait = _NO_ROOM_POLL_S if stuck else None if busy else self._engine.tick()
+                self._stepped = False
+                command = self._commands.get(block=stuck or not busy, timeout=wait)
             except queue.Empty:
                 if busy:
                     return True
@@ -182,7 +225,7 @@ class EngineRunner:
             self._metrics.finished(output.finish_reason)
             self._metrics.e2e_latency.observe(now - stream.arrived)
         if output.token_id is None:
-            stream.send(EngineStoppedError(f"the engine failed on this request: {output.error}"))
+            stream.send(_failed(output.exception or RuntimeError(output.error)))
         else:
             self._measure(stream, now)
             cached = output.request.cached_tokens or 0
@@ -199,6 +242,19 @@ class EngineRunner:
 
     def _publish_state(self) -> None:
         engine = self._engine
-        self._metrics.set_state(
-            engine.num_running, engine.num_waiting, engine.num_preemptions, engine.statistics()
-        )
+        try:
+            self._metrics.set_state(
+                engine.num_running, engine.num_waiting, engine.num_preemptions, engine.statistics()
+            )
+        except Exception:  # noqa: BLE001 whatever it is, it is that one's
+            _LOG.exception("the metrics could not be read")
+
+
+def _stopped() -> EngineStoppedError:
+    return EngineStoppedError("the engine has stopped", "restart the server and look at its log")
+
+
+def _failed(error: Exception) -> RequestFailedError:
+    kind = RequestNoRoomError if isinstance(error, KVError) else RequestFailedError
+    said = " ".join(str(error).split())[:_LONGEST_ERROR] or type(error).__name__
+    return kind(f"the engine failed on this request: {said}")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from farspan.builtin.sampling import SamplingParams
+from farspan.builtin.sampling_params import SamplingParams
 from farspan.kv.interface import KVCache, NoRoomError, SequenceKV
+
+_LOG = logging.getLogger(__name__)
 
 
 class FinishReason(StrEnum):
@@ -82,11 +86,20 @@ class Work:
         return self.start + self.count == len(self.request.prompt) + len(self.request.output)
 
 
+class Failure(NamedTuple):
+    """A request that cannot go on, and why."""
+
+    request: Request
+    error: Exception
+
+
 class Scheduler:
     """Decides what each step computes. First come, first served; every decoding request moves every step.
 
     When there is no room for a step the request that was admitted last goes back to the front of the queue: its
     computed tokens stay findable, and it is computed again from what is then still there.
+
+    Whatever goes wrong with one request is that request's end alone: it is taken out and kept in `failures`.
 
     Args:
         cache: Where sequences are opened.
@@ -100,6 +113,7 @@ class Scheduler:
         self._max_seqs = min(max_num_seqs, max_num_batched_tokens)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
+        self.failures: list[Failure] = []
         self.preemptions = 0
 
     def add(self, request: Request) -> None:
@@ -114,11 +128,21 @@ class Scheduler:
             self.waiting.remove(request)
         _close(request)
 
+    def fail(self, request: Request, error: Exception) -> None:
+        """Take a request out, wherever it is, and keep its error."""
+        self.remove(request)
+        self.failures.append(Failure(request, error))
+
+    def take_failures(self) -> list[Failure]:
+        """Return the requests that failed since the last call."""
+        taken, self.failures = self.failures, []
+        return taken
+
     def schedule(self) -> list[Work]:
         """Return the work of the next step, with room appended to each sequence; empty when there is nothing to do.
 
-        Raises:
-            NoRoomError: There is no room for the only request in progress, and nothing to wait for.
+        A request that can never be admitted fails, and so does the only one in progress when there is no room for it:
+        waiting would be for ever.
         """
         self._admit()
         step: list[Work] = []
@@ -151,14 +175,18 @@ class Scheduler:
             assert work.request.sequence is not None
             try:
                 work.request.sequence.append(work.count)
-            except NoRoomError:
+            except NoRoomError as error:
                 if len(self.running) == 1:
-                    raise
+                    self.fail(work.request, error)
+                    return False
                 newest = self.running[-1]
                 self._preempt(newest)
                 step[:] = [other for other in step if other.request is not newest]
                 if newest is work.request:
                     return False
+            except Exception as error:  # noqa: BLE001 whatever it is, the neighbours go on
+                self.fail(work.request, error)
+                return False
             else:
                 return True
 
@@ -172,19 +200,37 @@ class Scheduler:
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self._max_seqs:
             request = self.waiting[0]
-            known = request.tokens(0, len(request.prompt) + len(request.output))
-            request.sequence = self._cache.open(known, request.max_length, request.namespace)
-            if request.sequence is None:
+            try:
+                has_room = self._open(request)
+            except Exception as error:  # noqa: BLE001 whatever it is, the neighbours go on
+                self.fail(request, error)
+                continue
+            if not has_room:
                 return
-            request.computed = request.sequence.cached_tokens
-            if request.cached_tokens is None:
-                request.cached_tokens = request.computed
-                request.admitted = time.monotonic()
-                request.generator = request.params.generator()
             self.running.append(self.waiting.popleft())
+
+    def _open(self, request: Request) -> bool:
+        """Open a request's sequence; False when there is no room now.
+
+        Raises:
+            KVCacheError: It no longer fits: what the cache may take has shrunk since the request was queued.
+        """
+        known = request.tokens(0, len(request.prompt) + len(request.output))
+        request.sequence = self._cache.open(known, request.max_length, request.namespace)
+        if request.sequence is None:
+            return False
+        request.computed = request.sequence.cached_tokens
+        if request.cached_tokens is None:
+            request.cached_tokens = request.computed
+            request.admitted = time.monotonic()
+            request.generator = request.params.generator()
+        return True
 
 
 def _close(request: Request) -> None:
-    if request.sequence is not None:
-        request.sequence.close()
-        request.sequence = None
+    sequence, request.sequence = request.sequence, None
+    if sequence is not None:
+        try:
+            sequence.close()
+        except Exception:  # noqa: BLE001 whatever it is, it is that one's
+            _LOG.exception("the KV cache of request %s could not be given back", request.request_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -30,10 +31,16 @@ from farspan.builtin.protocol import (
     TokenizeRequest,
     token_ids,
 )
-from farspan.builtin.runner import EngineRunner, EngineStoppedError
+from farspan.builtin.runner import (
+    EngineRunner,
+    EngineStoppedError,
+    RequestFailedError,
+    RequestNoRoomError,
+)
 from farspan.builtin.server_tokenizer import ChatTokenizer, StreamDecoder
 from farspan.errors import FarspanError, InputError
 
+_LOG = logging.getLogger(__name__)
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -101,6 +108,7 @@ def create_app(
 
     app = FastAPI(title="farspan built-in engine", version=__version__, lifespan=lifespan)
     app.add_exception_handler(FarspanError, _refused)
+    app.add_exception_handler(Exception, _refused)
     _add_key_check(app, api_key)
     _add_state_routes(app, service)
     _add_token_routes(app, service)
@@ -238,8 +246,8 @@ async def _events(
             async for item in items:
                 yield _event(shape.piece(item.text, item.finish_reason, first=last is None))
                 last = item
-    except EngineStoppedError as error:
-        yield _event(error_body(str(error), "internal_error", 500))
+    except Exception as error:  # noqa: BLE001 the status is sent: what is left to say goes into the stream
+        yield _event(_error(error)[0])
         return
     if usage and last is not None:
         yield _event(shape.usage_piece(shape.usage(last.tokens, last.cached_tokens)))
@@ -313,6 +321,19 @@ def _dump(messages: list[ChatMessage]) -> list[dict[str, Any]]:
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    if isinstance(error, EngineStoppedError):
-        return JSONResponse(error_body(str(error), "internal_error", 500), 500)
-    return JSONResponse(error_body(str(error), "invalid_request_error", 400), 400)
+    body, status = _error(error)
+    return JSONResponse(body, status)
+
+
+def _error(error: Exception) -> tuple[dict[str, Any], int]:
+    """Return OpenAI's error object and the status that goes with it."""
+    if isinstance(error, RequestNoRoomError):
+        return error_body(str(error), "server_error", 503), 503
+    if isinstance(error, EngineStoppedError | RequestFailedError):
+        return error_body(str(error), "internal_error", 500), 500
+    if isinstance(error, FarspanError):
+        return error_body(str(error), "invalid_request_error", 400), 400
+    _LOG.error("a request failed", exc_info=error)
+    return error_body(
+        f"the server failed on this request ({type(error).__name__})", "internal_error", 500
+    ), 500

@@ -16,7 +16,7 @@ from farspan.cli.options import EngineName
 from farspan.engines.engine import Engine
 from farspan.engines.registry import all_engines
 from farspan.errors import InputError
-from farspan.hardware.catalog import parse_node
+from farspan.hardware.node_spelling import parse_node
 from farspan.models.config import WEIGHT_FORMATS, engine_model_name, load_model
 from farspan.models.spec import KvDtype
 from farspan.planner.engine_flags import parse_engine_flags

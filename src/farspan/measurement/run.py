@@ -257,7 +257,7 @@ async def _describe_environment(options: BenchOptions, server: ServerInfo) -> di
 
 def _prompt_maker(server: ServerInfo, options: BenchOptions) -> PromptMaker:
     from farspan.prompts.exact_builder import build_prompt
-    from farspan.prompts.tokenizer import load_tokenizer
+    from farspan.prompts.load_tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(find_tokenizer(server, options.tokenizer))
 
