@@ -8,9 +8,9 @@ import click
 
 from farspan.cli.main import EXIT_BAD_INPUT, EXIT_FAILED
 from farspan.cli.output import json_option, print_json
-from farspan.diagnosis.findings import Severity
 from farspan.diagnosis.report_json import report_object
 from farspan.diagnosis.report_text import report_lines
+from farspan.engines.logs.findings import Severity
 from farspan.verbs.doctor import doctor
 
 _EPILOG = """\b

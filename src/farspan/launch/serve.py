@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from farspan.diagnosis.examine import examine
-from farspan.diagnosis.findings import Severity
-from farspan.diagnosis.server_state import Hints
+from farspan.engines.logs.findings import Severity
+from farspan.engines.logs.server_state import Hints
 from farspan.errors import LaunchError
 from farspan.launch.docker import Docker
 from farspan.launch.kubernetes import Cluster, is_ready

@@ -24,12 +24,14 @@ from farspan.engines.command import Listen
 from farspan.errors import InputError
 from farspan.launch.local import LocalServer, find_free_port, import_path
 from farspan.launch.readiness import wait_ready
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.analysis.summary import summarise
 from farspan.measurement.http.ready import find_missing
 from farspan.measurement.observe.engine_observer import EngineObserver
-from farspan.measurement.run import BenchOptions, BenchOutcome, run_bench
-from farspan.measurement.watch import Watcher
+from farspan.measurement.options import BenchOptions
+from farspan.measurement.progress import Watcher
+from farspan.measurement.run import run_bench
+from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.runs.result import Result
 from farspan.reports.drawing import check_drawing
 from farspan.reports.write_report import ReportFiles, write_report
 from farspan.sizes import format_seconds, format_tokens

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from farspan.measurement.watch import Watcher
+from farspan.measurement.progress import Watcher
 from farspan.proof.demo import DemoOptions, DemoOutcome, run_demo
 from farspan.sizes import parse_tokens
 

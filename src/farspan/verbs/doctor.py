@@ -7,8 +7,8 @@ from pathlib import Path
 
 from farspan.diagnosis.diagnose import Report
 from farspan.diagnosis.examine import examine
-from farspan.diagnosis.server_state import Hints
 from farspan.diagnosis.sources import read_source
+from farspan.engines.logs.server_state import Hints
 from farspan.hardware.node_spelling import parse_node
 
 
