@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from farspan.engines.registry import find_served
 from farspan.errors import InputError, UnsupportedError
 from farspan.measurement.analysis.measures import group_points
 from farspan.measurement.analysis.plan_times import PlannedTtft, list_planned
@@ -84,8 +85,8 @@ def read_ttft_plan(path: Path, engine: str | None) -> TtftPlan:
 def choose_engine(rows: Sequence[PlannedTtft], engine: str | None) -> TtftPlan | None:
     """Choose the times of one engine: the one measured, or the only one planned; None when there is neither."""
     engines = {row.engine for row in rows}
-    named = (engine or "").lower()
-    wanted = {"farspan": "builtin"}.get(named, named)
+    served = find_served(engine)
+    wanted = served.name if served is not None else (engine or "").lower()
     if wanted not in engines:
         if len(engines) != 1:
             return None
