@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from farspan.engines.registry import engine_names, get_engine
-from farspan.hardware.catalog import parse_node
+from farspan.hardware.node_spelling import parse_node
 from farspan.models.config import load_model
 from farspan.planner.request import PlanRequest
 from farspan.planner.sweep import sweep

@@ -103,7 +103,7 @@ def farspan(folder: str, tokens: int) -> Callable[[Path], None]:
 
     from farspan.prompts.corpus import BuiltinCorpus
     from farspan.prompts.exact_builder import build_prompt
-    from farspan.prompts.tokenizer import load_tokenizer
+    from farspan.prompts.load_tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
     corpus = BuiltinCorpus()

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from farspan.errors import InputError
-from farspan.hardware.catalog import find_gpu, gpus, parse_node
+from farspan.hardware.catalog import find_gpu, gpus
 from farspan.hardware.gpu import Origin
+from farspan.hardware.node_spelling import parse_node
 
 
 def test_memory_is_what_torch_reports() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from farspan.errors import InputError
 from farspan.hardware import detect
-from farspan.hardware.catalog import parse_node
 from farspan.hardware.gpu import Origin
+from farspan.hardware.node_spelling import parse_node
 
 
 class FakeNvml:

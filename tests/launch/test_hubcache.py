@@ -7,7 +7,8 @@ import pytest
 
 from farspan.errors import InputError
 from farspan.launch import hubcache
-from farspan.launch.hubcache import CONTAINER_HOME, find_model_files, find_snapshot, is_complete
+from farspan.launch.hubcache import CONTAINER_HOME, find_model_files
+from farspan.models.hub_cache import find_checkpoint, is_complete
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -53,7 +54,7 @@ def test_a_snapshots_own_path_brings_its_blobs_too(tmp_path: Path) -> None:
 
 def test_an_interrupted_download_goes_on_in_a_writable_cache(tmp_path: Path) -> None:
     make_snapshot(tmp_path / "hub", missing=1)
-    assert find_snapshot(tmp_path / "hub", "owner/model") is None
+    assert find_checkpoint(tmp_path / "hub", "owner/model") is None
     files = find_model_files("owner/model", {"HF_HOME": str(tmp_path), "HF_TOKEN": "t"}, container=True)
     assert files.inside == "owner/model"
     assert files.downloads
@@ -95,8 +96,8 @@ def test_a_plain_folder(tmp_path: Path) -> None:
 
 def test_revisions_and_odd_checkpoints(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path)
-    assert find_snapshot(tmp_path, "owner/model", COMMIT) == snapshot
-    assert find_snapshot(tmp_path, "owner/model", "v2") is None
+    assert find_checkpoint(tmp_path, "owner/model", COMMIT) == snapshot
+    assert find_checkpoint(tmp_path, "owner/model", "v2") is None
     (snapshot / "model.safetensors.index.json").unlink()
     (snapshot / "model.safetensors.index.json").write_text("not JSON")
     assert not is_complete(snapshot)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from farspan.errors import InputError
+from farspan.errors import InputError, NetworkError, NotFoundError
 from farspan.models import catalog
 from farspan.models.config import engine_model_name, load_model, spec_from_config
 from farspan.models.spec import AttentionKind
@@ -216,22 +216,22 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def test_a_hub_id_is_fetched(hub: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_model("someone/model").num_layers == 36
-    with pytest.raises(InputError, match=r"answered 404.*check the name"):
+    with pytest.raises(NotFoundError, match=r"answered 404.*check the name"):
         load_model("someone/else")
-    with pytest.raises(InputError, match=r"answered 401.*HF_TOKEN"):
+    with pytest.raises(NotFoundError, match=r"answered 401.*HF_TOKEN"):
         load_model("gated/model")
     monkeypatch.setenv("HF_TOKEN", "secret")
     assert load_model("gated/model").num_layers == 36
-    with pytest.raises(InputError, match="network is off"):
+    with pytest.raises(NotFoundError, match="network is off"):
         load_model("someone/model", allow_network=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match="network is off"):
+    with pytest.raises(NotFoundError, match="network is off"):
         load_model("someone/model")
 
 
 def test_an_unreachable_hub_is_one_line(hub: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match="cannot be reached") as caught:
+    with pytest.raises(NetworkError, match="cannot be reached") as caught:
         load_model("someone/model")
     assert "\n" not in str(caught.value)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from farspan.engines.engine import Engine
 from farspan.engines.registry import all_engines, get_engine
 from farspan.errors import FarspanError, InputError, UnsupportedError
-from farspan.hardware.catalog import parse_node
+from farspan.hardware.node_spelling import parse_node
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
 from farspan.planner.build_document import build_plan, build_search, build_search_by_gpu, build_sweep

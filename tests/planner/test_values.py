@@ -12,8 +12,8 @@ from farspan.engines.registry import engine_names, get_engine
 from farspan.engines.sglang.versions import KNOWN_VERSIONS as SGLANG_VERSIONS
 from farspan.engines.sglang.versions import rules_of
 from farspan.engines.vllm.versions import RULES
-from farspan.hardware.catalog import parse_node
 from farspan.hardware.gpu import Node
+from farspan.hardware.node_spelling import parse_node
 from farspan.models import catalog
 from farspan.models.config import load_model
 from farspan.models.weights import rank_weight_bytes

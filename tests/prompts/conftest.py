@@ -14,7 +14,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from farspan.models.probe import write_probe
 from farspan.prompts.cuts import LLAMA3_PATTERN, O200K_PATTERN
 from farspan.prompts.generator import generate_text
-from farspan.prompts.tokenizer import Tokenizer, load_tokenizer
+from farspan.prompts.load_tokenizer import load_tokenizer
+from farspan.prompts.tokenizer import Tokenizer
 
 BOS = "<|bos|>"
 TEMPLATE = (

@@ -15,7 +15,7 @@ from farspan.cli.prompt import command
 from farspan.errors import FarspanError, InputError
 from farspan.prompts.prompt import Prompt
 from farspan.prompts.tokenizer import Tokenizer
-from farspan.prompts.write_prompts import PromptOrder, peak_rss_mib, process_start, write_prompts
+from farspan.prompts.write_prompts import PromptRequest, peak_rss_mib, process_start, write_prompts
 
 MakePath = Callable[[str], Path]
 
@@ -150,9 +150,9 @@ def test_an_interrupted_write_leaves_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Prompt, "iter_text", interrupt)
-    order = PromptOrder(tokens=500, tokenizer=str(tokenizer_path("llama4")), output=tmp_path / "p.txt")
+    request = PromptRequest(tokens=500, tokenizer=str(tokenizer_path("llama4")), output=tmp_path / "p.txt")
     with pytest.raises(KeyboardInterrupt):
-        list(write_prompts(order))
+        list(write_prompts(request))
     assert not list(tmp_path.iterdir())
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from farspan.errors import InputError
+from farspan.errors import InputError, NetworkError
 from farspan.models.chat_template import ChatTemplate
 from farspan.prompts.backends.bytepair import BytePairTokenizer
 from farspan.prompts.backends.huggingface import HuggingFaceTokenizer
@@ -20,7 +20,8 @@ from farspan.prompts.backends.splitting import additivity_of
 from farspan.prompts.corpus import TextCorpus
 from farspan.prompts.cuts import DEEPSEEK_PATTERN, O200K_PATTERN, PROVEN_PATTERNS, is_cut, spanned_pairs
 from farspan.prompts.exact_builder import build_prompt
-from farspan.prompts.tokenizer import Tokenizer, load_tokenizer
+from farspan.prompts.load_tokenizer import load_tokenizer
+from farspan.prompts.tokenizer import Tokenizer
 from farspan.prompts.verify import InexactPromptError, verify_prompt
 
 Load = Callable[[str], Tokenizer]
@@ -350,7 +351,7 @@ def test_a_server_counts_its_own_tokens(server: str, tokenizer: Load, chat: bool
 
 
 def test_a_server_that_is_not_there() -> None:
-    with pytest.raises(InputError, match="does not answer"):
+    with pytest.raises(NetworkError, match="does not answer"):
         load_tokenizer("http://127.0.0.1:9")
 
 
@@ -359,8 +360,8 @@ def test_a_server_without_tokenize(server: str, monkeypatch: pytest.MonkeyPatch)
         self.send_error(404, "Not Found")
 
     monkeypatch.setattr(_Handler, "do_POST", refuse)
-    with pytest.raises(InputError, match="/tokenize answers 404"):
+    with pytest.raises(NetworkError, match="/tokenize answers 404"):
         load_tokenizer(server)
     monkeypatch.setattr(_Handler, "do_POST", lambda self: self._answer({"error": "no"}))
-    with pytest.raises(InputError, match="does not answer with tokens"):
+    with pytest.raises(NetworkError, match="does not answer with tokens"):
         load_tokenizer(server)

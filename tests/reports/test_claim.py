@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from farspan.errors import InputError
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.request_status import Status
-from farspan.reports.build_report import build_report
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Result
 from farspan.reports.claim import choose_figures, find_proven, write_claim, write_verdict
-from farspan.reports.report_run import ReportRun, load_subjects
+from farspan.reports.report_run import ReportRun, load_report_runs
+from farspan.reports.run_report import build_report
 from farspan.reports.trust_statement import TrustLevel
 from report_runs import VLLM_LOG, make_plan, scout_results, usage_series, write_engine_run
 from samples import make_result
@@ -24,19 +24,17 @@ FAILED: dict[str, Any] = {
 
 def load(folder: Path, results: list[Result], **more: Any) -> ReportRun:
     write_engine_run(folder, results, **more)
-    return load_subjects([folder])[0]
+    return load_report_runs([folder])[0]
 
 
 def test_the_claim_names_everything_the_run_shows(tmp_path: Path) -> None:
     results = scout_results()
-    subject = load(
-        tmp_path, results, log=VLLM_LOG, series=usage_series(results), gpus=8, plan=make_plan("10M")
-    )
-    assert write_claim(subject) == (
+    run = load(tmp_path, results, log=VLLM_LOG, series=usage_series(results), gpus=8, plan=make_plan("10M"))
+    assert write_claim(run) == (
         "Llama-4-Scout-17B-16E-Instruct, 8x NVIDIA H200, vLLM 0.24.0: 10M tokens, first token after 40 min 35 s, "
         "needle found at both depths, KV peak 59 of 95 GiB."
     )
-    figures = {figure.name: figure for figure in choose_figures(subject)}
+    figures = {figure.name: figure for figure in choose_figures(run)}
     assert figures["Right answers"].value == "18 of 18"
     assert figures["Proven context"].value == "10M"
     assert figures["TTFT there"].value == "40 min 35 s"
@@ -45,11 +43,11 @@ def test_the_claim_names_everything_the_run_shows(tmp_path: Path) -> None:
 
 
 def test_the_claim_leaves_out_what_is_not_known(tmp_path: Path) -> None:
-    subject = load(tmp_path, [make_result()], owner="", version="", model="m")
+    run = load(tmp_path, [make_result()], owner="", version="", model="m")
     assert write_claim(
-        subject
+        run
     ) == "m, 2 CPUs: 10k tokens, first token after 2.00 s, needle found at depth 0.5.".replace(
-        "2 CPUs", subject.hardware()
+        "2 CPUs", run.hardware()
     )
 
 
@@ -86,19 +84,19 @@ def test_an_imported_run_is_not_called_right_or_proven(tmp_path: Path) -> None:
         )
         for r in range(3)
     ]
-    subject = load(
+    run = load(
         tmp_path, results, task="imported", arguments={"imported_from": "guidellm 0.8.1", "file": "g.json"}
     )
-    claim = write_claim(subject)
+    claim = write_claim(run)
     assert claim.endswith(
         "10k tokens, first token after 2.00 s, imported from guidellm 0.8.1, answers not checked."
     )
-    report = build_report([subject])
+    report = build_report([run])
     assert not report.good
-    assert report.runs[0].verdict == "3 of 3 requests were answered; answers were not checked."
-    assert report.runs[0].recall is None
-    assert dict(report.runs[0].facts)["Date"] == "not recorded by the tool that measured"
-    figures = {figure.name: figure for figure in choose_figures(subject)}
+    assert report.sections[0].verdict == "3 of 3 requests were answered; answers were not checked."
+    assert report.sections[0].recall is None
+    assert dict(report.sections[0].facts)["Date"] == "not recorded by the tool that measured"
+    figures = {figure.name: figure for figure in choose_figures(run)}
     assert figures["Right answers"].value == "not checked"
     assert figures["Right answers"].verdict is TrustLevel.UNKNOWN
     assert "Proven context" not in figures
@@ -115,7 +113,7 @@ def test_a_warm_time_is_doubtful_on_the_first_screen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [s for s in Status if not s.answered])
 def test_a_run_without_any_answer_has_a_report(tmp_path: Path, status: Status) -> None:
     report = build_report([load(tmp_path, [make_result(status=status, **FAILED)])])
-    run = report.runs[0]
+    run = report.sections[0]
     assert not report.good
     assert "1 of 1 requests failed" in run.claim
     assert run.trust[0].verdict is TrustLevel.UNKNOWN
@@ -125,7 +123,7 @@ def test_a_run_without_any_answer_has_a_report(tmp_path: Path, status: Status) -
 
 def test_an_empty_run_has_a_report(tmp_path: Path) -> None:
     report = build_report([load(tmp_path, [])])
-    assert report.runs[0].claim.endswith("no request has finished.")
+    assert report.sections[0].claim.endswith("no request has finished.")
     assert not report.good
 
 
@@ -135,23 +133,23 @@ def test_two_runs_are_compared_in_words_with_the_interval(tmp_path: Path) -> Non
     ]
     write_engine_run(tmp_path / "v", scout_results())
     write_engine_run(tmp_path / "s", noisy, owner="sglang", version="0.5.16")
-    report = build_report(load_subjects([tmp_path / "v", tmp_path / "s"]), compare=True)
-    claim = report.beside[0].claim
+    report = build_report(load_report_runs([tmp_path / "v", tmp_path / "s"]), compare=True)
+    claim = report.comparisons[0].claim
     assert claim.startswith(
         "At 10M tokens, depth 0.9, the first token of SGLang 0.5.16 takes 2.60 times as long as that of vLLM 0.24.0"
     )
     assert "95 % interval 2.4" in claim
     assert report.has_ratios
-    assert [row.ratio for row in report.rows if row.subject.key == "a"] == [""] * 6
-    assert all(row.sure and row.ratio.startswith("2.60 (") for row in report.rows if row.subject.key == "b")
+    assert [row.ratio for row in report.rows if row.run.key == "a"] == [""] * 6
+    assert all(row.sure and row.ratio.startswith("2.60 (") for row in report.rows if row.run.key == "b")
 
 
 def test_a_comparison_needs_two_runs_with_something_in_common(tmp_path: Path) -> None:
     write_engine_run(tmp_path / "a", [make_result()])
     write_engine_run(tmp_path / "b", [make_result(context=77)])
     with pytest.raises(InputError, match="takes two runs, not 1"):
-        build_report(load_subjects([tmp_path / "a"]), compare=True)
-    subjects = load_subjects([tmp_path / "a", tmp_path / "b"])
+        build_report(load_report_runs([tmp_path / "a"]), compare=True)
+    runs = load_report_runs([tmp_path / "a", tmp_path / "b"])
     with pytest.raises(InputError, match="no context and depth in common"):
-        build_report(subjects, compare=True)
-    assert build_report(subjects).beside == ()
+        build_report(runs, compare=True)
+    assert build_report(runs).comparisons == ()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from farspan.cli.main import group
 from farspan.errors import FarspanError, InputError
-from farspan.reports.plan_rows import load_plans
-from farspan.reports.planpage import build_plan_report, draw_plan_charts
+from farspan.reports.plan_report import build_plan_report
+from farspan.reports.plan_series import load_plans
 from farspan.reports.render import render_markdown
 from farspan.reports.write_report import Format, ReportOptions, render, write_report
 from farspan.sizes import format_bytes, format_seconds
@@ -62,7 +62,7 @@ def test_what_does_not_fit_says_why_and_what_would(tmp_path: Path) -> None:
     assert not one.fits
     data = build_plan_report([one])
     assert not data.good
-    claim = data.plans[0].claim
+    claim = data.sections[0].claim
     assert "8x H200, vLLM" in claim
     assert f"4 x 10M tokens do not fit: {printed['reason']}" in claim
     text = render_markdown(data)
@@ -98,7 +98,7 @@ def test_a_search_says_what_it_found(
     printed = plan(path, model, "--gpus", gpus, "--engine", "vllm", *arguments, "--find", asked)
     (one,) = load_plans([path])
     assert (one.find, one.found) == (asked, printed["engines"]["vllm"]["value"])
-    assert words.format(found=one.found) in build_plan_report([one]).plans[0].claim
+    assert words.format(found=one.found) in build_plan_report([one]).sections[0].claim
     assert one.fits
 
 
@@ -195,7 +195,7 @@ def test_any_json_is_a_plan_or_is_refused(
     except FarspanError:
         return
     assert render_markdown(data).startswith("# farspan plan: ")
-    draw_plan_charts(data)
+    data.draw_charts()
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from farspan.errors import InputError
-from farspan.measurement.request_status import Status
-from farspan.reports.build_report import build_report, draw_charts
+from farspan.measurement.http.request_status import Status
 from farspan.reports.kvmemory import find_kv, find_peak
 from farspan.reports.memory_chart import stack_measured, stack_plan
-from farspan.reports.report_run import load_subjects
+from farspan.reports.report_run import load_report_runs
 from farspan.reports.report_tables import (
     RecallCell,
     choose_requests,
@@ -18,6 +17,7 @@ from farspan.reports.report_tables import (
     list_rows,
     tabulate_recall,
 )
+from farspan.reports.run_report import build_report
 from farspan.sizes import GIB
 from report_runs import (
     BEGAN,
@@ -40,8 +40,8 @@ def test_recall_is_laid_out_by_depth_and_context(tmp_path: Path) -> None:
         make_result(context=2000, depth=0.1, score=1.0),
     ]
     write_engine_run(tmp_path, results)
-    subject = load_subjects([tmp_path])[0]
-    table = tabulate_recall(subject, group_contexts([subject]))
+    run = load_report_runs([tmp_path])[0]
+    table = tabulate_recall(run, group_contexts([run]))
     assert table is not None
     assert table.labels == ("1k", "2k")
     assert table.depths == (0.1, 0.9)
@@ -53,12 +53,12 @@ def test_recall_is_laid_out_by_depth_and_context(tmp_path: Path) -> None:
 
 def test_very_many_contexts_are_put_together_by_size(tmp_path: Path) -> None:
     write_engine_run(tmp_path, [make_result(context=c, prompt_tokens=c) for c in range(150, 20_000, 150)])
-    subject = load_subjects([tmp_path])[0]
-    rows = list_rows([subject], {})
+    run = load_report_runs([tmp_path])[0]
+    rows = list_rows([run], {})
     assert [row.label for row in rows] == [
         "100 to 200", "200 to 500", "500 to 1k", "1k to 2k", "2k to 5k", "5k to 10k", "10k to 20k",
     ]  # fmt: skip
-    assert sum(row.point.requests for row in rows) == len(subject.results)
+    assert sum(row.point.requests for row in rows) == len(run.results)
     assert {row.point.recall for row in rows} == {1.0}
 
 
@@ -72,7 +72,7 @@ def test_a_failed_point_shows_what_the_server_said_and_what_its_log_shows(tmp_pa
         make_result(context=20_000, depth=0.9, status=Status.WRONG_ANSWER, score=0.0),
     ]
     write_engine_run(tmp_path, results, owner="sglang", log=FAILED_LOG)
-    rows = list_rows(load_subjects([tmp_path]), {})
+    rows = list_rows(load_report_runs([tmp_path]), {})
     assert [len(row.failures) for row in rows] == [0, 1, 1]
     failure = rows[1].failures[0]
     assert failure.error == said
@@ -85,44 +85,44 @@ def test_a_failed_point_shows_what_the_server_said_and_what_its_log_shows(tmp_pa
 def test_kv_is_read_of_the_time_in_which_requests_were_under_way(tmp_path: Path) -> None:
     results = scout_results()
     write_engine_run(tmp_path, results, log=VLLM_LOG, series=usage_series(results, capacity=20_000_000))
-    subject = load_subjects([tmp_path])[0]
-    kv = find_kv(subject)
+    run = load_report_runs([tmp_path])[0]
+    kv = find_kv(run)
     assert kv is not None
     assert not kv.elastic
     assert kv.capacity == pytest.approx(94.88 * GIB)
     assert kv.basis == "the server's log, of one GPU"
-    small = [result for result in subject.results if result.context == 100_000]
+    small = [result for result in run.results if result.context == 100_000]
     assert find_peak(kv.held, small) == pytest.approx(94.88 * GIB * 100_000 / 20_000_000)
     assert kv.peak == pytest.approx(94.88 * GIB / 2)
     assert find_peak(kv.held, [replace(small[0], started_at="")]) is None
     assert kv.held[0].time == BEGAN
-    rows = list_rows([subject], {})
+    rows = list_rows([run], {})
     assert [row.kv for row in rows][::2] == ["486 MiB", "4.7 GiB", "47.4 GiB"]
 
 
 def test_an_elastic_cache_has_its_own_bytes(engine_run: Path) -> None:
-    subject = load_subjects([engine_run])[0]
-    kv = find_kv(subject)
-    assert subject.is_elastic
+    run = load_report_runs([engine_run])[0]
+    kv = find_kv(run)
+    assert run.is_elastic
     assert kv is not None
     assert kv.elastic
     values = [reading.value for reading in kv.held]
     assert min(values) < max(values) < (kv.capacity or 0)
     assert max(reading.value for reading in kv.used) > 0
     assert len(values) > 15
-    assert all(row.kv for row in list_rows([subject], {}))
+    assert all(row.kv for row in list_rows([run], {}))
 
 
 def test_the_ledger_has_the_plan_and_what_the_log_and_the_driver_said(tmp_path: Path) -> None:
     results = scout_results()
     write_engine_run(tmp_path, results, plan=make_plan("10M"), log=VLLM_LOG, series=usage_series(results))
-    subject = load_subjects([tmp_path])[0]
-    plan, measured = stack_plan(subject), stack_measured(subject)
+    run = load_report_runs([tmp_path])[0]
+    plan, measured = stack_plan(run), stack_measured(run)
     assert plan is not None
     assert measured is not None
-    assert subject.plan is not None
+    assert run.plan is not None
     assert plan.bytes["KV cache"] == pytest.approx(95.4031 * GIB, rel=1e-4)
-    assert sum(plan.bytes.values()) == sum(line.bytes for line in subject.plan.ledger)
+    assert sum(plan.bytes.values()) == sum(line.bytes for line in run.plan.ledger)
     assert measured.bytes["weights"] == pytest.approx(27.6 * GIB)
     assert measured.bytes["KV cache"] == pytest.approx(94.88 * GIB)
     assert sum(measured.bytes.values()) == pytest.approx(132 * GIB)
@@ -135,7 +135,7 @@ def test_every_chart_has_its_words_and_its_data(tmp_path: Path) -> None:
     )
     sweep = make_plan("100k", "1M", "10M")
     write_engine_run(tmp_path / "s", results, owner="sglang", version="0.5.16", plan=sweep, log=SGLANG_LOG)
-    charts = draw_charts(build_report(load_subjects([tmp_path / "v", tmp_path / "s"])))
+    charts = build_report(load_report_runs([tmp_path / "v", tmp_path / "s"])).draw_charts()
     assert [chart.anchor for chart in charts] == [
         "ttft", "prefill", "itl", "kv-a", "memory", "requests-a", "requests-b", "startup-a", "startup-b",
     ]  # fmt: skip
@@ -168,15 +168,15 @@ def test_the_page_lists_failures_first_when_there_are_too_many_requests() -> Non
 def test_several_runs_are_told_apart(tmp_path: Path) -> None:
     for name, owner in (("one", "vllm"), ("two", "vllm"), ("three", "sglang")):
         write_engine_run(tmp_path / "many" / name, [make_result()], owner=owner, version="1")
-    both = load_subjects([tmp_path / "many"])  # the folder of a bench of several engines
-    assert [subject.name for subject in both] == ["vLLM 1, one", "SGLang 1", "vLLM 1, two"]
-    assert [subject.key for subject in both] == ["a", "b", "c"]
+    both = load_report_runs([tmp_path / "many"])  # the folder of a bench of several engines
+    assert [run.name for run in both] == ["vLLM 1, one", "SGLang 1", "vLLM 1, two"]
+    assert [run.key for run in both] == ["a", "b", "c"]
     with pytest.raises(InputError, match="2 logs and 1 runs"):
-        load_subjects([tmp_path / "many" / "one"], logs=[VLLM_LOG, VLLM_LOG])
+        load_report_runs([tmp_path / "many" / "one"], logs=[VLLM_LOG, VLLM_LOG])
     for text, words in (("{}", "is no plan"), ('{"engines": {"vllm": {}}}', "holds no planned time")):
         (tmp_path / "p.json").write_text(text)
         with pytest.raises(InputError, match=words):
-            load_subjects([tmp_path / "many" / "one"], plan=tmp_path / "p.json")
+            load_report_runs([tmp_path / "many" / "one"], plan=tmp_path / "p.json")
 
 
 def test_a_plan_without_this_engine_or_of_odd_shape_changes_nothing(tmp_path: Path) -> None:
@@ -184,4 +184,4 @@ def test_a_plan_without_this_engine_or_of_odd_shape_changes_nothing(tmp_path: Pa
         ({}, {"points": "x"}, {"engines": {"vllm": {"ttft_s": {"expected": "soon"}}}})
     ):
         write_engine_run(tmp_path / str(number), [make_result()], plan=plan)
-        assert load_subjects([tmp_path / str(number)])[0].plan is None
+        assert load_report_runs([tmp_path / str(number)])[0].plan is None

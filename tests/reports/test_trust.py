@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.request_status import Status
-from farspan.reports.report_run import load_subjects
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Result
+from farspan.reports.report_run import load_report_runs
 from farspan.reports.trust_statement import (
     TrustLevel,
     is_right,
@@ -76,7 +76,7 @@ def test_what_disturbed_the_times_is_named_and_counted(tmp_path: Path) -> None:
         make_result(context=2000, prompt_tokens=2000, repeat=1, labels=("preempted", "client-lag")),
     ]
     write_engine_run(tmp_path, results)
-    found = {trust.figure: trust for trust in judge(load_subjects([tmp_path])[0])}
+    found = {trust.figure: trust for trust in judge(load_report_runs([tmp_path])[0])}
     assert found["Label preempted"].verdict is TrustLevel.DOUBTFUL
     assert found["Label preempted"].evidence.startswith("2 of 14 answers")
     assert found["Label client-lag"].evidence.startswith("1 of 14 answers")
@@ -85,7 +85,7 @@ def test_what_disturbed_the_times_is_named_and_counted(tmp_path: Path) -> None:
 
 def test_a_plan_says_where_its_times_come_from_and_that_it_is_of_another_version(tmp_path: Path) -> None:
     write_engine_run(tmp_path, grid(), plan=make_plan("10M"))
-    planned = judge(load_subjects([tmp_path])[0])[-1]
+    planned = judge(load_report_runs([tmp_path])[0])[-1]
     assert planned.figure == "Planned times"
     assert planned.verdict is TrustLevel.ASSUMED
     assert "fitted to prompts of" in planned.evidence

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from farspan import __version__
 from farspan.builtin.answers import AnswerShape, error_body
 from farspan.builtin.bodies import BodyReader, RefusedBodyError, body_limit
-from farspan.builtin.engine import Engine
+from farspan.builtin.engine import InferenceEngine
 from farspan.builtin.engine_metrics import EngineMetrics
 from farspan.builtin.gate import AccessGate, AccessRules
 from farspan.builtin.protocol import ChatFields, CompletionRequest, GenerationFields
@@ -58,7 +58,7 @@ class TextPiece:
 class Service:
     """What the routes need."""
 
-    engine: Engine
+    engine: InferenceEngine
     runner: EngineRunner
     metrics: EngineMetrics
     tokenizer: ChatTokenizer
@@ -102,7 +102,7 @@ class Service:
 
 
 def create_app(
-    engine: Engine, tokenizer: ChatTokenizer, model_name: str, rules: AccessRules = _OPEN
+    engine: InferenceEngine, tokenizer: ChatTokenizer, model_name: str, rules: AccessRules = _OPEN
 ) -> FastAPI:
     """Return the server as an ASGI application; the engine's thread and the text processes live as long as it."""
     metrics = EngineMetrics(model_name)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import re
 
-from farspan.errors import InputError
-from farspan.hardware.gpu import Gpu, Node, Origin
+from farspan.errors import NotFoundError
+from farspan.hardware.gpu import Gpu, Origin
 from farspan.sizes import GIB
 
 _T, _GB = 1e12, 1e9
@@ -97,7 +97,7 @@ def find_gpu(name: str) -> Gpu:
     """The GPU called `name`, in any case and with or without dashes.
 
     Raises:
-        InputError: The catalog has none of that name.
+        NotFoundError: The catalog has none of that name.
     """
     key = _key(name)
     gpu = _BY_KEY.get(_ALIASES.get(key, key))
@@ -107,21 +107,5 @@ def find_gpu(name: str) -> Gpu:
 
         close = difflib.get_close_matches(name.upper(), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        raise InputError(f"{name!r} is not a GPU farspan knows", hint)
+        raise NotFoundError(f"{name!r} is not a GPU farspan knows", hint)
     return gpu
-
-
-def parse_node(text: str) -> Node:
-    """Read `8xH200`, `H200` or `detect` (this machine's GPUs, through NVML).
-
-    Raises:
-        InputError: The text is none of these, or detection fails.
-    """
-    if text.strip().lower() == "detect":
-        from farspan.hardware.detect import detect_node
-
-        return detect_node()
-    match = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?([A-Za-z][\w .-]*|\d{4})\s*", text)
-    if match is None or match.group(1) == "0":
-        raise InputError(f"{text!r} is not a set of GPUs", "write it as 8xH200, H200 or detect")
-    return Node(find_gpu(match.group(2)), int(match.group(1) or 1))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from farspan.errors import InputError
+from farspan.errors import InputError, MissingPackageError, NotFoundError
 from farspan.hardware.catalog import find_gpu
 from farspan.hardware.gpu import Gpu, Node, Origin
 
@@ -38,31 +38,34 @@ def product_gpu(product: str) -> Gpu:
     """The catalog's GPU for a product name as the driver spells it.
 
     Raises:
-        InputError: The catalog has no such card.
+        NotFoundError: The catalog has no such card.
     """
     for pattern, name in _PRODUCTS:
         if re.search(pattern, product):
             return find_gpu(name)
-    raise InputError(f"{product!r} is not a GPU farspan knows", "name a similar one, such as --gpus 8xH100")
+    raise NotFoundError(
+        f"{product!r} is not a GPU farspan knows", "name a similar one, such as --gpus 8xH100"
+    )
 
 
 def open_nvml() -> Any:
     """Initialise the NVIDIA driver's library and return it (`pynvml`); the caller shuts it down.
 
     Raises:
-        InputError: nvidia-ml-py is not installed, or there is no driver.
+        MissingPackageError: nvidia-ml-py is not installed.
+        NotFoundError: There is no driver.
     """
     try:
         pynvml = importlib.import_module("pynvml")
     except ModuleNotFoundError:
-        raise InputError(
+        raise MissingPackageError(
             "detecting GPUs needs nvidia-ml-py, which is not installed",
             "run pip install 'farspan[cuda]', or name the GPUs as in --gpus 8xH200",
         ) from None
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        raise InputError(
+        raise NotFoundError(
             f"the NVIDIA driver cannot be asked for its GPUs ({error})",
             "run this on the GPU machine, or name the GPUs as in --gpus 8xH200",
         ) from None
@@ -86,7 +89,8 @@ def detect_node(nvml: Any = None) -> Node:
         nvml: An initialised `pynvml`; imported and initialised when None.
 
     Raises:
-        InputError: No driver, no GPU, GPUs of different kinds, or a kind the catalog lacks.
+        NotFoundError: No driver, no GPU, or a kind the catalog lacks.
+        InputError: The GPUs are of different kinds.
     """
     own = nvml is None
     nvml = open_nvml() if own else nvml
@@ -101,7 +105,7 @@ def detect_node(nvml: Any = None) -> Node:
         if own:
             nvml.nvmlShutdown()
     if not handles:
-        raise InputError("the NVIDIA driver reports no GPU", "name the GPUs as in --gpus 8xH200")
+        raise NotFoundError("the NVIDIA driver reports no GPU", "name the GPUs as in --gpus 8xH200")
     if len(set(names)) > 1:
         kinds = ", ".join(sorted(set(names)))
         raise InputError(f"this machine has GPUs of different kinds ({kinds})", "name the ones to plan for")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from farspan.errors import InputError
+from farspan.errors import InputError, NotFoundError
 from farspan.models.hub import is_hub_id
+from farspan.models.hub_cache import find_checkpoint, hub_cache, hub_home
 
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 CONTAINER_HOME = "/root/.cache/huggingface"
@@ -47,48 +47,6 @@ class ModelFiles:
     downloads: bool = False
 
 
-def hub_home(environment: Mapping[str, str]) -> Path:
-    """HF_HOME, or where it is by default."""
-    given = environment.get("HF_HOME")
-    if given:
-        return Path(given).expanduser()
-    cache = environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME", "~")).expanduser() / ".cache"
-    return Path(cache) / "huggingface"
-
-
-def hub_cache(environment: Mapping[str, str]) -> Path:
-    """The folder of the snapshots: HF_HUB_CACHE, or hub in HF_HOME."""
-    given = environment.get("HF_HUB_CACHE")
-    return Path(given).expanduser() if given else hub_home(environment) / "hub"
-
-
-def find_snapshot(cache: Path, model: str, revision: str = "main") -> Path | None:
-    """The complete snapshot of a hub model in a cache, by branch, tag or commit; None when there is none."""
-    repository = cache / f"models--{model.replace('/', '--')}"
-    reference = repository / "refs" / revision
-    try:
-        commit = reference.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        commit = revision
-    folder = repository / "snapshots" / commit
-    return folder if is_complete(folder) else None
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a checkpoint has its config and every weight file its index names. Links that lead nowhere count as
-    missing: that is what an interrupted download leaves."""
-    if not (folder / "config.json").is_file():
-        return False
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            named = set(json.loads(index.read_bytes())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, OSError):
-            return False
-        return all((folder / name).is_file() for name in named)
-    return any(file.is_file() for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
-
-
 def is_writable(folder: Path) -> bool:
     """Whether files can be made in a folder, or in the nearest one above it that exists."""
     while not folder.exists() and folder != folder.parent:
@@ -117,16 +75,16 @@ def find_model_files(
     if path.is_dir():
         return _folder_files(path)
     if not is_hub_id(model):
-        raise InputError(
+        raise NotFoundError(
             f"{model!r} is neither a folder nor a hub id", "give the checkpoint's folder or owner/name"
         )
     cache = hub_cache(environment)
-    snapshot = find_snapshot(cache, model, revision)
+    snapshot = find_checkpoint(cache, model, revision)
     if snapshot is not None:
         found = _folder_files(snapshot)
         return ModelFiles(model, found.outside, found.inside, found.mounts, found.env)
     if environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise InputError(
+        raise NotFoundError(
             f"{model} is not complete in {cache} and HF_HUB_OFFLINE is set",
             f"run: HF_HUB_OFFLINE=0 hf download {model}",
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from farspan.engines.command import EngineCommand, Listen, Nodes, check_words, split_lists
 from farspan.engines.engine import Engine
 from farspan.errors import InputError
-from farspan.hardware.catalog import parse_node
+from farspan.hardware.node_spelling import parse_node
 from farspan.launch.expected import DISK_BYTES_PER_S, expect_start
 from farspan.launch.hubcache import ModelFiles, find_model_files
 from farspan.launch.launch_spec import Launch, is_loopback

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from farspan.measurement.http.client import Limits
 from farspan.measurement.http.target import normalise_url
 from farspan.measurement.http.wire import Api, PromptAs
 from farspan.measurement.lengths import Lengths
-from farspan.measurement.schedule import Job, LoadPhase, plan_arrivals, plan_jobs
+from farspan.measurement.runs.job import Job, LoadPhase
+from farspan.measurement.schedule import plan_arrivals, plan_jobs
 
 GOODPUT_TIMES = ("ttft", "tpot", "e2el")
 
@@ -198,6 +199,10 @@ class DryRun:
     by_context: dict[str, int]
     last_leaves_s: float | None
     first: tuple[Job, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """It as plain data."""
+        return asdict(self)
 
 
 def plan_dry_run(options: BenchOptions, *, shown: int = 10) -> DryRun:

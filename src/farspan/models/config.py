@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from farspan.errors import InputError
+from farspan.errors import InputError, NotFoundError
 from farspan.models import catalog
 from farspan.models.config_json import check_bounds, read_config_json
 from farspan.models.families import family_reader
@@ -119,7 +119,7 @@ def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> 
         return _noted(spec, weights)
     close = catalog.suggestions(model)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(catalog.names())}"
-    raise InputError(
+    raise NotFoundError(
         f"{model!r} is neither a file, nor a folder, nor a catalog name",
         f"{hint} A hub id has an owner: owner/name",
     )

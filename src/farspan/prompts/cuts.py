@@ -29,7 +29,7 @@ _SENTENCE_CUT = re.compile(r"(?<=[.!?]) (?=\S)")
 
 
 class Proof(StrEnum):
-    """Why token counts add up at a cut; the module's text has the arguments."""
+    """The proof that token counts add up at a cut; the module's text has the arguments."""
 
     PATTERN = "pattern"
     SPLIT = "split"

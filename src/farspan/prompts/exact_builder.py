@@ -68,9 +68,9 @@ def build_prompt(
             count=count,
         )
     index = CorpusIndex(corpus or BuiltinCorpus(), tokenizer)
-    order = TaskRequest(random.Random(f"{task} {seed}"), depth, count, chat, output_tokens)
+    request = TaskRequest(random.Random(f"{task} {seed}"), depth, count, chat, output_tokens)
     least = 0
-    for exercise in TASKS[task](order):
+    for variant in TASKS[task](request):
         draft = Prompt(
             tokens=tokens,
             task=task,
@@ -78,13 +78,13 @@ def build_prompt(
             seed=seed,
             chat=chat,
             needle_positions=(),
-            output_tokens=exercise.output_tokens,
+            output_tokens=variant.output_tokens,
             parts=(),
-            scorer=exercise.scorer,
+            scorer=variant.scorer,
         )
 
-        def fill(budget: int, draft: Prompt = draft, exercise: Task = exercise) -> Prompt | None:
-            body = lay_out(index, exercise, tokens=budget, seed=seed, chat=chat)
+        def fill(budget: int, draft: Prompt = draft, variant: Task = variant) -> Prompt | None:
+            body = lay_out(index, variant, tokens=budget, seed=seed, chat=chat)
             if body is None:
                 return None
             return replace(draft, parts=body.parts, needle_positions=body.positions)
@@ -93,7 +93,7 @@ def build_prompt(
         prompt = settle(fill, tokenizer, tokens) if checked else fill(tokens)
         if prompt is not None:
             return prompt
-        least = least_tokens(tokenizer, exercise, seed=seed, chat=chat)
+        least = least_tokens(tokenizer, variant, seed=seed, chat=chat)
     raise InputError(
         f"a {task} prompt does not fit {tokens} tokens: with this tokenizer it takes at least {least}",
         "ask for more tokens"

@@ -37,32 +37,32 @@ class PromptBody:
     positions: tuple[int, ...]
 
 
-def lay_out(index: CorpusIndex, exercise: Task, *, tokens: int, seed: int, chat: bool) -> PromptBody | None:
-    """Lay out a prompt of exactly `tokens` tokens; None when the exercise does not fit.
+def lay_out(index: CorpusIndex, task: Task, *, tokens: int, seed: int, chat: bool) -> PromptBody | None:
+    """Lay out a prompt of exactly `tokens` tokens; None when the task does not fit.
 
     Args:
         index: The corpus, as the prompt's tokenizer sees it.
-        exercise: What is planted and asked.
+        task: What is planted and asked.
         tokens: Exact length.
         seed: Decides nonce, place in the corpus and filling words.
         chat: With the chat template.
     """
     tokenizer = index.tokenizer
-    opening = _opening(exercise, seed)
-    frame = encode_frame(tokenizer, opening, exercise.closing, chat=chat)
+    opening = _opening(task, seed)
+    frame = encode_frame(tokenizer, opening, task.closing, chat=chat)
     head = TextPart(frame.head, opening.encode())
-    tail = TextPart(frame.tail, exercise.closing.encode())
+    tail = TextPart(frame.tail, task.closing.encode())
     room = tokens - head.tokens - tail.tokens
     if room < 0:
         return None
-    if exercise.words is not None:
-        listed = exercise.words.lay_out(tokenizer, room, seed)
+    if task.words is not None:
+        listed = task.words.lay_out(tokenizer, room, seed)
         if listed is None:
             return None
         middle: list[Part] = [listed.part]
         positions = [head.tokens + first for first in listed.first]
     else:
-        planted = _plant(index, exercise, room, seed)
+        planted = _plant(index, task, room, seed)
         if planted is None:
             return None
         middle, positions = planted
@@ -71,25 +71,25 @@ def lay_out(index: CorpusIndex, exercise: Task, *, tokens: int, seed: int, chat:
     return PromptBody([head, *middle, *_filling(tokenizer, missing, seed), tail], tuple(positions))
 
 
-def least_tokens(tokenizer: Tokenizer, exercise: Task, *, seed: int, chat: bool) -> int:
-    """Return the length of a prompt that has nothing but what the exercise needs."""
-    frame = encode_frame(tokenizer, _opening(exercise, seed), exercise.closing, chat=chat)
-    planted = tokenizer.encode_pieces([item.text for item in exercise.planted])
+def least_tokens(tokenizer: Tokenizer, task: Task, *, seed: int, chat: bool) -> int:
+    """Return the length of a prompt that has nothing but what the task needs."""
+    frame = encode_frame(tokenizer, _opening(task, seed), task.closing, chat=chat)
+    planted = tokenizer.encode_pieces([item.text for item in task.planted])
     least = len(frame.head) + len(frame.tail) + sum(map(len, planted))
-    return least + (exercise.words.least_tokens(tokenizer) if exercise.words else 0)
+    return least + (task.words.least_tokens(tokenizer) if task.words else 0)
 
 
-def _opening(exercise: Task, seed: int) -> str:
+def _opening(task: Task, seed: int) -> str:
     first = 100 + seed * _FIRST_DIGITS_STEP % _FIRST_DIGITS
-    if not exercise.introduction:
+    if not task.introduction:
         return str(first)
     rest = random.Random(f"nonce {seed}").randrange(10**9)
-    return f"{first}{rest:09d} is the number of this request. {exercise.introduction}"
+    return f"{first}{rest:09d} is the number of this request. {task.introduction}"
 
 
-def _plant(index: CorpusIndex, exercise: Task, room: int, seed: int) -> tuple[list[Part], list[int]] | None:
+def _plant(index: CorpusIndex, task: Task, room: int, seed: int) -> tuple[list[Part], list[int]] | None:
     """Return text with everything planted at its depth, and where it was planted, counted from the text's start."""
-    items = sorted(exercise.planted, key=lambda item: item.depth)
+    items = sorted(task.planted, key=lambda item: item.depth)
     encoded = index.tokenizer.encode_pieces([item.text for item in items])
     text_tokens = room - sum(map(len, encoded))
     if text_tokens < 0:

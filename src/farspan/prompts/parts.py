@@ -1,4 +1,4 @@
-"""What prompts are made of: runs of text with their ids, and runs of words chosen from a table."""
+"""The parts of a prompt: runs of text with their ids, and runs of words chosen from a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server puts around a text: BOS, a chat template, whatever merges with the text's first and last words."""
+"""The ids a server puts around a text: BOS, a chat template, whatever merges with the text's first and last words."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ RECALL_TASKS = ("needle", "multi-key")
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Where a needle lies: `start` is its key's index in the prompt."""
+    """The place of a needle: `start` is its key's index in the prompt."""
 
     start: int
     length: int
@@ -103,13 +103,13 @@ def build_recall_prompt(
     planted = np.array(choice.sample(range(len(words)), needles * (values + 1)), dtype=np.int64).reshape(
         needles, values + 1
     )
-    asked = 0
+    target = 0
     chosen = _haystack(vocabulary, tokens - before, seed)
     offset = len(vocabulary.haystack_words)
     for span, needle in zip(spans, planted, strict=True):
         chosen[span.start - before : span.start - before + span.length] = needle + offset
-    chosen[-1] = planted[asked, 0] + offset
-    answer = " ".join(words[i] for i in planted[asked, 1:])
+    chosen[-1] = planted[target, 0] + offset
+    answer = " ".join(words[i] for i in planted[target, 1:])
     return Prompt(
         tokens=tokens,
         task=task,

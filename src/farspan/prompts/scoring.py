@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class MatchKind(StrEnum):
-    """How a reply is compared with what is expected."""
+    """The comparison of a reply with the expected answer."""
 
     EXACT = "exact"  # the reply is the expected string, white space around it and a final full stop aside
     NORMALISED = "normalised"  # the expected words stand in the reply, in a row; case and punctuation aside

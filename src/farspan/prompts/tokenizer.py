@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ _COMMON_WORDS = (
 
 @dataclass(frozen=True, slots=True)
 class RecallVocabulary:
-    """What may be planted in a prompt for the recall checkpoint, from its recall.json.
+    """The words of the recall checkpoint that a prompt may plant, from its recall.json.
 
     Attributes:
         haystack_ids: Ids of the words the haystack is made of.
@@ -172,51 +171,6 @@ class Tokenizer(ABC):
             f"{self.name} has no two words of one token, so a prompt cannot be brought to an exact length",
             "use the tokenizer of the model that is served",
         )
-
-
-def load_tokenizer(source: str | Path) -> Tokenizer:
-    """Load a tokenizer.
-
-    Args:
-        source: A Hugging Face folder, a tokenizer.json, a tokenizer.model in tiktoken's format, or the URL of a
-            server that has /tokenize.
-
-    Raises:
-        InputError: The source is none of these, or the tokenizer cannot be reproduced exactly.
-    """
-    text = str(source)
-    if re.match(r"https?://", text):
-        from farspan.prompts.backends.remote import RemoteTokenizer
-
-        return RemoteTokenizer(text)
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise InputError(
-            f"{text} does not exist",
-            "give a Hugging Face folder, a tokenizer.json, a tokenizer.model or a URL",
-        )
-    file = _tokenizer_file(path)
-    if file.suffix == ".json":
-        from farspan.prompts.backends.huggingface import load_tokenizer_json
-
-        return load_tokenizer_json(file)
-    from farspan.prompts.backends.llama4 import load_tokenizer_model
-
-    return load_tokenizer_model(file)
-
-
-def _tokenizer_file(path: Path) -> Path:
-    if path.is_file():
-        if path.suffix not in {".json", ".model"}:
-            raise InputError(f"{path} is not a tokenizer", "give a tokenizer.json or a tokenizer.model")
-        return path
-    for name in ("tokenizer.json", "tokenizer.model", "original/tokenizer.model"):
-        if (path / name).is_file():
-            return path / name
-    raise InputError(
-        f"{path} has neither tokenizer.json nor tokenizer.model",
-        "give the folder of the model that is served",
-    )
 
 
 def any_of(strings: Iterable[str]) -> re.Pattern[str]:

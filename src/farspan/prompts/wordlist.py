@@ -41,8 +41,8 @@ class WordCounts(ABC):
 
     @property
     @abstractmethod
-    def asked(self) -> int:
-        """How many words are asked for."""
+    def answer_count(self) -> int:
+        """How many words the answer has."""
 
     @abstractmethod
     def counts(self, lengths: NDArray[np.int64], tokens: int) -> NDArray[np.int64] | None:
@@ -68,11 +68,11 @@ class WordCounts(ABC):
         counts = self.counts(lengths, tokens)
         if counts is None:
             return None
-        # Seldom words once more each, as long as there is room.
-        seldom = np.arange(self.asked, len(lengths))
+        # Rare words once more each, as long as there is room.
+        rare = np.arange(self.answer_count, len(lengths))
         room = tokens - int((counts * lengths).sum())
-        while room >= lengths[seldom].min():
-            extra = seldom[np.cumsum(lengths[seldom]) <= room]
+        while room >= lengths[rare].min():
+            extra = rare[np.cumsum(lengths[rare]) <= room]
             if not len(extra):
                 break
             counts[extra] += 1
@@ -81,7 +81,9 @@ class WordCounts(ABC):
         order = np.random.RandomState(np.random.MT19937(np.random.SeedSequence((2, seed % 2**64))))
         chosen = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
         order.shuffle(chosen)
-        first = [int(lengths[chosen[: int(np.argmax(chosen == word))]].sum()) for word in range(self.asked)]
+        first = [
+            int(lengths[chosen[: int(np.argmax(chosen == word))]].sum()) for word in range(self.answer_count)
+        ]
         return WordList(WordsPart.of(table, chosen), tuple(sorted(first)))
 
 
@@ -95,8 +97,8 @@ class CommonCounts(WordCounts):
     common: int
 
     @property
-    def asked(self) -> int:
-        """How many words are asked for."""
+    def answer_count(self) -> int:
+        """How many words the answer has."""
         return self.common
 
     def counts(self, lengths: NDArray[np.int64], tokens: int) -> NDArray[np.int64] | None:
@@ -126,15 +128,15 @@ class ZipfCounts(WordCounts):
     frequent: int
 
     @property
-    def asked(self) -> int:
-        """How many words are asked for."""
+    def answer_count(self) -> int:
+        """How many words the answer has."""
         return self.frequent
 
     def counts(self, lengths: NDArray[np.int64], tokens: int) -> NDArray[np.int64] | None:
         """Return the counts."""
         shares = np.arange(1, len(lengths) + 1) ** -_EXPONENT
         counts: NDArray[np.int64] = np.floor(tokens / (shares * lengths).sum() * shares).astype(np.int64)
-        # Seldom words may get one more each; those asked for must stay ahead by more than that.
+        # Rare words may get one more each; those asked for must stay ahead by more than that.
         if counts[self.frequent - 1] <= counts[self.frequent] + 1:
             return None
         return counts

@@ -16,13 +16,13 @@ from farspan.errors import InputError
 from farspan.prompts.cache import replace_file
 from farspan.prompts.corpus import BuiltinCorpus, TextCorpus
 from farspan.prompts.exact_builder import iter_prompts
+from farspan.prompts.load_tokenizer import load_tokenizer
 from farspan.prompts.prompt import Prompt
-from farspan.prompts.tokenizer import load_tokenizer
 from farspan.prompts.verify import verify_prompt
 
 
 class PromptFormat(StrEnum):
-    """What is written."""
+    """The format of the written prompt."""
 
     TEXT = "text"
     IDS = "ids"
@@ -33,8 +33,8 @@ _SUFFIXES = {PromptFormat.TEXT: ".txt", PromptFormat.IDS: ".npy", PromptFormat.I
 
 
 @dataclass(frozen=True, slots=True)
-class PromptOrder:
-    """What to build and where to write it.
+class PromptRequest:
+    """The prompt to build and the place to write it to.
 
     Attributes:
         tokens: Exact length as the server counts, BOS and template included.
@@ -118,34 +118,34 @@ class WrittenPrompt:
 
 
 def write_prompts(
-    order: PromptOrder, stream: IO[bytes] | None = None, *, since: float | None = None
+    request: PromptRequest, stream: IO[bytes] | None = None, *, since: float | None = None
 ) -> Iterator[WrittenPrompt]:
     """Build prompts one after the other, write each, and say what it took.
 
     Args:
-        order: What to build.
-        stream: Where to write when the order names no file.
+        request: What to build.
+        stream: Where to write when the request names no file.
         since: When the work began, by `time.perf_counter`; now when None.
 
     Raises:
-        InputError: Something in the order cannot be used.
+        InputError: Something in the request cannot be used.
         InexactPromptError: A prompt did not verify.
     """
     start = time.perf_counter() if since is None else since
-    tokenizer = load_tokenizer(order.tokenizer)
-    others = [load_tokenizer(order.verify_with)] if order.verify_with else []
-    checks = [tokenizer, *others] if order.verify else others
-    corpus = TextCorpus(order.corpus) if order.corpus else BuiltinCorpus()
+    tokenizer = load_tokenizer(request.tokenizer)
+    others = [load_tokenizer(request.verify_with)] if request.verify_with else []
+    checks = [tokenizer, *others] if request.verify else others
+    corpus = TextCorpus(request.corpus) if request.corpus else BuiltinCorpus()
     prompts = iter_prompts(
         tokenizer,
-        order.number,
-        seed=order.seed,
-        tokens=order.tokens,
-        task=order.task,
-        depth=order.depth,
-        chat=order.chat,
-        output_tokens=order.output_tokens,
-        count=order.count,
+        request.number,
+        seed=request.seed,
+        tokens=request.tokens,
+        task=request.task,
+        depth=request.depth,
+        chat=request.chat,
+        output_tokens=request.output_tokens,
+        count=request.count,
         corpus=corpus,
     )
     for prompt in prompts:
@@ -153,7 +153,7 @@ def write_prompts(
         for check in checks:
             verify_prompt(prompt, check)
         verify_seconds = time.perf_counter() - built
-        path = _write(prompt, order, stream)
+        path = _write(prompt, request, stream)
         yield WrittenPrompt(
             tokens=sum(part.tokens for part in prompt.parts),
             seconds=time.perf_counter() - start - verify_seconds,
@@ -165,7 +165,7 @@ def write_prompts(
             depth=prompt.depth,
             seed=prompt.seed,
             chat=prompt.chat,
-            format=order.format.value,
+            format=request.format.value,
             path=None if path is None else str(path),
             corpus="recall words" if tokenizer.recall else corpus.name,
             tokenizer=tokenizer.name,
@@ -201,18 +201,18 @@ def peak_rss_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _write(prompt: Prompt, order: PromptOrder, stream: IO[bytes] | None) -> Path | None:
-    path = _path_of(prompt, order)
+def _write(prompt: Prompt, request: PromptRequest, stream: IO[bytes] | None) -> Path | None:
+    path = _path_of(prompt, request)
     if path is None and stream is None:
         raise InputError("there is nowhere to write the prompt to", "name an output file")
     try:
         if path is None:
             assert stream is not None
-            _write_to(stream, prompt, order)
+            _write_to(stream, prompt, request)
         elif _is_special(path):
-            _write_to(path, prompt, order)
+            _write_to(path, prompt, request)
         else:
-            replace_file(path, lambda draft: _write_to(draft, prompt, order))
+            replace_file(path, lambda draft: _write_to(draft, prompt, request))
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -223,19 +223,19 @@ def _write(prompt: Prompt, order: PromptOrder, stream: IO[bytes] | None) -> Path
     return path
 
 
-def _path_of(prompt: Prompt, order: PromptOrder) -> Path | None:
-    if order.output is None or order.number == 1:
-        return order.output
-    if order.output.is_file():
-        raise InputError(f"{order.output} is a file", "name a folder for several prompts")
-    return order.output / f"prompt-{prompt.seed:06d}{_SUFFIXES[order.format]}"
+def _path_of(prompt: Prompt, request: PromptRequest) -> Path | None:
+    if request.output is None or request.number == 1:
+        return request.output
+    if request.output.is_file():
+        raise InputError(f"{request.output} is a file", "name a folder for several prompts")
+    return request.output / f"prompt-{prompt.seed:06d}{_SUFFIXES[request.format]}"
 
 
-def _write_to(target: Path | IO[bytes], prompt: Prompt, order: PromptOrder) -> None:
-    if order.format is PromptFormat.TEXT:
+def _write_to(target: Path | IO[bytes], prompt: Prompt, request: PromptRequest) -> None:
+    if request.format is PromptFormat.TEXT:
         prompt.write_text(target)
     else:
-        prompt.write_ids(target, as_json=order.format is PromptFormat.IDS_JSON)
+        prompt.write_ids(target, as_json=request.format is PromptFormat.IDS_JSON)
 
 
 def _is_special(path: Path) -> bool:

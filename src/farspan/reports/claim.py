@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from farspan.measurement.analysis.comparison import Comparison, Difference, Row
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.analysis.summary import Point, list_points
-from farspan.measurement.request_status import Status
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Result
 from farspan.reports.kvmemory import find_kv
 from farspan.reports.report_run import ReportRun
 from farspan.reports.report_tables import write_measure
@@ -61,10 +61,10 @@ def _longest(results: Sequence[Result], without: set[int]) -> int | None:
     return max((result.context for result in results if result.context not in without), default=None)
 
 
-def write_claim(subject: ReportRun) -> str:
+def write_claim(run: ReportRun) -> str:
     """Say in one sentence what a run shows: what ran where, how far, how fast, and whether it was right."""
-    results = subject.results
-    lead = ", ".join(part for part in (subject.model, subject.hardware(), subject.engine) if part)
+    results = run.results
+    lead = ", ".join(part for part in (run.model, run.hardware(), run.engine) if part)
     if not results:
         return f"{lead}: no request has finished."
     proven = find_proven(results)
@@ -76,12 +76,10 @@ def write_claim(subject: ReportRun) -> str:
     if slowest is not None and slowest.ttft_s is not None:
         parts.append(f"first token after {format_seconds(slowest.ttft_s)}")
     if proven is not None:
-        parts.append(_write_found(subject, proven))
+        parts.append(_write_found(run, proven))
     else:
-        parts.append(
-            f"imported from {subject.tool}, answers not checked" if subject.tool else "answers not checked"
-        )
-    kv = find_kv(subject)
+        parts.append(f"imported from {run.tool}, answers not checked" if run.tool else "answers not checked")
+    kv = find_kv(run)
     if kv is not None and kv.peak > 0:
         parts.append(f"KV peak {kv.summary()}")
     text = f"{lead}: {', '.join(parts)}"
@@ -144,9 +142,9 @@ def _several_depths(rows: Sequence[Row]) -> bool:
     return len({row.depth for row in rows if row.context == rows[-1].context}) > 1
 
 
-def choose_figures(subject: ReportRun) -> tuple[KeyFigure, ...]:
+def choose_figures(run: ReportRun) -> tuple[KeyFigure, ...]:
     """Choose the figures for the top of the page: those of the longest proven (else answered) context."""
-    results = subject.results
+    results = run.results
     right, checked = sum(map(is_right, results)), sum(map(was_checked, results))
     proven = find_proven(results)
     sure = TrustLevel.PROVEN if checked else TrustLevel.UNKNOWN
@@ -163,7 +161,7 @@ def choose_figures(subject: ReportRun) -> tuple[KeyFigure, ...]:
     slowest = slowest_point(results, reached)
     if slowest is not None:
         figures += _choose_times(slowest, judge_times(answered), judge_cold(answered))
-    kv = find_kv(subject)
+    kv = find_kv(run)
     if kv is not None and kv.peak > 0:
         what = "memory the cache had taken" if kv.elastic else "held of a fixed pool"
         basis = TrustLevel.ASSUMED if kv.basis.startswith("the plan") else TrustLevel.PROVEN
@@ -199,9 +197,9 @@ def slowest_point(results: Sequence[Result], context: int) -> Point | None:
     return max((p for p in points if p.ttft_s is not None), key=lambda p: p.ttft_s or 0.0, default=None)
 
 
-def _write_found(subject: ReportRun, context: int) -> str:
-    depths = sorted({result.depth for result in subject.results if result.context == context})
-    found = _FOUND.get(subject.run.info.identity.task, "answers right")
+def _write_found(run: ReportRun, context: int) -> str:
+    depths = sorted({result.depth for result in run.results if result.context == context})
+    found = _FOUND.get(run.recorded.info.identity.task, "answers right")
     if len(depths) == 1:
         return f"{found} at depth {depths[0]:g}"
     return f"{found} at both depths" if len(depths) == 2 else f"{found} at all {len(depths)} depths"

@@ -8,11 +8,10 @@ from itertools import groupby
 from statistics import median
 from typing import Any
 
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.analysis.statistics import percentile
-from farspan.measurement.analysis.trusted import is_trusted
-from farspan.measurement.request_status import Status
-from farspan.measurement.schedule import LoadPhase
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.job import LoadPhase
+from farspan.measurement.runs.result import Result
 from farspan.reports.drawing import (
     Chart,
     LegendKey,
@@ -24,7 +23,7 @@ from farspan.reports.drawing import (
     seconds_axis,
     write_seconds,
 )
-from farspan.reports.report_tables import group_contexts, put_together
+from farspan.reports.report_tables import group_contexts, merge_contexts
 from farspan.reports.series import Series
 from farspan.sizes import format_seconds, format_tokens
 
@@ -66,12 +65,12 @@ class Curve:
         return format_seconds(value) if self.is_time else f"{value:,.0f} tokens/s"
 
 
-def _expected_ttft(subject: Series) -> dict[int, float]:
-    return {c: row.expected_s for c, row in subject.plan.times.times.items()} if subject.plan else {}
+def _expected_ttft(series: Series) -> dict[int, float]:
+    return {c: row.expected_s for c, row in series.plan.times.times.items()} if series.plan else {}
 
 
-def _floor_ttft(subject: Series) -> dict[int, float]:
-    rows = subject.plan.times.times if subject.plan else {}
+def _floor_ttft(series: Series) -> dict[int, float]:
+    rows = series.plan.times.times if series.plan else {}
     return {c: row.floor_s for c, row in rows.items() if row.floor_s is not None}
 
 
@@ -97,8 +96,8 @@ CURVES = (
         lambda result: result.prefill_tokens_per_s,
         False,
         "Prompt tokens over TTFT less the queue time where the server tells it.",
-        lambda subject: _as_rate(_expected_ttft(subject)),
-        lambda subject: _as_rate(_floor_ttft(subject)),
+        lambda series: _as_rate(_expected_ttft(series)),
+        lambda series: _as_rate(_floor_ttft(series)),
     ),
     Curve(
         "itl",
@@ -107,14 +106,14 @@ CURVES = (
         lambda result: result.itl_s.p50 if result.itl_s else None,
         True,
         "The median gap between tokens of each request. Both axes are logarithmic.",
-        lambda subject: subject.plan.itl_s if subject.plan else {},
+        lambda series: series.plan.itl_s if series.plan else {},
         lambda _: {},
     ),
 )
 
 
 @dataclass(slots=True)
-class _Drawn:
+class _CurveParts:
     """What one run adds to a chart."""
 
     layers: list[dict[str, Any]] = field(default_factory=list)
@@ -126,22 +125,22 @@ class _Drawn:
     ranged: bool = False
 
 
-def draw_curve(curve: Curve, subjects: Sequence[Series]) -> Chart | None:
+def draw_curve(curve: Curve, all_series: Sequence[Series]) -> Chart | None:
     """Draw a measure of all runs against context length; None when no request has it.
 
     Of plans without any request their expectations are drawn, if there are several contexts.
     """
     shown = [
         result
-        for subject in subjects
-        for result in subject.results
+        for series in all_series
+        for result in series.results
         if result.status.answered and result.phase is LoadPhase.MEASURED and curve.value(result)
     ]
-    measured = any(subject.results for subject in subjects)
-    if not shown and (measured or all(len(curve.expected(subject)) < 2 for subject in subjects)):
+    measured = any(series.results for series in all_series)
+    if not shown and (measured or all(len(curve.expected(series)) < 2 for series in all_series)):
         return None
-    groups = group_contexts(subjects)
-    drawn = {subject.key: _collect(curve, subject, groups) for subject in subjects}
+    groups = group_contexts(all_series)
+    drawn = {series.key: _collect(curve, series, groups) for series in all_series}
     contexts = sorted({context for part in drawn.values() for context in part.contexts})
     values = [value for part in drawn.values() for value in part.values]
     x = context_axis(contexts)
@@ -151,37 +150,37 @@ def draw_curve(curve: Curve, subjects: Sequence[Series]) -> Chart | None:
         for part in drawn.values()
         for one in part.layers
     ]
-    rows, more = _table(curve, subjects)
+    rows, more = _table(curve, all_series)
     return Chart(
         anchor=curve.anchor,
         title=curve.title,
         svg=draw(layers),
-        alt=_describe(curve, subjects, drawn),
+        alt=_describe(curve, all_series, drawn),
         caption=_caption(curve, drawn),
-        keys=tuple(_legend(subjects, drawn)),
+        keys=tuple(_legend(all_series, drawn)),
         columns=("run", "context", "depth", "repeat", curve.title, "plan", "floor", "kind")
         if measured
         else ("plan", "context", curve.title, "floor"),
-        rows=rows if measured else _table_plans(curve, subjects),
+        rows=rows if measured else _table_plans(curve, all_series),
         more=more,
     )
 
 
-def _collect(curve: Curve, subject: Series, groups: Mapping[int, tuple[int, str]]) -> _Drawn:
-    part = _Drawn()
-    results = [r for r in subject.results if r.status.answered and curve.value(r)]
-    colour, key = colour_of(subject.key), subject.key
+def _collect(curve: Curve, series: Series, groups: Mapping[int, tuple[int, str]]) -> _CurveParts:
+    part = _CurveParts()
+    results = [r for r in series.results if r.status.answered and curve.value(r)]
+    colour, key = colour_of(series.key), series.key
     _add_line(
-        part, f"{key}-floor", curve.floor(subject), {"color": colour, "strokeDash": [1, 4]}, "dots", curve
+        part, f"{key}-floor", curve.floor(series), {"color": colour, "strokeDash": [1, 4]}, "dots", curve
     )
     _add_line(
-        part, f"{key}-plan", curve.expected(subject), {"color": colour, "strokeDash": [7, 4]}, "dashes", curve
+        part, f"{key}-plan", curve.expected(series), {"color": colour, "strokeDash": [7, 4]}, "dashes", curve
     )
     if not results:
         return part
-    timed = [r for r in results if is_trusted(r)] or results
+    timed = [r for r in results if r.is_trusted] or results
     middle: dict[int, list[float]] = {}
-    for result in put_together(timed, groups):
+    for result in merge_contexts(timed, groups):
         middle.setdefault(result.context, []).append(curve.value(result) or 0.0)
     part.medians = [(context, median(values)) for context, values in sorted(middle.items())]
     line = [{"x": context, "y": value} for context, value in part.medians]
@@ -197,7 +196,7 @@ def _collect(curve: Curve, subject: Series, groups: Mapping[int, tuple[int, str]
 
 
 def _add_line(
-    part: _Drawn, name: str, times: Mapping[int, float], style: dict[str, Any], shape: str, curve: Curve
+    part: _CurveParts, name: str, times: Mapping[int, float], style: dict[str, Any], shape: str, curve: Curve
 ) -> None:
     rows = [{"x": context, "y": value} for context, value in sorted(times.items())]
     if not rows:
@@ -214,7 +213,7 @@ def _add_line(
     part.dashes.add(shape)
 
 
-def _add_marks(part: _Drawn, key: str, results: Sequence[Result], curve: Curve) -> None:
+def _add_marks(part: _CurveParts, key: str, results: Sequence[Result], curve: Curve) -> None:
     kind_of = {id(result): _kind(result) for result in results}
     for kind, chosen in groupby(
         sorted(results, key=lambda r: list(_KINDS).index(kind_of[id(r)])), key=lambda r: kind_of[id(r)]
@@ -244,7 +243,7 @@ def _add_marks(part: _Drawn, key: str, results: Sequence[Result], curve: Curve) 
         part.kinds.add(kind)
 
 
-def _add_ranges(part: _Drawn, key: str, groups: Mapping[int, Sequence[float]], curve: Curve) -> None:
+def _add_ranges(part: _CurveParts, key: str, groups: Mapping[int, Sequence[float]], curve: Curve) -> None:
     """Draw many requests as the range of the middle 80 % and the median at each context."""
     bars, dots = [], []
     for context, values in sorted(groups.items()):
@@ -272,13 +271,13 @@ def _kind(result: Result) -> str:
     return "unknown" if result.cached_tokens is None else "cold"
 
 
-def _legend(subjects: Sequence[Series], drawn: Mapping[str, _Drawn]) -> list[LegendKey]:
+def _legend(all_series: Sequence[Series], drawn: Mapping[str, _CurveParts]) -> list[LegendKey]:
     keys = []
-    if len(subjects) > 1:
-        keys += [LegendKey(s.key, s.name, colour_of(s.key)) for s in subjects if drawn[s.key].layers]
-    neutral = colour_of(subjects[0].key) if len(subjects) == 1 else "var(--fg-soft)"
+    if len(all_series) > 1:
+        keys += [LegendKey(s.key, s.name, colour_of(s.key)) for s in all_series if drawn[s.key].layers]
+    neutral = colour_of(all_series[0].key) if len(all_series) == 1 else "var(--fg-soft)"
     kinds = set().union(*(part.kinds for part in drawn.values()))
-    if kinds - {"cold"} or len(subjects) == 1:
+    if kinds - {"cold"} or len(all_series) == 1:
         for kind, (text, _, shape) in _KINDS.items():
             if kind in kinds:
                 keys.append(LegendKey("", text, "var(--bad)" if kind == "wrong" else neutral, shape))
@@ -290,7 +289,7 @@ def _legend(subjects: Sequence[Series], drawn: Mapping[str, _Drawn]) -> list[Leg
     return keys
 
 
-def _caption(curve: Curve, drawn: Mapping[str, _Drawn]) -> str:
+def _caption(curve: Curve, drawn: Mapping[str, _CurveParts]) -> str:
     if not any(part.medians for part in drawn.values()):
         how = "Nothing was measured."
     elif any(part.ranged for part in drawn.values()):
@@ -303,29 +302,29 @@ def _caption(curve: Curve, drawn: Mapping[str, _Drawn]) -> str:
     return f"{curve.caption} {how}{plan}{floor}{'.' if plan else ''}"
 
 
-def _describe(curve: Curve, subjects: Sequence[Series], drawn: Mapping[str, _Drawn]) -> str:
+def _describe(curve: Curve, all_series: Sequence[Series], drawn: Mapping[str, _CurveParts]) -> str:
     sentences = []
-    for subject in subjects:
-        medians = drawn[subject.key].medians
-        planned = "" if subject.results else ", planned"
+    for series in all_series:
+        medians = drawn[series.key].medians
+        planned = "" if series.results else ", planned"
         if planned:
-            medians = sorted(curve.expected(subject).items())
+            medians = sorted(curve.expected(series).items())
         if not medians:
             continue
         (low, first), (high, last) = medians[0], medians[-1]
-        text = f"{subject.name}{planned}: {curve.write(first)} at {format_tokens(low)}"
+        text = f"{series.name}{planned}: {curve.write(first)} at {format_tokens(low)}"
         if high != low:
             text += f", {curve.write(last)} at {format_tokens(high)}"
         sentences.append(text)
     return f"{curve.title} against context length. {'; '.join(sentences)}."
 
 
-def _table(curve: Curve, subjects: Sequence[Series]) -> tuple[tuple[tuple[str, ...], ...], int]:
+def _table(curve: Curve, all_series: Sequence[Series]) -> tuple[tuple[tuple[str, ...], ...], int]:
     rows = []
     total = 0
-    for subject in subjects:
-        plan, floor = curve.expected(subject), curve.floor(subject)
-        for result in subject.results:
+    for series in all_series:
+        plan, floor = curve.expected(series), curve.floor(series)
+        for result in series.results:
             value = curve.value(result) if result.status.answered else None
             if not value:
                 continue
@@ -335,7 +334,7 @@ def _table(curve: Curve, subjects: Sequence[Series]) -> tuple[tuple[tuple[str, .
             planned, least = plan.get(result.context), floor.get(result.context)
             rows.append(
                 (
-                    subject.name,
+                    series.name,
                     format_tokens(result.context),
                     f"{result.depth:g}",
                     str(result.repeat),
@@ -348,13 +347,13 @@ def _table(curve: Curve, subjects: Sequence[Series]) -> tuple[tuple[tuple[str, .
     return tuple(rows), total - len(rows)
 
 
-def _table_plans(curve: Curve, subjects: Sequence[Series]) -> tuple[tuple[str, ...], ...]:
+def _table_plans(curve: Curve, all_series: Sequence[Series]) -> tuple[tuple[str, ...], ...]:
     rows = []
-    for subject in subjects:
-        floor = curve.floor(subject)
-        for context, value in sorted(curve.expected(subject).items()):
+    for series in all_series:
+        floor = curve.floor(series)
+        for context, value in sorted(curve.expected(series).items()):
             least = curve.write(floor[context]) if context in floor else ""
-            rows.append((subject.name, format_tokens(context), curve.write(value), least))
+            rows.append((series.name, format_tokens(context), curve.write(value), least))
     return tuple(rows)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.observe.series import Reading
+from farspan.measurement.runs.result import Result
 from farspan.reports.report_run import ReportRun
 from farspan.sizes import GIB, format_bytes
 
@@ -56,35 +56,33 @@ class KvHeld:
         return f"{self.write(self.peak)} of {self.write(self.capacity)}"
 
 
-def find_kv(subject: ReportRun) -> KvHeld | None:
+def find_kv(run: ReportRun) -> KvHeld | None:
     """Find out what the KV cache held through a run; None when the engine's metrics were not read."""
-    mapped = subject.readings("kv_mapped_bytes")
+    mapped = run.readings("kv_mapped_bytes")
     if mapped:
-        limits = subject.readings("kv_capacity_bytes")
+        limits = run.readings("kv_capacity_bytes")
         capacity = max((reading.value for reading in limits), default=None)
-        return KvHeld(
-            mapped, subject.readings("kv_used_bytes"), capacity, "bytes", "the engine's metrics", True
-        )
-    usage = subject.readings("kv_usage")
-    pool, basis = _pool_bytes(subject)
+        return KvHeld(mapped, run.readings("kv_used_bytes"), capacity, "bytes", "the engine's metrics", True)
+    usage = run.readings("kv_usage")
+    pool, basis = _pool_bytes(run)
     if usage and pool is not None:
         held = tuple(Reading(reading.time, reading.value * pool) for reading in usage)
         return KvHeld(held, (), pool, "bytes", basis, False)
-    tokens = subject.readings("kv_tokens")
-    limits = subject.readings("kv_capacity_tokens")
+    tokens = run.readings("kv_tokens")
+    limits = run.readings("kv_capacity_tokens")
     if tokens:
         capacity = max((reading.value for reading in limits), default=None)
         return KvHeld(tokens, (), capacity, "tokens", "the engine's metrics", False)
     return KvHeld(usage, (), 1.0, "share", "the engine's metrics", False) if usage else None
 
 
-def _pool_bytes(subject: ReportRun) -> tuple[float | None, str]:
-    figures = subject.log.capacity if subject.log else {}
+def _pool_bytes(run: ReportRun) -> tuple[float | None, str]:
+    figures = run.log.capacity if run.log else {}
     for name in ("available_kv_gib", "kv_pool_gib"):
         if figures.get(name):
             return figures[name] * GIB, "the server's log, of one GPU"
-    if subject.plan is not None and subject.plan.kv_bytes:
-        return subject.plan.kv_bytes, "the plan, of one GPU"
+    if run.plan is not None and run.plan.kv_bytes:
+        return run.plan.kv_bytes, "the plan, of one GPU"
     return None, ""
 
 

@@ -40,9 +40,9 @@ class Stack:
     note: str
 
 
-def stack_plan(subject: Series) -> Stack | None:
+def stack_plan(series: Series) -> Stack | None:
     """Sum up the planned ledger by part; None when the plan has none."""
-    plan = subject.plan
+    plan = series.plan
     if plan is None or not (plan.ledger or plan.kv_bytes):
         return None
     parts: dict[str, float] = {}
@@ -52,13 +52,13 @@ def stack_plan(subject: Series) -> Stack | None:
     if not parts and plan.kv_bytes:
         parts["KV cache"] = plan.kv_bytes
     return Stack(
-        subject.name, "plan", f"{subject.key}1", parts, f"plan of {plan.engine} {plan.version}".strip()
+        series.name, "plan", f"{series.key}1", parts, f"plan of {plan.engine} {plan.version}".strip()
     )
 
 
-def stack_measured(subject: ReportRun) -> Stack | None:
+def stack_measured(series: ReportRun) -> Stack | None:
     """Sum up what the log, the engine's metrics and the GPU's driver said; None when they said nothing."""
-    figures = subject.log.capacity if subject.log else {}
+    figures = series.log.capacity if series.log else {}
     parts: dict[str, float] = {}
     sources = []
     for name, part in (("weights_gib", "weights"), ("graphs_gib", "CUDA graphs")):
@@ -69,28 +69,28 @@ def stack_measured(subject: ReportRun) -> Stack | None:
         parts["KV cache"] = kv * GIB
     if parts:
         sources.append("the server's log")
-    mapped = subject.readings("kv_mapped_bytes")
+    mapped = series.readings("kv_mapped_bytes")
     if mapped and "KV cache" not in parts:
         parts["KV cache"] = max(reading.value for reading in mapped)
         sources.append("the engine's metrics, at the peak")
-    used = max((r.value for r in subject.readings("memory_used_bytes", "gpu0")), default=0.0)
+    used = max((r.value for r in series.readings("memory_used_bytes", "gpu0")), default=0.0)
     # Without the pool, the rest would be mostly the pool.
     if used > sum(parts.values()) and "KV cache" in parts:
         parts[PARTS[-1]] = used - sum(parts.values())
         sources.append("the GPU's driver, at the peak")
     if not parts:
         return None
-    return Stack(subject.name, "measured", f"{subject.key}2", parts, ", ".join(sources))
+    return Stack(series.name, "measured", f"{series.key}2", parts, ", ".join(sources))
 
 
-def draw_ledger(subjects: Sequence[Series]) -> Chart | None:
+def draw_ledger(all_series: Sequence[Series]) -> Chart | None:
     """Draw the memory of one GPU, plan against measured, a pair of bars a run; None when neither is known."""
-    stacks = [stack for subject in subjects for stack in _stacks_of(subject)]
+    stacks = [stack for series in all_series for stack in _stacks_of(series)]
     # One part by itself is no comparison, and has its own chart.
     if not any(stack.what == "plan" or len(stack.bytes) > 1 for stack in stacks):
         return None
-    measured = any(isinstance(subject, ReportRun) for subject in subjects)
-    capacity = max((s.plan.gpu_bytes for s in subjects if s.plan and s.plan.gpu_bytes), default=None)
+    measured = any(isinstance(series, ReportRun) for series in all_series)
+    capacity = max((s.plan.gpu_bytes for s in all_series if s.plan and s.plan.gpu_bytes), default=None)
     scale, unit = (GIB, "GiB") if max(sum(s.bytes.values()) for s in stacks) >= GIB else (2**20, "MiB")
     rows = []
     for stack in stacks:
@@ -98,7 +98,7 @@ def draw_ledger(subjects: Sequence[Series]) -> Chart | None:
         for part in PARTS:
             size = stack.bytes.get(part, 0.0)
             if size:
-                label = f"{stack.key[0].upper()} {stack.what}" if len(subjects) > 1 else stack.what
+                label = f"{stack.key[0].upper()} {stack.what}" if len(all_series) > 1 else stack.what
                 tip = f"{stack.what}: {part} {format_bytes(size)}"
                 rows.append(
                     {"y": label, "x": at / scale, "x2": (at + size) / scale, "part": part, "tip": tip}
@@ -146,38 +146,38 @@ def draw_ledger(subjects: Sequence[Series]) -> Chart | None:
             + "."
             for stack in stacks
         ),
-        caption=_caption(subjects, stacks, measured=measured),
+        caption=_caption(all_series, stacks, measured=measured),
         keys=tuple(keys),
         columns=("run", "which", "part", "size", "where from"),
-        rows=tuple(_table(subjects, stacks)),
+        rows=tuple(_table(all_series, stacks)),
         wide=True,
     )
 
 
-def _stacks_of(subject: Series) -> list[Stack]:
-    measured = stack_measured(subject) if isinstance(subject, ReportRun) else None
-    return [stack for stack in (stack_plan(subject), measured) if stack is not None]
+def _stacks_of(series: Series) -> list[Stack]:
+    measured = stack_measured(series) if isinstance(series, ReportRun) else None
+    return [stack for stack in (stack_plan(series), measured) if stack is not None]
 
 
-def _caption(subjects: Sequence[Series], stacks: Sequence[Stack], *, measured: bool) -> str:
+def _caption(all_series: Sequence[Series], stacks: Sequence[Stack], *, measured: bool) -> str:
     text = "What nobody reported is not drawn: a measured bar may be shorter than the memory in use."
     if not measured:
         text = "Nothing was measured."
-        if not any(subject.plan and subject.plan.ledger for subject in subjects):
+        if not any(series.plan and series.plan.ledger for series in all_series):
             text += " Plans of several contexts have no ledger: only the KV pool is drawn."
-    if len(subjects) > 1:
+    if len(all_series) > 1:
         named = {stack.key[0]: stack.who for stack in stacks}
         text += " " + ", ".join(f"{key.upper()} is {who}" for key, who in named.items()) + "."
     return text
 
 
-def _table(subjects: Sequence[Series], stacks: Sequence[Stack]) -> list[tuple[str, ...]]:
+def _table(all_series: Sequence[Series], stacks: Sequence[Stack]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         (stack.who, stack.what, part, format_bytes(size), stack.note)
         for stack in stacks
         for part, size in stack.bytes.items()
     ]
-    for subject in subjects:
-        for line in subject.plan.ledger if subject.plan else ():
-            rows.append((subject.name, "plan, line", line.name, format_bytes(line.bytes), line.basis))
+    for series in all_series:
+        for line in series.plan.ledger if series.plan else ():
+            rows.append((series.name, "plan, line", line.name, format_bytes(line.bytes), line.basis))
     return rows

@@ -13,10 +13,8 @@ from markupsafe import Markup, escape
 from farspan import __version__
 from farspan.errors import InputError
 from farspan.escape_terminal import printable
-from farspan.reports.build_report import ReportData, draw_charts
-from farspan.reports.drawing import Chart
-from farspan.reports.plan_rows import PlanSeries
-from farspan.reports.planpage import PlanReportData, draw_plan_charts
+from farspan.reports.plan_series import PlanSeries
+from farspan.reports.report_page import ReportPage
 from farspan.sizes import format_bytes, format_seconds, format_tokens
 
 _MARKDOWN = re.compile(
@@ -26,27 +24,25 @@ _MARKDOWN = re.compile(
 _COLOURS = re.compile(r":root \{[^}]*\}|@media screen[^{]*\{\s*:root \{[^}]*\}\s*\}")
 _PACKAGE = PackageLoader("farspan.reports", "templates")
 
-AnyData = ReportData | PlanReportData
 
-
-def render_html(data: AnyData, template: Path | None = None) -> str:
+def render_html(page: ReportPage, template: Path | None = None) -> str:
     """Render the page. Every string is escaped; the page forbids itself the network and every script but its own.
 
     Args:
-        data: What it shows.
+        page: What it shows.
         template: A Jinja template to use instead of farspan's; it can include and extend farspan's.
 
     Raises:
         InputError: The template cannot be read or does not work, or the package that draws is missing.
     """
-    charts = _draw(data)
+    charts = page.draw_charts()
     environment = _environment(template, autoescape=True)
     script = _PACKAGE.get_source(environment, "report.js")[0]
     style = _PACKAGE.get_source(environment, "report.css")[0]
     return _render(
         environment,
-        template.name if template else f"{_kind(data)}.html.j2",
-        data=data,
+        template.name if template else f"{page.template}.html.j2",
+        data=page,
         charts=[(chart, Markup(chart.svg)) for chart in charts],
         version=__version__,
         script=Markup(script),
@@ -55,7 +51,7 @@ def render_html(data: AnyData, template: Path | None = None) -> str:
     )
 
 
-def render_charts(data: AnyData) -> dict[str, str]:
+def render_charts(page: ReportPage) -> dict[str, str]:
     """Render every chart as an SVG file of its own that follows the reader's light or dark scheme, by anchor.
 
     Raises:
@@ -66,11 +62,11 @@ def render_charts(data: AnyData) -> dict[str, str]:
     head = f"<style>{colours} svg {{ background: var(--bg) }}</style>"
     return {
         chart.anchor: chart.svg.replace(">", f">{head}<title>{escape(printable(chart.alt))}</title>", 1)
-        for chart in _draw(data)
+        for chart in page.draw_charts()
     }
 
 
-def render_markdown(data: AnyData, template: Path | None = None) -> str:
+def render_markdown(page: ReportPage, template: Path | None = None) -> str:
     """Render the report as Markdown (GitHub's dialect); everything from outside goes through the filter `md`.
 
     Raises:
@@ -78,16 +74,8 @@ def render_markdown(data: AnyData, template: Path | None = None) -> str:
     """
     environment = _environment(template, autoescape=False)
     return _render(
-        environment, template.name if template else f"{_kind(data)}.md.j2", data=data, version=__version__
+        environment, template.name if template else f"{page.template}.md.j2", data=page, version=__version__
     )
-
-
-def _kind(data: AnyData) -> str:
-    return "plan" if isinstance(data, PlanReportData) else "report"
-
-
-def _draw(data: AnyData) -> list[Chart]:
-    return draw_plan_charts(data) if isinstance(data, PlanReportData) else draw_charts(data)
 
 
 def write_on_one_line(text: object) -> str:
@@ -153,7 +141,7 @@ def _write_size(size: float | None) -> str:
     return "" if size is None else format_bytes(size)
 
 
-def _list_changes(planned: PlanSeries) -> list[tuple[str, ...]]:
+def _list_changes(series: PlanSeries) -> list[tuple[str, ...]]:
     return [
         (
             change.change,
@@ -162,7 +150,7 @@ def _list_changes(planned: PlanSeries) -> list[tuple[str, ...]]:
             _write_number(change.capacity_tokens or None),
             "yes" if change.fits else "",
         )
-        for change in planned.changes
+        for change in series.changes
     ]
 
 

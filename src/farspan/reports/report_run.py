@@ -14,19 +14,19 @@ from farspan.diagnosis.examine import examine
 from farspan.diagnosis.sources import read_source
 from farspan.engines.registry import find_served
 from farspan.errors import InputError
-from farspan.measurement.analysis.labels import is_local
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.environment import read_document
+from farspan.measurement.http.target import is_local
 from farspan.measurement.observe.series import Reading, read_series
-from farspan.measurement.run_folder import ENVIRONMENT_FILE, INFO_FILE, Run, load_run
-from farspan.measurement.schedule import LoadPhase
+from farspan.measurement.runs.environment import read_document
+from farspan.measurement.runs.job import LoadPhase
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import ENVIRONMENT_FILE, INFO_FILE, Run, load_run
 from farspan.reports.expectation import Expectation, find_expectation
 
 LOG_NAMES = ("server.log", "server.log.gz")
 # More curves than this in one chart cannot be told apart.
 MOST_RUNS = 6
 # Of the hundreds of settings SGLang prints, those that decide about memory, length and speed.
-_TELLING = (
+_SHOWN_SETTINGS = (
     "tp_size", "tensor_parallel_size", "dp_size", "pipeline_parallel_size", "context_length", "max_model_len",
     "mem_fraction_static", "gpu_memory_utilization", "kv_cache_dtype", "quantization", "dtype", "attention_backend",
     "chunked_prefill_size", "max_running_requests", "max_num_seqs", "max_num_batched_tokens", "swa_full_tokens_ratio",
@@ -34,7 +34,7 @@ _TELLING = (
     "disable_hybrid_swa_memory", "disable_hybrid_kv_cache_manager", "load_format", "max_total_tokens", "page_size",
     "device", "kv_cache_gib", "kv_host_gib", "kv_segment_mib",
 )  # fmt: skip
-_ONE_SAYS_NOTHING = ("dp_size", "pipeline_parallel_size", "page_size")
+_HIDDEN_WHEN_ONE = ("dp_size", "pipeline_parallel_size", "page_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,9 @@ class ReportRun:
     Args:
         key: `a`, `b`, ...: its name in drawings and anchors.
         name: What tells it from the other runs of the report.
+        recorded: The run folder, as the bench or an import wrote it.
         results: The measured requests, by context, depth and repeat; warm-up and cool-down are not in it.
-        aside: How many requests were warm-up or cool-down.
+        unmeasured: How many requests were warm-up or cool-down.
         plan: The plan it was started with, or one given; None without.
         series: Source to measure to readings.
         log: What the doctor read in the server's log; None without a log.
@@ -56,9 +57,9 @@ class ReportRun:
 
     key: str
     name: str
-    run: Run
+    recorded: Run
     results: tuple[Result, ...]
-    aside: int
+    unmeasured: int
     plan: Expectation | None
     series: Mapping[str, Mapping[str, tuple[Reading, ...]]]
     log: LogReport | None
@@ -69,7 +70,7 @@ class ReportRun:
     @property
     def engine(self) -> str:
         """The engine and its version in words; empty when neither is known."""
-        server = self.run.info.starts[-1].server
+        server = self.recorded.info.starts[-1].server
         named = (server.owned_by or (self.log.engine if self.log else "")).strip()
         version = server.version or (self.log.version if self.log else "")
         return " ".join(part for part in (name_engine(named), version or "") if part)
@@ -77,11 +78,14 @@ class ReportRun:
     @property
     def model(self) -> str:
         """The model's name without the folders before it."""
-        return self.run.info.identity.model.rstrip("/").rpartition("/")[2] or self.run.info.identity.model
+        return (
+            self.recorded.info.identity.model.rstrip("/").rpartition("/")[2]
+            or self.recorded.info.identity.model
+        )
 
     @property
     def is_elastic(self) -> bool:
-        """Whether the engine told the bytes its KV cache has taken, which only an elastic one does."""
+        """Whether the engine reports the bytes its KV cache has taken, which only an elastic one does."""
         return bool(self.readings("kv_mapped_bytes"))
 
     def readings(self, measure: str, source: str = "engine") -> tuple[Reading, ...]:
@@ -90,15 +94,15 @@ class ReportRun:
 
     def hardware(self) -> str:
         """Say what the server ran on, as far as that is known; empty when it is not."""
-        log_gpu = self.log.situation.gpu_name if self.log else ""
-        if not self.tool and is_local(self.run.info.starts[-1].server.url):
+        log_gpu = self.log.server_state.gpu_name if self.log else ""
+        if not self.tool and is_local(self.recorded.info.starts[-1].server.url):
             machine = self.environment.get("client")
             gpus = machine.get("gpus") if isinstance(machine, dict) else None
             names = Counter(str(gpu.get("name")) for gpu in gpus or () if isinstance(gpu, dict))
             if names:
                 return ", ".join(f"{count}x {name}" for name, count in names.items())
             if isinstance(machine, dict) and not log_gpu:
-                cpus = self.run.info.starts[-1].environment.get("cpus", "")
+                cpus = self.recorded.info.starts[-1].environment.get("cpus", "")
                 return f"{cpus} CPUs" if cpus.isdecimal() else "CPU"
         if log_gpu:
             size = self.argument("tp_size", "tensor_parallel_size")
@@ -106,8 +110,11 @@ class ReportRun:
         return ""
 
     def argument(self, *names: str) -> object | None:
-        """Return the first of these settings that the server's log or the server itself tells."""
-        sources = (self.log.situation.args if self.log else {}, self.environment.get("server_settings") or {})
+        """Return the first of these settings that the server's log or the server itself reports."""
+        sources = (
+            self.log.server_state.args if self.log else {},
+            self.environment.get("server_settings") or {},
+        )
         for source in sources:
             for name in names:
                 if isinstance(source, Mapping) and source.get(name) is not None:
@@ -115,11 +122,11 @@ class ReportRun:
         return None
 
     def flags(self) -> str:
-        """Return the settings that matter as command line flags; empty when the server tells none."""
+        """Return the settings that matter as command line flags; empty when the server reports none."""
         known: dict[str, object] = {}
-        for name in _TELLING:
+        for name in _SHOWN_SETTINGS:
             value = self.argument(name)
-            if value is not None and value is not False and (value != 1 or name not in _ONE_SAYS_NOTHING):
+            if value is not None and value is not False and (value != 1 or name not in _HIDDEN_WHEN_ONE):
                 known[name] = value
         return " ".join(
             f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
@@ -152,7 +159,7 @@ def expand_folders(folders: Sequence[Path]) -> list[Path]:
     return found
 
 
-def load_subjects(
+def load_report_runs(
     folders: Sequence[Path], *, logs: Sequence[Path] = (), plan: Path | None = None
 ) -> tuple[ReportRun, ...]:
     """Read run folders with all that lies beside their results.
@@ -170,26 +177,26 @@ def load_subjects(
         raise InputError(
             f"there are {len(logs)} logs and {len(expanded)} runs", "give one --log a run, in the same order"
         )
-    subjects = [
+    runs = [
         _load(folder, chr(ord("a") + index), logs[index] if index < len(logs) else None, plan)
         for index, folder in enumerate(expanded)
     ]
-    return _name_apart(subjects)
+    return _name_apart(runs)
 
 
 def _load(folder: Path, key: str, log: Path | None, plan: Path | None) -> ReportRun:
-    run = load_run(folder)
-    measured = [result for result in run.results if result.phase is LoadPhase.MEASURED]
+    recorded = load_run(folder)
+    measured = [result for result in recorded.results if result.phase is LoadPhase.MEASURED]
     environment = _last_environment(folder)
-    last = run.info.starts[-1]
+    last = recorded.info.starts[-1]
     log = log or next((folder / name for name in LOG_NAMES if (folder / name).is_file()), None)
     report = examine(read_source(str(log))) if log else None
     return ReportRun(
         key=key,
         name="",
-        run=run,
+        recorded=recorded,
         results=tuple(sorted(measured, key=lambda r: (r.context, r.depth, r.repeat, r.seed))),
-        aside=len(run.results) - len(measured),
+        unmeasured=len(recorded.results) - len(measured),
         plan=find_expectation(folder, last.server.owned_by, plan),
         series=read_series(folder),
         log=report,
@@ -206,24 +213,21 @@ def _last_environment(folder: Path) -> Mapping[str, Any]:
     return last if isinstance(last, dict) else {}
 
 
-def _name_apart(subjects: Sequence[ReportRun]) -> tuple[ReportRun, ...]:
+def _name_apart(runs: Sequence[ReportRun]) -> tuple[ReportRun, ...]:
     """Name every run by its engine; where that is the same or unknown, by its folder too."""
-    engines = Counter(subject.engine for subject in subjects)
+    engines = Counter(run.engine for run in runs)
     named = []
-    for subject in subjects:
-        folder = subject.run.folder.resolve().name
-        plain = re.sub(r"\s+", " ", subject.engine)
+    for run in runs:
+        folder = run.recorded.folder.resolve().name
+        plain = re.sub(r"\s+", " ", run.engine)
         if not plain:
             name = folder
-        elif engines[subject.engine] > 1:
+        elif engines[run.engine] > 1:
             name = f"{plain}, {folder}"
         else:
             name = plain
-        named.append(replace(subject, name=name))
-    counted = Counter(subject.name for subject in named)
+        named.append(replace(run, name=name))
+    counted = Counter(run.name for run in named)
     return tuple(
-        replace(subject, name=f"{subject.key.upper()}: {subject.name}")
-        if counted[subject.name] > 1
-        else subject
-        for subject in named
+        replace(run, name=f"{run.key.upper()}: {run.name}") if counted[run.name] > 1 else run for run in named
     )

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor, log10
 
-from farspan.diagnosis.findings import Finding, Severity
+from farspan.engines.logs.findings import Finding, Severity
 from farspan.errors import InputError
-from farspan.measurement.advice import choose_fix, list_failures
+from farspan.measurement.analysis.advice import list_failures
 from farspan.measurement.analysis.comparison import Comparison, Difference, Row, compare_runs
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.analysis.measures import group_points
+from farspan.measurement.analysis.measures import PointKey, group_points
 from farspan.measurement.analysis.summary import Point, list_points
-from farspan.measurement.request_status import Status
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Result
 from farspan.reports.kvmemory import find_kv, find_peak
 from farspan.reports.report_run import ReportRun
 from farspan.reports.series import Series
@@ -26,7 +26,7 @@ MOST_CONTEXTS = 40
 # More requests than this are left to the CSV: a page must open at once.
 MOST_REQUESTS = 500
 # What the engine's log may explain; the others are the model's or the client's.
-_OF_THE_SERVER = (Status.SERVER_ERROR, Status.UNREACHABLE, Status.TIMED_OUT, Status.CUT, Status.REFUSED)
+_SERVER_STATUSES = (Status.SERVER_ERROR, Status.UNREACHABLE, Status.TIMED_OUT, Status.CUT, Status.REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class PointRow:
 
     anchor: str
     label: str
-    subject: ReportRun
+    run: ReportRun
     point: Point
     output_tokens: int | None
     kv: str
@@ -85,15 +85,15 @@ class RecallCell:
 class RecallTable:
     """Recall by depth and context: `rows[i][j]` is of `depths[i]` and `labels[j]`, None where unasked."""
 
-    subject: ReportRun
+    run: ReportRun
     labels: tuple[str, ...]
     depths: tuple[float, ...]
     rows: tuple[tuple[RecallCell | None, ...], ...]
 
 
-def group_contexts(subjects: Sequence[Series]) -> dict[int, tuple[int, str]]:
+def group_contexts(runs: Sequence[Series]) -> dict[int, tuple[int, str]]:
     """Map every context to the one it is shown as and that one's label: itself, or of very many a range by size."""
-    contexts = sorted({result.context for subject in subjects for result in subject.results})
+    contexts = sorted({result.context for run in runs for result in run.results})
     if len(contexts) <= MOST_CONTEXTS:
         return {context: (context, format_tokens(context)) for context in contexts}
     return {context: _range_of(context) for context in contexts}
@@ -110,49 +110,51 @@ def _range_of(context: int) -> tuple[int, str]:
     return high, f"{format_tokens(low) if low else 0} to {format_tokens(high)}"
 
 
-def put_together(results: Sequence[Result], groups: Mapping[int, tuple[int, str]]) -> list[Result]:
+def merge_contexts(results: Sequence[Result], groups: Mapping[int, tuple[int, str]]) -> list[Result]:
     """Return results under the contexts they are shown as."""
     if all(shown == context for context, (shown, _) in groups.items()):
         return list(results)
     return [replace(result, context=groups[result.context][0]) for result in results]
 
 
-def list_rows(subjects: Sequence[ReportRun], comparisons: Mapping[str, Comparison]) -> tuple[PointRow, ...]:
+def list_rows(runs: Sequence[ReportRun], comparisons: Mapping[str, Comparison]) -> tuple[PointRow, ...]:
     """List every point of every run, by context, depth and run."""
-    groups = group_contexts(subjects)
+    groups = group_contexts(runs)
     labels = dict(groups.values())
-    rows = [
-        row for subject in subjects for row in _rows_of(subject, groups, labels, comparisons.get(subject.key))
-    ]
-    return tuple(sorted(rows, key=lambda row: (row.point.context, row.point.depth, row.subject.key)))
+    rows = [row for run in runs for row in _rows_of(run, groups, labels, comparisons.get(run.key))]
+    return tuple(sorted(rows, key=lambda row: (row.point.context, row.point.depth, row.run.key)))
 
 
 def _rows_of(
-    subject: ReportRun,
+    run: ReportRun,
     groups: Mapping[int, tuple[int, str]],
     labels: Mapping[int, str],
     comparison: Comparison | None,
 ) -> list[PointRow]:
-    shown = put_together(subject.results, groups)
+    shown = merge_contexts(run.results, groups)
     grouped = group_points(shown)
-    kv = find_kv(subject)
+    kv = find_kv(run)
     ratios = (
-        {(row.context, row.depth): row for row in comparison.rows if row.measure == "ttft"}
+        {
+            PointKey(row.context, row.depth, row.concurrency): row
+            for row in comparison.rows
+            if row.measure == "ttft"
+        }
         if comparison
         else {}
     )
     exact = all(context == group[0] for context, group in groups.items())
     rows = []
     for point in list_points(shown):
-        results = grouped[point.context, point.depth]
+        results = grouped[PointKey(point.context, point.depth, point.concurrency)]
         peak = find_peak(kv.held, results) if kv else None
-        planned = subject.plan.times.at(point.context) if subject.plan and exact else None
-        ratio = ratios.get((point.context, point.depth)) if exact else None
+        planned = run.plan.times.at(point.context) if run.plan and exact else None
+        ratio = ratios.get(PointKey(point.context, point.depth, point.concurrency)) if exact else None
         rows.append(
             PointRow(
-                anchor=f"point-{subject.key}-{point.context}-{point.depth:g}",
+                anchor=f"point-{run.key}-{point.context}-{point.depth:g}",
                 label=labels[point.context],
-                subject=subject,
+                run=run,
                 point=point,
                 output_tokens=_most_frequent([result.output_tokens for result in results]),
                 kv=kv.write(peak) if kv and peak is not None else "",
@@ -160,30 +162,30 @@ def _rows_of(
                 floor_s=planned.floor_s if planned else None,
                 ratio=write_ratio(ratio),
                 sure=ratio is not None and ratio.verdict in (Difference.HIGHER, Difference.LOWER),
-                failures=explain_failures(subject, results),
+                failures=explain_failures(run, results),
             )
         )
     return rows
 
 
-def explain_failures(subject: ReportRun, results: Sequence[Result]) -> tuple[FailureRow, ...]:
+def explain_failures(run: ReportRun, results: Sequence[Result]) -> tuple[FailureRow, ...]:
     """Say of every kind of failure what the server answered, what to do, and what its log shows."""
-    finding = worst_finding(subject)
+    finding = worst_finding(run)
     return tuple(
         FailureRow(
             failure.status,
             failure.count,
             failure.error,
             failure.fix,
-            finding if failure.status in _OF_THE_SERVER else None,
+            finding if failure.status in _SERVER_STATUSES else None,
         )
         for failure in list_failures(results)
     )
 
 
-def worst_finding(subject: ReportRun) -> Finding | None:
+def worst_finding(run: ReportRun) -> Finding | None:
     """Return the doctor's first error in a run's server log; None when there is none."""
-    findings = subject.log.findings if subject.log else ()
+    findings = run.log.findings if run.log else ()
     return next((finding for finding in findings if finding.severity is Severity.ERROR), None)
 
 
@@ -203,22 +205,24 @@ def write_measure(measure: str, value: float | None) -> str:
     return f"{value:,.1f} tok/s" if measure.endswith("rate") else format_seconds(value)
 
 
-def compare_with_first(subjects: Sequence[ReportRun]) -> dict[str, Comparison]:
+def compare_with_first(runs: Sequence[ReportRun]) -> dict[str, Comparison]:
     """Compare every run with the first; runs without a common context are left out."""
     compared = {}
-    for subject in subjects[1:]:
+    for run in runs[1:]:
         try:
-            compared[subject.key] = compare_runs(subjects[0].run, subject.run)
+            compared[run.key] = compare_runs(runs[0].recorded, run.recorded)
         except InputError:
             continue
     return compared
 
 
-def tabulate_recall(subject: ReportRun, groups: Mapping[int, tuple[int, str]]) -> RecallTable | None:
+def tabulate_recall(run: ReportRun, groups: Mapping[int, tuple[int, str]]) -> RecallTable | None:
     """Lay out a run's recall by depth and context; None when no answer was checked."""
-    if not any(was_checked(result) for result in subject.results):
+    if not any(was_checked(result) for result in run.results):
         return None
-    shown = group_points(put_together(subject.results, groups))
+    shown: dict[tuple[int, float], list[Result]] = {}
+    for results in group_points(merge_contexts(run.results, groups)).values():
+        shown.setdefault((results[0].context, results[0].depth), []).extend(results)
     labels = dict(groups.values())
     contexts = sorted({context for context, _ in shown})
     depths = sorted({depth for _, depth in shown})
@@ -231,7 +235,7 @@ def tabulate_recall(subject: ReportRun, groups: Mapping[int, tuple[int, str]]) -
         return RecallCell(sum(scores) / len(scores) if scores else None, len(scores), len(results))
 
     rows = tuple(tuple(cell(context, depth) for context in contexts) for depth in depths)
-    return RecallTable(subject, tuple(labels[context] for context in contexts), tuple(depths), rows)
+    return RecallTable(run, tuple(labels[context] for context in contexts), tuple(depths), rows)
 
 
 def choose_requests(results: Sequence[Result], most: int = MOST_REQUESTS) -> tuple[Result, ...]:
@@ -251,11 +255,6 @@ def _evenly(results: Sequence[Result], most: int) -> list[Result]:
     if len(results) <= most:
         return list(results)
     return [results[index * len(results) // most] for index in range(most)]
-
-
-def fix_of(result: Result) -> str:
-    """Say what to do about one failed request."""
-    return choose_fix(result.status, result.http_status, result.error)
 
 
 def _most_frequent(values: Sequence[int | None]) -> int | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from farspan.diagnosis.records import STARTUP
 from farspan.diagnosis.timeline import Entry
+from farspan.engines.logs.records import STARTUP
 from farspan.reports.drawing import WIDE, Chart, LegendKey, colour_of, draw, layer, write_seconds
 from farspan.reports.report_run import ReportRun
 from farspan.reports.timelines import time_axis
@@ -30,11 +30,11 @@ class PhaseSpan:
     gib: float | None
 
 
-def list_spans(subject: ReportRun) -> tuple[PhaseSpan, ...]:
+def list_spans(run: ReportRun) -> tuple[PhaseSpan, ...]:
     """List the phases of the last start in a run's server log; none when the log has no times."""
     entries = [
         (entry, entry.at)
-        for entry in (subject.log.timeline if subject.log else ())
+        for entry in (run.log.timeline if run.log else ())
         if entry.at is not None and entry.phase in STARTUP
     ]
     if not entries:
@@ -55,9 +55,9 @@ def _begin(entry: Entry, at: float) -> float:
     return at
 
 
-def draw_startup(subject: ReportRun) -> Chart | None:
+def draw_startup(run: ReportRun) -> Chart | None:
     """Draw the phases of the server's start; None when the log does not have two with times."""
-    spans = list_spans(subject)
+    spans = list_spans(run)
     if len(spans) < 2:
         return None
     total = max(max(span.until, span.begin + span.took) for span in spans)
@@ -80,20 +80,20 @@ def draw_startup(subject: ReportRun) -> Chart | None:
     bar = {"type": "bar", "height": {"band": 0.7}}
     longest = max(spans, key=lambda span: span.until - span.begin)
     return Chart(
-        anchor=f"startup-{subject.key}",
-        title=f"Startup: {subject.name}",
+        anchor=f"startup-{run.key}",
+        title=f"Startup: {run.name}",
         svg=draw(
             [
                 layer("until-bars", until, bar | {"color": "var(--line-strong)", "opacity": 0.45}, encoding),
-                layer("phase-bars", took, bar | {"color": colour_of(subject.key)}, encoding),
+                layer("phase-bars", took, bar | {"color": colour_of(run.key)}, encoding),
             ],
             width=WIDE,
             height=26 * len(spans),
         ),
-        alt=f"The start of {subject.name} took {format_seconds(total)}; the longest stretch is {longest.name}.",
-        caption=f"Phases as the server's log ({subject.log_name}) has them, by its own clock.",
+        alt=f"The start of {run.name} took {format_seconds(total)}; the longest stretch is {longest.name}.",
+        caption=f"Phases as the server's log ({run.log_name}) has them, by its own clock.",
         keys=(
-            LegendKey("phase", "as long as the engine says it took", colour_of(subject.key), "box"),
+            LegendKey("phase", "as long as the engine says it took", colour_of(run.key), "box"),
             LegendKey("until", "until the next phase", "var(--line-strong)", "box"),
         ),
         columns=("phase", "begins", "took", "memory of one GPU"),

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from farspan.measurement.analysis.measure import Result
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.observe.series import Reading
-from farspan.measurement.request_status import Status
+from farspan.measurement.runs.result import Result
 from farspan.reports.drawing import WIDE, Chart, LegendKey, colour_of, draw, layer, write_seconds
 from farspan.reports.kvmemory import KvHeld, find_kv, read_time
 from farspan.reports.report_run import ReportRun
@@ -22,9 +22,9 @@ _MOST_TABLE_ROWS = 200
 _PAUSE_S = 300.0
 
 
-def draw_kv(subject: ReportRun) -> Chart | None:
+def draw_kv(run: ReportRun) -> Chart | None:
     """Draw the KV cache's memory through time; None without readings."""
-    kv = find_kv(subject)
+    kv = find_kv(run)
     if kv is None or len(kv.held) < 2 or kv.peak <= 0:
         return None
     held, dropped = _longest_stretch(kv.held)
@@ -42,7 +42,7 @@ def draw_kv(subject: ReportRun) -> Chart | None:
         "scale": {"domain": [0, top * 1.08], "nice": False},
         "axis": {"tickCount": 5, "labelExpr": f"format(datum.value, '{_FORMATS[kv.unit]}')"},
     }
-    colour = colour_of(subject.key)
+    colour = colour_of(run.key)
     encoding = {"x": x, "y": y}
     rows = [{"x": (r.time - began) / per, "y": r.value / scale} for r in thin]
     tipped = [
@@ -75,11 +75,11 @@ def draw_kv(subject: ReportRun) -> Chart | None:
     layers.append(layer("held-points", tipped, invisible, encoding))
     mean = _mean(held)
     return Chart(
-        anchor=f"kv-{subject.key}",
-        title=f"KV cache over time: {subject.name}",
+        anchor=f"kv-{run.key}",
+        title=f"KV cache over time: {run.name}",
         svg=draw(layers, width=WIDE, height=220),
         alt=(
-            f"KV cache of {subject.name} over {format_seconds(ended - began)}: "
+            f"KV cache of {run.name} over {format_seconds(ended - began)}: "
             f"peak {kv.write(kv.peak)}, on average {kv.write(mean)}"
             + (f", of {kv.write(kv.capacity)} at most." if kv.capacity and kv.unit != "share" else ".")
         ),
@@ -118,11 +118,9 @@ def _kv_rows(kv: KvHeld, held: Sequence[Reading], began: float) -> tuple[tuple[s
     )
 
 
-def draw_requests(subject: ReportRun) -> Chart | None:
+def draw_requests(run: ReportRun) -> Chart | None:
     """Draw one bar a request: queue, prefill, decode; None without start times."""
-    timed = [
-        (began, result) for result in subject.results if (began := read_time(result.started_at)) is not None
-    ]
+    timed = [(began, result) for result in run.results if (began := read_time(result.started_at)) is not None]
     timed.sort(key=lambda pair: pair[0])
     if not timed:
         return None
@@ -147,7 +145,7 @@ def draw_requests(subject: ReportRun) -> Chart | None:
             )
     colours = {
         "queue": "var(--line-strong)",
-        "prefill": colour_of(subject.key),
+        "prefill": colour_of(run.key),
         "decode": "var(--good)",
         "failed": "var(--bad)",
     }
@@ -167,11 +165,11 @@ def draw_requests(subject: ReportRun) -> Chart | None:
     ]
     company = max(result.company for _, result in shown)
     return Chart(
-        anchor=f"requests-{subject.key}",
-        title=f"Requests over time: {subject.name}",
+        anchor=f"requests-{run.key}",
+        title=f"Requests over time: {run.name}",
         svg=draw(layers, width=WIDE, height=int(max(60, step * len(shown)))),
         alt=(
-            f"{len(shown):,} requests of {subject.name} over {format_seconds(end)}, at most {company:,} at a time, "
+            f"{len(shown):,} requests of {run.name} over {format_seconds(end)}, at most {company:,} at a time, "
             f"{len(parts['failed']):,} of them failed."
         ),
         caption=(

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.analysis.summary import list_points
-from farspan.measurement.request_status import Status
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Result
 from farspan.reports.report_run import ReportRun
 
 # What an observer saw that makes times unlike those of a request alone on the server, and how to say it.
@@ -56,19 +56,19 @@ def was_checked(result: Result) -> bool:
     return result.score is not None and bool(result.answer)
 
 
-def judge(subject: ReportRun) -> tuple[Trust, ...]:
+def judge(run: ReportRun) -> tuple[Trust, ...]:
     """Judge every kind of figure of a run."""
-    answered = [result for result in subject.results if result.status.answered]
+    answered = [result for result in run.results if result.status.answered]
     if not answered:
-        return (Trust("Everything", TrustLevel.UNKNOWN, "no request was answered"), *_judge_plan(subject))
+        return (Trust("Everything", TrustLevel.UNKNOWN, "no request was answered"), *_judge_plan(run))
     return (
-        *_judge_origin(subject),
+        *_judge_origin(run),
         judge_length(answered),
         judge_cold(answered),
         judge_times(answered),
         *_judge_disturbances(answered),
         judge_recall(answered),
-        *_judge_plan(subject),
+        *_judge_plan(run),
     )
 
 
@@ -134,9 +134,9 @@ def judge_recall(answered: Sequence[Result]) -> Trust:
     return Trust("Recall", verdict, evidence)
 
 
-def _judge_origin(subject: ReportRun) -> Iterator[Trust]:
-    if subject.tool:
-        evidence = f"measured by {subject.tool} and imported: its client's lag is in the times"
+def _judge_origin(run: ReportRun) -> Iterator[Trust]:
+    if run.tool:
+        evidence = f"measured by {run.tool} and imported: its client's lag is in the times"
         yield Trust("Origin", TrustLevel.UNKNOWN, evidence)
 
 
@@ -149,12 +149,12 @@ def _judge_disturbances(answered: Sequence[Result]) -> Iterator[Trust]:
             )
 
 
-def _judge_plan(subject: ReportRun) -> Iterator[Trust]:
-    plan = subject.plan
+def _judge_plan(run: ReportRun) -> Iterator[Trust]:
+    plan = run.plan
     if plan is None:
         return
     evidence = plan.basis or "the plan does not say where its times come from"
-    running = subject.run.info.starts[-1].server.version
+    running = run.recorded.info.starts[-1].server.version
     if plan.version and running and plan.version != running:
         evidence += f"; the plan is of version {plan.version}, the server is {running}"
     yield Trust("Planned times", TrustLevel(plan.trust), evidence)

@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from farspan.errors import InputError
-from farspan.reports.build_report import build_report
 from farspan.reports.data_files import render_csv, render_json
 from farspan.reports.drawing import check_drawing
-from farspan.reports.plan_data_files import render_plan_csv, render_plan_json
-from farspan.reports.plan_rows import is_plan, load_plans
-from farspan.reports.planpage import PlanReportData, build_plan_report
-from farspan.reports.render import AnyData, render_charts, render_html, render_markdown
-from farspan.reports.report_run import load_subjects
+from farspan.reports.plan_report import build_plan_report
+from farspan.reports.plan_series import is_plan, load_plans
+from farspan.reports.render import render_charts, render_html, render_markdown
+from farspan.reports.report_page import ReportPage
+from farspan.reports.report_run import load_report_runs
+from farspan.reports.run_report import build_report
 
 
 class Format(StrEnum):
@@ -48,12 +49,27 @@ class ReportOptions:
 
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
-    """Where a report was written; None for what was not."""
+    """Where a report was written; None for what was not, `charts` only where they alone were asked for."""
 
     html: Path | None = None
     markdown: Path | None = None
     csv: Path | None = None
     json: Path | None = None
+
+    charts: tuple[Path, ...] = ()
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The files, charts aside."""
+        return tuple(path for path in (self.html, self.markdown, self.csv, self.json) if path)
+
+    def to_json(self) -> dict[str, Any]:
+        """The paths of what was written, by format; the charts' under "charts"."""
+        paths = {name: getattr(self, name) for name in _FIELDS.values()}
+        written: dict[str, Any] = {name: str(path) for name, path in paths.items() if path}
+        if self.charts:
+            written["charts"] = [str(path) for path in self.charts]
+        return written
 
 
 _FIELDS = {Format.HTML: "html", Format.MARKDOWN: "markdown", Format.CSV: "csv", Format.JSON: "json"}
@@ -99,10 +115,10 @@ def write_report(
     _keep_plans(runs, targets)
     if Format.HTML in targets:
         check_drawing()
-    data = _load(runs, options)
-    written: dict[str, Path] = {}
+    page = _load(runs, options)
+    written: dict[str, Any] = {}
     for form, path in targets.items():
-        _write(path, _render(data, form, options))
+        _write(path, _render(page, form, options))
         written[_FIELDS[form]] = path
     return ReportFiles(**written)
 
@@ -157,7 +173,7 @@ def _keep_plans(runs: Sequence[Path], targets: Mapping[Format, Path]) -> None:
             raise InputError(f"{target} is the plan itself", "pass another place with -o")
 
 
-def _load(runs: Sequence[Path], options: ReportOptions) -> AnyData:
+def _load(runs: Sequence[Path], options: ReportOptions) -> ReportPage:
     plans = [path for path in runs if is_plan(path)]
     if len(plans) == len(runs):
         for given, name in (
@@ -175,18 +191,16 @@ def _load(runs: Sequence[Path], options: ReportOptions) -> AnyData:
         )
     folders = [path for path in runs if path not in plans]
     options = replace(options, plan=plans[0]) if plans else options
-    subjects = load_subjects(folders, logs=options.logs, plan=options.plan)
-    return build_report(subjects, title=options.title, compare=options.compare)
+    loaded = load_report_runs(folders, logs=options.logs, plan=options.plan)
+    return build_report(loaded, title=options.title, compare=options.compare)
 
 
-def _render(data: AnyData, form: Format, options: ReportOptions) -> str:
+def _render(page: ReportPage, form: Format, options: ReportOptions) -> str:
     renderers: dict[Format, Callable[[], str]] = {
-        Format.HTML: lambda: render_html(data, _template_for(form, options)),
-        Format.MARKDOWN: lambda: render_markdown(data, _template_for(form, options)),
-        Format.CSV: lambda: render_plan_csv(data) if isinstance(data, PlanReportData) else render_csv(data),
-        Format.JSON: lambda: (
-            render_plan_json(data) if isinstance(data, PlanReportData) else render_json(data)
-        ),
+        Format.HTML: lambda: render_html(page, _template_for(form, options)),
+        Format.MARKDOWN: lambda: render_markdown(page, _template_for(form, options)),
+        Format.CSV: lambda: render_csv(page),
+        Format.JSON: lambda: render_json(page),
     }
     return renderers[form]()
 

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -16,12 +16,12 @@ import numpy as np
 import orjson
 
 from farspan.errors import InputError
-from farspan.measurement.analysis.measure import REPLY_CHARACTERS, Result, summarise_gaps
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.target import ServerInfo
 from farspan.measurement.imports.foreign import ForeignRequest, ForeignRun
 from farspan.measurement.imports.read import guarded, read_foreign
-from farspan.measurement.request_status import Status
-from farspan.measurement.run_folder import IMPORTED_TASK, Identity, new_start, open_run
+from farspan.measurement.runs.result import REPLY_CHARACTERS, Result, summarise_gaps
+from farspan.measurement.runs.run_folder import IMPORTED_TASK, Identity, new_start, open_run
 
 IMPORTED_FILE = "imported.json"
 # Tokens closer together than this were not seen arriving one by one.
@@ -51,6 +51,10 @@ class Imported:
     failed: int
     left_out: int
     benchmarks: int
+
+    def to_json(self) -> dict[str, Any]:
+        """What was imported, as plain data."""
+        return asdict(self) | {"folder": str(self.folder)}
 
 
 def import_file(

@@ -1,1 +1,1 @@
-"""What encodes: tiktoken, tokenizers, or a server."""
+"""The encoders: tiktoken, tokenizers, or a server."""

@@ -19,6 +19,7 @@ import tokenizers
 
 from farspan.models.chat_template import ChatTemplate
 from farspan.prompts.backends.bytepair import BytePairTokenizer, BytePairVocabulary
+from farspan.prompts.backends.open_file import open_tokenizer
 from farspan.prompts.backends.samples import diverse_texts
 from farspan.prompts.backends.splitting import keeps_matches, steps
 from farspan.prompts.cache import cache_folder, publish_folder
@@ -30,7 +31,7 @@ _CONVERSION_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What came of a conversion: the vocabulary, or None, and why."""
+    """The result of a conversion: the vocabulary, or None, and the reason."""
 
     vocabulary: BytePairVocabulary | None
     reason: str
@@ -75,8 +76,6 @@ def load_byte_level(
 
 
 def _convert_and_check(path: Path, recipe: Mapping[str, Any], fingerprint: str) -> _Outcome:
-    from farspan.prompts.backends.huggingface import open_tokenizer
-
     # Opening a large tokenizer takes seconds, most of them without the interpreter's lock.
     with ThreadPoolExecutor(1) as thread:
         opened = thread.submit(open_tokenizer, path)

@@ -16,6 +16,7 @@ import tokenizers
 from farspan.errors import InputError
 from farspan.models.chat_template import ChatTemplate, read_chat_template
 from farspan.prompts.backends.bytelevel import load_byte_level
+from farspan.prompts.backends.open_file import open_tokenizer
 from farspan.prompts.backends.splitting import additivity_of
 from farspan.prompts.corpus import split_pieces
 from farspan.prompts.cuts import Proof
@@ -145,24 +146,6 @@ def split_exactly(text: str) -> list[str]:
             "use other text",
         )
     return pieces
-
-
-def open_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """Open a tokenizer.json with truncation and padding off.
-
-    Raises:
-        InputError: The library cannot read it.
-    """
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise InputError(
-            f"{path} cannot be read by tokenizers {tokenizers.__version__} ({error})",
-            "install a newer tokenizers",
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def _read_recall(path: Path, tokenizer: tokenizers.Tokenizer) -> RecallVocabulary | None:

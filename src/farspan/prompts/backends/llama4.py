@@ -22,7 +22,7 @@ _BOS = "<|begin_of_text|>"
 
 @dataclass(frozen=True, slots=True)
 class _Generation:
-    """What one generation of Llama adds to its ranks."""
+    """The pattern and control tokens of one generation of Llama."""
 
     name: str
     pattern: str

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from farspan.errors import InputError
+from farspan.errors import NetworkError
 from farspan.prompts.backends.samples import diverse_texts
 from farspan.prompts.cuts import Proof
 from farspan.prompts.tokenizer import TokenIds, Tokenizer, as_ids
@@ -20,14 +20,14 @@ _GUARD = "a"
 
 
 class RemoteTokenizer(Tokenizer):
-    """Counts what the server counts, because the server counts.
+    """A tokenizer whose ids come from the server's own /tokenize.
 
     Args:
         url: The server's base URL, with or without /v1.
         model: The served model's name; the first of /v1/models when None.
 
     Raises:
-        InputError: The server does not answer, or has no /tokenize.
+        NetworkError: The server does not answer, or has no /tokenize.
     """
 
     backend = "server"
@@ -63,7 +63,7 @@ class RemoteTokenizer(Tokenizer):
         try:
             return str(answer["data"][0]["id"])
         except (KeyError, IndexError, TypeError) as error:
-            raise InputError(
+            raise NetworkError(
                 f"{self._base}/v1/models names no model", "give the URL of an OpenAI-compatible server"
             ) from error
 
@@ -71,7 +71,7 @@ class RemoteTokenizer(Tokenizer):
         answer = self._ask("/tokenize", {"model": self._model, **request})
         tokens = answer.get("tokens") if isinstance(answer, dict) else None
         if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens[:1]):
-            raise InputError(
+            raise NetworkError(
                 f"{self._base}/tokenize does not answer with tokens",
                 "give the folder of the model that is served",
             )
@@ -88,12 +88,12 @@ class RemoteTokenizer(Tokenizer):
                 return orjson.loads(response.read())
         except urllib.error.HTTPError as error:
             said = error.read(300).decode("utf-8", "replace").strip()
-            raise InputError(
+            raise NetworkError(
                 f"{self._base}{path} answers {error.code} {said}",
                 "give the folder of the model that is served",
             ) from error
         except (OSError, orjson.JSONDecodeError) as error:
             reason = getattr(error, "reason", error)
-            raise InputError(
+            raise NetworkError(
                 f"{self._base}{path} does not answer ({reason})", "start the server, or correct the URL"
             ) from error

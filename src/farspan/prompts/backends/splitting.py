@@ -37,7 +37,7 @@ _MOST_PAIRS = 16
 
 @dataclass(frozen=True, slots=True)
 class Additivity:
-    """Why a tokenizer is additive at cuts, and what must not stand around one.
+    """The proof that a tokenizer is additive at cuts, and the characters that must not stand around one.
 
     Attributes:
         proof: The argument that holds.

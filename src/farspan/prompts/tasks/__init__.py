@@ -1,4 +1,4 @@
-"""The tasks: what is planted, what is asked, and how a reply is scored."""
+"""The tasks: planted text, question, and the scoring of replies."""
 
 from __future__ import annotations
 

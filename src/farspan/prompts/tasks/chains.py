@@ -13,12 +13,12 @@ from farspan.prompts.tasks.task import Planted, Task, TaskRequest, ask, spread
 _OTHER_CHAINS = 2
 
 
-def chain(order: TaskRequest) -> Iterator[Task]:
-    """A chain of places: each fact names the next, and they stand in the text in no order."""
-    hops = order.count or 4
-    stops = places(hops + 1, order.choice)
-    depths = spread(hops, order.choice)
-    order.choice.shuffle(depths)
+def chain(request: TaskRequest) -> Iterator[Task]:
+    """A chain of places: each fact names the next, and they stand in the text in no request."""
+    hops = request.count or 4
+    stops = places(hops + 1, request.choice)
+    depths = spread(hops, request.choice)
+    request.choice.shuffle(depths)
     question = (
         f"A courier starts in {stops[0]} and follows the sealed orders for {hops} journeys. "
         "Where is the courier then? Reply with the name of the place alone."
@@ -32,24 +32,24 @@ def chain(order: TaskRequest) -> Iterator[Task]:
             Planted(depth, f" Sealed orders send every courier who is in {here} on to {there}.")
             for depth, here, there in zip(depths, stops, stops[1:], strict=False)
         ),
-        closing=ask(question, f"After {hops} journeys the courier is in", chat=order.chat),
+        closing=ask(question, f"After {hops} journeys the courier is in", chat=request.chat),
         scorer=Scorer(MatchKind.NORMALISED, (stops[-1],)),
-        output_tokens=order.output_tokens or 16,
+        output_tokens=request.output_tokens or 16,
     )
 
 
-def variable_tracking(order: TaskRequest) -> Iterator[Task]:
+def variable_tracking(request: TaskRequest) -> Iterator[Task]:
     """Variables assigned to each other, as in RULER (arXiv 2404.06654, task VT), among other such chains."""
-    hops = order.count or 4
+    hops = request.count or 4
     length = hops + 1
-    names = _variables(length * (_OTHER_CHAINS + 1), order)
-    numbers = codes(_OTHER_CHAINS + 1, order.choice)
+    names = _variables(length * (_OTHER_CHAINS + 1), request)
+    numbers = codes(_OTHER_CHAINS + 1, request.choice)
     planted = []
     for number, chain_of in zip(numbers, _groups(names, length), strict=True):
         values = [number, *(f"VAR {name}" for name in chain_of)]
         planted += [
             Planted(depth, f" VAR {name} = {value}.")
-            for depth, name, value in zip(spread(length, order.choice), chain_of, values, strict=False)
+            for depth, name, value in zip(spread(length, request.choice), chain_of, values, strict=False)
         ]
     question = (
         f"Which {length} variables have the value {numbers[0]}, by assignment or through others? "
@@ -61,17 +61,17 @@ def variable_tracking(order: TaskRequest) -> Iterator[Task]:
             "Track their values.\n\nText:"
         ),
         planted=tuple(planted),
-        closing=ask(question, f"The variables with the value {numbers[0]} are", chat=order.chat),
+        closing=ask(question, f"The variables with the value {numbers[0]} are", chat=request.chat),
         scorer=Scorer(MatchKind.FRACTION, tuple(names[:length])),
-        output_tokens=order.output_tokens or 8 + 6 * length,
+        output_tokens=request.output_tokens or 8 + 6 * length,
     )
 
 
-def _variables(count: int, order: TaskRequest) -> list[str]:
+def _variables(count: int, request: TaskRequest) -> list[str]:
     """Return different names of five capital letters."""
     letters = string.ascii_uppercase
     names = []
-    for number in draw(len(letters) ** 5, count, order.choice):
+    for number in draw(len(letters) ** 5, count, request.choice):
         name = ""
         for _ in range(5):
             number, letter = divmod(number, len(letters))

@@ -21,32 +21,32 @@ _CODED_WORDS = 2_000
 _MOST_ASKED = 100
 
 
-def common_words(order: TaskRequest) -> Iterator[Task]:
+def common_words(request: TaskRequest) -> Iterator[Task]:
     """A list of words of which some stand ten times as often as the others."""
-    number = _number(order.count or 10)
-    words = _invent(_WORDS, 3, order.choice)
-    yield from _exercises(order, words, number, CommonCounts(tuple(words), common=number))
+    number = _number(request.count or 10)
+    words = _invent(_WORDS, 3, request.choice)
+    yield from _most_common(request, words, number, CommonCounts(tuple(words), common=number))
 
 
-def frequent_words(order: TaskRequest) -> Iterator[Task]:
+def frequent_words(request: TaskRequest) -> Iterator[Task]:
     """A list of words whose counts fall as 1 / rank^2."""
-    number = _number(order.count or 3)
-    words = _invent(_CODED_WORDS, 4, order.choice)
-    yield from _exercises(order, words, number, ZipfCounts(tuple(words), frequent=number))
+    number = _number(request.count or 3)
+    words = _invent(_CODED_WORDS, 4, request.choice)
+    yield from _most_common(request, words, number, ZipfCounts(tuple(words), frequent=number))
 
 
-def _exercises(order: TaskRequest, words: list[str], number: int, counts: WordCounts) -> Iterator[Task]:
+def _most_common(request: TaskRequest, words: list[str], number: int, counts: WordCounts) -> Iterator[Task]:
     question = (
         f"What are the {number} most common words of the list? "
         "Reply with the words alone, separated by commas."
     )
-    lead = "" if order.chat else f"\n\nAnswer: The {number} most common words of the list are"
+    lead = "" if request.chat else f"\n\nAnswer: The {number} most common words of the list are"
     yield Task(
         introduction=f"Below is a list of words. Remember the {number} that occur most often.\n\nList:",
         planted=(),
         closing=f" [End of the list]\n\nQuestion: {question}{lead}",
         scorer=Scorer(MatchKind.FRACTION, tuple(words[:number])),
-        output_tokens=order.output_tokens or 8 + 6 * number,
+        output_tokens=request.output_tokens or 8 + 6 * number,
         words=counts,
     )
 

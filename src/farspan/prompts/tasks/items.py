@@ -11,22 +11,22 @@ from farspan.prompts.tasks.task import Planted, Task, TaskRequest, ask, spread
 _REGISTER = "In the text below, delegates of several places sign a register. Remember the places.\n\nText:"
 
 
-def count(order: TaskRequest) -> Iterator[Task]:
+def count(request: TaskRequest) -> Iterator[Task]:
     """Items to count."""
-    planted, _ = _delegates(order, order.count or order.choice.randrange(7, 20))
+    planted, _ = _delegates(request, request.count or request.choice.randrange(7, 20))
     question = "How many delegates signed the register? Reply with the number alone, in digits."
     yield Task(
         introduction=_REGISTER,
         planted=planted,
-        closing=ask(question, "The number of delegates who signed the register is", chat=order.chat),
+        closing=ask(question, "The number of delegates who signed the register is", chat=request.chat),
         scorer=Scorer(MatchKind.NUMBER, (str(len(planted)),)),
-        output_tokens=order.output_tokens or 8,
+        output_tokens=request.output_tokens or 8,
     )
 
 
-def list_items(order: TaskRequest) -> Iterator[Task]:
+def list_items(request: TaskRequest) -> Iterator[Task]:
     """Items to list."""
-    planted, names = _delegates(order, order.count or 10)
+    planted, names = _delegates(request, request.count or 10)
     question = (
         "Which places sent the delegates who signed the register? "
         "Reply with the names of the places alone, separated by commas."
@@ -34,31 +34,31 @@ def list_items(order: TaskRequest) -> Iterator[Task]:
     yield Task(
         introduction=_REGISTER,
         planted=planted,
-        closing=ask(question, "The delegates who signed the register came from", chat=order.chat),
+        closing=ask(question, "The delegates who signed the register came from", chat=request.chat),
         scorer=Scorer(MatchKind.FRACTION, names),
-        output_tokens=order.output_tokens or 8 + 8 * len(names),
+        output_tokens=request.output_tokens or 8 + 8 * len(names),
     )
 
 
-def summarise(order: TaskRequest) -> Iterator[Task]:
+def summarise(request: TaskRequest) -> Iterator[Task]:
     """A summary that must name what the text marks as its main findings.
 
     In a prompt too short for that, nothing is planted and any words score 1.
     """
-    number = order.count or 4
-    names = objects(number, order.choice)
-    length = order.output_tokens or 200
+    number = request.count or 4
+    names = objects(number, request.choice)
+    length = request.output_tokens or 200
     words = max(1, length * 3 // 5)
     yield Task(
         introduction=f"Read the text below. You will be asked for a summary of about {words} words.\n\nText:",
         planted=tuple(
             Planted(depth, f" Main finding: the {name} was the cause of all that followed.")
-            for depth, name in zip(spread(number, order.choice), names, strict=True)
+            for depth, name in zip(spread(number, request.choice), names, strict=True)
         ),
         closing=ask(
             f"Summarise the text in about {words} words. Name everything the text calls a main finding.",
             "The text",
-            chat=order.chat,
+            chat=request.chat,
         ),
         scorer=Scorer(MatchKind.FRACTION, tuple(names)),
         output_tokens=length,
@@ -73,8 +73,8 @@ def summarise(order: TaskRequest) -> Iterator[Task]:
         )
 
 
-def _delegates(order: TaskRequest, number: int) -> tuple[tuple[Planted, ...], tuple[str, ...]]:
-    names = tuple(places(number, order.choice))
-    depths = spread(number, order.choice)
+def _delegates(request: TaskRequest, number: int) -> tuple[tuple[Planted, ...], tuple[str, ...]]:
+    names = tuple(places(number, request.choice))
+    depths = spread(number, request.choice)
     texts = [f" The delegate of {name} signed the register." for name in names]
     return tuple(Planted(depth, text) for depth, text in zip(depths, texts, strict=True)), names

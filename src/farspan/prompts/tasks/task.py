@@ -1,4 +1,4 @@
-"""What a task plants in a text and asks about it."""
+"""The interface of a task: text to plant, a question, a right answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from farspan.prompts.wordlist import WordCounts
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """What the caller wants from a task.
+    """The options of one task.
 
     Attributes:
         choice: Decides everything random; every maker starts from the same state.
@@ -44,7 +44,7 @@ class Planted:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is planted, what is asked, and what the answer is.
+    """The planted text, the question and the answer.
 
     Attributes:
         introduction: Follows the nonce; ends in a character that is not white space. Empty: a short nonce alone.
@@ -63,7 +63,7 @@ class Task:
     words: WordCounts | None = None
 
 
-# Yields one exercise in several forms, the most explicit first; the first that fits a prompt's length is used.
+# Yields one task in several forms, the most explicit first; the first that fits a prompt's length is used.
 TaskMaker = Callable[[TaskRequest], Iterator[Task]]
 
 
