@@ -17,6 +17,7 @@ _VERBS = {
     "demo": "farspan.verbs.demo",
     "doctor": "farspan.verbs.doctor",
     "logs": "farspan.verbs.logs",
+    "plan": "farspan.verbs.plan",
     "probe": "farspan.verbs.probe",
     "prompt": "farspan.verbs.prompt",
     "report": "farspan.verbs.report",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from farspan.verbs.demo import demo as demo
     from farspan.verbs.doctor import doctor as doctor
     from farspan.verbs.logs import logs as logs
+    from farspan.verbs.plan import plan as plan
     from farspan.verbs.probe import probe as probe
     from farspan.verbs.prompt import prompt as prompt
     from farspan.verbs.report import report as report

@@ -32,7 +32,9 @@ def test_every_verb_is_a_function_of_its_name() -> None:
         assert inspect.getdoc(function), verb
 
 
-@pytest.mark.parametrize("verb", ["demo", "logs", "probe", "prompt", "report", "serve", "status", "stop"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "logs", "plan", "probe", "prompt", "report", "serve", "status", "stop"]
+)
 def test_options_are_arguments(verb: str) -> None:
     command = group.get_command(click.Context(group), verb)
     assert command is not None
@@ -56,7 +58,7 @@ def test_importing_it_imports_nothing_heavy() -> None:
 
 
 def test_names_are_listed_and_unknown_ones_are_not_there() -> None:
-    assert {"serve", "kv", "ModelSpec", "Gpu"} <= set(dir(farspan))
+    assert {"serve", "plan", "kv", "ModelSpec", "Gpu"} <= set(dir(farspan))
     with pytest.raises(AttributeError, match="no attribute 'plam'"):
         farspan.plam  # noqa: B018
 
@@ -70,6 +72,23 @@ def run(*words: str) -> str:
     result = CliRunner().invoke(group, list(words))
     assert result.exit_code in (0, 1, 3), result.output
     return result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        (("--context", "10M"), {"context": "10M"}),
+        (("--context", "10M", "--engine", "sglang"), {"context": 10_000_000, "engine": "sglang"}),
+        (("--contexts", "1M,20M"), {"contexts": ("1M", 20_000_000)}),
+        (("--context", "1M", "--find", "gpus"), {"context": "1M", "find": "gpus"}),
+    ],
+)
+def test_a_plan_as_verb_and_as_function(words: tuple[str, ...], arguments: dict[str, object]) -> None:
+    shown = json.loads(run("plan", "llama-4-scout", "--gpus", "8xH200", *words, "--json"))
+    answer = farspan.plan("llama-4-scout", gpus="8xH200", **arguments)  # type: ignore[arg-type]
+    assert shown == orjson.loads(orjson.dumps(answer.to_json()))
+    spec = farspan.load_model("llama-4-scout")
+    assert farspan.plan(spec, gpus="8xH200", **arguments).fits == answer.fits  # type: ignore[arg-type]
 
 
 def test_a_probe_as_verb_and_as_function(tmp_path: Path) -> None:

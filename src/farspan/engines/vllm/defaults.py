@@ -1,4 +1,4 @@
-"""How many tokens a step and how many requests at once, when the flags do not say."""
+"""What vLLM chooses when the flags do not say: the largest step, the block size, the KV type, prefix caching."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 from farspan.engines.vllm.flags import VllmFlags
 from farspan.engines.vllm.versions import Runner, VllmRules
+from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
-from farspan.models.spec import ModelSpec
+from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
 from farspan.sizes import GIB
+
+DEFAULT_BLOCK = 16
 
 
 class BatchLimits(NamedTuple):
@@ -31,7 +34,7 @@ class BatchLimits(NamedTuple):
 
 def batch_limits(given: VllmFlags, gpu: Gpu, max_model_len: int, rules: VllmRules) -> BatchLimits:
     """Mirrors vllm engine/arg_utils.py: get_batch_defaults (API server) and what follows it."""
-    tokens, requests = _defaults(gpu, rules)
+    tokens, requests = _default_batch(gpu, rules)
     if given.throughput_mode:
         tokens, requests = tokens * 2, requests * 2
     requests = given.max_num_seqs or requests
@@ -54,12 +57,50 @@ def batch_limits(given: VllmFlags, gpu: Gpu, max_model_len: int, rules: VllmRule
     return BatchLimits(tokens, requests, 1 if synchronous else 2)
 
 
-def _defaults(gpu: Gpu, rules: VllmRules) -> tuple[int, int]:
+def _default_batch(gpu: Gpu, rules: VllmRules) -> tuple[int, int]:
     if rules.large_card_bytes and gpu.memory_bytes >= rules.large_card_bytes:
         return 16384, 1024
     if gpu.memory_bytes >= 70 * GIB and "a100" not in gpu.name.lower():
         return 8192, 1024
     return 2048, 256
+
+
+def default_block_size(model: ModelSpec, gpu: Gpu, kv_dtype: KvDtype, rules: VllmRules) -> int:
+    """Tokens of a block when `--block-size` is not given: the attention backend's choice.
+
+    vllm 0.12.0 platforms/cuda.py: check_and_update_config; from 0.20.0 platforms/interface.py:
+    update_block_size_for_backend.
+    """
+    latent = [layer for layer in model.layers if layer.attention is AttentionKind.MLA]
+    if not latent:
+        sparse = any(layer.indexer is not None for layer in model.layers)
+        return 128 if sparse else DEFAULT_BLOCK  # MiniMax M3: one sparse block a page
+    if any(layer.indexer is not None for layer in latent):
+        return 64
+    if not rules.subtracts_graphs:
+        return 128 if gpu.capability[0] == 10 else 64
+    if gpu.capability[0] == 10:
+        return 32  # FlashInfer MLA
+    if gpu.capability[0] == 9 and kv_dtype.is_fp8:
+        return 64  # FlashMLA
+    return DEFAULT_BLOCK
+
+
+def resolve_kv_dtype(model: ModelSpec, wanted: KvDtype) -> KvDtype:
+    """The KV type as vLLM stores it: sparse MLA keeps FP8 in its own layout (config.py: DeepseekV32)."""
+    sparse_latent = any(
+        layer.indexer is not None and layer.attention is AttentionKind.MLA for layer in model.layers
+    )
+    if wanted is KvDtype.FP8_DS_MLA and not sparse_latent:
+        raise InputError(f"fp8_ds_mla is for sparse MLA models, not {model.name}", "use fp8_e4m3")
+    return KvDtype.FP8_DS_MLA if sparse_latent and wanted.is_fp8 else wanted
+
+
+def prefix_caching(model: ModelSpec, given: VllmFlags, rules: VllmRules) -> bool:
+    """Whether prefix caching is on (vllm config/model.py: is_prefix_caching_supported)."""
+    if given.prefix_caching is not None:
+        return given.prefix_caching
+    return rules.prefix_caches_states or not any(True for _ in model.layers_of(AttentionKind.LINEAR))
 
 
 def on_second_runner(model: ModelSpec, rules: VllmRules) -> bool:
