@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,25 @@ import pytest
 from click.testing import CliRunner, Result
 
 from farspan.cli.main import group
+from farspan.diagnosis.knowledge import all_rules, knowledge
 from farspan.engines.registry import ENGINE_MODULES, get_engine
 from farspan.errors import NotFoundError
 from farspan.measurement.observe.series import read_series
 from farspan.models.probe import write_probe
-from farspan.reports.report_run import load_subjects
+from farspan.reports.report_run import load_report_runs
 from scripted import Script, serve_in_thread
 
 SCOUT = ("llama-4-scout", "--gpus", "8xH200", "--offline")
 
 
 @pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(ENGINE_MODULES, "toy", "toy_engine.engine")
+    for gathered in (all_rules, knowledge):
+        gathered.cache_clear()
+    yield
+    for gathered in (all_rules, knowledge):
+        gathered.cache_clear()
 
 
 def farspan(*arguments: object) -> Result:
@@ -31,7 +38,8 @@ def farspan(*arguments: object) -> Result:
 
 def answer(*arguments: object, code: int = 0) -> dict[str, Any]:
     done = farspan(*arguments, "--json")
-    assert done.exit_code == code or done.return_value == code, done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
+    assert (done.return_value or done.exit_code) == code, done.output
     document = json.loads(done.stdout)
     assert isinstance(document, dict)
     return document
@@ -90,7 +98,18 @@ def test_bench_reads_its_name_its_limit_and_its_metrics(tmp_path: Path) -> None:
         assert {reading.value for reading in readings["kv_usage"]} == {0.25}
         too_long = farspan(*bench, "--contexts", "10k")
     assert "start the server with --ctx" in str(too_long.exception)
-    assert load_subjects([tmp_path / "run"])[0].engine == "Toy Server"
+    assert load_report_runs([tmp_path / "run"])[0].engine == "Toy Server 1.2.3"
+
+
+def test_doctor_reads_its_log_and_knows_its_failure(tmp_path: Path) -> None:
+    log = tmp_path / "toy.log"
+    log.write_text("starting\ntoy 1.0.0 answers, ctx 900000\nERROR toy pool is full: 880123 tokens\n")
+    found = answer("doctor", log, code=1)
+    assert (found["engine"], found["version"]) == ("toy", "1.0.0")
+    (finding,) = found["findings"]
+    assert finding["id"] == "toy-pool-full"
+    assert "900,000 tokens ran full with 880123" in finding["cause"]
+    assert finding["fix"] == ["--lean: gives the reserve to the pool"]
 
 
 def test_a_name_that_is_none_says_which_are() -> None:

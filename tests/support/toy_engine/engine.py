@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from farspan.engines.command import EngineCommand, Listen, Nodes
 from farspan.engines.engine import Engine, StartSeconds
+from farspan.engines.logs.line_pattern import LinePattern
+from farspan.engines.logs.rule import Rule, StateRule
 from farspan.engines.metrics import Measure, MetricSource
 from farspan.planner.levers import LeverCandidate, set_flag
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -47,6 +49,16 @@ class Toy(Engine):
             Measure.RUNNING: (MetricSource("toy:running"),),
             Measure.KV_USAGE: (MetricSource("toy:pool_usage", max),),
         }
+
+    def log_patterns(self) -> tuple[LinePattern, ...]:
+        from toy_engine.log_grammar import LINES
+
+        return LINES
+
+    def doctor_rules(self) -> tuple[Rule | StateRule, ...]:
+        from toy_engine.rules import RULES
+
+        return RULES
 
 
 ENGINE = Toy(
