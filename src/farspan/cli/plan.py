@@ -5,9 +5,11 @@ Modules are imported where they are used: a plan must answer in 0.3 s, and impor
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 import orjson
@@ -23,6 +25,10 @@ from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.plan import plan_engines
 from farspan.planner.request import PlanRequest
 from farspan.sizes import GIB, parse_token_list, parse_tokens
+
+if TYPE_CHECKING:
+    from farspan.planner.levers import Fix
+    from farspan.planner.sweep import SweepPoint
 
 EXIT_DOES_NOT_FIT = 3
 _JSON = "--json"
@@ -170,7 +176,7 @@ def _answer_plan(
     fixes = {}
     alone = len(engines) == 1
     lacking = [plan for plan in plans if not (plan.fits_with_defaults if alone else plan.fits)]
-    if lacking and (as_json or explain or alone):
+    if lacking:
         from farspan.planner.levers import find_fix
 
         named = {engine.name: engine for engine in engines}
@@ -182,7 +188,7 @@ def _answer_plan(
     else:
         from farspan.planner import plan_text as text
 
-        _print(text.answer_lines(request, model, plans, refusals, fixes, explain=explain))
+        _print(text.answer_lines(request, model, plans, refusals, fixes, explain=explain, width=_width()))
     return any(plan.fits for plan in plans)
 
 
@@ -198,9 +204,33 @@ def _answer_sweep(
         _print_json(build_sweep(request, points).to_json())
     else:
         click.echo(text.where(request))
-        _print(text.sweep_lines(points))
+        _print(text.sweep_lines(points, _fix_shortest(request, points, engines), width=_width()))
     served = {point.context for point in points if point.fits}
     return served == set(contexts)
+
+
+def _fix_shortest(
+    request: PlanRequest, points: Iterable[SweepPoint], engines: tuple[Engine, ...]
+) -> dict[str, Fix]:
+    """By engine, what makes the shortest context fit that does not."""
+    from farspan.planner.levers import find_fix
+
+    named = {engine.name: engine for engine in engines}
+    failing: dict[str, SweepPoint] = {}
+    for point in points:
+        if point.plan is not None and not point.fits:
+            shortest = failing.setdefault(point.engine, point)
+            failing[point.engine] = min(shortest, point, key=lambda one: one.context)
+    return {
+        name: find_fix(request.at(point.context), point.plan, named[name])
+        for name, point in failing.items()
+        if point.plan is not None
+    }
+
+
+def _width() -> int | None:
+    """Columns of the terminal; None where the output goes elsewhere, and lines stay whole."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _answer_search(
@@ -214,7 +244,7 @@ def _answer_search(
     found = [(request, search(request, question, engines)) for request in requests]
     if not as_json:
         for request, answers in found:
-            _print(text.search_lines(request, question, answers))
+            _print(text.search_lines(request, question, answers, width=_width()))
     elif len(found) == 1:
         _print_json(build_search(found[0][0], question, found[0][1]).to_json())
     else:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from farspan.planner.plan_text import table
+from farspan.planner.text_layout import table
 from farspan.sizes import format_seconds, format_tokens
 
 _EPILOG = """\b
