@@ -264,10 +264,10 @@ def test_what_is_open_to_the_world_is_said(fakes: Fakes, monkeypatch: pytest.Mon
     assert "NO_SUCH_KEY is not set" in str(missing.exception)
 
 
-def test_logs_come_from_docker(fakes: Fakes, capfd: pytest.CaptureFixture[str]) -> None:
+def test_logs_come_from_docker(fakes: Fakes) -> None:
     fakes.play(log=EVIDENCE / "vllm-context-too-long.log")
     assert serve("--port", str(find_free_port())).exit_code == 0
-    farspan("logs", "-n", "5")
+    shown = farspan("logs", "-n", "5")
     assert fakes.argv("docker", "logs")[-1] == ["docker", "logs", "--tail", "5", "scout"]
-    assert "EngineCore failed to start" in capfd.readouterr().out
+    assert "EngineCore failed to start" in shown.output
     assert os.environ["FAKE_FOLDER"] == str(fakes.folder)

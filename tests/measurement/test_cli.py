@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from farspan.cli.main import main
-from farspan.measurement.run_folder import load_run
+from farspan.measurement.runs.run_folder import load_run
 from farspan.models.probe import write_probe
 from scripted import Script, ScriptedServer, serve_in_thread
 

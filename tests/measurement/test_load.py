@@ -18,18 +18,20 @@ import numpy as np
 import pytest
 
 from farspan.errors import InputError
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.analysis.summary import list_points, summarise, summarise_engines
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.wire import Api, PromptAs
 from farspan.measurement.lengths import parse_lengths
 from farspan.measurement.observe.engine_observer import EngineObserver
 from farspan.measurement.observe.observer import ObservedRun, Observer
+from farspan.measurement.options import BenchOptions
 from farspan.measurement.prepared_requests import PromptStore
-from farspan.measurement.request_status import Status
-from farspan.measurement.run import BenchOptions, BenchOutcome, run_bench, run_engines
-from farspan.measurement.run_folder import load_run
-from farspan.measurement.schedule import Job, LoadPhase
-from farspan.measurement.watch import Watcher
+from farspan.measurement.progress import Watcher
+from farspan.measurement.run import run_bench, run_engines
+from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.runs.job import Job, LoadPhase
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import load_run
 from scripted import Script, ScriptedServer, counting_prompt, serve_script
 
 

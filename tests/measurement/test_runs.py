@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farspan.errors import InputError
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.target import ServerInfo
-from farspan.measurement.request_status import Status
-from farspan.measurement.run_folder import Identity, RunInfo, RunStore, load_run, new_start, open_run
+from farspan.measurement.runs.run_folder import Identity, RunInfo, RunStore, load_run, new_start, open_run
 from samples import make_result
 
 IDENTITY = Identity("m", "completions", "ids", "needle", 7, False)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farspan.measurement.lengths import parse_lengths
-from farspan.measurement.schedule import Job, LoadPhase, plan_arrivals, plan_jobs
+from farspan.measurement.runs.job import Job, LoadPhase
+from farspan.measurement.schedule import plan_arrivals, plan_jobs
 
 
 @given(

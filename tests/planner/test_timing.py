@@ -84,6 +84,7 @@ def estimate(run: dict[str, Any]) -> Any:
         output_tokens=run.get("output_tokens", 1),
         kv_dtype=KV[run["kv"]],
         backend=run["backend"],
+        prefix_tree=run["engine"] == "sglang",
     )
 
 
@@ -187,8 +188,8 @@ def test_prefix_tree_off_costs_nothing() -> None:
         "kv_dtype": KvDtype.AUTO,
         "backend": "fa3",
     }
-    on = estimate_time(SCOUT, H200, **arguments)
-    off = estimate_time(SCOUT, H200, prefix_tree=False, **arguments)
+    on = estimate_time(SCOUT, H200, prefix_tree=True, **arguments)
+    off = estimate_time(SCOUT, H200, **arguments)
     assert on.ttft_expected_s - off.ttft_expected_s == pytest.approx(
         prefix_tree_seconds("0.5.6.post2", run["prompt_tokens"], 8192)
     )

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from farspan.errors import InputError
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.request_status import Status
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Result
 from farspan.reports.claim import choose_figures, find_proven, write_claim, write_verdict
 from farspan.reports.report_run import ReportRun, load_report_runs
 from farspan.reports.run_report import build_report

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.request_status import Status
-from farspan.measurement.run_folder import load_run
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import load_run
 from farspan.reports.write_report import ReportOptions, write_report
 from farspan.sizes import format_seconds
 from report_runs import (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from farspan.errors import InputError
-from farspan.measurement.request_status import Status
+from farspan.measurement.http.request_status import Status
 from farspan.reports.kvmemory import find_kv, find_peak
 from farspan.reports.memory_chart import stack_measured, stack_plan
 from farspan.reports.report_run import load_report_runs

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from farspan.cli.report import command
 from farspan.errors import InputError
-from farspan.measurement.request_status import Status
+from farspan.measurement.http.request_status import Status
 from farspan.reports.render import escape_markdown
 from farspan.reports.write_report import Format, ReportOptions, render, write_report
 from report_runs import FAILED_LOG, make_plan, scout_results, write_engine_run

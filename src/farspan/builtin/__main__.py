@@ -91,7 +91,7 @@ def serve(
         import torch
         import uvicorn
 
-        from farspan.builtin.engine import Engine, EngineOptions
+        from farspan.builtin.engine import EngineOptions, InferenceEngine
         from farspan.builtin.model import LlamaModel
         from farspan.builtin.server import create_app
         from farspan.builtin.server_tokenizer import ChatTokenizer
@@ -120,7 +120,7 @@ def serve(
     log.libraries_loaded(torch.__version__)
     model = LlamaModel(folder, device, None if dtype == "auto" else getattr(torch, dtype))
     log.weights_loaded(model.weight_bytes)
-    engine = Engine(model, options)
+    engine = InferenceEngine(model, options)
     name = served_model_name or folder.resolve().name
     app = create_app(engine, ChatTokenizer(folder), name, os.environ.get("FARSPAN_API_KEY"))
     address, taken = listener.getsockname()[:2]

@@ -86,7 +86,7 @@ class Work:
         return self.start + self.count == len(self.request.prompt) + len(self.request.output)
 
 
-class Failure(NamedTuple):
+class RequestFailure(NamedTuple):
     """A request that cannot go on, and why."""
 
     request: Request
@@ -113,7 +113,7 @@ class Scheduler:
         self._max_seqs = min(max_num_seqs, max_num_batched_tokens)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self.failures: list[Failure] = []
+        self.failures: list[RequestFailure] = []
         self.preemptions = 0
 
     def add(self, request: Request) -> None:
@@ -131,9 +131,9 @@ class Scheduler:
     def fail(self, request: Request, error: Exception) -> None:
         """Take a request out, wherever it is, and keep its error."""
         self.remove(request)
-        self.failures.append(Failure(request, error))
+        self.failures.append(RequestFailure(request, error))
 
-    def take_failures(self) -> list[Failure]:
+    def take_failures(self) -> list[RequestFailure]:
         """Return the requests that failed since the last call."""
         taken, self.failures = self.failures, []
         return taken

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from farspan import __version__
 from farspan.builtin.answers import AnswerShape, error_body
-from farspan.builtin.engine import Engine
+from farspan.builtin.engine import InferenceEngine
 from farspan.builtin.engine_metrics import EngineMetrics
 from farspan.builtin.protocol import (
     ChatCompletionRequest,
@@ -60,7 +60,7 @@ class TextPiece:
 class Service:
     """What the routes need."""
 
-    engine: Engine
+    engine: InferenceEngine
     runner: EngineRunner
     metrics: EngineMetrics
     tokenizer: ChatTokenizer
@@ -92,7 +92,7 @@ class Service:
 
 
 def create_app(
-    engine: Engine, tokenizer: ChatTokenizer, model_name: str, api_key: str | None = None
+    engine: InferenceEngine, tokenizer: ChatTokenizer, model_name: str, api_key: str | None = None
 ) -> FastAPI:
     """Return the server as an ASGI application; the engine's thread lives as long as it."""
     metrics = EngineMetrics(model_name)

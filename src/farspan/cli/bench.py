@@ -33,8 +33,8 @@ from farspan.cli.points import (
 )
 from farspan.errors import InputError
 from farspan.escape_terminal import printable
-from farspan.measurement.analysis.measures import parse_point_condition
-from farspan.measurement.analysis.plan_beside_run import Firing, check_plan_given, judge_run
+from farspan.measurement.analysis.breaches import Breach, judge_run, refuse_without_plan
+from farspan.measurement.analysis.point_values import parse_point_condition
 from farspan.measurement.analysis.summary import summarise, summarise_engines
 from farspan.measurement.analysis.threshold import Condition
 from farspan.measurement.http.client import Limits
@@ -44,7 +44,8 @@ from farspan.measurement.observe.engine_observer import INTERVAL_S, EngineObserv
 from farspan.measurement.observe.evidence import HUNG_AFTER_S
 from farspan.measurement.observe.observer import Observer
 from farspan.measurement.options import BenchOptions, plan_dry_run
-from farspan.measurement.run import BenchOutcome, run_bench, run_engines
+from farspan.measurement.run import run_bench, run_engines
+from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.sizes import parse_token_list
 
 EPILOG = """\b
@@ -291,7 +292,8 @@ def command(
     if (url is None) == (engines is None) and not (dry_run and url is None):
         raise InputError("there is not one way to find the server", "give either --url or --engines")
     thresholds = [parse_point_condition(text) for text in conditions]
-    check_plan_given(thresholds, given["plan"])
+    if given["plan"] is None:
+        refuse_without_plan(thresholds)
     if not 0 <= metrics_interval < math.inf:
         raise InputError(f"--metrics-interval is {metrics_interval:g}", "give seconds, or 0 for none")
     folder = run or Path("runs") / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
@@ -330,13 +332,13 @@ def command(
                 f"Results are in {outcome.folder}; farspan report {outcome.folder} makes a page of them."
             )
         print_failures(outcome, when_stopped=f"go on with --run {folder} --resume")
-    fired = [firing for outcome in outcomes.values() for firing in _judge(outcome, thresholds)]
-    for firing in fired:
-        click.echo(printable(f"farspan: {firing}"), err=True)
-    return max(int(bool(fired)), *(outcome.exit_code for outcome in outcomes.values()))
+    breaches = [breach for outcome in outcomes.values() for breach in _judge(outcome, thresholds)]
+    for breach in breaches:
+        click.echo(printable(f"farspan: {breach}"), err=True)
+    return max(int(bool(breaches)), *(outcome.exit_code for outcome in outcomes.values()))
 
 
-def _judge(outcome: BenchOutcome, thresholds: list[Condition]) -> tuple[Firing, ...]:
+def _judge(outcome: BenchOutcome, thresholds: list[Condition]) -> tuple[Breach, ...]:
     engine = outcome.info.starts[-1].server.owned_by
     return judge_run(thresholds, outcome.folder, engine, outcome.results)
 

@@ -13,12 +13,13 @@ from farspan.measurement.analysis.comparison import (
     Comparison,
     Row,
     compare_runs,
-    find_comparison_firings,
+    find_comparison_breaches,
     parse_comparison_condition,
 )
+from farspan.measurement.analysis.measures import MEASURES
 from farspan.measurement.analysis.plan_beside_run import find_plan, read_ttft_plan
-from farspan.measurement.run_folder import load_run
-from farspan.sizes import format_seconds, format_tokens
+from farspan.measurement.runs.run_folder import load_run
+from farspan.sizes import format_tokens
 
 EXIT_FIRED = 1
 EPILOG = """\b
@@ -57,14 +58,14 @@ def command(a: Path, b: Path, plan: Path | None, conditions: tuple[str, ...], as
     comparison = compare_runs(run_a, run_b)
     engine = run_b.info.starts[-1].server.owned_by
     planned = read_ttft_plan(plan, engine) if plan else find_plan(b, engine)
-    firings = find_comparison_firings(parsed, run_a, run_b, comparison, planned)
+    breaches = find_comparison_breaches(parsed, run_a, run_b, comparison, planned)
     if as_json:
         document = {
             "a": str(a),
             "b": str(b),
             **asdict(comparison),
             "rows": [asdict(row) | {"verdict": row.verdict.value} for row in comparison.rows],
-            "fired": [asdict(firing) for firing in firings],
+            "fired": [asdict(breach) for breach in breaches],
         }
         click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     else:
@@ -72,9 +73,9 @@ def command(a: Path, b: Path, plan: Path | None, conditions: tuple[str, ...], as
             click.echo(printable(line))
         for note in comparison.notes:
             click.echo(printable(f"Note: {note}."))
-    for firing in firings:
-        click.echo(printable(f"farspan: {firing}"), err=True)
-    return EXIT_FIRED if firings else 0
+    for breach in breaches:
+        click.echo(printable(f"farspan: {breach}"), err=True)
+    return EXIT_FIRED if breaches else 0
 
 
 _HEADER = ("context", "depth", "measure", "A", "B", "B / A", "95 % interval", "n", "B is")
@@ -91,9 +92,7 @@ def _table(comparison: Comparison) -> list[str]:
 
 def _cells(row: Row) -> tuple[str, ...]:
     def figure(value: float | None) -> str:
-        if value is None:
-            return "none"
-        return f"{value:,.1f} tok/s" if row.measure.endswith("rate") else format_seconds(value)
+        return MEASURES[row.measure].format(value, missing="none")
 
     ratio = row.ratio
     interval = "" if ratio is None or ratio.low is None else f"{ratio.low:.3f} to {ratio.high:.3f}"

@@ -10,7 +10,7 @@ import orjson
 from farspan.cli.options import parse_percentiles
 from farspan.errors import InputError
 from farspan.measurement.analysis.vllm_result import export_vllm
-from farspan.measurement.run_folder import load_run
+from farspan.measurement.runs.run_folder import load_run
 
 EPILOG = """\b
 Examples:

@@ -11,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from farspan.escape_terminal import printable
-from farspan.measurement.advice import list_failures
+from farspan.measurement.analysis.advice import list_failures
+from farspan.measurement.analysis.measures import MEASURES
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
 from farspan.measurement.analysis.spread import find_few, measure_throughput, share_good
 from farspan.measurement.analysis.summary import Point, list_points, list_run_spreads
 from farspan.measurement.options import DryRun
-from farspan.measurement.run import BenchOutcome
+from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.sizes import format_seconds, format_tokens
 
 _POINT_ROWS = 40
@@ -85,12 +86,13 @@ def print_spreads(
         table.add_column("measure", no_wrap=True)
         for name in ("values", "mean", "std", *(f"p{percent:g}" for percent in percentiles)):
             table.add_column(name, justify="right", no_wrap=True)
+        by_key = {measure.key: measure for measure in MEASURES.values()}
         for name, spread in spreads.items():
-            show = (lambda v: f"{v:,.1f}") if name.endswith("per_s") else format_seconds
-            deviation = "" if spread.deviation is None else show(spread.deviation)
-            values = [show(value) for value in spread.percentiles.values()]
-            label = name.removesuffix("_s") if name.endswith("_s") and "per_s" not in name else name
-            table.add_row(label, str(spread.count), show(spread.mean), deviation, *values)
+            measure = by_key[name]
+            values = [
+                measure.format(v) for v in (spread.mean, spread.deviation, *spread.percentiles.values())
+            ]
+            table.add_row(measure.name, str(spread.count), *values)
         console.print(table)
         few = find_few(spreads)
         if few:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from farspan.cli.lines import LineView
-from farspan.diagnosis.findings import Finding, Severity
+from farspan.engines.logs.findings import Finding, Severity
 from farspan.escape_terminal import printable
 from farspan.launch.serve import ServeWatcher
 from farspan.launch.server_records import ServerRecord

@@ -19,6 +19,8 @@ from farspan.engines.command import ONE_NODE, EngineCommand, Listen, Nodes
 from farspan.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from farspan.engines.logs.line_pattern import LinePattern
+    from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metrics import Measure, MetricSource
     from farspan.planner.levers import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
@@ -226,10 +228,10 @@ class Engine(ABC):
     def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
         """Where each measure comes from in its /metrics; several where versions differ, the newest first."""
 
-    def log_patterns(self) -> tuple[Any, ...]:
+    def log_patterns(self) -> tuple[LinePattern, ...]:
         """The lines of its log that mean something, for the doctor's reader."""
         return ()
 
-    def doctor_rules(self) -> tuple[Any, ...]:
+    def doctor_rules(self) -> tuple[Rule | StateRule, ...]:
         """The failures only this engine has, for the doctor."""
         return ()

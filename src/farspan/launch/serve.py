@@ -1,4 +1,4 @@
-"""`farspan serve`, and what finds, shows and ends its servers afterwards, as functions."""
+"""A server's life: started and watched until it answers, looked up, its log found, ended."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from farspan.diagnosis.examine import examine
-from farspan.diagnosis.findings import Severity
-from farspan.diagnosis.server_state import Hints
+from farspan.engines.logs.findings import Severity
+from farspan.engines.logs.server_state import Hints
 from farspan.errors import LaunchError
 from farspan.launch.docker import Docker
 from farspan.launch.kubernetes import Cluster, is_ready
@@ -54,6 +54,20 @@ class RunningServer:
     record: ServerRecord
     report: StartReport
 
+    @property
+    def url(self) -> str:
+        """Where it answers; empty in a cluster."""
+        return self.record.url
+
+    def to_json(self) -> dict[str, Any]:
+        """The record, the phases of the start, and what the engine got beside the plan."""
+        return {
+            "server": asdict(self.record),
+            "ready_s": self.report.ready_s,
+            "phases": [asdict(phase) for phase in self.report.phases],
+            "compared": [asdict(row) for row in self.report.compared],
+        }
+
 
 def describe(runtime: Runtime) -> dict[str, Any]:
     """What would run, for programs: runtime, engine, argv or manifest, names of environment variables, plan."""
@@ -81,7 +95,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
     }
 
 
-async def serve(
+async def start_server(
     runtime: Runtime,
     *,
     state: StateFolder | None = None,
@@ -269,7 +283,9 @@ def _ask(url: str) -> str:
         return " ".join(str(getattr(error, "reason", error)).split())
 
 
-def stop(record: ServerRecord, state: StateFolder, *, on_step: Callable[[str], None] | None = None) -> None:
+def stop_server(
+    record: ServerRecord, state: StateFolder, *, on_step: Callable[[str], None] | None = None
+) -> None:
     """End a server and forget it; its log stays. One that is gone is only forgotten.
 
     Raises:

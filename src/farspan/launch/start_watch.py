@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from farspan.diagnosis.diagnose import Doctor
-from farspan.diagnosis.findings import Finding, Severity
 from farspan.diagnosis.log_reader import LogReader
-from farspan.diagnosis.records import StartPhase
-from farspan.diagnosis.server_state import Hints
+from farspan.engines.logs.findings import Finding, Severity
+from farspan.engines.logs.records import StartPhase
+from farspan.engines.logs.server_state import Hints
 from farspan.errors import LaunchError
 from farspan.launch.expected import ExpectedStart
 from farspan.launch.readiness import Check, Watched, wait_ready
@@ -162,7 +162,7 @@ class StartupWatch:
         """
         self.read()
         now = time.monotonic() - self._server.started
-        if self._doctor.situation.died_itself:
+        if self._doctor.server_state.died_itself:
             self._dying = self._dying if self._dying is not None else now
             if now - self._dying > _DYING_S:
                 raise LaunchError(
@@ -214,7 +214,7 @@ class StartupWatch:
 
     def compared(self) -> tuple[Compared, ...]:
         """What the engine printed, beside what the plan said it would."""
-        figures = self._doctor.situation.figures
+        figures = self._doctor.server_state.figures
         rows = []
         for name, (what, word) in _COMPARED.items():
             planned = next((value for key, value in self._printed.items() if key.startswith(word)), None)
@@ -253,7 +253,7 @@ class StartupWatch:
         for name in names[:latest]:
             if name in self._began:
                 self._ended.setdefault(name, now)
-        if self._doctor.situation.ready is not None:
+        if self._doctor.server_state.ready is not None:
             for name in self._began:
                 self._ended.setdefault(name, now)
 

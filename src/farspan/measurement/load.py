@@ -10,17 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from farspan.errors import InputError
-from farspan.measurement.analysis.labels import Surroundings, find_others_cpu, is_local, read_cpu
-from farspan.measurement.analysis.measure import Result, measure
+from farspan.measurement.analysis.labels import Surroundings
+from farspan.measurement.analysis.measure import measure
 from farspan.measurement.http.client import Client, Exchange, Lag, Limits
-from farspan.measurement.http.target import normalise_url
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.http.target import is_local, normalise_url
 from farspan.measurement.observe.observer import Observer
+from farspan.measurement.observe.processors import find_others_cpu, read_cpu
 from farspan.measurement.options import BenchOptions
 from farspan.measurement.prepared_requests import PreparedRequest
-from farspan.measurement.request_status import Status
-from farspan.measurement.run_folder import RunStore
-from farspan.measurement.schedule import Job
-from farspan.measurement.watch import Watcher
+from farspan.measurement.progress import Watcher
+from farspan.measurement.runs.job import Job
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import RunStore
 
 # So many connections in a row refused mean that the server has gone: stop, and leave the rest for --resume.
 _UNREACHABLE_IN_A_ROW = 3

@@ -13,7 +13,8 @@ from farspan.measurement.http.client import Limits
 from farspan.measurement.http.target import normalise_url
 from farspan.measurement.http.wire import Api, PromptAs
 from farspan.measurement.lengths import Lengths
-from farspan.measurement.schedule import Job, LoadPhase, plan_arrivals, plan_jobs
+from farspan.measurement.runs.job import Job, LoadPhase
+from farspan.measurement.schedule import plan_arrivals, plan_jobs
 
 GOODPUT_TIMES = ("ttft", "tpot", "e2el")
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from farspan.errors import InputError
 from farspan.measurement.http.request_body import FilePiece, RequestBody
 from farspan.measurement.http.wire import Api, PromptAs, frame_body
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
 
 PROMPTS_FOLDER = "prompts"
 _OURS = re.compile(r"[0-9a-f]{32}\.json|\.draft-.*")

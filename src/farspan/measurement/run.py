@@ -6,14 +6,13 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.analysis.plan_times import PlanTimes, read_plan_times
-from farspan.measurement.environment import describe_machine, read_document, without_secrets
-from farspan.measurement.http.client import Lag, Limits
+from farspan.measurement.http.client import Limits
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.target import (
     ServerInfo,
     ask_server,
@@ -34,54 +33,12 @@ from farspan.measurement.prepared_requests import (
     choose_form,
     prepare_request,
 )
-from farspan.measurement.request_status import Status
-from farspan.measurement.run_folder import INFO_FILE, Identity, RunInfo, load_info, new_start, open_run
-from farspan.measurement.schedule import Job, LoadPhase
-from farspan.measurement.watch import Watcher
-
-__all__ = ["BenchOptions", "BenchOutcome", "run_bench", "run_engines"]
-
-
-@dataclass(frozen=True, slots=True)
-class BenchOutcome:
-    """A finished bench: every result the run folder holds, those of earlier starts included.
-
-    Args:
-        folder: The run folder.
-        info: What was run.
-        results: The latest result of every request, those that warm up and cool down included.
-        skipped: How many requests were there already and not sent again.
-        unsent: How many requests were left unsent.
-        stopped: Why requests were left unsent or given up; empty when none were.
-        loop_lag: How late this start's event loop was; None when nothing was sent.
-        faults: What could not be observed in this start, one sentence each.
-    """
-
-    folder: Path
-    info: RunInfo
-    results: tuple[Result, ...]
-    skipped: int
-    unsent: int
-    stopped: str
-    loop_lag: Lag | None = None
-    faults: tuple[str, ...] = ()
-
-    @property
-    def failed(self) -> tuple[Result, ...]:
-        """The requests that failed or were wrong."""
-        return tuple(result for result in self.results if result.status is not Status.OK)
-
-    @property
-    def good(self) -> bool:
-        """True when every request was sent, answered and right."""
-        return not self.failed and not self.unsent
-
-    @property
-    def exit_code(self) -> int:
-        """0 when good, 2 when no request was answered at all, 1 otherwise."""
-        if self.good:
-            return 0
-        return 1 if any(result.status.answered for result in self.results) else 2
+from farspan.measurement.progress import Watcher
+from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.runs.environment import describe_machine, read_document, without_secrets
+from farspan.measurement.runs.job import Job, LoadPhase
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import INFO_FILE, Identity, load_info, new_start, open_run
 
 
 async def run_bench(
@@ -136,7 +93,8 @@ async def run_bench(
 
             def limits(job: Job) -> Limits:
                 # Without a bound every request of the run may be ahead of this one.
-                return times.limit(job, options.limits, concurrency=options.at_once or len(jobs))
+                limits = times.limit(job, options.limits, concurrency=options.at_once or len(jobs))
+                return limits.for_output(job.output_tokens)
 
             load = Load(
                 options,

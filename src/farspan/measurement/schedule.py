@@ -2,51 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
 from farspan.measurement.lengths import Lengths
-
-
-class LoadPhase(StrEnum):
-    """What a request is for. All are kept; statistics take the measured ones alone."""
-
-    WARMUP = "warm-up"
-    MEASURED = "measured"
-    COOLDOWN = "cool-down"
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One request to make. Two jobs are the same request exactly when they are equal.
-
-    Args:
-        context: Prompt tokens as the server counts them.
-        depth: Where the needle goes: 0 the start, 1 the end.
-        repeat: Which round this is, from 0; of lengths drawn from a distribution, which draw.
-        seed: The run's seed.
-        output_tokens: Tokens to generate.
-        phase: What it is for.
-    """
-
-    context: int
-    depth: float
-    repeat: int
-    seed: int
-    output_tokens: int
-    phase: LoadPhase = LoadPhase.MEASURED
-
-    @property
-    def prompt_seed(self) -> int:
-        """A seed for this job's prompt: its own, and the same whatever else the run holds (63 bits)."""
-        words = f"{self.seed} {self.context} {self.depth!r} {self.repeat} {self.output_tokens}"
-        if self.phase is not LoadPhase.MEASURED:
-            words += f" {self.phase.value}"
-        return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big") >> 1
+from farspan.measurement.runs.job import Job, LoadPhase
 
 
 def plan_jobs(

@@ -324,7 +324,7 @@ def sweep_lines(
     for line in refusal_lines(left_out):
         yield from wrap(line, width)
     for engine, fix in (fixes or {}).items():
-        failing = next(point.context for point in shown if point.engine == engine and not point.fits)
+        failing = min(p.context for p in shown if p.engine == engine and p.plan is not None and not p.fits)
         yield from wrap(f"{format_tokens(failing)}: {cure_line(engine, fix)}", width)
 
 

@@ -95,12 +95,12 @@ def estimate_time(
     kv_dtype: KvDtype,
     backend: str = "",
     chunk: int = PREFIX_TREE_CHUNK,
-    prefix_tree: bool = True,
+    prefix_tree: bool = False,
 ) -> TimeEstimate:
     """Estimate one cold request alone on a server.
 
-    `backend` is the prefill attention backend where it matters; `chunk` and `prefix_tree` are SGLang's
-    --chunked-prefill-size and whether its prefix tree is on. Pure.
+    `backend` is the prefill attention backend where it matters. `prefix_tree` says that the engine keeps a prefix
+    tree whose CPU time counts at this length, as SGLang does; `chunk` is its --chunked-prefill-size. Pure.
     """
     pace = _pace(model, gpu, tp, engine, version, kv_dtype, backend)
     fit, basis = pace.fit, pace.basis
@@ -116,7 +116,7 @@ def estimate_time(
         TimeTerm("local attention", floors.local, local, pace.attention_formula),
     )
     expected = linear + attention + local
-    if engine == "sglang" and prefix_tree:
+    if prefix_tree:
         tree = prefix_tree_seconds(version, prompt_tokens, chunk)
         if tree:
             terms = (

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from farspan.measurement.analysis.comparison import Comparison, Difference, Row
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.analysis.summary import Point, list_points
-from farspan.measurement.request_status import Status
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Result
 from farspan.reports.kvmemory import find_kv
 from farspan.reports.report_run import ReportRun
 from farspan.reports.report_tables import write_measure

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor, log10
 
-from farspan.diagnosis.findings import Finding, Severity
+from farspan.engines.logs.findings import Finding, Severity
 from farspan.errors import InputError
-from farspan.measurement.advice import list_failures
+from farspan.measurement.analysis.advice import list_failures
 from farspan.measurement.analysis.comparison import Comparison, Difference, Row, compare_runs
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.analysis.measures import group_points
+from farspan.measurement.analysis.measures import PointKey, group_points
 from farspan.measurement.analysis.summary import Point, list_points
-from farspan.measurement.request_status import Status
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Result
 from farspan.reports.kvmemory import find_kv, find_peak
 from farspan.reports.report_run import ReportRun
 from farspan.reports.series import Series
@@ -135,17 +135,21 @@ def _rows_of(
     grouped = group_points(shown)
     kv = find_kv(run)
     ratios = (
-        {(row.context, row.depth): row for row in comparison.rows if row.measure == "ttft"}
+        {
+            PointKey(row.context, row.depth, row.concurrency): row
+            for row in comparison.rows
+            if row.measure == "ttft"
+        }
         if comparison
         else {}
     )
     exact = all(context == group[0] for context, group in groups.items())
     rows = []
     for point in list_points(shown):
-        results = grouped[point.context, point.depth]
+        results = grouped[PointKey(point.context, point.depth, point.concurrency)]
         peak = find_peak(kv.held, results) if kv else None
         planned = run.plan.times.at(point.context) if run.plan and exact else None
-        ratio = ratios.get((point.context, point.depth)) if exact else None
+        ratio = ratios.get(PointKey(point.context, point.depth, point.concurrency)) if exact else None
         rows.append(
             PointRow(
                 anchor=f"point-{run.key}-{point.context}-{point.depth:g}",
@@ -216,7 +220,9 @@ def tabulate_recall(run: ReportRun, groups: Mapping[int, tuple[int, str]]) -> Re
     """Lay out a run's recall by depth and context; None when no answer was checked."""
     if not any(was_checked(result) for result in run.results):
         return None
-    shown = group_points(merge_contexts(run.results, groups))
+    shown: dict[tuple[int, float], list[Result]] = {}
+    for results in group_points(merge_contexts(run.results, groups)).values():
+        shown.setdefault((results[0].context, results[0].depth), []).extend(results)
     labels = dict(groups.values())
     contexts = sorted({context for context, _ in shown})
     depths = sorted({depth for _, depth in shown})

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from farspan.measurement.analysis.measure import Result
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.observe.series import Reading
-from farspan.measurement.request_status import Status
+from farspan.measurement.runs.result import Result
 from farspan.reports.drawing import WIDE, Chart, LegendKey, colour_of, draw, layer, write_seconds
 from farspan.reports.kvmemory import KvHeld, find_kv, read_time
 from farspan.reports.report_run import ReportRun

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from farspan.engines.vllm import KNOWN_VERSIONS, outline_vllm, plan_vllm
-from farspan.engines.vllm.batch import batch_limits
+from farspan.engines.vllm.defaults import batch_limits, prefix_caching
 from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, human_int, read_flags
 from farspan.engines.vllm.hybrid import hybrid_state
-from farspan.engines.vllm.layout import kv_layout, prefix_caching
+from farspan.engines.vllm.layout import kv_layout
 from farspan.engines.vllm.pool import VllmKvLayout
 from farspan.engines.vllm.versions import RULES
 from farspan.errors import InputError

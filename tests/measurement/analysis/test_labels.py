@@ -6,18 +6,13 @@ from dataclasses import replace
 import pytest
 
 from farspan.measurement.analysis import labels
-from farspan.measurement.analysis.labels import (
-    CpuReading,
-    Surroundings,
-    find_around,
-    find_labels,
-    find_others_cpu,
-    is_local,
-)
+from farspan.measurement.analysis.labels import Surroundings, find_around, find_labels
 from farspan.measurement.http.client import Exchange, Lag
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.http.target import is_local
 from farspan.measurement.http.wire import Usage
-from farspan.measurement.request_status import Status
-from farspan.measurement.schedule import Job
+from farspan.measurement.observe.processors import CpuReading, find_others_cpu, read_cpu
+from farspan.measurement.runs.job import Job
 
 JOB = Job(context=1000, depth=0.5, repeat=0, seed=1, output_tokens=4)
 GOOD = Exchange(
@@ -84,11 +79,11 @@ def test_others_use_of_the_processors_is_what_is_not_ours() -> None:
 
 
 def test_this_machine_can_be_read() -> None:
-    before = labels.read_cpu()
+    before = read_cpu()
     end = time.perf_counter() + 1.05
     while time.perf_counter() < end:
         pass
-    after = labels.read_cpu()
+    after = read_cpu()
     assert before is not None
     assert after is not None
     used = find_others_cpu(before, after)

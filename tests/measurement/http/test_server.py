@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from farspan.errors import InputError
+from farspan.errors import InputError, NetworkError
 from farspan.measurement.http.target import (
     ServerInfo,
     ask_server,
@@ -57,7 +57,7 @@ async def test_a_server_without_models_is_taken_at_the_users_word(server: Script
 
 async def test_a_server_that_is_loading(server: ScriptedServer) -> None:
     server.models_status = 503
-    with pytest.raises(InputError, match="HTTP 503: still loading"):
+    with pytest.raises(NetworkError, match="HTTP 503: still loading"):
         await ask_server(server.url)
 
 
@@ -75,7 +75,7 @@ async def test_no_server() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    with pytest.raises(InputError, match="no server answers") as caught:
+    with pytest.raises(NetworkError, match="no server answers") as caught:
         await ask_server(url)
     assert "\n" not in str(caught.value)
 

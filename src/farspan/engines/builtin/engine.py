@@ -12,6 +12,7 @@ from farspan.engines.engine import Engine
 
 if TYPE_CHECKING:
     from farspan.engines.command import EngineCommand, Listen, Nodes
+    from farspan.engines.logs.line_pattern import LinePattern
     from farspan.engines.metrics import Measure, MetricSource
     from farspan.planner.levers import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
@@ -48,6 +49,11 @@ class Builtin(Engine):
         python: str,
     ) -> EngineCommand:
         return builtin_command(model, flags, env, listen, nodes, python)
+
+    def log_patterns(self) -> tuple[LinePattern, ...]:
+        from farspan.engines.builtin.log_grammar import LINES
+
+        return LINES
 
     def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
         from farspan.engines.builtin.metrics import METRIC_SOURCES

@@ -12,6 +12,8 @@ from farspan.engines.sglang.start_phases import START_SECONDS
 
 if TYPE_CHECKING:
     from farspan.engines.command import EngineCommand, Listen, Nodes
+    from farspan.engines.logs.line_pattern import LinePattern
+    from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metrics import Measure, MetricSource
     from farspan.planner.levers import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
@@ -61,6 +63,16 @@ class Sglang(Engine):
 
     def live_path(self, *, with_key: bool) -> str:
         return live_path(with_key=with_key)
+
+    def log_patterns(self) -> tuple[LinePattern, ...]:
+        from farspan.engines.sglang.log_grammar import LINES
+
+        return LINES
+
+    def doctor_rules(self) -> tuple[Rule | StateRule, ...]:
+        from farspan.engines.sglang.rules import RULES
+
+        return RULES
 
     def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
         from farspan.engines.sglang.metrics import METRIC_SOURCES

@@ -13,6 +13,8 @@ from farspan.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from farspan.engines.command import EngineCommand, Listen, Nodes
+    from farspan.engines.logs.line_pattern import LinePattern
+    from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metrics import Measure, MetricSource
     from farspan.planner.levers import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
@@ -66,6 +68,16 @@ class Vllm(Engine):
         python: str,
     ) -> EngineCommand:
         return vllm_command(model, flags, env, listen, nodes, python)
+
+    def log_patterns(self) -> tuple[LinePattern, ...]:
+        from farspan.engines.vllm.log_grammar import LINES
+
+        return LINES
+
+    def doctor_rules(self) -> tuple[Rule | StateRule, ...]:
+        from farspan.engines.vllm.rules import RULES
+
+        return RULES
 
     def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
         from farspan.engines.vllm.metrics import METRIC_SOURCES

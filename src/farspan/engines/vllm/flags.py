@@ -6,12 +6,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError
-from farspan.hardware.gpu import Gpu
-from farspan.models.spec import KvDtype, ModelSpec
+from farspan.models.spec import KvDtype
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
 from farspan.sizes import GIB
@@ -150,22 +148,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         InputError: A flag contradicts the request, has a value vLLM refuses, does not exist in this version,
             or asks for something whose memory is not mirrored.
     """
-    return _read(
-        tuple(request.engine_flags.items()), request.model, request.gpu, request.tp, request.kv_dtype, rules
-    )
-
-
-@lru_cache(maxsize=1024)
-def _read(
-    flags: tuple[tuple[str, str | None], ...],
-    model: ModelSpec,
-    gpu: Gpu,
-    tp: int,
-    kv_dtype: KvDtype,
-    rules: VllmRules,
-) -> VllmFlags:
-    """Read flags; nothing else of a request changes what they mean."""
-    asked = PlanRequest(model, gpu, tp, tp, 1, kv_dtype=kv_dtype, engine_flags=normalized(dict(flags)))
+    asked = request.with_flags(normalized(request.engine_flags))
     _refuse(asked, rules)
     length, auto = _max_model_len(asked, rules)
     fraction = (

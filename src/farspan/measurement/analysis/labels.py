@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
-from pathlib import Path
-
-from yarl import URL
 
 from farspan.measurement.http.client import Exchange
 from farspan.measurement.http.wire import Usage
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
 from farspan.sizes import format_seconds
 
 # A wall clock that is kept right by slewing moves by at most 500 parts in a million (adjtimex(2)).
@@ -24,7 +19,6 @@ _BUSY_SHARE = 0.5
 # Below this the client's own lag changes nothing anybody would look at.
 _LAG_S = 0.01
 _BURST_S = 0.001
-_PROC_STAT = Path("/proc/stat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +60,8 @@ def find_around(exchange: Exchange, around: Surroundings) -> dict[str, str]:
             f"the wall clock moved {exchange.clock_jump_s:+.3f} s against the steady one meanwhile;"
             " times are the steady clock's"
         )
+    if exchange.oversized:
+        labels["oversized"] = "the server sent far more than was asked for, and was left"
     lag = exchange.lag
     if lag is not None and lag.p99 > _LAG_S and _smears(exchange, lag.p99):
         labels["client-lag"] = (
@@ -107,42 +103,3 @@ def _find_in_answer(job: Job, exchange: Exchange) -> dict[str, str]:
     if exchange.streamed and usage.output_tokens is not None and events != usage.output_tokens:
         labels["itl-per-event"] = f"{usage.output_tokens} tokens came in {events} events: gaps are per event"
     return labels
-
-
-@dataclass(frozen=True, slots=True)
-class CpuReading:
-    """Processor time at one moment, in seconds: the machine's in use, and this process's own."""
-
-    at: float
-    busy: float
-    own: float
-
-
-def read_cpu() -> CpuReading | None:
-    """Read how busy this machine is; None where that cannot be read (Linux has it)."""
-    try:
-        line = _PROC_STAT.read_text().partition("\n")[0].split()
-        ticks = [int(field) for field in line[1:9]]
-    except (OSError, ValueError):
-        return None
-    busy = sum(ticks) - ticks[3] - ticks[4]  # all but idle and iowait
-    return CpuReading(time.perf_counter(), busy / os.sysconf("SC_CLK_TCK"), time.process_time())
-
-
-def find_others_cpu(before: CpuReading | None, after: CpuReading | None) -> float | None:
-    """Return how many processors other programs used between two readings; None for less than a second."""
-    if before is None or after is None or after.at - before.at < 1.0:
-        return None
-    used = (after.busy - before.busy) - (after.own - before.own)
-    return max(0.0, used / (after.at - before.at))
-
-
-def is_local(url: str) -> bool:
-    """Tell whether a server is this machine by its address alone."""
-    host = URL(url).host or ""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -7,8 +7,8 @@ import orjson
 from farspan.measurement.http.answer import Answer
 from farspan.measurement.http.connection import Connection
 from farspan.measurement.http.http1 import MalformedAnswerError
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.wire import MalformedEventError, read_error_body, read_message
-from farspan.measurement.request_status import Status
 from farspan.sizes import format_seconds
 
 

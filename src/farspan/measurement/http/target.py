@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import orjson
 from yarl import URL
 
 from farspan.engines.registry import all_engines, find_served
-from farspan.errors import InputError
+from farspan.errors import InputError, NetworkError
 from farspan.measurement.http.wire import read_error_body
 from farspan.sizes import format_tokens
 
 ANSWER_LIMIT_S = 30.0
+_MOST_BYTES = 8 * 2**20
 _ASIDE_LIMIT_S = 5.0  # for what is good to know but not needed
 
 
@@ -67,6 +69,17 @@ def normalise_url(text: str) -> str:
     return str(url.with_query(None).with_fragment(None)).rstrip("/").removesuffix("/v1").rstrip("/")
 
 
+def is_local(url: str) -> bool:
+    """Tell whether a server is this machine by its address alone."""
+    host = URL(url).host or ""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 async def ask_server(url: str, *, model: str | None = None, api_key: str | None = None) -> ServerInfo:
     """Ask a server what it serves.
 
@@ -76,7 +89,8 @@ async def ask_server(url: str, *, model: str | None = None, api_key: str | None 
         api_key: Sent as a bearer token.
 
     Raises:
-        InputError: No server answers there, it wants a key, or it does not serve that model.
+        NetworkError: No server answers there, or not as a server of models does.
+        InputError: It wants a key, or does not serve that model.
     """
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     timeout = aiohttp.ClientTimeout(total=ANSWER_LIMIT_S, sock_connect=10)
@@ -84,13 +98,18 @@ async def ask_server(url: str, *, model: str | None = None, api_key: str | None 
         try:
             status, body = await _get(session, url + "/v1/models")
         except TimeoutError as error:
-            raise InputError(
+            raise NetworkError(
                 f"the server at {url} did not answer GET /v1/models within {ANSWER_LIMIT_S:g} s",
                 "wait until it is ready, or check --url",
             ) from error
+        except _OversizedError as error:
+            raise NetworkError(
+                f"the server at {url} answers GET /v1/models with {error}",
+                "check --url: this is no model server",
+            ) from error
         except (aiohttp.ClientError, OSError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(
+            raise NetworkError(
                 f"no server answers at {url} ({reason})", "start it, or pass its address with --url"
             ) from error
         version = await _ask_version(session, url)
@@ -98,7 +117,7 @@ async def ask_server(url: str, *, model: str | None = None, api_key: str | None 
         wanted = "refuses the API key" if api_key else "wants an API key"
         raise InputError(f"the server at {url} {wanted} (HTTP {status})", "set OPENAI_API_KEY or --api-key")
     if status >= 500:
-        raise InputError(
+        raise NetworkError(
             f"the server at {url} answers HTTP {status}: {read_error_body(body)}",
             "wait until it is ready, or read its log",
         )
@@ -187,9 +206,18 @@ def check_lengths(server: ServerInfo, contexts: tuple[int, ...], output_tokens: 
         )
 
 
+class _OversizedError(ValueError):
+    """A server says far more of itself than there is to say."""
+
+
 async def _get(session: aiohttp.ClientSession, address: str) -> tuple[int, bytes]:
     async with session.get(address, allow_redirects=False) as response:
-        return response.status, await response.read()
+        body = bytearray()
+        async for piece in response.content.iter_any():
+            body += piece
+            if len(body) > _MOST_BYTES:
+                raise _OversizedError(f"more than {_MOST_BYTES:,} bytes")
+        return response.status, bytes(body)
 
 
 async def _ask_version(session: aiohttp.ClientSession, url: str) -> str | None:

@@ -16,12 +16,12 @@ import numpy as np
 import orjson
 
 from farspan.errors import InputError
-from farspan.measurement.analysis.measure import REPLY_CHARACTERS, Result, summarise_gaps
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.target import ServerInfo
 from farspan.measurement.imports.foreign import ForeignRequest, ForeignRun
 from farspan.measurement.imports.read import guarded, read_foreign
-from farspan.measurement.request_status import Status
-from farspan.measurement.run_folder import IMPORTED_TASK, Identity, new_start, open_run
+from farspan.measurement.runs.result import REPLY_CHARACTERS, Result, summarise_gaps
+from farspan.measurement.runs.run_folder import IMPORTED_TASK, Identity, new_start, open_run
 
 IMPORTED_FILE = "imported.json"
 # Tokens closer together than this were not seen arriving one by one.

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from farspan.engines.metrics import Measure
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.observe.evidence import estimate_prefill, find_hang, find_preemption, find_strangers
 from farspan.measurement.observe.gpu_sampler import is_here, open_gpus
 from farspan.measurement.observe.observer import ObservedRun, Observer
 from farspan.measurement.observe.scrape import Sample, Scraper
 from farspan.measurement.observe.telemetry import Telemetry
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
+from farspan.measurement.runs.result import Result
 from farspan.sizes import format_tokens
 
 INTERVAL_S = 1.0

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.http.target import ServerInfo
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
+from farspan.measurement.runs.result import Result
 
 
 @dataclass(frozen=True, slots=True)
