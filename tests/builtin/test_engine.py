@@ -179,9 +179,9 @@ def test_no_room_in_the_middle_sends_the_newest_request_back(
 
     take = SegmentPool.take
 
-    def late(pool: SegmentPool, count: int, growing: bool = True) -> list[Any]:
+    def late(pool: SegmentPool, count: int) -> list[Any]:
         """A neighbour holds the memory until a request was sent back."""
-        return take(pool, count, growing) if engine.num_preemptions else no_room(pool, count)
+        return take(pool, count) if engine.num_preemptions else no_room(pool, count)
 
     monkeypatch.setattr(SegmentPool, "take", late)
     while engine.has_work:
@@ -210,7 +210,7 @@ def test_no_room_for_the_only_request_is_its_error(
     engine.close()
 
 
-def no_room(pool: SegmentPool, count: int, growing: bool = True) -> list[Any]:
+def no_room(pool: SegmentPool, count: int) -> list[Any]:
     raise NoRoomError("a neighbour has it all")
 
 

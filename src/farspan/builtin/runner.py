@@ -69,6 +69,7 @@ class EngineRunner:
     def __init__(self, engine: InferenceEngine, metrics: EngineMetrics) -> None:
         self._engine = engine
         self._metrics = metrics
+        metrics.watch_kv(engine.statistics)
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
         self._thread = threading.Thread(target=self._run, name="farspan-engine", daemon=True)

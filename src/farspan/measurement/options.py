@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,10 @@ class DryRun:
     by_context: dict[str, int]
     last_leaves_s: float | None
     first: tuple[Job, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """It as plain data."""
+        return asdict(self)
 
 
 def plan_dry_run(options: BenchOptions, *, shown: int = 10) -> DryRun:

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -51,6 +51,10 @@ class Imported:
     failed: int
     left_out: int
     benchmarks: int
+
+    def to_json(self) -> dict[str, Any]:
+        """What was imported, as plain data."""
+        return asdict(self) | {"folder": str(self.folder)}
 
 
 def import_file(
