@@ -227,7 +227,6 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
 @click.option("--dry-run", is_flag=True, help="Say what would be sent; ask no server and write nothing.")
 @click.option(
     "--fail-if",
-    "conditions",
     multiple=True,
     metavar="CONDITION",
     help="Exit with 1 when this holds at any context, such as 'ttft.p50 > 1.1 * plan'; see docs/compare.md.",
@@ -253,7 +252,7 @@ def command(
     engines: dict[str, str] | None,
     run: Path | None,
     dry_run: bool,
-    conditions: tuple[str, ...],
+    fail_if: tuple[str, ...],
     metrics_interval: float,
     hang_after: float,
     metrics_url: str | None,
@@ -280,7 +279,7 @@ def command(
                 url,
                 engines=engines,
                 run=run,
-                fail_if=conditions,
+                fail_if=fail_if,
                 metrics_interval=metrics_interval,
                 metrics_url=metrics_url,
                 hang_after=hang_after,
