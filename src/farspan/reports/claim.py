@@ -171,7 +171,8 @@ def choose_figures(run: ReportRun) -> tuple[KeyFigure, ...]:
         what = "memory the cache had taken" if kv.elastic else "held of a fixed pool"
         basis = TrustLevel.ASSUMED if kv.basis.startswith("the plan") else TrustLevel.PROVEN
         of = f"of {kv.write(kv.capacity)}; " if kv.capacity and kv.unit != "share" else ""
-        figures.append(KeyFigure("KV peak", kv.write(kv.peak), f"{of}{what}; {kv.basis}", basis))
+        before = kv.write_before(kv.before, kv.peak)
+        figures.append(KeyFigure("KV peak", kv.write(kv.peak), f"{of}{what}{before}; {kv.basis}", basis))
     return tuple(figures)
 
 
