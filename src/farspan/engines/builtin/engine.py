@@ -67,6 +67,7 @@ ENGINE = Builtin(
     owned_by="farspan",
     key_variable=KEY_VARIABLE,
     context_flag="--max-model-len",
+    step_tokens_flag="--max-num-batched-tokens",
     cpu_flags=("--device", "cpu"),
     most_ranks=1,
     start_seconds=START_SECONDS,
