@@ -41,6 +41,7 @@ Examples:
   farspan bench --url http://localhost:8000 --contexts 1M --depths 0.1,0.9 --run runs/a
   farspan bench --url http://localhost:8000 --contexts 1M,2M --depths 0.1,0.9 --run runs/a --resume
   farspan bench --url http://localhost:8000 --contexts 100k --concurrency 8 --api chat --json
+  farspan bench --url http://localhost:8000 --contexts 100k --concurrency 1,4,16,50 --output-tokens 200
   farspan bench --url http://localhost:8000 --length-distribution lognormal:50k,0.7 --num-prompts 200 --rate 0.5
   farspan bench --engines vllm@http://a:8000,sglang@http://b:30000 --contexts 1M --repeats 5 --run runs/both
   farspan bench --url http://localhost:8000 --contexts 1M --plan plan.json --fail-if 'ttft.p50 > 1.1 * plan'
@@ -101,8 +102,10 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
 @click.option(
     "--concurrency",
     "--max-concurrency",
-    type=int,
-    help="Requests under way at a time.  [default: 1; with --rate no bound]",
+    metavar="NUMBERS",
+    help="Requests under way at a time. Several, such as 1,4,16,50, are gone through one after another and make a"
+    " throughput-latency curve."
+    "  [default: 1; with --rate no bound]",
 )
 @click.option(
     "--rate",

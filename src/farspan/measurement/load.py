@@ -6,7 +6,7 @@ import asyncio
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from farspan.errors import InputError
@@ -102,11 +102,10 @@ class Load:
                 ]
                 try:
                     async with asyncio.TaskGroup() as group:
-                        if self._arrivals is None:
-                            for _ in range(min(options.at_once or 1, len(self._left))):
-                                group.create_task(self._work(client))
-                        else:
+                        if self._arrivals is not None:
                             await self._send_in_time(client, group, self._arrivals)
+                    while self._left and not self._must_stop():
+                        await self._send_block(client)
                 finally:
                     for task in watching:
                         task.cancel()
@@ -114,9 +113,23 @@ class Load:
         except* InputError as errors:
             raise _first(errors) from errors
 
-    async def _work(self, client: Client) -> None:
-        while self._left and not self._must_stop():
+    async def _send_block(self, client: Client) -> None:
+        """Send what comes next at one concurrency, and wait until it is over."""
+        block = self._name_block(self._left[0].job)
+        at_once = self._left[0].job.concurrency or self._options.at_once or 1
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(at_once, len(self._left))):
+                group.create_task(self._work(client, block))
+
+    async def _work(self, client: Client, block: Hashable) -> None:
+        while self._left and self._name_block(self._left[0].job) == block and not self._must_stop():
             await self._send(client, self._left.popleft(), late_s=0.0)
+
+    def _name_block(self, job: Job) -> Hashable:
+        """Return what tells the requests that may be under way together from the others."""
+        if job.concurrency is None:
+            return None
+        return job.concurrency, None if self._options.lengths else job.context
 
     async def _send_in_time(
         self, client: Client, group: asyncio.TaskGroup, arrivals: Sequence[float]

@@ -92,7 +92,9 @@ async def run_bench(
 
             def limits(job: Job) -> Limits:
                 # Without a bound every request of the run may be ahead of this one.
-                limits = times.limit(job, options.limits, concurrency=options.at_once or len(jobs))
+                limits = times.limit(
+                    job, options.limits, concurrency=job.concurrency or options.at_once or len(jobs)
+                )
                 return limits.for_output(job.output_tokens)
 
             load = Load(
