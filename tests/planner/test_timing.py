@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from timing_fitting import decode_bytes, decode_floor, fit_decode, fit_prefill, floor_terms, prefill_work
 
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
@@ -18,6 +17,7 @@ from farspan.planner.timing import (
     prefix_tree_seconds,
 )
 from farspan.planner.timing_fits import FITS, Fit
+from timing_fitting import decode_bytes, decode_floor, fit_decode, fit_prefill, floor_terms, prefill_work
 
 RUNS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "observed_timing.json").read_text(encoding="utf-8")
