@@ -26,9 +26,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from farspan.launch.local import find_free_port
-from farspan.measurement.analysis.measures import lookup_point
+from farspan.measurement.analysis.point_values import lookup_point
 from farspan.measurement.imports.write_foreign import IMPORTED_FILE, import_file
-from farspan.measurement.run_folder import Run, load_run
+from farspan.measurement.runs.run_folder import Run, load_run
 from farspan.models.probe import write_probe
 from prompts import write_tokenizer_folder
 

@@ -176,7 +176,7 @@ class Bench:
         layers, quiet = 12, 2.0
         driver = self.driver()
         free = driver.memory().free
-        segments = SegmentPool(driver, size, quiet_s=quiet, ahead_bytes=4 * size)
+        segments = SegmentPool(driver, size, quiet_s=quiet)
         row = 4096
         pool = PagePool(segments, [row] * layers, 1, 64 * size // row)
         idle = driver.physical_bytes()

@@ -33,13 +33,11 @@ import torch
 from elastic_raw import raw_growth
 from farspan.sizes import parse_token_list, parse_tokens
 from kv_lookup_subjects import compare
-from kv_subjects import ON_BOTH, ON_CUDA, SegmentsAhead, Shape, Structure
+from kv_subjects import ON_BOTH, ON_CUDA, Shape, Structure
 from kv_tables import tables
 
 # Attention once a page takes a call a page: not beyond this many of them.
 MOST_CALLS = 20_000
-# What one step of prefill leaves the background to create ahead in; far less than it really takes.
-STEP_S = 0.002
 MIB = 2**20
 
 
@@ -157,8 +155,6 @@ def grow(
     least, failed = free_bytes(device), None
     for length in sorted(options.tokens):
         while structure.length < length and failed is None:
-            if kind is SegmentsAhead:
-                time.sleep(STEP_S)
             count = min(options.step, length - structure.length)
             begun = now(device)
             try:

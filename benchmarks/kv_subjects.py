@@ -285,15 +285,13 @@ class Segments(Structure):
     name = "segments"
     page = 16
     segment_bytes = 128 * 2**20
-    ahead_segments = 0
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
         self._driver = open_driver(shape.device)
         size = self.segment_bytes if shape.device.type == "cuda" else self.segment_bytes // 16
         cap = shape.layers * -(-shape.cap * shape.row_bytes // size) * size
-        ahead = self.ahead_segments * shape.layers * size
-        self._segments = SegmentPool(self._driver, size, Cap(cap + ahead), ahead_bytes=ahead)
+        self._segments = SegmentPool(self._driver, size, Cap(cap))
         pages = -(-shape.cap // self.page)
         self._pages = PagePool(self._segments, [shape.row_bytes] * shape.layers, self.page, pages)
         self._layers = [
@@ -311,8 +309,6 @@ class Segments(Structure):
             assert int(pages[0]) == self._held, "one sequence lies in one piece"
             assert int(pages[-1]) == self._held + missing - 1, "one sequence lies in one piece"
             self._held += missing
-            if self.ahead_segments:
-                self._segments.tick()
 
     def runs(self, layer: int, tokens: int) -> list[PageRun]:
         part = self._layers[layer][:tokens]
@@ -333,14 +329,7 @@ class Segments(Structure):
         self._driver.close()
 
 
-class SegmentsAhead(Segments):
-    """The same with one segment a layer created ahead in the background."""
-
-    name = "segments, created ahead"
-    ahead_segments = 1
-
-
 ON_BOTH: tuple[type[Structure], ...] = (
-    FixedPool, CopyOnExpand, Gathered, Paged, PagedByOne, Blocks, Segments, SegmentsAhead,
+    FixedPool, CopyOnExpand, Gathered, Paged, PagedByOne, Blocks, Segments,
 )  # fmt: skip
 ON_CUDA: tuple[type[Structure], ...] = (FixedTriton,)

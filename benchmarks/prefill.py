@@ -22,7 +22,8 @@ from pathlib import Path
 from farspan.launch.local import LocalServer, find_free_port
 from farspan.launch.readiness import wait_ready
 from farspan.measurement.http.ready import find_missing
-from farspan.measurement.run import BenchOptions, run_bench
+from farspan.measurement.options import BenchOptions
+from farspan.measurement.run import run_bench
 from farspan.models.probe import write_probe
 from farspan.sizes import format_tokens, parse_token_list
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from farspan.builtin.engine import Engine, EngineOptions
+from farspan.builtin.engine import EngineOptions, InferenceEngine
 from farspan.builtin.model import LlamaModel
 from farspan.builtin.sampling_params import SamplingParams
 from farspan.builtin.scheduler import Request
@@ -71,7 +71,7 @@ def main() -> None:
             host_gib=arguments.kv_host_gib,
             quiet_s=1.0,
         )
-        engine = Engine(model, EngineOptions(max_num_batched_tokens=arguments.step, kv=options))
+        engine = InferenceEngine(model, EngineOptions(max_num_batched_tokens=arguments.step, kv=options))
         name = (
             torch.cuda.get_device_name()
             if model.device.type == "cuda"
@@ -174,7 +174,7 @@ def share(prompts: list[Prompt]) -> list[NDArray[np.int32]]:
 
 
 def ask(
-    engine: Engine, prompt: Prompt, token_ids: NDArray[np.int32], watch: Callable[[], None]
+    engine: InferenceEngine, prompt: Prompt, token_ids: NDArray[np.int32], watch: Callable[[], None]
 ) -> dict[str, Any]:
     """Ask about one prompt and return what it took."""
     params = SamplingParams(max_tokens=8, temperature=0)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from farspan.builtin.engine import Engine, EngineOptions
+from farspan.builtin.engine import EngineOptions, InferenceEngine
 from farspan.builtin.model import LlamaModel
 from farspan.kv.kv_options import KVOptions
 from farspan.models.probe import write_probe
@@ -28,8 +28,10 @@ def probe_model(probe_folder: Path) -> LlamaModel:
 
 
 @pytest.fixture
-def engine(probe_model: LlamaModel) -> Iterator[Engine]:
-    made = Engine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=1), max_num_batched_tokens=512))
+def engine(probe_model: LlamaModel) -> Iterator[InferenceEngine]:
+    made = InferenceEngine(
+        probe_model, EngineOptions(kv=KVOptions(capacity_gib=1), max_num_batched_tokens=512)
+    )
     yield made
     statistics = made.statistics()
     assert statistics.sequences == 0

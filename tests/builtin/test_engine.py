@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine_drive import ask, drain
-from farspan.builtin.engine import Engine, EngineOptions
+from farspan.builtin.engine import EngineOptions, InferenceEngine
 from farspan.builtin.model import LlamaModel, Piece
 from farspan.builtin.sampling import sample
 from farspan.builtin.sampling_params import SamplingParams
@@ -35,14 +35,16 @@ CHUNK = 256
 def test_needle_is_found_at_any_length_depth_and_step(
     probe_model: LlamaModel, tokens: int, depth: float, seed: int, step: int
 ) -> None:
-    engine = Engine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=1), max_num_batched_tokens=step))
+    engine = InferenceEngine(
+        probe_model, EngineOptions(kv=KVOptions(capacity_gib=1), max_num_batched_tokens=step)
+    )
     prompt, answer = recall_prompt(tokens, depth, seed=seed, chunk=CHUNK)
     assert ask(engine, prompt, GREEDY) == answer
     engine.close()
 
 
 def test_needle_is_found_in_bfloat16(probe_folder: Any) -> None:
-    engine = Engine(
+    engine = InferenceEngine(
         LlamaModel(probe_folder, dtype=torch.bfloat16), EngineOptions(kv=KVOptions(capacity_gib=1))
     )
     for depth in (0.0, 0.5, 1.0):
@@ -98,8 +100,8 @@ def test_needle_is_found_at_position_ten_million(probe_folder: Any, dtype: torch
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_needle_is_found_in_fp8_keys_and_values(probe_folder: Any, dtype: torch.dtype) -> None:
     model = LlamaModel(probe_folder, dtype=dtype)
-    engine = Engine(model, EngineOptions(kv=KVOptions(capacity_gib=1, fp8=True)))
-    exact = Engine(model, EngineOptions(kv=KVOptions(capacity_gib=1)))
+    engine = InferenceEngine(model, EngineOptions(kv=KVOptions(capacity_gib=1, fp8=True)))
+    exact = InferenceEngine(model, EngineOptions(kv=KVOptions(capacity_gib=1)))
     for depth in (0.0, 0.7):
         prompt, answer = recall_prompt(2000, depth, chunk=CHUNK)
         assert ask(engine, prompt, GREEDY) == answer
@@ -109,7 +111,7 @@ def test_needle_is_found_in_fp8_keys_and_values(probe_folder: Any, dtype: torch.
     exact.close()
 
 
-def test_a_prefix_is_computed_once_and_the_answer_is_the_same(engine: Engine) -> None:
+def test_a_prefix_is_computed_once_and_the_answer_is_the_same(engine: InferenceEngine) -> None:
     prompt, answer = recall_prompt(3000, 0.4, chunk=CHUNK)
     first, second = Request("first", prompt, GREEDY), Request("second", prompt, GREEDY)
     other = Request("other", prompt, GREEDY, b"another tenant")
@@ -130,7 +132,7 @@ def test_a_prefix_is_computed_once_and_the_answer_is_the_same(engine: Engine) ->
     assert third.cached_tokens == 0
 
 
-def test_a_conversation_goes_on_where_it_stopped(engine: Engine) -> None:
+def test_a_conversation_goes_on_where_it_stopped(engine: InferenceEngine) -> None:
     prompt, answer = recall_prompt(2000, 0.7, chunk=CHUNK)
     turn = Request("turn", prompt, GREEDY)
     engine.add(turn)
@@ -146,7 +148,7 @@ def test_a_conversation_goes_on_where_it_stopped(engine: Engine) -> None:
 def test_needles_survive_eviction_and_the_host_tier(probe_model: LlamaModel, host_gib: float) -> None:
     """Six documents where there is room for two and a half, asked about in turn, twice."""
     options = KVOptions(capacity_gib=0.012, segment_mib=1, host_gib=host_gib)
-    engine = Engine(probe_model, EngineOptions(kv=options, max_num_batched_tokens=512))
+    engine = InferenceEngine(probe_model, EngineOptions(kv=options, max_num_batched_tokens=512))
     cases = [recall_prompt(1800, 0.3, seed=seed, chunk=CHUNK) for seed in range(6)]
     for _ in range(2):
         for prompt, answer in cases:
@@ -160,7 +162,7 @@ def test_needles_survive_eviction_and_the_host_tier(probe_model: LlamaModel, hos
 def test_no_room_in_the_middle_sends_the_newest_request_back(
     probe_model: LlamaModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(
+    engine = InferenceEngine(
         probe_model, EngineOptions(kv=KVOptions(capacity_gib=1, segment_mib=1), max_num_batched_tokens=512)
     )
     cases = {name: recall_prompt(3000, 0.4, seed=ord(name), chunk=CHUNK) for name in "ab"}
@@ -177,9 +179,9 @@ def test_no_room_in_the_middle_sends_the_newest_request_back(
 
     take = SegmentPool.take
 
-    def late(pool: SegmentPool, count: int, growing: bool = True) -> list[Any]:
+    def late(pool: SegmentPool, count: int) -> list[Any]:
         """A neighbour holds the memory until a request was sent back."""
-        return take(pool, count, growing) if engine.num_preemptions else no_room(pool, count)
+        return take(pool, count) if engine.num_preemptions else no_room(pool, count)
 
     monkeypatch.setattr(SegmentPool, "take", late)
     while engine.has_work:
@@ -192,7 +194,7 @@ def test_no_room_in_the_middle_sends_the_newest_request_back(
 def test_no_room_for_the_only_request_is_its_error(
     probe_model: LlamaModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(
+    engine = InferenceEngine(
         probe_model, EngineOptions(kv=KVOptions(capacity_gib=1, segment_mib=1), max_num_batched_tokens=512)
     )
     prompt, answer = recall_prompt(9000, 0.4, chunk=CHUNK)
@@ -208,18 +210,18 @@ def test_no_room_for_the_only_request_is_its_error(
     engine.close()
 
 
-def no_room(pool: SegmentPool, count: int, growing: bool = True) -> list[Any]:
+def no_room(pool: SegmentPool, count: int) -> list[Any]:
     raise NoRoomError("a neighbour has it all")
 
 
-def test_batching_changes_no_answer(engine: Engine) -> None:
+def test_batching_changes_no_answer(engine: InferenceEngine) -> None:
     cases = {str(n): recall_prompt(n, 0.4, seed=n, chunk=CHUNK) for n in (40, 700, 1300, 90, 2000)}
     for name, (prompt, _) in cases.items():
         engine.add(Request(name, prompt, GREEDY))
     assert drain(engine) == {name: answer for name, (_, answer) in cases.items()}
 
 
-def test_decoding_goes_on_while_another_prompt_is_computed(engine: Engine) -> None:
+def test_decoding_goes_on_while_another_prompt_is_computed(engine: InferenceEngine) -> None:
     short, _ = recall_prompt(50, 0.4, chunk=CHUNK)
     long, answer = recall_prompt(4000, 0.4, chunk=CHUNK)
     engine.add(Request("short", short, SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)))
@@ -234,7 +236,9 @@ def test_decoding_goes_on_while_another_prompt_is_computed(engine: Engine) -> No
 
 
 def test_requests_wait_for_room_and_come_in_order(probe_model: LlamaModel) -> None:
-    engine = Engine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=0.004), max_num_batched_tokens=512))
+    engine = InferenceEngine(
+        probe_model, EngineOptions(kv=KVOptions(capacity_gib=0.004), max_num_batched_tokens=512)
+    )
     prompt, answer = recall_prompt(1500, 0.4, chunk=CHUNK)
     for name in "abc":
         engine.add(Request(name, prompt, GREEDY))
@@ -246,7 +250,9 @@ def test_requests_wait_for_room_and_come_in_order(probe_model: LlamaModel) -> No
 
 
 def test_too_long_is_refused_with_the_reason(probe_model: LlamaModel) -> None:
-    engine = Engine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=0.001), max_model_len=10_000))
+    engine = InferenceEngine(
+        probe_model, EngineOptions(kv=KVOptions(capacity_gib=0.001), max_model_len=10_000)
+    )
     with pytest.raises(
         InputError, match=r"above this server's maximum context length of 10000.*--max-model-len"
     ):
@@ -256,13 +262,13 @@ def test_too_long_is_refused_with_the_reason(probe_model: LlamaModel) -> None:
     with pytest.raises(InputError, match="the prompt is empty"):
         engine.check(0, 1)
     with pytest.raises(InputError, match="max_position_embeddings"):
-        Engine(probe_model, EngineOptions(max_model_len=30_000_000))
+        InferenceEngine(probe_model, EngineOptions(max_model_len=30_000_000))
     with pytest.raises(InputError, match="max_num_seqs is 0"):
         EngineOptions(max_num_seqs=0)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
-def test_abort_gives_room_back_wherever_the_request_stands(engine: Engine, steps: int) -> None:
+def test_abort_gives_room_back_wherever_the_request_stands(engine: InferenceEngine, steps: int) -> None:
     prompt, answer = recall_prompt(1200, 0.4, chunk=CHUNK)
     gone = Request("gone", prompt, GREEDY)
     engine.add(gone)
@@ -274,7 +280,9 @@ def test_abort_gives_room_back_wherever_the_request_stands(engine: Engine, steps
     assert drain(engine)["stays"] == answer
 
 
-def test_failure_in_a_step_ends_its_requests_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_in_a_step_ends_its_requests_only(
+    engine: InferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompt, answer = recall_prompt(300, 0.4, chunk=CHUNK)
 
     def out_of_memory(pieces: list[Piece]) -> torch.Tensor:
@@ -289,7 +297,7 @@ def test_failure_in_a_step_ends_its_requests_only(engine: Engine, monkeypatch: p
     assert ask(engine, prompt, GREEDY, "b") == answer
 
 
-def test_end_token_stops_unless_ignored(engine: Engine) -> None:
+def test_end_token_stops_unless_ignored(engine: InferenceEngine) -> None:
     prompt, answer = recall_prompt(300, 0.4, chunk=CHUNK)
     end = WORDS.eos_token_ids[1]
     where = int(np.flatnonzero(prompt == answer[2])[0])

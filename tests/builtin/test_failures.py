@@ -10,7 +10,7 @@ import torch
 
 from engine_drive import ask
 from farspan.builtin import engine as engine_module
-from farspan.builtin.engine import Engine, EngineOptions
+from farspan.builtin.engine import EngineOptions, InferenceEngine
 from farspan.builtin.engine_metrics import EngineMetrics
 from farspan.builtin.model import LlamaModel, Piece
 from farspan.builtin.runner import EngineRunner, EngineStoppedError, RequestFailedError, RequestNoRoomError
@@ -37,11 +37,11 @@ def fail_generator(params: SamplingParams) -> Any:
     return None
 
 
-def at_admission(engine: Engine, patch: pytest.MonkeyPatch) -> None:
+def at_admission(engine: InferenceEngine, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SamplingParams, "generator", fail_generator)
 
 
-def in_the_cache(engine: Engine, patch: pytest.MonkeyPatch) -> None:
+def in_the_cache(engine: InferenceEngine, patch: pytest.MonkeyPatch) -> None:
     real = engine._cache.open
 
     def taken(token_ids: Any, max_length: int, namespace: bytes) -> Any:
@@ -52,7 +52,7 @@ def in_the_cache(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(engine._cache, "open", taken)
 
 
-def in_the_model(engine: Engine, patch: pytest.MonkeyPatch) -> None:
+def in_the_model(engine: InferenceEngine, patch: pytest.MonkeyPatch) -> None:
     real = engine.model.forward
 
     def forward(pieces: list[Piece]) -> torch.Tensor:
@@ -63,7 +63,7 @@ def in_the_model(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(engine.model, "forward", forward)
 
 
-def at_sampling(engine: Engine, patch: pytest.MonkeyPatch) -> None:
+def at_sampling(engine: InferenceEngine, patch: pytest.MonkeyPatch) -> None:
     def draw(logits: torch.Tensor, params: SamplingParams, generator: Any) -> int:
         if params.seed == 1:
             raise IndexError("no such token")
@@ -74,7 +74,7 @@ def at_sampling(engine: Engine, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("fault", [at_admission, in_the_cache, in_the_model, at_sampling])
 def test_neighbours_of_a_failing_request_go_on(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, fault: Any
+    engine: InferenceEngine, monkeypatch: pytest.MonkeyPatch, fault: Any
 ) -> None:
     prompt, answer = recall_prompt(700, 0.4, chunk=CHUNK)
     fault(engine, monkeypatch)
@@ -95,7 +95,9 @@ def test_neighbours_of_a_failing_request_go_on(
     assert tokens == {"first": answer, "last": answer}
 
 
-def test_a_failure_to_give_memory_back_ends_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_give_memory_back_ends_nothing(
+    engine: InferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompt, answer = recall_prompt(300, 0.4, chunk=CHUNK)
 
     def refused() -> float:
@@ -108,7 +110,9 @@ def test_a_failure_to_give_memory_back_ends_nothing(engine: Engine, monkeypatch:
 
 @pytest.fixture
 def runner(probe_model: LlamaModel) -> Iterator[EngineRunner]:
-    engine = Engine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=0.2), max_num_batched_tokens=512))
+    engine = InferenceEngine(
+        probe_model, EngineOptions(kv=KVOptions(capacity_gib=0.2), max_num_batched_tokens=512)
+    )
     made = EngineRunner(engine, EngineMetrics("probe"))
     made.start()
     yield made

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from farspan.builtin.__main__ import serve
 from farspan.builtin.model import LlamaModel
 from farspan.diagnosis.examine import examine
-from farspan.diagnosis.records import StartPhase
+from farspan.engines.logs.records import StartPhase
 from recall_prompts import WORDS, recall_prompt
 
 CHUNK = 256

@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.console import Console
 
 from farspan.cli.live import LiveWatcher, PlainWatcher, choose_watcher, describe_result
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.target import ServerInfo
-from farspan.measurement.request_status import Status
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
 from samples import make_result
 
 JOBS = [Job(context, 0.5, 0, 7, 4) for context in range(1000, 13_000, 1000)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from farspan.diagnosis.knowledge import all_rules
 from farspan.diagnosis.noise import HARMLESS
-from farspan.diagnosis.rules import LINE_RULES, STATE_RULES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
 
@@ -13,10 +13,10 @@ PAGE = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
 def test_the_page_lists_what_the_code_knows() -> None:
     rows = [line for line in PAGE.split("\n") if line.startswith("| `")]
     listed = {row.split("`")[1]: row for row in rows}
-    rules = {rule.id: rule for rule in (*LINE_RULES, *STATE_RULES)}
+    rules = {rule.id: rule for rule in all_rules()}
     assert set(rules) <= set(listed)
     for name, rule in rules.items():
-        assert f"| {rule.severity.value} |" in listed[name]
+        assert f"| {rule.severity.value} | {rule.means} |" in listed[name]
         assert all(source in listed[name] for source in rule.sources)
     assert f"\n{len(rules)} failures." in PAGE
     assert all(f"- `{kind.id}`: {kind.why}" in PAGE for kind in HARMLESS)

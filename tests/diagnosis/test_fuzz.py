@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -12,19 +13,19 @@ from hypothesis import strategies as st
 
 from farspan.diagnosis.diagnose import Doctor
 from farspan.diagnosis.examine import examine
-from farspan.diagnosis.grammar import RULES
+from farspan.diagnosis.knowledge import knowledge
 from farspan.diagnosis.log_reader import LogReader
-from farspan.diagnosis.noise import HARMLESS
 from farspan.diagnosis.report_json import report_object
 from farspan.diagnosis.report_text import report_lines
-from farspan.diagnosis.rules import LINE_RULES
 
 EVIDENCE = Path(__file__).parents[1] / "evidence"
 LOGS = [path.read_bytes() for path in sorted(EVIDENCE.rglob("*.log"))]
 WORDS = [
-    *(needle.encode() for rule in LINE_RULES for needle in rule.needles),
-    *(rule.needle for rule in RULES),
-    *(kind.needle.encode() for kind in HARMLESS),
+    *(
+        word.encode()
+        for kind in (*knowledge().lines, *knowledge().rules, *knowledge().noise)
+        for word in re.findall(r"[A-Za-z][A-Za-z _.'=-]{4,}", kind.pattern.pattern)
+    ),
     *(b"\n", b"\r", b"\x1b[31m", b"(", b"[2026-11-22 20:21:52 TP0] "),
     *(b"INFO 99-99 99:99:99 [a.py:1] ", b" 0.0.", b"9" * 30),
     *(b'{"log":"', b"(x pid=1) " * 30, b"Traceback (most recent call last):"),

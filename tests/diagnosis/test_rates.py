@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from farspan.diagnosis.examine import examine
-from farspan.diagnosis.rates import Prefill
+from farspan.engines.logs.rates import Prefill
 
 LINE = (
     "(APIServer pid=1) INFO 12-02 {} [loggers.py:236] Engine 000: Avg prompt throughput: {} tokens/s, Avg generation "
@@ -27,7 +27,7 @@ def _vllm(prompt: int, e2e_s: float, generation: float) -> Prefill:
         + LINE.format(_clock(end), f"{prompt / 10:.1f}", generation, 0)
     )
     report = examine([lines.encode()])
-    rates = report.situation.rates
+    rates = report.server_state.rates
     rates.close(3)
     assert rates.longest is not None
     return rates.longest
@@ -52,7 +52,7 @@ def test_two_requests_do_not_run_into_one() -> None:
     for start in (0, 3000):
         for second, tps, running in ((10, 0.0, 1), (20, 0.0, 1), (110, 10_000.0, 1), (120, 0.0, 0)):
             lines += LINE.format(_clock(start + second), tps, 0.0, running)
-    rates = examine([lines.encode()]).situation.rates
+    rates = examine([lines.encode()]).server_state.rates
     rates.close(8)
     assert [prefill.tokens for prefill in rates.prefills] == [100_000, 100_000]
     assert all(prefill.seconds == pytest.approx(100, abs=10) for prefill in rates.prefills)
@@ -66,7 +66,7 @@ def test_sglang_by_its_chunks() -> None:
         "#running-req: 0, #queue-req: 0, \n"
     )
     lines = "".join(line.format(4 * n // 60, 4 * n % 60) for n in range(100))
-    rates = examine([lines.encode()]).situation.rates
+    rates = examine([lines.encode()]).server_state.rates
     rates.close(100)
     assert rates.longest is not None
     assert rates.longest.tps == pytest.approx(2048)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from farspan.diagnosis.examine import examine
 from farspan.diagnosis.log_reader import MAX_LINE, LogReader
-from farspan.diagnosis.records import (
+from farspan.diagnosis.report_text import answer
+from farspan.engines.logs.records import (
     Access,
     Arguments,
     Batch,
@@ -25,7 +26,6 @@ from farspan.diagnosis.records import (
     Throughput,
     Traffic,
 )
-from farspan.diagnosis.report_text import answer
 
 REAL = Path(__file__).parents[1] / "evidence" / "real"
 LOGS = sorted(REAL.glob("*.log"))
@@ -316,9 +316,9 @@ def test_batch_lines_of_sglang() -> None:
     )
     events = [event for event in read("\n".join(lines).encode()) if isinstance(event, Batch)]
     assert [tuple(event)[1:] for event in events] == [
-        (True, 8192, 3, 2, 7, 0.55),
-        (False, 0, 0, 4, 3, 0.6),
-        (True, 5, 0, 0, 0, 0.2),
+        (True, 8192, 3, 2, 7, 0.55, 0.0),
+        (False, 0, 0, 4, 3, 0.6, 25.1),
+        (True, 5, 0, 0, 0, 0.2, 0.0),
     ]
     assert [event.where.process for event in events] == ["TP0", "DP1 TP0", "TP3"]
     times = [event.where.at for event in events]

@@ -8,8 +8,8 @@ import pytest
 
 from farspan.diagnosis.diagnose import Report
 from farspan.diagnosis.examine import examine
-from farspan.diagnosis.records import StartPhase
 from farspan.diagnosis.report_text import answer
+from farspan.engines.logs.records import StartPhase
 
 REAL = Path(__file__).parents[1] / "evidence" / "real"
 
@@ -86,7 +86,7 @@ def test_sglang_that_does_not() -> None:
 
 
 def test_the_model_named_by_the_user_lets_the_planner_answer() -> None:
-    from farspan.diagnosis.server_state import Hints
+    from farspan.engines.logs.server_state import Hints
 
     data = (REAL / "sglang-0.5.16-scout-shard-oom.log").read_bytes()
     report = examine([data.replace(b"tp_size=1,", b"tp_size=8,")], Hints(model="llama-4-scout"))

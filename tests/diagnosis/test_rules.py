@@ -9,14 +9,13 @@ import pytest
 
 from farspan.diagnosis.diagnose import Report
 from farspan.diagnosis.examine import examine
-from farspan.diagnosis.findings import Severity
-from farspan.diagnosis.noise import HARMLESS
+from farspan.diagnosis.knowledge import all_rules, knowledge
 from farspan.diagnosis.report_json import report_object
-from farspan.diagnosis.rules import LINE_RULES, STATE_RULES
-from farspan.diagnosis.scan import GRAM
+from farspan.engines.logs.findings import Severity
+from farspan.engines.logs.log_line import LineParser
 
 EVIDENCE = Path(__file__).parents[1] / "evidence"
-RULES = (*LINE_RULES, *STATE_RULES)
+RULES = all_rules()
 IDS = sorted(rule.id for rule in RULES)
 # Logs in which more than their own rule, or another rule, speaks. All others: their own alone, or none at all.
 ALSO: dict[str, list[str]] = {
@@ -65,18 +64,13 @@ def test_a_finding_can_be_acted_on(name: str) -> None:
     json.dumps(report_object(report))
 
 
-@pytest.mark.parametrize("name", sorted(rule.id for rule in LINE_RULES))
+@pytest.mark.parametrize("name", sorted(rule.id for rule in knowledge().rules))
 def test_the_evidence_is_the_line_it_names(name: str) -> None:
     finding = next(one for one in _report(name).findings if one.id == name)
     line = (EVIDENCE / f"{name}.log").read_text().split("\n")[finding.evidence.line - 1]
-    rule = next(one for one in LINE_RULES if one.id == name)
+    rule = next(one for one in knowledge().rules if one.id == name)
     assert finding.evidence.text == line[:1000]
-    assert any(needle in line for needle in rule.needles)
-
-
-def test_needles_can_be_scanned_for() -> None:
-    needles = [needle for rule in LINE_RULES for needle in rule.needles]
-    assert all(len(needle.encode()) >= GRAM for needle in (*needles, *(kind.needle for kind in HARMLESS)))
+    assert rule.pattern.search(LineParser().parse(1, line.encode()).text)
 
 
 def test_sources_are_named() -> None:
@@ -130,3 +124,18 @@ def test_the_worst_comes_first() -> None:
     for name in _names():
         severities = [finding.severity for finding in _report(name).findings]
         assert severities == sorted(severities, key=list(Severity).index)
+
+
+def test_out_of_memory_while_serving_names_the_flags_of_the_engine_or_of_all() -> None:
+    failure = (EVIDENCE / "cuda-oom-serving.log").read_bytes()
+    (found,) = [one for one in examine([failure]).findings if one.id == "cuda-oom-serving"]
+    assert found.fix[0] == "--gpu-memory-utilization 0.90: leaves more for activations"
+    assert not any("--mem-fraction-static" in step for step in found.fix)
+    nameless = b"Application startup complete.\n" + b"".join(
+        line.split(b"] ", 1)[-1] for line in failure.splitlines(keepends=True)[3:]
+    )
+    (found,) = [one for one in examine([nameless]).findings if one.id == "cuda-oom-serving"]
+    assert {step.split(":")[0] for step in found.fix} >= {
+        "--gpu-memory-utilization 0.85",
+        "a lower --mem-fraction-static",
+    }

@@ -83,7 +83,7 @@ def farspan(tmp_path: Path, checkpoint: Path) -> Farspan:
 
 def test_detached_it_answers_outlives_and_is_stopped(farspan: Farspan) -> None:
     farspan.environment["MY_KEY"] = "k-verysecret"
-    code, out, err = farspan.run(*farspan.launch.serve("--detach", "--json", "--api-key-env", "MY_KEY"))
+    code, out, err = farspan.run(*farspan.serve("--detach", "--json", "--api-key-env", "MY_KEY"))
     assert code == 0, err
     document = json.loads(out)
     assert document["ready_s"] > 0
@@ -101,10 +101,10 @@ def test_detached_it_answers_outlives_and_is_stopped(farspan: Farspan) -> None:
     code, out, _ = farspan.run("logs", "recall")
     assert code == 0
     assert "farspan built-in engine" in out
-    code, _, err = farspan.run(*farspan.launch.serve("--detach", "--api-key-env", "MY_KEY"))
+    code, _, err = farspan.run(*farspan.serve("--detach", "--api-key-env", "MY_KEY"))
     assert code == 2
     assert "is there already" in err
-    code, _, err = farspan.run(*farspan.launch.serve("--detach", "--name", "other"))
+    code, _, err = farspan.run(*farspan.serve("--detach", "--name", "other"))
     assert code == 2
     assert f"cannot listen on 127.0.0.1:{farspan.port}" in err
     assert farspan.run("stop")[0] == 0
@@ -113,7 +113,7 @@ def test_detached_it_answers_outlives_and_is_stopped(farspan: Farspan) -> None:
 
 
 def test_in_the_foreground_it_does_not_outlive_farspan_killed(farspan: Farspan) -> None:
-    process = farspan.start(*farspan.launch.serve())
+    process = farspan.start(*farspan.serve())
     try:
         farspan.wait_until("ready")
         assert len(farspan.processes()) == 2  # the guard and the server
@@ -129,7 +129,7 @@ def test_in_the_foreground_it_does_not_outlive_farspan_killed(farspan: Farspan) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_ended_while_it_starts_nothing_stays_even_detached(farspan: Farspan, number: signal.Signals) -> None:
-    process = farspan.start(*farspan.launch.serve("--detach"))
+    process = farspan.start(*farspan.serve("--detach"))
     farspan.wait_until("started")
     process.send_signal(number)
     _, err = process.communicate(timeout=300)
@@ -141,7 +141,7 @@ def test_ended_while_it_starts_nothing_stays_even_detached(farspan: Farspan, num
 
 
 def test_a_server_that_is_killed_is_noticed(farspan: Farspan) -> None:
-    process = farspan.start(*farspan.launch.serve())
+    process = farspan.start(*farspan.serve())
     try:
         farspan.wait_until("ready")
         server = max(farspan.processes(), key=lambda one: one.create_time())
@@ -155,7 +155,7 @@ def test_a_server_that_is_killed_is_noticed(farspan: Farspan) -> None:
 
 
 def test_a_start_that_must_fail_shows_why(farspan: Farspan) -> None:
-    code, _, err = farspan.run(*farspan.launch.serve("--", "--dtype", "float8"))
+    code, _, err = farspan.run(*farspan.serve("--", "--dtype", "float8"))
     assert code == 1
     assert "recall: the server ended with status 2" in err
     assert "'float8' is not one of" in err
@@ -163,17 +163,17 @@ def test_a_start_that_must_fail_shows_why(farspan: Farspan) -> None:
 
 
 def test_flags_that_contradict_the_context(farspan: Farspan) -> None:
-    code, _, err = farspan.run(*farspan.launch.serve("--dry-run", "--", "--max-model-len", "1000"))
+    code, _, err = farspan.run(*farspan.serve("--dry-run", "--", "--max-model-len", "1000"))
     assert code == 2
     assert "--max-model-len 1000 is below --context 32000" in err
 
 
 def test_a_cpu_gets_what_a_cpu_can_serve(farspan: Farspan) -> None:
-    code, _, err = farspan.run(*farspan.launch.serve("--dry-run", "--context", "2Mi"))
+    code, _, err = farspan.run(*farspan.serve("--dry-run", "--context", "2Mi"))
     assert code == 2
     assert "a context of 2Mi is above the 1Mi tokens recall was made for" in err
-    assert farspan.run(*farspan.launch.serve("--dry-run", "--context", "2Mi", "--force"))[0] == 0
-    image = farspan.launch.serve("--dry-run", "--engine", "vllm", "--runtime", "docker")
+    assert farspan.run(*farspan.serve("--dry-run", "--context", "2Mi", "--force"))[0] == 0
+    image = farspan.serve("--dry-run", "--engine", "vllm", "--runtime", "docker")
     code, _, err = farspan.run(*image)
     assert code == 2
     assert "the public image of vllm needs a GPU" in err
@@ -183,7 +183,7 @@ def test_a_cpu_gets_what_a_cpu_can_serve(farspan: Farspan) -> None:
 
 
 def test_a_dry_run_shows_the_command(farspan: Farspan) -> None:
-    code, out, _ = farspan.run(*farspan.launch.serve("--dry-run", "--json"))
+    code, out, _ = farspan.run(*farspan.serve("--dry-run", "--json"))
     assert code == 0
     argv = json.loads(out)["argv"]
     assert argv[1:4] == ["-m", "farspan.builtin", str(farspan.checkpoint)]

@@ -16,11 +16,11 @@ from typing import Any
 import orjson
 import pytest
 
-from farspan.measurement.analysis.measure import Result
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.observe.series import read_series
-from farspan.measurement.request_status import Status
-from farspan.measurement.run_folder import load_run
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import load_run
 from farspan.models.probe import write_probe
 from scripted import Script, ScriptedServer, serve_in_thread
 
@@ -80,7 +80,7 @@ class Bench:
         assert len({(line["context"], line["repeat"]) for line in lines}) == len(lines) == REQUESTS
         assert {line["status"] for line in lines} == {Status.OK.value}
         assert sorted(path.name for path in self.folder.iterdir()) == [
-            "environment.json", "metrics.sqlite", "requests.jsonl", "run.json",
+            "environment.json", "metrics.sqlite", "requests.jsonl", "run.json", "sent.jsonl",
         ]  # fmt: skip
 
     def is_run(self) -> bool:

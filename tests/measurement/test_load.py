@@ -18,18 +18,20 @@ import numpy as np
 import pytest
 
 from farspan.errors import InputError
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.analysis.summary import list_points, summarise, summarise_engines
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.wire import Api, PromptAs
 from farspan.measurement.lengths import parse_lengths
 from farspan.measurement.observe.engine_observer import EngineObserver
 from farspan.measurement.observe.observer import ObservedRun, Observer
+from farspan.measurement.options import BenchOptions
 from farspan.measurement.prepared_requests import PromptStore
-from farspan.measurement.request_status import Status
-from farspan.measurement.run import BenchOptions, BenchOutcome, run_bench, run_engines
-from farspan.measurement.run_folder import load_run
-from farspan.measurement.schedule import Job, LoadPhase
-from farspan.measurement.watch import Watcher
+from farspan.measurement.progress import Watcher
+from farspan.measurement.run import run_bench, run_engines
+from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.runs.job import Job, LoadPhase
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import load_run
 from scripted import Script, ScriptedServer, counting_prompt, serve_script
 
 
@@ -54,7 +56,7 @@ async def test_in_an_open_loop_requests_leave_on_time_however_slow_the_server(
     outcome = await bench(options(server, tmp_path, repeats=8, rate=20.0, burstiness=math.inf))
     assert outcome.good
     assert server.most_running == 8
-    assert {result.company for result in outcome.results} == {8}
+    assert {result.most_at_once for result in outcome.results} == {8}
     # On a busy machine a request may leave late, never early; and then it says so.
     assert started(outcome)[-1] - began >= 7 / 20 - 0.005
     for number, result in enumerate(sorted(outcome.results, key=lambda result: result.started_at)):

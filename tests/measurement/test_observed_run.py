@@ -8,13 +8,14 @@ import orjson
 import pytest
 
 from farspan.measurement import load
-from farspan.measurement.analysis.measures import parse_point_condition
-from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan, judge_run
+from farspan.measurement.analysis.breaches import judge_run
+from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
+from farspan.measurement.analysis.point_values import parse_point_condition
 from farspan.measurement.analysis.summary import summarise
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.observe.engine_observer import EngineObserver
 from farspan.measurement.observe.series import read_missed, read_series
 from farspan.measurement.options import BenchOptions
-from farspan.measurement.request_status import Status
 from farspan.measurement.run import run_bench
 from paced import Paced, serve_paced
 from scripted import counting_prompt

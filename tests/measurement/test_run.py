@@ -9,14 +9,16 @@ import orjson
 import pytest
 
 from farspan.errors import InputError
-from farspan.measurement.advice import list_failures
-from farspan.measurement.analysis.measure import Result
+from farspan.measurement.analysis.advice import list_failures
 from farspan.measurement.analysis.summary import list_points, summarise
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.wire import Api
-from farspan.measurement.request_status import Status
-from farspan.measurement.run import BenchOptions, BenchOutcome, run_bench
-from farspan.measurement.run_folder import load_run
-from farspan.measurement.watch import Watcher
+from farspan.measurement.options import BenchOptions
+from farspan.measurement.progress import Watcher
+from farspan.measurement.run import run_bench
+from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import load_run
 from scripted import Script, ScriptedServer, counting_prompt, serve_script
 
 
@@ -43,7 +45,7 @@ async def test_a_good_run(server: ScriptedServer, tmp_path: Path, api: Api) -> N
     assert all(r.prompt_tokens == r.context and r.score == 1.0 and r.labels == () for r in outcome.results)
     assert load_run(tmp_path / "run").results == outcome.results
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "environment.json", "requests.jsonl", "run.json",
+        "environment.json", "requests.jsonl", "run.json", "sent.jsonl",
     ]  # fmt: skip
     prompts = [str(r.get("prompt") or r.get("input_ids") or r["messages"])[:40] for r in server.requests]
     assert len(set(prompts)) == 8
@@ -236,7 +238,7 @@ async def test_a_full_disk_is_one_clear_error(
 
     class FillUp(Watcher):
         def started(self, job: object) -> None:
-            monkeypatch.setattr("farspan.measurement.run_folder.os.fsync", full)
+            monkeypatch.setattr("farspan.measurement.runs.run_folder.os.fsync", full)
 
     with pytest.raises(InputError, match="No space left"):
         await bench(options(server, tmp_path, concurrency=3), FillUp())

@@ -11,17 +11,13 @@ import pytest
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
-from farspan.planner.roofline import decode_bytes, prefill_work
 from farspan.planner.timing import (
     choose_fit,
-    decode_floor,
     estimate_time,
-    fit_decode,
-    fit_prefill,
-    floor_terms,
     prefix_tree_seconds,
 )
 from farspan.planner.timing_fits import FITS, Fit
+from timing_fitting import decode_bytes, decode_floor, fit_decode, fit_prefill, floor_terms, prefill_work
 
 RUNS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "observed_timing.json").read_text(encoding="utf-8")
@@ -84,6 +80,7 @@ def estimate(run: dict[str, Any]) -> Any:
         output_tokens=run.get("output_tokens", 1),
         kv_dtype=KV[run["kv"]],
         backend=run["backend"],
+        prefix_tree=run["engine"] == "sglang",
     )
 
 
@@ -187,8 +184,8 @@ def test_prefix_tree_off_costs_nothing() -> None:
         "kv_dtype": KvDtype.AUTO,
         "backend": "fa3",
     }
-    on = estimate_time(SCOUT, H200, **arguments)
-    off = estimate_time(SCOUT, H200, prefix_tree=False, **arguments)
+    on = estimate_time(SCOUT, H200, prefix_tree=True, **arguments)
+    off = estimate_time(SCOUT, H200, **arguments)
     assert on.ttft_expected_s - off.ttft_expected_s == pytest.approx(
         prefix_tree_seconds("0.5.6.post2", run["prompt_tokens"], 8192)
     )

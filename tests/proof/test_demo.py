@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from farspan.errors import InputError, LaunchError
-from farspan.measurement.request_status import Status
-from farspan.measurement.run_folder import load_run
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.run_folder import load_run
 from farspan.proof import demo
 from farspan.proof.demo import DemoOptions, predict_seconds, run_demo
 from processes import started_with

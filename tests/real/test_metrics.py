@@ -107,3 +107,36 @@ def test_any_bytes_are_read_or_refused(noise: bytes) -> None:
     with contextlib.suppress(ValueError):
         found = read_metrics(get_engine("vllm"), b"vllm:num_requests_running " + noise)
         assert all(math.isfinite(value) for value in found.values())
+
+
+def test_the_builtin_engine_asks_its_kv_cache_at_every_scrape() -> None:
+    """An idle engine publishes nothing, and its cache goes on giving memory back."""
+    pytest.importorskip("prometheus_client")
+    from farspan.builtin.engine_metrics import EngineMetrics
+    from farspan.errors import KVError
+    from farspan.kv.interface import KVStatistics
+
+    counts = dict.fromkeys(KVStatistics.__dataclass_fields__, 0)
+    now = {"mapped_bytes": 800, "segments_destroyed": 2}
+    metrics = EngineMetrics("recall")
+    metrics.set_state(0, 0, 0, KVStatistics(**(counts | now)))
+
+    def ask() -> KVStatistics:
+        if not now:
+            raise KVError("closed")
+        return KVStatistics(**(counts | now))
+
+    def scraped(name: str) -> float:
+        found = [line for line in metrics.exposition().decode().splitlines() if line.startswith(name + "{")]
+        return float(found[0].split()[-1])
+
+    metrics.watch_kv(ask)
+    now |= {"mapped_bytes": 8, "segments_destroyed": 5}
+    assert scraped("farspan:kv_cache_mapped_bytes") == 8
+    assert scraped("farspan:kv_cache_segments_destroyed_total") == 5
+    metrics.set_state(0, 0, 0, KVStatistics(**counts))  # what another thread saw earlier
+    assert scraped("farspan:kv_cache_segments_destroyed_total") == 5
+    now.clear()
+    assert scraped("farspan:kv_cache_mapped_bytes") == 8, (
+        "a cache that is just being closed keeps its last figures"
+    )

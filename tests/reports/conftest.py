@@ -18,7 +18,8 @@ from farspan.launch.local import LocalServer, find_free_port, import_path
 from farspan.launch.readiness import wait_ready
 from farspan.measurement.http.ready import find_missing
 from farspan.measurement.observe.engine_observer import EngineObserver
-from farspan.measurement.run import BenchOptions, run_bench
+from farspan.measurement.options import BenchOptions
+from farspan.measurement.run import run_bench
 from farspan.models.probe import write_probe
 from farspan.reports.drawing import draw, layer
 

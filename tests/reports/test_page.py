@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.request_status import Status
-from farspan.measurement.run_folder import load_run
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import load_run
 from farspan.reports.write_report import ReportOptions, write_report
 from farspan.sizes import format_seconds
 from report_runs import (
@@ -299,7 +299,7 @@ def many(count: int, contexts: int = 1) -> list[Result]:
             ttft_s=2.0 + (i * 7919 % 1000) / 500,
             queue_s=(i % 10) / 20,
             e2e_s=6.0,
-            company=8,
+            most_at_once=8,
             prompt_id=str(i),
             labels=("concurrent",),
             evidence={"concurrent": "8 requests of ours were under way at a time: TTFT may hold queueing"},

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.request_status import Status
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Result
 from farspan.reports.report_run import load_report_runs
 from farspan.reports.trust_statement import (
     TrustLevel,

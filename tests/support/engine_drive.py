@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from farspan.builtin.engine import Engine
+from farspan.builtin.engine import InferenceEngine
 from farspan.builtin.sampling_params import SamplingParams
 from farspan.builtin.scheduler import FinishReason, Request
 
 
-def drain(engine: Engine) -> dict[str, list[int]]:
+def drain(engine: InferenceEngine) -> dict[str, list[int]]:
     """Step until there is no work; return each request's tokens."""
     tokens: dict[str, list[int]] = {}
     while engine.has_work:
@@ -21,7 +21,9 @@ def drain(engine: Engine) -> dict[str, list[int]]:
     return tokens
 
 
-def ask(engine: Engine, prompt: NDArray[np.int32], params: SamplingParams, name: str = "r") -> list[int]:
+def ask(
+    engine: InferenceEngine, prompt: NDArray[np.int32], params: SamplingParams, name: str = "r"
+) -> list[int]:
     """Return the tokens that answer a prompt, alone on the engine."""
     engine.add(Request(name, prompt, params))
     return drain(engine)[name]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.http.target import ServerInfo
-from farspan.measurement.run_folder import Identity, Run, load_run, new_start, open_run
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import Identity, Run, load_run, new_start, open_run
 
 
 def write_run(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from farspan.measurement.analysis.measure import Gaps, Result
-from farspan.measurement.request_status import Status
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Gaps, Result
 
 
 def make_result(**changes: Any) -> Result:

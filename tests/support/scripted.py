@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
 from farspan.models.probe import vocabulary
 
 
@@ -215,6 +215,53 @@ async def serve(server: ScriptedServer, port: int) -> AsyncIterator[None]:
         yield
     finally:
         await runner.cleanup()
+
+
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: "
+_TOKEN = b'data: {"choices":[{"index":0,"text":" w","finish_reason":null}]}\n\n'
+# What goes on and on: the bytes sent first, and those sent again and again.
+ENDLESS: dict[str, tuple[bytes, bytes]] = {
+    "head": (b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n" * 64),
+    "header": (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x" * 2**14),
+    "interim": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 16),
+    "json": (_HEAD + b'application/json\r\n\r\n{"object":"list","data":["', b"x" * 2**16),
+    "event": (_HEAD + b"text/event-stream\r\n\r\ndata: ", b"x" * 2**16),
+    "tokens": (_HEAD + b"text/event-stream\r\n\r\n", _TOKEN * 16),
+    "comments": (_HEAD + b"text/event-stream\r\n\r\n", b": still here\n\n" * 4096),
+    "trailers": (
+        _HEAD + b"text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        b"X-More: and more\r\n" * 4096,
+    ),
+    "error": (b"HTTP/1.1 500 Oh\r\n\r\n", b"no " * 2**14),
+}
+
+
+@asynccontextmanager
+async def serve_endless(kind: str, path: bytes = b"") -> AsyncIterator[str]:
+    """Serve an answer that never ends, on every path or on one that holds `path`; on others there is nothing."""
+    first, again = ENDLESS[kind]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            asked = (await reader.readuntil(b"\r\n")).split()[1]
+            if path not in asked:
+                known = b'{"data":[{"id":"m","owned_by":"vllm"}]}' if asked == b"/v1/models" else b"{}"
+                status = b"200 OK" if asked == b"/v1/models" else b"404 No"
+                writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(known), known))
+                await writer.drain()
+                return
+            writer.write(first)
+            while True:
+                writer.write(again)
+                await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()[:2]
+        yield f"http://{host}:{port}"
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class Output(NamedTuple):
     exception: Exception | None = None
 
 
-class Engine:
+class InferenceEngine:
     """Serves requests on one model; not safe to share between threads.
 
     Raises:

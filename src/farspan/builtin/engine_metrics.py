@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from farspan.errors import KVError
 from farspan.kv.interface import KVStatistics
 
 # vLLM's buckets stop at 2,560 s and SGLang's at 400 s; a prompt of 10M tokens takes longer than either.
@@ -95,21 +100,32 @@ class EngineMetrics:
             registry=self.registry,
         )
         self._model_name = model_name
+        self._kv_statistics: Callable[[], KVStatistics] | None = None
+        self._lock = threading.Lock()
+
+    def watch_kv(self, statistics: Callable[[], KVStatistics]) -> None:
+        """Ask the KV cache itself at every scrape: it gives memory back also while the engine does nothing."""
+        self._kv_statistics = statistics
 
     def set_state(self, running: int, waiting: int, preemptions: int, kv: KVStatistics) -> None:
         """Set the gauges, and bring the counters up to what the engine has counted."""
-        self._running.set(running)
-        self._waiting.set(waiting)
+        with self._lock:
+            self._running.set(running)
+            self._waiting.set(waiting)
+            self._catch_up("preemptions", self._preemptions, preemptions)
+            self._set_kv(kv)
+
+    def _set_kv(self, kv: KVStatistics) -> None:
         self._kv_usage.set(kv.needed_bytes / kv.capacity_bytes if kv.capacity_bytes else 0.0)
         for field, gauge in self._kv.items():
             gauge.set(getattr(kv, field))
         for field, counter in self._kv_counters.items():
             self._catch_up(field, counter, getattr(kv, field))
-        self._catch_up("preemptions", self._preemptions, preemptions)
 
     def _catch_up(self, name: str, counter: Counter, count: int) -> None:
-        counter.inc(count - self._counted[name])
-        self._counted[name] = count
+        # Two threads count: one may be later with what it saw earlier.
+        counter.inc(max(0, count - self._counted[name]))
+        self._counted[name] = max(count, self._counted[name])
 
     def finished(self, reason: str) -> None:
         """Count a request that ended."""
@@ -117,4 +133,7 @@ class EngineMetrics:
 
     def exposition(self) -> bytes:
         """Return the text that Prometheus scrapes."""
+        if self._kv_statistics is not None:
+            with suppress(KVError), self._lock:  # a cache that is just being closed keeps its last figures
+                self._set_kv(self._kv_statistics())
         return generate_latest(self.registry)

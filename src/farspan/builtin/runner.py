@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from farspan.builtin.engine import Engine, Output
+from farspan.builtin.engine import InferenceEngine, Output
 from farspan.builtin.engine_metrics import EngineMetrics
 from farspan.builtin.sampling_params import SamplingParams
 from farspan.builtin.scheduler import FinishReason, Request
@@ -66,9 +66,10 @@ class _Stream:
 class EngineRunner:
     """Owns the engine's thread. Requests may be generated from any asyncio loop."""
 
-    def __init__(self, engine: Engine, metrics: EngineMetrics) -> None:
+    def __init__(self, engine: InferenceEngine, metrics: EngineMetrics) -> None:
         self._engine = engine
         self._metrics = metrics
+        metrics.watch_kv(engine.statistics)
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
         self._thread = threading.Thread(target=self._run, name="farspan-engine", daemon=True)

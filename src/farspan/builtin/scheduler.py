@@ -86,7 +86,7 @@ class Work:
         return self.start + self.count == len(self.request.prompt) + len(self.request.output)
 
 
-class Failure(NamedTuple):
+class RequestFailure(NamedTuple):
     """A request that cannot go on, and why."""
 
     request: Request
@@ -113,7 +113,7 @@ class Scheduler:
         self._max_seqs = min(max_num_seqs, max_num_batched_tokens)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self.failures: list[Failure] = []
+        self.failures: list[RequestFailure] = []
         self.preemptions = 0
 
     def add(self, request: Request) -> None:
@@ -131,9 +131,9 @@ class Scheduler:
     def fail(self, request: Request, error: Exception) -> None:
         """Take a request out, wherever it is, and keep its error."""
         self.remove(request)
-        self.failures.append(Failure(request, error))
+        self.failures.append(RequestFailure(request, error))
 
-    def take_failures(self) -> list[Failure]:
+    def take_failures(self) -> list[RequestFailure]:
         """Return the requests that failed since the last call."""
         taken, self.failures = self.failures, []
         return taken
@@ -171,14 +171,20 @@ class Scheduler:
 
     def _make_room(self, work: Work, step: list[Work]) -> bool:
         """Append the work's positions, preempting the newest requests as needed; False when it was its own turn."""
+        alone = False
         while True:
             assert work.request.sequence is not None
             try:
                 work.request.sequence.append(work.count)
             except NoRoomError as error:
                 if len(self.running) == 1:
-                    self.fail(work.request, error)
-                    return False
+                    if alone:
+                        self.fail(work.request, error)
+                        return False
+                    # Nothing else is in progress: what is kept for later requests goes before this one does.
+                    alone = True
+                    self._cache.reset_prefixes()
+                    continue
                 newest = self.running[-1]
                 self._preempt(newest)
                 step[:] = [other for other in step if other.request is not newest]

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
-import orjson
 
+from farspan.cli.measurement_options import fail_if_option
+from farspan.cli.output import json_option, print_json
 from farspan.escape_terminal import printable
-from farspan.measurement.analysis.comparison import (
-    Comparison,
-    Row,
-    compare_runs,
-    find_comparison_firings,
-    parse_comparison_condition,
-)
-from farspan.measurement.analysis.plan_beside_run import find_plan, read_ttft_plan
-from farspan.measurement.run_folder import load_run
-from farspan.sizes import format_seconds, format_tokens
+from farspan.measurement.analysis.comparison import Comparison, Row
+from farspan.measurement.analysis.measures import MEASURES
+from farspan.sizes import format_tokens
+from farspan.verbs.compare import compare
 
-EXIT_FIRED = 1
 EPILOG = """\b
 Examples:
   farspan compare runs/before runs/after
@@ -38,43 +31,25 @@ Exit code: 0 compared, 1 a --fail-if condition is true or cannot be judged, 2 ba
 @click.option(
     "--plan", type=click.Path(path_type=Path), help="A plan from farspan plan --json, for --fail-if."
 )
-@click.option(
-    "--fail-if",
-    "conditions",
-    multiple=True,
-    metavar="CONDITION",
-    help="Exit with 1 when this holds at any context; may be given several times.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(a: Path, b: Path, plan: Path | None, conditions: tuple[str, ...], as_json: bool) -> int:
+@fail_if_option
+@json_option
+def command(a: Path, b: Path, plan: Path | None, fail_if: tuple[str, ...], as_json: bool) -> int:
     """Compare run folder B with run folder A, measure by measure.
 
     The ratio is B over A: the geometric mean with a 95 % confidence interval, by Student's t on
     logarithms, of requests with the same prompt where the runs share them.
     """
-    parsed = [parse_comparison_condition(text) for text in conditions]
-    run_a, run_b = load_run(a), load_run(b)
-    comparison = compare_runs(run_a, run_b)
-    engine = run_b.info.starts[-1].server.owned_by
-    planned = read_ttft_plan(plan, engine) if plan else find_plan(b, engine)
-    firings = find_comparison_firings(parsed, run_a, run_b, comparison, planned)
+    result = compare(a, b, plan=plan, fail_if=fail_if)
     if as_json:
-        document = {
-            "a": str(a),
-            "b": str(b),
-            **asdict(comparison),
-            "rows": [asdict(row) | {"verdict": row.verdict.value} for row in comparison.rows],
-            "fired": [asdict(firing) for firing in firings],
-        }
-        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        print_json(result.to_json())
     else:
-        for line in _table(comparison):
+        for line in _table(result.comparison):
             click.echo(printable(line))
-        for note in comparison.notes:
+        for note in result.comparison.notes:
             click.echo(printable(f"Note: {note}."))
-    for firing in firings:
-        click.echo(printable(f"farspan: {firing}"), err=True)
-    return EXIT_FIRED if firings else 0
+    for breach in result.breaches:
+        click.echo(printable(f"farspan: {breach}"), err=True)
+    return result.exit_code
 
 
 _HEADER = ("context", "depth", "measure", "A", "B", "B / A", "95 % interval", "n", "B is")
@@ -91,9 +66,7 @@ def _table(comparison: Comparison) -> list[str]:
 
 def _cells(row: Row) -> tuple[str, ...]:
     def figure(value: float | None) -> str:
-        if value is None:
-            return "none"
-        return f"{value:,.1f} tok/s" if row.measure.endswith("rate") else format_seconds(value)
+        return MEASURES[row.measure].format(value, missing="none")
 
     ratio = row.ratio
     interval = "" if ratio is None or ratio.low is None else f"{ratio.low:.3f} to {ratio.high:.3f}"

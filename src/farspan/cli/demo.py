@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-import orjson
 from rich.console import Console
 
 from farspan.cli.live import choose_watcher
-from farspan.cli.options import parse_fractions
+from farspan.cli.measurement_options import depths_option
+from farspan.cli.output import json_option, print_json
 from farspan.cli.points import print_failures, print_points, stdout_console
 from farspan.cli.signals import terminate_like_interrupt
 from farspan.errors import LaunchError
 from farspan.escape_terminal import printable
-from farspan.measurement.analysis.summary import summarise
-from farspan.proof.demo import DemoOptions, DemoOutcome, run_demo
 from farspan.sizes import format_seconds, parse_token_list
+from farspan.verbs.demo import demo
 
 EPILOG = """\b
 Examples:
@@ -37,14 +33,7 @@ Exit code: 0 every answer was right; 1 one was not; 2 the demo could not run."""
     metavar="SIZES",
     help="Prompt lengths in tokens.  [default: 4k,16k,64k, and 128k when it fits the time]",
 )
-@click.option(
-    "--depths",
-    type=parse_fractions,
-    metavar="FRACTIONS",
-    default="0.1,0.9",
-    show_default=True,
-    help="Where the needle goes, 0 the start to 1 the end.",
-)
+@depths_option("0.1,0.9")
 @click.option(
     "--time-limit",
     type=click.FloatRange(min=1),
@@ -58,7 +47,7 @@ Exit code: 0 every answer was right; 1 one was not; 2 the demo could not run."""
     type=click.Path(path_type=Path, file_okay=False),
     help="An empty folder for all that the demo makes.  [default: demo/ and the time]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+@json_option
 def command(
     contexts: tuple[int, ...] | None,
     depths: tuple[float, ...],
@@ -71,34 +60,20 @@ def command(
     Writes a tiny Llama 4 that can recall anything it has read, serves it with the built-in engine, sends
     it prompts of exact length with a hidden needle, checks the answers, and writes a report.
     """
-    folder = output or Path("demo") / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-    options = DemoOptions(folder, contexts, depths, time_limit)
     try:
         with terminate_like_interrupt(), choose_watcher(Console(stderr=True)) as watcher:
-            outcome = asyncio.run(run_demo(options, watcher=watcher))
+            outcome = demo(output, contexts=contexts, depths=depths, time_limit=time_limit, watcher=watcher)
     except LaunchError as error:
         _print_tail(error.tail)
         raise
     if as_json:
-        click.echo(orjson.dumps(_as_document(outcome), option=orjson.OPT_INDENT_2))
+        print_json(outcome.to_json())
     else:
         print_points(stdout_console(), outcome.bench)
         click.echo(f"Done in {format_seconds(outcome.total_s)}. The report is {outcome.report.html}")
     print_failures(outcome.bench, when_stopped="raise --time-limit or pass shorter --contexts")
     _print_tail(outcome.server_tail)
     return 0 if outcome.bench.good else 1
-
-
-def _as_document(outcome: DemoOutcome) -> dict[str, object]:
-    return {
-        "folder": str(outcome.folder),
-        "good": outcome.bench.good,
-        "startup_s": outcome.startup_s,
-        "total_s": outcome.total_s,
-        "extra": outcome.extra,
-        "report": {name: str(path) for name, path in asdict(outcome.report).items() if path},
-        "bench": summarise(outcome.bench),
-    }
 
 
 def _print_tail(lines: tuple[str, ...]) -> None:

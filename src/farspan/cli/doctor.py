@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
 from farspan.cli.main import EXIT_BAD_INPUT, EXIT_FAILED
-from farspan.diagnosis.examine import examine
-from farspan.diagnosis.findings import Severity
+from farspan.cli.output import json_option, print_json
 from farspan.diagnosis.report_json import report_object
 from farspan.diagnosis.report_text import report_lines
-from farspan.diagnosis.server_state import Hints
-from farspan.diagnosis.sources import read_source
-from farspan.hardware.node_spelling import parse_node
+from farspan.engines.logs.findings import Severity
+from farspan.verbs.doctor import doctor
 
 _EPILOG = """\b
 Examples:
@@ -39,7 +36,7 @@ Exit code: 0 no finding is an error, 1 one is, 2 bad input (no such log, or noth
 )
 @click.option("--container", default="", help="Of a pod with several containers, the one to read.")
 @click.option("--previous", is_flag=True, help="Of a pod, the log from before its last restart.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def command(
     source: str,
     model: str,
@@ -54,10 +51,16 @@ def command(
     Any version, several processes at once, colours, docker's and kubectl's prefixes, a cut beginning, gigabytes
     from a pipe.
     """
-    hints = Hints(model=model, gpu=parse_node(gpus).gpu.name if gpus else "", engine_version=engine_version)
-    report = examine(read_source(source, container=container, previous=previous), hints)
+    report = doctor(
+        source,
+        model=model,
+        gpus=gpus,
+        engine_version=engine_version,
+        container=container,
+        previous=previous,
+    )
     if as_json:
-        click.echo(json.dumps(report_object(report), indent=2))
+        print_json(report_object(report))
     else:
         for line in report_lines(report):
             click.echo(line)

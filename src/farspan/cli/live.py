@@ -15,11 +15,11 @@ from rich.text import Text
 
 from farspan.cli.lines import LineView
 from farspan.escape_terminal import printable
-from farspan.measurement.analysis.measure import Result
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.target import ServerInfo
-from farspan.measurement.request_status import Status
-from farspan.measurement.schedule import Job, LoadPhase
-from farspan.measurement.watch import Watcher
+from farspan.measurement.progress import Watcher
+from farspan.measurement.runs.job import Job, LoadPhase
+from farspan.measurement.runs.result import Result
 from farspan.sizes import format_seconds, format_tokens
 
 _SHOWN_RUNNING = 8

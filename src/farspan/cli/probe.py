@@ -6,16 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 
-from farspan.models.probe import (
-    KV_ROUNDING,
-    ProbeDesign,
-    recall_margin,
-    required_margin,
-    write_probe,
-)
-from farspan.sizes import format_bytes, format_tokens, parse_tokens
+from farspan.cli.output import json_option, print_json
+from farspan.sizes import format_bytes, format_tokens
+from farspan.verbs.probe import probe
 
 EPILOG = """\b
 Examples:
@@ -27,47 +21,27 @@ Examples:
 
 
 @click.command(epilog=EPILOG, context_settings={"show_default": True})
-@click.option(
-    "-o", "--output", "folder", type=click.Path(path_type=Path), required=True, help="Folder to write."
-)
-@click.option("--heads", "num_attention_heads", default=8, help="Query heads, a power of two.")
-@click.option(
-    "--kv-heads", "num_key_value_heads", default=8, help="KV heads; tensor parallelism can go so far."
-)
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option("--heads", default=8, help="Query heads, a power of two.")
+@click.option("--kv-heads", default=8, help="KV heads; tensor parallelism can go so far.")
 @click.option("--head-dim", default=64, help="64, or 128 for a wider margin.")
-@click.option(
-    "--layers", "num_hidden_layers", default=4, help="A multiple of 4; every fourth is full attention."
-)
-@click.option("--chunk", "attention_chunk_size", default="8192", help="Attention chunk in tokens.")
-@click.option("--max-context", "max_position_embeddings", default="1Mi", help="max_position_embeddings.")
-@click.option("--experts", "num_local_experts", default=0, help="0 for dense MLPs.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
-def command(
-    folder: Path, attention_chunk_size: str, max_position_embeddings: str, as_json: bool, **sizes: Any
-) -> None:
+@click.option("--layers", default=4, help="A multiple of 4; every fourth is full attention.")
+@click.option("--chunk", default="8192", help="Attention chunk in tokens.")
+@click.option("--max-context", default="1Mi", help="max_position_embeddings.")
+@click.option("--experts", default=0, help="0 for dense MLPs.")
+@json_option
+def command(output: Path, as_json: bool, **sizes: Any) -> None:
     """Write the recall checkpoint: a tiny Llama 4 with constructed weights that copies back any needle.
 
-    It is a standard Hugging Face folder for vLLM, SGLang, transformers and the built-in engine. Asked with a key
+    It is a standard Hugging Face folder for vLLM, SGLang, transformers and the built-in engine. Given a key
     planted anywhere in a prompt, it answers with the words that followed it.
     """
-    design = ProbeDesign(
-        attention_chunk_size=parse_tokens(attention_chunk_size),
-        max_position_embeddings=parse_tokens(max_position_embeddings),
-        **sizes,
-    )
-    made = write_probe(folder, design)
-    longest = design.max_position_embeddings
-    margins = {dtype: recall_margin(design, dtype) for dtype in KV_ROUNDING}
+    made = probe(output, **sizes)
     if as_json:
-        summary = {
-            "folder": str(made.folder),
-            "size_bytes": made.size_bytes,
-            "max_context": longest,
-            "margin_nats": margins,
-            "required_margin_nats": required_margin(longest),
-        }
-        click.echo(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+        print_json(made.to_json())
         return
-    click.echo(f"{made.folder}: {format_bytes(made.size_bytes)}, contexts up to {format_tokens(longest)}")
-    click.echo(f"The right key leads by at least this many nats; {format_tokens(longest)} keys need")
-    click.echo(f"{required_margin(longest):.1f}: " + ", ".join(f"{d} {m:.1f}" for d, m in margins.items()))
+    longest = format_tokens(made.max_context)
+    margins = ", ".join(f"{dtype} {margin:.1f}" for dtype, margin in made.margin_nats.items())
+    click.echo(f"{made.folder}: {format_bytes(made.size_bytes)}, contexts up to {longest}")
+    click.echo(f"The right key leads by at least this many nats; {longest} keys need")
+    click.echo(f"{made.required_margin_nats:.1f}: {margins}")

@@ -5,21 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
+from farspan.cli.output import json_option
 from farspan.errors import InputError
 from farspan.prompts.tasks import TASKS
-from farspan.prompts.write_prompts import (
-    PromptFormat,
-    PromptRequest,
-    WrittenPrompt,
-    process_start,
-    write_prompts,
-)
-from farspan.sizes import format_seconds, parse_tokens
+from farspan.prompts.write_prompts import PromptFormat, WrittenPrompt, process_start
+from farspan.sizes import format_seconds
+from farspan.verbs.prompt import prompt
 
 _EPILOG = """\b
 Examples:
@@ -32,16 +27,9 @@ Examples:
 """
 
 
-class _Tokens(click.ParamType[int]):
-    name = "tokens"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ARG002
-        return value if isinstance(value, int) else parse_tokens(value)
-
-
 @click.command(epilog=_EPILOG)
 @click.option(
-    "--tokens", type=_Tokens(), required=True, help="Exact length as the server counts: 10M, 64Ki, 12345."
+    "--tokens", metavar="SIZE", required=True, help="Exact length as the server counts: 10M, 64Ki, 12345."
 )
 @click.option(
     "--tokenizer",
@@ -57,10 +45,9 @@ class _Tokens(click.ParamType[int]):
 @click.option("--count", type=int, metavar="K", help="How many things to plant, or hops of a chain.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides everything random.")
 @click.option("--chat", is_flag=True, help="The text is the user message of a chat; the template is counted.")
-@click.option("--output-tokens", type=_Tokens(), help="How long the reply may be.")
+@click.option("--output-tokens", metavar="SIZE", help="How long the reply may be.")
 @click.option(
     "--format",
-    "kind",
     type=click.Choice([kind.value for kind in PromptFormat]),
     default="text",
     show_default=True,
@@ -81,49 +68,23 @@ class _Tokens(click.ParamType[int]):
 @click.option(
     "--verify-with", metavar="PATH|URL", help="Another tokenizer that must agree, such as the server's."
 )
-@click.option("--json", "as_json", is_flag=True, help="Say what was built as JSON, one object a prompt.")
-def command(
-    tokens: int,
-    tokenizer: str,
-    corpus: str | None,
-    task: str,
-    depth: float,
-    count: int | None,
-    seed: int,
-    chat: bool,
-    output_tokens: int | None,
-    kind: str,
-    output: str,
-    number: int,
-    verify: bool,
-    verify_with: str | None,
-    as_json: bool,
-) -> None:
+@json_option
+def command(output: str, as_json: bool, **options: Any) -> None:
     """Build a prompt of exactly N tokens with something to find in it."""
     to_stdout = output == "-"
-    if to_stdout and (as_json or number > 1):
+    if to_stdout and as_json:
         raise InputError("the prompt would be mixed with other output", "name a file or folder with -o")
-    request = PromptRequest(
-        tokens=tokens,
-        tokenizer=tokenizer,
-        corpus=corpus,
-        task=task,
-        depth=depth,
-        seed=seed,
-        chat=chat,
-        output_tokens=output_tokens,
-        count=count,
-        format=PromptFormat(kind),
-        output=None if to_stdout else Path(output),
-        number=number,
-        verify=verify,
-        verify_with=verify_with,
+
+    def show(written: WrittenPrompt) -> None:
+        click.echo(json.dumps(dataclasses.asdict(written)) if as_json else _describe(written), err=to_stdout)
+
+    prompt(
+        output=None if to_stdout else output,
+        stream=sys.stdout.buffer if to_stdout else None,
+        since=process_start(),
+        on_written=show,
+        **options,
     )
-    for written in write_prompts(request, sys.stdout.buffer, since=process_start()):
-        if as_json:
-            click.echo(json.dumps(dataclasses.asdict(written)))
-        else:
-            click.echo(_describe(written), err=to_stdout)
 
 
 def _describe(written: WrittenPrompt) -> str:

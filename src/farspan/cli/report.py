@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import orjson
 
+from farspan.cli.output import json_option
 from farspan.errors import InputError
-from farspan.reports.write_report import (
-    DEFAULT_FORMATS,
-    Format,
-    ReportOptions,
-    render,
-    write_charts,
-    write_report,
-)
+from farspan.reports.write_report import Format, ReportOptions, render
+from farspan.verbs.report import report
 
 EPILOG = """\b
 Examples:
@@ -70,7 +66,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     metavar="FOLDER",
     help="Write each chart as an SVG file into FOLDER, and nothing else.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the paths of what was written as JSON.")
+@json_option
 def command(
     runs: tuple[Path, ...],
     output: Path | None,
@@ -91,21 +87,23 @@ def command(
     The page is one file that needs no network; values show under the pointer and the arrow keys, and it
     prints. CSV has one line a request, or a planned context.
     """
-    chosen = tuple(Format(form) for form in formats) or DEFAULT_FORMATS
-    options = ReportOptions(title, compare, template, logs, plan)
-    if charts is not None:
-        drawn = [str(path) for path in write_charts(runs, charts, options)]
-        click.echo(orjson.dumps({"charts": drawn}) if as_json else "\n".join(drawn))
-        return
-    if str(output) == "-":
+    how: dict[str, Any] = {
+        "compare": compare,
+        "title": title,
+        "template": template,
+        "logs": logs,
+        "plan": plan,
+    }
+    if str(output) == "-" and charts is None:
+        chosen = tuple(Format(form) for form in formats)
         if len(chosen) != 1 or as_json:
             raise InputError("standard output takes one format", "pass one --format, or a folder with -o")
-        click.echo(render(runs, chosen[0], options), nl=False)
+        click.echo(render(runs, chosen[0], ReportOptions(**how)), nl=False)
         return
-    files = write_report(runs, output, formats=chosen, options=options)
-    paths = {name: getattr(files, name) for name in files.__slots__}
-    written = {name: str(path) for name, path in paths.items() if path is not None}
+    files = report(*runs, output=output, formats=formats, charts=charts, **how)
     if as_json:
-        click.echo(orjson.dumps(written))
+        click.echo(orjson.dumps(files.to_json()))
+    elif charts is not None:
+        click.echo("\n".join(str(path) for path in files.charts))
     else:
-        click.echo(f"The report is {' and '.join(written.values())}.")
+        click.echo(f"The report is {' and '.join(str(path) for path in files.written)}.")

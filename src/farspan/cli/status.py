@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
 
 import click
 
-from farspan.planner.plan_text import table
+from farspan.cli.output import json_option, print_json
+from farspan.launch.serve import ServerStatus
+from farspan.planner.text_layout import table
 from farspan.sizes import format_seconds, format_tokens
+from farspan.verbs.status import status
 
 _EPILOG = """\b
 Examples:
@@ -22,39 +24,36 @@ Exit code: 0 all of them are ready, or there is none; 1 one is not; 2 bad input.
 
 @click.command("status", epilog=_EPILOG)
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def command(name: str | None, as_json: bool) -> int:
     """Show the servers farspan has started, or one of them: ready, starting, not answering, or gone."""
-    from farspan.launch.serve import look_up
-    from farspan.launch.server_records import StateFolder
-
-    state = StateFolder()
-    records = [state.find(name)] if name else state.records()
-    found = [look_up(record) for record in records]
+    found = status(name)
     if as_json:
-        click.echo(
-            json.dumps(
-                [{**asdict(one.record), "state": one.state, "why": one.why} for one in found], indent=2
-            )
-        )
-    elif not found:
+        print_json(found.to_json())
+    elif not found.servers:
         click.echo("farspan has started no server.")
     else:
-        rows = [["name", "state", "runtime", "engine", "context", "url", "since", ""]]
-        for one in found:
-            record = one.record
-            rows.append(
-                [
-                    record.name,
-                    one.state,
-                    record.runtime,
-                    f"{record.engine} {record.version}".strip(),
-                    format_tokens(record.context),
-                    record.url or "-",
-                    format_seconds(max(time.time() - record.started, 0.0)),
-                    f"{one.why}; farspan stop {record.name} forgets it" if one.state == "gone" else one.why,
-                ]
-            )
-        for line in table(rows):
+        for line in table(_rows(found.servers)):
             click.echo(line)
-    return 0 if all(one.state == "ready" for one in found) else 1
+    return 0 if found.all_ready else 1
+
+
+def _rows(servers: Sequence[ServerStatus]) -> list[list[str]]:
+    rows = [["name", "state", "runtime", "engine", "context", "url", "since", ""]]
+    for server in servers:
+        record = server.record
+        rows.append(
+            [
+                record.name,
+                server.state,
+                record.runtime,
+                f"{record.engine} {record.version}".strip(),
+                format_tokens(record.context),
+                record.url or "-",
+                format_seconds(max(time.time() - record.started, 0.0)),
+                f"{server.why}; farspan stop {record.name} forgets it"
+                if server.state == "gone"
+                else server.why,
+            ]
+        )
+    return rows

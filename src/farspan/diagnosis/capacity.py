@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from farspan.diagnosis.server_state import ServerState
+from farspan.engines.logs.server_state import ServerState
 from farspan.sizes import GIB
 
 # figure -> what it is, for the reader of the JSON.
@@ -35,13 +35,13 @@ PLAIN = {
 }
 
 
-def plain_terms(situation: ServerState) -> list[str]:
+def plain_terms(server_state: ServerState) -> list[str]:
     """The figures as sentences, the one that matters most first."""
-    return [*_vllm(situation), *_sglang(situation), *_memory(situation)]
+    return [*_vllm(server_state), *_sglang(server_state), *_memory(server_state)]
 
 
-def _vllm(situation: ServerState) -> Iterator[str]:
-    figures = situation.figures
+def _vllm(server_state: ServerState) -> Iterator[str]:
+    figures = server_state.figures
     length, ratio = figures.get("max_model_len"), figures.get("max_concurrency")
     if length is not None and ratio is not None:
         whole = int(ratio)
@@ -58,7 +58,7 @@ def _vllm(situation: ServerState) -> Iterator[str]:
     tokens = figures.get("kv_cache_tokens")
     if tokens is None:
         return
-    by_length = situation.version_below("0.21.0")
+    by_length = server_state.version_below("0.21.0")
     if by_length is None:
         yield (
             f"'KV cache size: {tokens:,.0f} tokens' means different things by version: to 0.20 it counts tokens as if "
@@ -76,10 +76,10 @@ def _vllm(situation: ServerState) -> Iterator[str]:
         )
 
 
-def _sglang(situation: ServerState) -> Iterator[str]:
-    figures = situation.figures
+def _sglang(server_state: ServerState) -> Iterator[str]:
+    figures = server_state.figures
     pool = figures.get("max_total_num_tokens", figures.get("full_layer_tokens"))
-    context = figures.get("context_len") or situation.number("context_length")
+    context = figures.get("context_len") or server_state.number("context_length")
     if pool is not None:
         words = f"The KV pool holds {pool:,.0f} tokens of all requests together"
         if context:
@@ -109,8 +109,8 @@ def _sglang(situation: ServerState) -> Iterator[str]:
             )
 
 
-def _memory(situation: ServerState) -> Iterator[str]:
-    figures = situation.figures
+def _memory(server_state: ServerState) -> Iterator[str]:
+    figures = server_state.figures
     weights = figures.get("weights_gib")
     if weights is not None:
         seconds = figures.get("weights_s") or 0.0

@@ -15,9 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from farspan.diagnosis.capacity import plain_terms
-from farspan.diagnosis.findings import Evidence, Finding, Noise, Severity
-from farspan.diagnosis.noise import HARMLESS
-from farspan.diagnosis.records import (
+from farspan.diagnosis.knowledge import knowledge
+from farspan.diagnosis.timeline import Entry, Timeline
+from farspan.engines.logs.findings import Evidence, Finding, Noise, Severity
+from farspan.engines.logs.records import (
     Access,
     Arguments,
     Batch,
@@ -27,10 +28,8 @@ from farspan.diagnosis.records import (
     StartPhase,
     Throughput,
 )
-from farspan.diagnosis.rule import Diagnosis, Rule, RuleMatch
-from farspan.diagnosis.rules import LINE_RULES, STATE_RULES
-from farspan.diagnosis.server_state import Hints, ServerState
-from farspan.diagnosis.timeline import Entry, Timeline
+from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch
+from farspan.engines.logs.server_state import Hints, ServerState
 
 _SIGHTINGS = 32
 _UNRECOGNISED = 40
@@ -51,7 +50,7 @@ class Report:
         noise: Warnings that need no action.
         starts: How many times the server was started in this log.
         lines: How far the log was read.
-        situation: All that was gathered, for callers who need more.
+        server_state: All that was gathered, for callers who need more.
     """
 
     engine: str
@@ -63,7 +62,7 @@ class Report:
     noise: tuple[Noise, ...]
     starts: int
     lines: int
-    situation: ServerState
+    server_state: ServerState
 
     @property
     def worst(self) -> Severity | None:
@@ -73,27 +72,22 @@ class Report:
     @property
     def recognised(self) -> bool:
         """Whether anything in the log was an engine's."""
-        situation = self.situation
+        server_state = self.server_state
         return bool(
             self.engine
             or self.findings
             or self.timeline
-            or situation.rates.lines
-            or situation.door.answered
-            or situation.door.refused
+            or server_state.rates.lines
+            or server_state.access_log.answered
+            or server_state.access_log.refused
         )
 
     @property
     def ready(self) -> bool:
         """Whether the last start got as far as answering requests."""
-        return self.situation.ready is not None
+        return self.server_state.ready is not None
 
 
-_RULES_BY_MARK: dict[bytes, list[Rule]] = {}
-for _rule in LINE_RULES:
-    for _needle in _rule.needles:
-        _RULES_BY_MARK.setdefault(_needle.encode(), []).append(_rule)
-_HARMLESS_BY_MARK = {harmless.needle.encode(): harmless for harmless in HARMLESS}
 _ORDER = {severity: number for number, severity in enumerate(Severity)}
 
 
@@ -101,11 +95,11 @@ _ORDER = {severity: number for number, severity in enumerate(Severity)}
 class _Start:
     """One start of a server and all that was seen of it."""
 
-    situation: ServerState = field(default_factory=ServerState)
+    server_state: ServerState = field(default_factory=ServerState)
     timeline: Timeline = field(default_factory=Timeline)
-    sightings: dict[str, list[RuleMatch]] = field(default_factory=dict)
+    rule_matches: dict[str, list[RuleMatch]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    noise: dict[str, tuple[RuleMatch | None, Noise]] = field(default_factory=dict)
+    noise: dict[str, Noise] = field(default_factory=dict)
 
 
 class Doctor:
@@ -118,15 +112,15 @@ class Doctor:
         self._earlier: tuple[Finding, ...] = ()
 
     @property
-    def situation(self) -> ServerState:
+    def server_state(self) -> ServerState:
         """All that is known so far of the current start."""
-        return self._start.situation
+        return self._start.server_state
 
     def feed(self, events: Iterable[Event]) -> None:
         """Take events in."""
         for event in events:
             if isinstance(event, _DAILY):  # they come by the million and begin or end nothing
-                self._start.situation.see(event)
+                self._start.server_state.see(event)
             else:
                 self._see(event)
 
@@ -140,65 +134,60 @@ class Doctor:
             start = self._start = _Start(ServerState(self._hints))
         frames: tuple[tuple[str, str], ...] = ()
         if isinstance(event, LogMessage):
-            frames = start.situation.tracebacks.frames(event.where.process)
-        start.situation.see(event)
+            frames = start.server_state.tracebacks.frames(event.where.process)
+        start.server_state.see(event)
         if isinstance(event, Progress):
             if event.phase is StartPhase.CONFIG:
                 self._starts += 1
-            at = event.where.at if event.where.at is not None else start.situation.last_at
+            at = event.where.at if event.where.at is not None else start.server_state.last_at
             start.timeline.see(event, at)
         elif isinstance(event, LogMessage):
             self._see_message(event, frames, start)
 
     def _is_restart(self) -> bool:
-        situation = self._start.situation
-        return bool(situation.args) and (
-            situation.ready is not None or situation.died is not None or situation.stopped is not None
+        server_state = self._start.server_state
+        return bool(server_state.args) and (
+            server_state.ready is not None
+            or server_state.died is not None
+            or server_state.stopped is not None
         )
 
     def _see_message(self, message: LogMessage, frames: tuple[tuple[str, str], ...], start: _Start) -> None:
         text = message.text
-        was_ready = start.situation.ready is not None
-        known = False
-        for mark in message.marks:
-            for rule in _RULES_BY_MARK.get(mark, ()):
-                match = rule.pattern.search(text)
-                if match is None:
-                    continue
-                known = True
-                seen = start.sightings.setdefault(rule.id, [])
-                if seen and seen[-1].message is message:
-                    continue  # two needles of one rule in one line
-                start.counts[rule.id] = start.counts.get(rule.id, 0) + message.times
-                if len(seen) < _SIGHTINGS:
-                    seen.append(RuleMatch(message, match, frames, was_ready))
-        for mark in message.marks:
-            harmless = _HARMLESS_BY_MARK.get(mark)
-            match = harmless.pattern.search(text) if harmless is not None else None
-            if harmless is not None and match is not None:
-                sighting = RuleMatch(message, match, frames, was_ready)
-                self._count_noise(start, harmless.id, harmless.why, message, sighting)
+        was_ready = start.server_state.ready is not None
+        everything = knowledge()
+        known, noise_from = False, len(everything.lines) + len(everything.rules)
+        for number in sorted(message.rules):
+            pattern = everything.sought(number)
+            match = pattern.search(text) if pattern is not None else None
+            if match is None:
+                continue
+            rule_match = RuleMatch(message, match, frames, was_ready)
+            if number >= noise_from:
+                kind = everything.noise[number - noise_from]
+                self._count_noise(start, kind.id, kind.why, message, is_known=True)
                 return
+            known = True
+            rule = everything.rules[number - len(everything.lines)]
+            seen = start.rule_matches.setdefault(rule.id, [])
+            start.counts[rule.id] = start.counts.get(rule.id, 0) + message.times
+            if len(seen) < _SIGHTINGS:
+                seen.append(rule_match)
         if not known and message.level == "WARNING":
             shape = "".join(char for char in text[:120] if not char.isdigit())
             if f"?{shape}" in start.noise or len(start.noise) < _UNRECOGNISED:
-                self._count_noise(start, f"?{shape}", "", message, None)
+                self._count_noise(start, f"?{shape}", "", message, is_known=False)
 
     @staticmethod
-    def _count_noise(
-        start: _Start, key: str, why: str, message: LogMessage, sighting: RuleMatch | None
-    ) -> None:
-        if key in start.noise:
-            first, noise = start.noise[key]
+    def _count_noise(start: _Start, key: str, why: str, message: LogMessage, *, is_known: bool) -> None:
+        noise = start.noise.get(key)
+        if noise is not None:
             evidence = replace(noise.evidence, count=noise.evidence.count + message.times)
-            start.noise[key] = (first, replace(noise, evidence=evidence))
+            start.noise[key] = replace(noise, evidence=evidence)
             return
         evidence = Evidence(message.where.line, message.raw, message.times)
-        name = "unrecognised" if sighting is None else key
-        start.noise[key] = (
-            sighting,
-            Noise(name, why or "A warning the doctor does not know.", evidence, sighting is not None),
-        )
+        name = key if is_known else "unrecognised"
+        start.noise[key] = Noise(name, why or "A warning the doctor does not know.", evidence, is_known)
 
     def report(self, lines: int = 0) -> Report:
         """Say what is known so far. May be called at any time, and again.
@@ -207,7 +196,7 @@ class Doctor:
             lines: Lines read so far, as the reader counts them; the last line with an event when not given.
         """
         start = self._start
-        situation = start.situation
+        server_state = start.server_state
         findings = list(self._findings(start))
         if self._earlier and not any(finding.severity is Severity.ERROR for finding in findings):
             findings.extend(
@@ -215,53 +204,55 @@ class Doctor:
             )
         findings.sort(key=lambda finding: (_ORDER[finding.severity], finding.evidence.line))
         return Report(
-            engine=situation.engine,
-            version=situation.version or self._hints.engine_version,
+            engine=server_state.engine,
+            version=server_state.version or self._hints.engine_version,
             timeline=tuple(copy.deepcopy(start.timeline).finish()),
-            capacity=dict(situation.figures),
-            in_plain_terms=tuple(plain_terms(situation)),
+            capacity=dict(server_state.figures),
+            in_plain_terms=tuple(plain_terms(server_state)),
             findings=tuple(findings),
-            noise=tuple(self._noise(start)),
+            noise=tuple(
+                noise for noise in start.noise.values() if noise.evidence.line not in server_state.explained
+            ),
             starts=self._starts,
-            lines=lines or situation.last.line,
-            situation=situation,
+            lines=lines or server_state.last.line,
+            server_state=server_state,
         )
-
-    @staticmethod
-    def _noise(start: _Start) -> Iterable[Noise]:
-        conditions = {harmless.id: harmless.only_if for harmless in HARMLESS}
-        for first, noise in start.noise.values():
-            condition = conditions.get(noise.id)
-            counted = None if first is None else replace(first, count=noise.evidence.count)
-            if counted is None or condition is None or condition(counted, start.situation):
-                yield noise
 
     def _findings(self, start: _Start) -> Iterable[Finding]:
         # Rates are closed on a copy: the log may go on.
-        situation = replace(start.situation, rates=copy.deepcopy(start.situation.rates))
-        situation.rates.close(situation.last.line)
+        server_state = replace(start.server_state, rates=copy.deepcopy(start.server_state.rates))
+        server_state.rates.close(server_state.last.line)
         found: list[Finding] = []
         explained: set[int] = set()
-        for rule in LINE_RULES:
-            sightings = start.sightings.get(rule.id, ())
-            for sighting in sightings:
-                counted = replace(sighting, count=start.counts[rule.id])
-                diagnosis = rule.explain(counted, situation)
+        for rule in sorted(knowledge().rules, key=lambda rule: rule.general):
+            rule_matches = start.rule_matches.get(rule.id, ())
+            if rule.general and any(one.severity is Severity.ERROR for one in found):
+                continue
+            for rule_match in rule_matches:
+                counted = replace(rule_match, count=start.counts[rule.id])
+                diagnosis = _explain(rule, counted, server_state)
                 if diagnosis is not None:
                     found.append(_finding(rule.id, rule.severity, diagnosis, counted.evidence, rule.sources))
-                    explained.update(one.message.where.line for one in sightings)
+                    explained.update(one.message.where.line for one in rule_matches)
                     break
-        situation.explained = frozenset(explained)
-        for state_rule in STATE_RULES:
+        server_state.explained = frozenset(explained)
+        for state_rule in knowledge().state_rules:
             if state_rule.only_unexplained and any(one.severity is Severity.ERROR for one in found):
                 continue
-            diagnosis = state_rule.look(situation)
+            diagnosis = state_rule.look(server_state)
             if diagnosis is not None:
-                evidence = diagnosis.evidence or Evidence(situation.last.line, "")
+                evidence = diagnosis.evidence or Evidence(server_state.last.line, "")
                 found.append(
                     _finding(state_rule.id, state_rule.severity, diagnosis, evidence, state_rule.sources)
                 )
         return found
+
+
+def _explain(rule: Rule, rule_match: RuleMatch, server_state: ServerState) -> Diagnosis | None:
+    try:
+        return rule.explain(rule_match, server_state)
+    except (ArithmeticError, ValueError):
+        return None  # a figure in the line is absurd: thousands of digits, a division by 0
 
 
 def _finding(

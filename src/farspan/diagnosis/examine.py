@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from farspan.diagnosis.diagnose import Doctor, Report
 from farspan.diagnosis.log_reader import LogReader
-from farspan.diagnosis.server_state import Hints
+from farspan.engines.logs.server_state import Hints
 
 
 def examine(pieces: Iterable[bytes], hints: Hints | None = None) -> Report:

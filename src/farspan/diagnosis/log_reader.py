@@ -10,76 +10,47 @@ for event in reader.close():
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
+import re
 
-from farspan.diagnosis.grammar import ENDINGS, MESSAGES, RULES
-from farspan.diagnosis.log_line import WRAPPED, LineParser, raw_text, unwrap
-from farspan.diagnosis.records import Event, LogMessage, Progress, StartPhase, Traffic, Where
-from farspan.diagnosis.routine_lines import RoutineLines
-from farspan.diagnosis.scan import Scanner, telling_lines
+from farspan.diagnosis.knowledge import knowledge
+from farspan.engines.logs.log_line import WRAPPED, LineParser, raw_text, unwrap, without_colours
+from farspan.engines.logs.records import Event, LogMessage, Traffic, Where
 
-__all__ = ["LogReader"]
+__all__ = ["MAX_LINE", "LogReader"]
 
-MAX_LINE = 1 << 20
+MAX_LINE = 1 << 18
 _WINDOW = 1 << 18
 _SHAPES = 8_192
 _SHOWN = 64
 _SHAPE = 400
+_SCANNED = 64_000
+_FOLLOWED = 80
 _DIGITS = b"0123456789"
-_ASKED = b' - "'  # between the address and the request of an access log
-
-_REFUSED = (b"400 Bad", b"401 Una", b"403 For", b"404 Not", b"405 Met", b"413 ", b"422 Unp", b"429 Too",
-            b"500 Int", b"502 Bad", b"503 Ser", b"504 Gat")  # fmt: skip
-_BY_NEEDLE = {rule.needle: rule for rule in RULES}
-_ORDER = {rule: number for number, rule in enumerate(RULES)}
-_ENDINGS = dict(ENDINGS)
-
-
-@lru_cache(maxsize=4)
-def _scanner(needles: tuple[bytes, ...]) -> Scanner:
-    """A scanner never changes once built, and building it costs more than reading a short log."""
-    return Scanner(needles)
-
-
-def _line_of(event: Event) -> int:
-    return event.where.line
+_REQUEST = b' - "'
+_LINE = re.compile(rb"[^\n]++")
+# How a line of uvicorn's access log ends that tells of a plain success, with and without colours.
+_SUCCESS = (b'" 200 OK', b'" 200 OK\r', b"200 OK\x1b[0m", b"200 OK\x1b[0m\r")
+# After these, lines that nobody knows belong to an error's text: a compiler's output, a message of several lines.
+_BEGINS_TEXT = (b"Traceback (most recent call last)", b"ERROR", b"Error", b"CRITICAL", b"usage: ")
 
 
 class LogReader:
     """Turns a log, however it is cut into pieces, into events.
 
     A line is read once its end has come; a progress bar's CR ends a line too, but only LF counts. A line longer
-    than 1 MiB is read by its beginning. Of messages that differ in digits only, the first 64 are passed on one by
+    than 256 KiB is read by its beginning. Of messages that differ in digits only, the first 64 are passed on one by
     one and the rest counted: `close` returns one more of each with the count. Memory is bounded whatever comes in.
-
-    Args:
-        needles: Bytes (four or more) that mark a line as worth a `LogMessage`, besides those the grammar knows and
-            those of the rules.
     """
 
-    def __init__(self, needles: Iterable[bytes] = ()) -> None:
-        from farspan.diagnosis.noise import HARMLESS
-        from farspan.diagnosis.rules import NEEDLES
-
-        self._scanner = _scanner(
-            (
-                *(rule.needle for rule in RULES),
-                *(needle for needle, _ in ENDINGS),
-                *MESSAGES,
-                *_REFUSED,
-                *NEEDLES,
-                *(harmless.needle.encode() for harmless in HARMLESS),
-                *needles,
-            )
-        )
+    def __init__(self) -> None:
+        self._known = knowledge()
         self._parser = LineParser()
-        self._daily = RoutineLines(self._parser)
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._dropping = False
         self._line = 1
-        self._boring: set[bytes] = set()
+        self._answered = 0
+        self._following = 0
         self._shapes: dict[bytes, int] = {}
         self._withheld: dict[bytes, tuple[LogMessage, int]] = {}
         self.bytes_read = 0
@@ -103,7 +74,7 @@ class LogReader:
         if self._pending:
             self._read(b"".join(self._pending), events)
             self._pending, self._pending_size = [], 0
-        events.extend(message._replace(times=count) for message, count in self._withheld.values())
+        events.extend(message._replace(times=count) for message, count in self._withheld.values() if count)
         self._withheld.clear()
         return events
 
@@ -135,80 +106,63 @@ class LogReader:
             self._dropping = True
 
     def _read(self, block: bytes, events: list[Event]) -> None:
-        """Read whole lines. Most are plain successes or of a shape known to say nothing, and cost next to nothing."""
-        if b"{" in block and WRAPPED in block:  # one byte is found ten times as fast as seven
-            unwrapped = (unwrap(raw) if raw.startswith(WRAPPED) else raw for raw in block.split(b"\n"))
-            block = b"\n".join(unwrapped)
-        first, boring, withheld = self._line, self._boring, self._withheld
-        lines, total = telling_lines(block)
-        self._line += total - 1
-        answered = total - len(lines)
-        if answered:
-            events.append(Traffic(Where(first), answered))
-        fresh = []
-        before = len(events)
-        read_daily = self._daily.read
-        for at, raw in lines:
-            number = first + at
-            if read_daily(number, raw, events):
+        first, counted = self._line, 0
+        for match in _LINE.finditer(block):
+            raw = match[0]
+            if raw.endswith(_SUCCESS):
+                self._answered += 1
                 continue
+            self._line += block.count(b"\n", counted, match.start())
+            counted = match.start()
+            if raw.startswith(WRAPPED):
+                raw = unwrap(raw)
+            if b"\x1b" in raw:
+                raw = without_colours(raw)
             # A progress bar writes over itself: each state is a line of its own.
             for part in raw.split(b"\r") if b"\r" in raw else (raw,):
-                shape = part[:_SHAPE].translate(None, _DIGITS)
-                if shape in withheld and _ASKED not in part:
-                    self._withhold(shape)
-                elif shape and shape not in boring:
-                    fresh.append((number, part, shape))
-        if not fresh:
+                if part:
+                    self._read_line(part, events)
+        self._line += block.count(b"\n", counted)
+        if self._answered:
+            events.append(Traffic(Where(first), self._answered))
+            self._answered = 0
+
+    def _read_line(self, raw: bytes, events: list[Event]) -> None:
+        shape = raw[:_SHAPE].translate(None, _DIGITS)
+        withheld = self._withheld.get(shape)
+        if withheld is not None and _REQUEST not in raw:  # a refused request may have the shape of a message
+            self._withheld[shape] = (withheld[0], withheld[1] + 1)
             return
-        out_of_order = len(events) > before
-        candidates = self._scanner.candidates([raw for _, raw, _ in fresh])
-        for at, (number, raw, shape) in enumerate(fresh):
-            if candidates.get(at):
-                self._read_line(number, raw, candidates[at], shape, events)
-            elif len(boring) < _SHAPES and len(raw) <= _SHAPE:
-                boring.add(shape)
-        if out_of_order:
-            events[before:] = sorted(events[before:], key=_line_of)
-
-    def _read_line(
-        self, number: int, raw: bytes, marks: tuple[bytes, ...], shape: bytes, events: list[Event]
-    ) -> None:
-        if _ASKED in raw and len(raw) < 4_000:
-            access = self._daily.access(number, raw)
-            if access is not None:
-                events.append(access)
-                return
-        if shape in self._withheld:
-            self._withhold(shape)
+        known = self._known
+        candidates = known.patterns.candidates(raw[:_SCANNED])
+        if not candidates and not self._following:
             return
-        self._read_rest(number, raw, marks, shape, events)
-
-    def _withhold(self, shape: bytes) -> None:
-        message, count = self._withheld[shape]
-        self._withheld[shape] = (message, count + 1)
-
-    def _read_rest(
-        self, number: int, raw: bytes, marks: tuple[bytes, ...], shape: bytes, events: list[Event]
-    ) -> None:
-        parsed = self._parser.parse(number, raw)
-        for rule in sorted(
-            (_BY_NEEDLE[mark] for mark in marks if mark in _BY_NEEDLE), key=_ORDER.__getitem__
-        ):
-            match = rule.pattern.search(parsed.text)
-            if match is not None:
-                events.extend(rule.make(parsed, match))
-                return
-        for mark in marks:
-            phase = _ENDINGS.get(mark)
-            if phase is not None:
-                done = phase is StartPhase.DIED
-                events.append(Progress(parsed.where, phase, done=done, text=parsed.text.strip()[:300]))
+        parsed = self._parser.parse(self._line, raw)
+        for number in sorted(candidates):
+            if number >= len(known.lines):
                 break
-        message = LogMessage(parsed.where, parsed.level, parsed.text.rstrip(), raw_text(raw), marks)
+            kind = known.lines[number]
+            match = kind.pattern.search(parsed.text)
+            if match is not None:
+                events.extend(kind.make(parsed, match))
+                if not kind.is_message:
+                    return
+                break
+        self._follow(raw, bool(candidates))
+        if withheld is not None:
+            self._withheld[shape] = (withheld[0], withheld[1] + 1)
+            return
+        rules = tuple(number for number in candidates if number >= len(known.lines))
+        message = LogMessage(parsed.where, parsed.level, parsed.text.rstrip(), raw_text(raw), rules)
         events.append(message)
         seen = self._shapes.get(shape, 0)
         if seen or len(self._shapes) < _SHAPES:
             self._shapes[shape] = seen + 1
             if seen + 1 == _SHOWN:
                 self._withheld[shape] = (message, 0)
+
+    def _follow(self, raw: bytes, is_known: bool) -> None:
+        if is_known and any(word in raw for word in _BEGINS_TEXT):
+            self._following = _FOLLOWED
+        elif self._following:
+            self._following -= 1

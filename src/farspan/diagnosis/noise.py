@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import NamedTuple
 
-from farspan.diagnosis.rule import RuleMatch
-from farspan.diagnosis.rules.vllm_workers_stalled import is_stall
-from farspan.diagnosis.server_state import ServerState
+from farspan.engines.logs.pattern import compile_pattern
 
 
 class Harmless(NamedTuple):
-    """One harmless kind of warning. `only_if` may take it back when the rest of the log speaks against it."""
+    """One harmless kind of warning; where a rule's finding explains the line, it is no noise."""
 
     id: str
-    needle: str
     pattern: re.Pattern[str]
     why: str
-    only_if: Callable[[RuleMatch, ServerState], bool] | None = None
 
 
-def _harmless(id_: str, needle: str, why: str, pattern: str = "") -> Harmless:
-    return Harmless(id_, needle, re.compile(pattern or re.escape(needle)), why)
-
-
-def _no_stall(sighting: RuleMatch, situation: ServerState) -> bool:
-    """Not said so often, or at such a time, that a rule speaks of it."""
-    return not is_stall(sighting, situation)
+def _harmless(id_: str, words: str, why: str, pattern: str = "") -> Harmless:
+    return Harmless(id_, compile_pattern(pattern or re.escape(words)), why)
 
 
 HARMLESS: tuple[Harmless, ...] = (
-    Harmless(
+    _harmless(
         "shm-broadcast-wait",
         "No available shared memory broadcast block found",
-        re.compile(r"No available shared memory broadcast block found"),
         "Workers are busy loading, compiling or capturing graphs; the message repeats every 60 s until "
         "they are done.",
-        _no_stall,
     ),
     _harmless(
         "omp-threads",

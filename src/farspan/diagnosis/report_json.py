@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from farspan.diagnosis.diagnose import Report
-from farspan.diagnosis.findings import Evidence
 from farspan.diagnosis.timeline import Entry, clock
+from farspan.engines.logs.findings import Evidence
 from farspan.escape_terminal import printable
 
 
 def report_object(report: Report) -> dict[str, Any]:
     """The keys are `engine`, `version`, `timeline`, `capacity`, `findings` and `noise`, always all of them."""
-    first = report.situation.first_at
+    first = report.server_state.first_at
     return {
         "engine": report.engine,
         "version": report.version,

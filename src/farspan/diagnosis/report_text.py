@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from farspan.diagnosis.diagnose import Report
-from farspan.diagnosis.findings import Finding, Severity
-from farspan.diagnosis.records import StartPhase
 from farspan.diagnosis.timeline import clock
+from farspan.engines.logs.findings import Finding, Severity
+from farspan.engines.logs.records import StartPhase
+from farspan.engines.registry import find_served
 from farspan.escape_terminal import printable
 from farspan.sizes import format_seconds
 
@@ -43,8 +44,7 @@ def report_lines(report: Report) -> Iterator[str]:
 
 def answer(report: Report) -> str:
     """What happened, in one line."""
-    name = {"": "The server", "builtin": "The built-in engine"}.get(report.engine, report.engine)
-    who = f"{name} {report.version}".rstrip()
+    who = f"{_name_server(report)} {report.version}".rstrip()
     state = _state(report)
     worst = report.findings[0] if report.findings else None
     if not report.recognised:
@@ -57,21 +57,29 @@ def answer(report: Report) -> str:
     return f"{who} {state}: {printable(worst.cause).split('. ')[0].removesuffix('.')}.{more}"
 
 
+def _name_server(report: Report) -> str:
+    """How a sentence about the server begins."""
+    engine = find_served(report.engine)
+    if engine is None:
+        return report.engine or "The server"
+    return engine.name if engine.distributions else f"The {engine.title}"
+
+
 def _state(report: Report) -> str:
-    situation = report.situation
-    if situation.ready is not None:
-        if situation.died_itself:
+    server_state = report.server_state
+    if server_state.ready is not None:
+        if server_state.died_itself:
             return "served and then died"
-        if situation.stopped is not None:
+        if server_state.stopped is not None:
             return "served and was stopped"
         return "is ready"
-    if situation.died_itself or (report.worst is Severity.ERROR and not situation.rates.lines):
+    if server_state.died_itself or (report.worst is Severity.ERROR and not server_state.rates.lines):
         return "did not start"
-    if situation.stopped is not None:
+    if server_state.stopped is not None:
         return "was stopped before it was ready"
-    if situation.phase is None or situation.phase is StartPhase.READY:
+    if server_state.phase is None or server_state.phase is StartPhase.READY:
         return "serves (the log does not show its start)"
-    return f"has not finished starting (last seen: {situation.phase.value})"
+    return f"has not finished starting (last seen: {server_state.phase.value})"
 
 
 def _finding(finding: Finding) -> Iterator[str]:
@@ -87,7 +95,7 @@ def _finding(finding: Finding) -> Iterator[str]:
 
 
 def _timeline(report: Report) -> Iterator[str]:
-    first = report.situation.first_at
+    first = report.server_state.first_at
     for entry in report.timeline:
         since = "" if entry.at is None or first is None else f"+{entry.at - first:.0f} s"
         took = "" if not entry.seconds else format_seconds(entry.seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from farspan.diagnosis.records import STARTUP, Progress, StartPhase
+from farspan.engines.logs.records import STARTUP, Progress, StartPhase
 
 _YEARLESS_BEFORE = 315_532_800  # 1980: timestamps without a year are kept in the 1970s
 

@@ -19,6 +19,8 @@ from farspan.engines.command import ONE_NODE, EngineCommand, Listen, Nodes
 from farspan.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from farspan.engines.logs.line_pattern import LinePattern
+    from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metrics import Measure, MetricSource
     from farspan.planner.levers import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
@@ -45,6 +47,21 @@ class StartSeconds:
     basis: str
 
 
+@dataclass(frozen=True, slots=True)
+class StartFigure:
+    """A figure an engine prints while it starts and a plan predicts.
+
+    Args:
+        logged: Its name among the figures of the log reader.
+        means: What it is, with its unit.
+        printed: What its name begins with among the plan's printed figures.
+    """
+
+    logged: str
+    means: str
+    printed: str
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Engine(ABC):
     """All that is known of one inference engine. Immutable; two engines are the same when they are one object.
@@ -58,6 +75,9 @@ class Engine(ABC):
         context_flag: Its flag for the longest request.
         data_parallel_flags: Its spellings of the number of data-parallel replicas, the long one first; empty when it
             has none.
+        memory_share_flag: Its flag for the share of a GPU's memory it may plan with; empty when it has none.
+        memory_share: That share where the flag is not given, in most versions; None where it is worked out.
+        step_tokens_flag: Its flag for the most prompt tokens of one step; empty when it has none.
         eager_flags: Flags that switch compiling and CUDA graphs off.
         cpu_flags: What makes it run without a GPU, unless the first of them is given by hand; empty when its CPU build
             needs no telling.
@@ -67,6 +87,8 @@ class Engine(ABC):
         logged_defaults: Those of them that say nothing at this value; some versions lack the flag altogether.
         environment: Variables farspan always starts it with.
         start_seconds: How long a start takes.
+        start_figures: What its start prints that the plan predicts, in the order they are shown.
+        kernel_folder: Where its image keeps the kernels it compiles; empty where keeping them saves nothing.
         shell_program: What a person types before the planned flags; `{model}` stands for the model.
         metric_prefix: What the names of its metrics begin with.
         metrics_hint: How to switch its metrics on, where they are off by default; else empty.
@@ -82,12 +104,17 @@ class Engine(ABC):
     metric_prefix: bytes
     distributions: tuple[str, ...] = ()
     data_parallel_flags: tuple[str, ...] = ()
+    memory_share_flag: str = ""
+    memory_share: float | None = None
+    step_tokens_flag: str = ""
     eager_flags: tuple[str, ...] = ()
     cpu_flags: tuple[str, ...] = ()
     most_ranks: int | None = None
     logged_flags: tuple[str, ...] = ()
     logged_defaults: Mapping[str, object] = field(default_factory=lambda: _EMPTY)
     environment: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    start_figures: tuple[StartFigure, ...] = ()
+    kernel_folder: str = ""
     metrics_hint: str = ""
 
     # Versions.
@@ -139,9 +166,15 @@ class Engine(ABC):
         return self._of_replicas(request, outline=True)
 
     def _of_replicas(self, request: PlanRequest, *, outline: bool) -> EnginePlan:
-        planner = self.outline_server if outline else self.plan_server
+        from farspan.planner.weights_fit import with_weights_checked
+
+        server = self.outline_server if outline else self.plan_server
         if not request.engine_flags:
-            return planner(request)
+            return with_weights_checked(server(request), request)
+
+        def planner(one: PlanRequest) -> EnginePlan:
+            return with_weights_checked(server(one), one)
+
         from farspan.planner.replicas import plan_replicas
 
         return plan_replicas(request, self, planner)
@@ -226,10 +259,10 @@ class Engine(ABC):
     def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
         """Where each measure comes from in its /metrics; several where versions differ, the newest first."""
 
-    def log_patterns(self) -> tuple[Any, ...]:
+    def log_patterns(self) -> tuple[LinePattern, ...]:
         """The lines of its log that mean something, for the doctor's reader."""
         return ()
 
-    def doctor_rules(self) -> tuple[Any, ...]:
+    def doctor_rules(self) -> tuple[Rule | StateRule, ...]:
         """The failures only this engine has, for the doctor."""
         return ()

@@ -164,7 +164,7 @@ class KVCache(ABC):
 
     @abstractmethod
     def statistics(self) -> KVStatistics:
-        """Return what the cache holds now."""
+        """Return what the cache holds now; any thread may ask, also while another works with the cache."""
 
     @abstractmethod
     def check_integrity(self) -> None:

@@ -49,7 +49,7 @@ class ElasticKVCache(KVCache):
         device: Where they live.
         max_step_tokens: The most positions appended between two calls of `SequenceKV.computed`.
         options: How the cache behaves.
-        driver: Where memory comes from; None for the device's own.
+        driver: Where memory comes from, closed by whoever made it; None for one of the cache's own, closed with it.
         clock: Seconds that only grow.
     """
 
@@ -70,6 +70,7 @@ class ElasticKVCache(KVCache):
         self._options = options
         self._device = device
         self._clock = clock
+        self._own_driver = driver is None
         self._driver = driver or open_driver(device)
         form = KVFormat(num_kv_heads, head_dim, dtype, options.fp8)
         grouped = group_layers(layers)
@@ -90,24 +91,27 @@ class ElasticKVCache(KVCache):
         self._segments = SegmentPool(
             self._driver, self._size.segment_bytes, cap, quiet_s=options.quiet_s, clock=clock
         )
-        self._kinds = [self._new_kind(retention, numbers, form) for retention, numbers in grouped]
-        self._layers: list[tuple[int, LayerStore]] = [
-            next(
-                (index, kind.stores[kind.layers.index(number)])
-                for index, kind in enumerate(self._kinds)
-                if number in kind.layers
-            )
-            for number in range(len(layers))
-        ]
-        # Without a layer that keeps everything there is nothing a tree of prefixes could hold on to.
-        sharing = options.prefix_caching and self._kinds[0].retention.full
-        self._prefixes = (
-            PrefixStore(self._kinds, options.page_tokens, int(options.host_gib * GIB), device)
-            if sharing
-            else None
-        )
-        self._capacity_bytes()
+        self._kinds: list[LayerKind] = []
         self._open: dict[int, ElasticSequenceKV] = {}
+        self._prefixes: PrefixStore | None = None
+        self._closed = False
+        try:
+            for retention, numbers in grouped:
+                self._kinds.append(self._new_kind(retention, numbers, form))
+            # Without a layer that keeps everything there is nothing a tree of prefixes could hold on to.
+            if options.prefix_caching and self._kinds[0].retention.full:
+                host_bytes = int(options.host_gib * GIB)
+                self._prefixes = PrefixStore(self._kinds, options.page_tokens, host_bytes, device)
+            self._capacity_bytes()
+        except BaseException:
+            self._give_back()
+            raise
+        places = {
+            number: (index, store)
+            for index, kind in enumerate(self._kinds)
+            for number, store in zip(kind.layers, kind.stores, strict=True)
+        }
+        self._layers: list[tuple[int, LayerStore]] = [places[number] for number in range(len(layers))]
         self._idle_since = clock()
 
     @property
@@ -131,26 +135,44 @@ class ElasticKVCache(KVCache):
         self, token_ids: NDArray[np.int32], max_length: int, namespace: bytes = b""
     ) -> ElasticSequenceKV | None:
         """See `KVCache.open`."""
+        self._driver.check_open()
         if len(token_ids) > max_length:
             raise KVCacheError(f"a sequence of {len(token_ids)} tokens cannot be opened for {max_length}")
         self.check_fits(max_length)
         limits = self._size.pages(max_length)
         prefix = token_ids[:-1]
-        hit = self._prefixes.find(prefix, namespace) if self._prefixes else no_hit(len(self._kinds))
+        sequence = self._open_behind(self._find(prefix, namespace), max_length, limits)
+        if sequence is None and not self._open:
+            # Nobody is there whose end could be waited for: what is on the host is left there.
+            sequence = self._open_behind(self._find(prefix, namespace, host=False), max_length, limits)
+        return sequence
+
+    def _find(self, prefix: NDArray[np.int32], namespace: bytes, host: bool = True) -> Hit:
+        if self._prefixes is None:
+            return no_hit(len(self._kinds))
+        return self._prefixes.find(prefix, namespace, host)
+
+    def _open_behind(self, hit: Hit, max_length: int, limits: tuple[int, ...]) -> ElasticSequenceKV | None:
+        """Open a sequence that continues a hit, which is released when there is no room for it.
+
+        ====================  ==============  ===================  ======================
+        who has               before          opened               None, or an error
+        ====================  ==============  ===================  ======================
+        the lock of its path  the hit         the sequence         nobody
+        its pages             the tree        tree and sequence    the tree
+        ====================  ==============  ===================  ======================
+        """
         sequence = None
         try:
             if self._admits(limits, hit):
-                if self._prefixes is not None:
-                    hit = self._prefixes.bring_back(hit, prefix, namespace, self.take_pages)
-                sequence = ElasticSequenceKV(self, max_length, limits, hit)
+                pages = self._prefixes.secure(hit, self.take_pages) if self._prefixes else hit.pages
+                sequence = ElasticSequenceKV(self, max_length, limits, hit, pages)
         except NoRoomError:
             return None
         finally:
             if sequence is None and hit.cursor is not None and self._prefixes is not None:
                 self._prefixes.release(hit.cursor)
         if sequence is not None:
-            for kind, span in zip(self._kinds, hit.spans, strict=True):
-                kind.pool.share(span.pages)
             self._open[id(sequence)] = sequence
         return sequence
 
@@ -178,14 +200,21 @@ class ElasticKVCache(KVCache):
             self._prefixes.forget_all()
 
     def close(self) -> None:
-        """Give all memory back; every sequence must be closed."""
+        """Give all memory back; every sequence must be closed. A driver that was passed in stays open."""
         assert not self._open, "a sequence is still open"
+        if self._closed:
+            return
         self.reset_prefixes()
         self._layers.clear()
+        self._give_back()
+        self._closed = True
+
+    def _give_back(self) -> None:
         for kind in self._kinds:
             kind.close()
         self._segments.close()
-        self._driver.close()
+        if self._own_driver:
+            self._driver.close()
 
     def statistics(self) -> KVStatistics:
         """See `KVCache.statistics`."""
@@ -195,17 +224,21 @@ class ElasticKVCache(KVCache):
             prefixes.evictable(index) * kind.page_bytes if prefixes else 0
             for index, kind in enumerate(self._kinds)
         ]
+        sequences = tuple(self._open.values())  # a copy: another thread may open and close some meanwhile
+        capacity = 0 if self._closed else self._capacity_bytes()
         segments = self._segments.statistics()
         return KVStatistics(
-            capacity_bytes=segments.cap * self._size.segment_bytes,
+            capacity_bytes=capacity,
             mapped_bytes=segments.created * self._size.segment_bytes,
             used_bytes=sum(used),
-            held_bytes=sum(used) - sum(idle),
+            held_bytes=max(0, sum(used) - sum(idle)),
             promised_bytes=sum(
-                self._promised(index) * kind.page_bytes for index, kind in enumerate(self._kinds)
+                sequence.promised_pages(index) * kind.page_bytes
+                for index, kind in enumerate(self._kinds)
+                for sequence in sequences
             ),
-            sequences=len(self._open),
-            tokens=sum(sequence.length for sequence in self._open.values()),
+            sequences=len(sequences),
+            tokens=sum(sequence.length for sequence in sequences),
             cached_tokens=prefixes.tokens if prefixes else 0,
             host_bytes=prefixes.host_bytes if prefixes else 0,
             host_tokens=prefixes.host_tokens if prefixes else 0,
@@ -218,7 +251,12 @@ class ElasticKVCache(KVCache):
     # What follows is for the cache's own sequences.
 
     def layer(self, number: int) -> tuple[int, LayerStore]:
-        """Return the kind of a layer and its keys and values."""
+        """Return the kind of a layer and its keys and values.
+
+        Raises:
+            DriverError: The driver is closed, and with it the memory is gone.
+        """
+        self._driver.check_open()
         return self._layers[number]
 
     def retention(self, kind: int) -> LayerRetention:
@@ -233,6 +271,7 @@ class ElasticKVCache(KVCache):
         """
         if count <= 0:
             return np.empty(0, np.int32)
+        self._driver.check_open()
         pool = self._kinds[kind].pool
         while (pages := pool.alloc(count, after)) is None:
             if self._prefixes is None or not self._prefixes.evict(kind, count - self._kinds[kind].free_pages):
@@ -313,7 +352,11 @@ class ElasticKVCache(KVCache):
         page_bytes = sum(rows) * self._size.page_tokens
         pool = PagePool(self._segments, rows, self._size.page_tokens, capacity // page_bytes)
         kind = LayerKind(retention, numbers, pool)
-        kind.open_stores(form)
+        try:
+            kind.open_stores(form)
+        except BaseException:
+            kind.close()
+            raise
         return kind
 
     def _capacity_bytes(self) -> int:

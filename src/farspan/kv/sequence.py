@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from farspan.kv.kvcache import ElasticKVCache
     from farspan.kv.tree.prefixes import Hit, PrefixStore
-    from farspan.kv.tree.radix import Cursor
+    from farspan.kv.tree.radix import Cursor, SecondaryPages
 
 # Runs shorter than this are copied together and attended to in one call rather than one by one: on a CPU where the call
 # costs more than the copy, on a GPU where launching kernels does (about 0.1 ms, in which it copies 100 MB or more).
@@ -29,7 +29,14 @@ _SLICE = 256
 class ElasticSequenceKV(SequenceKV):
     """The keys and values of one sequence: a page table a kind of layers, on pages it may share with others."""
 
-    def __init__(self, cache: ElasticKVCache, max_length: int, limits: tuple[int, ...], hit: Hit) -> None:
+    def __init__(
+        self,
+        cache: ElasticKVCache,
+        max_length: int,
+        limits: tuple[int, ...],
+        hit: Hit,
+        pages: tuple[SecondaryPages, ...],
+    ) -> None:
         self._cache = cache
         self._max_length = max_length
         self._limits = limits
@@ -38,9 +45,9 @@ class ElasticSequenceKV(SequenceKV):
         self._length = hit.length
         self._kept = hit.length  # positions that later requests can find
         self._tail = np.empty(0, np.int32)  # computed tokens after those: less than a page
-        self._tables = [PageTable(cache.page_tokens, span.start) for span in hit.spans]
-        for table, span in zip(self._tables, hit.spans, strict=True):
-            table.append(span.pages)
+        self._tables = [PageTable(cache.page_tokens, held.start) for held in pages]
+        for table, held in zip(self._tables, pages, strict=True):
+            table.append(held.pages)
         self._open = True
 
     @property
@@ -93,7 +100,7 @@ class ElasticSequenceKV(SequenceKV):
             for kind, table in reversed(list(enumerate(self._tables))):
                 given = self._cache.take_pages(kind, pages - table.stop_page, after=table.last)
                 taken.append((kind, given))
-        except NoRoomError:
+        except BaseException:
             for kind, given in taken:
                 self._cache.free_pages(kind, given)
             raise

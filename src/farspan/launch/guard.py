@@ -38,8 +38,13 @@ def main(arguments: list[str]) -> int:
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphaned descendants become our children, where we can find them
+    guard = os.getpid()
+
+    def prepare() -> None:
+        _prepare_child(guard)
+
     try:
-        child = subprocess.Popen(command, process_group=0, close_fds=True, preexec_fn=_prepare_child)
+        child = subprocess.Popen(command, process_group=0, close_fds=True, preexec_fn=prepare)
     except OSError as error:
         print(f"cannot start {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
         return 127
@@ -51,10 +56,12 @@ def main(arguments: list[str]) -> int:
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
-def _prepare_child() -> None:
+def _prepare_child(guard: int) -> None:
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_DFL)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # should the guard itself be killed
+    if os.getppid() != guard:  # it was, before the line above
+        os._exit(1)
 
 
 def _prctl(option: int, value: int) -> None:

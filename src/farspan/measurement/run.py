@@ -6,20 +6,18 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.analysis.plan_times import PlanTimes, read_plan_times
-from farspan.measurement.environment import describe_machine, read_document, without_secrets
-from farspan.measurement.http.client import Lag, Limits
+from farspan.measurement.http.client import Limits
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.target import (
     ServerInfo,
     ask_server,
     ask_settings,
     check_lengths,
-    find_tokenizer,
     normalise_url,
 )
 from farspan.measurement.http.wire import Api
@@ -34,54 +32,12 @@ from farspan.measurement.prepared_requests import (
     choose_form,
     prepare_request,
 )
-from farspan.measurement.request_status import Status
-from farspan.measurement.run_folder import INFO_FILE, Identity, RunInfo, load_info, new_start, open_run
-from farspan.measurement.schedule import Job, LoadPhase
-from farspan.measurement.watch import Watcher
-
-__all__ = ["BenchOptions", "BenchOutcome", "run_bench", "run_engines"]
-
-
-@dataclass(frozen=True, slots=True)
-class BenchOutcome:
-    """A finished bench: every result the run folder holds, those of earlier starts included.
-
-    Args:
-        folder: The run folder.
-        info: What was run.
-        results: The latest result of every request, those that warm up and cool down included.
-        skipped: How many requests were there already and not sent again.
-        unsent: How many requests were left unsent.
-        stopped: Why requests were left unsent or given up; empty when none were.
-        loop_lag: How late this start's event loop was; None when nothing was sent.
-        faults: What could not be observed in this start, one sentence each.
-    """
-
-    folder: Path
-    info: RunInfo
-    results: tuple[Result, ...]
-    skipped: int
-    unsent: int
-    stopped: str
-    loop_lag: Lag | None = None
-    faults: tuple[str, ...] = ()
-
-    @property
-    def failed(self) -> tuple[Result, ...]:
-        """The requests that failed or were wrong."""
-        return tuple(result for result in self.results if result.status is not Status.OK)
-
-    @property
-    def good(self) -> bool:
-        """True when every request was sent, answered and right."""
-        return not self.failed and not self.unsent
-
-    @property
-    def exit_code(self) -> int:
-        """0 when good, 2 when no request was answered at all, 1 otherwise."""
-        if self.good:
-            return 0
-        return 1 if any(result.status.answered for result in self.results) else 2
+from farspan.measurement.progress import Watcher
+from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.runs.environment import describe_machine, read_document, without_secrets
+from farspan.measurement.runs.job import Job, LoadPhase
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import INFO_FILE, Identity, RunStore, load_info, new_start, open_run
 
 
 async def run_bench(
@@ -96,7 +52,7 @@ async def run_bench(
 
     Args:
         options: What to measure.
-        watcher: Told what happens as it happens.
+        watcher: Its methods are called as the bench goes on.
         make_prompt: Makes the prompt of a job; None builds it with the server's tokenizer.
         prompts: Where the prompts are, or will be, when other runs send them too; None follows the options.
         observers: Watch the server meanwhile.
@@ -113,7 +69,7 @@ async def run_bench(
     check_lengths(server, tuple(dict.fromkeys(job.context for job in jobs)), options.output_tokens)
     times = read_plan_times(options.plan) if options.plan else PlanTimes({})
     if make_prompt is None:
-        make_prompt = await asyncio.to_thread(_prompt_maker, server, options)
+        make_prompt = await asyncio.to_thread(_prompt_maker, server, options, watcher)
     identity = Identity(
         model=server.model,
         api=options.api.value,
@@ -131,12 +87,15 @@ async def run_bench(
             if prompts is None:
                 folder = options.prompts or store.folder / PROMPTS_FOLDER
                 prompts = stack.enter_context(PromptStore(folder, keep=options.prompts is not None))
-            requests = await _prepare(to_send, options, server.model, prompts, make_prompt, watcher)
+            requests = await _prepare(to_send, options, server.model, prompts, make_prompt, watcher, store)
             watcher.sending(len(to_send), len(jobs) - len(to_send))
 
             def limits(job: Job) -> Limits:
                 # Without a bound every request of the run may be ahead of this one.
-                return times.limit(job, options.limits, concurrency=options.at_once or len(jobs))
+                limits = times.limit(
+                    job, options.limits, concurrency=job.concurrency or options.at_once or len(jobs)
+                )
+                return limits.for_output(job.output_tokens)
 
             load = Load(
                 options,
@@ -181,7 +140,7 @@ async def run_engines(
         options: What to measure; `url` is not used. SGLang's /generate is used where an engine's name begins with
             `sglang`, completions elsewhere.
         engines: Name to address, in the order to go through.
-        watcher: Told what happens as it happens.
+        watcher: Its methods are called as the bench goes on.
         make_prompt: Makes the prompt of a job; None builds it with the first server's tokenizer.
         make_observers: Makes the observer of each server.
 
@@ -225,12 +184,13 @@ async def _prepare(
     prompts: PromptStore,
     make_prompt: PromptMaker,
     watcher: Watcher,
+    store: RunStore,
 ) -> list[PreparedRequest]:
     form = choose_form(options.api, options.prompt_as)
     requests: list[PreparedRequest] = []
     for number, job in enumerate(jobs):
         watcher.preparing(job, number, len(jobs))
-        stored = await asyncio.to_thread(prompts.add, job, make_prompt, form)
+        stored = await asyncio.to_thread(prompts.add, job, make_prompt, form, store.times_sent[job])
         requests.append(
             prepare_request(
                 stored,
@@ -255,11 +215,13 @@ async def _describe_environment(options: BenchOptions, server: ServerInfo) -> di
     }
 
 
-def _prompt_maker(server: ServerInfo, options: BenchOptions) -> PromptMaker:
+def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -> PromptMaker:
+    from farspan.measurement.server_tokenizer import load_server_tokenizer
     from farspan.prompts.exact_builder import build_prompt
-    from farspan.prompts.load_tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(find_tokenizer(server, options.tokenizer))
+    tokenizer, source = load_server_tokenizer(server, options.tokenizer)
+    if options.tokenizer is None and source != server.root:
+        watcher.step(f"tokenizer: {source}")
 
     def make(job: Job) -> Any:
         return build_prompt(

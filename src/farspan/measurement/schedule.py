@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import replace
+from typing import Any
 
 from farspan.measurement.lengths import Lengths
-
-
-class LoadPhase(StrEnum):
-    """What a request is for. All are kept; statistics take the measured ones alone."""
-
-    WARMUP = "warm-up"
-    MEASURED = "measured"
-    COOLDOWN = "cool-down"
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One request to make. Two jobs are the same request exactly when they are equal.
-
-    Args:
-        context: Prompt tokens as the server counts them.
-        depth: Where the needle goes: 0 the start, 1 the end.
-        repeat: Which round this is, from 0; of lengths drawn from a distribution, which draw.
-        seed: The run's seed.
-        output_tokens: Tokens to generate.
-        phase: What it is for.
-    """
-
-    context: int
-    depth: float
-    repeat: int
-    seed: int
-    output_tokens: int
-    phase: LoadPhase = LoadPhase.MEASURED
-
-    @property
-    def prompt_seed(self) -> int:
-        """A seed for this job's prompt: its own, and the same whatever else the run holds (63 bits)."""
-        words = f"{self.seed} {self.context} {self.depth!r} {self.repeat} {self.output_tokens}"
-        if self.phase is not LoadPhase.MEASURED:
-            words += f" {self.phase.value}"
-        return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big") >> 1
+from farspan.measurement.runs.job import Job, LoadPhase
 
 
 def plan_jobs(
@@ -61,6 +24,7 @@ def plan_jobs(
     requests: int | None = None,
     warmup: int = 0,
     cooldown: int = 0,
+    concurrencies: Sequence[int] = (),
 ) -> tuple[Job, ...]:
     """List the requests of a run: those that warm up, the measured ones, those that cool down.
 
@@ -78,7 +42,23 @@ def plan_jobs(
         lengths: Draw the length of every request from this instead of `contexts`.
         requests: Number of measured requests, instead of `repeats` rounds.
         warmup, cooldown: Number of requests before and after.
+        concurrencies: Go through these one after another: all of the measured requests at each, one context after
+            another, and at least as many of a context as are to be under way at a time.
     """
+    if concurrencies:
+        return _plan_sweep(
+            tuple(dict.fromkeys(concurrencies)),
+            contexts=contexts,
+            depths=depths,
+            repeats=repeats,
+            seed=seed,
+            output_tokens=output_tokens,
+            in_order=in_order,
+            lengths=lengths,
+            requests=requests,
+            warmup=warmup,
+            cooldown=cooldown,
+        )
     measured: list[Job] = []
     if lengths is not None:
         count = repeats if requests is None else requests
@@ -105,6 +85,37 @@ def plan_jobs(
         ]
 
     return (*around(warmup, LoadPhase.WARMUP), *measured, *around(cooldown, LoadPhase.COOLDOWN))
+
+
+def _plan_sweep(
+    concurrencies: Sequence[int],
+    *,
+    contexts: Sequence[int],
+    depths: Sequence[float],
+    repeats: int,
+    requests: int | None,
+    lengths: Lengths | None,
+    warmup: int,
+    cooldown: int,
+    **alike: Any,
+) -> tuple[Job, ...]:
+    jobs: list[Job] = []
+    rounds = len(dict.fromkeys(depths)) if lengths is None else 1
+    for concurrency in concurrencies:
+        for context in dict.fromkeys(contexts) if lengths is None else (None,):
+            block = plan_jobs(
+                contexts=() if context is None else (context,),
+                depths=depths,
+                repeats=max(repeats, math.ceil(concurrency / rounds)),
+                requests=requests,
+                lengths=lengths,
+                warmup=warmup if not jobs else 0,
+                **alike,
+            )
+            jobs += [replace(job, concurrency=concurrency) for job in block]
+    last = [job for job in jobs if job.phase is LoadPhase.MEASURED][-1:]
+    jobs += [replace(job, phase=LoadPhase.COOLDOWN, repeat=i) for job in last for i in range(cooldown)]
+    return tuple(jobs)
 
 
 def plan_arrivals(count: int, *, rate: float, burstiness: float, seed: int) -> tuple[float, ...]:

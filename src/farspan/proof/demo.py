@@ -17,17 +17,21 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from farspan.engines.builtin.engine import ENGINE
 from farspan.engines.command import Listen
 from farspan.errors import InputError
 from farspan.launch.local import LocalServer, find_free_port, import_path
 from farspan.launch.readiness import wait_ready
-from farspan.measurement.analysis.measure import Result
+from farspan.measurement.analysis.summary import summarise
 from farspan.measurement.http.ready import find_missing
 from farspan.measurement.observe.engine_observer import EngineObserver
-from farspan.measurement.run import BenchOptions, BenchOutcome, run_bench
-from farspan.measurement.watch import Watcher
+from farspan.measurement.options import BenchOptions
+from farspan.measurement.progress import Watcher
+from farspan.measurement.run import run_bench
+from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.runs.result import Result
 from farspan.reports.drawing import check_drawing
 from farspan.reports.write_report import ReportFiles, write_report
 from farspan.sizes import format_seconds, format_tokens
@@ -83,6 +87,18 @@ class DemoOutcome:
     total_s: float
     extra: str
     server_tail: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Folder, verdict, times, the report's files, and the results."""
+        return {
+            "folder": str(self.folder),
+            "good": self.bench.good,
+            "startup_s": self.startup_s,
+            "total_s": self.total_s,
+            "extra": self.extra,
+            "report": self.report.to_json(),
+            "bench": summarise(self.bench),
+        }
 
 
 async def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> DemoOutcome:

@@ -8,11 +8,10 @@ from itertools import groupby
 from statistics import median
 from typing import Any
 
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.analysis.statistics import percentile
-from farspan.measurement.analysis.trusted import is_trusted
-from farspan.measurement.request_status import Status
-from farspan.measurement.schedule import LoadPhase
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.job import LoadPhase
+from farspan.measurement.runs.result import Result
 from farspan.reports.drawing import (
     Chart,
     LegendKey,
@@ -179,7 +178,7 @@ def _collect(curve: Curve, series: Series, groups: Mapping[int, tuple[int, str]]
     )
     if not results:
         return part
-    timed = [r for r in results if is_trusted(r)] or results
+    timed = [r for r in results if r.is_trusted] or results
     middle: dict[int, list[float]] = {}
     for result in merge_contexts(timed, groups):
         middle.setdefault(result.context, []).append(curve.value(result) or 0.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from farspan.errors import InputError
-from farspan.measurement.analysis.measure import Result
+from farspan.measurement.runs.result import Result
 from farspan.planner.document import PlanDocument, PlanPart, SearchPlan, SinglePlan
 from farspan.planner.document_records import (
     EngineRecord,

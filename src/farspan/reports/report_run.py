@@ -14,12 +14,12 @@ from farspan.diagnosis.examine import examine
 from farspan.diagnosis.sources import read_source
 from farspan.engines.registry import find_served
 from farspan.errors import InputError
-from farspan.measurement.analysis.labels import is_local
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.environment import read_document
+from farspan.measurement.http.target import is_local
 from farspan.measurement.observe.series import Reading, read_series
-from farspan.measurement.run_folder import ENVIRONMENT_FILE, INFO_FILE, Run, load_run
-from farspan.measurement.schedule import LoadPhase
+from farspan.measurement.runs.environment import read_document
+from farspan.measurement.runs.job import LoadPhase
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import ENVIRONMENT_FILE, INFO_FILE, Run, load_run
 from farspan.reports.expectation import Expectation, find_expectation
 
 LOG_NAMES = ("server.log", "server.log.gz")
@@ -94,7 +94,7 @@ class ReportRun:
 
     def hardware(self) -> str:
         """Say what the server ran on, as far as that is known; empty when it is not."""
-        log_gpu = self.log.situation.gpu_name if self.log else ""
+        log_gpu = self.log.server_state.gpu_name if self.log else ""
         if not self.tool and is_local(self.recorded.info.starts[-1].server.url):
             machine = self.environment.get("client")
             gpus = machine.get("gpus") if isinstance(machine, dict) else None
@@ -111,7 +111,10 @@ class ReportRun:
 
     def argument(self, *names: str) -> object | None:
         """Return the first of these settings that the server's log or the server itself reports."""
-        sources = (self.log.situation.args if self.log else {}, self.environment.get("server_settings") or {})
+        sources = (
+            self.log.server_state.args if self.log else {},
+            self.environment.get("server_settings") or {},
+        )
         for source in sources:
             for name in names:
                 if isinstance(source, Mapping) and source.get(name) is not None:

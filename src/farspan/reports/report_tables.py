@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor, log10
 
-from farspan.diagnosis.findings import Finding, Severity
+from farspan.engines.logs.findings import Finding, Severity
 from farspan.errors import InputError
-from farspan.measurement.advice import list_failures
+from farspan.measurement.analysis.advice import list_failures
 from farspan.measurement.analysis.comparison import Comparison, Difference, Row, compare_runs
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.analysis.measures import group_points
+from farspan.measurement.analysis.measures import PointKey, group_points
 from farspan.measurement.analysis.summary import Point, list_points
-from farspan.measurement.request_status import Status
-from farspan.reports.kvmemory import find_kv, find_peak
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Result
+from farspan.reports.kvmemory import KvHeld, find_before, find_kv, find_peak
 from farspan.reports.report_run import ReportRun
 from farspan.reports.series import Series
 from farspan.reports.trust_statement import was_checked
@@ -135,17 +135,21 @@ def _rows_of(
     grouped = group_points(shown)
     kv = find_kv(run)
     ratios = (
-        {(row.context, row.depth): row for row in comparison.rows if row.measure == "ttft"}
+        {
+            PointKey(row.context, row.depth, row.concurrency): row
+            for row in comparison.rows
+            if row.measure == "ttft"
+        }
         if comparison
         else {}
     )
     exact = all(context == group[0] for context, group in groups.items())
     rows = []
     for point in list_points(shown):
-        results = grouped[point.context, point.depth]
+        results = grouped[PointKey(point.context, point.depth, point.concurrency)]
         peak = find_peak(kv.held, results) if kv else None
         planned = run.plan.times.at(point.context) if run.plan and exact else None
-        ratio = ratios.get((point.context, point.depth)) if exact else None
+        ratio = ratios.get(PointKey(point.context, point.depth, point.concurrency)) if exact else None
         rows.append(
             PointRow(
                 anchor=f"point-{run.key}-{point.context}-{point.depth:g}",
@@ -153,7 +157,7 @@ def _rows_of(
                 run=run,
                 point=point,
                 output_tokens=_most_frequent([result.output_tokens for result in results]),
-                kv=kv.write(peak) if kv and peak is not None else "",
+                kv=_write_peak(kv, peak, results),
                 expected_s=planned.expected_s if planned else None,
                 floor_s=planned.floor_s if planned else None,
                 ratio=write_ratio(ratio),
@@ -162,6 +166,14 @@ def _rows_of(
             )
         )
     return rows
+
+
+def _write_peak(kv: KvHeld | None, peak: float | None, results: Sequence[Result]) -> str:
+    """Say what the KV cache held at the most, and what of it was there before these requests."""
+    if kv is None or peak is None:
+        return ""
+    before = kv.write_before(find_before(kv.held, results), peak) if kv.elastic else ""
+    return f"{kv.write(peak)}{before}"
 
 
 def explain_failures(run: ReportRun, results: Sequence[Result]) -> tuple[FailureRow, ...]:
@@ -216,7 +228,9 @@ def tabulate_recall(run: ReportRun, groups: Mapping[int, tuple[int, str]]) -> Re
     """Lay out a run's recall by depth and context; None when no answer was checked."""
     if not any(was_checked(result) for result in run.results):
         return None
-    shown = group_points(merge_contexts(run.results, groups))
+    shown: dict[tuple[int, float], list[Result]] = {}
+    for results in group_points(merge_contexts(run.results, groups)).values():
+        shown.setdefault((results[0].context, results[0].depth), []).extend(results)
     labels = dict(groups.values())
     contexts = sorted({context for context, _ in shown})
     depths = sorted({depth for _, depth in shown})

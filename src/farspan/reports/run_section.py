@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from farspan.measurement.analysis.comparison import Comparison, Row
-from farspan.measurement.analysis.measure import Result
+from farspan.measurement.runs.result import Result
 from farspan.reports.claim import (
     KeyFigure,
     choose_figures,

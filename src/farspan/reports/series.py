@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from farspan.measurement.analysis.measure import Result
+from farspan.measurement.runs.result import Result
 from farspan.reports.expectation import Expectation
 
 

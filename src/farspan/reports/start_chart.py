@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from farspan.diagnosis.records import STARTUP
 from farspan.diagnosis.timeline import Entry
+from farspan.engines.logs.records import STARTUP
 from farspan.reports.drawing import WIDE, Chart, LegendKey, colour_of, draw, layer, write_seconds
 from farspan.reports.report_run import ReportRun
 from farspan.reports.timelines import time_axis

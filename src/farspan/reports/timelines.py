@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from farspan.measurement.analysis.measure import Result
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.observe.series import Reading
-from farspan.measurement.request_status import Status
+from farspan.measurement.runs.result import Result
 from farspan.reports.drawing import WIDE, Chart, LegendKey, colour_of, draw, layer, write_seconds
 from farspan.reports.kvmemory import KvHeld, find_kv, read_time
 from farspan.reports.report_run import ReportRun
@@ -163,13 +163,13 @@ def draw_requests(run: ReportRun) -> Chart | None:
         for name, rows in parts.items()
         if rows
     ]
-    company = max(result.company for _, result in shown)
+    most_at_once = max(result.most_at_once for _, result in shown)
     return Chart(
         anchor=f"requests-{run.key}",
         title=f"Requests over time: {run.name}",
         svg=draw(layers, width=WIDE, height=int(max(60, step * len(shown)))),
         alt=(
-            f"{len(shown):,} requests of {run.name} over {format_seconds(end)}, at most {company:,} at a time, "
+            f"{len(shown):,} requests of {run.name} over {format_seconds(end)}, at most {most_at_once:,} at a time, "
             f"{len(parts['failed']):,} of them failed."
         ),
         caption=(

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.analysis.summary import list_points
-from farspan.measurement.request_status import Status
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.result import Result
 from farspan.reports.report_run import ReportRun
 
 # What an observer saw that makes times unlike those of a request alone on the server, and how to say it.

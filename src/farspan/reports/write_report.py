@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from farspan.errors import InputError
 from farspan.reports.data_files import render_csv, render_json
@@ -48,12 +49,27 @@ class ReportOptions:
 
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
-    """Where a report was written; None for what was not."""
+    """Where a report was written; None for what was not, `charts` only where they alone were asked for."""
 
     html: Path | None = None
     markdown: Path | None = None
     csv: Path | None = None
     json: Path | None = None
+
+    charts: tuple[Path, ...] = ()
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The files, charts aside."""
+        return tuple(path for path in (self.html, self.markdown, self.csv, self.json) if path)
+
+    def to_json(self) -> dict[str, Any]:
+        """The paths of what was written, by format; the charts' under "charts"."""
+        paths = {name: getattr(self, name) for name in _FIELDS.values()}
+        written: dict[str, Any] = {name: str(path) for name, path in paths.items() if path}
+        if self.charts:
+            written["charts"] = [str(path) for path in self.charts]
+        return written
 
 
 _FIELDS = {Format.HTML: "html", Format.MARKDOWN: "markdown", Format.CSV: "csv", Format.JSON: "json"}
@@ -100,7 +116,7 @@ def write_report(
     if Format.HTML in targets:
         check_drawing()
     page = _load(runs, options)
-    written: dict[str, Path] = {}
+    written: dict[str, Any] = {}
     for form, path in targets.items():
         _write(path, _render(page, form, options))
         written[_FIELDS[form]] = path

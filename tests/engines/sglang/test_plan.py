@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 
 from farspan.engines.sglang.plan import outline_sglang, plan_sglang
-from farspan.engines.sglang.state import free_when_started
 from farspan.engines.sglang.tables import radix_copy_bytes, request_rows
 from farspan.engines.sglang.versions import KNOWN_VERSIONS, rules_of
 from farspan.errors import InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
-from farspan.planner.ledger import Basis, LedgerPhase
+from farspan.planner.ledger import Basis, LedgerPhase, MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
 
 GIB = 2**30
@@ -25,6 +24,18 @@ OBSERVED: dict[str, Any] = json.loads((Path(__file__).parent / "observed.json").
 SCOUT = load_model("llama-4-scout", allow_network=False)
 H200 = find_gpu("H200")
 FP8 = KvDtype.FP8_E4M3
+
+
+def free_when_started(ledger: MemoryLedger, *, certain_only: bool = False) -> int:
+    """Bytes left once the server is up, negative if it does not start; `certain_only` skips assumed lines."""
+    used = sum(
+        line.bytes
+        for line in ledger
+        if not line.on_host
+        and line.when is not LedgerPhase.RUNTIME
+        and not (certain_only and line.basis is Basis.ASSUMED)
+    )
+    return ledger.capacity_bytes - used
 
 
 def request(

@@ -10,9 +10,9 @@ import pytest
 
 from farspan.engines.vllm import plan_vllm
 from farspan.engines.vllm.layout import kv_layout
-from farspan.engines.vllm.pool import NULL_BLOCKS
-from farspan.engines.vllm.printed import SIZE_KEY, concurrency_key, size_lines
-from farspan.engines.vllm.versions import RULES
+from farspan.engines.vllm.pool import NULL_BLOCKS, VllmKvLayout
+from farspan.engines.vllm.printed import SIZE_KEY, concurrency_key, kv_cache_size_tokens
+from farspan.engines.vllm.versions import RULES, SizeLine
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
 from farspan.planner.request import EnginePlan
@@ -25,6 +25,16 @@ ONE_RANK = OBSERVED["one_rank_0_24_0"]
 HYBRID_OFF = {"--disable-hybrid-kv-cache-manager": None}
 SYNCHRONOUS = {"--no-async-scheduling": None}
 MIB = 2**20
+
+
+def size_lines(layout: VllmKvLayout, num_blocks: int, max_model_len: int, in_flight: int) -> tuple[str, ...]:
+    """The lines of the log, without time stamps: two of them, one from 0.29.0."""
+    size = f"{SIZE_KEY}: {kv_cache_size_tokens(layout, num_blocks, max_model_len, in_flight):,} tokens"
+    ratio = layout.concurrency(num_blocks, max_model_len, in_flight)
+    concurrency = f"{concurrency_key(max_model_len)}: {ratio:.2f}x"
+    if layout.rules.size_line is SizeLine.ONE_LINE:
+        return (f"{size}, {concurrency}",)
+    return (size, concurrency)
 
 
 def row_plan(row: dict[str, Any], available: int, flags: dict[str, str | None]) -> EnginePlan:

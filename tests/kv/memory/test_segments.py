@@ -1,11 +1,8 @@
-"""The segment pool: caps, neighbours, the quiet time, creating ahead beside taking, and every failure rolled back."""
+"""The segment pool: caps, neighbours, the quiet time, and every failure rolled back."""
 
 from __future__ import annotations
 
 import sys
-import threading
-import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -29,13 +26,6 @@ class _Held(Fence):
 
     def done(self) -> bool:
         return self.passed
-
-
-def _wait_for(happened: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 10
-    while not happened():
-        assert time.monotonic() < limit, "it never happened"
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize(
@@ -119,84 +109,6 @@ def test_taking_is_all_or_none_wherever_creating_fails() -> None:
         assert pool.statistics().idle == 2
     driver.arm(0)
     assert len(pool.take(7)) == 7
-    driver.close()
-
-
-def test_creating_ahead_fills_up_only_while_ranges_grow() -> None:
-    clock, driver = Clock(), HostDriver()
-    pool = SegmentPool(driver, SEGMENT, quiet_s=8, ahead_bytes=4 * SEGMENT, clock=clock)
-    assert driver.live_handles == 0
-    handles = pool.take(1)
-    _wait_for(lambda: pool.statistics().idle == 4)
-    created = pool.statistics().ever_created
-    handles += pool.take(3)
-    assert pool.statistics().ahead_created >= 4
-    _wait_for(lambda: pool.statistics().idle >= 4)
-    assert created == 5
-    pool.give(handles)
-    clock.now = 100
-    pool.tick()
-    time.sleep(0.05)
-    assert driver.physical_bytes() == 0  # nothing grows, nothing is created
-    pool.close()
-    driver.close()
-
-
-@pytest.mark.parametrize("error", [NoRoomError("none"), DriverError("broken"), RuntimeError("anything")])
-def test_a_failure_in_the_background_stays_there(error: Exception) -> None:
-    class Failing(HostDriver):
-        def _create(self, size: int) -> int:
-            if threading.current_thread().name == "farspan-kv-ahead":
-                raise error
-            return super()._create(size)
-
-    driver = Failing()
-    pool = SegmentPool(driver, SEGMENT, ahead_bytes=4 * SEGMENT)
-    for round_number in range(1, 4):
-        assert len(pool.take(2)) == 2
-        _wait_for(lambda: pool.statistics().ahead_failures >= round_number)  # noqa: B023
-    pool.check_integrity()
-    pool.close()
-    driver.close()
-
-
-def test_threads_taking_giving_and_creating_ahead_never_exceed_the_cap() -> None:
-    most = 0
-
-    class Watched(HostDriver):
-        def _create(self, size: int) -> int:
-            nonlocal most
-            key = super()._create(size)
-            most = max(most, self.physical_bytes())
-            return key
-
-    driver = Watched()
-    cap = 12 * SEGMENT
-    pool = SegmentPool(
-        driver, SEGMENT, Cap(fixed_bytes=cap), quiet_s=0.01, ahead_bytes=6 * SEGMENT, reread_s=0
-    )
-    random = np.random.default_rng(1)
-    out: list[list[object]] = []
-    end = time.monotonic() + 1.5
-    taken = 0
-    while time.monotonic() < end:
-        count = int(random.integers(1, 5))
-        if sum(map(len, out)) + count <= 12:
-            handles = pool.take(count)  # there must be room: what the background holds is waited for or used
-            assert len(set(handles)) == count
-            out.append(list(handles))
-            taken += count
-        if out and random.random() < 0.5:
-            pool.give(out.pop(0))  # type: ignore[arg-type]
-        pool.tick()
-        pool.check_integrity()
-    assert taken > 100
-    assert pool.statistics().ahead_created > 0
-    assert most <= cap
-    for handles in out:
-        pool.give(handles)  # type: ignore[arg-type]
-    pool.close()
-    assert driver.physical_bytes() == 0
     driver.close()
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from farspan.errors import InputError
 from farspan.kv.tree.cache_events import Event, Removed, Stored
 from farspan.kv.tree.growing_arrays import GrowingArray
-from farspan.kv.tree.radix import Location, Policy, RadixError, RadixTree, SecondaryPages
+from farspan.kv.tree.radix import Location, RadixError, RadixTree, SecondaryPages
 from farspan.kv.tree.token_ids import as_int32, common_prefix
 from prefix_model import Indexer, content
 
@@ -186,17 +186,11 @@ def test_only_as_much_of_a_long_sequence_goes_as_is_wanted_from_its_end() -> Non
     assert tree.match(tokens).length == 3960
 
 
-def test_least_often_matched_goes_first_under_lfu() -> None:
-    tree = RadixTree(1, policy=Policy.LFU)
+def test_the_least_recently_used_goes_first_however_often_it_was() -> None:
+    tree = RadixTree(1)
     tree.insert([1], [0])
     tree.insert([2], [1])
     tree.match([1])
-    tree.match([1])
-    tree.match([2])
-    assert evict(tree, 1) == [1]
-    tree = RadixTree(1, policy=Policy.LRU)
-    tree.insert([1], [0])
-    tree.insert([2], [1])
     tree.match([1])
     tree.match([2])
     assert evict(tree, 1) == [0]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from farspan.kv.tree.cache_events import Location
-from farspan.kv.tree.radix import Cursor, Policy, RadixError, RadixTree, SecondaryPages
+from farspan.kv.tree.radix import Cursor, RadixError, RadixTree, SecondaryPages
 from prefix_model import Held, Indexer, Prefix, PrefixModel, content, locked
 
 KINDS = 3
@@ -24,14 +24,13 @@ DEVICE, HOST = Location.DEVICE, Location.HOST
 class PrefixTreeMachine(RuleBasedStateMachine):
     @initialize(
         page_size=st.sampled_from([1, 1, 2, 3]),
-        policy=st.sampled_from(Policy),
         events=st.booleans(),
         block=st.sampled_from([1, 4, 65536]),
     )
-    def start(self, page_size: int, policy: Policy, events: bool, block: int) -> None:
+    def start(self, page_size: int, events: bool, block: int) -> None:
         self.size = page_size
         self.indexer = Indexer() if events else None
-        self.tree = RadixTree(page_size, KINDS, policy=policy, events=self.indexer, block_values=block)
+        self.tree = RadixTree(page_size, KINDS, events=self.indexer, block_values=block)
         self.model = PrefixModel(page_size)
         self.numbers = count(100)
         self.cursors: list[tuple[Cursor, Prefix]] = []

@@ -15,23 +15,19 @@ from click.testing import CliRunner
 
 from farspan.cli.compare import command
 from farspan.errors import InputError
+from farspan.measurement.analysis.breaches import find_breaches
 from farspan.measurement.analysis.comparison import (
     Difference,
     compare_runs,
-    find_comparison_firings,
+    find_comparison_breaches,
     parse_comparison_condition,
 )
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.analysis.measures import parse_point_condition
-from farspan.measurement.analysis.plan_beside_run import (
-    compare_with_plan,
-    find_firings,
-    find_plan,
-    read_ttft_plan,
-)
-from farspan.measurement.request_status import Status
-from farspan.measurement.run_folder import ENVIRONMENT_FILE, Run
-from farspan.measurement.schedule import LoadPhase
+from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan, read_ttft_plan
+from farspan.measurement.analysis.point_values import parse_point_condition
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.job import LoadPhase
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import ENVIRONMENT_FILE, Run
 from run_folders import write_run
 from samples import make_result
 
@@ -99,7 +95,7 @@ def test_warm_failed_and_warm_up_requests_are_left_out(tmp_path: Path) -> None:
 
 def test_runs_without_a_common_point_are_refused(tmp_path: Path) -> None:
     a, b = both(tmp_path, results(1.0), results(1.0, context=20_000))
-    with pytest.raises(InputError, match=r"A has 10k at 0\.5, B has 20k at 0\.5"):
+    with pytest.raises(InputError, match=r"A has 10k, depth 0\.5, B has 20k, depth 0\.5"):
         compare_runs(a, b)
 
 
@@ -113,8 +109,8 @@ def test_another_tools_run_has_no_depth_and_is_compared_all_the_same(tmp_path: P
     assert (row.context, row.depth, row.ratio and row.ratio.count) == (10_000, None, 4)
     assert row.verdict is Difference.HIGHER
     assert any(note.startswith("B was measured by another tool: all depths") for note in comparison.notes)
-    (firing,) = find_comparison_firings([parse_comparison_condition("ratio.ttft.low > 1")], a, b, comparison)
-    assert firing.where == "10k"
+    (breach,) = find_comparison_breaches([parse_comparison_condition("ratio.ttft.low > 1")], a, b, comparison)
+    assert breach.where == "10k"
 
 
 def test_one_value_a_side_proves_nothing(tmp_path: Path) -> None:
@@ -225,7 +221,7 @@ def test_thresholds_are_judged_at_every_point(tmp_path: Path) -> None:
     measured = [*results(2.4, 2.2, 2.6), *results(9.0, context=20_000)]
 
     def fired(text: str) -> list[str]:
-        return [str(firing) for firing in find_firings([parse_point_condition(text)], measured, plan)]
+        return [str(breach) for breach in find_breaches([parse_point_condition(text)], measured, plan)]
 
     assert fired("ttft.p50 > 10 s") == []
     assert len(fired("ttft.p50 > 1 s")) == 2
@@ -233,7 +229,7 @@ def test_thresholds_are_judged_at_every_point(tmp_path: Path) -> None:
     assert "at 10k, depth 0.5: it is true: ttft.p50 = 2.4, plan = 2" in late[0]
     assert "at 20k, depth 0.5: it cannot be judged: plan is not known" in late[1]
     assert fired("labels.co_running > 0 or failed > 0 or score < 100%") == []
-    assert len(find_firings([parse_point_condition("failed > 0")], [])) == 1, "an empty run never passes"
+    assert len(find_breaches([parse_point_condition("failed > 0")], [])) == 1, "an empty run never passes"
     for text in ("ttft.p101 > 1", "latency > 1", "ttft.p50 > plan.middle"):
         with pytest.raises(InputError):
             parse_point_condition(text)

@@ -6,18 +6,14 @@ from dataclasses import replace
 import pytest
 
 from farspan.measurement.analysis import labels
-from farspan.measurement.analysis.labels import (
-    CpuReading,
-    Surroundings,
-    find_around,
-    find_labels,
-    find_others_cpu,
-    is_local,
-)
+from farspan.measurement.analysis.labels import Surroundings, find_around, find_labels
 from farspan.measurement.http.client import Exchange, Lag
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.http.target import is_local
 from farspan.measurement.http.wire import Usage
-from farspan.measurement.request_status import Status
-from farspan.measurement.schedule import Job
+from farspan.measurement.observe.processors import CpuReading, find_others_cpu, read_cpu
+from farspan.measurement.runs.job import Job
+from farspan.measurement.runs.result import is_warm
 
 JOB = Job(context=1000, depth=0.5, repeat=0, seed=1, output_tokens=4)
 GOOD = Exchange(
@@ -44,7 +40,7 @@ def test_nothing_happened() -> None:
 @pytest.mark.parametrize(
     ("exchange", "around", "name", "words"),
     [
-        (GOOD, Surroundings(company=8), "concurrent", "8 requests of ours"),
+        (GOOD, Surroundings(most_at_once=8), "concurrent", "8 requests of ours"),
         (GOOD, Surroundings(others_cpu=3.5), "co-running", "3.5 of the client's 4 processors"),
         (replace(GOOD, clock_jump_s=-3.2), Surroundings(), "clock-jump", "-3.200 s"),
         (replace(GOOD, lag=Lag(0.1, 0.3, 0.4)), Surroundings(), "client-lag", "p99 300.0 ms"),
@@ -84,11 +80,11 @@ def test_others_use_of_the_processors_is_what_is_not_ours() -> None:
 
 
 def test_this_machine_can_be_read() -> None:
-    before = labels.read_cpu()
+    before = read_cpu()
     end = time.perf_counter() + 1.05
     while time.perf_counter() < end:
         pass
-    after = labels.read_cpu()
+    after = read_cpu()
     assert before is not None
     assert after is not None
     used = find_others_cpu(before, after)
@@ -108,3 +104,14 @@ def test_this_machine_can_be_read() -> None:
 )
 def test_whether_a_server_is_here(url: str, local: bool) -> None:
     assert is_local(url) is local
+
+
+@pytest.mark.parametrize(
+    ("cached", "prompt", "warm"),
+    [
+        *((None, 1000, False), (0, 1000, False), (1, 1000, False), (9, 1000, False), (10, 1000, True)),
+        *((15, 10_000, False), (16, 10_000, True), (1, 100, True), (1, 101, False)),
+    ],
+)
+def test_what_all_prompts_share_is_not_warm(cached: int | None, prompt: int, warm: bool) -> None:
+    assert is_warm(cached, prompt) is warm

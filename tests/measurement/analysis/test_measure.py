@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from farspan.measurement.analysis.measure import Gaps, measure, summarise_gaps
+from farspan.measurement.analysis.measure import measure
 from farspan.measurement.http.client import Exchange
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.wire import Usage
-from farspan.measurement.request_status import Status
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
+from farspan.measurement.runs.result import Gaps, summarise_gaps
 
 JOB = Job(context=1000, depth=0.5, repeat=0, seed=1, output_tokens=4)
 

@@ -9,7 +9,7 @@ import pytest
 from farspan.errors import InputError
 from farspan.measurement.analysis.plan_times import PlanTimes, read_plan_times
 from farspan.measurement.http.client import Limits
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
 
 
 def job(context: int) -> Job:

@@ -11,8 +11,8 @@ from farspan.measurement.analysis.spread import (
     share_good,
     spread,
 )
-from farspan.measurement.request_status import Status
-from farspan.measurement.schedule import LoadPhase
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.job import LoadPhase
 from samples import make_result
 
 

@@ -112,7 +112,7 @@ def test_percentiles_are_numpys(values: list[float], share: float) -> None:
 def test_statistics_by_name() -> None:
     values = [4.0, 1.0, 3.0, 2.0]
     assert statistic(values, "p50") == statistic(values, "median") == median(values)
-    assert statistic(values, "std") == pytest.approx(float(np.std(values)))
+    assert statistic(values, "std") == pytest.approx(float(np.std(values, ddof=1)))
     assert statistic([], "p99") is None
     for name in ("p101", "px", "variance", "p-1", ""):
         with pytest.raises(KeyError):

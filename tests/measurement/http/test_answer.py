@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from farspan.measurement.http.answer import Answer, AnswerTape
 from farspan.measurement.http.sse import SseParser, read_stream
-from farspan.measurement.http.wire import AnswerEvent, MalformedEventError, Usage, read_event
+from farspan.measurement.http.wire import MalformedEventError, Usage, read_event
 
 TEXTS = st.text(max_size=8) | st.sampled_from(['"', "\\", "\n", "é", " w", "[DONE]", "data: [DONE]", "}\n\n"])
 
@@ -148,26 +148,40 @@ def test_any_stream_is_split_as_the_parser_splits_it(chunks: list[bytes]) -> Non
     assert list(zip(*read_stream(chunks), strict=True)) == expected
 
 
-def test_events_that_differ_in_their_text_alone_are_not_decoded_one_by_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What makes long streams cheap to read; benchmarks/bench_client.py measures how cheap."""
-    decoded = 0
-
-    def count(payload: bytes) -> AnswerEvent:
-        nonlocal decoded
-        decoded += 1
-        return read_event(payload)
-
-    monkeypatch.setattr("farspan.measurement.http.answer.read_event", count)
-    stream = [event(" w" if i % 10 else ' "w"\n') for i in range(10_000)] + [b"data: [DONE]\n\n"]
+def test_an_event_without_an_end_is_bounded() -> None:
     tape = AnswerTape()
-    for piece in stream:
-        tape.add(0.0, piece)
-    answer = tape.read()
-    assert len(answer.token_times_s) == 10_000
-    assert answer.done
-    assert decoded < 10
+    tape.add(1.0, b'data: {"choices":[{"text":"')
+    pieces = 0
+    while not tape.ended:
+        tape.add(2.0, b"x" * 2**16)
+        pieces += 1
+    assert tape.oversized
+    assert pieces < 300
+    assert "more than" in tape.read().error
+
+
+def test_many_small_pieces_of_an_event_take_its_bytes_and_no_more() -> None:
+    tape = AnswerTape()
+    tape.add(1.0, b"data: ")
+    for _ in range(300_000):
+        tape.add(2.0, b"xy")
+    assert len(tape._pieces) < 100_000
+    tape.add(3.0, event("a"))
+    assert "not JSON" in tape.read().error
+
+
+@settings(max_examples=60)
+@given(
+    events=st.lists(st.binary(max_size=40) | TEXTS.map(event), max_size=30),
+    cuts=st.lists(st.integers(0, 10_000), max_size=12),
+)
+def test_any_bytes_are_counted_and_never_raise(events: list[bytes], cuts: list[int]) -> None:
+    stream = b"".join(events)
+    answer, tape = read(stream, cuts)
+    assert len(answer.token_times_s) <= stream.count(b"data")
+    whole = AnswerTape()
+    whole.add(1.0, stream)
+    assert tape.events <= whole.events
 
 
 def test_a_stream_that_is_not_json_is_named() -> None:

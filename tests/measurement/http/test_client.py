@@ -19,9 +19,9 @@ from farspan.measurement.http.answer import AnswerTape
 from farspan.measurement.http.client import Client, Exchange, Limits
 from farspan.measurement.http.connection import Connection
 from farspan.measurement.http.request_body import FilePiece, RequestBody
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.timestamps import read_clocks
 from farspan.measurement.http.wire import Api, Usage, encode_body
-from farspan.measurement.request_status import Status
 from scripted import Script, ScriptedServer
 
 IDS = np.arange(1, 101, dtype=np.int32)

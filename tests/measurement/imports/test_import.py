@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from hypothesis import strategies as st
 
 from farspan.cli.import_ import command
 from farspan.errors import InputError
-from farspan.measurement.analysis.measures import lookup_point
+from farspan.measurement.analysis.point_values import lookup_point
+from farspan.measurement.analysis.vllm_result import export_vllm
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.imports.foreign import ForeignRequest
 from farspan.measurement.imports.read import guarded, read_foreign
 from farspan.measurement.imports.write_foreign import IMPORTED_FILE, convert, convert_all, import_file
-from farspan.measurement.request_status import Status
-from farspan.measurement.run_folder import Run, load_run
+from farspan.measurement.runs.result import is_warm
+from farspan.measurement.runs.run_folder import Run, load_run
 
 PEERS = Path(__file__).parents[2] / "evidence" / "peers"
 GENAI = PEERS / "genai-bench-0.0.5"
@@ -69,13 +72,18 @@ def test_the_tools_own_figures_agree_with_ours(tmp_path: Path) -> None:
     for name, key in (
         ("ttft.median", "median_ttft_ms"),
         ("ttft.p99", "p99_ttft_ms"),
-        ("ttft.std", "std_ttft_ms"),
         ("tpot.mean", "mean_tpot_ms"),
         ("itl.median", "median_itl_ms"),
     ):
         value = lookup_point(name, run.results)
         assert value is not None
         assert value * 1000 == pytest.approx(totals[key], rel=1e-3), name
+    exported = export_vllm(run)
+    assert exported["std_ttft_ms"] == pytest.approx(totals["std_ttft_ms"], rel=1e-3), (
+        "vLLM's is a population's"
+    )
+    sample = statistics.stdev(result.ttft_s for result in run.results if result.ttft_s is not None)
+    assert lookup_point("ttft.std", run.results) == pytest.approx(sample)
 
 
 def test_genai_bench_waits_are_its_own_and_labelled(tmp_path: Path) -> None:
@@ -270,4 +278,5 @@ def test_a_result_is_consistent_whatever_the_tool_recorded(request_: ForeignRequ
     assert (result.status is Status.OK) == (not request_.error)
     assert tuple(result.evidence) == result.labels
     assert result.ttft_s is None or result.e2e_s >= result.ttft_s - 1e-6 or result.token_times_s
-    assert ("warm" in result.labels) == (bool(request_.cached_tokens) and not request_.error)
+    warm = is_warm(request_.cached_tokens, request_.prompt_tokens or result.context)
+    assert ("warm" in result.labels) == (warm and not request_.error)

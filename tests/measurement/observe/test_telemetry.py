@@ -22,7 +22,7 @@ from farspan.measurement.observe.observer import ObservedRun
 from farspan.measurement.observe.scrape import Sample, ScrapeError, Scraper
 from farspan.measurement.observe.series import SERIES_FILE, SeriesStore, read_missed, read_series
 from farspan.measurement.observe.telemetry import Telemetry
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
 from paced import Paced, serve_paced
 
 

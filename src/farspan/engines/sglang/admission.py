@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from farspan.engines.sglang.pool import PoolSizes, SglangKvLayout, window_tokens_per_request
-from farspan.engines.sglang.versions import SglangRules
+from farspan.engines.sglang.config import SglangConfig
+from farspan.engines.sglang.pool import PoolSizes, window_tokens_per_request
 
 
 class Admission(NamedTuple):
@@ -25,16 +25,7 @@ class Admission(NamedTuple):
 
 
 def admission(
-    sizes: PoolSizes,
-    layout: SglangKvLayout,
-    rows: int,
-    context_length: int,
-    request_tokens: int,
-    chunk: int,
-    page_size: int,
-    rules: SglangRules,
-    *,
-    overlap: bool,
+    config: SglangConfig, sizes: PoolSizes, rows: int, context_length: int, request_tokens: int
 ) -> Admission:
     """Limits for requests of `request_tokens`, prompt and answer together.
 
@@ -43,6 +34,7 @@ def admission(
     (scheduler.py: init_req_max_new_tokens). Up to 0.5.10 the whole prompt must also fit the window pool
     (schedule_policy.py: rem_total_tokens); later only the requests' windows and two chunks in flight.
     """
+    rules, chunk, page_size = config.rules, config.resolved.chunked_prefill_size, config.resolved.page_size
     pool = sizes.full_tokens
     # validate_input_length refuses len >= min(context, pool) - 1 - 5.
     longest_prompt = min(context_length, pool) - 1 - 5 - 1
@@ -55,10 +47,10 @@ def admission(
         if sizes.window_tokens < longest_prompt:
             hangs = sizes.window_tokens
     elif sizes.window_tokens:
-        held = min(request_tokens, window_tokens_per_request(layout, page_size))
-        in_flight = (2 if overlap else 1) * max(chunk, 0) + page_size
+        held = min(request_tokens, window_tokens_per_request(config.layout, page_size))
+        in_flight = (2 if config.given.overlap else 1) * max(chunk, 0) + page_size
         # However small the pool, one request runs: its chunks are cut to what is free (_swa_chunk_cap).
         concurrency = min(concurrency, max(1.0, (sizes.window_tokens - in_flight) / held))
         if chunk <= 0:
-            longest = min(longest, sizes.window_tokens - layout.window - page_size)
+            longest = min(longest, sizes.window_tokens - config.layout.window - page_size)
     return Admission(longest_prompt, longest, min(concurrency, float(rows)), hangs)

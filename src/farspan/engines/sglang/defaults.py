@@ -63,10 +63,9 @@ _TEXT_ONLY_BY_DEFAULT = frozenset(
 
 
 class Resolved(NamedTuple):
-    """What the server runs with.
+    """What the server runs with once SGLang has filled in its defaults; nothing here depends on the context.
 
     Args:
-        context_length: The server's limit on prompt and answer together, tokens.
         kv_dtype: The KV type after model defaults.
         mem_fraction_static: Share of the free memory before loading that weights and pools may take.
         fraction_is_default: Whether SGLang chose it.
@@ -79,7 +78,6 @@ class Resolved(NamedTuple):
         multimodal: Whether the vision tower is loaded.
     """
 
-    context_length: int
     kv_dtype: KvDtype
     mem_fraction_static: float
     fraction_is_default: bool
@@ -92,8 +90,8 @@ class Resolved(NamedTuple):
     multimodal: bool
 
 
-def with_context(resolved: Resolved, given: SglangFlags, model: ModelSpec, context: int) -> Resolved:
-    """Set the server's context length: `context` unless a flag sets it.
+def context_length_of(given: SglangFlags, model: ModelSpec, context: int) -> int:
+    """The server's limit on prompt and answer together, in tokens: `context` unless a flag sets it.
 
     Raises:
         InputError: It is above what the model allows.
@@ -104,13 +102,13 @@ def with_context(resolved: Resolved, given: SglangFlags, model: ModelSpec, conte
             f"--context-length {length} is above the {model.max_position_embeddings} tokens of {model.name}",
             f"ask for at most {model.max_position_embeddings}",
         )
-    return resolved._replace(context_length=length)
+    return length
 
 
 def resolve(
     given: SglangFlags, model: ModelSpec, gpu: Gpu, tp: int, rules: SglangRules, *, long_context: bool
 ) -> Resolved:
-    """Fill in what was not given, except the context length: only its being above `LONG_CONTEXT` matters.
+    """Fill in what was not given. Of the context length, only its being above `LONG_CONTEXT` matters.
 
     Raises:
         InputError: SGLang would refuse the combination.
@@ -154,7 +152,6 @@ def resolve(
     if decode == "aiter" and long_context:
         fraction *= 0.85
     return Resolved(
-        context_length=0,
         kv_dtype=kv_dtype,
         mem_fraction_static=fraction,
         fraction_is_default=given.mem_fraction_static is None,

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from farspan.engines.engine import Engine
 from farspan.engines.sglang.command import IMAGE_PROGRAM, KEY_VARIABLE, live_path, sglang_command
-from farspan.engines.sglang.start_phases import START_SECONDS
+from farspan.engines.sglang.start_phases import START_FIGURES, START_SECONDS
 
 if TYPE_CHECKING:
     from farspan.engines.command import EngineCommand, Listen, Nodes
+    from farspan.engines.logs.line_pattern import LinePattern
+    from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metrics import Measure, MetricSource
     from farspan.planner.levers import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
@@ -62,6 +64,16 @@ class Sglang(Engine):
     def live_path(self, *, with_key: bool) -> str:
         return live_path(with_key=with_key)
 
+    def log_patterns(self) -> tuple[LinePattern, ...]:
+        from farspan.engines.sglang.log_grammar import LINES
+
+        return LINES
+
+    def doctor_rules(self) -> tuple[Rule | StateRule, ...]:
+        from farspan.engines.sglang.rules import RULES
+
+        return RULES
+
     def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
         from farspan.engines.sglang.metrics import METRIC_SOURCES
 
@@ -76,6 +88,8 @@ ENGINE = Sglang(
     key_variable=KEY_VARIABLE,
     context_flag="--context-length",
     data_parallel_flags=("--data-parallel-size", "--dp-size", "--dp"),
+    memory_share_flag="--mem-fraction-static",
+    step_tokens_flag="--chunked-prefill-size",
     eager_flags=("--disable-cuda-graph",),
     cpu_flags=("--device", "cpu"),
     logged_flags=(
@@ -95,6 +109,7 @@ ENGINE = Sglang(
     # (sglang 0.5.6.post2 to 0.5.23 srt/entrypoints/http_server.py: health_generate).
     environment={"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0"},
     start_seconds=START_SECONDS,
+    start_figures=START_FIGURES,
     shell_program=(*IMAGE_PROGRAM, "--model-path", "{model}"),
     metric_prefix=b"sglang:",
     metrics_hint="start SGLang with --enable-metrics",

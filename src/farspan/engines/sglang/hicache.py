@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from farspan.engines.sglang.defaults import Resolved
-from farspan.engines.sglang.flags import SglangFlags
-from farspan.engines.sglang.pool import PoolSizes, SglangKvLayout
-from farspan.engines.sglang.versions import SglangRules
-from farspan.models.spec import AttentionKind, ModelSpec
+from farspan.engines.sglang.config import SglangConfig
+from farspan.engines.sglang.pool import PoolSizes
+from farspan.models.spec import AttentionKind
 from farspan.sizes import GIB, format_bytes
 
 _RESERVE_BYTES = 10 * GIB  # HICACHE_HOST_MEMORY_RESERVE_BYTES
@@ -26,23 +24,15 @@ class HicacheTier(NamedTuple):
     refusal: str
 
 
-def host_tier(
-    given: SglangFlags,
-    resolved: Resolved,
-    layout: SglangKvLayout,
-    sizes: PoolSizes,
-    ranks: int,
-    host_memory_bytes: int | None,
-    rules: SglangRules,
-) -> HicacheTier | None:
+def host_tier(config: SglangConfig, sizes: PoolSizes, host_memory_bytes: int | None) -> HicacheTier | None:
     """Size the host pools (`HostKVCache.__init__`, and `auto_size_hicache`, which shrinks the default ratio).
 
-    `host_memory_bytes` is the machine's free RAM for all `ranks`, when known.
+    `host_memory_bytes` is the machine's free RAM for all ranks, when known. None without HiCache.
     """
-    asked = given.hicache
+    asked = config.given.hicache
     if asked is None:
         return None
-    page = resolved.page_size
+    rules, layout, ranks, page = config.rules, config.layout, config.tp, config.resolved.page_size
     full_cell = layout.full_layers * layout.stored_layer_bytes + layout.indexer_bytes
     window_cell = layout.window_cell_bytes
     ratio = asked.ratio
@@ -67,20 +57,19 @@ def host_tier(
     return HicacheTier(full, window, total, ratio, refusal)
 
 
-def hicache_warnings(
-    given: SglangFlags, resolved: Resolved, model: ModelSpec, hybrid: bool, rules: SglangRules
-) -> tuple[str, ...]:
+def hicache_warnings(config: SglangConfig) -> tuple[str, ...]:
     """What HiCache does not do, and where it goes wrong."""
-    if given.hicache is None:
+    if config.given.hicache is None:
         return ()
+    rules = config.rules
     found = [
         "HiCache keeps finished prefixes in RAM for reuse; it does not raise the longest request: every "
         "token of a running request must be in the GPU's pool."
     ]
-    if rules.hybrid_flag and hybrid:
+    if rules.hybrid_flag and config.layout.window_layers > 0:
         found.append(f"{rules.version} cannot combine HiCache with --hybrid-kvcache-ratio.")
-    chunked = any(layer.attention is AttentionKind.CHUNKED_LOCAL for layer in model.layers)
-    if rules.hybrid_flag and chunked and resolved.decode_backend == "flashinfer":
+    chunked = any(layer.attention is AttentionKind.CHUNKED_LOCAL for layer in config.model.layers)
+    if rules.hybrid_flag and chunked and config.resolved.decode_backend == "flashinfer":
         found.append(
             f"HiCache's default I/O backend switches decode to FlashInfer in {rules.version}, which gives "
             "every layer of Llama 4 full attention: answers are silently wrong past 8192 tokens. Add "

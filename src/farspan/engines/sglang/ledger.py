@@ -3,77 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
-from typing import NamedTuple
 
-from farspan.engines.sglang.defaults import Resolved
-from farspan.engines.sglang.hicache import HicacheTier
-from farspan.engines.sglang.pool import PoolSizes, SglangKvLayout, pool_bytes
-from farspan.engines.sglang.tables import (
-    GraphTable,
-    index_bytes,
-    radix_copy_bytes,
-    request_table_bytes,
-    rope_bytes,
+from farspan.engines.sglang.config import SglangConfig
+from farspan.engines.sglang.footprint import (
+    GRAPH_MIB_PER_BATCH,
+    LOAD_REMAINDER,
+    PREFILL_MIB_PER_SIZE,
+    LoadSizes,
+    full_pool_bytes,
+    prefill_bytes,
+    returned_bytes,
+    workspace_bytes,
 )
-from farspan.engines.sglang.versions import SglangRules
-from farspan.hardware.gpu import Gpu
-from farspan.models.spec import ModelSpec
-from farspan.models.tensors import WeightPart
-from farspan.models.weights import offloadable_bytes, rank_weight_bytes
-from farspan.planner.ledger import Allocation, Basis, LedgerPhase
+from farspan.engines.sglang.pool import pool_bytes
+from farspan.engines.sglang.state import SglangState
+from farspan.engines.sglang.tables import index_bytes, request_table_bytes
+from farspan.planner.ledger import Allocation, Basis, LedgerPhase, MemoryLedger
 from farspan.sizes import GIB, format_bytes
 
-_CONTEXT_ONE_GPU = int(0.67 * GIB)  # 139.80 GiB less the 139.13 GB free before loading (0.5.16, one H200)
-_CONTEXT_MANY_GPUS = int(0.90 * GIB)  # from what the pools of 0.5.6.post2 left over on 8x H200
-_LOAD_REMAINDER = int(0.17 * GIB)  # 30.27 GB used by loading Scout less its tensors and RoPE table (0.5.16)
-_SMALL = 2**20
-_PREFILL_MIB_PER_SIZE = 8
-_GRAPH_MIB_PER_BATCH = 2  # SGLang's own rule of thumb: reserve_for_graph_mb
-_WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SGLANG_FLASHINFER_WORKSPACE_SIZE
+_SMALL = 2**20  # buffers below it share a line
 
 
-class LoadSizes(NamedTuple):
-    """What is on the GPU before the pools, in bytes, and what is free before and after loading; `offloaded`
-    weights are in the machine's memory, and not among `tensors`."""
-
-    context: int
-    tensors: int
-    offloaded: int
-    ropes: int
-    free_before: int
-    free_after: int
-
-    @property
-    def weights_bytes(self) -> int:
-        """Weights and RoPE tables."""
-        return self.tensors + self.ropes
+def make_ledger(state: SglangState) -> MemoryLedger:
+    """Every allocation of a server, in the order it makes them."""
+    lines = (
+        *load_lines(state.config, state.memory.load),
+        *_pool_lines(state),
+        *_host_lines(state),
+        *_graph_lines(state),
+        *_runtime_lines(state),
+    )
+    return MemoryLedger(lines, state.request.gpu.memory_bytes)
 
 
-def load_sizes(model: ModelSpec, gpu: Gpu, tp: int, resolved: Resolved, cpu_offload_bytes: int) -> LoadSizes:
-    """The driver's context, the weights of one rank and the RoPE tables."""
-    context = _CONTEXT_ONE_GPU if tp == 1 else _CONTEXT_MANY_GPUS
-    offloaded = min(cpu_offload_bytes, offloadable_bytes(model, tp))
-    tensors = _tensor_bytes(model, tp, resolved.multimodal) - offloaded
-    ropes = sum(rope_bytes(rope, resolved.context_length) for rope in model.ropes)
-    before = gpu.memory_bytes - context
-    return LoadSizes(context, tensors, offloaded, ropes, before, before - tensors - ropes - _LOAD_REMAINDER)
-
-
-@lru_cache(maxsize=256)
-def _tensor_bytes(model: ModelSpec, tp: int, multimodal: bool) -> int:
-    """Weights of one rank; without a vision tower for a server that takes text only."""
-    weights = rank_weight_bytes(model, tp)
-    vision = weights.by_part.get(WeightPart.VISION, 0) + weights.by_part.get(WeightPart.PROJECTOR, 0)
-    return weights.total - (0 if multimodal else vision)
-
-
-def load_lines(
-    load: LoadSizes, model: ModelSpec, tp: int, resolved: Resolved, rules: SglangRules
-) -> tuple[Allocation, ...]:
+def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
     """The lines of what is loaded."""
+    model, tp = config.model, config.tp
     context = load.context
-    vision = model.has_vision and not resolved.multimodal
+    vision = model.has_vision and not config.resolved.multimodal
     table = ", ".join(f"{rope.positions:,} x {rope.rotary_dim} x 4 B" for rope in model.ropes)
     return (
         Allocation(
@@ -104,12 +71,12 @@ def load_lines(
             LedgerPhase.LOAD,
             "the model's longest context",
             f"{table} (float32)",
-            f"sglang {rules.version} srt/layers/rotary_embedding: RotaryEmbedding.__init__",
+            f"sglang {config.rules.version} srt/layers/rotary_embedding: RotaryEmbedding.__init__",
             Basis.MIRRORED,
         ),
         Allocation(
             "Other load-time buffers",
-            _LOAD_REMAINDER,
+            LOAD_REMAINDER,
             LedgerPhase.LOAD,
             "",
             "0.17 GiB",
@@ -119,74 +86,17 @@ def load_lines(
     )
 
 
-def fixed_bytes(
-    load: LoadSizes, layout: SglangKvLayout, sizes: PoolSizes, resolved: Resolved, rules: SglangRules
-) -> int:
-    """Bytes of every line the context does not change, up to the graphs: sums what the lines say, without
-    writing them."""
-    page = resolved.page_size
-    return (
-        load.context
-        + load.weights_bytes
-        + _LOAD_REMAINDER
-        + sizes.state_bytes
-        + pool_bytes(sizes.window_tokens, layout.window_layers, layout.window_layer_bytes, page)
-        + full_pool_bytes(layout, sizes, page)
-        + index_bytes(sizes.full_tokens, sizes.window_tokens, page, rules)
-        + _workspace_bytes(resolved)
-        + _PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes * 2**20
-    )
-
-
-def context_bytes(
-    rows: int, tables: tuple[GraphTable, ...], batch: int, resolved: Resolved, rules: SglangRules
-) -> int:
-    """Bytes of the lines the context changes, up to the graphs."""
-    total = request_table_bytes(rows, resolved.context_length, rules) + _GRAPH_MIB_PER_BATCH * batch * 2**20
-    for table in tables:
-        total += table.bytes
-    return total
-
-
-def full_pool_bytes(layout: SglangKvLayout, sizes: PoolSizes, page_size: int) -> int:
-    """Bytes of the full pool, index keys included."""
-    keys = (sizes.full_tokens + page_size) * layout.indexer_bytes
-    return pool_bytes(sizes.full_tokens, layout.full_layers, layout.stored_layer_bytes, page_size) + keys
-
-
-def _workspace_bytes(resolved: Resolved) -> int:
-    backends = (resolved.decode_backend, resolved.attention_backend)
-    return max(_WORKSPACE_MIB.get(name, 0) for name in backends) * 2**20
-
-
-def prefill_bytes(
-    model: ModelSpec, tp: int, prompt: int, resolved: Resolved, rules: SglangRules, *, radix_cache: bool
-) -> tuple[int, int]:
-    """Bytes a prompt adds at run time: activations of a chunk, and the prefix tree's index copies."""
-    chunk = resolved.chunked_prefill_size
-    activations = activation_bytes(model, tp, min(chunk if chunk > 0 else prompt, prompt))
-    copies = radix_copy_bytes(prompt, chunk) if rules.radix_copies_indices and radix_cache else 0
-    return activations, copies
-
-
-def returned_bytes(model: ModelSpec, tp: int, offloaded: int) -> int:
-    """Offloaded weights that are on the GPU at once during a forward pass: one layer's, at the average."""
-    return min(offloaded, -(-offloadable_bytes(model, tp) // model.num_layers))
-
-
-def pool_lines(
-    layout: SglangKvLayout, sizes: PoolSizes, rows: int, resolved: Resolved, rules: SglangRules
-) -> Iterator[Allocation]:
+def _pool_lines(state: SglangState) -> Iterator[Allocation]:
     """The request table, the pools and their index arrays."""
+    rules, layout, sizes = state.config.rules, state.config.layout, state.memory.sizes
     source = f"sglang {rules.version} {rules.pool_source}"
-    page, context = resolved.page_size, resolved.context_length
-    table_rows = rows + rules.padding_row
+    page, context = state.config.resolved.page_size, state.context_length
     yield Allocation(
         "Request-to-token table",
-        request_table_bytes(rows, context, rules),
+        request_table_bytes(state.rows, context, rules),
         LedgerPhase.POOL,
         "--max-running-requests x --context-length",
-        f"{table_rows:,} rows x ({context:,} + 4) x 4 B, outside --mem-fraction-static",
+        f"{state.rows + rules.padding_row:,} rows x ({context:,} + 4) x 4 B, outside --mem-fraction-static",
         f"sglang {rules.version} srt/mem_cache/memory_pool.py: ReqToTokenPool",
         Basis.MIRRORED,
     )
@@ -213,7 +123,7 @@ def pool_lines(
         )
     yield Allocation(
         "KV pool, full layers" if layout.window_layers else "KV pool",
-        full_pool_bytes(layout, sizes, page),
+        full_pool_bytes(state.config, sizes),
         LedgerPhase.POOL,
         "--mem-fraction-static",
         f"({sizes.full_tokens:,} + {page}) x {layout.full_layers} layers x {layout.stored_layer_bytes} B"
@@ -232,12 +142,12 @@ def pool_lines(
     )
 
 
-def graph_lines(
-    tables: tuple[GraphTable, ...], batch: int, captured: int, resolved: Resolved, rules: SglangRules
-) -> Iterator[Allocation]:
+def _graph_lines(state: SglangState) -> Iterator[Allocation]:
     """The attention backend's workspace and graph state, and the captured graphs."""
+    rules, resolved = state.config.rules, state.config.resolved
+    captured = sum(1 for size in resolved.graph_bs if size <= state.batch)
     backend = resolved.decode_backend
-    workspace = _workspace_bytes(resolved)
+    workspace = workspace_bytes(state.config)
     if workspace:
         yield Allocation(
             "Attention workspace",
@@ -248,7 +158,7 @@ def graph_lines(
             f"sglang {rules.version} SGLANG_FLASHINFER_WORKSPACE_SIZE",
             Basis.MIRRORED,
         )
-    small = [table for table in tables if table.bytes < _SMALL]
+    small = [table for table in state.tables if table.bytes < _SMALL]
     if small:
         yield Allocation(
             "CUDA graphs: small buffers",
@@ -259,7 +169,7 @@ def graph_lines(
             f"sglang {rules.version} {backend} init_cuda_graph_state",
             Basis.MIRRORED,
         )
-    for table in tables:
+    for table in state.tables:
         if table.bytes < _SMALL:
             continue
         yield Allocation(
@@ -274,38 +184,31 @@ def graph_lines(
     if resolved.prefill_graph_sizes:
         yield Allocation(
             "CUDA graphs: prefill",
-            _PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes * 2**20,
+            PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes * 2**20,
             LedgerPhase.GRAPHS,
             "--cuda-graph-max-bs-prefill",
-            f"{_PREFILL_MIB_PER_SIZE} MiB x {resolved.prefill_graph_sizes} sizes (SGLang's rule of thumb)",
+            f"{PREFILL_MIB_PER_SIZE} MiB x {resolved.prefill_graph_sizes} sizes (SGLang's rule of thumb)",
             f"sglang {rules.version} reserve_for_graph_mb",
             Basis.ASSUMED,
         )
     if captured:
         yield Allocation(
             "CUDA graphs: captured",
-            _GRAPH_MIB_PER_BATCH * batch * 2**20,
+            GRAPH_MIB_PER_BATCH * state.batch * 2**20,
             LedgerPhase.GRAPHS,
             "--cuda-graph-max-bs",
-            f"{_GRAPH_MIB_PER_BATCH} MiB x {batch} (SGLang's own rule of thumb), {captured} sizes",
+            f"{GRAPH_MIB_PER_BATCH} MiB x {state.batch} (SGLang's own rule of thumb), {captured} sizes",
             f"sglang {rules.version} reserve_for_graph_mb",
             Basis.ASSUMED,
         )
 
 
-def runtime_lines(
-    model: ModelSpec,
-    tp: int,
-    prompt: int,
-    resolved: Resolved,
-    rules: SglangRules,
-    *,
-    radix_cache: bool,
-    offloaded: int,
-) -> Iterator[Allocation]:
+def _runtime_lines(state: SglangState) -> Iterator[Allocation]:
     """What a request adds once the server answers."""
-    activations, copies = prefill_bytes(model, tp, prompt, resolved, rules, radix_cache=radix_cache)
-    tokens = min(resolved.chunked_prefill_size if resolved.chunked_prefill_size > 0 else prompt, prompt)
+    config, prompt, offloaded = state.config, state.prompt, state.memory.load.offloaded
+    chunk = config.resolved.chunked_prefill_size
+    activations, copies = prefill_bytes(config, prompt)
+    tokens = min(chunk if chunk > 0 else prompt, prompt)
     yield Allocation(
         "Prefill activations",
         activations,
@@ -318,11 +221,11 @@ def runtime_lines(
     if offloaded:
         yield Allocation(
             "Offloaded layer, copied back",
-            returned_bytes(model, tp, offloaded),
+            returned_bytes(config, offloaded),
             LedgerPhase.RUNTIME,
             "the size of a layer",
             "one layer's weights: a forward pass copies each offloaded layer to the GPU and drops it",
-            f"sglang {rules.version} srt/utils/offloader.py: OffloaderV1; peak assumed to be one layer",
+            f"sglang {config.rules.version} srt/utils/offloader.py: OffloaderV1; peak assumed to be one layer",
             Basis.ASSUMED,
         )
     if copies:
@@ -331,14 +234,15 @@ def runtime_lines(
             copies,
             LedgerPhase.RUNTIME,
             "the square of the prompt over --chunked-prefill-size",
-            f"8 B x C k(k+1)/2, C = {resolved.chunked_prefill_size:,}, N = {prompt:,}",
-            f"sglang {rules.version} srt/mem_cache/radix_cache.py: a node keeps the whole index array",
+            f"8 B x C k(k+1)/2, C = {chunk:,}, N = {prompt:,}",
+            f"sglang {config.rules.version} srt/mem_cache/radix_cache.py: a node keeps the whole index array",
             Basis.MIRRORED,
         )
 
 
-def host_lines(load: LoadSizes, tier: HicacheTier | None, rules: SglangRules) -> Iterator[Allocation]:
+def _host_lines(state: SglangState) -> Iterator[Allocation]:
     """What one rank keeps in the machine's memory: offloaded weights, HiCache's pools."""
+    load, tier, rules = state.memory.load, state.tier, state.config.rules
     if load.offloaded:
         yield Allocation(
             "Weights kept in RAM",
@@ -361,28 +265,3 @@ def host_lines(load: LoadSizes, tier: HicacheTier | None, rules: SglangRules) ->
             Basis.MIRRORED,
             on_host=True,
         )
-
-
-def activation_bytes(model: ModelSpec, tp: int, tokens: int) -> int:
-    """Live activations of one prefill chunk."""
-    return tokens * _activation_bytes_per_token(model, tp)
-
-
-@lru_cache(maxsize=256)
-def _activation_bytes_per_token(model: ModelSpec, tp: int) -> int:
-    """Six residual-width tensors, QKV, and the widest MLP twice."""
-    width = model.dtype_bytes
-    attention = max(
-        layer.num_heads // tp * layer.head_dim * 2 + 2 * layer.kv_heads_per_rank(tp) * layer.head_dim
-        for layer in model.layers
-    )
-    mlp = max(
-        max(
-            layer.intermediate_size,
-            layer.moe.intermediate_size * layer.moe.top_k + layer.moe.shared_intermediate_size
-            if layer.moe
-            else 0,
-        )
-        for layer in model.layers
-    )
-    return width * (6 * model.hidden_size + attention + 2 * -(-mlp // tp))

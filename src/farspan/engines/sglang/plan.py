@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 
-from farspan.engines.sglang.defaults import Resolved
-from farspan.engines.sglang.hicache import hicache_warnings
-from farspan.engines.sglang.ledger import (
-    load_lines,
-)
+from farspan.engines.sglang.config import SglangConfig
+from farspan.engines.sglang.ledger import load_lines, make_ledger
 from farspan.engines.sglang.printed import printed_figures
-from farspan.engines.sglang.settle import (
-    NoPool,
-    Server,
-    Settings,
-    SettledServer,
-    hopeless,
-    prepare,
-    verdict_of,
-)
-from farspan.engines.sglang.state import SglangState, make_ledger
+from farspan.engines.sglang.state import SglangServer, SglangState, build_state, is_hopeless, size_server
 from farspan.engines.sglang.warnings import start_warnings
 from farspan.planner.ledger import LedgerPhase, MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.planner.settle import settle
 from farspan.planner.timing import estimate_time
 from farspan.sizes import format_bytes
 
@@ -38,7 +27,7 @@ def plan_sglang(request: PlanRequest) -> EnginePlan:
         InputError: Unknown version, a flag SGLang refuses or farspan does not mirror, a TP size or context
             the model does not allow, an architecture this version does not implement.
     """
-    return _settle(request, outline=False)
+    return _plan(request, outline=False)
 
 
 def outline_sglang(request: PlanRequest) -> EnginePlan:
@@ -47,61 +36,80 @@ def outline_sglang(request: PlanRequest) -> EnginePlan:
     Raises:
         InputError: As `plan_sglang`.
     """
-    return _settle(request, outline=True)
+    return _plan(request, outline=True)
 
 
-def _settle(request: PlanRequest, *, outline: bool) -> EnginePlan:
+class _Attempt:
+    """A server with flags that farspan may have added to those given.
+
+    Args:
+        request: The question with its flags.
+        added: What farspan adds to them.
+    """
+
+    __slots__ = ("_state", "added", "fits", "server")
+
+    def __init__(self, request: PlanRequest, added: dict[str, str | None] | None = None) -> None:
+        if added is None:
+            self.added: tuple[str, ...] = ()
+            self.server = size_server(request)
+        else:
+            self.added = tuple([f"{name} {value}" for name, value in added.items()])
+            self.server = size_server(request.with_flags({**request.engine_flags, **added}))
+        self._state = None if is_hopeless(self.server) else build_state(self.server)
+        self.fits = self._state is not None and self._state.fits
+
+    @property
+    def state(self) -> SglangState | None:
+        """Everything of the server; None when SGLang stops while sizing its pools."""
+        if self._state is None and not self.server.memory.stops:
+            self._state = build_state(self.server)
+        return self._state
+
+    @property
+    def starts(self) -> bool:
+        """Whether it starts at all."""
+        return self.state is not None and self.state.starts
+
+
+def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
     """Plan with the flags given; with the first cure that serves where these say nothing of memory."""
-    server = prepare(request)
-    added: tuple[str, ...] = ()
-    verdict = None if hopeless(server) else verdict_of(server)
-    if (verdict is None or not verdict.fits) and not request.as_given and server.settings.open_to_cures:
-        verdict, added = _cured(server, verdict)
-    plan = _answer(verdict or verdict_of(server), added, outline=outline)
-    if not added or outline:
+    given = _Attempt(request)
+    chosen = given
+    if given.server.config.open_to_cures and not request.as_given:
+        # A server that starts at last is worth showing, though it does not serve.
+        chosen = settle(
+            given,
+            _cured(given),
+            serves=lambda attempt: attempt.fits,
+            improves=lambda last: last.starts and not given.starts,
+        )
+    plan = _answer(chosen, outline=outline)
+    if not chosen.added or outline:
         return plan
-    why = _answer(verdict_of(server), (), outline=True).reason
-    note = f"SGLang's defaults do not serve this request ({why}): farspan adds {' '.join(added)}."
+    why = _answer(given, outline=True).reason
+    note = f"SGLang's defaults do not serve this request ({why}): farspan adds {' '.join(chosen.added)}."
     return replace(plan, warnings=(note, *plan.warnings))
 
 
-def _cured(server: Server, first: SettledServer | None) -> tuple[SettledServer | None, tuple[str, ...]]:
-    """The first cure that serves; else the last, if the server then at least starts and did not before; else
-    the server as it was."""
-    request = server.request
-    last = server
-    added: dict[str, str | None] = {}
-    for added in cures(request.concurrency, windowed=server.settings.layout.window_layers > 0):
-        last = prepare(request.with_flags({**request.engine_flags, **added}))
-        verdict = None if hopeless(last) else verdict_of(last)
-        if verdict is not None and verdict.fits:
-            return verdict, _words(added)
-    verdict = verdict_of(last)
-    if verdict.starts and not (first or verdict_of(server)).starts:
-        return verdict, _words(added)
-    return first, ()
-
-
-def _words(flags: dict[str, str | None]) -> tuple[str, ...]:
-    return tuple([f"{name} {value}" for name, value in flags.items()])
-
-
-@lru_cache(maxsize=64)
-def cures(concurrency: int, *, windowed: bool) -> tuple[dict[str, str | None], ...]:
+def _cured(given: _Attempt) -> Iterator[_Attempt]:
     """Flags to try in turn when the defaults do not serve: fewer rows, then a smaller window pool too, where
     window layers have one."""
-    rows: dict[str, str | None] = {"--max-running-requests": str(max(8, concurrency))}
-    return (rows, {**rows, "--swa-full-tokens-ratio": "0.05"}) if windowed else (rows,)
+    request = given.server.request
+    rows: dict[str, str | None] = {"--max-running-requests": str(max(8, request.concurrency))}
+    yield _Attempt(request, rows)
+    if given.server.config.layout.window_layers:
+        yield _Attempt(request, {**rows, "--swa-full-tokens-ratio": "0.05"})
 
 
-def _answer(verdict: SettledServer, added: tuple[str, ...], *, outline: bool) -> EnginePlan:
-    """The plan a verdict stands for; `added` are the flags nobody gave."""
-    state, starts, fits, settings = verdict
-    if isinstance(state, NoPool):
-        return _no_pool(state, settings.notes)
-    request, frame, limits = state.request, state.frame, state.limits
-    sizes = frame.sizes
-    runs = state.left_running >= 0
+def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
+    """The plan an attempt stands for."""
+    state = attempt.state
+    if state is None:
+        return _without_pools(attempt.server)
+    request, config, limits = state.request, state.config, state.limits
+    sizes, resolved = state.memory.sizes, config.resolved
+    starts, fits, runs = state.starts, attempt.fits, state.left_running >= 0
     pools = {"full": sizes.full_tokens}
     if sizes.window_tokens:
         pools["window"] = sizes.window_tokens
@@ -112,79 +120,49 @@ def _answer(verdict: SettledServer, added: tuple[str, ...], *, outline: bool) ->
     ledger = make_ledger(state) if shown else MemoryLedger((), request.gpu.memory_bytes)
     return EnginePlan(
         engine="sglang",
-        version=frame.rules.version,
+        version=config.rules.version,
         starts=starts,
         fits=fits,
-        reason=_reason(state, ledger, starts=starts, fits=fits),
-        weights_bytes=frame.load.weights_bytes,
-        available_kv_bytes=int(frame.available),
+        reason=_reason(state, ledger),
+        weights_bytes=state.memory.load.weights_bytes,
+        available_kv_bytes=int(state.memory.available),
         capacity_tokens=limits.longest_request,
         max_concurrency=limits.concurrency,
-        printed={}
-        if outline
-        else printed_figures(
-            frame.rules,
-            state.resolved,
-            frame.layout,
-            sizes,
-            state.rows,
-            frame.given.max_prefill_tokens,
-            ledger,
-        ),
+        printed={} if outline else printed_figures(state, ledger),
         pools=pools,
         ledger=ledger,
-        flags=server_flags(request, state.resolved, settings),
-        warnings=settings.notes if outline else (*settings.notes, *_warnings(state)),
+        flags=server_flags(config, state.context_length),
+        warnings=config.notes if outline else (*config.notes, *start_warnings(state)),
         time=estimate_time(
             request.model,
             request.gpu,
             tp=request.tp,
             engine="sglang",
-            version=frame.rules.version,
+            version=config.rules.version,
             prompt_tokens=max(1, request.context - request.output_tokens),
             output_tokens=request.output_tokens,
-            kv_dtype=state.resolved.kv_dtype,
-            backend=state.resolved.attention_backend,
-            chunk=state.resolved.chunked_prefill_size,
-            prefix_tree=frame.given.radix_cache,
+            kv_dtype=resolved.kv_dtype,
+            backend=resolved.attention_backend,
+            chunk=resolved.chunked_prefill_size,
+            prefix_tree=config.given.radix_cache,
         ),
-        env=dict(settings.env),
-        added=added,
+        env=dict(config.env),
+        added=attempt.added,
     )
 
 
-def _warnings(state: SglangState) -> tuple[str, ...]:
-    frame = state.frame
-    hybrid = frame.layout.window_layers > 0
-    return (
-        *start_warnings(
-            state.request,
-            frame.rules,
-            frame.given,
-            state.resolved,
-            frame.layout,
-            frame.load,
-            frame.sizes,
-            state.rows,
-            state.limits,
-            state.left_started,
-        ),
-        *hicache_warnings(frame.given, state.resolved, state.request.model, hybrid, frame.rules),
-    )
-
-
-def _reason(state: SglangState, ledger: MemoryLedger, *, starts: bool, fits: bool) -> str:
+def _reason(state: SglangState, ledger: MemoryLedger) -> str:
     """One sentence: why it fits, or what breaks it and by how much."""
     request, limits, left = state.request, state.limits, state.left_started
-    pool = f"{state.frame.sizes.full_tokens:,} tokens"
-    if fits:
+    pool = f"{state.memory.sizes.full_tokens:,} tokens"
+    if state.fits:
         return (
             f"{request.context:,} tokens fit {limits.concurrency:.2f} times in a pool of {pool}, "
             f"{format_bytes(left)} free once started"
         )
     if state.refusal:
         return state.refusal
-    if not starts:
+    if not state.starts:
         breaker = ledger.first_overflow()
         name = breaker.name if breaker else "the last allocation"
         largest = max(
@@ -199,15 +177,15 @@ def _reason(state: SglangState, ledger: MemoryLedger, *, starts: bool, fits: boo
             f"{format_bytes(-left)} short while starting, at {name}: the {largest.name} takes "
             f"{format_bytes(largest.bytes)} outside --mem-fraction-static"
         )
-    if request.context > state.resolved.context_length:
-        return f"--context-length {state.resolved.context_length:,} is below {request.context:,} tokens"
+    if request.context > state.context_length:
+        return f"--context-length {state.context_length:,} is below {request.context:,} tokens"
     if limits.longest_request + 2 < request.context:
         if limits.hangs_above:
             return (
                 f"a prompt above the window pool's {limits.hangs_above:,} tokens waits for ever: admission "
                 "up to 0.5.10 needs room for all of it there"
             )
-        lacking = request.context - state.frame.sizes.full_tokens
+        lacking = request.context - state.memory.sizes.full_tokens
         return f"it starts, but the pool holds {pool}, {lacking:,} too few for one request"
     if state.left_running < 0:
         breaker = ledger.first_overflow()
@@ -220,31 +198,30 @@ def _reason(state: SglangState, ledger: MemoryLedger, *, starts: bool, fits: boo
     return f"the pool of {pool} holds {limits.concurrency:.2f} requests of {request.context:,}"
 
 
-def server_flags(request: PlanRequest, resolved: Resolved, settings: Settings) -> tuple[str, ...]:
+def server_flags(config: SglangConfig, context_length: int) -> tuple[str, ...]:
     """The server's arguments, ready to paste; flags given by hand are passed through."""
-    words = ["--tp-size", str(request.tp), "--context-length", str(resolved.context_length)]
-    if resolved.kv_dtype.value != "auto":
-        words += ["--kv-cache-dtype", resolved.kv_dtype.value]
-    return (*words, *settings.passed_on)
+    words = ["--tp-size", str(config.tp), "--context-length", str(context_length)]
+    if config.resolved.kv_dtype.value != "auto":
+        words += ["--kv-cache-dtype", config.resolved.kv_dtype.value]
+    return (*words, *config.passed_on)
 
 
-def _no_pool(stopped: NoPool, notes: tuple[str, ...]) -> EnginePlan:
+def _without_pools(server: SglangServer) -> EnginePlan:
     """The plan of a server that stops while sizing its pools."""
-    request, rules, load = stopped.request, stopped.rules, stopped.load
-    lines = load_lines(load, request.model, request.tp, stopped.resolved, rules)
+    config, memory = server.config, server.memory
     return EnginePlan(
         engine="sglang",
-        version=rules.version,
+        version=config.rules.version,
         starts=False,
         fits=False,
-        reason=str(stopped.error),
-        weights_bytes=load.weights_bytes,
-        available_kv_bytes=max(0, int(stopped.available)),
+        reason=str(memory.stops),
+        weights_bytes=memory.load.weights_bytes,
+        available_kv_bytes=max(0, int(memory.available)),
         capacity_tokens=0,
         max_concurrency=0.0,
         printed={},
         pools={},
-        ledger=MemoryLedger(lines, request.gpu.memory_bytes),
+        ledger=MemoryLedger(load_lines(config, memory.load), config.gpu.memory_bytes),
         flags=(),
-        warnings=notes,
+        warnings=config.notes,
     )

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from farspan.engines.sglang.defaults import Resolved
-from farspan.engines.sglang.pool import PoolSizes, SglangKvLayout, pool_bytes
-from farspan.engines.sglang.versions import SglangRules
+from farspan.engines.sglang.pool import pool_bytes
+from farspan.engines.sglang.state import SglangState
 from farspan.planner.ledger import LedgerPhase, MemoryLedger
 from farspan.sizes import GIB
 
 
-def printed_figures(
-    rules: SglangRules,
-    resolved: Resolved,
-    layout: SglangKvLayout,
-    sizes: PoolSizes,
-    rows: int,
-    max_prefill_tokens: int,
-    ledger: MemoryLedger,
-) -> dict[str, int | float | str]:
+def printed_figures(state: SglangState, ledger: MemoryLedger) -> dict[str, int | float | str]:
     """Figures in log order: the split, `KV Cache is allocated`, free memory, the summary line."""
     figures: dict[str, int | float | str] = {}
-    page = resolved.page_size
+    rules, layout, sizes = state.config.rules, state.config.layout, state.memory.sizes
+    page = state.config.resolved.page_size
     full = pool_bytes(sizes.full_tokens, layout.full_layers, layout.stored_layer_bytes, page)
     window = pool_bytes(sizes.window_tokens, layout.window_layers, layout.window_layer_bytes, page)
     after_load = ledger.capacity_bytes - ledger.phase_bytes(LedgerPhase.LOAD)
@@ -48,10 +40,12 @@ def printed_figures(
     if after_graphs < 0:
         return figures
     figures["max_total_num_tokens"] = sizes.full_tokens
-    figures["chunked_prefill_size"] = resolved.chunked_prefill_size
-    figures["max_prefill_tokens"] = max_prefill_tokens
-    figures["max_running_requests"] = rows if rules.rows_capped_by_pool else min(rows, sizes.full_tokens // 2)
-    figures["context_len"] = resolved.context_length
+    figures["chunked_prefill_size"] = state.config.resolved.chunked_prefill_size
+    figures["max_prefill_tokens"] = state.config.given.max_prefill_tokens
+    figures["max_running_requests"] = (
+        state.rows if rules.rows_capped_by_pool else min(state.rows, sizes.full_tokens // 2)
+    )
+    figures["context_len"] = state.context_length
     figures["available_gpu_mem"] = _gib(after_graphs)
     return figures
 

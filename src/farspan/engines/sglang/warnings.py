@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from farspan.engines.sglang.admission import Admission
-from farspan.engines.sglang.defaults import Resolved
-from farspan.engines.sglang.flags import SglangFlags
-from farspan.engines.sglang.ledger import LoadSizes
-from farspan.engines.sglang.pool import PoolSizes, SglangKvLayout
+from farspan.engines.sglang.hicache import hicache_warnings
+from farspan.engines.sglang.state import SglangState
 from farspan.engines.sglang.tables import radix_copy_bytes, request_table_bytes
-from farspan.engines.sglang.versions import SglangRules
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
-from farspan.planner.request import PlanRequest
 from farspan.planner.timing import offloaded_weights_warning
 from farspan.sizes import GIB, format_bytes
 
@@ -20,61 +15,44 @@ _WORTH_SAYING = GIB
 _SMALL_ROWS = 8
 
 
-def start_warnings(
-    request: PlanRequest,
-    rules: SglangRules,
-    given: SglangFlags,
-    resolved: Resolved,
-    layout: SglangKvLayout,
-    load: LoadSizes,
-    sizes: PoolSizes,
-    rows: int,
-    limits: Admission,
-    left: int,
-) -> tuple[str, ...]:
+def start_warnings(state: SglangState) -> tuple[str, ...]:
     """Warnings about one planned server, the most costly mistake first."""
+    request, config, limits = state.request, state.config, state.limits
     found = [
-        *_tables(request, rules, resolved, layout, load, rows, left, given.swa_ratio),
-        *_version_traps(request, rules, given, resolved),
-        *offloaded_weights_warning(load.offloaded),
+        *_tables(state),
+        *_version_traps(state),
+        *offloaded_weights_warning(state.memory.load.offloaded),
     ]
     if limits.hangs_above:
         found.append(
             f"A prompt above {limits.hangs_above:,} tokens (the window pool) waits for ever, without an "
-            f"error, in {rules.version}."
+            f"error, in {config.rules.version}."
         )
-    if sizes.full_tokens >= resolved.context_length:
+    if state.memory.sizes.full_tokens >= state.context_length:
         found.append(
-            f"With --context-length {resolved.context_length} the longest prompt is "
+            f"With --context-length {state.context_length} the longest prompt is "
             f"{limits.longest_prompt:,} tokens; one more is answered with HTTP 400."
         )
     heads = _kv_heads(request.model)
-    if not layout.latent and 0 < heads < request.tp:
+    if not config.layout.latent and 0 < heads < request.tp:
         found.append(
             f"TP {request.tp} exceeds the {heads} KV heads: each rank keeps a copy, so more ranks do "
             "not hold more tokens of one request."
         )
-    if resolved.fraction_is_default and resolved.multimodal:
+    if config.resolved.fraction_is_default and config.resolved.multimodal:
         found.append(
             "The default --mem-fraction-static of a multimodal model depends on its vision tower; farspan "
             "takes one of ViT-L's size. Pass --mem-fraction-static to be exact."
         )
-    return tuple(found)
+    return (*found, *hicache_warnings(config))
 
 
-def _tables(
-    request: PlanRequest,
-    rules: SglangRules,
-    resolved: Resolved,
-    layout: SglangKvLayout,
-    load: LoadSizes,
-    rows: int,
-    left: int,
-    swa_ratio: float,
-) -> list[str]:
+def _tables(state: SglangState) -> list[str]:
     """The request table: what it costs, and why the fraction is no cure."""
-    table = request_table_bytes(rows, resolved.context_length, rules)
-    small = request_table_bytes(max(_SMALL_ROWS, request.concurrency), resolved.context_length, rules)
+    request, config, load = state.request, state.config, state.memory.load
+    rows, left, length = state.rows, state.left_started, state.context_length
+    table = request_table_bytes(rows, length, config.rules)
+    small = request_table_bytes(max(_SMALL_ROWS, request.concurrency), length, config.rules)
     if table - small < _WORTH_SAYING:
         return []
     found = [
@@ -83,9 +61,10 @@ def _tables(
         f"{format_bytes(small)}, and shrinks the CUDA-graph tables with it."
     ]
     if left < 0:
-        fraction = resolved.mem_fraction_static + left / load.free_before
+        fraction = config.resolved.mem_fraction_static + left / load.free_before
         budget = load.free_after - load.free_before * (1 - fraction)
-        cell = layout.cell_bytes + swa_ratio * layout.window_cell_bytes
+        layout = config.layout
+        cell = layout.cell_bytes + config.given.swa_ratio * layout.window_cell_bytes
         tokens = int(budget // cell) if budget > 0 else 0
         fall = f"--mem-fraction-static would have to fall to {max(fraction, 0):.2f}"
         if tokens >= request.context * request.concurrency:
@@ -113,13 +92,12 @@ def _is_chunked(model: ModelSpec) -> bool:
     return any(layer.attention is AttentionKind.CHUNKED_LOCAL for layer in model.layers)
 
 
-def _version_traps(
-    request: PlanRequest, rules: SglangRules, given: SglangFlags, resolved: Resolved
-) -> list[str]:
-    found = []
+def _version_traps(state: SglangState) -> list[str]:
+    config, prompt, found = state.config, state.prompt, []
+    rules, given, resolved = config.rules, config.given, config.resolved
     if (
         rules.hybrid_flag
-        and _is_chunked(request.model)
+        and _is_chunked(config.model)
         and resolved.page_size > 1
         and resolved.attention_backend == "fa3"
     ):
@@ -131,7 +109,6 @@ def _version_traps(
         found.append(
             "FA3 reads FP8 as E4M3 only: with fp8_e5m2 SGLang falls back to triton, which is slower."
         )
-    prompt = max(1, request.context - request.output_tokens)
     copies = radix_copy_bytes(prompt, resolved.chunked_prefill_size)
     if rules.radix_copies_indices and given.radix_cache and copies > _WORTH_SAYING:
         found.append(

@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from farspan.engines.vllm.batch import BatchLimits
-from farspan.engines.vllm.flags import VllmFlags
-from farspan.engines.vllm.versions import VllmRules
-from farspan.hardware.gpu import Gpu
+from farspan.engines.vllm.config import VllmConfig
+from farspan.engines.vllm.defaults import BatchLimits
+from farspan.engines.vllm.pool import VllmKvLayout
 from farspan.models.spec import ModelSpec
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes, rope_table_bytes
 from farspan.sizes import GIB
@@ -88,45 +87,44 @@ def weight_bytes(model: ModelSpec, tp: int) -> tuple[int, int]:
     return rank_weight_bytes(model, tp).total, rope_table_bytes(model, model.dtype_bytes)
 
 
-def profile_run(
-    model: ModelSpec, tp: int, limits: BatchLimits, given: VllmFlags, rules: VllmRules
-) -> ProfileRun:
+def profile_run(config: VllmConfig, limits: BatchLimits) -> ProfileRun:
     """Predict what vLLM's profile run measures (gpu_worker.py: determine_available_memory)."""
+    model, given, rules = config.model, config.given, config.rules
     forward = int(ACTIVATION_COPIES * limits.tokens * model.hidden_size * model.dtype_bytes)
     logits = limits.requests * model.vocab_size
     return ProfileRun(
         forward=forward,
         sampler=logits * rules.sampler_bytes,
         images=IMAGE_BYTES if model.has_vision and given.images else 0,
-        non_torch=NON_TORCH_BYTES + (COLLECTIVE_BYTES if tp > 1 else 0),
+        non_torch=NON_TORCH_BYTES + (COLLECTIVE_BYTES if config.tp > 1 else 0),
     )
 
 
-def kv_budget(
-    model: ModelSpec,
-    gpu: Gpu,
-    tp: int,
-    limits: BatchLimits,
-    given: VllmFlags,
-    rules: VllmRules,
-    available_kv_bytes: int | None,
-) -> Budget:
+def kv_budget(config: VllmConfig, limits: BatchLimits) -> Budget:
     """Bytes for KV on one rank (vllm 0.12.0 v1/worker/gpu_worker.py: determine_available_memory)."""
-    weights, rope = weight_bytes(model, tp)
-    offloaded = min(given.cpu_offload_bytes, offloadable_bytes(model, tp))
+    given, rules = config.given, config.rules
+    weights, rope = weight_bytes(config.model, config.tp)
+    offloaded = min(given.cpu_offload_bytes, offloadable_bytes(config.model, config.tp))
     weights -= offloaded
     fraction = given.gpu_memory_utilization or rules.default_utilization
-    requested = int(gpu.memory_bytes * fraction)
-    profile = profile_run(model, tp, limits, given, rules)
+    requested = int(config.gpu.memory_bytes * fraction)
+    profile = profile_run(config, limits)
     estimated = given.graph_estimate_env if given.graph_estimate_env is not None else rules.subtracts_graphs
     graphs = GRAPH_ESTIMATE_BYTES if estimated and rules.subtracts_graphs and not given.enforce_eager else 0
     predicted = requested - weights - rope - profile.total - graphs
     available, by_hand, source = predicted, False, "predicted from the card, fitted to two servers"
-    if available_kv_bytes is not None:
-        available, by_hand, source = available_kv_bytes, True, "the engine's own figure"
+    if config.available_kv_bytes is not None:
+        available, by_hand, source = config.available_kv_bytes, True, "the engine's own figure"
     elif given.kv_cache_memory_bytes is not None:
         available, by_hand, source = given.kv_cache_memory_bytes, True, "--kv-cache-memory-bytes"
     return Budget(requested, weights, offloaded, rope, profile, graphs, available, by_hand, source)
+
+
+def bytes_beside_tables(config: VllmConfig, layout: VllmKvLayout, num_blocks: int, budget: Budget) -> int:
+    """Bytes of every line on the GPU but the block tables: to decide, many times over, whether they fit."""
+    pool = num_blocks * layout.bytes_per_block
+    fixed = CONTEXT_BYTES + budget.weights + budget.rope + budget.profile.total
+    return fixed + pool + (0 if config.given.enforce_eager else GRAPH_BYTES)
 
 
 def gib(count: float) -> str:

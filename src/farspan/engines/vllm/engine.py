@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from farspan.engines.engine import Engine
 from farspan.engines.vllm.command import KEY_VARIABLE, vllm_command
-from farspan.engines.vllm.start_phases import START_SECONDS
+from farspan.engines.vllm.start_phases import START_FIGURES, START_SECONDS
 from farspan.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from farspan.engines.command import EngineCommand, Listen, Nodes
+    from farspan.engines.logs.line_pattern import LinePattern
+    from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metrics import Measure, MetricSource
     from farspan.planner.levers import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
@@ -67,6 +69,16 @@ class Vllm(Engine):
     ) -> EngineCommand:
         return vllm_command(model, flags, env, listen, nodes, python)
 
+    def log_patterns(self) -> tuple[LinePattern, ...]:
+        from farspan.engines.vllm.log_grammar import LINES
+
+        return LINES
+
+    def doctor_rules(self) -> tuple[Rule | StateRule, ...]:
+        from farspan.engines.vllm.rules import RULES
+
+        return RULES
+
     def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
         from farspan.engines.vllm.metrics import METRIC_SOURCES
 
@@ -81,6 +93,9 @@ ENGINE = Vllm(
     key_variable=KEY_VARIABLE,
     context_flag="--max-model-len",
     data_parallel_flags=("--data-parallel-size", "-dp"),
+    memory_share_flag="--gpu-memory-utilization",
+    memory_share=0.9,
+    step_tokens_flag="--max-num-batched-tokens",
     eager_flags=("--enforce-eager",),
     logged_flags=(
         "gpu_memory_utilization",
@@ -92,6 +107,8 @@ ENGINE = Vllm(
         "enable_prefix_caching",
     ),
     start_seconds=START_SECONDS,
+    start_figures=START_FIGURES,
+    kernel_folder="/root/.cache/vllm",
     shell_program=("vllm", "serve", "{model}"),
     metric_prefix=b"vllm:",
 )

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from farspan.engines.vllm.flags import VllmFlags
 from farspan.engines.vllm.kv_spec import KvSpec, SpecKind, ceil_div
 from farspan.engines.vllm.pool import VllmKvLayout, make_layout
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError
-from farspan.hardware.gpu import Gpu
 from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec
 
-DEFAULT_BLOCK = 16
 # FlashAttention's kernel takes any multiple of 16 (v1/attention/backends/flash_attn.py).
 _KERNEL_BLOCK = 16
 _DS_MLA_BYTES = 656  # 512 FP8 values, 4 float32 scales, 64 bf16 RoPE values (flashmla_sparse.py)
@@ -61,44 +58,6 @@ def kv_layout(
             entry = layer.indexer.entry_bytes
             specs[f"{name}.indexer"] = KvSpec(SpecKind.MLA, block, 1, entry, 0, 1)
     return make_layout(specs, rules, hybrid=hybrid)
-
-
-def default_block_size(model: ModelSpec, gpu: Gpu, kv_dtype: KvDtype, rules: VllmRules) -> int:
-    """Tokens of a block when `--block-size` is not given: the attention backend's choice.
-
-    vllm 0.12.0 platforms/cuda.py: check_and_update_config; from 0.20.0 platforms/interface.py:
-    update_block_size_for_backend.
-    """
-    latent = [layer for layer in model.layers if layer.attention is AttentionKind.MLA]
-    if not latent:
-        sparse = any(layer.indexer is not None for layer in model.layers)
-        return 128 if sparse else DEFAULT_BLOCK  # MiniMax M3: one sparse block a page
-    if any(layer.indexer is not None for layer in latent):
-        return 64
-    if not rules.subtracts_graphs:
-        return 128 if gpu.capability[0] == 10 else 64
-    if gpu.capability[0] == 10:
-        return 32  # FlashInfer MLA
-    if gpu.capability[0] == 9 and kv_dtype.is_fp8:
-        return 64  # FlashMLA
-    return DEFAULT_BLOCK
-
-
-def resolve_kv_dtype(model: ModelSpec, wanted: KvDtype) -> KvDtype:
-    """The KV type as vLLM stores it: sparse MLA keeps FP8 in its own layout (config.py: DeepseekV32)."""
-    sparse_latent = any(
-        layer.indexer is not None and layer.attention is AttentionKind.MLA for layer in model.layers
-    )
-    if wanted is KvDtype.FP8_DS_MLA and not sparse_latent:
-        raise InputError(f"fp8_ds_mla is for sparse MLA models, not {model.name}", "use fp8_e4m3")
-    return KvDtype.FP8_DS_MLA if sparse_latent and wanted.is_fp8 else wanted
-
-
-def prefix_caching(model: ModelSpec, given: VllmFlags, rules: VllmRules) -> bool:
-    """Whether prefix caching is on (vllm config/model.py: is_prefix_caching_supported)."""
-    if given.prefix_caching is not None:
-        return given.prefix_caching
-    return rules.prefix_caches_states or not any(True for _ in model.layers_of(AttentionKind.LINEAR))
 
 
 def aligned_block(model: ModelSpec, rules: VllmRules, *, tp: int, kv_dtype: KvDtype, block_size: int) -> int:

@@ -4,52 +4,39 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from farspan.engines.vllm.batch import BatchLimits
 from farspan.engines.vllm.budget import (
     ACTIVATION_COPIES,
     COLLECTIVE_BYTES,
     CONTEXT_BYTES,
     GRAPH_BYTES,
     NON_TORCH_BYTES,
-    Budget,
     ProfileRun,
     weight_bytes,
 )
-from farspan.engines.vllm.pool import VllmKvLayout
-from farspan.engines.vllm.tables import table_lines
-from farspan.engines.vllm.versions import VllmRules
-from farspan.hardware.gpu import Gpu
-from farspan.models.spec import ModelSpec
+from farspan.engines.vllm.config import VllmConfig
+from farspan.engines.vllm.defaults import BatchLimits
+from farspan.engines.vllm.state import VllmState
+from farspan.engines.vllm.tables import ENTRY_BYTES, row_blocks
 from farspan.models.weights import rank_weight_bytes
 from farspan.planner.ledger import Allocation, Basis, LedgerPhase, MemoryLedger
 from farspan.sizes import format_bytes
 
 _FIT = "fitted to vllm 0.12.0 (Scout, TP 8) and 0.24.0 (one rank of it), both on H200"
+_V1_SOURCE = "vllm {version} v1/worker/block_table.py: MultiGroupBlockTable"
+_V2_SOURCE = "vllm {version} v1/worker/gpu/block_table.py: BlockTables"
 
 
-def make_ledger(
-    model: ModelSpec,
-    gpu: Gpu,
-    tp: int,
-    layout: VllmKvLayout,
-    num_blocks: int,
-    max_model_len: int,
-    limits: BatchLimits,
-    budget: Budget,
-    rules: VllmRules,
-    *,
-    graphs: bool,
-    kv_offload_bytes: int,
-) -> MemoryLedger:
+def make_ledger(state: VllmState) -> MemoryLedger:
     """Every allocation of one rank."""
+    config, budget = state.config, state.memory.budget
     lines = [
-        *_load_lines(model, tp, budget.offloaded, rules),
-        *_profile_lines(model, tp, limits, budget.profile, rules),
-        *_pool_lines(layout, num_blocks, budget, rules),
-        *table_lines(model, layout, max_model_len, limits, rules),
-        *_host_lines(tp, budget.offloaded, kv_offload_bytes, rules),
+        *_load_lines(config, budget.offloaded),
+        *_profile_lines(config, state.limits, budget.profile),
+        *_pool_lines(state),
+        *_table_lines(state),
+        *_host_lines(state),
     ]
-    if graphs:
+    if not config.given.enforce_eager:
         lines.append(
             Allocation(
                 name="CUDA graphs",
@@ -61,11 +48,12 @@ def make_ledger(
                 basis=Basis.FITTED,
             )
         )
-    return MemoryLedger(tuple(lines), gpu.memory_bytes)
+    return MemoryLedger(tuple(lines), config.gpu.memory_bytes)
 
 
 @lru_cache(maxsize=256)
-def _load_lines(model: ModelSpec, tp: int, offloaded: int, rules: VllmRules) -> tuple[Allocation, ...]:
+def _load_lines(config: VllmConfig, offloaded: int) -> tuple[Allocation, ...]:
+    model, tp, rules = config.model, config.tp, config.rules
     weights, rope = weight_bytes(model, tp)
     parts = rank_weight_bytes(model, tp).by_part
     listed = ", ".join(f"{part.value} {format_bytes(size)}" for part, size in parts.items() if size)
@@ -102,9 +90,8 @@ def _load_lines(model: ModelSpec, tp: int, offloaded: int, rules: VllmRules) -> 
 
 
 @lru_cache(maxsize=1024)
-def _profile_lines(
-    model: ModelSpec, tp: int, limits: BatchLimits, profile: ProfileRun, rules: VllmRules
-) -> tuple[Allocation, ...]:
+def _profile_lines(config: VllmConfig, limits: BatchLimits, profile: ProfileRun) -> tuple[Allocation, ...]:
+    model, rules = config.model, config.rules
     by_forward = profile.forward >= profile.sampler
     lines = [
         Allocation(
@@ -117,7 +104,7 @@ def _profile_lines(
             basis=Basis.FITTED,
         )
     ]
-    if tp > 1:
+    if config.tp > 1:
         lines.append(
             Allocation(
                 name="collectives (NCCL, custom all-reduce)",
@@ -161,8 +148,10 @@ def _profile_lines(
     return tuple(lines)
 
 
-def _host_lines(tp: int, offloaded: int, kv_offload: int, rules: VllmRules) -> list[Allocation]:
+def _host_lines(state: VllmState) -> list[Allocation]:
     """What one rank keeps in the machine's memory because it was asked to."""
+    tp, rules, offloaded = state.config.tp, state.config.rules, state.memory.budget.offloaded
+    kv_offload = state.config.given.kv_offload_bytes
     lines = []
     if offloaded:
         lines.append(
@@ -198,7 +187,8 @@ def _host_lines(tp: int, offloaded: int, kv_offload: int, rules: VllmRules) -> l
     return lines
 
 
-def _pool_lines(layout: VllmKvLayout, num_blocks: int, budget: Budget, rules: VllmRules) -> list[Allocation]:
+def _pool_lines(state: VllmState) -> list[Allocation]:
+    layout, budget, num_blocks = state.layout, state.memory.budget, state.memory.num_blocks
     groups = len(layout.groups)
     return [
         Allocation(
@@ -210,14 +200,67 @@ def _pool_lines(layout: VllmKvLayout, num_blocks: int, budget: Budget, rules: Vl
                 f"{num_blocks:,} blocks x {layout.bytes_per_block:,} B, shared by {groups} KV group"
                 f"{'s' if groups > 1 else ''}; {budget.source}"
             ),
-            source=f"vllm {rules.version} v1/core: get_kv_cache_config_from_groups",
+            source=f"vllm {state.config.rules.version} v1/core: get_kv_cache_config_from_groups",
             basis=Basis.MIRRORED if budget.given else Basis.FITTED,
         )
     ]
 
 
-def beside_tables(layout: VllmKvLayout, num_blocks: int, budget: Budget, *, graphs: bool) -> int:
-    """Bytes of every line on the GPU but the block tables: to decide, many times over, whether they fit."""
-    pool = num_blocks * layout.bytes_per_block
-    fixed = CONTEXT_BYTES + budget.weights + budget.rope + budget.profile.total
-    return fixed + pool + (GRAPH_BYTES if graphs else 0)
+def _table_lines(state: VllmState) -> tuple[Allocation, ...]:
+    """The block tables on the GPU, and what the host keeps for every possible token."""
+    config, limits, max_model_len = state.config, state.limits, state.max_model_len
+    rules, second, on_gpu = config.rules, state.memory.second_runner, state.tables
+    source = (_V2_SOURCE if second else _V1_SOURCE).format(version=rules.version)
+    rows = " + ".join(
+        f"{row_blocks(group, max_model_len, aligned=second or rules.aligns_tables):,}"
+        for group in state.layout.groups
+    )
+    copies = " x 2 copies" if second else ""
+    lines = [
+        Allocation(
+            name="block tables",
+            bytes=on_gpu,
+            when=LedgerPhase.POOL,
+            grows_with="--max-num-seqs x --max-model-len, and KV groups",
+            formula=f"{limits.requests} requests x ({rows}) blocks x 4 B{copies}",
+            source=source,
+            basis=Basis.MIRRORED,
+        )
+    ]
+    if second:
+        lines.append(
+            Allocation(
+                name="token ids of every request (pinned host memory)",
+                bytes=limits.requests * max_model_len * ENTRY_BYTES,
+                when=LedgerPhase.LOAD,
+                grows_with="--max-num-seqs x --max-model-len",
+                formula=f"{limits.requests} requests x {max_model_len:,} tokens x 4 B",
+                source=f"vllm {rules.version} v1/worker/gpu/states.py: RequestState",
+                basis=Basis.MIRRORED,
+                on_host=True,
+            )
+        )
+    else:
+        lines += [
+            Allocation(
+                name="block tables (pinned host copy)",
+                bytes=on_gpu,
+                when=LedgerPhase.POOL,
+                grows_with="--max-num-seqs x --max-model-len, and KV groups",
+                formula="as much as on the GPU",
+                source=source,
+                basis=Basis.MIRRORED,
+                on_host=True,
+            ),
+            Allocation(
+                name="token ids of every request (host, backed as prompts arrive)",
+                bytes=limits.requests * max_model_len * (ENTRY_BYTES + 1),
+                when=LedgerPhase.LOAD,
+                grows_with="--max-num-seqs x --max-model-len",
+                formula=f"{limits.requests} requests x {max_model_len:,} tokens x (4 + 1) B",
+                source=f"vllm {rules.version} v1/worker/gpu_input_batch.py: InputBatch",
+                basis=Basis.MIRRORED,
+                on_host=True,
+            ),
+        ]
+    return tuple(lines)

@@ -20,17 +20,17 @@ def _by_config(state: VllmState) -> str:
     first = first_version_with(model.architecture, rules)
     if first:
         return f"vLLM {rules.version} does not know {model.architecture}; {first} does"
-    if state.frame.hybrid.refusal:
-        return state.frame.hybrid.refusal
+    if state.memory.hybrid.refusal:
+        return state.memory.hybrid.refusal
     limit = model.max_position_embeddings
-    if state.max_model_len > limit and not state.given.long_context_env:
+    if state.max_model_len > limit and not state.config.given.long_context_env:
         return (
             f"{MAX_MODEL_LEN} {state.max_model_len} is above the model's {limit:,} positions; "
             f"{LONG_CONTEXT_ENV}=1 would allow it, with answers nobody vouches for"
         )
     groups = state.layout.groups
-    alone = len(groups) == 1 and groups[0].spec.block_size == state.frame.block_size
-    if rules.offload_needs_one_group and state.given.cpu_offload_bytes and not alone:
+    alone = len(groups) == 1 and groups[0].spec.block_size == state.memory.block_size
+    if rules.offload_needs_one_group and state.config.given.cpu_offload_bytes and not alone:
         return (
             f"vLLM {rules.version} asserts that weight offload goes with one KV group, and this model has "
             f"{len(groups)}: drop --cpu-offload-gb or take 0.20.0"
@@ -45,7 +45,7 @@ def _by_config(state: VllmState) -> str:
 
 def _e5m2_asserts(state: VllmState) -> bool:
     """Whether E5M2 meets a query quantized to E4M3 (vllm 0.12.0 attention/layer.py: Attention.forward)."""
-    if state.frame.kv_dtype is not KvDtype.FP8_E5M2:
+    if state.memory.kv_dtype is not KvDtype.FP8_E5M2:
         return False
     generation = state.request.gpu.capability[0]
     return generation == 10 or (generation == 9 and state.rules.e5m2_meets_quantized_query)
@@ -53,20 +53,20 @@ def _e5m2_asserts(state: VllmState) -> bool:
 
 def _by_check(state: VllmState) -> str:
     """vllm v1/core/kv_cache_utils.py: check_enough_kv_cache_memory."""
-    layout, budget, length = state.layout, state.frame.budget, state.max_model_len
-    has = layout.check_bytes(state.frame.available)
+    layout, budget, length = state.layout, state.memory.budget, state.max_model_len
+    has = layout.check_bytes(state.memory.available)
     if has <= 0 and budget.given:
-        return f"vLLM refuses to start: {gib(state.frame.available)} for KV cache does not hold one block"
+        return f"vLLM refuses to start: {gib(state.memory.available)} for KV cache does not hold one block"
     if has <= 0:
         return (
             f"vLLM refuses to start: of {gib(budget.requested)} it may use, weights take "
             f"{gib(budget.weights + budget.rope)} and the profile run {gib(budget.profile.total)}, "
             "which leaves no memory for cache blocks"
         )
-    if layout.passes_check(state.frame.available, length, state.frame.in_flight):
+    if layout.passes_check(state.memory.available, length, state.memory.in_flight):
         return ""
-    estimate = layout.estimated_max_model_len(state.frame.available, length, state.frame.in_flight)
-    needs = gib(layout.needed_bytes(length, state.frame.in_flight))
+    estimate = layout.estimated_max_model_len(state.memory.available, length, state.memory.in_flight)
+    needs = gib(layout.needed_bytes(length, state.memory.in_flight))
     return (
         f"vLLM refuses to start: {length:,} tokens need {needs} of KV cache and {gib(has)} is available; "
         f"estimated maximum model length {estimate:,}"
@@ -79,6 +79,6 @@ def _by_memory(state: VllmState) -> str:
         return ""
     return (
         f"{format_bytes(state.lacking)} short while the server warms up: the budget takes "
-        f"{format_bytes(state.frame.budget.requested)} and the block tables {format_bytes(state.tables)} beside "
+        f"{format_bytes(state.memory.budget.requested)} and the block tables {format_bytes(state.tables)} beside "
         f"it; lower --gpu-memory-utilization or {MAX_NUM_SEQS}"
     )

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
-from farspan.engines.vllm.batch import BatchLimits
-from farspan.engines.vllm.budget import Budget
-from farspan.engines.vllm.flags import VllmFlags
-from farspan.engines.vllm.hybrid import HybridState
+from farspan.engines.vllm.budget import Budget, bytes_beside_tables, gib, kv_budget
+from farspan.engines.vllm.config import VllmConfig
+from farspan.engines.vllm.defaults import (
+    BatchLimits,
+    batch_limits,
+    default_block_size,
+    on_second_runner,
+    prefix_caching,
+    resolve_kv_dtype,
+)
+from farspan.engines.vllm.hybrid import HybridState, hybrid_state
 from farspan.engines.vllm.layout import kv_layout
-from farspan.engines.vllm.ledger import make_ledger
 from farspan.engines.vllm.pool import NULL_BLOCKS, VllmKvLayout
+from farspan.engines.vllm.tables import table_bytes
 from farspan.engines.vllm.versions import VllmRules
 from farspan.models.spec import KvDtype
-from farspan.planner.ledger import MemoryLedger
 from farspan.planner.request import PlanRequest
 
 
 @dataclass(frozen=True, slots=True)
-class VllmFrame:
-    """What a server is whatever its context: worked out once for a sweep.
+class VllmMemory:
+    """A server's KV layout, budget and pool: worked out once for a sweep.
 
     Args:
         hybrid: Whether hybrid groups are on.
@@ -61,9 +68,8 @@ class VllmState(NamedTuple):
 
     Args:
         request: The question.
-        rules: The version's rules.
-        given: Flags as given.
-        frame: What the context does not change.
+        config: What no context changes.
+        memory: Its layout, budget and pool.
         max_model_len: Longest request the server will accept.
         limits: Batch limits.
         default_requests: max_num_seqs had the plan not lowered it.
@@ -72,9 +78,8 @@ class VllmState(NamedTuple):
     """
 
     request: PlanRequest
-    rules: VllmRules
-    given: VllmFlags
-    frame: VllmFrame
+    config: VllmConfig
+    memory: VllmMemory
     max_model_len: int
     limits: BatchLimits
     default_requests: int
@@ -82,9 +87,14 @@ class VllmState(NamedTuple):
     needed_blocks: int
 
     @property
+    def rules(self) -> VllmRules:
+        """The version's rules."""
+        return self.config.rules
+
+    @property
     def layout(self) -> VllmKvLayout:
         """The KV layout."""
-        return self.frame.layout
+        return self.memory.layout
 
     @property
     def default_tables(self) -> int:
@@ -99,7 +109,7 @@ class VllmState(NamedTuple):
         """
         if self.request.available_kv_bytes is not None:
             return 0
-        return self.frame.beside_tables + self.tables - self.request.gpu.memory_bytes
+        return self.memory.beside_tables + self.tables - self.request.gpu.memory_bytes
 
     @property
     def requests_chosen(self) -> bool:
@@ -109,48 +119,114 @@ class VllmState(NamedTuple):
     @property
     def max_concurrency(self) -> float:
         """Requests of the asked context at once, as vLLM works it out."""
-        return self.frame.num_blocks / self.needed_blocks
+        return self.memory.num_blocks / self.needed_blocks
 
     @property
     def holds(self) -> int:
         """Whole requests of the asked context at once, the placeholder block left out."""
-        return max(self.frame.num_blocks - NULL_BLOCKS, 0) // self.needed_blocks
-
-    def ledger(self) -> MemoryLedger:
-        """Every allocation."""
-        return make_ledger(
-            self.request.model,
-            self.request.gpu,
-            self.request.tp,
-            self.layout,
-            self.frame.num_blocks,
-            self.max_model_len,
-            self.limits,
-            self.frame.budget,
-            self.rules,
-            graphs=not self.given.enforce_eager,
-            kv_offload_bytes=self.given.kv_offload_bytes,
-        )
+        return max(self.memory.num_blocks - NULL_BLOCKS, 0) // self.needed_blocks
 
     def capacity_with(self, kv_dtype: KvDtype) -> int:
         """Longest single request with another KV type."""
         layout = self._layout_with(kv_dtype)
-        return layout.longest_request(layout.num_blocks(self.frame.budget.available), self.frame.in_flight)
+        return layout.longest_request(layout.num_blocks(self.memory.budget.available), self.memory.in_flight)
 
     def holds_with(self, kv_dtype: KvDtype) -> int:
         """Whole requests of the asked context at once with another KV type."""
         layout = self._layout_with(kv_dtype)
-        num_blocks = layout.num_blocks(self.frame.budget.available)
-        needed = layout.request_blocks(self.request.context, self.frame.in_flight)
+        num_blocks = layout.num_blocks(self.memory.budget.available)
+        needed = layout.request_blocks(self.request.context, self.memory.in_flight)
         return max(num_blocks - NULL_BLOCKS, 0) // needed
 
     def _layout_with(self, kv_dtype: KvDtype) -> VllmKvLayout:
         return kv_layout(
             self.request.model,
-            self.rules,
+            self.config.rules,
             tp=self.request.tp,
             kv_dtype=kv_dtype,
-            block_size=self.frame.block_size,
-            hybrid=self.frame.hybrid.on,
-            prefix_caching=self.frame.prefix_caching,
+            block_size=self.memory.block_size,
+            hybrid=self.memory.hybrid.on,
+            prefix_caching=self.memory.prefix_caching,
         )
+
+
+@lru_cache(maxsize=1024)
+def _memory(config: VllmConfig, limits: BatchLimits, allow_env: bool) -> VllmMemory:
+    """Lay the cache out and size the pool; `allow_env` treats the variable that allows hybrid groups as set.
+
+    Raises:
+        GroupingError: vLLM cannot group the layers.
+    """
+    model, gpu, given, rules = config.model, config.gpu, config.given, config.rules
+    hybrid = hybrid_state(model, given, rules, allow_env=allow_env)
+    kv_dtype = resolve_kv_dtype(model, given.kv_dtype)
+    block_size = given.block_size or default_block_size(model, gpu, kv_dtype, rules)
+    prefix_cached = prefix_caching(model, given, rules)
+    layout = kv_layout(
+        model,
+        rules,
+        tp=config.tp,
+        kv_dtype=kv_dtype,
+        block_size=block_size,
+        hybrid=hybrid.on,
+        prefix_caching=prefix_cached,
+    )
+    budget = kv_budget(config, limits)
+    num_blocks = given.num_blocks or layout.num_blocks(budget.available)
+    in_flight = limits.in_flight(rules)
+    available = num_blocks * layout.bytes_per_block if given.num_blocks else budget.available
+    printed = {"Model loading took": gib(budget.weights + budget.rope)}
+    if available > 0 and num_blocks > 0:
+        printed["Available KV cache memory"] = gib(budget.available)
+    return VllmMemory(
+        hybrid=hybrid,
+        env_chosen=allow_env and hybrid.on and not rules.chunked_hybrid_default,
+        kv_dtype=kv_dtype,
+        block_size=block_size,
+        prefix_caching=prefix_cached,
+        layout=layout,
+        budget=budget,
+        num_blocks=num_blocks,
+        available=available,
+        in_flight=in_flight,
+        capacity=layout.longest_request(num_blocks, in_flight),
+        second_runner=on_second_runner(model, rules),
+        beside_tables=bytes_beside_tables(config, layout, num_blocks, budget),
+        printed=printed,
+    )
+
+
+def build_state(
+    request: PlanRequest, config: VllmConfig, *, allow_env: bool, requests: int | None = None
+) -> VllmState:
+    """Everything of a server with a request's flags.
+
+    Args:
+        request: The question.
+        config: Its flags, read.
+        allow_env: Treat the environment variable that allows hybrid groups as set where it was not given.
+        requests: Requests at once, in place of vLLM's default.
+
+    Raises:
+        GroupingError: vLLM cannot group the layers.
+    """
+    model, given = config.model, config.given
+    max_model_len = given.max_model_len or request.context
+    if given.auto_max_model_len:
+        max_model_len = model.max_position_embeddings
+    default = batch_limits(given, config.gpu, max_model_len, config.rules)
+    limits = default if requests is None else default._replace(requests=requests)
+    memory = _memory(config, limits, allow_env)
+    if given.auto_max_model_len:
+        longest = memory.layout.estimated_max_model_len(memory.available, max_model_len, memory.in_flight)
+        max_model_len = longest or max_model_len
+    return VllmState(
+        request,
+        config,
+        memory,
+        max_model_len,
+        limits,
+        default.requests,
+        table_bytes(memory.layout, max_model_len, limits.requests, second_runner=memory.second_runner),
+        memory.layout.request_blocks(request.context, memory.in_flight),
+    )

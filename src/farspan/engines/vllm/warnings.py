@@ -40,30 +40,30 @@ def _unlisted(state: VllmState) -> list[str]:
 
 
 def _waits_for_ever(state: VllmState) -> list[str]:
-    if state.frame.capacity >= state.max_model_len:
+    if state.memory.capacity >= state.max_model_len:
         return []
     checked = "counts windowed layers as if hybrid groups were on"
     if state.rules.check is CapacityCheck.FIRST_GROUP:
         checked = "counts the first KV group only"
     return [
         f"The server starts with {MAX_MODEL_LEN} {state.max_model_len}, since the check of vLLM "
-        f"{state.rules.version} {checked}, but a request above {state.frame.capacity:,} tokens waits for ever: KV "
+        f"{state.rules.version} {checked}, but a request above {state.memory.capacity:,} tokens waits for ever: KV "
         "usage climbs, falls to 0, and no line is logged. It recovers when the client goes away."
     ]
 
 
 def _who_turned_hybrid_off(state: VllmState) -> list[str]:
-    if state.frame.env_chosen:
+    if state.memory.env_chosen:
         return [
             f"vLLM {state.rules.version} keeps every token in every layer unless {CHUNKED_HYBRID_ENV}=1 is "
             "set: this plan sets it."
         ]
     specs = [spec for group in state.layout.groups for spec in group.distinct]
-    if state.frame.hybrid.on or not any(spec.full_window or spec.full_chunk for spec in specs):
+    if state.memory.hybrid.on or not any(spec.full_window or spec.full_chunk for spec in specs):
         return []
     return [
-        f"Hybrid KV groups are off ({state.frame.hybrid.off_because}): windowed layers keep every token, so the "
-        f"longest request is {state.frame.capacity:,} tokens."
+        f"Hybrid KV groups are off ({state.memory.hybrid.off_because}): windowed layers keep every token, so the "
+        f"longest request is {state.memory.capacity:,} tokens."
     ]
 
 
@@ -84,7 +84,7 @@ def _tables(state: VllmState) -> list[str]:
 
 
 def _fp8(state: VllmState) -> list[str]:
-    if not state.frame.kv_dtype.is_fp8 or state.frame.kv_dtype is KvDtype.FP8_DS_MLA:
+    if not state.memory.kv_dtype.is_fp8 or state.memory.kv_dtype is KvDtype.FP8_DS_MLA:
         return []
     found = []
     own_figure = state.request.available_kv_bytes is not None
@@ -95,7 +95,7 @@ def _fp8(state: VllmState) -> list[str]:
                 f"FP8 is not needed for {state.request.context:,} tokens: with the model's own KV type one "
                 f"request may have {longest:,}."
             )
-    if state.frame.kv_dtype is KvDtype.FP8_E5M2:
+    if state.memory.kv_dtype is KvDtype.FP8_E5M2:
         found.append(
             "E5M2 cannot be used with a quantized query (FlashAttention 3 on Hopper to 0.20, TensorRT-LLM "
             "kernels on Blackwell): use fp8_e4m3. The assertion has nothing to do with --calculate-kv-scales."
@@ -104,8 +104,8 @@ def _fp8(state: VllmState) -> list[str]:
 
 
 def _offload(state: VllmState) -> list[str]:
-    found = offloaded_weights_warning(state.frame.budget.offloaded)
-    if state.given.connector:
+    found = offloaded_weights_warning(state.memory.budget.offloaded)
+    if state.config.given.connector:
         found.append(
             "A KV connector keeps or moves finished KV; it does not raise the longest request: every token of a "
             "running request must be in the GPU's pool."
@@ -117,12 +117,12 @@ def _printed_size(state: VllmState) -> list[str]:
     if len(state.layout.groups) < 2:
         return []
     printed = kv_cache_size_tokens(
-        state.layout, state.frame.num_blocks, state.max_model_len, state.frame.in_flight
+        state.layout, state.memory.num_blocks, state.max_model_len, state.memory.in_flight
     )
     if state.rules.size_line is SizeLine.DIVIDED:
         return [
             f'The log will say "GPU KV cache size: {printed:,} tokens", the same with hybrid groups on and '
-            f"off: it is not the longest request, which is {state.frame.capacity:,} tokens."
+            f"off: it is not the longest request, which is {state.memory.capacity:,} tokens."
         ]
     return [
         f'The "GPU KV cache size: {printed:,} tokens" of the log is the concurrency times {MAX_MODEL_LEN}: '

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from farspan.errors import FarspanError
-from farspan.kv.memory.drivers.driver import Fence, Handle
+from farspan.kv.memory.drivers.driver import Fence, PassedFence
 from farspan.kv.memory.segments import UNMAP_AFTER, SegmentedRange, SegmentPool
 
 
@@ -59,10 +59,8 @@ class Backing:
         """Segments mapped now, in use or not."""
         return sum(one.mapped_segments for one in self.ranges)
 
-    def hold(self, spans: Sequence[SegmentSpan], growing: bool = True) -> None:
+    def hold(self, spans: Sequence[SegmentSpan]) -> None:
         """Count one more user of every segment of `spans`, mapping those that are not; all or none.
-
-        `growing` says that more will be wanted soon (see `SegmentPool.take`).
 
         Raises:
             NoRoomError: There is no memory for them; nothing has changed.
@@ -72,7 +70,7 @@ class Backing:
         revived = {key: self._empty.pop(key) for key in wanted & self._empty.keys()}
         missing = sorted(key for key in wanted if not self.ranges[key[0]].mapped(key[1]))
         try:
-            self._map(missing, growing)
+            self._map(missing)
         except FarspanError:
             self._empty = dict(sorted((self._empty | revived).items(), key=lambda item: item[1].since))
             raise
@@ -149,18 +147,26 @@ class Backing:
             one.close()
         self._empty = {}
 
-    def _map(self, missing: list[tuple[int, int]], growing: bool) -> None:
-        handles = self._pool.take(len(missing), growing)
-        done: list[tuple[int, int]] = []
+    def _map(self, missing: list[tuple[int, int]]) -> None:
+        handles = self._pool.take(len(missing))
+        done = 0
         try:
             for number, start, stop in _runs(missing):
-                count = stop - start
-                self.ranges[number].map_segments(start, handles[len(done) : len(done) + count])
-                done += [(number, index) for index in range(start, stop)]
+                self.ranges[number].map_segments(start, handles[done : done + stop - start])
+                done += stop - start
         except FarspanError:
-            rest: list[Handle] = handles[len(done) :]
-            self._pool.give([self.ranges[number].unmap_segment(index) for number, index in done] + rest)
+            self._undo_map(missing)
+            self._pool.give([handle for handle in handles if handle.address is None])
             raise
+
+    def _undo_map(self, keys: list[tuple[int, int]]) -> None:
+        """Unmap what is mapped of `keys`; what the device will not unmap is empty, and tried again by `tick`."""
+        for number, index in keys:
+            if self.ranges[number].mapped(index):
+                try:
+                    self.ranges[number].unmap_segment(index)
+                except FarspanError:
+                    self._empty[number, index] = _Empty(self._pool.clock(), PassedFence())
 
     def _unmap(self, key: tuple[int, int]) -> None:
         handle = self.ranges[key[0]].unmap_segment(key[1])

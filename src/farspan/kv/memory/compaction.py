@@ -20,6 +20,13 @@ def compact(kind: LayerKind, tables: Sequence[PageTable]) -> bool:
 
     Only pages with a single user move, which must be one of `tables`; call it between steps.
 
+    =====================  ===================  =========================  ==============
+    references             before               moved                      not moved
+    =====================  ===================  =========================  ==============
+    pages of the segment   the tables: 1 each   nobody                     as before
+    free pages below       nobody               the tables: 1 each         nobody
+    =====================  ===================  =========================  ==============
+
     Returns:
         Whether the segment is empty now; when not, nothing has changed.
     """
@@ -43,9 +50,13 @@ def compact(kind: LayerKind, tables: Sequence[PageTable]) -> bool:
     if int(targets.max()) >= low:
         pool.free(targets)
         return False
-    for rows in kind.page_rows:
-        for (_, _, source), target in zip(moves, targets.tolist(), strict=True):
-            rows[target].copy_(rows[source])
+    try:
+        for rows in kind.page_rows:
+            for (_, _, source), target in zip(moves, targets.tolist(), strict=True):
+                rows[target].copy_(rows[source])
+    except BaseException:
+        pool.free(targets)
+        raise
     for (table, number, _), target in zip(moves, targets, strict=True):
         pool.free(table.replace(number, np.array([target], np.int32)))
     return True

@@ -194,7 +194,7 @@ class RequestTable:
 
     def _keep_first(self) -> None:
         if not self._first_held:
-            self._backing.hold([SegmentSpan(0, 0, 1)], growing=False)
+            self._backing.hold([SegmentSpan(0, 0, 1)])
             self._first_held = True
 
     def _first_segment(self, row: int) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from farspan.errors import InputError
+from farspan.errors import FarspanError, InputError
 from farspan.kv.memory.backing import Backing, SegmentSpan
 from farspan.kv.memory.drivers.driver import NoRoomError
 from farspan.kv.memory.page_refs import PageReferences, Pages
@@ -56,8 +56,8 @@ class PagePool:
         self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
         self._may_shrink = self._counted_on = False
         try:
-            self._back(np.zeros(1, np.int64), growing=False)
-        except NoRoomError:
+            self._back(np.zeros(1, np.int64))
+        except FarspanError:
             self._backing.close()
             raise
         segments.register(self)
@@ -256,14 +256,14 @@ class PagePool:
             for layer, page in enumerate(self._page_bytes)
         ]
 
-    def _back(self, segments: NDArray[np.int64], growing: bool = True) -> None:
+    def _back(self, segments: NDArray[np.int64]) -> None:
         """Back whole segments of the pool, ascending, in every layer; all or none."""
         runs = _runs(segments)
         if self._even:
             spans = [span for run in runs for span in self._spans(*run)]
         else:
             spans = [span for segment in segments.tolist() for span in self._spans(segment)]
-        self._backing.hold(spans, growing)
+        self._backing.hold(spans)
         for start, stop in runs:
             self._books.back(start, stop)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from farspan.errors import FarspanError
 from farspan.kv.memory.drivers.driver import DriverError, Handle
 
 if TYPE_CHECKING:
@@ -50,18 +51,24 @@ class SegmentedRange:
 
         Raises:
             DriverError: A segment is outside the range or backed already.
-            NoRoomError: The device has no memory for its own tables.
+            NoRoomError: The device has no memory for its own tables. What the device would not undo is backed.
         """
         if start < 0 or start + len(handles) > self.segments:
             raise DriverError(f"segments [{start}, {start + len(handles)}) of a range of {self.segments}")
-        self._driver.map_run(self.address + start * self._segment, handles)
+        try:
+            self._driver.map_run(self._address_of(start), handles)
+        except FarspanError:
+            for index, handle in enumerate(handles, start):
+                if handle.address == self._address_of(index):
+                    self._handles[index] = handle
+            raise
         self._handles.update(zip(range(start, start + len(handles)), handles, strict=True))
 
     def unmap_segment(self, index: int) -> Handle:
         """Take the segment's memory away and return it. Nothing queued on the device may still touch it."""
         if index not in self._handles:
             raise DriverError(f"segment {index} is not backed")
-        handle = self._driver.unmap(self.address + index * self._segment, self._segment)
+        handle = self._driver.unmap(self._address_of(index), self._segment)
         del self._handles[index]
         return handle
 
@@ -95,6 +102,9 @@ class SegmentedRange:
             self._pool.give([self.unmap_segment(index)])
         self._driver.release(self.address, self.size)
         self._closed = True
+
+    def _address_of(self, index: int) -> int:
+        return self.address + index * self._segment
 
     def _bytes(self, shape: tuple[int, ...], itemsize: int) -> int:
         size = itemsize

@@ -39,8 +39,6 @@ class SegmentStatistics:
         cap: The most that may be held now.
         ever_created: Created since the start.
         ever_destroyed: Destroyed since the start.
-        ahead_created: Of `ever_created`, in the background.
-        ahead_failures: Attempts to create in the background that failed; the next growth tries again.
         surrendered: Times a range let go of an empty segment early because another needed it.
     """
 
@@ -51,8 +49,6 @@ class SegmentStatistics:
     cap: int
     ever_created: int
     ever_destroyed: int
-    ahead_created: int
-    ahead_failures: int
     surrendered: int
 
 
@@ -76,15 +72,14 @@ class _Idle:
 class SegmentPool:
     """The physical memory that ranges share.
 
-    `take`, `give`, `room` and `tick` belong to one thread, that of the scheduler; only creating ahead runs beside it.
+    `take`, `give`, `room` and `tick` belong to one thread, that of the scheduler; `statistics` and `limit_segments` may
+    be asked from any.
 
     Args:
         driver: Of the device. The pool does not close it.
         segment_bytes: Of every segment; a multiple of the driver's granularity.
         cap: The most to hold.
         quiet_s: Memory is back with the device this long after its last use, if `tick` is called often enough.
-        ahead_bytes: While ranges grow, the background keeps this much created and unused; 0 for none.
-        watermark_bytes: It starts when less than this much is unused; None for half of `ahead_bytes`.
         reread_s: How old the device's free memory may be for `room`; `take` always reads it before it creates.
         clock: Seconds.
     """
@@ -96,8 +91,6 @@ class SegmentPool:
         cap: Cap | None = None,
         *,
         quiet_s: float = 10.0,
-        ahead_bytes: int = 0,
-        watermark_bytes: int | None = None,
         reread_s: float = 0.05,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -115,21 +108,27 @@ class SegmentPool:
         self._limit_segments = 0
         self._limit_until = float("-inf")
         self._idle: list[_Idle] = []  # oldest first: taken from the end
-        self._created = 0  # held, and those being created
+        self._created = 0
         self._lenders: list[Lender] = []
         self._surrendering = False
         self._ever_created = self._ever_destroyed = self._surrendered = 0
-        self._lock = threading.Condition()
+        self._lock = threading.Lock()
         self._closed = False
-        watermark = ahead_bytes // 2 if watermark_bytes is None else watermark_bytes
-        self._ahead = _Ahead(self, -(-ahead_bytes // segment_bytes), -(-watermark // segment_bytes))
 
     # --- taking and giving ---------------------------------------------------------------------------------------
 
-    def take(self, count: int, growing: bool = True) -> list[Handle]:
+    def take(self, count: int) -> list[Handle]:
         """Return `count` segments, unmapped; idle ones first, then new ones; all or none.
 
-        When neither is enough, holders surrender what they have empty. `growing` lets the background create ahead.
+        When neither is enough, holders surrender what they have empty.
+
+        =====================  ================  ======================  ==============
+        who has the segments   before            after                   after an error
+        =====================  ================  ======================  ==============
+        idle ones              the pool          the caller              the pool
+        new ones               the device        the caller              the device
+        surrendered ones       another holder    the pool or the caller  the pool
+        =====================  ================  ======================  ==============
 
         Raises:
             NoRoomError: The cap, or the device, has no room for so many.
@@ -145,8 +144,6 @@ class SegmentPool:
             raise
         with self._lock:
             self._ever_created += fresh
-        if growing:
-            self._ahead.wake()
         return [idle.handle for idle in taken] + created
 
     def give(self, handles: Sequence[Handle], fence: Fence | None = None, since: float | None = None) -> None:
@@ -215,13 +212,11 @@ class SegmentPool:
             return SegmentStatistics(
                 segment_bytes=self.segment_bytes,
                 created=self._created,
-                lent=self._created - idle - self._ahead.creating,
+                lent=self._created - idle,
                 idle=idle,
                 cap=self._limit_segments,
                 ever_created=self._ever_created,
                 ever_destroyed=self._ever_destroyed,
-                ahead_created=self._ahead.created,
-                ahead_failures=self._ahead.failures,
                 surrendered=self._surrendered,
             )
 
@@ -234,16 +229,13 @@ class SegmentPool:
                 assert handle.alive, "idle segments are alive"
                 assert handle.address is None, "idle segments are not mapped"
             assert len(handles) <= self._created, "idle segments are held"
-            assert self._created == self._ever_created - self._ever_destroyed + self._ahead.creating, (
-                "all counted"
-            )
+            assert self._created == self._ever_created - self._ever_destroyed, "segments are miscounted"
 
     def close(self) -> None:
-        """Stop creating ahead and give every idle segment back; ranges must have given theirs back before."""
+        """Give every idle segment back; ranges must have given theirs back before."""
         if self._closed:
             return
         self._closed = True
-        self._ahead.stop()
         handles = [idle.handle for idle in self._idle]
         self._idle = []
         self._destroy(handles)
@@ -254,10 +246,8 @@ class SegmentPool:
         """Return idle segments, no longer the pool's, and how many more may be created, counted as held already."""
         if len(self._idle) < count:
             self._reread()
-        for attempt in ("at once", "waited", "surrendered"):
+        for surrendered in (False, True):
             with self._lock:
-                while attempt != "at once" and self._ahead.creating:
-                    self._lock.wait()  # what the background is creating may be what is missing
                 cut = max(0, len(self._idle) - count)
                 fresh = count - (len(self._idle) - cut)
                 missing = fresh - max(0, self._limit_segments - self._created)
@@ -266,7 +256,7 @@ class SegmentPool:
                     del self._idle[cut:]
                     self._created += fresh
                     return taken, fresh
-            if attempt == "waited":
+            if not surrendered:
                 self._call_in(missing)
         size, limit = format_bytes(count * self.segment_bytes), self._limit_segments * self.segment_bytes
         raise NoRoomError(
@@ -302,8 +292,7 @@ class SegmentPool:
     def _reread(self) -> None:
         memory = self.driver.memory()
         with self._lock:
-            # What is being created is counted as held and may still be counted as free: the smaller limit is taken.
-            held = (self._created - self._ahead.creating) * self.segment_bytes
+            held = self._created * self.segment_bytes
             self._limit_segments = self._cap.limit(memory, held) // self.segment_bytes
             self._limit_until = self.clock() + self._reread_s
 
@@ -317,67 +306,3 @@ class SegmentPool:
             with self._lock:
                 self._created -= 1
                 self._ever_destroyed += 1
-
-
-class _Ahead:
-    """The background thread that creates segments while ranges grow. It starts with the first need."""
-
-    def __init__(self, pool: SegmentPool, target: int, watermark: int) -> None:
-        self._pool = pool
-        self._target = target
-        self._watermark = max(1, watermark)
-        self._thread: threading.Thread | None = None
-        self._wanted = threading.Event()
-        self._stopping = False
-        self.creating = 0  # 0 or 1, part of the pool's `created`
-        self.created = 0
-        self.failures = 0
-
-    def wake(self) -> None:
-        """Start filling up when too little is idle."""
-        if self._target and len(self._pool._idle) < self._watermark and not self._stopping:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="farspan-kv-ahead", daemon=True)
-                self._thread.start()
-            self._wanted.set()
-
-    def stop(self) -> None:
-        """Return once the thread has ended."""
-        self._stopping = True
-        self._wanted.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            self._wanted.wait()
-            self._wanted.clear()
-            while not self._stopping and self._create_one():
-                pass
-            if self._stopping:
-                return
-
-    def _create_one(self) -> bool:
-        """Create one segment; return whether more are wanted. A failure only ends this round."""
-        pool = self._pool
-        with pool._lock:
-            if len(pool._idle) >= self._target or pool._created >= pool._limit_segments:
-                return False
-            pool._created += 1
-            self.creating = 1
-        handle: Handle | None = None
-        try:
-            handle = pool.driver.create(pool.segment_bytes)
-        except Exception:  # noqa: BLE001 - whatever it is, the scheduler meets it again when it grows itself
-            self.failures += 1
-        finally:
-            with pool._lock:
-                self.creating = 0
-                if handle is None:
-                    pool._created -= 1
-                else:
-                    self.created += 1
-                    pool._ever_created += 1
-                    pool._idle.append(_Idle(handle, pool.clock(), None))
-                pool._lock.notify_all()
-        return handle is not None

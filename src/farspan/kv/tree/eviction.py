@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,13 +27,6 @@ _WINDOW = 32
 _SAMPLE = 4096
 
 Preference = Callable[["NDArray[np.int32]"], "NDArray[Any]"]
-
-
-class Policy(Enum):
-    """Who goes first: LRU, the least recently used; LFU, the least often matched and of these the least recently."""
-
-    LRU = "lru"
-    LFU = "lfu"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,21 +51,15 @@ class Victim:
 
 
 class _Candidate(NamedTuple):
-    frequency: int
     last: int
     order: int
     node: TreeNode
 
-    @property
-    def rank(self) -> tuple[int, int]:
-        return self[:2]
-
 
 class EvictionQueue:
-    """The candidates of one tree."""
+    """The candidates of one tree, the least recently used first."""
 
-    def __init__(self, policy: Policy, kinds: int) -> None:
-        self._policy = policy
+    def __init__(self, kinds: int) -> None:
         self._heaps: dict[Slot, list[_Candidate]] = {
             (kind, location): [] for kind in range(kinds) for location in Location
         }
@@ -121,7 +107,7 @@ class EvictionQueue:
             if not evictable(node, slot):
                 heappop(heap)
                 node.queued &= ~(1 << (2 * slot[0] + slot[1]))
-            elif heap[0].rank != self.rank(node):
+            elif heap[0].last != node.last:
                 heappop(heap)
                 self._push(slot, node)
             else:
@@ -132,10 +118,6 @@ class EvictionQueue:
         """Undo `pop`."""
         for candidate in candidates:
             heappush(self._heaps[slot], candidate)
-
-    def rank(self, node: TreeNode) -> tuple[int, int]:
-        """Return what nodes are ordered by: lower goes first."""
-        return (node.hits if self._policy is Policy.LFU else 0, node.last)
 
     def next_order(self) -> int:
         """Return a number that no candidate has yet, to break ties by arrival."""
@@ -154,7 +136,7 @@ class EvictionQueue:
                     assert id(node) in queued[slot], "a node that may go is not queued"
 
     def _push(self, slot: Slot, node: TreeNode) -> None:
-        heappush(self._heaps[slot], _Candidate(*self.rank(node), self.next_order(), node))
+        heappush(self._heaps[slot], _Candidate(node.last, self.next_order(), node))
 
 
 class _Selection:
@@ -187,9 +169,8 @@ class _Selection:
         self._left[id(parent)] = before - 1
         parent_may_go = parent.parent is not None and not parent.locks and parent.location is self._slot[1]
         if before == 1 and parent_may_go:
-            frequency, last = self._queue.rank(parent)
             order = self._queue.next_order()
-            heappush(self._parents, _Candidate(frequency, max(last, chosen.last), order, parent))
+            heappush(self._parents, _Candidate(max(parent.last, chosen.last), order, parent))
 
     def put_back(self) -> None:
         """Leave the queue as it was."""
@@ -212,7 +193,7 @@ class _Selection:
 
     def _near(self, first: _Candidate, other: _Candidate) -> bool:
         slack = (self._now - first.last) // _SLACK
-        return first.frequency == other.frequency and other.last <= first.last + slack
+        return other.last <= first.last + slack
 
 
 def evictable(node: TreeNode, slot: Slot) -> bool:

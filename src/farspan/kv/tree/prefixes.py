@@ -6,7 +6,7 @@ The tree (`kv.radix`) knows which tokens have which pages, the pools (`kv.pages`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,31 +37,36 @@ TakePages = Callable[[int, int, int | None], "NDArray[np.int32]"]
 """Returns so many pages of a kind, those that follow a page first; see `ElasticKVCache.take_pages`."""
 
 
+_ON_HOST = -1
+"""Stands in a hit for a page that is in host memory."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Hit:
-    """The part of a prompt that need not be computed again; locked until released.
+    """The part of a prompt that need not be computed again; its path in the tree is locked until released.
 
     Attributes:
         length: Tokens, whole pages.
         cursor: Its end in the tree, locked; None without a tree.
-        spans: For each kind, the pages that a sequence of this prefix starts with; of the device.
-        missing: For each kind, how many of these are still on the host.
+        pages: For each kind, the pages that a sequence of this prefix starts with; -1 where one is on the host.
+        on_host: For each secondary kind, at its place, where in host memory those are; the primary kind's are asked of
+            the tree.
     """
 
     length: int
     cursor: Cursor | None
-    spans: tuple[SecondaryPages, ...]
-    missing: tuple[int, ...]
+    pages: tuple[SecondaryPages, ...]
+    on_host: tuple[tuple[SecondaryPages, ...], ...]
 
     @property
     def reused_pages(self) -> tuple[int, ...]:
         """For each kind, the pages that are on the device already."""
-        return tuple(len(span.pages) for span in self.spans)
+        return tuple(int(np.count_nonzero(held.pages != _ON_HOST)) for held in self.pages)
 
 
 def no_hit(kinds: int) -> Hit:
     """Return the hit of a prompt of which nothing is known."""
-    return Hit(0, None, (SecondaryPages(0, np.empty(0, np.int32)),) * kinds, (0,) * kinds)
+    return Hit(0, None, (SecondaryPages(0, np.empty(0, np.int32)),) * kinds, ((),) * kinds)
 
 
 class PrefixStore:
@@ -110,58 +115,94 @@ class PrefixStore:
         """Return how many pages of a kind could be evicted."""
         return self._tree.evictable(kind)
 
-    def find(self, tokens: NDArray[np.int32], namespace: bytes) -> Hit:
+    def find(self, tokens: NDArray[np.int32], namespace: bytes, host: bool = True) -> Hit:
         """Return the longest prefix that every kind of layers can continue, locked.
 
-        What is on the host counts; `bring_back` copies it before the hit is used.
+        What is on the host counts when `host` says so; `secure` copies it before the hit is used.
         """
         match = self._tree.match(tokens, namespace)
         size = self._page_tokens
+        locations = tuple(Location) if host else (Location.DEVICE,)
         rules = []
         for index, kind in enumerate(self._kinds[1:], 1):
-            spans = [*match.spans(index), *match.spans(index, Location.HOST)]
-            rules.append((kind.retention, [(span.start * size, span.stop * size) for span in spans]))
-        length = usable(rules, match.length + match.host_length, size)
+            held = [each for location in locations for each in match.spans(index, location)]
+            rules.append((kind.retention, [(each.start * size, each.stop * size) for each in held]))
+        length = usable(rules, match.length + (match.host_length if host else 0), size)
         cursor = self._tree.back(match.host_cursor, length)
         self._tree.lock(cursor)
-        pages = length // size
-        device = match.pages[: min(pages, match.length // size)]
-        spans = [SecondaryPages(0, device)]
-        missing = [pages - len(device)]
+        stop = length // size
+        primary = match.pages[:stop]
+        if len(primary) < stop:
+            primary = np.concatenate((primary, np.full(stop - len(primary), _ON_HOST, np.int32)))
+        pages = [SecondaryPages(0, primary)]
+        on_host: list[tuple[SecondaryPages, ...]] = [()]
         for index, kind in enumerate(self._kinds[1:], 1):
             first = kind.retention.first_needed(length) // size
-            held = [span.clip(first, pages) for span in match.spans(index)]
-            found = SecondaryPages(first, join([span.pages for span in held if len(span.pages)]))
-            spans.append(found)
-            missing.append(max(0, pages - first) - len(found.pages))
-        return Hit(length, cursor, tuple(spans), tuple(missing))
+            found = np.full(max(0, stop - first), _ON_HOST, np.int32)
+            for part in _clipped(match.spans(index), first, stop):
+                found[part.start - first : part.stop - first] = part.pages
+            pages.append(SecondaryPages(first, found))
+            on_host.append(_clipped(match.spans(index, Location.HOST), first, stop))
+        return Hit(length, cursor, tuple(pages), tuple(on_host))
 
-    def bring_back(self, hit: Hit, tokens: NDArray[np.int32], namespace: bytes, take: TakePages) -> Hit:
-        """Copy what a hit has on the host to the device and return the hit as it is then.
+    def secure(self, hit: Hit, take: TakePages) -> tuple[SecondaryPages, ...]:
+        """Give a hit's pages to a new sequence, those in host memory copied back first; all of them or none.
+
+        Nothing that the hit names can go meanwhile: its path is locked, and each page is counted before `take`, which
+        may evict, is called for another.
+
+        ==========================  ================  =====================================  ========================
+        references of               before            after                                  after an error
+        ==========================  ================  =====================================  ========================
+        pages on the device         the tree: 1       the tree: 1 or 0 (*), the caller: 1    the tree: 1 or 0 (*)
+        pages of the host tier      the tree          nobody: free, except what an error left
+        their copies on the device  none yet          the tree: 1 or 0 (*), the caller: 1    the tree: 1, or none yet
+        ==========================  ================  =====================================  ========================
+
+        (*) 0 where making room took a secondary kind's pages out of the tree; the caller's reference keeps them.
+
+        Returns:
+            For each kind, the pages that the sequence starts with, none missing.
 
         Raises:
-            NoRoomError: The device has no room; what came back before that stays.
+            NoRoomError: The device has no room; what came back before that stays in the tree.
         """
-        if hit.cursor is None or not any(hit.missing):
-            return hit
-        size = self._page_tokens
-        self._restore(hit.cursor, take)
-        match = self._tree.match(tokens[: hit.length], namespace)
-        spans = [SecondaryPages(0, match.pages)]
-        for index, kind in enumerate(self._kinds[1:], 1):
-            first, stop = kind.retention.first_needed(hit.length) // size, hit.length // size
-            for span in match.spans(index, Location.HOST):
-                part = span.clip(first, stop)
-                if len(part.pages):
-                    pages = self._load(index, part.pages, take, None)
-                    restored = self._tree.restore_spans(hit.cursor, index, SecondaryPages(part.start, pages))
-                    self._tier.free(index, restored)
-        match = self._tree.match(tokens[: hit.length], namespace)
-        for index, kind in enumerate(self._kinds[1:], 1):
-            first, stop = kind.retention.first_needed(hit.length) // size, hit.length // size
-            held = [span.clip(first, stop) for span in match.spans(index)]
-            spans.append(SecondaryPages(first, join([span.pages for span in held if len(span.pages)])))
-        return Hit(hit.length, hit.cursor, tuple(spans), (0,) * len(self._kinds))
+        counted: list[tuple[int, NDArray[np.int32]]] = []
+        held = [SecondaryPages(each.start, each.pages) for each in hit.pages]
+
+        def count(kind: int, start: int, pages: NDArray[np.int32]) -> None:
+            self._kinds[kind].pool.share(pages)
+            counted.append((kind, pages))
+            place = held[kind]
+            place.pages[start - place.start : start - place.start + len(pages)] = pages
+
+        try:
+            for kind, (start, pages) in enumerate(hit.pages):
+                there = pages != _ON_HOST
+                if there.all():
+                    self._kinds[kind].pool.share(pages)
+                    counted.append((kind, pages))
+                else:
+                    held[kind] = SecondaryPages(start, pages.copy())
+                    self._kinds[kind].pool.share(pages[there])
+                    counted.append((kind, pages[there]))
+            if hit.cursor is not None:
+                for start, pages in self._restore(hit.cursor, take):
+                    count(0, start, pages)
+                for kind, parts in enumerate(hit.on_host):
+                    for part in parts:
+                        pages = self._load(kind, part.pages, take, None)
+                        self._tier.free(
+                            kind,
+                            self._tree.restore_spans(hit.cursor, kind, SecondaryPages(part.start, pages)),
+                        )
+                        count(kind, part.start, pages)
+        except BaseException:
+            for kind, pages in counted:
+                self._kinds[kind].pool.free(pages)
+            raise
+        assert all((each.pages != _ON_HOST).all() for each in held), "a page of a hit did not come back"
+        return tuple(held)
 
     def release(self, cursor: Cursor) -> None:
         """Let a prefix be evicted that a hit or a sequence had locked."""
@@ -233,8 +274,8 @@ class PrefixStore:
         self._tier.check_integrity([np.concatenate(pages) for pages in held[Location.HOST]])
         return [np.concatenate(pages) for pages in held[Location.DEVICE]]
 
-    def _restore(self, cursor: Cursor, take: TakePages) -> None:
-        """Bring back what the host has of a prefix, a piece at a time.
+    def _restore(self, cursor: Cursor, take: TakePages) -> Iterator[tuple[int, NDArray[np.int32]]]:
+        """Bring back what the host has of a prefix; yield (first page's number, device pages) a piece at a time.
 
         What is evicted for a piece takes the host memory that the piece before has left, so that two prefixes can
         change places in a full cache beside a full tier, and neither is lost.
@@ -249,6 +290,7 @@ class PrefixStore:
             self._tier.free(0, self._tree.restore(part, pages))
             self.restored_tokens += len(pages) * self._page_tokens
             last = int(pages[-1])
+            yield start, pages
 
     def _load(
         self, kind: int, hosted: NDArray[np.int32], take: TakePages, after: int | None
@@ -324,3 +366,9 @@ class PrefixStore:
                 self._kinds[kind].pool.free(pages)
             else:
                 self._tier.free(kind, pages)
+
+
+def _clipped(parts: Iterable[SecondaryPages], start: int, stop: int) -> tuple[SecondaryPages, ...]:
+    """Return what lies in pages [start, stop)."""
+    clipped = (part.clip(start, stop) for part in parts)
+    return tuple(part for part in clipped if len(part.pages))

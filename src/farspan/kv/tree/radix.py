@@ -19,7 +19,7 @@ import numpy as np
 
 from farspan.errors import InputError
 from farspan.kv.tree.cache_events import Listener, Location
-from farspan.kv.tree.eviction import Policy, Preference, Victim
+from farspan.kv.tree.eviction import Preference, Victim
 from farspan.kv.tree.growing_arrays import BLOCK_VALUES
 from farspan.kv.tree.integrity import check_tree
 from farspan.kv.tree.results import Cursor, Insertion, PrefixMatch, RadixError, Released, TreeStatistics, join
@@ -35,7 +35,6 @@ __all__ = [
     "Cursor",
     "Insertion",
     "Location",
-    "Policy",
     "PrefixMatch",
     "RadixError",
     "RadixTree",
@@ -52,7 +51,6 @@ class RadixTree:
     Args:
         page_size: Tokens a page.
         kinds: Kinds of layers, the primary one included.
-        policy: Who is evicted first.
         events: Called with each `Stored` and `Removed` of the primary kind; None costs nothing.
         block_values: Token ids that a node's arrays hold a piece, see `columns`.
     """
@@ -62,7 +60,6 @@ class RadixTree:
         page_size: int,
         kinds: int = 1,
         *,
-        policy: Policy = Policy.LRU,
         events: Listener | None = None,
         block_values: int = BLOCK_VALUES,
     ) -> None:
@@ -70,7 +67,7 @@ class RadixTree:
             raise InputError(f"a tree of {kinds} kinds and pages of {page_size} tokens holds nothing")
         self.page_size = page_size
         self.kinds = kinds
-        self._structure = Structure(page_size, kinds, policy, events, block_values)
+        self._structure = Structure(page_size, kinds, events, block_values)
 
     # Looking up and storing
 
@@ -359,7 +356,6 @@ class RadixTree:
         device_node, device_page = node, page
         for each in reversed(path(node)):
             each.last = self._structure.clock
-            each.hits += 1
             stop = min(page, each.end)
             if each.location is Location.DEVICE:
                 device_node, device_page = each, stop

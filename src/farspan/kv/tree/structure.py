@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from farspan.kv.tree.cache_events import Listener, Location
-from farspan.kv.tree.eviction import EvictionQueue, Policy, Victim
+from farspan.kv.tree.eviction import EvictionQueue, Victim
 from farspan.kv.tree.growing_arrays import GrowingArray, block_pages
 from farspan.kv.tree.publish import Publisher
 from farspan.kv.tree.results import Cursor, RadixError
@@ -25,7 +25,6 @@ class Structure:
     Args:
         page_size: Tokens a page.
         kinds: Kinds of layers.
-        policy: Who is evicted first.
         events: Told of what is stored and removed.
         block_values: Token ids that a node's arrays hold a piece.
 
@@ -39,13 +38,11 @@ class Structure:
         locked: Those of them in locked nodes.
     """
 
-    def __init__(
-        self, page_size: int, kinds: int, policy: Policy, events: Listener | None, block_values: int
-    ) -> None:
+    def __init__(self, page_size: int, kinds: int, events: Listener | None, block_values: int) -> None:
         self.page_size = page_size
         self.block = block_pages(page_size, block_values)
         self.roots: dict[bytes, TreeNode] = {}
-        self.queue = EvictionQueue(policy, kinds)
+        self.queue = EvictionQueue(kinds)
         self.announcer = Publisher(events, page_size, self.block) if events else None
         self.clock = 0
         self.nodes = 0

@@ -51,7 +51,6 @@ class TreeNode:
         "device_children",
         "end",
         "hashes",
-        "hits",
         "key",
         "last",
         "location",
@@ -78,7 +77,6 @@ class TreeNode:
         self.spans = _NO_SPANS
         self.locks = 0
         self.last = 0
-        self.hits = 0
         self.queued = 0
         self.alive = True
 
@@ -121,7 +119,7 @@ def split(node: TreeNode, at: int) -> TreeNode:
     head.tokens, head.pages = node.tokens.cut(at), node.pages.cut(at)
     if node.hashes is not None:
         head.hashes = node.hashes.cut(at)
-    head.location, head.locks, head.last, head.hits = node.location, node.locks, node.last, node.hits
+    head.location, head.locks, head.last = node.location, node.locks, node.last
     for slot, spans in list(node.spans.items()):
         replace_spans(head, slot, [span.clip(node.start, at) for span in spans])
         replace_spans(node, slot, [span.clip(at, node.end) for span in spans])

@@ -7,27 +7,25 @@ prompts, such as imported ones, are compared as two groups.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 from farspan.errors import InputError
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.analysis.measures import PER_REQUEST, check_name, group_points, lookup_point
-from farspan.measurement.analysis.plan_beside_run import Firing, TtftPlan, asks_for_plan
+from farspan.measurement.analysis.breaches import Breach, judge, refuse_without_plan
+from farspan.measurement.analysis.measures import COMPARED_MEASURES, PointKey, RequestMeasure, group_points
+from farspan.measurement.analysis.plan_beside_run import TtftPlan
+from farspan.measurement.analysis.point_values import check_name, lookup_point
 from farspan.measurement.analysis.statistics import Ratio, paired_ratio, unpaired_ratio
-from farspan.measurement.analysis.threshold import Condition, UnknownValueError, parse_condition
-from farspan.measurement.analysis.trusted import is_trusted
-from farspan.measurement.run_folder import IMPORTED_TASK, Run
-from farspan.sizes import format_tokens
+from farspan.measurement.analysis.threshold import Condition, parse_condition
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import IMPORTED_TASK, Run
 
 LEVEL = 0.95
 _RATIO_PARTS = ("", "low", "high")
 _SIDES = {"a": 0, "b": 1}
-
-
-# A context and the needle's depth; None for the depth where one of the runs does not know it.
-Place = tuple[int, float | None]
 
 
 class Difference(StrEnum):
@@ -55,6 +53,7 @@ class Row:
     a: float | None
     b: float | None
     ratio: Ratio | None
+    concurrency: int | None = None
 
     @property
     def verdict(self) -> Difference:
@@ -79,10 +78,44 @@ class Comparison:
     """
 
     rows: tuple[Row, ...]
-    only_a: tuple[Place, ...]
-    only_b: tuple[Place, ...]
+    only_a: tuple[PointKey, ...]
+    only_b: tuple[PointKey, ...]
     notes: tuple[str, ...]
     level: float = LEVEL
+
+
+@dataclass(frozen=True, slots=True)
+class RunComparison:
+    """The result of `farspan compare`.
+
+    Args:
+        a, b: The run folders.
+        comparison: B against A.
+        breaches: Which of the conditions hold somewhere, or cannot be judged.
+    """
+
+    a: Path
+    b: Path
+    comparison: Comparison
+    breaches: tuple[Breach, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """1 when a condition is breached, else 0."""
+        return int(bool(self.breaches))
+
+    def to_json(self) -> dict[str, Any]:
+        """Every row with its verdict, the notes and the breaches, as plain data."""
+        compared = self.comparison
+        return {
+            "a": str(self.a),
+            "b": str(self.b),
+            **asdict(compared),
+            "only_a": [list(point[:2]) for point in compared.only_a],
+            "only_b": [list(point[:2]) for point in compared.only_b],
+            "rows": [asdict(row) | {"verdict": row.verdict.value} for row in compared.rows],
+            "fired": [asdict(breach) for breach in self.breaches],
+        }
 
 
 def compare_runs(a: Run, b: Run, *, level: float = LEVEL) -> Comparison:
@@ -100,14 +133,16 @@ def compare_runs(a: Run, b: Run, *, level: float = LEVEL) -> Comparison:
         )
     rows = [
         Row(
-            *point,
-            measure,
+            point.context,
+            point.depth,
+            measure.name,
             _middle(measure, points_a[point]),
             _middle(measure, points_b[point]),
             _ratio(measure, points_a[point], points_b[point], level),
+            point.concurrency,
         )
         for point in shared
-        for measure in PER_REQUEST
+        for measure in COMPARED_MEASURES
     ]
     return Comparison(
         rows=tuple(row for row in rows if row.a is not None or row.b is not None),
@@ -130,77 +165,61 @@ def parse_comparison_condition(text: str) -> Condition:
         first, _, rest = name.partition(".")
         if first == "ratio":
             measure, _, part = rest.partition(".")
-            if measure not in PER_REQUEST or part not in _RATIO_PARTS:
+            known = [compared.name for compared in COMPARED_MEASURES]
+            if measure not in known or part not in _RATIO_PARTS:
                 raise InputError(
-                    f"{name!r} is not a ratio", f"write ratio.ttft, .low or .high of {', '.join(PER_REQUEST)}"
+                    f"{name!r} is not a ratio", f"write ratio.ttft, .low or .high of {', '.join(known)}"
                 )
         else:
             check_name(rest if first in _SIDES else name)
     return condition
 
 
-def find_comparison_firings(
+def find_comparison_breaches(
     conditions: Iterable[Condition], a: Run, b: Run, comparison: Comparison, plan: TtftPlan | None = None
-) -> tuple[Firing, ...]:
-    """Judge conditions at every context and depth both runs have. What cannot be judged fires.
+) -> tuple[Breach, ...]:
+    """Judge conditions at every point both runs have. What cannot be judged is a breach.
 
     Raises:
         InputError: A condition asks for the plan and there is none.
     """
+    conditions = tuple(conditions)
+    if plan is None:
+        refuse_without_plan(conditions)
     sides = _group(a, b)
-    rows = {(row.context, row.depth, row.measure): row for row in comparison.rows}
-    points = [point for point in sides[0] if point in sides[1]]
-    firings = []
-    for condition in conditions:
-        if plan is None and asks_for_plan(condition):
-            raise InputError(f"{condition.text!r} asks for the plan", "give one with --plan")
-        for point in points:
-            known: dict[str, float | None] = {}
-            for name in condition.names:
-                first, _, rest = name.partition(".")
-                if first == "ratio":
-                    measure, _, part = rest.partition(".")
-                    row = rows.get((*point, measure))
-                    known[name] = None if row is None else getattr(row.ratio, part or "ratio", None)
-                else:
-                    side = sides[_SIDES.get(first, 1)]
-                    planned = None if plan is None else plan.at(point[0])
-                    known[name] = lookup_point(rest if first in _SIDES else name, side[point], planned)
-            where = format_tokens(point[0]) + ("" if point[1] is None else f", depth {point[1]:g}")
-            values = ", ".join(f"{name} = {value:.6g}" for name, value in known.items() if value is not None)
-            try:
-                if condition.holds(known.get):
-                    firings.append(Firing(condition.text, where, f"it is true: {values}"))
-            except UnknownValueError as error:
-                firings.append(Firing(condition.text, where, f"it cannot be judged: {error}"))
-    return tuple(firings)
+    rows = {(row.context, row.depth, row.concurrency, row.measure): row for row in comparison.rows}
+
+    def lookup(name: str, point: PointKey) -> float | None:
+        first, _, rest = name.partition(".")
+        if first == "ratio":
+            measure, _, part = rest.partition(".")
+            row = rows.get((*point, measure))
+            return None if row is None else getattr(row.ratio, part or "ratio", None)
+        side = sides[_SIDES.get(first, 1)]
+        planned = None if plan is None else plan.at(point.context)
+        return lookup_point(rest if first in _SIDES else name, side[point], planned)
+
+    return judge(conditions, [point for point in sides[0] if point in sides[1]], lookup)
 
 
-def _group(a: Run, b: Run) -> tuple[dict[Place, list[Result]], dict[Place, list[Result]]]:
-    """Group both runs' requests by context and depth; by context alone when one run was imported: nothing is planted
-    in other tools' prompts.
+def _group(a: Run, b: Run) -> tuple[dict[PointKey, list[Result]], dict[PointKey, list[Result]]]:
+    """Group both runs' requests; all depths together when one run was imported: nothing is planted in other tools'
+    prompts.
     """
     together = any(run.info.identity.task == IMPORTED_TASK for run in (a, b))
-
-    def group(run: Run) -> dict[Place, list[Result]]:
-        groups: dict[Place, list[Result]] = {}
-        for (context, depth), results in group_points(run.results).items():
-            groups.setdefault((context, None if together else depth), []).extend(results)
-        return groups
-
-    return group(a), group(b)
+    return group_points(a.results, all_depths=together), group_points(b.results, all_depths=together)
 
 
-def _middle(measure: str, results: Sequence[Result]) -> float | None:
+def _middle(measure: RequestMeasure, results: Sequence[Result]) -> float | None:
     values = [value for _, value in _values(measure, results)]
     return median(values) if values else None
 
 
-def _values(measure: str, results: Sequence[Result]) -> list[tuple[Hashable, float]]:
+def _values(measure: RequestMeasure, results: Sequence[Result]) -> list[tuple[Hashable, float]]:
     """List the trusted values of a measure, each with the prompt it belongs to."""
     listed = []
     for result in results:
-        value = PER_REQUEST[measure](result) if is_trusted(result) else None
+        value = measure.value(result) if result.is_trusted else None
         if value is not None:
             listed.append((_prompt(result), value))
     return listed
@@ -213,7 +232,7 @@ def _prompt(result: Result) -> Hashable:
     return None if "imported" in result.labels else result.prompt_id or result.job
 
 
-def _ratio(measure: str, a: Sequence[Result], b: Sequence[Result], level: float) -> Ratio | None:
+def _ratio(measure: RequestMeasure, a: Sequence[Result], b: Sequence[Result], level: float) -> Ratio | None:
     values_a, values_b = _values(measure, a), _values(measure, b)
     by_prompt = {prompt: value for prompt, value in values_b if prompt is not None}
     pairs = [(value, by_prompt[prompt]) for prompt, value in values_a if prompt in by_prompt]
@@ -243,7 +262,7 @@ def _find_notes(a: Run, b: Run, rows: Sequence[Row]) -> Iterable[str]:
         yield "some points have one value a side: run with more --repeats for an interval"
     for name, run in (("A", a), ("B", b)):
         warm = sum("warm" in result.labels for result in run.results)
-        untrusted = sum(not is_trusted(result) for result in run.results) - warm
+        untrusted = sum(not result.is_trusted for result in run.results) - warm
         if warm:
             yield f"{warm} of {len(run.results)} requests of {name} were warm and are left out"
         if untrusted > 0:
@@ -251,10 +270,5 @@ def _find_notes(a: Run, b: Run, rows: Sequence[Row]) -> Iterable[str]:
             yield f"{of} failed or have the wrong length and are left out"
 
 
-def _name(points: Iterable[Place]) -> str:
-    return (
-        ", ".join(
-            format_tokens(context) + ("" if depth is None else f" at {depth:g}") for context, depth in points
-        )
-        or "none"
-    )
+def _name(points: Iterable[PointKey]) -> str:
+    return "; ".join(map(str, points)) or "none"

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
-from pathlib import Path
-
-from yarl import URL
 
 from farspan.measurement.http.client import Exchange
 from farspan.measurement.http.wire import Usage
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
+from farspan.measurement.runs.result import is_warm
 from farspan.sizes import format_seconds
 
 # A wall clock that is kept right by slewing moves by at most 500 parts in a million (adjtimex(2)).
@@ -24,7 +20,6 @@ _BUSY_SHARE = 0.5
 # Below this the client's own lag changes nothing anybody would look at.
 _LAG_S = 0.01
 _BURST_S = 0.001
-_PROC_STAT = Path("/proc/stat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +27,14 @@ class Surroundings:
     """What happened around a request.
 
     Args:
-        company: The most requests that we had under way at a time meanwhile, this one included.
+        most_at_once: The most requests that we had under way at a time meanwhile, this one included.
         others_cpu: Processors of this machine that other programs used meanwhile; None when that is unknown or the
             server is one of them.
         late_s: How much later than scheduled it left.
         observed: Labels that observers of the server found, with their evidence.
     """
 
-    company: int = 1
+    most_at_once: int = 1
     others_cpu: float | None = None
     late_s: float = 0.0
     observed: Mapping[str, str] = field(default_factory=dict)
@@ -53,9 +48,9 @@ def find_labels(job: Job, exchange: Exchange, around: Surroundings) -> dict[str,
 def find_around(exchange: Exchange, around: Surroundings) -> dict[str, str]:
     """Find what limits the trust in any exchange, complete or not."""
     labels: dict[str, str] = {}
-    if around.company > 1:
+    if around.most_at_once > 1:
         labels["concurrent"] = (
-            f"{around.company} requests of ours were under way at a time: TTFT may hold queueing"
+            f"{around.most_at_once} requests of ours were under way at a time: TTFT may hold queueing"
         )
     if around.others_cpu is not None and around.others_cpu > _BUSY_SHARE * (os.cpu_count() or 1):
         labels["co-running"] = (
@@ -66,6 +61,8 @@ def find_around(exchange: Exchange, around: Surroundings) -> dict[str, str]:
             f"the wall clock moved {exchange.clock_jump_s:+.3f} s against the steady one meanwhile;"
             " times are the steady clock's"
         )
+    if exchange.oversized:
+        labels["oversized"] = "the server sent far more than was asked for, and was left"
     lag = exchange.lag
     if lag is not None and lag.p99 > _LAG_S and _smears(exchange, lag.p99):
         labels["client-lag"] = (
@@ -87,7 +84,7 @@ def _find_in_answer(job: Job, exchange: Exchange) -> dict[str, str]:
     labels: dict[str, str] = {}
     if not exchange.streamed:
         labels["not-streamed"] = "the server answered in one piece: TTFT and ITL are unknown"
-    if usage.cached_tokens:
+    if is_warm(usage.cached_tokens, usage.prompt_tokens or job.context):
         labels["warm"] = (
             f"{usage.cached_tokens} of {usage.prompt_tokens or job.context} prompt tokens were cached"
         )
@@ -107,42 +104,3 @@ def _find_in_answer(job: Job, exchange: Exchange) -> dict[str, str]:
     if exchange.streamed and usage.output_tokens is not None and events != usage.output_tokens:
         labels["itl-per-event"] = f"{usage.output_tokens} tokens came in {events} events: gaps are per event"
     return labels
-
-
-@dataclass(frozen=True, slots=True)
-class CpuReading:
-    """Processor time at one moment, in seconds: the machine's in use, and this process's own."""
-
-    at: float
-    busy: float
-    own: float
-
-
-def read_cpu() -> CpuReading | None:
-    """Read how busy this machine is; None where that cannot be read (Linux has it)."""
-    try:
-        line = _PROC_STAT.read_text().partition("\n")[0].split()
-        ticks = [int(field) for field in line[1:9]]
-    except (OSError, ValueError):
-        return None
-    busy = sum(ticks) - ticks[3] - ticks[4]  # all but idle and iowait
-    return CpuReading(time.perf_counter(), busy / os.sysconf("SC_CLK_TCK"), time.process_time())
-
-
-def find_others_cpu(before: CpuReading | None, after: CpuReading | None) -> float | None:
-    """Return how many processors other programs used between two readings; None for less than a second."""
-    if before is None or after is None or after.at - before.at < 1.0:
-        return None
-    used = (after.busy - before.busy) - (after.own - before.own)
-    return max(0.0, used / (after.at - before.at))
-
-
-def is_local(url: str) -> bool:
-    """Tell whether a server is this machine by its address alone."""
-    host = URL(url).host or ""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

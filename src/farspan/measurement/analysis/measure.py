@@ -8,91 +8,14 @@ tells that: sending, and queueing where it does not, are in it, so it is a lower
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import numpy as np
-
 from farspan.measurement.analysis.labels import Surroundings, find_around, find_labels
-from farspan.measurement.http.client import Exchange, Lag
+from farspan.measurement.http.client import Exchange
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.wire import Usage
-from farspan.measurement.request_status import Status
-from farspan.measurement.schedule import Job, LoadPhase
-
-REPLY_CHARACTERS = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Gaps:
-    """The gaps between events with tokens, in seconds."""
-
-    mean: float
-    p50: float
-    p99: float
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One finished request: what was asked, what came back, and how far it can be trusted.
-
-    Args:
-        context: Prompt tokens asked for.
-        prompt_tokens, cached_tokens, output_tokens: As the server counts them; None where it does not say.
-        ttft_s, e2e_s, bytes_sent_s: Seconds since the request's start; None where it never came to that.
-        prefill_tokens_per_s: Prompt tokens over TTFT; None unless both are known and the prompt was not
-            cached.
-        labels: Short names of what limits the trust in this result; `evidence` has a sentence for each.
-        score: 0 to 1, how much of what was planted came back; None when the request failed.
-        token_times_s: Arrival of every event with tokens, seconds since the request's start.
-        phase: Only measured requests count in statistics.
-        prompt_id: The hash of the prompt's bytes, its name in the prompt store.
-        queue_s: How long the request waited, as the server tells; None where it does not.
-        tpot_s, decode_tokens_per_s: Over the tokens after the first; None for fewer than two.
-        connected_s: When the connection stood.
-        late_s: How much later than scheduled the request left (open loop).
-        company: The most requests of ours under way at a time meanwhile, this one included.
-        client_lag_s: The client's own; None where arrivals are timed by the client itself.
-    """
-
-    context: int
-    depth: float
-    repeat: int
-    seed: int
-    output_asked: int
-    started_at: str
-    status: Status
-    error: str
-    http_status: int | None
-    prompt_tokens: int | None
-    cached_tokens: int | None
-    output_tokens: int | None
-    ttft_s: float | None
-    itl_s: Gaps | None
-    e2e_s: float
-    bytes_sent_s: float | None
-    body_bytes: int
-    prefill_tokens_per_s: float | None
-    finish_reason: str | None
-    score: float | None
-    answer: str
-    reply: str
-    labels: tuple[str, ...] = ()
-    evidence: dict[str, str] = field(default_factory=dict)
-    token_times_s: tuple[float, ...] = ()
-    phase: LoadPhase = LoadPhase.MEASURED
-    prompt_id: str = ""
-    queue_s: float | None = None
-    tpot_s: float | None = None
-    decode_tokens_per_s: float | None = None
-    connected_s: float | None = None
-    late_s: float = 0.0
-    company: int = 1
-    client_lag_s: Lag | None = None
-
-    @property
-    def job(self) -> Job:
-        """The job this is the result of; its key tells repeats of one request from different requests."""
-        return Job(self.context, self.depth, self.repeat, self.seed, self.output_asked, self.phase)
+from farspan.measurement.runs.job import Job
+from farspan.measurement.runs.result import REPLY_CHARACTERS, Result, is_warm, summarise_gaps
 
 
 def measure(
@@ -120,7 +43,7 @@ def measure(
     times = exchange.token_times_s if exchange.streamed else ()
     ttft = times[0] if times else None
     evidence = find_labels(job, exchange, around) if finished else find_around(exchange, around)
-    warm = bool(usage.cached_tokens)
+    warm = is_warm(usage.cached_tokens, usage.prompt_tokens or job.context)
     status, error = exchange.status, exchange.error
     if finished and usage.prompt_tokens is not None and usage.prompt_tokens != job.context:
         status = Status.WRONG_LENGTH
@@ -165,15 +88,7 @@ def measure(
         decode_tokens_per_s=1 / tpot if tpot else None,
         connected_s=exchange.connected_s,
         late_s=around.late_s,
-        company=around.company,
+        most_at_once=around.most_at_once,
         client_lag_s=exchange.lag,
+        concurrency=job.concurrency,
     )
-
-
-def summarise_gaps(times_s: tuple[float, ...]) -> Gaps | None:
-    """Summarise the gaps between arrival times; None when there are fewer than two."""
-    if len(times_s) < 2:
-        return None
-    gaps = np.diff(np.asarray(times_s))
-    p50, p99 = np.percentile(gaps, (50, 99))
-    return Gaps(mean=float(gaps.mean()), p50=float(p50), p99=float(p99))

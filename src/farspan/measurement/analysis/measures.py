@@ -1,124 +1,161 @@
-"""The measures of a request and of a point by name: what `farspan compare` compares and `--fail-if` can ask for."""
+"""The measures of a request, in one table: their names, units and directions, and how each is read from a result.
+
+The summary, `farspan compare`, `--fail-if`, exports and the tables on the terminal all read this table, so that a
+name means one thing everywhere.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from statistics import fmean
-from typing import Any
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
 
-from farspan.errors import InputError
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.analysis.plan_times import PlannedTtft
-from farspan.measurement.analysis.statistics import statistic
-from farspan.measurement.analysis.threshold import Condition, parse_condition
-from farspan.measurement.analysis.trusted import is_trusted
-from farspan.measurement.request_status import Status
-from farspan.measurement.schedule import LoadPhase
+from farspan.measurement.runs.job import LoadPhase
+from farspan.measurement.runs.result import Result
+from farspan.sizes import format_seconds, format_tokens
 
 
-def gaps_s(result: Result) -> tuple[float, ...]:
-    """Return every gap between two events with tokens, in seconds."""
-    times = result.token_times_s
-    return tuple(later - earlier for earlier, later in pairwise(times))
+class MeasureUnit(StrEnum):
+    """What a measure counts in."""
+
+    SECONDS = "s"
+    TOKENS_PER_SECOND = "tokens/s"
 
 
-# One value a request. Seconds, except rates (tokens a second) and counts.
-PER_REQUEST: dict[str, Callable[[Result], float | None]] = {
-    "ttft": lambda result: result.ttft_s,
-    "tpot": lambda result: result.tpot_s,
-    "e2e": lambda result: result.e2e_s if result.ttft_s is not None else None,
-    "prefill_rate": lambda result: result.prefill_tokens_per_s,
-    "decode_rate": lambda result: result.decode_tokens_per_s,
-    "queue": lambda result: result.queue_s,
-}
-_ALIASES = {"e2el": "e2e", "plan.ttft": "plan"}
-_COUNTS = ("requests", "failed", "trusted", "score")
-_PLAN = ("plan", "plan.floor")
-_NAMES = (
-    f"<measure>.<statistic> with {', '.join((*PER_REQUEST, 'itl'))} and mean, median, min, max, std or pNN; "
-    f"{', '.join(_COUNTS)}; labels.<label>; plan, plan.floor"
+@dataclass(frozen=True, slots=True)
+class RequestMeasure:
+    """One measure of a request.
+
+    Args:
+        name: In conditions and comparisons, such as `ttft`.
+        key: In JSON, with its unit, such as `ttft_s`.
+        unit: What it counts in.
+        lower_is_better: Whether a smaller value is the better one.
+        read: Returns a request's values: none where it is not known, one, or for `itl` every gap.
+        vllm_name: In `vllm bench serve`; empty where that has no such measure.
+        compared: Whether `farspan compare` has a row for it: measures of one value a request.
+    """
+
+    name: str
+    key: str
+    unit: MeasureUnit
+    lower_is_better: bool
+    read: Callable[[Result], Sequence[float]]
+    vllm_name: str = ""
+    compared: bool = True
+
+    @property
+    def title(self) -> str:
+        """The name as a person reads it."""
+        return (
+            self.name.upper()
+            if self.unit is MeasureUnit.SECONDS and len(self.name) <= 4
+            else self.name.replace("_", " ")
+        )
+
+    def value(self, result: Result) -> float | None:
+        """Return the request's value; None where it is not known."""
+        values = self.read(result)
+        return values[0] if values else None
+
+    def format(self, value: float | None, *, missing: str = "") -> str:
+        """Write a value for a person, with its unit; `missing` where there is none."""
+        if value is None:
+            return missing
+        if self.unit is MeasureUnit.SECONDS:
+            return format_seconds(value)
+        return f"{value:,.1f} tokens/s"
+
+
+def _seconds(
+    name: str, field: str, vllm_name: str = "", *, compared: bool = True
+) -> tuple[str, RequestMeasure]:
+    return name, RequestMeasure(
+        name, field, MeasureUnit.SECONDS, True, _field_reader(field), vllm_name, compared
+    )
+
+
+def _rate(name: str, field: str) -> tuple[str, RequestMeasure]:
+    return name, RequestMeasure(name, field, MeasureUnit.TOKENS_PER_SECOND, False, _field_reader(field))
+
+
+def _field_reader(field: str) -> Callable[[Result], Sequence[float]]:
+    def read(result: Result) -> Sequence[float]:
+        value = getattr(result, field)
+        return () if value is None else (value,)
+
+    return read
+
+
+MEASURES: dict[str, RequestMeasure] = dict(
+    (
+        _seconds("ttft", "ttft_s", "ttft"),
+        _seconds("tpot", "tpot_s", "tpot"),
+        (
+            "itl",
+            RequestMeasure(
+                "itl", "itl_s", MeasureUnit.SECONDS, True, lambda result: result.gaps_s, "itl", compared=False
+            ),
+        ),
+        _seconds("e2e", "e2e_s", "e2el"),
+        _rate("prefill_rate", "prefill_tokens_per_s"),
+        _rate("decode_rate", "decode_tokens_per_s"),
+        _seconds("queue", "queue_s"),
+        _seconds("bytes_sent", "bytes_sent_s", compared=False),
+    )
 )
+COMPARED_MEASURES = tuple(measure for measure in MEASURES.values() if measure.compared)
 
 
-def check_name(name: str) -> None:
-    """Refuse a name that no point has.
+def find_measure(name: str) -> RequestMeasure | None:
+    """Return a measure by its name, or by vLLM's; None when there is none of that name."""
+    named = (m for m in MEASURES.values() if name and name == m.vllm_name)
+    return MEASURES.get(name) or next(named, None)
 
-    Raises:
-        InputError: It is none of them; the message lists them.
+
+class PointKey(NamedTuple):
+    """What the requests of a point have in common.
+
+    Args:
+        context: Prompt tokens asked for.
+        depth: Where the needle was; None for all depths together.
+        concurrency: How many requests it was sent among, in a run that goes through several; else None.
     """
-    if name.startswith("labels.") or name in _COUNTS or _ALIASES.get(name, name) in _PLAN:
-        return
-    measure, _, stat = name.partition(".")
-    if _ALIASES.get(measure, measure) in (*PER_REQUEST, "itl"):
-        try:
-            statistic((1.0,), stat or "median")
-        except KeyError:
-            raise InputError(f"{stat!r} in {name!r} is not a statistic", f"known are {_NAMES}") from None
-        return
-    raise InputError(f"{name!r} is not a measure", f"known are {_NAMES}")
+
+    context: int
+    depth: float | None
+    concurrency: int | None = None
+
+    def __str__(self) -> str:
+        depth = "" if self.depth is None else f", depth {self.depth:g}"
+        among = "" if self.concurrency is None else f", concurrency {self.concurrency}"
+        return f"{format_tokens(self.context)}{depth}{among}"
 
 
-def parse_point_condition(text: str) -> Condition:
-    """Parse a condition about the points of one run, so that a typo shows before anything is sent.
+def group_points(results: Sequence[Result], *, all_depths: bool = False) -> dict[PointKey, list[Result]]:
+    """Group the measured requests by context, depth and concurrency, in ascending order.
 
-    Raises:
-        InputError: It does not follow the grammar, or names what no point has.
+    Args:
+        results: Of any phase; those that warm up and cool down stay out.
+        all_depths: Take all depths of a context together.
     """
-    condition = parse_condition(text)
-    for name in condition.names:
-        check_name(name)
-    return condition
-
-
-def lookup_point(name: str, results: Sequence[Result], plan: PlannedTtft | None = None) -> float | None:
-    """Return a named value of all requests of one context and depth; None when it is not known.
-
-    Times are taken from the requests they can be trusted for: answered, of the right length, not warm.
-
-    Raises:
-        InputError: There is no such name.
-    """
-    check_name(name)
-    name = _ALIASES.get(name, name)
-    if name in _PLAN:
-        return None if plan is None else plan.expected_s if name == "plan" else plan.floor_s
-    if name.startswith("labels."):
-        label = name.removeprefix("labels.").replace("_", "-")
-        return float(sum(label in result.labels for result in results))
-    if name in _COUNTS:
-        return _count(name, results)
-    measure, _, stat = name.partition(".")
-    return statistic(values_of(_ALIASES.get(measure, measure), results), stat or "median")
-
-
-def values_of(measure: str, results: Sequence[Result]) -> list[float]:
-    """Return a measure's values over the trusted requests: one a request, of `itl` every gap."""
-    trusted = [result for result in results if is_trusted(result)]
-    if measure == "itl":
-        return [gap for result in trusted for gap in gaps_s(result)]
-    values = (PER_REQUEST[measure](result) for result in trusted)
-    return [value for value in values if value is not None]
-
-
-def group_points(results: Sequence[Result]) -> dict[tuple[int, float], list[Result]]:
-    """Group the measured requests by context and depth, in ascending order."""
-    groups: dict[tuple[int, float], list[Result]] = {}
-    for result in sorted((r for r in results if r.phase is LoadPhase.MEASURED), key=_place):
-        groups.setdefault((result.context, result.depth), []).append(result)
+    measured = [result for result in results if result.phase is LoadPhase.MEASURED]
+    measured.sort(key=lambda r: (r.context, r.depth, r.concurrency or 0, r.repeat))
+    groups: dict[PointKey, list[Result]] = {}
+    for result in measured:
+        key = PointKey(result.context, None if all_depths else result.depth, result.concurrency)
+        groups.setdefault(key, []).append(result)
     return groups
 
 
-def _place(result: Result) -> tuple[Any, ...]:
-    return (result.context, result.depth, result.repeat)
+def choose_timed(results: Sequence[Result]) -> list[Result]:
+    """Return the measured results whose times can be trusted; when there is none, all that have times."""
+    measured = [result for result in results if result.phase is LoadPhase.MEASURED]
+    trusted = [result for result in measured if result.is_trusted]
+    return trusted or [result for result in measured if result.ttft_s is not None]
 
 
-def _count(name: str, results: Sequence[Result]) -> float | None:
-    if name == "requests":
-        return float(len(results))
-    if name == "failed":
-        return float(sum(result.status is not Status.OK for result in results))
-    if name == "trusted":
-        return float(sum(is_trusted(result) for result in results))
-    scores = [result.score for result in results if result.score is not None]
-    return fmean(scores) if scores else None
+def list_values(measure: RequestMeasure, results: Sequence[Result]) -> list[float]:
+    """Return a measure's values over results: one a request, of `itl` every gap."""
+    return [value for result in results for value in measure.read(result)]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from farspan.engines.registry import find_served
 from farspan.errors import InputError, UnsupportedError
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.analysis.measures import group_points, lookup_point
+from farspan.measurement.analysis.measures import group_points
 from farspan.measurement.analysis.plan_times import PlannedTtft, list_planned
-from farspan.measurement.analysis.threshold import Condition, UnknownValueError
-from farspan.measurement.environment import read_document
-from farspan.measurement.run_folder import ENVIRONMENT_FILE
+from farspan.measurement.analysis.point_values import lookup_point
+from farspan.measurement.runs.environment import read_document
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import ENVIRONMENT_FILE
 from farspan.planner.document import PlanDocument
 from farspan.sizes import format_tokens
 
@@ -33,12 +34,13 @@ class PlannedPoint:
     """
 
     context: int
-    depth: float
+    depth: float | None
     expected: float | None
     floor: float | None
     measured: float | None
     ratio: float | None
     note: str
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,8 @@ def read_ttft_plan(path: Path, engine: str | None) -> TtftPlan:
 def choose_engine(rows: Sequence[PlannedTtft], engine: str | None) -> TtftPlan | None:
     """Choose the times of one engine: the one measured, or the only one planned; None when there is neither."""
     engines = {row.engine for row in rows}
-    named = (engine or "").lower()
-    wanted = {"farspan": "builtin"}.get(named, named)
+    served = find_served(engine)
+    wanted = served.name if served is not None else (engine or "").lower()
     if wanted not in engines:
         if len(engines) != 1:
             return None
@@ -126,7 +128,8 @@ def find_plan(folder: Path, engine: str | None) -> TtftPlan | None:
 def compare_with_plan(results: Sequence[Result], plan: TtftPlan) -> tuple[PlannedPoint, ...]:
     """Put the plan beside every point measured."""
     points = []
-    for (context, depth), group in group_points(results).items():
+    for key, group in group_points(results).items():
+        context, depth = key.context, key.depth
         planned = plan.at(context)
         expected, floor = (None, None) if planned is None else (planned.expected_s, planned.floor_s)
         measured = lookup_point("ttft.median", group)
@@ -138,74 +141,5 @@ def compare_with_plan(results: Sequence[Result], plan: TtftPlan) -> tuple[Planne
         elif floor and measured < floor * _ROUNDING:
             note = "below the floor: served from a cache, or not the planned model and GPUs"
         ratio = measured / expected if measured is not None and expected else None
-        points.append(PlannedPoint(context, depth, expected, floor, measured, ratio, note))
+        points.append(PlannedPoint(context, depth, expected, floor, measured, ratio, note, key.concurrency))
     return tuple(points)
-
-
-@dataclass(frozen=True, slots=True)
-class Firing:
-    """A condition that is true somewhere, or cannot be judged there.
-
-    Args:
-        condition: Its text.
-        where: The point, in words.
-        reason: Why it fires.
-    """
-
-    condition: str
-    where: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"--fail-if {self.condition!r} at {self.where}: {self.reason}"
-
-
-def find_firings(
-    conditions: Iterable[Condition], results: Sequence[Result], plan: TtftPlan | None = None
-) -> tuple[Firing, ...]:
-    """Judge conditions at every context and depth. What cannot be judged fires: CI must not pass on missing data.
-
-    Raises:
-        InputError: A condition asks for the plan and there is none.
-    """
-    groups = group_points(results)
-    firings = []
-    for condition in conditions:
-        if plan is None and asks_for_plan(condition):
-            raise InputError(f"{condition.text!r} asks for the plan", "give one with --plan")
-        if not groups:
-            firings.append(Firing(condition.text, "every point", "no request has finished"))
-        for (context, depth), group in groups.items():
-            planned = None if plan is None else plan.at(context)
-            known = {name: lookup_point(name, group, planned) for name in condition.names}
-            where = f"{format_tokens(context)}, depth {depth:g}"
-            values = ", ".join(f"{name} = {value:.6g}" for name, value in known.items() if value is not None)
-            try:
-                if condition.holds(known.get):
-                    firings.append(Firing(condition.text, where, f"it is true: {values}"))
-            except UnknownValueError as error:
-                firings.append(Firing(condition.text, where, f"it cannot be judged: {error}"))
-    return tuple(firings)
-
-
-def check_plan_given(conditions: Iterable[Condition], plan: Path | None) -> None:
-    """Refuse conditions about a plan that is not given, before anything is sent.
-
-    Raises:
-        InputError: One of them names the plan and there is none.
-    """
-    for condition in conditions:
-        if plan is None and asks_for_plan(condition):
-            raise InputError(f"{condition.text!r} asks for the plan", "give one with --plan")
-
-
-def asks_for_plan(condition: Condition) -> bool:
-    """Tell whether a condition names the plan, of either side."""
-    return any("plan" in name.split(".")[:2] for name in condition.names)
-
-
-def judge_run(
-    conditions: Sequence[Condition], folder: Path, engine: str | None, results: Sequence[Result]
-) -> tuple[Firing, ...]:
-    """Judge conditions on a run that has just ended, with the plan it holds."""
-    return find_firings(conditions, results, find_plan(folder, engine) or TtftPlan({}))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from farspan.errors import InputError
 from farspan.measurement.http.client import Limits
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
 from farspan.planner.document import PlanDocument
 
 # A planned time is an estimate: a limit must never end a request that only takes longer than planned.

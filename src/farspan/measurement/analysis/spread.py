@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import fmean
 from typing import Any
 
-import numpy as np
-
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.request_status import Status
-from farspan.measurement.schedule import LoadPhase
-
-_MEASURES: dict[str, Callable[[Result], float | None]] = {
-    "queue_s": lambda result: result.queue_s,
-    "bytes_sent_s": lambda result: result.bytes_sent_s,
-    "ttft_s": lambda result: result.ttft_s,
-    "prefill_tokens_per_s": lambda result: result.prefill_tokens_per_s,
-    "tpot_s": lambda result: result.tpot_s,
-    "decode_tokens_per_s": lambda result: result.decode_tokens_per_s,
-    "e2e_s": lambda result: result.e2e_s,
-}
+from farspan.measurement.analysis.measures import MEASURES, find_measure, list_values
+from farspan.measurement.analysis.statistics import percentile, statistic
+from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.job import LoadPhase
+from farspan.measurement.runs.result import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +52,18 @@ def spread(values: Sequence[float], percentiles: Sequence[float]) -> Spread | No
     """Return how values are spread; None when there are none."""
     if not values:
         return None
-    array = np.asarray(values, dtype=np.float64)
-    found = np.percentile(array, list(percentiles)).tolist()
     return Spread(
-        count=len(array),
-        mean=float(array.mean()),
-        deviation=float(array.std(ddof=1)) if len(array) > 1 else None,
-        percentiles={percent: float(value) for percent, value in zip(percentiles, found, strict=True)},
+        count=len(values),
+        mean=fmean(values),
+        deviation=statistic(values, "std"),
+        percentiles={percent: percentile(values, percent) for percent in percentiles},
     )
 
 
 def list_spreads(results: Sequence[Result], percentiles: Sequence[float]) -> dict[str, Spread]:
     """Return the spread of every measure that the results have; ITL over all gaps of all requests together."""
-    found: dict[str, Spread] = {}
-    for name, read in _MEASURES.items():
-        values = [value for value in map(read, results) if value is not None]
-        one = spread(values, percentiles)
-        if one is not None:
-            found[name] = one
-    gaps = [np.diff(np.asarray(result.token_times_s)) for result in results if len(result.token_times_s) > 1]
-    all_gaps = spread(np.concatenate(gaps).tolist(), percentiles) if gaps else None
-    if all_gaps is not None:
-        found["itl_s"] = all_gaps
-    return found
+    found = {measure.key: spread(list_values(measure, results), percentiles) for measure in MEASURES.values()}
+    return {key: one for key, one in found.items() if one is not None}
 
 
 def find_few(spreads: Mapping[str, Spread]) -> str:
@@ -134,9 +114,9 @@ def share_good(results: Sequence[Result], limits: Mapping[str, float]) -> dict[s
 
 
 def _is_within(result: Result, limits: Mapping[str, float]) -> bool:
-    times = {"ttft": result.ttft_s, "tpot": result.tpot_s, "e2el": result.e2e_s}
     for name, limit in limits.items():
-        value = times[name]
+        measure = find_measure(name)
+        value = None if measure is None else measure.value(result)
         if value is None and name == "tpot":
             continue  # a single token has no time per further token
         if value is None or value > limit:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import fmean, median, variance
+from statistics import fmean, median, stdev, variance
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def statistic(values: Sequence[float], name: str) -> float | None:
-    """Return `mean`, `median`, `min`, `max`, `std` (of a population, as vLLM) or `pNN`; None without values.
+    """Return `mean`, `median`, `min`, `max`, `std` (the sample's) or `pNN`; None without values, and `std` of one.
 
     Raises:
         KeyError: There is no such statistic.
@@ -126,16 +126,11 @@ def statistic(values: Sequence[float], name: str) -> float | None:
         return percentile(values, float(name[1:])) if values else None
     if name not in _STATISTICS:
         raise KeyError(name)
-    return _STATISTICS[name](values) if values else None
+    return _STATISTICS[name](values) if len(values) > (name == "std") else None
 
 
 def _is_share(text: str) -> bool:
     return text.replace(".", "", 1).isdecimal() and 0 <= float(text) <= 100
-
-
-def _spread(values: Sequence[float]) -> float:
-    mean = fmean(values)
-    return math.sqrt(fmean([(value - mean) ** 2 for value in values]))
 
 
 _STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
@@ -143,5 +138,5 @@ _STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "median": median,
     "min": min,
     "max": max,
-    "std": _spread,
+    "std": stdev,
 }

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
 
-from farspan.measurement.advice import list_failures
-from farspan.measurement.analysis.measure import Result
+from farspan.measurement.analysis.advice import list_failures
+from farspan.measurement.analysis.load_curve import CurvePoint, list_curve
+from farspan.measurement.analysis.measures import MEASURES, PointKey, choose_timed, group_points, list_values
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
 from farspan.measurement.analysis.spread import Spread, find_few, list_spreads, measure_throughput, share_good
-from farspan.measurement.analysis.trusted import is_trusted
-from farspan.measurement.run import BenchOutcome
-from farspan.measurement.schedule import LoadPhase
+from farspan.measurement.analysis.statistics import statistic
+from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.runs.job import LoadPhase
+from farspan.measurement.runs.result import Result
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """All requests of one context and depth.
+    """All requests of one context, depth and concurrency.
 
     Times are medians over the requests they can be trusted for: answered, of the right length and not
     warm. When there is none, over whatever was measured; `trusted` then is 0 and the labels say why.
@@ -31,6 +33,7 @@ class Point:
         recall: Mean score of the answered requests; None when none was answered.
         statuses: How the requests ended, by count.
         labels: Every label that any of them carries.
+        concurrency: How many requests they were sent among, in a run that goes through several; else None.
     """
 
     context: int
@@ -46,38 +49,35 @@ class Point:
     recall: float | None
     statuses: dict[str, int]
     labels: tuple[str, ...]
+    concurrency: int | None = None
+    tpot_s: float | None = None
 
 
 def list_points(results: Sequence[Result]) -> tuple[Point, ...]:
-    """Group the measured results by context and depth, in ascending order; warm-up and cool-down stay out."""
-    groups: dict[tuple[int, float], list[Result]] = {}
-    for result in results:
-        if result.phase is not LoadPhase.MEASURED:
-            continue
-        groups.setdefault((result.context, result.depth), []).append(result)
-    return tuple(_sum_up(groups[key]) for key in sorted(groups))
+    """Sum up every point, in ascending order; warm-up and cool-down stay out."""
+    return tuple(_sum_up(key, group) for key, group in group_points(results).items())
 
 
-def _sum_up(results: Sequence[Result]) -> Point:
-    trusted = [result for result in results if is_trusted(result)]
-    timed = trusted or [result for result in results if result.ttft_s is not None]
+def _sum_up(key: PointKey, results: Sequence[Result]) -> Point:
+    timed = choose_timed(results)
     scores = [result.score for result in results if result.score is not None]
 
-    def middle(value: Callable[[Result], float | None]) -> float | None:
-        values = [v for v in map(value, timed) if v is not None]
-        return median(values) if values else None
+    def middle(name: str) -> float | None:
+        return statistic(list_values(MEASURES[name], timed), "median")
 
     return Point(
-        context=results[0].context,
+        context=key.context,
         depth=results[0].depth,
+        concurrency=key.concurrency,
         requests=len(results),
-        trusted=len(trusted),
+        trusted=sum(result.is_trusted for result in results),
         prompt_tokens=_most_frequent([result.prompt_tokens for result in results]),
         cached_tokens=_most_frequent([result.cached_tokens for result in results]),
-        ttft_s=middle(lambda result: result.ttft_s),
-        prefill_tokens_per_s=middle(lambda result: result.prefill_tokens_per_s),
-        itl_s=middle(lambda result: result.itl_s.p50 if result.itl_s else None),
-        e2e_s=middle(lambda result: result.e2e_s),
+        ttft_s=middle("ttft"),
+        prefill_tokens_per_s=middle("prefill_rate"),
+        itl_s=middle("itl"),
+        tpot_s=middle("tpot"),
+        e2e_s=middle("e2e"),
         recall=fmean(scores) if scores else None,
         statuses=dict(Counter(result.status.value for result in results)),
         labels=tuple(dict.fromkeys(label for result in results for label in result.labels)),
@@ -94,20 +94,24 @@ _REQUEST_KEYS = (
     "context", "depth", "repeat", "seed", "output_asked", "status", "error", "http_status",
     "prompt_tokens", "cached_tokens", "output_tokens", "ttft_s", "itl_s", "e2e_s", "bytes_sent_s",
     "body_bytes", "prefill_tokens_per_s", "finish_reason", "score", "answer", "reply", "labels", "evidence",
-    "phase", "started_at", "prompt_id", "queue_s", "tpot_s", "decode_tokens_per_s", "connected_s", "late_s", "company",
-    "client_lag_s",
+    "phase", "started_at", "prompt_id", "queue_s", "tpot_s", "decode_tokens_per_s", "connected_s", "late_s",
+    "most_at_once", "client_lag_s", "concurrency",
 )  # fmt: skip
-
-
-def trusted_results(results: Sequence[Result]) -> list[Result]:
-    """Return the measured results whose times can be trusted; when there is none, all that have times."""
-    measured = [result for result in results if result.phase is LoadPhase.MEASURED]
-    return [r for r in measured if is_trusted(r)] or [r for r in measured if r.ttft_s is not None]
 
 
 def list_run_spreads(outcome: BenchOutcome, percentiles: Sequence[float]) -> dict[str, Spread]:
     """Return the spread of every measure over the results that can be trusted."""
-    return list_spreads(trusted_results(outcome.results), percentiles)
+    return list_spreads(choose_timed(outcome.results), percentiles)
+
+
+def list_run_curve(outcome: BenchOutcome, percentiles: Sequence[float]) -> tuple[CurvePoint, ...]:
+    """Return throughput and latency at each concurrency of a run that goes through several; else nothing."""
+    return list_curve(
+        outcome.results,
+        starts=[start.time for start in outcome.info.starts],
+        mixed=bool(outcome.info.starts[-1].arguments.get("length_distribution")),
+        percentiles=percentiles,
+    )
 
 
 def summarise(
@@ -129,6 +133,7 @@ def summarise(
     few = find_few(spreads)
     resumed = len(outcome.info.starts) > 1
     plan = find_plan(outcome.folder, latest.server.owned_by)
+    curve = list_run_curve(outcome, percentiles)
     return {
         "run": str(outcome.folder),
         "good": outcome.good,
@@ -140,13 +145,14 @@ def summarise(
         "skipped": outcome.skipped,
         "unsent": outcome.unsent,
         "stopped": outcome.stopped,
-        "trusted": sum(is_trusted(r) for r in outcome.results if r.phase is LoadPhase.MEASURED),
+        "trusted": sum(r.is_trusted for r in outcome.results if r.phase is LoadPhase.MEASURED),
         "faults": list(outcome.faults),
         "labels": ["few-repeats"] if few else [],
         "evidence": {"few-repeats": few} if few else {},
         "failures": [asdict(failure) for failure in list_failures(outcome.results)],
         "measures": {name: spread.as_dict() for name, spread in spreads.items()},
-        "throughput": measure_throughput(outcome.results, resumed=resumed),
+        "throughput": measure_throughput(outcome.results, resumed=resumed or bool(curve)),
+        "curve": [point.to_json() for point in curve],
         "goodput": share_good(outcome.results, goodput) if goodput else None,
         "client": {
             "loop_lag_s": asdict(outcome.loop_lag) if outcome.loop_lag else None,

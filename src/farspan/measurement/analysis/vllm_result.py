@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import pstdev
 from typing import Any
 
-from farspan.measurement.analysis.measure import Result
-from farspan.measurement.analysis.measures import PER_REQUEST, gaps_s
+from farspan.measurement.analysis.measures import MEASURES, list_values
 from farspan.measurement.analysis.spread import measure_throughput
 from farspan.measurement.analysis.statistics import statistic
-from farspan.measurement.analysis.trusted import is_trusted
-from farspan.measurement.run_folder import Run
-from farspan.measurement.schedule import LoadPhase
-
-# vLLM's name of a measure to ours. itl is over all gaps of all requests together, as in vLLM.
-_MEASURES = {"ttft": "ttft", "tpot": "tpot", "e2el": "e2e"}
+from farspan.measurement.runs.job import LoadPhase
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import Run
 
 
 def export_vllm(
@@ -60,18 +57,20 @@ def export_vllm(
     }
     if detailed:
         document |= _list_details(measured)
-    for name, ours in _MEASURES.items():
-        values = [value for value in map(PER_REQUEST[ours], done) if value is not None]
-        document |= _spread(name, values, percentiles)
-    document |= _spread("itl", [gap for result in done for gap in gaps_s(result)], percentiles)
+    # itl is over all gaps of all requests together, as in vLLM.
+    for measure in MEASURES.values():
+        if measure.vllm_name:
+            document |= _spread(measure.vllm_name, list_values(measure, done), percentiles)
     labels = sorted({label for result in measured for label in result.labels})
-    trusted = sum(is_trusted(result) for result in measured)
+    trusted = sum(result.is_trusted for result in measured)
     return document | {"farspan": {"trusted": trusted, "labels": labels, "run": str(run.folder)}}
 
 
 def _spread(name: str, values: Sequence[float], percentiles: Sequence[float]) -> dict[str, float | None]:
     names = ["mean", "median", "std", *(f"p{share:g}" for share in percentiles)]
     found = {stat: statistic(values, stat) for stat in names}
+    if values:  # vLLM's is numpy's default, the population's
+        found["std"] = pstdev(values)
     return {f"{stat}_{name}_ms": None if v is None else v * 1000 for stat, v in found.items()}
 
 
@@ -81,7 +80,7 @@ def _list_details(results: Sequence[Result]) -> dict[str, list[Any]]:
         "input_lens": [result.prompt_tokens or 0 for result in results],
         "output_lens": [result.output_tokens or 0 for result in results],
         "ttfts": [result.ttft_s or 0.0 for result in results],
-        "itls": [list(gaps_s(result)) for result in results],
+        "itls": [list(result.gaps_s) for result in results],
         "latencies": [result.e2e_s for result in results],
         "generated_texts": [result.reply for result in results],
         "errors": [result.error if not result.status.answered else "" for result in results],

@@ -9,19 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import orjson
-
 from farspan.measurement.http.sse import OversizedEventError, SseParser, read_stream
 from farspan.measurement.http.wire import AnswerEvent, MalformedEventError, Usage, read_event
 
 # Bytes that may wait to be read: past this much they are read at once, so that an endless answer is bounded.
 _WAITING_BYTES = 8 * 2**20
+_PIECE_BYTES = 100  # what a piece takes beside its bytes
 _END = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]\s*[\r\n]")
 _TAIL_BYTES = 64
-# Learning what events have in common costs as much as reading two of them: given up where it does not pay.
-_SPARE_LESSONS = 4
-_WORTH_A_LESSON = 8
-_BLOCK = 1024  # events read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +38,14 @@ class AnswerTape:
     """Takes the pieces of a stream as they arrive; `read` decodes them.
 
     `has_token` turns true with the piece that brings the first token, `ended` with the piece that brings the
-    mark of the end.
+    mark of the end; `oversized` when a single event outgrows what is kept. `events` counts the events so far, at least.
     """
 
     def __init__(self) -> None:
         self.has_token = False
         self.ended = False
+        self.oversized = False
+        self.events = 0
         self._times: list[float] = []
         self._pieces: list[bytes] = []
         self._waiting_bytes = 0
@@ -60,14 +57,15 @@ class AnswerTape:
         """Take the bytes that arrived at `time_s`; return True when they may hold a token."""
         self._times.append(time_s)
         self._pieces.append(piece)
-        self._waiting_bytes += len(piece)
+        self._waiting_bytes += len(piece) + _PIECE_BYTES
+        self.events += piece.count(b"data:")
         if self._scout is not None:
             self._look_for_token(self._scout, piece)
         if self._tail or not piece.endswith(b"}\n\n"):  # the mark is not JSON, but it may come in parts
             tail = self._tail + piece[-_TAIL_BYTES:]
             self.ended = self.ended or _END.search(tail) is not None
             self._tail = b"" if tail.endswith(b"\n\n") else tail[-_TAIL_BYTES:]
-        if self._waiting_bytes > _WAITING_BYTES:
+        if self._waiting_bytes > _WAITING_BYTES and not self.ended:
             self._read_waiting()
         return self.has_token and b"data" in piece
 
@@ -79,8 +77,9 @@ class AnswerTape:
     def _look_for_token(self, scout: SseParser, piece: bytes) -> None:
         try:
             events = [read_event(payload) for payload in scout.feed(piece)]
-        except (MalformedEventError, OversizedEventError):
+        except (MalformedEventError, OversizedEventError) as error:
             self._scout, self.ended = None, True  # said by `read`
+            self.oversized = isinstance(error, OversizedEventError)
             return
         if any(event.error is not None for event in events):
             self._scout, self.ended = None, True
@@ -93,16 +92,23 @@ class AnswerTape:
             self._pieces, self._times, self._waiting_bytes = [], [], 0
             return
         # An unfinished event is left for later: everything up to the last empty line goes now.
+        if not self._pieces:
+            return
         held = b"".join(self._pieces)
         cut = max(held.rfind(b"\n\n"), held.rfind(b"\r\n\r\n") + 1, held.rfind(b"\r\r")) + 2
         if cut < 3:
             if len(held) > _WAITING_BYTES:
                 self._reader.fail(f"an event of more than {_WAITING_BYTES} bytes")
-                self.ended = True
+                self.ended = self.oversized = True
+                self._pieces, self._times, self._waiting_bytes = [], [], 0
+                return
+            # Many small pieces, no event yet: as one piece they take their bytes and no more.
+            self._pieces, self._times = [held], [self._times[-1]]
+            self._waiting_bytes = len(held) + _PIECE_BYTES
             return
         taken, times = _split(self._pieces, self._times, cut)
         self._pieces, self._times = taken[1], times[1]
-        self._waiting_bytes = len(held) - cut
+        self._waiting_bytes = len(held) - cut + _PIECE_BYTES * len(self._pieces)
         self._reader.take(taken[0], times[0])
 
 
@@ -116,8 +122,6 @@ class _Reader:
         self._usage: Usage | None = None
         self._error = ""
         self._done = False
-        self._pattern: _Pattern | None = None
-        self._hits = self._lessons = 0
 
     def answer(self) -> Answer:
         return Answer(
@@ -142,23 +146,10 @@ class _Reader:
             self.fail(str(error))
 
     def _take_payloads(self, payloads: list[bytes], times: list[float]) -> None:
-        place = 0
-        while place < len(payloads):
-            texts = self._pattern.read(payloads[place : place + _BLOCK]) if self._pattern else []
-            if texts:
-                self._texts += texts
-                self._token_times += times[place : place + len(texts)]
-                self._hits += len(texts)
-                place += len(texts)
-                continue
-            event = read_event(payloads[place])
-            self._take_event(event, times[place])
+        for payload, time_s in zip(payloads, times, strict=True):
+            self._take_event(read_event(payload), time_s)
             if self._error or self._done:
                 return
-            if event.text and self._lessons <= _SPARE_LESSONS + self._hits // _WORTH_A_LESSON:
-                self._lessons += 1
-                self._pattern = _learn(payloads[place], event)
-            place += 1
 
     def _take_event(self, event: AnswerEvent, time_s: float) -> None:
         if event.error is not None:
@@ -176,82 +167,6 @@ class _Reader:
         self._finish = event.finish_reason or self._finish
         self._usage = event.usage or self._usage
         self._done = event.done
-
-
-@dataclass(frozen=True, slots=True)
-class _Pattern:
-    """What the events of a stream have in common before and after their text."""
-
-    before: bytes
-    after: bytes
-
-    def read(self, payloads: list[bytes]) -> list[str]:
-        """Return the texts of the events at the beginning of `payloads` that differ in their text alone.
-
-        One split finds them all, and one decoding reads them. A text is taken only when it is a JSON string to its end:
-        then the event could not have been read in another way.
-        """
-        if not payloads[0].startswith(self.before):
-            return []
-        joined = b"\n".join(payloads)[len(self.before) :]
-        if payloads[-1].startswith(self.before) and payloads[-1].endswith(self.after):
-            joined = joined[: -len(self.after)]
-        pieces = joined.split(self.after + b"\n" + self.before)
-        if len(pieces) != len(payloads) or b"" in pieces or not _are_strings(pieces):
-            return self._read_each(payloads)
-        try:
-            texts: list[str] = orjson.loads(b'["' + b'","'.join(pieces) + b'"]')
-        except orjson.JSONDecodeError:
-            return self._read_each(payloads)
-        return texts if len(texts) == len(payloads) else self._read_each(payloads)
-
-    def _read_each(self, payloads: list[bytes]) -> list[str]:
-        texts: list[str] = []
-        start, end = len(self.before), -len(self.after)
-        for payload in payloads:
-            if not (payload.startswith(self.before) and payload.endswith(self.after)):
-                break
-            try:
-                text = orjson.loads(b'"' + payload[start:end] + b'"')
-            except orjson.JSONDecodeError:
-                break
-            if not text or type(text) is not str:
-                break
-            texts.append(text)
-        return texts
-
-
-def _are_strings(pieces: list[bytes]) -> bool:
-    """Tell whether no piece ends its JSON string early or goes on into the next: no bare quote, no open escape."""
-    together = b"\n".join(pieces)
-    if b"\\" in together:
-        together = together.replace(b"\\\\", b"").replace(b'\\"', b"")
-        if b"\\\n" in together or together.endswith(b"\\"):
-            return False
-    return b'"' not in together
-
-
-def _learn(payload: bytes, event: AnswerEvent) -> _Pattern | None:
-    """Find what stands before and after an event's text, so that events alike but for it need no decoding.
-
-    The place is proven by decoding the event once more with another text in it. An event that says anything
-    else than its text teaches nothing.
-    """
-    if event != AnswerEvent(event.text, True):
-        return None
-    encoded = orjson.dumps(event.text)[1:-1]
-    for field in (b'"text"', b'"content"', b'"reasoning_content"', b'"reasoning"'):
-        opening = payload.find(field)
-        start = payload.find(b'"', payload.find(b":", opening)) + 1 if opening >= 0 else 0
-        if not start or not payload.startswith(encoded + b'"', start):
-            continue
-        pattern = _Pattern(payload[:start], payload[start + len(encoded) :])
-        if read_event(pattern.before + _PROBE + pattern.after) == AnswerEvent(_PROBE.decode(), True):
-            return pattern
-    return None
-
-
-_PROBE = b"farspan's probe"
 
 
 def _split(

@@ -16,7 +16,7 @@ import time
 from array import array
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -25,30 +25,42 @@ from yarl import URL
 
 from farspan import __version__
 from farspan.measurement.http.connection import Connection
-from farspan.measurement.http.http1 import write_head
+from farspan.measurement.http.http1 import OversizedAnswerError, write_head
 from farspan.measurement.http.outcome import is_streamed, judge, one_line
 from farspan.measurement.http.reactor import Reactor
 from farspan.measurement.http.request_body import RequestBody
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.timestamps import KeepStamping, ask_for_stamps
 from farspan.measurement.http.wire import Api, Usage
-from farspan.measurement.request_status import Status
 from farspan.sizes import format_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long to wait, in seconds; None waits for ever. There is no limit on a whole answer: 10M tokens
-    take an hour.
+    """How long to wait, in seconds, and how much of an answer to take; None waits for ever. There is no time limit on a
+    whole answer: 10M tokens take an hour.
 
     Args:
         connect_s: Until the connection stands.
         first_token_s: From the start until the first token.
         idle_s: Between two tokens.
+        answer_bytes: Most bytes of an answer, its head included.
+        answer_events: Most events of a stream; None is no bound.
     """
 
     connect_s: float | None = 10.0
     first_token_s: float | None = None
     idle_s: float | None = None
+    answer_bytes: int = 64 * 2**20
+    answer_events: int | None = None
+
+    def for_output(self, tokens: int) -> Self:
+        """Return the limits of an answer of so many tokens: a server that goes on and on is left.
+
+        An event takes a few hundred bytes; SGLang's /generate repeats the whole answer in every event.
+        """
+        most_bytes = 16 * 2**20 + tokens * (16 * 2**10 + 64 * tokens)
+        return replace(self, answer_bytes=most_bytes, answer_events=1024 + 16 * tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,7 @@ class Exchange:
         started_s: The start on `time.perf_counter()`'s clock.
         connected_s: When the connection stood.
         clock_jump_s: How far the wall clock moved against the steady one meanwhile.
+        oversized: Whether the answer outgrew the limits and was left.
         lag: The client's own; None where the kernel gives no time stamps: then arrivals are timed by this process.
     """
 
@@ -106,6 +119,7 @@ class Exchange:
     connected_s: float | None = None
     clock_jump_s: float = 0.0
     lag: Lag | None = None
+    oversized: bool = False
 
 
 class Client:
@@ -185,7 +199,7 @@ class Client:
         changed, closed = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def tell(event: asyncio.Event) -> None:
+        def set_from_thread(event: asyncio.Event) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has gone: so has whoever was waiting
                 loop.call_soon_threadsafe(event.set)
 
@@ -196,7 +210,9 @@ class Client:
             body,
             sender=self._sender,
             receiver=self._receiver,
-            on_change=functools.partial(tell, changed),
+            on_change=functools.partial(set_from_thread, changed),
+            most_bytes=limits.answer_bytes,
+            most_events=limits.answer_events,
         )
         connection.start()
         self._waiting.add(changed)
@@ -208,7 +224,7 @@ class Client:
         finally:
             ended = connection.ended_s or time.perf_counter()
             self._waiting.discard(changed)
-            connection.close(functools.partial(tell, closed))
+            connection.close(functools.partial(set_from_thread, closed))
         await closed.wait()
         # A long answer takes a while to decode: not on the event loop's time.
         answer = await asyncio.to_thread(connection.tape.read)
@@ -233,6 +249,7 @@ class Client:
             connected_s=connected_s,
             clock_jump_s=jump,
             lag=Lag.of(connection.lags_s),
+            oversized=connection.tape.oversized or isinstance(connection.failure, OversizedAnswerError),
         )
 
     def give_up(self) -> None:
@@ -274,14 +291,14 @@ class Client:
         Raises:
             TimeoutError: A limit or the deadline has passed; its words say which.
         """
-        told = False
+        reported = False
         while connection.ended_s is None:
-            first, heard = connection.first_token_s, connection.token_heard_s
-            if first is not None and not told:
-                told = True
+            first, latest = connection.first_token_s, connection.latest_token_s
+            if first is not None and not reported:
+                reported = True
                 if on_first_token is not None:
                     on_first_token(first - started)
-            since, limit = (started, limits.first_token_s) if heard is None else (heard, limits.idle_s)
+            since, limit = (started, limits.first_token_s) if latest is None else (latest, limits.idle_s)
             own = None if limit is None else since + limit - time.perf_counter()
             left = _soonest(own, deadline)
             if self._given_up:
@@ -289,13 +306,13 @@ class Client:
             if left is not None and left <= 0:
                 if own is None or own > left or limit is None:
                     raise TimeoutError("the run's time was up")
-                what = "for the first token" if heard is None else "between two tokens"
+                what = "for the first token" if latest is None else "between two tokens"
                 raise TimeoutError(f"the limit is {format_seconds(limit)} {what}")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await changed.wait()
                     changed.clear()
-        if connection.first_token_s is not None and not told and on_first_token is not None:
+        if connection.first_token_s is not None and not reported and on_first_token is not None:
             on_first_token(connection.first_token_s - started)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from farspan.measurement.http.answer import AnswerTape
-from farspan.measurement.http.http1 import AnswerReader, MalformedAnswerError
+from farspan.measurement.http.http1 import AnswerReader, MalformedAnswerError, OversizedAnswerError
 from farspan.measurement.http.reactor import READ, WRITE, Callback, Reactor
 from farspan.measurement.http.request_body import RequestBody
 from farspan.measurement.http.timestamps import STAMP_ROOM, find_lag, read_clocks
@@ -37,10 +37,10 @@ class Connection:
         whole: The body of an answer that is no event stream.
         sent_s: When this process noticed that the last byte of the body had been handed to the kernel: it may be
             later than the server's answer.
-        token_heard_s: When the latest bytes with tokens arrived.
+        latest_token_s: When the latest bytes with tokens arrived.
         first_token_s: When the first token arrived.
         ended_s: When the exchange was over; None while it is not.
-        failure: What broke it off.
+        failure: What broke it off; an `OversizedAnswerError` when the answer outgrew `most_bytes` or `most_events`.
         lags_s: For every arrival with the kernel's stamp, how much later this process took it.
     """
 
@@ -53,12 +53,14 @@ class Connection:
         sender: Reactor,
         receiver: Reactor,
         on_change: Callable[[], None],
+        most_bytes: int = _WHOLE_ANSWER_BYTES,
+        most_events: int | None = None,
     ) -> None:
         self.reader = AnswerReader()
         self.tape = AnswerTape()
         self.whole = bytearray()
         self.sent_s: float | None = None
-        self.token_heard_s: float | None = None
+        self.latest_token_s: float | None = None
         self.first_token_s: float | None = None
         self.ended_s: float | None = None
         self.failure: Exception | None = None
@@ -72,7 +74,10 @@ class Connection:
         self._sender = receiver if self._tls else sender
         self._receiver = receiver
         self._on_change = on_change
-        self._heard_s = time.perf_counter()
+        self._latest_arrival_s = time.perf_counter()
+        self._received = 0
+        self._most_bytes = most_bytes
+        self._most_events = most_events
 
     def start(self) -> None:
         """Begin to send and to listen."""
@@ -204,7 +209,7 @@ class Connection:
             self.lags_s.append(lag_s)
             now -= lag_s
         # A wall clock that is being set may put two arrivals in the wrong order, or the first one before the request.
-        now = self._heard_s = max(now, self._heard_s)
+        now = self._latest_arrival_s = max(now, self._latest_arrival_s)
         self._take(data, now)
 
     def _take(self, data: bytes, at: float) -> None:
@@ -213,12 +218,15 @@ class Connection:
             self._end(None if whole else ConnectionResetError(), at)
             return
         early = self.reader.status is None
+        self._received += len(data)
         try:
             body = self.reader.feed(data)
         except MalformedAnswerError as error:
             self._end(error, at)
             return
         if self.reader.status is None:
+            if self._received > self._most_bytes:
+                self._end(OversizedAnswerError(f"more than {self._most_bytes:,} bytes, and no answer"), at)
             return
         streamed = self.reader.status == 200 and self.reader.content_type == "text/event-stream"
         if early and self.reader.status != 200 and not self._tls:
@@ -227,14 +235,18 @@ class Connection:
             self._take_events(body, at)
         elif body:
             self.whole += body
-            if len(self.whole) > (_WHOLE_ANSWER_BYTES if self.reader.status == 200 else _ERROR_BYTES):
+            if self.reader.status != 200 and len(self.whole) > _ERROR_BYTES:
                 self._end(None, at)
         if self.reader.complete or self.tape.ended:
             self._end(None, at)
+        elif self._received > self._most_bytes:
+            self._end(OversizedAnswerError(f"more than {self._most_bytes:,} bytes, and no end"), at)
+        elif self._most_events is not None and self.tape.events > self._most_events:
+            self._end(OversizedAnswerError(f"more than {self._most_events:,} events, and no end"), at)
 
     def _take_events(self, body: bytes, at: float) -> None:
         if self.tape.add(at, body):
-            self.token_heard_s = at
+            self.latest_token_s = at
             if self.first_token_s is None:
                 self.first_token_s = at
                 self._on_change()

@@ -11,10 +11,15 @@ from ipaddress import ip_address
 
 _HEAD_BYTES = 256 * 2**10
 _CHUNK_LINE_BYTES = 1024
+_INTERIM_ANSWERS = 64  # of 1xx before the real one
 
 
 class MalformedAnswerError(Exception):
     """What came is not an HTTP/1.1 answer."""
+
+
+class OversizedAnswerError(MalformedAnswerError):
+    """An answer has outgrown what was asked for: more bytes or events than it can need."""
 
 
 def write_head(host: str, port: int, path: str, headers: Mapping[str, str], *, body_bytes: int) -> bytes:
@@ -51,9 +56,13 @@ class AnswerReader:
         self.headers: dict[str, str] = {}
         self.complete = False
         self._buffer = b""
+        self._head = bytearray()
+        self._searched = 0  # bytes of the head in which its end is not
+        self._interim = 0
         self._chunked = False
         self._left: int | None = None  # bytes of the body, or of the chunk, still to come
         self._trailing = False
+        self._trailer_bytes = 0
 
     @property
     def content_type(self) -> str:
@@ -69,10 +78,11 @@ class AnswerReader:
         if self.complete:
             return b""
         if self.status is None:
-            self._buffer += data
+            self._head += data
             if not self._take_heads():
                 return b""
-            data, self._buffer = self._buffer, b""
+            data = bytes(self._head)
+            self._head.clear()
         if self._chunked:
             return self._take_chunks(data)
         if self._left is None:
@@ -91,15 +101,21 @@ class AnswerReader:
     def _take_heads(self) -> bool:
         """Take answers of 1xx, which come before the real one, and the head of that; False when more is to come."""
         while self.status is None:
-            head, end, rest = self._buffer.partition(b"\r\n\r\n")
-            if not end:
-                if len(self._buffer) > _HEAD_BYTES:
-                    raise MalformedAnswerError(f"a head of more than {_HEAD_BYTES} bytes")
-                if not b"HTTP/1.".startswith(head[:7]):
+            end = self._head.find(b"\r\n\r\n", max(0, self._searched - 3))
+            if (len(self._head) if end < 0 else end) > _HEAD_BYTES:
+                raise OversizedAnswerError(f"a head of more than {_HEAD_BYTES} bytes")
+            if end < 0:
+                if not b"HTTP/1.".startswith(self._head[:7]):
                     raise MalformedAnswerError("something that is not HTTP")
+                self._searched = len(self._head)
                 return False
-            self._buffer = rest
-            self._read_head(head.decode("latin-1"))
+            head = self._head[:end].decode("latin-1")
+            del self._head[: end + 4]
+            self._searched = 0
+            self._read_head(head)
+            self._interim += 1
+            if self._interim > _INTERIM_ANSWERS:
+                raise OversizedAnswerError(f"more than {_INTERIM_ANSWERS} answers before the answer")
         return True
 
     def _read_head(self, head: str) -> None:
@@ -130,22 +146,27 @@ class AnswerReader:
         pieces: list[bytes] = []
         if self._buffer:
             data, self._buffer = self._buffer + data, b""
-        while data and not self.complete:
+        at = 0
+        while at < len(data) and not self.complete:
             if self._left:
-                piece = data[: self._left]
+                piece = data[at : at + self._left]
                 pieces.append(piece)
-                data = data[len(piece) :]
+                at += len(piece)
                 self._left -= len(piece)
                 continue
-            line, end, rest = data.partition(b"\r\n")
-            if not end:
-                if len(data) > _CHUNK_LINE_BYTES:
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._buffer = data[at:]
+                if len(self._buffer) > _CHUNK_LINE_BYTES:
                     raise MalformedAnswerError("a chunk without a size")
-                self._buffer = data
                 break
-            data = rest
+            line = data[at:end]
+            at = end + 2
             if self._trailing:
                 self.complete = not line
+                self._trailer_bytes += len(line) + 2
+                if self._trailer_bytes > _HEAD_BYTES:
+                    raise OversizedAnswerError(f"trailers of more than {_HEAD_BYTES} bytes")
             elif self._left == 0 and not line:
                 self._left = None  # the empty line after a chunk's bytes
             else:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from farspan.errors import InputError
+from farspan.errors import FarspanError
 from farspan.measurement.http.client import Client, Limits
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.target import ask_server
 from farspan.measurement.http.wire import Api, encode_body
-from farspan.measurement.request_status import Status
 
 _ONE_TOKEN_LIMIT_S = 60.0
 
@@ -20,7 +20,7 @@ async def find_missing(url: str, *, api_key: str | None = None) -> str:
     """
     try:
         server = await ask_server(url, api_key=api_key)
-    except InputError as error:
+    except FarspanError as error:
         return error.message
     body = encode_body(
         Api.COMPLETIONS, model=server.model, prompt=np.array([1], dtype=np.int32), output_tokens=1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from ipaddress import ip_address
 from typing import Any
 
 import aiohttp
@@ -12,11 +13,15 @@ import orjson
 from yarl import URL
 
 from farspan.engines.registry import all_engines, find_served
-from farspan.errors import InputError
+from farspan.errors import InputError, NetworkError
 from farspan.measurement.http.wire import read_error_body
 from farspan.sizes import format_tokens
 
 ANSWER_LIMIT_S = 30.0
+_MOST_BYTES = 8 * 2**20
+# A bare word may be anything; a host with a port is a server.
+_HOST_AND_PORT = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\]):\d+(/[\w./-]*)?")
+_API_PATH = re.compile(r"/v1(/((chat/)?completions|models))?/*$")
 _ASIDE_LIMIT_S = 5.0  # for what is good to know but not needed
 
 
@@ -50,13 +55,16 @@ class ServerInfo:
 
 
 def normalise_url(text: str) -> str:
-    """Return a server's address without a trailing slash or `/v1`.
+    """Return a server's address without a trailing slash or `/v1`, and with http:// where it is only a host and port.
 
     Raises:
         InputError: It is not an http or https address, or it holds a password.
     """
+    given = text.strip()
+    if "://" not in given and _HOST_AND_PORT.fullmatch(given):
+        given = f"http://{given}"
     try:
-        url = URL(text.strip())
+        url = URL(given)
         usable = url.scheme in ("http", "https") and bool(url.host)
     except ValueError:
         usable = False
@@ -64,7 +72,18 @@ def normalise_url(text: str) -> str:
         raise InputError(f"{text!r} is not a server's address", "write it as http://localhost:8000")
     if url.user or url.password:
         raise InputError("the server's address holds a password", "put the key into OPENAI_API_KEY")
-    return str(url.with_query(None).with_fragment(None)).rstrip("/").removesuffix("/v1").rstrip("/")
+    return _API_PATH.sub("", str(url.with_query(None).with_fragment(None))).rstrip("/")
+
+
+def is_local(url: str) -> bool:
+    """Tell whether a server is this machine by its address alone."""
+    host = URL(url).host or ""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 async def ask_server(url: str, *, model: str | None = None, api_key: str | None = None) -> ServerInfo:
@@ -76,7 +95,8 @@ async def ask_server(url: str, *, model: str | None = None, api_key: str | None 
         api_key: Sent as a bearer token.
 
     Raises:
-        InputError: No server answers there, it wants a key, or it does not serve that model.
+        NetworkError: No server answers there, or not as a server of models does.
+        InputError: It wants a key, or does not serve that model.
     """
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     timeout = aiohttp.ClientTimeout(total=ANSWER_LIMIT_S, sock_connect=10)
@@ -84,13 +104,18 @@ async def ask_server(url: str, *, model: str | None = None, api_key: str | None 
         try:
             status, body = await _get(session, url + "/v1/models")
         except TimeoutError as error:
-            raise InputError(
+            raise NetworkError(
                 f"the server at {url} did not answer GET /v1/models within {ANSWER_LIMIT_S:g} s",
                 "wait until it is ready, or check --url",
             ) from error
+        except _OversizedError as error:
+            raise NetworkError(
+                f"the server at {url} answers GET /v1/models with {error}",
+                "check --url: this is no model server",
+            ) from error
         except (aiohttp.ClientError, OSError) as error:
             reason = " ".join(str(error).split())
-            raise InputError(
+            raise NetworkError(
                 f"no server answers at {url} ({reason})", "start it, or pass its address with --url"
             ) from error
         version = await _ask_version(session, url)
@@ -98,7 +123,7 @@ async def ask_server(url: str, *, model: str | None = None, api_key: str | None 
         wanted = "refuses the API key" if api_key else "wants an API key"
         raise InputError(f"the server at {url} {wanted} (HTTP {status})", "set OPENAI_API_KEY or --api-key")
     if status >= 500:
-        raise InputError(
+        raise NetworkError(
             f"the server at {url} answers HTTP {status}: {read_error_body(body)}",
             "wait until it is ready, or read its log",
         )
@@ -151,24 +176,6 @@ def choose_model(url: str, cards: list[dict[str, Any]], model: str | None, versi
     )
 
 
-def find_tokenizer(server: ServerInfo, given: Path | None) -> Path:
-    """Return where the server's tokenizer is: as given, or in the local folder the server loaded its model
-    from.
-
-    Raises:
-        InputError: It is not given and the server names no folder of this machine.
-    """
-    if given is not None:
-        return given
-    for name in (server.root, server.model):
-        if name and Path(name).is_dir():
-            return Path(name)
-    raise InputError(
-        f"the tokenizer of {server.model!r} is not known here",
-        "pass --tokenizer with its folder or tokenizer.json",
-    )
-
-
 def check_lengths(server: ServerInfo, contexts: tuple[int, ...], output_tokens: int) -> None:
     """Refuse contexts that the server would refuse, before anything is sent.
 
@@ -187,9 +194,18 @@ def check_lengths(server: ServerInfo, contexts: tuple[int, ...], output_tokens: 
         )
 
 
+class _OversizedError(ValueError):
+    """A server says far more of itself than there is to say."""
+
+
 async def _get(session: aiohttp.ClientSession, address: str) -> tuple[int, bytes]:
     async with session.get(address, allow_redirects=False) as response:
-        return response.status, await response.read()
+        body = bytearray()
+        async for piece in response.content.iter_any():
+            body += piece
+            if len(body) > _MOST_BYTES:
+                raise _OversizedError(f"more than {_MOST_BYTES:,} bytes")
+        return response.status, bytes(body)
 
 
 async def _ask_version(session: aiohttp.ClientSession, url: str) -> str | None:

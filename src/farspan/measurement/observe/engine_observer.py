@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from farspan.engines.metrics import Measure
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.observe.evidence import estimate_prefill, find_hang, find_preemption, find_strangers
 from farspan.measurement.observe.gpu_sampler import is_here, open_gpus
 from farspan.measurement.observe.observer import ObservedRun, Observer
 from farspan.measurement.observe.scrape import Sample, Scraper
 from farspan.measurement.observe.telemetry import Telemetry
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
+from farspan.measurement.runs.result import Result
 from farspan.sizes import format_tokens
 
 INTERVAL_S = 1.0
@@ -89,14 +89,14 @@ class EngineObserver(Observer):
         """Note that the request is over."""
         self._waiting.discard(result.job)
 
-    def find_labels(self, since: float, until: float, ours: int) -> Mapping[str, str]:
+    def find_labels(self, since: float, until: float, own_requests: int) -> Mapping[str, str]:
         """Return `preempted` and `co-running` where the engine's metrics prove them."""
         if self._telemetry is None:
             return {}
         margin = 2 * self._interval  # counters are read once an interval
         labels = {
             "preempted": find_preemption(self._telemetry.between(since - margin, until)),
-            "co-running": find_strangers(self._telemetry.between(since, until), ours),
+            "co-running": find_strangers(self._telemetry.between(since, until), own_requests),
         }
         return {name: evidence for name, evidence in labels.items() if evidence is not None}
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from farspan.measurement.analysis.measure import Result
 from farspan.measurement.http.target import ServerInfo
-from farspan.measurement.schedule import Job
+from farspan.measurement.runs.job import Job
+from farspan.measurement.runs.result import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,14 @@ class Observer:
         self,
         since: float,  # noqa: ARG002
         until: float,  # noqa: ARG002
-        ours: int,  # noqa: ARG002
+        own_requests: int,  # noqa: ARG002
     ) -> Mapping[str, str]:
         """Return what limits the trust in a request that has just ended: label to evidence.
 
         Args:
             since: When it left.
             until: When it was over.
-            ours: The most requests that we had under way at a time meanwhile, this one included.
+            own_requests: The most requests that we had under way at a time meanwhile, this one included.
         """
         return {}
 

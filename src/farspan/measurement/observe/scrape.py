@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 from dataclasses import dataclass
 
 from yarl import URL
@@ -11,7 +12,8 @@ from farspan.engines.metrics import Measure, find_engine, read_metrics
 from farspan.engines.registry import find_served
 
 TIMEOUT_S = 5.0
-_MOST_BYTES = 16 * 2**20
+_MOST_BYTES = 4 * 2**20  # an engine's metrics take tens of kilobytes, those of many ranks a few megabytes
+_ANSWER_LIMIT_S = 2 * TIMEOUT_S
 
 
 class ScrapeError(Exception):
@@ -36,7 +38,7 @@ class Sample:
 class Scraper:
     """Asks one server for its metrics, over a connection of its own each time.
 
-    Not for an event loop: `read` blocks, for at most `TIMEOUT_S` a step.
+    Not for an event loop: `read` blocks, for a few seconds at most.
 
     Args:
         url: Where the metrics are, such as `http://localhost:8000/metrics`.
@@ -67,6 +69,16 @@ class Scraper:
         except ValueError as error:
             raise ScrapeError(f"{self.url} is not in the Prometheus text format ({error})") from error
 
+    def _read_body(self, answer: http.client.HTTPResponse, deadline: float) -> bytes:
+        body = bytearray()
+        while piece := answer.read1(2**16):
+            body += piece
+            if len(body) > _MOST_BYTES:
+                raise ScrapeError(f"{self.url} answers with more than {_MOST_BYTES:,} bytes")
+            if time.monotonic() > deadline:
+                raise ScrapeError(f"{self.url} did not end its answer within {_ANSWER_LIMIT_S:g} s")
+        return bytes(body)
+
     def _get(self) -> bytes:
         # No redirects and no proxies: the key goes to this address and nowhere else, as in the client.
         kind = http.client.HTTPSConnection if self.url.scheme == "https" else http.client.HTTPConnection
@@ -74,7 +86,7 @@ class Scraper:
         try:
             connection.request("GET", self.url.raw_path_qs, headers=self._headers)
             answer = connection.getresponse()
-            body = answer.read(_MOST_BYTES)
+            body = self._read_body(answer, time.monotonic() + _ANSWER_LIMIT_S)
         except (OSError, http.client.HTTPException) as error:
             raise ScrapeError(f"{self.url} does not answer ({_one_line(error)})") from error
         finally:

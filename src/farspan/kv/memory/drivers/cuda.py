@@ -55,17 +55,20 @@ class CudaDriver(Driver):
 
     def memory(self) -> Memory:
         """See `Driver.memory`: what the device says is free, whoever took the rest."""
+        self.check_open()
         with self._in_context():
             free, total = self._call("cuMemGetInfo")
         return Memory(int(free), int(total))
 
     def physical_bytes(self) -> int:
         """See `Driver.physical_bytes`: the sizes of the handles, which is what the device gives out."""
+        self.check_open()
         with self._lock:
             return sum(handle.size for handle in self._handles)
 
     def fence(self) -> Fence:
         """See `Driver.fence`: an event on each of the driver's streams."""
+        self.check_open()
         fence = _CudaFence(self)
         with self._in_context():
             for stream in self._streams():
@@ -75,6 +78,7 @@ class CudaDriver(Driver):
 
     def tensor(self, address: int, size: int) -> torch.Tensor:
         """See `Driver.tensor`. Torch asks the device whose memory it is, so the first bytes must be mapped."""
+        self.check_open()
         import torch
 
         return torch.as_tensor(_Memory(address, size), device=torch.device("cuda", self.device))

@@ -75,6 +75,9 @@ class PassedFence(Fence):
 class Driver(ABC):
     """Memory of one device. Creating and destroying is safe from any thread; the rest belongs to one thread.
 
+    Whoever makes a driver closes it, after everything that lives on it. A closed driver refuses every call with
+    DriverError, for what was mapped is gone and its addresses may be somebody else's by then.
+
     Attributes:
         name: `host` or `cuda`.
         granularity: Sizes and addresses are multiples of this many bytes.
@@ -102,6 +105,7 @@ class Driver(ABC):
         Raises:
             NoRoomError: There is no address space left.
         """
+        self.check_open()
         self._check_size(size)
         address = self._reserve(size)
         self._ranges[address] = size
@@ -111,6 +115,7 @@ class Driver(ABC):
 
     def release(self, address: int, size: int) -> None:
         """Give a reserved range back; nothing may be mapped in it."""
+        self.check_open()
         if self._ranges.get(address) != size:
             raise DriverError(f"no range of {size} bytes was reserved at {address:#x}")
         if self._mapped_starts[address]:
@@ -137,6 +142,7 @@ class Driver(ABC):
         Raises:
             NoRoomError: The device has none left. What could be created is in `handles`.
         """
+        self.check_open()
         self._check_size(size)
         with self._ready():
             for _ in range(count):
@@ -147,6 +153,7 @@ class Driver(ABC):
 
     def destroy(self, handle: Handle) -> None:
         """Give physical memory back to the device; it must not be mapped."""
+        self.check_open()
         if handle.address is not None or not handle.alive:
             state = "mapped" if handle.alive else "destroyed already"
             raise DriverError(f"memory that is {state} cannot be destroyed")
@@ -164,10 +171,13 @@ class Driver(ABC):
     def map_run(self, address: int, handles: Sequence[Handle]) -> None:
         """Back the addresses from `address` on with `handles`, one after the other; all or none.
 
+        When the device fails to undo a part, that part stays mapped: its handles have an address after the error.
+
         Raises:
             DriverError: An address is outside a reserved range or mapped already, or a handle is mapped elsewhere.
             NoRoomError: The device has no memory for its own tables.
         """
+        self.check_open()
         size = sum(handle.size for handle in handles)
         starts = self._check_unmapped(address, size)
         for handle in handles:
@@ -183,17 +193,18 @@ class Driver(ABC):
                 at += handle.size
             self._allow_access(address, size)
         except FarspanError:
-            for at, handle in reversed(done):
-                self._unmap(at, handle.size)
+            done = self._undo_map(done)
             raise
-        for at, handle in done:
-            handle.address = at
-            self._mapped[at] = handle
-        place = bisect_right(starts, address)
-        starts[place:place] = [at for at, _ in done]
+        finally:
+            for at, handle in done:
+                handle.address = at
+                self._mapped[at] = handle
+            place = bisect_right(starts, address)
+            starts[place:place] = [at for at, _ in done]
 
     def unmap(self, address: int, size: int) -> Handle:
         """Take away the memory mapped at exactly [address, address + size) and return it; the range stays reserved."""
+        self.check_open()
         handle = self._mapped.get(address)
         if handle is None or handle.size != size:
             raise DriverError(f"no memory of {size} bytes is mapped at {address:#x}")
@@ -228,6 +239,13 @@ class Driver(ABC):
             f"the {size} bytes at {address:#x} are memory of the {self.name} driver and have no numpy view",
             "use tensor() instead",
         )
+
+    def check_open(self) -> None:
+        """Raise DriverError when the driver is closed."""
+        if self._closed:
+            raise DriverError(
+                f"the {self.name} driver is closed", "close it after the caches and pools that use it"
+            )
 
     @property
     def live_handles(self) -> int:
@@ -301,6 +319,16 @@ class Driver(ABC):
 
     @abstractmethod
     def _shut(self) -> None: ...
+
+    def _undo_map(self, done: list[tuple[int, Handle]]) -> list[tuple[int, Handle]]:
+        """Unmap what was mapped before a failure; return what the device would not unmap, which stays mapped."""
+        left = []
+        for at, handle in done:
+            try:
+                self._unmap(at, handle.size)
+            except FarspanError:
+                left.append((at, handle))
+        return left
 
     # --- checks ------------------------------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ class HostDriver(Driver):
 
     def memory(self) -> Memory:
         """See `Driver.memory`: MemAvailable, within the memory limit of the cgroup and `limit_bytes`."""
+        self.check_open()
         memory = _host_memory()
         if self._limit is None:
             return memory
@@ -79,20 +80,24 @@ class HostDriver(Driver):
 
     def physical_bytes(self) -> int:
         """See `Driver.physical_bytes`: the blocks of the file, exact."""
+        self.check_open()
         return os.fstat(self._file).st_blocks * 512
 
     def fence(self) -> Fence:
         """See `Driver.fence`: the host has no queue."""
+        self.check_open()
         return _PASSED
 
     def numpy(self, address: int, size: int) -> NDArray[np.uint8]:
         """See `Driver.numpy`."""
+        self.check_open()
         import numpy as np
 
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def tensor(self, address: int, size: int) -> torch.Tensor:
         """See `Driver.tensor`."""
+        self.check_open()
         import torch
 
         return torch.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype=torch.uint8)

@@ -1,0 +1,47 @@
+"""The options that ask for a plan, for every verb that makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from farspan.models.config import WEIGHT_FORMATS
+from farspan.models.spec import KvDtype
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--tp", type=int, help="Tensor-parallel size.  [default: all GPUs]"),
+    click.option("--context", metavar="SIZE", help="Longest request, prompt and answer together: 128k, 2M, 2Mi."),
+    click.option("--concurrency", default=1, show_default=True, help="Requests of that length at once."),
+    click.option("--output-tokens", metavar="SIZE", default="200", show_default=True, help="Tokens of the answer."),
+    click.option(
+        "--kv-dtype",
+        default="auto",
+        show_default=True,
+        type=click.Choice([kind.value for kind in KvDtype]),
+        help="Type of the KV cache.",
+    ),
+    click.option("--weights", type=click.Choice(list(WEIGHT_FORMATS)), help="Plan as if weights were kept so."),
+    click.option(
+        "--engine-version",
+        default="",
+        help="The engine's version.  [default: the installed one for a local server, else the newest known]",
+    ),
+    click.option("--accept-nearest-version", is_flag=True, help="Plan an unknown version as the nearest."),
+    click.option("--offline", is_flag=True, help="Never ask the Hugging Face hub for a config."),
+)  # fmt: skip
+
+
+def plan_options(command: _Command) -> _Command:
+    """Add the options, in this order."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+engine_flags_argument = click.argument(
+    "engine_flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE FLAGS]"
+)

@@ -1,0 +1,214 @@
+"""Everything known of a server while its log is read: what rules look at besides the line they matched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from farspan.engines.logs.access import AccessLog
+from farspan.engines.logs.findings import Evidence
+from farspan.engines.logs.pattern import compile_pattern
+from farspan.engines.logs.rates import Rates
+from farspan.engines.logs.records import (
+    Access,
+    Arguments,
+    Batch,
+    EngineVersion,
+    Event,
+    Figure,
+    LogMessage,
+    Progress,
+    StartPhase,
+    Throughput,
+    Traffic,
+    Where,
+)
+from farspan.engines.logs.tracebacks import Tracebacks
+from farspan.errors import InputError
+from farspan.planner.versions import version_key
+
+_ABSURD = 1e15  # no server has as many bytes, tokens or seconds; not-a-number is not below it either
+_DEVICE = compile_pattern(r"device_name=(?:NVIDIA_|AMD_)?([\w.-]+?)(?:,|\.json|_down)")
+_CAPACITY = compile_pattern(r"total capacity of (\d+(?:\.\d+)?) GiB")
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What the user knows and the log does not say; empty where nothing is known."""
+
+    model: str = ""
+    gpu: str = ""
+    engine_version: str = ""
+
+
+@dataclass(slots=True)
+class ServerState:
+    """The state of one server as far as its log tells. A restart in the same log begins a new one."""
+
+    hints: Hints = field(default_factory=Hints)
+    engine: str = ""
+    version: str = ""
+    version_like: str = ""
+    args: dict[str, object] = field(default_factory=dict)
+    args_line: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+    figure_lines: dict[str, int] = field(default_factory=dict)
+    phase: StartPhase | None = None
+    started: Where | None = None
+    ready: Where | None = None
+    died: Where | None = None
+    stopped: Where | None = None
+    first_at: float | None = None
+    last: Where = field(default_factory=Where)
+    last_at: float | None = None
+    first_error: Evidence | None = None
+    explained: frozenset[int] = frozenset()
+    gpu_name: str = ""
+    gpu_total_gib: float | None = None
+    tracebacks: Tracebacks = field(default_factory=Tracebacks)
+    rates: Rates = field(default_factory=Rates)
+    access_log: AccessLog = field(default_factory=AccessLog)
+
+    def see(self, event: Event) -> None:
+        """Take one event in. Messages are the rules' business, but their tracebacks are kept here."""
+        where = event.where
+        if where.line >= self.last.line:
+            self.last = where
+        if where.at is not None:
+            if self.first_at is None:
+                self.first_at = where.at
+            self.last_at = where.at
+        if isinstance(event, Throughput):
+            self.rates.see_throughput(event)
+        elif isinstance(event, Access):
+            self.access_log.see(event)
+        elif isinstance(event, Batch):
+            self.engine = self.engine or "sglang"
+            self.rates.see_batch(event)
+        elif isinstance(event, Traffic):
+            self.access_log.answered += event.answered
+        elif isinstance(event, LogMessage):
+            self.tracebacks.see(event)
+            self._see_gpu(event.text)
+            if self.first_error is None and event.level in ("ERROR", "CRITICAL") and event.text.strip():
+                self.first_error = Evidence(where.line, event.raw)
+        elif isinstance(event, Figure):
+            if abs(event.value) < _ABSURD:
+                self.figures[event.name] = event.value
+                self.figure_lines.setdefault(event.name, where.line)
+        elif isinstance(event, Arguments):
+            self.args_line = self.args_line or where.line
+            self.version_like = self.version_like or event.version_like
+            for name, value in event.values.items():
+                self.args.setdefault(name, value)
+        elif isinstance(event, EngineVersion):
+            self.engine = self.engine or event.engine
+            if event.version and event.engine == self.engine:
+                self.version = event.version
+        else:
+            self._see_progress(event)
+
+    def _see_gpu(self, text: str) -> None:
+        """Kernel settings name the GPU in their file names, and torch says how much memory it has."""
+        if "device_name=" in text and not self.gpu_name:
+            match = _DEVICE.search(text)
+            self.gpu_name = match[1] if match is not None else ""
+        elif "total capacity of" in text and self.gpu_total_gib is None:
+            match = _CAPACITY.search(text)
+            self.gpu_total_gib = float(match[1]) if match is not None else None
+
+    def _see_progress(self, event: Progress) -> None:
+        where = event.where
+        self.started = self.started or where
+        if event.phase is StartPhase.READY:
+            self.ready = self.ready or where
+            self.died = None
+        elif event.phase is StartPhase.DIED:
+            self.died = self.died or where
+        elif event.phase is StartPhase.SHUTDOWN:
+            self.stopped = self.stopped or where
+        if event.phase not in (StartPhase.DIED, StartPhase.SHUTDOWN):
+            self.phase = event.phase
+
+    @property
+    def is_vllm(self) -> bool:
+        """Whether the log is vLLM's, or may be."""
+        return self.engine in ("vllm", "")
+
+    @property
+    def is_sglang(self) -> bool:
+        """Whether the log is SGLang's, or may be."""
+        return self.engine in ("sglang", "")
+
+    @property
+    def died_itself(self) -> bool:
+        """Whether it ended without having been told to."""
+        return self.died is not None and (self.stopped is None or self.died.line < self.stopped.line)
+
+    def version_below(self, version: str) -> bool | None:
+        """Whether the engine is older than `version`; None when its version is not known."""
+        try:
+            return version_key(self.version.split("+")[0].split("rc")[0].split(".dev")[0]) < version_key(
+                version
+            )
+        except InputError:
+            return None
+
+    def number(self, *names: str) -> float | None:
+        """An argument that is a number, under the first of its names that has one."""
+        for name in names:
+            value = self.args.get(name)
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _ABSURD:
+                return float(value)
+        return None
+
+    def text(self, *names: str) -> str:
+        """An argument that is text, under the first of its names that has one."""
+        for name in names:
+            value = self.args.get(name)
+            if isinstance(value, str) and value:
+                return value
+        return ""
+
+    def is_on(self, name: str) -> bool:
+        """Whether a switch was given."""
+        return self.args.get(name) is True
+
+    @property
+    def context(self) -> int | None:
+        """The longest request the server was asked to take, in tokens."""
+        value = self.number("max_model_len", "context_length")
+        if value is None:
+            value = self.figures.get("max_model_len", self.figures.get("context_len"))
+        return None if value is None else int(value)
+
+    @property
+    def tp(self) -> int:
+        """Tensor-parallel size."""
+        return int(self.number("tensor_parallel_size", "tp_size") or 1)
+
+    @property
+    def model(self) -> str:
+        """The model as the user names it, else as the server was given it."""
+        return self.hints.model or self.text("model", "model_tag", "model_path")
+
+    def summary_args(self) -> Mapping[str, object]:
+        """The arguments that decide memory, for the reader of a report."""
+        return {
+            name: self.args[name] for name in _MEMORY_ARGS if self.args.get(name) not in (None, False, "auto")
+        }
+
+
+_MEMORY_ARGS = (
+    "max_model_len",
+    "context_length",
+    "gpu_memory_utilization",
+    "mem_fraction_static",
+    "tensor_parallel_size",
+    "tp_size",
+    "kv_cache_dtype",
+    "max_num_seqs",
+    "max_running_requests",
+    "max_num_batched_tokens",
+    "chunked_prefill_size",
+)

@@ -1,0 +1,120 @@
+"""One SGLang server's flags, read and filled in: what holds for every context, worked out once for a sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from farspan.engines.sglang.defaults import LONG_CONTEXT, Resolved, resolve
+from farspan.engines.sglang.flags import SglangFlags, passed_on, read_flags
+from farspan.engines.sglang.layout import SglangKvLayout, is_hybrid, kv_layout
+from farspan.engines.sglang.tables import rope_covers
+from farspan.engines.sglang.versions import KNOWN_VERSIONS, SglangRules, rules_of
+from farspan.errors import InputError
+from farspan.hardware.gpu import Gpu
+from farspan.models.spec import KvDtype, ModelSpec
+from farspan.planner.engine_flags import split_environment
+from farspan.planner.request import PlanRequest
+from farspan.planner.versions import resolve_version
+from farspan.value_hash import ValueHash
+
+
+@dataclass(frozen=True, slots=True)
+class SglangConfig(ValueHash):
+    """What does not depend on the context. Compared by value and hashed once: it is part of cache keys.
+
+    Args:
+        model: The model.
+        gpu: The GPU, all alike.
+        tp: Tensor-parallel size.
+        rules: The version's rules.
+        given: Flags as given.
+        resolved: Flags once SGLang's defaults are filled in.
+        layout: Bytes a token.
+        rope_covers: A context up to which no RoPE table is grown.
+        open_to_cures: Whether the flags given leave SGLang's memory as its defaults have it, so that farspan
+            may add flags; a server that somebody sized by hand is planned as it is.
+        notes: Warnings about the version.
+        passed_on: Words of the flags farspan does not write itself, as given.
+        env: Environment variables, name and value, as given.
+    """
+
+    model: ModelSpec
+    gpu: Gpu
+    tp: int
+    rules: SglangRules
+    given: SglangFlags
+    resolved: Resolved
+    layout: SglangKvLayout
+    rope_covers: int
+    open_to_cures: bool
+    notes: tuple[str, ...]
+    passed_on: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+
+    __hash__ = ValueHash.__hash__
+
+    def decisive_context(self, context_length: int) -> int:
+        """`context_length` where loading or the split of the pools depends on it, else 0."""
+        decides = context_length > self.rope_covers or self.given.hybrid_ratio is not None
+        return context_length if decides else 0
+
+
+def config_of(request: PlanRequest) -> SglangConfig:
+    """Read a request's flags and fill in SGLang's defaults; the same object for every context of a sweep.
+
+    Raises:
+        InputError: Unknown version, a flag SGLang refuses or farspan does not mirror, a TP size the model does
+            not allow, an architecture this version does not implement.
+    """
+    return _config(
+        tuple(request.engine_flags.items()),
+        request.model,
+        request.gpu,
+        request.tp,
+        request.kv_dtype,
+        request.engine_version,
+        request.accept_nearest_version,
+        request.context > LONG_CONTEXT,
+    )
+
+
+@lru_cache(maxsize=64)
+def _config(
+    flags: tuple[tuple[str, str | None], ...],
+    model: ModelSpec,
+    gpu: Gpu,
+    tp: int,
+    kv_dtype: KvDtype,
+    version: str,
+    accept_nearest: bool,
+    long_context: bool,
+) -> SglangConfig:
+    chosen = resolve_version("sglang", version, KNOWN_VERSIONS, accept_nearest=accept_nearest)
+    rules = rules_of(chosen.version)
+    if model.architecture in rules.missing:
+        raise InputError(
+            f"sglang {rules.version} has no implementation of {model.architecture}",
+            "choose a newer --engine-version, or plan it for vLLM",
+        )
+    model.check_tp(tp)
+    request = PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags))
+    given = read_flags(request, rules)
+    untouched = read_flags(request.with_flags({}), rules)
+    resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
+    hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
+    return SglangConfig(
+        model=model,
+        gpu=gpu,
+        tp=tp,
+        rules=rules,
+        given=given,
+        resolved=resolved,
+        layout=kv_layout(model, resolved.kv_dtype, tp, rules, hybrid=hybrid),
+        rope_covers=min((rope_covers(rope) for rope in model.ropes), default=model.max_position_embeddings),
+        open_to_cures=given
+        == untouched._replace(context_length=given.context_length, kv_dtype=given.kv_dtype),
+        notes=(chosen.warning,) if chosen.warning else (),
+        passed_on=passed_on(request.engine_flags),
+        env=tuple(split_environment(request.engine_flags)[1].items()),
+    )

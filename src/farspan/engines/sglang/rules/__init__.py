@@ -1,0 +1,8 @@
+"""SGLang's failures that only SGLang has."""
+
+from __future__ import annotations
+
+from farspan.engines.logs.rule import Rule, StateRule
+from farspan.engines.sglang.rules import memory, serving
+
+RULES: tuple[Rule | StateRule, ...] = (*memory.RULES, *serving.RULES)
