@@ -135,7 +135,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     type=int,
     default=0,
     show_default=True,
-    help="Requests after the measured ones, so that the last of these have company too.",
+    help="Requests after the measured ones, so that the last of these are not alone either.",
 )
 @click.option(
     "--task", default="needle", show_default=True, help="What is planted in the prompt and asked for."

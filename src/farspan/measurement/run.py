@@ -52,7 +52,7 @@ async def run_bench(
 
     Args:
         options: What to measure.
-        watcher: Told what happens as it happens.
+        watcher: Its methods are called as the bench goes on.
         make_prompt: Makes the prompt of a job; None builds it with the server's tokenizer.
         prompts: Where the prompts are, or will be, when other runs send them too; None follows the options.
         observers: Watch the server meanwhile.
@@ -140,7 +140,7 @@ async def run_engines(
         options: What to measure; `url` is not used. SGLang's /generate is used where an engine's name begins with
             `sglang`, completions elsewhere.
         engines: Name to address, in the order to go through.
-        watcher: Told what happens as it happens.
+        watcher: Its methods are called as the bench goes on.
         make_prompt: Makes the prompt of a job; None builds it with the first server's tokenizer.
         make_observers: Makes the observer of each server.
 

@@ -17,7 +17,7 @@ RESULTS = [
             started_at="2026-01-01T00:01:00.000+00:00",
             e2e_s=4.0,
             ttft_s=2.0 + i,
-            company=4,
+            most_at_once=4,
         )
         for i in range(4)
     ),

@@ -90,7 +90,7 @@ def _sum_up(
         concurrency=concurrency,
         requests=len(results),
         failed=sum(result.status is not Status.OK for result in results),
-        most_at_once=max(result.company for result in results),
+        most_at_once=max(result.most_at_once for result in results),
         requests_per_s=throughput["requests_per_s"],
         output_tokens_per_s=throughput["output_tokens_per_s"],
         tokens_per_s=throughput["tokens_per_s"],

@@ -94,8 +94,8 @@ _REQUEST_KEYS = (
     "context", "depth", "repeat", "seed", "output_asked", "status", "error", "http_status",
     "prompt_tokens", "cached_tokens", "output_tokens", "ttft_s", "itl_s", "e2e_s", "bytes_sent_s",
     "body_bytes", "prefill_tokens_per_s", "finish_reason", "score", "answer", "reply", "labels", "evidence",
-    "phase", "started_at", "prompt_id", "queue_s", "tpot_s", "decode_tokens_per_s", "connected_s", "late_s", "company",
-    "client_lag_s", "concurrency",
+    "phase", "started_at", "prompt_id", "queue_s", "tpot_s", "decode_tokens_per_s", "connected_s", "late_s",
+    "most_at_once", "client_lag_s", "concurrency",
 )  # fmt: skip
 
 
