@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ from farspan.kv.kv_options import KVOptions
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.compaction import compact
 from farspan.kv.memory.drivers.driver import Driver
+from farspan.kv.memory.page_guard import debug_wanted
 from farspan.kv.memory.pages import PagePool
 from farspan.kv.memory.segments import SegmentPool
 from farspan.kv.retention import LayerRetention
@@ -259,6 +261,14 @@ class ElasticKVCache(KVCache):
         self._driver.check_open()
         return self._layers[number]
 
+    def read_check(self, layer: int) -> Callable[[int, int, int], None] | None:
+        """Return what checks that slots of a layer were written before they are read; None unless in the debug mode.
+
+        It takes (position, slot, count) and raises DefectError.
+        """
+        kind = self._kinds[self._layers[layer][0]]
+        return partial(kind.guard.check, kind.layers.index(layer)) if kind.guard is not None else None
+
     def retention(self, kind: int) -> LayerRetention:
         """Return which positions a kind of layers keeps."""
         return self._kinds[kind].retention
@@ -354,6 +364,8 @@ class ElasticKVCache(KVCache):
         kind = LayerKind(retention, numbers, pool)
         try:
             kind.open_stores(form)
+            if self._options.debug or debug_wanted():
+                kind.watch_pages()
         except BaseException:
             kind.close()
             raise

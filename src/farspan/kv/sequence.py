@@ -121,10 +121,13 @@ class ElasticSequenceKV(SequenceKV):
         are copied together.
         """
         kind, store = self._cache.layer(layer)
+        check = self._cache.read_check(layer)
         shortest = _SHORT_RUN[self._cache.device.type]
         short: list[tuple[int, int]] = []
         gathered = 0
-        for _, slot, count in self._extents(kind, start, stop):
+        for position, slot, count in self._extents(kind, start, stop):
+            if check is not None:
+                check(position, slot, count)
             if count < shortest and gathered + count <= _GATHERED:
                 short.append((slot, count))
                 gathered += count

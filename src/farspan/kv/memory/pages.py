@@ -7,7 +7,7 @@ backed in all layers or in none, grows when there is no free page below, and goe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +55,7 @@ class PagePool:
         self._books = PageReferences(max_pages, pages, block)
         self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
         self._may_shrink = self._counted_on = False
+        self._poison: Callable[[Pages], None] | None = None
         try:
             self._back(np.zeros(1, np.int64))
         except FarspanError:
@@ -125,7 +126,10 @@ class PagePool:
                 return None
             finally:
                 self._counted_on = False
-        return self._books.take(n, after)
+        pages = self._books.take(n, after)
+        if self._poison is not None:
+            self._poison(pages)
+        return pages
 
     def share(self, pages: Pages) -> None:
         """Count one more reference of every page.
@@ -142,6 +146,9 @@ class PagePool:
             DriverError: A page is freed more often than it is in use; nothing has changed.
         """
         freed = self._books.free(np.asarray(pages))
+        if freed and self._poison is not None:
+            distinct = np.unique(pages)
+            self._poison(distinct[self._books.references(distinct) == 0])
         self._may_shrink = self._may_shrink or freed > 0
         return freed
 
@@ -171,6 +178,10 @@ class PagePool:
             rows[target * tokens : (target + 1) * tokens].copy_(source)
         self.free(np.array([page], np.int32))
         return target
+
+    def poison_with(self, poison: Callable[[Pages], None]) -> None:
+        """Have every page poisoned when it is let go and when it is handed out, see `PageGuard`."""
+        self._poison = poison
 
     # --- shrinking -----------------------------------------------------------------------------------------------
 
