@@ -23,8 +23,8 @@ from farspan.kv.interface import KVCacheError, LayerRetention, retentions
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.memory.drivers.driver import DriverError, Fence, Handle, Memory, NoRoomError
 from farspan.kv.memory.drivers.host import HostDriver
+from farspan.kv.memory.host_tier import HostTier
 from farspan.kv.memory.page_guard import DEBUG_VARIABLE
-from farspan.kv.tree.host_tier import HostTier
 from kv_machine import DIM, HEADS, STEP, CacheMachine, content, new_cache
 
 CALLS = ("create", "map", "set_access", "unmap", "destroy", "fence", "memory", "copy_in", "copy_out")

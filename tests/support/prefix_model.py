@@ -72,7 +72,7 @@ def content(tree: RadixTree) -> dict[Prefix, Held]:
         pages = node.pages.gather(node.start, node.end).tolist()
         for index, page in enumerate(pages):
             held[name, tokens[: (node.start + index + 1) * size]] = Held(node.location, page)
-        for (kind, location), spans in node.spans.items():
+        for (kind, location), spans in node.secondary.items():
             for span in spans:
                 for index, page in enumerate(span.pages.tolist()):
                     held[name, tokens[: (span.start + index + 1) * size]].spans[kind] = (location, page)

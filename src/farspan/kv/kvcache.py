@@ -20,20 +20,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from farspan.kv.compaction import compact
 from farspan.kv.formats import KVFormat, LayerStore
 from farspan.kv.interface import KVCache, KVCacheError, KVStatistics, NoRoomError
 from farspan.kv.kinds import LayerKind, group_layers
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.memory.cap import Cap
-from farspan.kv.memory.compaction import compact
 from farspan.kv.memory.drivers.driver import Driver
 from farspan.kv.memory.page_guard import debug_wanted
 from farspan.kv.memory.pages import PagePool
 from farspan.kv.memory.segments import SegmentPool
+from farspan.kv.prefixes import Hit, PrefixStore, no_hit
 from farspan.kv.retention import LayerRetention
 from farspan.kv.sequence import ElasticSequenceKV
 from farspan.kv.sizing import CacheSize, KindSize, choose_segment_bytes
-from farspan.kv.tree.prefixes import Hit, PrefixStore, no_hit
 from farspan.sizes import GIB, format_bytes
 
 if TYPE_CHECKING:
@@ -330,7 +330,7 @@ class ElasticKVCache(KVCache):
             sequence.check_integrity()
 
     def forget(self, sequence: ElasticSequenceKV) -> None:
-        """Take a closed sequence off the books."""
+        """Forget a closed sequence."""
         if self._open.pop(id(sequence), None) is not None and not self._open:
             self._idle_since = self._clock()
 

@@ -304,7 +304,7 @@ def test_spans_follow_splits_and_are_cut_to_a_match() -> None:
     assert tree.detach(cursor, 1, 0, 3).tolist() == [200, 100]
     assert tree.held(1) == 3
     (victim,) = tree.victims(1, 1)
-    assert tree.drop_spans(victim).tolist() == [101, 102, 103]
+    assert tree.drop_secondary(victim).tolist() == [101, 102, 103]
     tree.check_integrity()
 
 

@@ -165,7 +165,7 @@ class PrefixTreeMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.cursors)
     @rule(data=st.data(), kind=st.integers(1, KINDS - 1))
-    def restore_spans(self, data: st.DataObject, kind: int) -> None:
+    def restore_secondary(self, data: st.DataObject, kind: int) -> None:
         cursor, (name, tokens) = self.pick(data)
         if id(cursor) in self.lost:
             return
@@ -177,11 +177,11 @@ class PrefixTreeMachine(RuleBasedStateMachine):
         while stop in hosted:
             stop += 1
         pages = self.ids(stop - start)
-        returned = self.tree.restore_spans(cursor, kind, SecondaryPages(start, pages))
+        returned = self.tree.restore_secondary(cursor, kind, SecondaryPages(start, pages))
         held = [self.model.held[p] for p in prefixes[start:stop]]
         assert returned.tolist() == [h.spans[kind][1] for h in held]
         for each, page in zip(held, pages.tolist(), strict=True):
-            each.spans[kind] = (DEVICE, page)
+            each.secondary[kind] = (DEVICE, page)
 
     # Eviction and the host tier
 
@@ -211,7 +211,7 @@ class PrefixTreeMachine(RuleBasedStateMachine):
                 assert self.tree.demote(victim, hosted).tolist() == victim.pages.tolist()
                 self.moved(kind, [by_page[page] for page in victim.pages.tolist()], hosted)
             elif kind:
-                assert self.tree.drop_spans(victim).tolist() == victim.pages.tolist()
+                assert self.tree.drop_secondary(victim).tolist() == victim.pages.tolist()
                 for page in victim.pages.tolist():
                     del self.model.held[by_page[page]].spans[kind]
             else:
