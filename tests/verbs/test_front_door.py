@@ -15,34 +15,55 @@ from click.testing import CliRunner
 
 import farspan
 from farspan.cli.main import VERBS, group
+from farspan.measurement.options import BenchOptions
 
 # What a verb has and its function has not: how the result is printed, and what is said on the way.
-ONLY_PRINTED = {"as_json", "explain", "quiet"}
-# What is one argument of the function and several options of the verb, or the other way round.
-SAME = {
-    ("logs", "name"): "name",
-    ("stop", "every"): "every",
-}
+ONLY_PRINTED = {"as_json", "explain", "form", "follow_up"}
 
 
 def test_every_verb_is_a_function_of_its_name() -> None:
-    for verb in set(VERBS) & set(farspan.__all__):
+    for verb in VERBS:
         function = getattr(farspan, "import_run" if verb == "import" else verb)
         assert callable(function), verb
         assert inspect.getdoc(function), verb
 
 
-@pytest.mark.parametrize("verb", ["demo", "logs", "probe", "prompt", "report", "serve", "status", "stop"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "compare",
+        "demo",
+        "doctor",
+        "export",
+        "import",
+        "logs",
+        "plan",
+        "probe",
+        "prompt",
+        "report",
+        "serve",
+        "status",
+        "stop",
+    ],
+)
 def test_options_are_arguments(verb: str) -> None:
     command = group.get_command(click.Context(group), verb)
     assert command is not None
-    functions = [getattr(farspan, verb)]
+    functions = [getattr(farspan, "import_run" if verb == "import" else verb)]
     if verb == "serve":
         from farspan.verbs.serve import prepare_server
 
         functions.append(prepare_server)
+    if verb == "bench":
+        from farspan.verbs.bench import bench_dry_run, bench_options
+
+        functions += [bench_options, BenchOptions]
+        functions.append(bench_dry_run)
     arguments = {name for function in functions for name in inspect.signature(function).parameters}
     options = {option.name for option in command.params} - ONLY_PRINTED
+    if verb == "bench":
+        options.discard("dry_run")  # a function of its own: bench_dry_run
+    assert options, "a verb without options cannot be compared"
     assert options <= arguments, options - arguments
 
 
@@ -56,7 +77,7 @@ def test_importing_it_imports_nothing_heavy() -> None:
 
 
 def test_names_are_listed_and_unknown_ones_are_not_there() -> None:
-    assert {"serve", "kv", "ModelSpec", "Gpu"} <= set(dir(farspan))
+    assert {"serve", "plan", "kv", "ModelSpec", "Gpu"} <= set(dir(farspan))
     with pytest.raises(AttributeError, match="no attribute 'plam'"):
         farspan.plam  # noqa: B018
 
@@ -70,6 +91,23 @@ def run(*words: str) -> str:
     result = CliRunner().invoke(group, list(words))
     assert result.exit_code in (0, 1, 3), result.output
     return result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        (("--context", "10M"), {"context": "10M"}),
+        (("--context", "10M", "--engine", "sglang"), {"context": 10_000_000, "engine": "sglang"}),
+        (("--contexts", "1M,20M"), {"contexts": ("1M", 20_000_000)}),
+        (("--context", "1M", "--find", "gpus"), {"context": "1M", "find": "gpus"}),
+    ],
+)
+def test_a_plan_as_verb_and_as_function(words: tuple[str, ...], arguments: dict[str, object]) -> None:
+    shown = json.loads(run("plan", "llama-4-scout", "--gpus", "8xH200", *words, "--json"))
+    answer = farspan.plan("llama-4-scout", gpus="8xH200", **arguments)  # type: ignore[arg-type]
+    assert shown == orjson.loads(orjson.dumps(answer.to_json()))
+    spec = farspan.load_model("llama-4-scout")
+    assert farspan.plan(spec, gpus="8xH200", **arguments).fits == answer.fits  # type: ignore[arg-type]
 
 
 def test_a_probe_as_verb_and_as_function(tmp_path: Path) -> None:

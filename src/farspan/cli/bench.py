@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections.abc import Callable
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 from rich.console import Console
 
 from farspan.cli.live import choose_watcher
 from farspan.cli.options import (
+    is_given,
     parse_engines,
     parse_fractions,
     parse_goals,
@@ -23,6 +18,7 @@ from farspan.cli.options import (
     parse_percentiles,
     parse_rate,
 )
+from farspan.cli.output import json_option, print_json
 from farspan.cli.points import (
     print_dry_run,
     print_failures,
@@ -31,22 +27,13 @@ from farspan.cli.points import (
     print_spreads,
     stdout_console,
 )
-from farspan.errors import InputError
 from farspan.escape_terminal import printable
-from farspan.measurement.analysis.breaches import Breach, judge_run, refuse_without_plan
-from farspan.measurement.analysis.point_values import parse_point_condition
-from farspan.measurement.analysis.summary import summarise, summarise_engines
-from farspan.measurement.analysis.threshold import Condition
-from farspan.measurement.http.client import Limits
 from farspan.measurement.http.wire import Api, PromptAs
 from farspan.measurement.lengths import parse_lengths
-from farspan.measurement.observe.engine_observer import INTERVAL_S, EngineObserver
+from farspan.measurement.observe.engine_observer import INTERVAL_S
 from farspan.measurement.observe.evidence import HUNG_AFTER_S
-from farspan.measurement.observe.observer import Observer
-from farspan.measurement.options import BenchOptions, plan_dry_run
-from farspan.measurement.run import run_bench, run_engines
-from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.sizes import parse_token_list
+from farspan.verbs.bench import bench, bench_dry_run, default_run_folder
 
 EPILOG = """\b
 Examples:
@@ -54,6 +41,7 @@ Examples:
   farspan bench --url http://localhost:8000 --contexts 1M --depths 0.1,0.9 --run runs/a
   farspan bench --url http://localhost:8000 --contexts 1M,2M --depths 0.1,0.9 --run runs/a --resume
   farspan bench --url http://localhost:8000 --contexts 100k --concurrency 8 --api chat --json
+  farspan bench --url http://localhost:8000 --contexts 100k --concurrency 1,4,16,50 --output-tokens 200
   farspan bench --url http://localhost:8000 --length-distribution lognormal:50k,0.7 --num-prompts 200 --rate 0.5
   farspan bench --engines vllm@http://a:8000,sglang@http://b:30000 --contexts 1M --repeats 5 --run runs/both
   farspan bench --url http://localhost:8000 --contexts 1M --plan plan.json --fail-if 'ttft.p50 > 1.1 * plan'
@@ -114,8 +102,10 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
 @click.option(
     "--concurrency",
     "--max-concurrency",
-    type=int,
-    help="Requests under way at a time.  [default: 1; with --rate no bound]",
+    metavar="NUMBERS",
+    help="Requests under way at a time. Several, such as 1,4,16,50, are gone through one after another and make a"
+    " throughput-latency curve."
+    "  [default: 1; with --rate no bound]",
 )
 @click.option(
     "--rate",
@@ -145,16 +135,15 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     type=int,
     default=0,
     show_default=True,
-    help="Requests after the measured ones, so that the last of these have company too.",
+    help="Requests after the measured ones, so that the last of these are not alone either.",
 )
 @click.option(
     "--task", default="needle", show_default=True, help="What is planted in the prompt and asked for."
 )
 @click.option(
     "--tokenizer",
-    type=click.Path(path_type=Path, exists=True),
-    help="The server's tokenizer: a folder, tokenizer.json or tokenizer.model."
-    "  [default: the folder the server names as its model's root]",
+    help="The server's tokenizer: a folder, tokenizer.json or tokenizer.model, a hub id, or a server with /tokenize."
+    "  [default: by what the server names as its model's root]",
 )
 @click.option(
     "--api",
@@ -187,7 +176,11 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     type=click.Path(path_type=Path, file_okay=False),
     help="The run folder.  [default: runs/ and the time]",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run in --run; what it has is not sent again.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the run in --run, alone with the options it had; what it has is not sent again.",
+)
 @click.option("--retry-failed", is_flag=True, help="With --resume, send the requests that failed again.")
 @click.option("--in-order", is_flag=True, help="Send contexts and depths as given instead of shuffled.")
 @click.option("--ignore-eos", is_flag=True, help="Ask the server to generate past an end of sequence.")
@@ -241,7 +234,6 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
 @click.option("--dry-run", is_flag=True, help="Say what would be sent; ask no server and write nothing.")
 @click.option(
     "--fail-if",
-    "conditions",
     multiple=True,
     metavar="CONDITION",
     help="Exit with 1 when this holds at any context, such as 'ttft.p50 > 1.1 * plan'; see docs/compare.md.",
@@ -261,110 +253,64 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     help="Stop the run when requests wait and the engine has done nothing for so many seconds.",
 )
 @click.option("--metrics-url", help="Where the engine's metrics are.  [default: /metrics on the server]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+@json_option
 def command(
     url: str | None,
     engines: dict[str, str] | None,
-    contexts: tuple[int, ...] | None,
     run: Path | None,
-    connect_timeout: float,
-    first_token_timeout: float | None,
-    idle_timeout: float | None,
-    time_limit: float | None,
-    api: str,
-    prompt_as: str,
-    rate: float | None,
     dry_run: bool,
-    conditions: tuple[str, ...],
+    fail_if: tuple[str, ...],
     metrics_interval: float,
     hang_after: float,
     metrics_url: str | None,
     as_json: bool,
-    **given: Any,
+    **options: Any,
 ) -> int:
     """Send exact-length prompts to a server, check the answers and measure.
 
     Every prompt has exactly as many tokens as asked for, starts like no other, and hides a needle that
     must come back. Results are kept in the run folder as they come in.
     """  # fmt: skip
-    if run is None and given["resume"]:
-        raise InputError("--resume does not say which run to go on with", "name its folder with --run")
-    if (url is None) == (engines is None) and not (dry_run and url is None):
-        raise InputError("there is not one way to find the server", "give either --url or --engines")
-    thresholds = [parse_point_condition(text) for text in conditions]
-    if given["plan"] is None:
-        refuse_without_plan(thresholds)
-    if not 0 <= metrics_interval < math.inf:
-        raise InputError(f"--metrics-interval is {metrics_interval:g}", "give seconds, or 0 for none")
-    folder = run or Path("runs") / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-    options = BenchOptions(
-        url=url or next(iter((engines or {}).values()), ""),
-        run=folder,
-        contexts=contexts or (),
-        api=Api(api),
-        prompt_as=PromptAs(prompt_as),
-        limits=Limits(connect_timeout, first_token_timeout, idle_timeout),
-        time_limit_s=time_limit,
-        rate=None if rate is not None and math.isinf(rate) else rate,  # vLLM's name for a closed loop
-        **given,
-    )
+    options = {name: value for name, value in options.items() if is_given(name)}
     if dry_run:
-        plan = plan_dry_run(options)
+        plan = bench_dry_run(url, run=run, **options)
         if as_json:
-            click.echo(orjson.dumps(plan, option=orjson.OPT_INDENT_2))
+            print_json(plan.to_json())
         else:
             print_dry_run(plan)
         return 0
-    observe = partial(
-        EngineObserver, interval_s=metrics_interval, metrics_url=metrics_url, quiet_s=hang_after
-    )
-    outcomes = _run(options, engines, observe if metrics_interval else None)
+    if run is None and not options.get("resume"):
+        run = default_run_folder()
+    try:
+        with choose_watcher(Console(stderr=True)) as watcher:
+            result = bench(
+                url,
+                engines=engines,
+                run=run,
+                fail_if=fail_if,
+                metrics_interval=metrics_interval,
+                metrics_url=metrics_url,
+                hang_after=hang_after,
+                watcher=watcher,
+                **options,
+            )
+    except KeyboardInterrupt:
+        if run is not None and run.exists():
+            click.echo(f"farspan: results so far are in {run}; go on with --run {run} --resume", err=True)
+        raise
     if as_json:
-        click.echo(orjson.dumps(_summarise(options, outcomes), option=orjson.OPT_INDENT_2))
-    for name, outcome in outcomes.items():
+        print_json(result.to_json())
+    for name, outcome in result.outcomes.items():
         if not as_json:
             if name:
                 click.echo(f"{name}:")
             print_points(stdout_console(), outcome)
             print_planned(stdout_console(), outcome)
-            print_spreads(stdout_console(), outcome, options.percentiles, options.goodput)
+            print_spreads(stdout_console(), outcome, result.options.percentiles, result.options.goodput)
             click.echo(
                 f"Results are in {outcome.folder}; farspan report {outcome.folder} makes a page of them."
             )
-        print_failures(outcome, when_stopped=f"go on with --run {folder} --resume")
-    breaches = [breach for outcome in outcomes.values() for breach in _judge(outcome, thresholds)]
-    for breach in breaches:
+        print_failures(outcome, when_stopped=f"go on with --run {run} --resume")
+    for breach in result.breaches:
         click.echo(printable(f"farspan: {breach}"), err=True)
-    return max(int(bool(breaches)), *(outcome.exit_code for outcome in outcomes.values()))
-
-
-def _judge(outcome: BenchOutcome, thresholds: list[Condition]) -> tuple[Breach, ...]:
-    engine = outcome.info.starts[-1].server.owned_by
-    return judge_run(thresholds, outcome.folder, engine, outcome.results)
-
-
-def _run(
-    options: BenchOptions, engines: dict[str, str] | None, observe: Callable[[], Observer] | None
-) -> dict[str, BenchOutcome]:
-    """Measure one server, under no name, or several under theirs."""
-    try:
-        with choose_watcher(Console(stderr=True)) as watcher:
-            if engines:
-                return asyncio.run(run_engines(options, engines, watcher=watcher, make_observers=observe))
-            observers = (observe(),) if observe else ()
-            return {"": asyncio.run(run_bench(options, watcher=watcher, observers=observers))}
-    except KeyboardInterrupt:
-        if options.run.exists():
-            click.echo(
-                f"farspan: results so far are in {options.run}; go on with --run {options.run} --resume",
-                err=True,
-            )
-        raise
-
-
-def _summarise(options: BenchOptions, outcomes: dict[str, BenchOutcome]) -> dict[str, Any]:
-    summaries = {
-        name: summarise(outcome, percentiles=options.percentiles, goodput=options.goodput)
-        for name, outcome in outcomes.items()
-    }
-    return summaries[""] if "" in summaries else summarise_engines(summaries)
+    return result.exit_code

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
-import orjson
 
+from farspan.cli.output import json_option, print_json
 from farspan.escape_terminal import printable
-from farspan.measurement.analysis.comparison import (
-    Comparison,
-    Row,
-    compare_runs,
-    find_comparison_breaches,
-    parse_comparison_condition,
-)
+from farspan.measurement.analysis.comparison import Comparison, Row
 from farspan.measurement.analysis.measures import MEASURES
-from farspan.measurement.analysis.plan_beside_run import find_plan, read_ttft_plan
-from farspan.measurement.runs.run_folder import load_run
 from farspan.sizes import format_tokens
+from farspan.verbs.compare import compare
 
-EXIT_FIRED = 1
 EPILOG = """\b
 Examples:
   farspan compare runs/before runs/after
@@ -41,41 +32,28 @@ Exit code: 0 compared, 1 a --fail-if condition is true or cannot be judged, 2 ba
 )
 @click.option(
     "--fail-if",
-    "conditions",
     multiple=True,
     metavar="CONDITION",
     help="Exit with 1 when this holds at any context; may be given several times.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(a: Path, b: Path, plan: Path | None, conditions: tuple[str, ...], as_json: bool) -> int:
+@json_option
+def command(a: Path, b: Path, plan: Path | None, fail_if: tuple[str, ...], as_json: bool) -> int:
     """Compare run folder B with run folder A, measure by measure.
 
     The ratio is B over A: the geometric mean with a 95 % confidence interval, by Student's t on
     logarithms, of requests with the same prompt where the runs share them.
     """
-    parsed = [parse_comparison_condition(text) for text in conditions]
-    run_a, run_b = load_run(a), load_run(b)
-    comparison = compare_runs(run_a, run_b)
-    engine = run_b.info.starts[-1].server.owned_by
-    planned = read_ttft_plan(plan, engine) if plan else find_plan(b, engine)
-    breaches = find_comparison_breaches(parsed, run_a, run_b, comparison, planned)
+    result = compare(a, b, plan=plan, fail_if=fail_if)
     if as_json:
-        document = {
-            "a": str(a),
-            "b": str(b),
-            **asdict(comparison),
-            "rows": [asdict(row) | {"verdict": row.verdict.value} for row in comparison.rows],
-            "fired": [asdict(breach) for breach in breaches],
-        }
-        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        print_json(result.to_json())
     else:
-        for line in _table(comparison):
+        for line in _table(result.comparison):
             click.echo(printable(line))
-        for note in comparison.notes:
+        for note in result.comparison.notes:
             click.echo(printable(f"Note: {note}."))
-    for breach in breaches:
+    for breach in result.breaches:
         click.echo(printable(f"farspan: {breach}"), err=True)
-    return EXIT_FIRED if breaches else 0
+    return result.exit_code
 
 
 _HEADER = ("context", "depth", "measure", "A", "B", "B / A", "95 % interval", "n", "B is")

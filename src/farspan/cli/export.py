@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import orjson
 
 from farspan.cli.options import parse_percentiles
-from farspan.errors import InputError
-from farspan.measurement.analysis.vllm_result import export_vllm
-from farspan.measurement.runs.run_folder import load_run
+from farspan.cli.output import print_json
+from farspan.verbs.export import export
 
 EPILOG = """\b
 Examples:
@@ -53,15 +51,8 @@ def command(
     docs/metrics.md says which of the names mean the same in both.
     """
     del form, as_json  # one format so far, and it is JSON
-    document = export_vllm(load_run(run), percentiles=percentiles, detailed=detailed)
-    text = orjson.dumps(document, option=orjson.OPT_INDENT_2)
+    exported = export(run, output=output, percentiles=percentiles, detailed=detailed)
     if output is None:
-        click.echo(text)
-        return
-    try:
-        output.write_bytes(text + b"\n")
-    except OSError as error:
-        raise InputError(
-            f"{output} cannot be written ({error.strerror or error})", "name another with -o"
-        ) from error
-    click.echo(f"{run} is in {output} under vLLM's names.")
+        print_json(exported.to_json())
+    else:
+        click.echo(f"{run} is in {output} under vLLM's names.")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
-import orjson
 
-from farspan.measurement.imports.write_foreign import import_file
+from farspan.cli.output import json_option, print_json
 from farspan.sizes import parse_tokens
+from farspan.verbs.import_run import import_run
 
 EPILOG = """\b
 Examples:
@@ -32,16 +31,16 @@ Examples:
     metavar="SIZE",
     help="Prompt tokens that every request was asked to have, where FILE does not say (vLLM's never does).",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was imported as JSON.")
+@json_option
 def command(file: Path, run: Path, entry: int | None, context: int | None, as_json: bool) -> None:
     """Read the result FILE of another tool into a run folder.
 
     Reads guidellm (JSON), vLLM's bench serve (--save-detailed), SGLang's bench_serving (--output-details)
     and genai-bench. Every result is labelled as imported: farspan did not measure it.
     """
-    imported = import_file(file, run, entry=entry, context=context)
+    imported = import_run(file, run, entry=entry, context=context)
     if as_json:
-        click.echo(orjson.dumps(asdict(imported) | {"folder": str(imported.folder)}))
+        print_json(imported.to_json())
         return
     failed = f", {imported.failed} of them failed" if imported.failed else ""
     broken = f"; {imported.left_out} that {imported.tool} broke off are left out" if imported.left_out else ""

@@ -7,9 +7,11 @@ prompts, such as imported ones, are compared as two groups.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 from farspan.errors import InputError
 from farspan.measurement.analysis.breaches import Breach, judge, refuse_without_plan
@@ -80,6 +82,40 @@ class Comparison:
     only_b: tuple[PointKey, ...]
     notes: tuple[str, ...]
     level: float = LEVEL
+
+
+@dataclass(frozen=True, slots=True)
+class RunComparison:
+    """The result of `farspan compare`.
+
+    Args:
+        a, b: The run folders.
+        comparison: B against A.
+        breaches: Which of the conditions hold somewhere, or cannot be judged.
+    """
+
+    a: Path
+    b: Path
+    comparison: Comparison
+    breaches: tuple[Breach, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """1 when a condition is breached, else 0."""
+        return int(bool(self.breaches))
+
+    def to_json(self) -> dict[str, Any]:
+        """Every row with its verdict, the notes and the breaches, as plain data."""
+        compared = self.comparison
+        return {
+            "a": str(self.a),
+            "b": str(self.b),
+            **asdict(compared),
+            "only_a": [list(point[:2]) for point in compared.only_a],
+            "only_b": [list(point[:2]) for point in compared.only_b],
+            "rows": [asdict(row) | {"verdict": row.verdict.value} for row in compared.rows],
+            "fired": [asdict(breach) for breach in self.breaches],
+        }
 
 
 def compare_runs(a: Run, b: Run, *, level: float = LEVEL) -> Comparison:

@@ -1,0 +1,171 @@
+"""Say what fits, with which flags, and how long it takes, before anything is launched.
+
+Modules are imported where they are used: a plan must answer in 0.3 s, and imports are most of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from farspan.engines.engine import Engine
+from farspan.engines.registry import all_engines, get_engine
+from farspan.errors import InputError
+from farspan.hardware.gpu import Node
+from farspan.hardware.node_spelling import parse_node
+from farspan.models.config import engine_model_name, load_model
+from farspan.models.spec import KvDtype, ModelSpec
+from farspan.planner.answers import PlanAnswer, SearchAnswer, SweepAnswer
+from farspan.planner.engine_flags import parse_engine_flags
+from farspan.planner.plan import plan_engines
+from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.sizes import GIB, parse_token_list, parse_tokens
+
+if TYPE_CHECKING:
+    from farspan.planner.levers import Fix
+    from farspan.planner.sweep import SweepPoint
+
+
+def plan(
+    model: str | ModelSpec,
+    *,
+    gpus: str | Node = "detect",
+    tp: int | None = None,
+    engine: str | Engine | None = None,
+    engine_version: str = "",
+    accept_nearest_version: bool = False,
+    context: str | int | None = None,
+    contexts: str | Sequence[str | int] | None = None,
+    concurrency: int = 1,
+    output_tokens: str | int = 200,
+    kv_dtype: str | KvDtype = KvDtype.AUTO,
+    weights: str | None = None,
+    available_kv_gib: float | None = None,
+    find: str | None = None,
+    as_given: bool = False,
+    offline: bool = False,
+    engine_flags: Sequence[str] = (),
+) -> PlanAnswer | SweepAnswer | SearchAnswer:
+    """Plan a model on some GPUs: one context, several (`contexts`), or a search (`find`).
+
+    Args:
+        model: A catalog name, a config.json, its folder, a hub id, or a ModelSpec.
+        gpus: "8xH200", "detect", or a Node; several kinds, with commas, for `find="gpus"`.
+        tp: Tensor-parallel size; all GPUs when None.
+        engine: One engine; all of them side by side when None.
+        engine_version: The engine's version; the newest known when empty.
+        accept_nearest_version: Whether an unknown version is planned as the nearest.
+        context: Longest request in tokens, prompt and answer together: a number, or text such as "10M".
+        contexts: Several contexts.
+        concurrency: Requests of that length at once.
+        output_tokens: Tokens of the answer.
+        kv_dtype: Type of the KV cache.
+        weights: Plan as if the weights were kept so, such as "fp8".
+        available_kv_gib: KV memory of one GPU as the engine's log says, GiB.
+        find: "context", "concurrency" or "gpus".
+        as_given: Whether exactly the flags given are judged, and none is added.
+        offline: Whether the Hugging Face hub may not be asked.
+        engine_flags: The engine's own flags, and NAME=VALUE for environment variables.
+
+    Raises:
+        InputError: Something given cannot be used, or no engine takes the request.
+    """
+    spec = (
+        load_model(model, weights=weights or "", allow_network=not offline)
+        if isinstance(model, str)
+        else model
+    )
+    nodes = [parse_node(part) for part in gpus.split(",")] if isinstance(gpus, str) else [gpus]
+    if len(nodes) > 1 and find != "gpus":
+        raise InputError(f"--gpus {gpus} names several kinds", "name one, or ask --find gpus for each")
+    if engine is None and (engine_version or engine_flags):
+        raise InputError(
+            "--engine-version and engine flags belong to one engine", "add --engine vllm or sglang"
+        )
+    if available_kv_gib is not None and not 0 < available_kv_gib < float("inf"):
+        raise InputError(
+            f"--available-kv-gib {available_kv_gib} is not a memory size", "copy it from the engine's log"
+        )
+    node = nodes[0]
+    request = PlanRequest(
+        model=spec,
+        gpu=node.gpu,
+        gpus=node.count,
+        tp=tp if tp is not None else node.count,
+        context=spec.max_position_embeddings if context is None else parse_tokens(str(context)),
+        concurrency=concurrency,
+        kv_dtype=KvDtype(kv_dtype),
+        engine_version=engine_version,
+        accept_nearest_version=accept_nearest_version,
+        available_kv_bytes=None if available_kv_gib is None else round(available_kv_gib * GIB),
+        engine_flags=parse_engine_flags(tuple(engine_flags)),
+        output_tokens=parse_tokens(str(output_tokens)),
+        host_memory_bytes=node.host_memory_bytes,
+        as_given=as_given,
+    )
+    engines = (
+        all_engines() if engine is None else (get_engine(engine) if isinstance(engine, str) else engine,)
+    )
+    if find:
+        return _search([replace(request, gpu=other.gpu, gpus=other.count) for other in nodes], find, engines)
+    if contexts:
+        from farspan.planner.sweep import sweep
+
+        lengths = (
+            parse_token_list(contexts)
+            if isinstance(contexts, str)
+            else tuple(parse_tokens(str(length)) for length in contexts)
+        )
+        points = tuple(sweep(request, lengths, engines))
+        return SweepAnswer(request, points, _fix_shortest(request, points, engines))
+    if context is None:
+        raise InputError("nothing is asked", "give --context, --contexts or --find context")
+    return _plan(request, engine_model_name(model) if isinstance(model, str) else spec.name, engines)
+
+
+def _plan(request: PlanRequest, model_name: str, engines: tuple[Engine, ...]) -> PlanAnswer:
+    plans, refusals = plan_engines(request, engines)
+    alone = len(engines) == 1
+    lacking = [plan for plan in plans if not (plan.fits_with_defaults if alone else plan.fits)]
+    fixes = {}
+    if lacking:
+        from farspan.planner.levers import find_fix
+
+        named = {engine.name: engine for engine in engines}
+        fixes = {plan.engine: find_fix(request, plan, named[plan.engine]) for plan in lacking}
+    return PlanAnswer(request, model_name, tuple(plans), refusals, fixes)
+
+
+def _fix_shortest(
+    request: PlanRequest, points: Sequence[SweepPoint], engines: tuple[Engine, ...]
+) -> dict[str, Fix]:
+    """By engine, what makes the shortest context fit that does not."""
+    failing: dict[str, tuple[int, EnginePlan]] = {}
+    for point in points:
+        if point.plan is not None and not point.fits:
+            known = failing.get(point.engine)
+            if known is None or point.context < known[0]:
+                failing[point.engine] = (point.context, point.plan)
+    if not failing:
+        return {}
+    from farspan.planner.levers import find_fix
+
+    named = {engine.name: engine for engine in engines}
+    return {
+        name: find_fix(request.at(context), plan, named[name]) for name, (context, plan) in failing.items()
+    }
+
+
+def _search(requests: list[PlanRequest], find: str, engines: tuple[Engine, ...]) -> SearchAnswer:
+    from farspan.planner.questions import Question, search
+
+    try:
+        question = Question(find)
+    except ValueError:
+        raise InputError(
+            f"--find {find} is no question", f"ask one of {', '.join(kind.value for kind in Question)}"
+        ) from None
+    return SearchAnswer(
+        question, tuple((request, tuple(search(request, question, engines))) for request in requests)
+    )
