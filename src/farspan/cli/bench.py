@@ -9,13 +9,12 @@ import click
 from rich.console import Console
 
 from farspan.cli.live import choose_watcher
+from farspan.cli.measurement_options import depths_option, fail_if_option, percentiles_option
 from farspan.cli.options import (
     is_given,
     parse_engines,
-    parse_fractions,
     parse_goals,
     parse_json_object,
-    parse_percentiles,
     parse_rate,
 )
 from farspan.cli.output import json_option, print_json
@@ -76,14 +75,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     help="Draw the prompt lengths instead: uniform:1k,100k, normal:50k,10k, lognormal:50k,0.7 or"
     " weights:1k=8,100k=2.",
 )
-@click.option(
-    "--depths",
-    type=parse_fractions,
-    metavar="FRACTIONS",
-    default="0.5",
-    show_default=True,
-    help="Where the needle goes, 0 the start to 1 the end, such as 0.1,0.9.",
-)
+@depths_option("0.5")
 @click.option("--repeats", type=int, default=1, show_default=True, help="Requests at each context and depth.")
 @click.option(
     "--num-prompts",
@@ -215,15 +207,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="A file written by farspan plan --json: limits follow from its times, and it is kept with the run.",
 )
-@click.option(
-    "--percentiles",
-    "--metric-percentiles",
-    type=parse_percentiles,
-    metavar="NUMBERS",
-    default="50,90,99",
-    show_default=True,
-    help="Percentiles to report.",
-)
+@percentiles_option("50,90,99")
 @click.option(
     "--goodput",
     type=parse_goals,
@@ -232,12 +216,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     help="Count requests within ttft, tpot and e2el, in ms: ttft:2000,tpot:50.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be sent; ask no server and write nothing.")
-@click.option(
-    "--fail-if",
-    multiple=True,
-    metavar="CONDITION",
-    help="Exit with 1 when this holds at any context, such as 'ttft.p50 > 1.1 * plan'; see docs/compare.md.",
-)
+@fail_if_option
 @click.option(
     "--metrics-interval",
     type=float,
