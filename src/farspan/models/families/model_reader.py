@@ -74,10 +74,10 @@ def _build(decoder: Decoder, family: Family, notes: tuple[str, ...]) -> ModelSpe
     from farspan.models.families.adjustments import ADJUSTMENTS
     from farspan.models.families.decoder_reader import read_layers
 
-    if family.code == "decilm":
-        from farspan.models.families import decilm
+    if family.code in ("decilm", "longcat"):
+        from farspan.models.families import decilm, longcat
 
-        ropes = decilm.read_layers(decoder)
+        ropes = (decilm if family.code == "decilm" else longcat).read_layers(decoder)
     else:
         ropes = read_layers(decoder, family)
     if family.code in ADJUSTMENTS:
