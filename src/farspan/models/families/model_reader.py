@@ -82,6 +82,8 @@ def _build(decoder: Decoder, family: Family, notes: tuple[str, ...]) -> ModelSpe
         ropes = read_layers(decoder, family)
     if family.code in ADJUSTMENTS:
         ADJUSTMENTS[family.code](decoder)
+    if "dual_chunk_attention_config" in decoder.reader:
+        notes += ("dual chunk attention: every key and value is kept, as without it",)
     spec = decoder.build(ropes, notes)
     passed_over = decoder.reader.assumed_fields()
     if passed_over:
