@@ -33,6 +33,7 @@ from farspan.engines.logs.server_state import Hints, ServerState
 
 _SIGHTINGS = 32
 _UNRECOGNISED = 40
+_SAME_ERROR = 12  # lines an error's text may go on for
 _DAILY = (Batch, Throughput, Access)
 
 
@@ -218,6 +219,15 @@ class Doctor:
             server_state=server_state,
         )
 
+    @staticmethod
+    def _has_cause(found: Iterable[Finding], server_state: ServerState) -> bool:
+        """Whether a finding explains the first error, and is no consequence of it."""
+        errors = [one.evidence.line for one in found if one.severity is Severity.ERROR]
+        failure = server_state.failure
+        if failure is None or failure.is_wrapper:
+            return bool(errors)
+        return any(line <= failure.where.line + _SAME_ERROR for line in errors)
+
     def _findings(self, start: _Start) -> Iterable[Finding]:
         # Rates are closed on a copy: the log may go on.
         server_state = replace(start.server_state, rates=copy.deepcopy(start.server_state.rates))
@@ -226,18 +236,19 @@ class Doctor:
         explained: set[int] = set()
         for rule in sorted(knowledge().rules, key=lambda rule: rule.general):
             rule_matches = start.rule_matches.get(rule.id, ())
-            if rule.general and any(one.severity is Severity.ERROR for one in found):
+            if rule.general and self._has_cause(found, server_state):
                 continue
             for rule_match in rule_matches:
                 counted = replace(rule_match, count=start.counts[rule.id])
                 diagnosis = _explain(rule, counted, server_state)
-                if diagnosis is not None:
-                    found.append(_finding(rule.id, rule.severity, diagnosis, counted.evidence, rule.sources))
-                    explained.update(one.message.where.line for one in rule_matches)
-                    break
+                if diagnosis is None or _was_survived(rule, rule_match, diagnosis, server_state):
+                    continue
+                found.append(_finding(rule.id, rule.severity, diagnosis, counted.evidence, rule.sources))
+                explained.update(one.message.where.line for one in rule_matches)
+                break
         server_state.explained = frozenset(explained)
         for state_rule in knowledge().state_rules:
-            if state_rule.only_unexplained and any(one.severity is Severity.ERROR for one in found):
+            if state_rule.only_unexplained and self._has_cause(found, server_state):
                 continue
             diagnosis = state_rule.look(server_state)
             if diagnosis is not None:
@@ -246,6 +257,14 @@ class Doctor:
                     _finding(state_rule.id, state_rule.severity, diagnosis, evidence, state_rule.sources)
                 )
         return found
+
+
+def _was_survived(rule: Rule, rule_match: RuleMatch, diagnosis: Diagnosis, server_state: ServerState) -> bool:
+    """Whether a line that means the end of a start in one log was followed by a ready server in this."""
+    ready = server_state.ready
+    if (diagnosis.severity or rule.severity) is not Severity.ERROR or rule_match.was_ready or ready is None:
+        return False
+    return rule_match.message.where.line < ready.line
 
 
 def _explain(rule: Rule, rule_match: RuleMatch, server_state: ServerState) -> Diagnosis | None:

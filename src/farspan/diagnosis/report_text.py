@@ -65,7 +65,7 @@ def _state(report: Report) -> str:
         if server_state.stopped is not None:
             return "served and was stopped"
         return "is ready"
-    if server_state.died_itself or (report.worst is Severity.ERROR and not server_state.rates.lines):
+    if server_state.failed or (report.worst is Severity.ERROR and not server_state.rates.lines):
         return "did not start"
     if server_state.stopped is not None:
         return "was stopped before it was ready"
