@@ -61,11 +61,13 @@ def _elsewhere(wrapper: Traceback, server_state: ServerState) -> Diagnosis:
         )
     else:
         holder = (
-            "the worker's own traceback is on standard error: capture both streams (2>&1), of every node, and set "
+            "the worker's own traceback is on standard error: capture both streams (2>&1), of every "
+            "node, and set "
             "VLLM_LOGGING_LEVEL=DEBUG"
         )
     return Diagnosis(
-        f"The log does not hold the cause: {wrapper.short[:_SHOWN]} only passes on that another process failed.",
+        f"The log does not hold the cause: {wrapper.short[:_SHOWN]} only passes on that another "
+        f"process failed.",
         (holder, "`dmesg -T` on that host shows processes the kernel killed, and GPU errors (Xid)"),
         Confidence.LIKELY,
         evidence=wrapper.evidence,

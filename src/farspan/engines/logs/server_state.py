@@ -22,6 +22,7 @@ from farspan.engines.logs.records import (
     Throughput,
     Traffic,
     Where,
+    WorkBegins,
 )
 from farspan.engines.logs.tracebacks import Traceback, Tracebacks
 from farspan.errors import InputError
@@ -58,6 +59,9 @@ class ServerState:
     ready: Where | None = None
     died: Where | None = None
     stopped: Where | None = None
+    stop_text: str = ""
+    percent: float | None = None
+    ready_at: float | None = None
     first_at: float | None = None
     last: Where = field(default_factory=Where)
     last_at: float | None = None
@@ -87,6 +91,8 @@ class ServerState:
             self.engine = self.engine or "sglang"
             self.rates.see_batch(event)
             self.tracebacks.went_on(where)
+        elif isinstance(event, WorkBegins):
+            self.rates.work_begins(event)
         elif isinstance(event, Traffic):
             self.access_log.answered += event.answered
         elif isinstance(event, LogMessage):
@@ -123,14 +129,16 @@ class ServerState:
         where = event.where
         self.started = self.started or where
         if event.phase is StartPhase.READY:
-            self.ready = self.ready or where
+            if self.ready is None:
+                self.ready, self.ready_at = where, where.at if where.at is not None else self.last_at
             self.died = None
         elif event.phase is StartPhase.DIED:
             self.died = self.died or where
-        elif event.phase is StartPhase.SHUTDOWN:
-            self.stopped = self.stopped or where
+        elif event.phase is StartPhase.SHUTDOWN and self.stopped is None:
+            self.stopped, self.stop_text = where, event.text
         if event.phase not in (StartPhase.DIED, StartPhase.SHUTDOWN):
             self.phase = event.phase
+            self.percent = event.percent if event.percent is not None else self.percent
             self.tracebacks.went_on(where)
 
     @property

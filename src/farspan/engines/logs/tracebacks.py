@@ -26,7 +26,8 @@ _FRAME = compile_pattern(
 )
 _ANY_EXCEPTION = compile_pattern(r"^(?P<type>[A-Za-z_][\w.]*(?:\([\w.]+\))?)(?::(?:\s(?P<text>.*))?)?\s*$")
 _NAMED_EXCEPTION = compile_pattern(
-    r"^(?P<type>(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Exit|Interrupt|Timeout|Expired)(?:\([\w.]+\))?)"
+    r"^(?:- )?(?P<type>(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Exit|Interrupt|Timeout|"
+    r"Expired)(?:\([\w.]+\))?)"
     r"(?::(?:\s(?P<text>.*))?|\s*)$"
 )
 _DETAIL = compile_pattern(r"^\s*(?:Value error|Assertion failed), (?P<text>.+)")
@@ -37,14 +38,19 @@ _INNER = compile_pattern(
 # What is no exception and yet the reason: a child's own words, or an abort below Python.
 _NATIVE = compile_pattern(
     r"^\s*(?:"
-    r"ptxas (?:fatal|error)|nvcc fatal|nvlink (?:fatal|error)|ninja: error|g?cc: error|clang: error|collect2: error"
+    r"ptxas (?:fatal|error)|nvcc fatal|nvlink (?:fatal|error)|ninja: error|g?cc: error|clang: error|"
+    r"collect2: error"
     r"|\S+: (?:fatal )?error: |/\S*\bld: |ld: cannot find|/bin/sh: .{0,300}: (?:not found|Permission denied)"
     r"|\S+\(\d+\): (?:fatal )?error\b|make: \*\*\*"
-    r"|Failed: Cuda error |[Cc]uda error |CUDA error |CUDA Error|HIP error|Cuda failure|CUTLASS error|NVRTC_ERROR|NVRTC "
-    r"|Memory access fault by GPU|HSA_STATUS_ERROR|HW Exception by GPU|terminate called |what\(\): |TMA Desc Addr"
-    r"|Error: Failed to initialize the TMA descriptor|Fatal Python error: |free\(\): |double free|munmap_chunk|malloc"
+    r"|Failed: Cuda error |[Cc]uda error |CUDA error |CUDA Error|HIP error|Cuda failure|CUTLASS "
+    r"error|NVRTC_ERROR|NVRTC "
+    r"|Memory access fault by GPU|HSA_STATUS_ERROR|HW Exception by GPU|terminate called |what\(\): |"
+    r"TMA Desc Addr"
+    r"|Error: Failed to initialize the TMA descriptor|Fatal Python error: |free\(\): |double free|"
+    r"munmap_chunk|malloc"
     r"|corrupted |Segmentation fault|Bus error|Aborted|Illegal instruction|symbol lookup error"
-    r"|\S+: symbol lookup error|\S+: error while loading shared libraries|OCI runtime |exec \S+: |exec format error"
+    r"|\S+: symbol lookup error|\S+: error while loading shared libraries|OCI runtime |exec \S+: |"
+    r"exec format error"
     r"|F\d{4} [\d:.]+ |\(autoscaler .{0,200}Error: "
     r")|Assertion `.{1,300}' failed|Assertion .{1,300} failed\.?\s*$|\.cuh?:\d+\b.{0,200}(?:[Ee]rror|[Ff]ail)"
     r"|Failed: Cuda error |NCCL WARN Cuda failure"
@@ -204,7 +210,7 @@ class Tracebacks:
             if "validation error" in last.text:
                 self.exceptions[-1] = replace(last, where=where, text=detail["text"], evidence=evidence)
             return False
-        if last.type and not last.text and text.strip() and 0 < where.line - last.where.line <= 3:
+        if last.type and not last.text and text.strip() and not _NATIVE.search(text) and 0 < where.line - last.where.line <= 3:
             self.exceptions[-1] = replace(last, text=text.strip()[:_TEXT])
             return False
         return True

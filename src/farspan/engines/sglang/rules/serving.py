@@ -10,22 +10,42 @@ from farspan.engines.logs.server_state import ServerState
 from farspan.engines.sglang.log_version import is_llama4
 from farspan.sizes import GIB
 
+_LONG_CHUNK = 1024
+_SMALL_CHUNK = 4096
 _INPUT_TOO_LONG = compile_pattern(
     r"Input length \((?P<length>\d+) tokens\) exceeds the maximum allowed length \((?P<most>\d+) tokens\)"
-    r"|Request length is longer than the KV cache pool size or the max context length\. Truncated\."
+    r"|The input \((?P<input>\d+) tokens\) is longer than the model's context length "
+    r"\((?P<context>\d+) tokens\)"
+    r"|Requested token count exceeds the model's maximum context length of (?P<limit>\d+) tokens.{0,40}?"
+    r"requested a total of (?P<total>\d+)(?: tokens: (?P<prompt>\d+) tokens from the input.{0,40}? "
+    r"and (?P<output>\d+))?"
+    r"|Request length is longer than the KV cache pool size or the max context length"
 )
 
 
 def _input_too_long(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
-    if rule_match.match["length"] is None:
+    match = rule_match.match
+    if match["length"] is None and match["input"] is None and match["limit"] is None:
         return Diagnosis(
             "A prompt was longer than the pool or the context and was cut without telling the client "
             "(--allow-auto-truncate): the answer is about a part of it.",
             ("drop --allow-auto-truncate: such a prompt is answered with 400 then",),
         )
-    length, most = int(rule_match.match["length"]), int(rule_match.match["most"])
+    length = int(match["length"] or match["input"] or match["total"])
+    most = int(match["most"] or match["context"] or match["limit"])
+    if match["output"] is not None and int(match["prompt"]) < most:
+        prompt, output = int(match["prompt"]), int(match["output"])
+        return Diagnosis(
+            f"Refused with 400: the prompt ({prompt:,} tokens) fits the {most:,} the server takes, "
+            f"but the client also reserves "
+            f"{output:,} tokens for the answer, and both together do not.",
+            (
+                f"a lower max_tokens in the client: {most - prompt:,} are left for this prompt",
+                f"or a --context-length of {length}, when the model allows it",
+            ),
+        )
     context, pool = server_state.context, server_state.figures.get("max_total_num_tokens")
-    by_pool = pool is not None and (context is None or pool < context)
+    by_pool = match["length"] is not None and pool is not None and (context is None or pool < context)
     limit = "the KV pool" if by_pool else "--context-length"
     fix: list[str] = []
     if by_pool:
@@ -38,7 +58,11 @@ def _input_too_long(rule_match: RuleMatch, server_state: ServerState) -> Diagnos
             "with window layers (from 0.5.16)"
         )
     else:
-        fix.append(f"--context-length {length + 1000}, when the model allows it")
+        answer = 1000
+        fix.append(
+            f"shorten the prompt, or --context-length {length + answer} (with {answer} for the "
+            f"answer), when the model allows it"
+        )
     return Diagnosis(
         f"A prompt of {length:,} tokens was refused: at most {most:,} are taken, because of {limit}.",
         tuple(fix),
@@ -117,15 +141,46 @@ QUEUE_STUCK = StateRule(
 def _watchdog(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
     stated = rule_match.match["limit"]
     limit = float(stated.rstrip(".")) if stated else (server_state.number("watchdog_timeout") or 300.0)
+    ranks = (server_state.number("pp_size") or 1) > 1 or (server_state.number("nnodes") or 1) > 1
+    small = server_state.rates.most_new_tokens
+    if not rule_match.was_ready and not server_state.rates.prefills and small < _LONG_CHUNK:
+        stages = " With pipeline parallelism one stage waits for another that waits for it." if ranks else ""
+        work = f" of {small:,} tokens" if small else ""
+        return Diagnosis(
+            f"The warm-up request{work} did not finish within --watchdog-timeout ({limit:.0f} s), "
+            f"and SGLang ended itself. Work so small "
+            f"takes no such time: a rank hangs.{stages}",
+            (
+                "find the rank: `py-spy dump --pid PID` of each scheduler process (the log has such "
+                "dumps beside the line, with the "
+                "rank's name), on every node; the one that is not in a receive or a collective is it",
+                "NCCL_DEBUG=INFO, and NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME of the right "
+                "network, where several nodes meet",
+                *(
+                    (
+                        "tensor parallelism alone (no --pp-size), or a newer version: pipeline "
+                        "scheduling was mended often",
+                    )
+                    if ranks
+                    else ()
+                ),
+                "a longer timeout cures nothing here; --skip-server-warmup shows whether real "
+                "requests hang, too",
+            ),
+            Confidence.STRONG,
+        )
+    chunk = server_state.number("chunked_prefill_size")
+    fix = [f"--watchdog-timeout {max(int(limit) * 12, 3600)}"]
+    if chunk is None or chunk > _SMALL_CHUNK:
+        fix.append(f"--chunked-prefill-size {_SMALL_CHUNK}: each chunk is shorter")
+    fix.append(
+        "if all chunks were quick until then, look for the rank that hangs: NCCL_DEBUG=INFO, py-spy dump"
+    )
     return Diagnosis(
         f"One batch took longer than --watchdog-timeout ({limit:.0f} s) and SGLang ended itself. "
-        f"With a very long "
-        "context the chunks at its end may take that long; else a rank hangs.",
-        (
-            f"--watchdog-timeout {max(int(limit) * 12, 3600)}",
-            "--chunked-prefill-size 4096: each chunk is shorter",
-            "if all chunks were quick until then, look for the rank that hangs: NCCL_DEBUG=INFO, py-spy dump",
-        ),
+        f"With a very long context the chunks at "
+        "its end may take that long; else a rank hangs.",
+        tuple(fix),
         Confidence.STRONG,
     )
 
@@ -265,6 +320,126 @@ HICACHE_DECODE_BACKEND = StateRule(
     sources=("sglang 0.5.6.post2 srt/server_args.py",),
 )
 
+
+_LEAK = compile_pattern(
+    r"(?:token_to_kv_pool(?:_allocator)?|req_to_token_pool|KV cache pool|[Mm]emory pool|pool) "
+    r"(?:memory )?leak detected"
+)
+
+
+def _leak(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:  # noqa: ARG001
+    fatal = server_state.died is not None and server_state.died_itself
+    return Diagnosis(
+        "SGLang counted its pools while it was idle, and pages were neither free nor in the prefix "
+        "tree: a fault of that version's "
+        "accounting, not of the settings. Nothing is wrong with answers given so far."
+        + (" The strict form of the check ends the server." if fatal else ""),
+        (
+            "upgrade: leaks of hybrid, speculative and disaggregated caches were mended in nearly "
+            "every release",
+            "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE=0 makes it a warning until then (0.5.3 and "
+            "later); the pool shrinks by what leaks",
+            "--disable-radix-cache avoids most of the paths that leak; report the line with the "
+            "server's arguments",
+        ),
+        Confidence.STRONG,
+        severity=None if fatal else Severity.WARNING,
+    )
+
+
+LEAK = Rule(
+    id="sglang-pool-leak",
+    means="SGLang's own check of its pools found pages that nobody owns, and ended the server.",
+    severity=Severity.ERROR,
+    pattern=_LEAK,
+    explain=_leak,
+    sources=(
+        "sglang 0.4.0 srt/managers/scheduler.py",
+        "sglang 0.5.10 srt/managers/scheduler_runtime_checker_mixin.py",
+    ),
+)
+
+_DECODE_OOM = compile_pattern(
+    r"(?P<phase>Decode|Prefill) out of memory\. (?:Try to lower your batch size|)|alloc_req_slots "
+    r"runs out of memory"
+)
+
+
+def _decode_oom(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:  # noqa: ARG001
+    page = server_state.number("page_size") or 1
+    running = server_state.number("max_running_requests")
+    cause = (
+        "The KV pool had no page left for a step that the scheduler had already planned, and SGLang "
+        "ended: its accounting let more requests "
+        "run than fit."
+    )
+    fix = []
+    if page > 1:
+        cause += (
+            f" With --page-size {page:.0f} every running request may begin a new page at once, and "
+            f"versions that plan by tokens count "
+            "too little."
+        )
+        fix.append("--page-size 1, where the attention backend allows it")
+    fix.append("upgrade: planning and retraction under a full pool were mended in later versions")
+    fewer = (
+        f"--max-running-requests {max(int(running) // 2, 1)}"
+        if running and running > 1
+        else "a --max-running-requests of what fits"
+    )
+    fix.append(f"{fewer}, or --schedule-conservativeness 1.3: fewer requests run at once")
+    return Diagnosis(cause, tuple(fix), Confidence.STRONG)
+
+
+DECODE_OOM = Rule(
+    id="sglang-decode-out-of-memory",
+    means="SGLang's pool had no page for a step it had planned.",
+    severity=Severity.ERROR,
+    pattern=_DECODE_OOM,
+    explain=_decode_oom,
+    sources=(
+        "sglang 0.4.6 srt/managers/schedule_batch.py: alloc_paged_token_slots_decode",
+        "sgl-project/sglang#4566",
+    ),
+)
+
+_DISCONNECTED = compile_pattern(
+    r"Request is disconnected from the client side|Aborted request\(?s?\)? |Client disconnected"
+)
+
+
+def _disconnected(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
+    longest = server_state.rates.longest
+    count = "A client" if rule_match.count == 1 else f"{rule_match.count} times a client"
+    pace = ""
+    if longest is not None and longest.tps:
+        pace = (
+            f" The log shows {longest.tokens:,.0f} prompt tokens in {longest.seconds:.0f} s, "
+            f"{longest.tps:,.0f} tokens/s: a prompt of a million "
+            f"tokens takes {1e6 / longest.tps / 60:.0f} minutes or more at that rate."
+        )
+    return Diagnosis(
+        f"{count} gave up before its answer: the connection was closed from its side, and the "
+        f"request was aborted. Nothing failed in the "
+        f"server.{pace}",
+        (
+            "a longer timeout in the client, and in any proxy between (nginx: proxy_read_timeout); "
+            "stream the answer",
+            "`farspan bench` waits as long as it takes, and `farspan plan` says how long that is",
+        ),
+        Confidence.CERTAIN,
+    )
+
+
+DISCONNECTED = Rule(
+    id="client-disconnected",
+    means="A client gave up before its answer came.",
+    severity=Severity.WARNING,
+    pattern=_DISCONNECTED,
+    explain=_disconnected,
+    sources=("sglang srt/managers/tokenizer_manager.py", "vllm entrypoints/utils.py: with_cancellation"),
+)
+
 RULES = (
     INPUT_TOO_LONG,
     RETRACTED,
@@ -274,4 +449,7 @@ RULES = (
     PREFIX_TREE,
     PAGE_SIZE_LLAMA4,
     HICACHE_DECODE_BACKEND,
+    LEAK,
+    DECODE_OOM,
+    DISCONNECTED,
 )
