@@ -26,7 +26,7 @@ LAYERS = (
     ("errors", "sizes", "value_hash", "escape_terminal"),
 )
 # Where names of engines stand for something else: the engines themselves, and tools whose result files are read.
-EXEMPT = ("farspan.engines.", "farspan.integrations.", "farspan.measurement.imports.", "farspan.diagnosis.")
+EXEMPT = ("farspan.engines.", "farspan.integrations.", "farspan.measurement.imports.")
 
 
 @cache

@@ -87,7 +87,8 @@ def test_side_by_side_when_no_engine_is_named() -> None:
     assert text.exit_code == 0
     first = text.stdout.splitlines()[0]
     assert first.startswith("10M fits llama-4-scout-17b-16e-instruct on 8x H200, TP 8 with vllm")
-    assert "not on builtin" in first
+    assert "builtin" not in first, "an engine that cannot plan it has a line of its own"
+    assert "Not planned for builtin: " in text.stdout
 
 
 def test_what_does_not_fit_exits_3_and_says_what_to_change() -> None:
@@ -198,13 +199,19 @@ def test_a_sweep_has_a_row_a_context() -> None:
         *SCOUT, "--engine", "sglang", "--contexts", "128k,10M", "--", "--mem-fraction-static", "0.8"
     )
     assert missed.exit_code == 3
-    assert len(missed.stdout.splitlines()) == 4
+    title, heading, *rows, times, cure = missed.stdout.splitlines()
+    assert (title.split(",")[-1].strip(), heading.split()[0], len(rows)) == ("TP 8", "context", 2)
+    assert times.startswith("Times are of one request alone")
+    assert cure.startswith("10M: sglang fits with ")
 
 
 def test_find_prints_one_row_an_engine() -> None:
     result = invoke(*SCOUT, "--find", "context")
     assert result.exit_code == 0
-    assert len(result.stdout.splitlines()) == 5
+    title, heading, *rows, times, refused = result.stdout.splitlines()
+    assert (title.split()[0], heading.split()[0], len(rows)) == ("longest", "engine", 2)
+    assert times.startswith("Times are of one request alone")
+    assert refused.startswith("Not planned for builtin: ")
     value = json.loads(invoke(*SCOUT, "--find", "context", "--engine", "vllm", "--json").stdout)
     assert value["engines"]["vllm"]["value"] == 10_485_760
 
@@ -214,7 +221,6 @@ def test_find_prints_one_row_an_engine() -> None:
     [
         (["--context", "10M", "--tp", "3"], "does not divide"),
         (["--context", "11M"], "above the 10Mi tokens"),
-        (["--context", "1M", "--gpus", "1xH100", "--tp", "1"], "take .* GiB on each of 1 GPU"),
         (["--context", "1M", "--engine", "vllm", "--engine-version", "0.12.7"], "it knows 0.12.0"),
         (["--context", "1M", "--engine-version", "0.12.0"], "belong to one engine"),
         (["--context", "banana"], "not a token count"),

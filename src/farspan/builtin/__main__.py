@@ -61,6 +61,12 @@ _KV = KVOptions()
 @click.option("--max-num-batched-tokens", default=4096, help="Most tokens of one step.")
 @click.option("--max-num-seqs", default=64, help="Most requests in progress at once.")
 @click.option("--dtype", default="auto", type=click.Choice(["auto", "float32", "bfloat16"]))
+@click.option(
+    "--allowed-hosts",
+    default=None,
+    help="Host names clients may use, with commas between them, or *; addresses always may be.  "
+    "[default: localhost on a loopback address without a key, else any]",
+)
 @click.option("--device", default="cpu", help="cpu, cuda or cuda:N.")
 def serve(
     folder: Path,
@@ -79,6 +85,7 @@ def serve(
     max_num_batched_tokens: int,
     max_num_seqs: int,
     dtype: str,
+    allowed_hosts: str | None,
     device: str,
 ) -> None:
     """Serve the checkpoint in FOLDER with the built-in engine, behind the OpenAI API.
@@ -92,6 +99,7 @@ def serve(
         import uvicorn
 
         from farspan.builtin.engine import EngineOptions, InferenceEngine
+        from farspan.builtin.gate import access_rules
         from farspan.builtin.model import LlamaModel
         from farspan.builtin.server import create_app
         from farspan.builtin.server_tokenizer import ChatTokenizer
@@ -101,6 +109,7 @@ def serve(
         ) from error
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("torch sees no CUDA device", "use --device cpu")
+    rules = access_rules(os.environb.get(b"FARSPAN_API_KEY"), host, allowed_hosts)
     options = EngineOptions(
         max_model_len=None if max_model_len is None else parse_tokens(max_model_len),
         kv=KVOptions(
@@ -122,7 +131,7 @@ def serve(
     log.weights_loaded(model.weight_bytes)
     engine = InferenceEngine(model, options)
     name = served_model_name or folder.resolve().name
-    app = create_app(engine, ChatTokenizer(folder), name, os.environ.get("FARSPAN_API_KEY"))
+    app = create_app(engine, ChatTokenizer(folder), name, rules)
     address, taken = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     statistics = engine.statistics()

@@ -6,7 +6,7 @@ than an error.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,33 +15,50 @@ from pydantic import BaseModel, ConfigDict, Field
 from farspan.builtin.sampling_params import SamplingParams
 from farspan.errors import InputError
 
+_LARGEST_SEED = 2**63 - 1
+_MOST_TOKENS = 2**31 - 1
+_Name = Annotated[str, Field(max_length=1024)]
+_StopText = Annotated[str, Field(max_length=256)]
+_TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+_MaxTokens = Annotated[int, Field(ge=1, le=_MOST_TOKENS)]
+
+
+class RequestFields(BaseModel):
+    """A body, or a part of one: types are not converted, numbers are finite, unknown fields refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    model: _Name | None = None
+
 
 class StreamOptions(BaseModel):
     """What a stream carries besides tokens."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     include_usage: bool = False
 
 
-class Sampling(BaseModel):
-    """What completions and chat completions have in common."""
+class GenerationFields(RequestFields):
+    """What completions and chat completions have in common.
 
-    model_config = ConfigDict(extra="forbid")
+    Types are OpenAI's, and vLLM's for its additions; the ranges are vLLM's. Lists and texts are bounded, because each
+    token's cost grows with them.
+    """
 
-    model: str | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
+    temperature: float = Field(1.0, ge=0, le=100)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1)
+    seed: int | None = Field(None, ge=-_LARGEST_SEED - 1, le=_LARGEST_SEED)
     n: Literal[1] = 1
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] = Field(default_factory=list)
+    stop: _StopText | Annotated[list[_StopText], Field(max_length=16)] | None = None
+    stop_token_ids: list[_TokenId] = Field(default_factory=list, max_length=1024)
     ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
-    user: str | None = None  # OpenAI's tag for abuse reports; nothing depends on it
-    cache_salt: str | None = None  # vLLM's: prefixes are shared only between requests of the same salt
+    user: _Name | None = None  # OpenAI's tag for abuse reports; nothing depends on it
+    # vLLM's: prefixes are shared only between requests of the same salt
+    cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
 
     @property
     def namespace(self) -> bytes:
@@ -71,48 +88,45 @@ class Sampling(BaseModel):
         )
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(GenerationFields):
     """The body of /v1/completions; the prompt is a text or a list of token ids, taken out beforehand."""
 
-    max_tokens: int = 16
+    max_tokens: _MaxTokens = 16
     add_special_tokens: bool = True
 
 
 class ChatMessage(BaseModel):
     """One turn of a conversation; what else it holds is the chat template's business."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)
 
-    role: str
+    role: Annotated[str, Field(max_length=64)]
     content: str | list[dict[str, Any]]
 
 
-class ChatCompletionRequest(Sampling):
+class ChatFields(GenerationFields):
+    """The body of /v1/chat/completions without its messages."""
+
+    max_tokens: _MaxTokens | None = None
+    max_completion_tokens: _MaxTokens | None = None
+
+
+class ChatCompletionRequest(ChatFields):
     """The body of /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(RequestFields):
     """The body of /tokenize: a text or a conversation."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: list[ChatMessage] | None = Field(None, min_length=1)
     add_special_tokens: bool = True
 
 
-class DetokenizeRequest(BaseModel):
-    """The body of /detokenize."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str | None = None
-    tokens: list[int]
+class DetokenizeRequest(RequestFields):
+    """The body of /detokenize; its `tokens` are taken out beforehand."""
 
 
 def token_ids(prompt: list[Any], vocab_size: int) -> NDArray[np.int32]:
@@ -121,14 +135,11 @@ def token_ids(prompt: list[Any], vocab_size: int) -> NDArray[np.int32]:
     Raises:
         InputError: It is not one list of ids of this vocabulary.
     """
-    try:
-        ids = np.asarray(prompt)
-    except ValueError:
-        ids = np.empty(0, dtype=object)
-    if ids.ndim != 1 or not (ids.size == 0 or np.issubdtype(ids.dtype, np.integer)):
+    # Types first: an array of mixed texts would take as much memory for each as for the longest.
+    if set(map(type, prompt)) - {int}:
         raise InputError("the prompt is neither a text nor a list of token ids", "send one prompt a request")
-    if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):
+    if prompt and (min(prompt) < 0 or max(prompt) >= vocab_size):
         raise InputError(
             f"the prompt has a token id outside 0 to {vocab_size - 1}", "tokenize with this model's tokenizer"
         )
-    return ids.astype(np.int32)
+    return np.array(prompt, np.int32)

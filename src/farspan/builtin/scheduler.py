@@ -171,14 +171,20 @@ class Scheduler:
 
     def _make_room(self, work: Work, step: list[Work]) -> bool:
         """Append the work's positions, preempting the newest requests as needed; False when it was its own turn."""
+        alone = False
         while True:
             assert work.request.sequence is not None
             try:
                 work.request.sequence.append(work.count)
             except NoRoomError as error:
                 if len(self.running) == 1:
-                    self.fail(work.request, error)
-                    return False
+                    if alone:
+                        self.fail(work.request, error)
+                        return False
+                    # Nothing else is in progress: what is kept for later requests goes before this one does.
+                    alone = True
+                    self._cache.reset_prefixes()
+                    continue
                 newest = self.running[-1]
                 self._preempt(newest)
                 step[:] = [other for other in step if other.request is not newest]

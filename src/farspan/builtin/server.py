@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,21 +15,16 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from farspan import __version__
 from farspan.builtin.answers import AnswerShape, error_body
+from farspan.builtin.bodies import BodyReader, RefusedBodyError, body_limit
 from farspan.builtin.engine import InferenceEngine
 from farspan.builtin.engine_metrics import EngineMetrics
-from farspan.builtin.protocol import (
-    ChatCompletionRequest,
-    ChatMessage,
-    CompletionRequest,
-    DetokenizeRequest,
-    Sampling,
-    TokenizeRequest,
-    token_ids,
-)
+from farspan.builtin.gate import AccessGate, AccessRules
+from farspan.builtin.protocol import ChatFields, CompletionRequest, GenerationFields
 from farspan.builtin.runner import (
     EngineRunner,
     EngineStoppedError,
@@ -38,10 +32,14 @@ from farspan.builtin.runner import (
     RequestNoRoomError,
 )
 from farspan.builtin.server_tokenizer import ChatTokenizer, StreamDecoder
-from farspan.errors import FarspanError, InputError
+from farspan.builtin.text_jobs import TextJob
+from farspan.builtin.text_pool import ReadText, TextFailedError, TextPool
+from farspan.errors import FarspanError
 
 _LOG = logging.getLogger(__name__)
-Body = TypeVar("Body", bound=BaseModel)
+_OPEN = AccessRules()
+_GONE = Response(status_code=499)  # nobody reads it
+Result = TypeVar("Result")
 
 
 class TextPiece:
@@ -65,9 +63,21 @@ class Service:
     metrics: EngineMetrics
     tokenizer: ChatTokenizer
     model_name: str
+    bodies: BodyReader
+    text: TextPool
+
+    async def read(self, request: Request, job: TextJob) -> ReadText | None:
+        """Receive and read a request's body; None when the client went away.
+
+        Raises:
+            RefusedBodyError: It is too large, or too slow.
+            TextFailedError: It is not what the route takes.
+        """
+        async with self.bodies.read(request) as body:
+            return await _until_gone(request.receive, self.text.run(job, body))
 
     async def answer(
-        self, prompt: NDArray[np.int32], body: Sampling, max_tokens: int
+        self, prompt: NDArray[np.int32], body: GenerationFields, max_tokens: int
     ) -> AsyncIterator[TextPiece]:
         """Yield the answer's text token by token; it ends at a stop string, which is not part of it."""
         decoder = StreamDecoder(self.tokenizer)
@@ -92,44 +102,37 @@ class Service:
 
 
 def create_app(
-    engine: InferenceEngine, tokenizer: ChatTokenizer, model_name: str, api_key: str | None = None
+    engine: InferenceEngine, tokenizer: ChatTokenizer, model_name: str, rules: AccessRules = _OPEN
 ) -> FastAPI:
-    """Return the server as an ASGI application; the engine's thread lives as long as it."""
+    """Return the server as an ASGI application; the engine's thread and the text processes live as long as it."""
     metrics = EngineMetrics(model_name)
-    service = Service(engine, EngineRunner(engine, metrics), metrics, tokenizer, model_name)
+    bodies = BodyReader(body_limit(engine.max_model_len))
+    text = TextPool(engine.model.folder, engine.model.config.vocab_size, engine.max_model_len, bodies.limit)
+    runner = EngineRunner(engine, metrics)
+    service = Service(engine, runner, metrics, tokenizer, model_name, bodies, text)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.runner.start()
+        runner.start()
+        text.start()
         try:
             yield
         finally:
-            await asyncio.to_thread(service.runner.stop)
+            text.close()
+            await asyncio.to_thread(runner.stop)
 
     app = FastAPI(title="farspan built-in engine", version=__version__, lifespan=lifespan)
+    app.add_middleware(AccessGate, rules=rules)
     app.add_exception_handler(FarspanError, _refused)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _refused)
-    _add_key_check(app, api_key)
-    _add_state_routes(app, service)
+    _add_state_routes(app, service, rules)
     _add_token_routes(app, service)
     _add_generation_routes(app, service)
     return app
 
 
-def _add_key_check(app: FastAPI, api_key: str | None) -> None:
-    if not api_key:
-        return
-    expected = f"Bearer {api_key}".encode()
-
-    @app.middleware("http")
-    async def check(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        given = request.headers.get("authorization", "").encode()
-        if request.url.path != "/health" and not hmac.compare_digest(given, expected):
-            return JSONResponse(error_body("the API key is missing or wrong", "unauthorized", 401), 401)
-        return await call(request)
-
-
-def _add_state_routes(app: FastAPI, service: Service) -> None:
+def _add_state_routes(app: FastAPI, service: Service, rules: AccessRules) -> None:
     @app.get("/health")
     async def health() -> Response:
         return Response(status_code=200 if service.runner.alive else 503)
@@ -141,7 +144,8 @@ def _add_state_routes(app: FastAPI, service: Service) -> None:
     # SGLang's path: who measures a server keeps with the result what it was started with.
     @app.get("/server_info")
     async def server_info() -> dict[str, Any]:
-        return {"version": __version__, **service.engine.settings()}
+        hosts = None if rules.hosts is None else ",".join(sorted(rules.hosts))
+        return {"version": __version__, **service.engine.settings(), "allowed_hosts": hosts}
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -166,58 +170,51 @@ def _add_state_routes(app: FastAPI, service: Service) -> None:
 
 
 def _add_token_routes(app: FastAPI, service: Service) -> None:
+    async def answer(request: Request, job: TextJob) -> Response:
+        text = await service.read(request, job)
+        return _GONE if text is None else StreamingResponse(_each(text), media_type="application/json")
+
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
-        body = _parse(TokenizeRequest, _json(await request.body()))
-        if (body.prompt is None) == (body.messages is None):
-            raise InputError("send either prompt or messages")
-        if body.messages is not None:
-            ids = await asyncio.to_thread(service.tokenizer.encode_chat, _dump(body.messages))
-        else:
-            ids = await asyncio.to_thread(
-                service.tokenizer.encode, body.prompt or "", add_special_tokens=body.add_special_tokens
-            )
-        limit = service.engine.max_model_len
-        answer = {"count": len(ids), "max_model_len": limit, "tokens": ids}
-        return Response(
-            orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json"
-        )
+        return await answer(request, TextJob.TOKENIZE)
 
     @app.post("/detokenize")
-    async def detokenize(request: Request) -> dict[str, str]:
-        body = _parse(DetokenizeRequest, _json(await request.body()))
-        ids = token_ids(body.tokens, service.engine.model.config.vocab_size)
-        return {"prompt": service.tokenizer.decode(ids.tolist(), skip_special_tokens=False)}
+    async def detokenize(request: Request) -> Response:
+        return await answer(request, TextJob.DETOKENIZE)
 
 
 def _add_generation_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        raw = _json(await request.body())
-        prompt = raw.pop("prompt", None)
-        body = _parse(CompletionRequest, raw)
-        if isinstance(prompt, list):
-            ids = token_ids(prompt, service.engine.model.config.vocab_size)
-        elif isinstance(prompt, str):
-            ids = await asyncio.to_thread(
-                service.tokenizer.encode, prompt, add_special_tokens=body.add_special_tokens
-            )
-        else:
-            raise InputError(
-                "the prompt is neither a text nor a list of token ids", "send one prompt a request"
-            )
-        return await _respond(service, request, body, ids, body.max_tokens, chat=False)
+        text = await service.read(request, TextJob.COMPLETION)
+        if text is None:
+            return _GONE
+        body = CompletionRequest.model_validate(text.fields)
+        return await _respond(service, request, body, text.token_ids(), body.max_tokens, chat=False)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        body = _parse(ChatCompletionRequest, _json(await request.body()))
-        ids = await asyncio.to_thread(service.tokenizer.encode_chat, _dump(body.messages))
+        text = await service.read(request, TextJob.CHAT)
+        if text is None:
+            return _GONE
+        body, ids = ChatFields.model_validate(text.fields), text.token_ids()
         limit = body.max_completion_tokens or body.max_tokens or service.engine.max_model_len - len(ids)
         return await _respond(service, request, body, ids, max(limit, 1), chat=True)
 
 
+async def _each(text: ReadText) -> AsyncIterator[memoryview]:
+    for piece in text.pieces():
+        yield piece
+
+
 async def _respond(
-    service: Service, request: Request, body: Sampling, ids: NDArray[np.int32], max_tokens: int, *, chat: bool
+    service: Service,
+    request: Request,
+    body: GenerationFields,
+    ids: NDArray[np.int32],
+    max_tokens: int,
+    *,
+    chat: bool,
 ) -> Response:
     if body.model not in (None, service.model_name):
         message = f"this server has no model {body.model!r}; it serves {service.model_name!r}"
@@ -229,12 +226,22 @@ async def _respond(
     pieces = service.answer(ids, body, max_tokens)
     if body.stream:
         options = body.stream_options
-        events = _events(shape, pieces, usage=options is not None and options.include_usage)
-        return StreamingResponse(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-        )
-    whole = await _until_gone(request, _collect(shape, pieces))
-    return Response(status_code=499) if whole is None else JSONResponse(whole)
+        return EventStream(_events(shape, pieces, usage=options is not None and options.include_usage))
+    whole = await _until_gone(request.receive, _collect(shape, pieces))
+    return _GONE if whole is None else JSONResponse(whole)
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, made no longer than the client is there."""
+
+    def __init__(self, events: AsyncIterator[bytes]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._events = events
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        """Send the events; leave off, and end what makes them, when the client goes away."""
+        async with aclosing(self._events):  # type: ignore[type-var]
+            await _until_gone(receive, self.stream_response(send))
 
 
 async def _events(
@@ -265,17 +272,24 @@ async def _collect(shape: AnswerShape, pieces: AsyncIterator[TextPiece]) -> dict
     return shape.whole("".join(text), last.finish_reason or "", usage)
 
 
-async def _until_gone(request: Request, work: Awaitable[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the result, or None, with the work cancelled, when the client goes away first."""
-    task = asyncio.ensure_future(work)
+async def _until_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """Return the result, or None, with the work cancelled, when the client goes away first.
+
+    The request's body has been received: what comes next is that the client is gone.
+    """
+    task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(receive))
     try:
-        while not task.done():
-            await asyncio.wait([task], timeout=1.0)
-            if not task.done() and await request.is_disconnected():
-                return None
-        return task.result()
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
     finally:
         task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _event(data: dict[str, Any]) -> bytes:
@@ -284,40 +298,17 @@ def _event(data: dict[str, Any]) -> bytes:
 
 def _possible_stop(text: str, stops: tuple[str, ...]) -> int:
     """Return the length of the longest end of `text` that begins a stop string."""
-    longest = max((len(stop) - 1 for stop in stops), default=0)
-    for length in range(min(longest, len(text)), 0, -1):
-        tail = text[-length:]
-        if any(stop.startswith(tail) for stop in stops):
-            return length
-    return 0
+    longest = 0
+    for stop in stops:
+        for length in range(min(len(stop) - 1, len(text)), longest, -1):
+            if text.endswith(stop[:length]):
+                longest = length
+                break
+    return longest
 
 
-def _json(body: bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InputError(f"the body is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError("the body is not a JSON object")
-    return value
-
-
-def _parse(kind: type[Body], raw: dict[str, Any]) -> Body:
-    try:
-        # null means "not given", as OpenAI's clients send it
-        return kind.model_validate({name: value for name, value in raw.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise InputError(
-                f"the built-in engine does not know the field {field!r}", "leave it out"
-            ) from error
-        raise InputError(f"{field}: {first['msg']}") from error
-
-
-def _dump(messages: list[ChatMessage]) -> list[dict[str, Any]]:
-    return [message.model_dump() for message in messages]
+async def _gone(_: Request, __: Exception) -> Response:
+    return _GONE
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -327,6 +318,10 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 def _error(error: Exception) -> tuple[dict[str, Any], int]:
     """Return OpenAI's error object and the status that goes with it."""
+    if isinstance(error, TextFailedError):
+        return error_body(str(error), error.kind, error.status), error.status
+    if isinstance(error, RefusedBodyError):
+        return error_body(str(error), "invalid_request_error", error.status), error.status
     if isinstance(error, RequestNoRoomError):
         return error_body(str(error), "server_error", 503), 503
     if isinstance(error, EngineStoppedError | RequestFailedError):

@@ -29,8 +29,11 @@ class ChatTokenizer:
             )
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic in Rust is not an Exception
+            said = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{path} cannot be read: {said}") from error
         self._template = read_chat_template(folder)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> NDArray[np.int32]:
@@ -39,16 +42,15 @@ class ChatTokenizer:
             self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids, dtype=np.int32
         )
 
-    def encode_chat(self, messages: Sequence[dict[str, Any]]) -> NDArray[np.int32]:
-        """Return the tokens of a conversation, up to where the assistant's answer begins.
+    def render(self, messages: Sequence[dict[str, Any]]) -> str:
+        """Return the text of a conversation, special tokens included, up to where the assistant's answer begins.
 
         Raises:
             InputError: There is no chat template, or it refuses the messages.
         """
         if self._template is None:
             raise InputError("this checkpoint has no chat template", "use /v1/completions")
-        # The template writes the special tokens itself.
-        return self.encode(self._template.render(messages), add_special_tokens=False)
+        return self._template.render(messages)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of tokens."""
@@ -63,6 +65,8 @@ class StreamDecoder:
     """
 
     _TAIL = 8
+    # A character has at most four bytes, so what more tokens than these have not finished is none.
+    _LONGEST_CHARACTER = 8
 
     def __init__(self, tokenizer: ChatTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -82,7 +86,8 @@ class StreamDecoder:
     def _advance(self, *, final: bool) -> str:
         sent = self._tokenizer.decode(self._token_ids[self._read_from : self._sent_to])
         whole = self._tokenizer.decode(self._token_ids[self._read_from :])
-        if not final and (whole.endswith("\ufffd") or len(whole) < len(sent)):
+        unfinished = whole.endswith("\ufffd") or len(whole) < len(sent)
+        if unfinished and not final and len(self._token_ids) - self._sent_to <= self._LONGEST_CHARACTER:
             return ""
         self._read_from = max(self._read_from, self._sent_to - self._TAIL)
         self._sent_to = len(self._token_ids)

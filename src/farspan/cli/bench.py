@@ -9,12 +9,12 @@ import click
 from rich.console import Console
 
 from farspan.cli.live import choose_watcher
+from farspan.cli.measurement_options import depths_option, fail_if_option, percentiles_option
 from farspan.cli.options import (
+    is_given,
     parse_engines,
-    parse_fractions,
     parse_goals,
     parse_json_object,
-    parse_percentiles,
     parse_rate,
 )
 from farspan.cli.output import json_option, print_json
@@ -40,6 +40,7 @@ Examples:
   farspan bench --url http://localhost:8000 --contexts 1M --depths 0.1,0.9 --run runs/a
   farspan bench --url http://localhost:8000 --contexts 1M,2M --depths 0.1,0.9 --run runs/a --resume
   farspan bench --url http://localhost:8000 --contexts 100k --concurrency 8 --api chat --json
+  farspan bench --url http://localhost:8000 --contexts 100k --concurrency 1,4,16,50 --output-tokens 200
   farspan bench --url http://localhost:8000 --length-distribution lognormal:50k,0.7 --num-prompts 200 --rate 0.5
   farspan bench --engines vllm@http://a:8000,sglang@http://b:30000 --contexts 1M --repeats 5 --run runs/both
   farspan bench --url http://localhost:8000 --contexts 1M --plan plan.json --fail-if 'ttft.p50 > 1.1 * plan'
@@ -74,14 +75,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     help="Draw the prompt lengths instead: uniform:1k,100k, normal:50k,10k, lognormal:50k,0.7 or"
     " weights:1k=8,100k=2.",
 )
-@click.option(
-    "--depths",
-    type=parse_fractions,
-    metavar="FRACTIONS",
-    default="0.5",
-    show_default=True,
-    help="Where the needle goes, 0 the start to 1 the end, such as 0.1,0.9.",
-)
+@depths_option("0.5")
 @click.option("--repeats", type=int, default=1, show_default=True, help="Requests at each context and depth.")
 @click.option(
     "--num-prompts",
@@ -100,8 +94,10 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
 @click.option(
     "--concurrency",
     "--max-concurrency",
-    type=int,
-    help="Requests under way at a time.  [default: 1; with --rate no bound]",
+    metavar="NUMBERS",
+    help="Requests under way at a time. Several, such as 1,4,16,50, are gone through one after another and make a"
+    " throughput-latency curve."
+    "  [default: 1; with --rate no bound]",
 )
 @click.option(
     "--rate",
@@ -131,16 +127,15 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     type=int,
     default=0,
     show_default=True,
-    help="Requests after the measured ones, so that the last of these have company too.",
+    help="Requests after the measured ones, so that the last of these are not alone either.",
 )
 @click.option(
     "--task", default="needle", show_default=True, help="What is planted in the prompt and asked for."
 )
 @click.option(
     "--tokenizer",
-    type=click.Path(path_type=Path, exists=True),
-    help="The server's tokenizer: a folder, tokenizer.json or tokenizer.model."
-    "  [default: the folder the server names as its model's root]",
+    help="The server's tokenizer: a folder, tokenizer.json or tokenizer.model, a hub id, or a server with /tokenize."
+    "  [default: by what the server names as its model's root]",
 )
 @click.option(
     "--api",
@@ -173,7 +168,11 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     type=click.Path(path_type=Path, file_okay=False),
     help="The run folder.  [default: runs/ and the time]",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run in --run; what it has is not sent again.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the run in --run, alone with the options it had; what it has is not sent again.",
+)
 @click.option("--retry-failed", is_flag=True, help="With --resume, send the requests that failed again.")
 @click.option("--in-order", is_flag=True, help="Send contexts and depths as given instead of shuffled.")
 @click.option("--ignore-eos", is_flag=True, help="Ask the server to generate past an end of sequence.")
@@ -208,15 +207,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="A file written by farspan plan --json: limits follow from its times, and it is kept with the run.",
 )
-@click.option(
-    "--percentiles",
-    "--metric-percentiles",
-    type=parse_percentiles,
-    metavar="NUMBERS",
-    default="50,90,99",
-    show_default=True,
-    help="Percentiles to report.",
-)
+@percentiles_option("50,90,99")
 @click.option(
     "--goodput",
     type=parse_goals,
@@ -225,13 +216,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     help="Count requests within ttft, tpot and e2el, in ms: ttft:2000,tpot:50.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be sent; ask no server and write nothing.")
-@click.option(
-    "--fail-if",
-    "conditions",
-    multiple=True,
-    metavar="CONDITION",
-    help="Exit with 1 when this holds at any context, such as 'ttft.p50 > 1.1 * plan'; see docs/compare.md.",
-)
+@fail_if_option
 @click.option(
     "--metrics-interval",
     type=float,
@@ -253,7 +238,7 @@ def command(
     engines: dict[str, str] | None,
     run: Path | None,
     dry_run: bool,
-    conditions: tuple[str, ...],
+    fail_if: tuple[str, ...],
     metrics_interval: float,
     hang_after: float,
     metrics_url: str | None,
@@ -265,6 +250,7 @@ def command(
     Every prompt has exactly as many tokens as asked for, starts like no other, and hides a needle that
     must come back. Results are kept in the run folder as they come in.
     """  # fmt: skip
+    options = {name: value for name, value in options.items() if is_given(name)}
     if dry_run:
         plan = bench_dry_run(url, run=run, **options)
         if as_json:
@@ -272,7 +258,7 @@ def command(
         else:
             print_dry_run(plan)
         return 0
-    if run is None and not options["resume"]:
+    if run is None and not options.get("resume"):
         run = default_run_folder()
     try:
         with choose_watcher(Console(stderr=True)) as watcher:
@@ -280,7 +266,7 @@ def command(
                 url,
                 engines=engines,
                 run=run,
-                fail_if=conditions,
+                fail_if=fail_if,
                 metrics_interval=metrics_interval,
                 metrics_url=metrics_url,
                 hang_after=hang_after,

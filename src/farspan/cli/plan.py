@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -78,13 +79,21 @@ def _lines(answer: PlanAnswer | SweepAnswer | SearchAnswer, *, explain: bool) ->
     """The answer as text."""
     from farspan.planner import plan_text
 
+    # A file or a pipe gets whole lines.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     if isinstance(answer, PlanAnswer):
         yield from plan_text.answer_lines(
-            answer.request, answer.model_name, answer.plans, answer.refusals, answer.fixes, explain=explain
+            answer.request,
+            answer.model_name,
+            answer.plans,
+            answer.refusals,
+            answer.fixes,
+            explain=explain,
+            width=width,
         )
     elif isinstance(answer, SweepAnswer):
         yield plan_text.where(answer.request)
-        yield from plan_text.sweep_lines(answer.points)
+        yield from plan_text.sweep_lines(answer.points, answer.fixes, width=width)
     else:
         for request, found in answer.found:
-            yield from plan_text.search_lines(request, answer.question, found)
+            yield from plan_text.search_lines(request, answer.question, found, width=width)

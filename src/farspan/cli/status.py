@@ -9,7 +9,7 @@ import click
 
 from farspan.cli.output import json_option, print_json
 from farspan.launch.serve import ServerStatus
-from farspan.planner.plan_text import table
+from farspan.planner.text_layout import table
 from farspan.sizes import format_seconds, format_tokens
 from farspan.verbs.status import status
 

@@ -47,6 +47,21 @@ class StartSeconds:
     basis: str
 
 
+@dataclass(frozen=True, slots=True)
+class StartFigure:
+    """A figure an engine prints while it starts and a plan predicts.
+
+    Args:
+        logged: Its name among the figures of the log reader.
+        means: What it is, with its unit.
+        printed: What its name begins with among the plan's printed figures.
+    """
+
+    logged: str
+    means: str
+    printed: str
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Engine(ABC):
     """All that is known of one inference engine. Immutable; two engines are the same when they are one object.
@@ -60,6 +75,9 @@ class Engine(ABC):
         context_flag: Its flag for the longest request.
         data_parallel_flags: Its spellings of the number of data-parallel replicas, the long one first; empty when it
             has none.
+        memory_share_flag: Its flag for the share of a GPU's memory it may plan with; empty when it has none.
+        memory_share: That share where the flag is not given, in most versions; None where it is worked out.
+        step_tokens_flag: Its flag for the most prompt tokens of one step; empty when it has none.
         eager_flags: Flags that switch compiling and CUDA graphs off.
         cpu_flags: What makes it run without a GPU, unless the first of them is given by hand; empty when its CPU build
             needs no telling.
@@ -69,6 +87,8 @@ class Engine(ABC):
         logged_defaults: Those of them that say nothing at this value; some versions lack the flag altogether.
         environment: Variables farspan always starts it with.
         start_seconds: How long a start takes.
+        start_figures: What its start prints that the plan predicts, in the order they are shown.
+        kernel_folder: Where its image keeps the kernels it compiles; empty where keeping them saves nothing.
         shell_program: What a person types before the planned flags; `{model}` stands for the model.
         metric_prefix: What the names of its metrics begin with.
         metrics_hint: How to switch its metrics on, where they are off by default; else empty.
@@ -84,12 +104,17 @@ class Engine(ABC):
     metric_prefix: bytes
     distributions: tuple[str, ...] = ()
     data_parallel_flags: tuple[str, ...] = ()
+    memory_share_flag: str = ""
+    memory_share: float | None = None
+    step_tokens_flag: str = ""
     eager_flags: tuple[str, ...] = ()
     cpu_flags: tuple[str, ...] = ()
     most_ranks: int | None = None
     logged_flags: tuple[str, ...] = ()
     logged_defaults: Mapping[str, object] = field(default_factory=lambda: _EMPTY)
     environment: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    start_figures: tuple[StartFigure, ...] = ()
+    kernel_folder: str = ""
     metrics_hint: str = ""
 
     # Versions.
@@ -141,9 +166,15 @@ class Engine(ABC):
         return self._of_replicas(request, outline=True)
 
     def _of_replicas(self, request: PlanRequest, *, outline: bool) -> EnginePlan:
-        planner = self.outline_server if outline else self.plan_server
+        from farspan.planner.weights_fit import with_weights_checked
+
+        server = self.outline_server if outline else self.plan_server
         if not request.engine_flags:
-            return planner(request)
+            return with_weights_checked(server(request), request)
+
+        def planner(one: PlanRequest) -> EnginePlan:
+            return with_weights_checked(server(one), one)
+
         from farspan.planner.replicas import plan_replicas
 
         return plan_replicas(request, self, planner)

@@ -34,11 +34,13 @@ class BenchOptions:
         repeats: Requests at each context and depth; with `lengths`, requests.
         output_tokens: Tokens to generate for each request.
         concurrency: Requests under way at a time. None is one in a closed loop, and no bound with a `rate`.
+        concurrencies: Go through these one after another instead, each context at each of them by itself.
         rate: Requests to send a second whether or not earlier ones are over (open loop); None is a closed loop.
         burstiness: Shape of the gaps between requests: 1 is Poisson, infinity is constant.
         warmup, cooldown: Requests before and after the measured ones, kept but in no statistics.
         task: What is planted and asked for.
-        tokenizer: The server's tokenizer; None takes it from the folder the server names as the model's root.
+        tokenizer: The server's tokenizer: a folder, a file, a hub id or a server with /tokenize; None finds it by what
+            the server says it has loaded.
         api: Which API to use.
         prompt_as: Token ids or text; a chat always takes text.
         prompts: Keep the prompts in this folder, each once, by hash; None removes them with the run's end.
@@ -67,12 +69,13 @@ class BenchOptions:
     repeats: int = 1
     output_tokens: int = 16
     concurrency: int | None = None
+    concurrencies: tuple[int, ...] = ()
     rate: float | None = None
     burstiness: float = 1.0
     warmup: int = 0
     cooldown: int = 0
     task: str = "needle"
-    tokenizer: Path | None = None
+    tokenizer: Path | str | None = None
     api: Api = Api.COMPLETIONS
     prompt_as: PromptAs = PromptAs.IDS
     prompts: Path | None = None
@@ -92,6 +95,8 @@ class BenchOptions:
     @property
     def at_once(self) -> int | None:
         """Most requests under way at a time; None is no bound."""
+        if self.concurrencies:
+            return max(self.concurrencies)
         return self.concurrency if self.concurrency is not None or self.rate is not None else 1
 
     def check(self) -> None:
@@ -105,6 +110,7 @@ class BenchOptions:
             ("--output-tokens", self.output_tokens),
             ("--concurrency", self.concurrency),
             ("--num-prompts", self.requests),
+            *(("--concurrency", one) for one in self.concurrencies),
         ):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}", "give 1 or more")
@@ -114,6 +120,10 @@ class BenchOptions:
         for name, number in (("--rate", self.rate), ("--burstiness", self.burstiness)):
             if number is not None and not number > 0:
                 raise InputError(f"{name} is {number:g}", "give a number above 0")
+        if self.rate is not None and self.concurrencies:
+            raise InputError(
+                "--rate sends at set times, whatever is under way", "give one --concurrency with it"
+            )
         if self.rate is not None and math.isinf(self.rate):
             raise InputError("--rate is infinite", "leave it out and give --concurrency")
         if bool(self.contexts) == (self.lengths is not None) or not self.depths:
@@ -146,6 +156,7 @@ class BenchOptions:
             requests=self.requests,
             warmup=self.warmup,
             cooldown=self.cooldown,
+            concurrencies=self.concurrencies,
         )
 
     def plan_arrivals(self, count: int, seed: int) -> tuple[float, ...] | None:
@@ -165,11 +176,13 @@ class BenchOptions:
             "repeats": self.repeats,
             "output_tokens": self.output_tokens,
             "concurrency": self.at_once,
+            "concurrencies": self.concurrencies,
             "rate": self.rate,
             "burstiness": None if self.rate is None or math.isinf(self.burstiness) else self.burstiness,
             "warmup": self.warmup,
             "cooldown": self.cooldown,
             "tokenizer": str(self.tokenizer) if self.tokenizer else None,
+            "prompts": str(self.prompts) if self.prompts else None,
             "in_order": self.in_order,
             "extra_body": dict(self.extra_body),
             "limits": self.limits,

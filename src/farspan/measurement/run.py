@@ -18,7 +18,6 @@ from farspan.measurement.http.target import (
     ask_server,
     ask_settings,
     check_lengths,
-    find_tokenizer,
     normalise_url,
 )
 from farspan.measurement.http.wire import Api
@@ -38,7 +37,7 @@ from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.measurement.runs.environment import describe_machine, read_document, without_secrets
 from farspan.measurement.runs.job import Job, LoadPhase
 from farspan.measurement.runs.result import Result
-from farspan.measurement.runs.run_folder import INFO_FILE, Identity, load_info, new_start, open_run
+from farspan.measurement.runs.run_folder import INFO_FILE, Identity, RunStore, load_info, new_start, open_run
 
 
 async def run_bench(
@@ -53,7 +52,7 @@ async def run_bench(
 
     Args:
         options: What to measure.
-        watcher: Told what happens as it happens.
+        watcher: Its methods are called as the bench goes on.
         make_prompt: Makes the prompt of a job; None builds it with the server's tokenizer.
         prompts: Where the prompts are, or will be, when other runs send them too; None follows the options.
         observers: Watch the server meanwhile.
@@ -70,7 +69,7 @@ async def run_bench(
     check_lengths(server, tuple(dict.fromkeys(job.context for job in jobs)), options.output_tokens)
     times = read_plan_times(options.plan) if options.plan else PlanTimes({})
     if make_prompt is None:
-        make_prompt = await asyncio.to_thread(_prompt_maker, server, options)
+        make_prompt = await asyncio.to_thread(_prompt_maker, server, options, watcher)
     identity = Identity(
         model=server.model,
         api=options.api.value,
@@ -88,12 +87,14 @@ async def run_bench(
             if prompts is None:
                 folder = options.prompts or store.folder / PROMPTS_FOLDER
                 prompts = stack.enter_context(PromptStore(folder, keep=options.prompts is not None))
-            requests = await _prepare(to_send, options, server.model, prompts, make_prompt, watcher)
+            requests = await _prepare(to_send, options, server.model, prompts, make_prompt, watcher, store)
             watcher.sending(len(to_send), len(jobs) - len(to_send))
 
             def limits(job: Job) -> Limits:
                 # Without a bound every request of the run may be ahead of this one.
-                limits = times.limit(job, options.limits, concurrency=options.at_once or len(jobs))
+                limits = times.limit(
+                    job, options.limits, concurrency=job.concurrency or options.at_once or len(jobs)
+                )
                 return limits.for_output(job.output_tokens)
 
             load = Load(
@@ -139,7 +140,7 @@ async def run_engines(
         options: What to measure; `url` is not used. SGLang's /generate is used where an engine's name begins with
             `sglang`, completions elsewhere.
         engines: Name to address, in the order to go through.
-        watcher: Told what happens as it happens.
+        watcher: Its methods are called as the bench goes on.
         make_prompt: Makes the prompt of a job; None builds it with the first server's tokenizer.
         make_observers: Makes the observer of each server.
 
@@ -183,12 +184,13 @@ async def _prepare(
     prompts: PromptStore,
     make_prompt: PromptMaker,
     watcher: Watcher,
+    store: RunStore,
 ) -> list[PreparedRequest]:
     form = choose_form(options.api, options.prompt_as)
     requests: list[PreparedRequest] = []
     for number, job in enumerate(jobs):
         watcher.preparing(job, number, len(jobs))
-        stored = await asyncio.to_thread(prompts.add, job, make_prompt, form)
+        stored = await asyncio.to_thread(prompts.add, job, make_prompt, form, store.times_sent[job])
         requests.append(
             prepare_request(
                 stored,
@@ -213,11 +215,13 @@ async def _describe_environment(options: BenchOptions, server: ServerInfo) -> di
     }
 
 
-def _prompt_maker(server: ServerInfo, options: BenchOptions) -> PromptMaker:
+def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -> PromptMaker:
+    from farspan.measurement.server_tokenizer import load_server_tokenizer
     from farspan.prompts.exact_builder import build_prompt
-    from farspan.prompts.load_tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(find_tokenizer(server, options.tokenizer))
+    tokenizer, source = load_server_tokenizer(server, options.tokenizer)
+    if options.tokenizer is None and source != server.root:
+        watcher.step(f"tokenizer: {source}")
 
     def make(job: Job) -> Any:
         return build_prompt(

@@ -67,10 +67,12 @@ class SweepAnswer:
     Args:
         request: What was asked; its context is that of no point.
         points: One entry a context and engine.
+        fixes: By engine, what makes the shortest context fit that does not.
     """
 
     request: PlanRequest
     points: tuple[SweepPoint, ...]
+    fixes: Mapping[str, Fix]
 
     @property
     def fits(self) -> bool:

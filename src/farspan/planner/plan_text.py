@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from farspan.planner.kvcost import kv_cost
+from farspan.planner.text_layout import table, wrap
 from farspan.sizes import GIB, format_bytes, format_seconds, format_tokens
 
 if TYPE_CHECKING:
@@ -16,20 +17,7 @@ if TYPE_CHECKING:
     from farspan.planner.sweep import SweepPoint
 
 
-def table(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
-    """Rows as aligned columns; the columns in `right` are aligned to the right."""
-    if not rows:
-        return []
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    aligned = set(right)
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(widths[column]) if column in aligned else cell.ljust(widths[column])
-            for column, cell in enumerate(row)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+_ALONE = "Times are of one request alone on the server."
 
 
 def where(request: PlanRequest) -> str:
@@ -39,38 +27,58 @@ def where(request: PlanRequest) -> str:
 
 
 def answer_line(request: PlanRequest, plans: Sequence[EnginePlan], refusals: Mapping[str, str]) -> str:
-    """The answer in one line."""
+    """The answer in one line: whether it fits, what must be set, how many at once, and when the first token comes."""
     what = format_tokens(request.context)
     if request.concurrency > 1:
         what = f"{request.concurrency} x {what}"
     good = [plan for plan in plans if plan.fits]
     if good and len(plans) + len(refusals) > 1:
-        names = ", ".join(f"{plan.engine} {plan.version} ({plan.max_concurrency:.2f}x)" for plan in good)
-        rest = [plan.engine for plan in plans if not plan.fits] + list(refusals)
+        names = ", ".join(
+            f"{_name_with_flags(plan)} ({_at_once(plan)}; {_first_token(plan)})" for plan in good
+        )
+        rest = [plan.engine for plan in plans if not plan.fits]
         but = f"; not on {', '.join(rest)}" if rest else ""
         return f"{what} fits {where(request)} with {names}{but}."
     if good:
         plan = good[0]
-        added = f" and {' '.join(plan.added)}" if plan.added else ""
-        named = f"{plan.engine} {plan.version}{added} ({plan.max_concurrency:.2f}x)"
+        named = f"{_name_with_flags(plan)} ({_at_once(plan)}; {_first_token(plan)})"
         return f"{what} fits {where(request)} with {named}: {plan.reason}."
-    if len(plans) == 1:
-        engine = f"{plans[0].engine} {plans[0].version}"
-        return f"{what} does not fit {where(request)} with {engine}: {plans[0].reason}."
+    if len(plans) == 1 and not refusals:
+        return f"{what} does not fit {where(request)} with {plans[0].engine} {plans[0].version}: {plans[0].reason}."
     return f"{what} does not fit {where(request)} on any of {', '.join(plan.engine for plan in plans)}."
+
+
+def _name_with_flags(plan: EnginePlan) -> str:
+    """The engine, its version, and what must be set beside its defaults."""
+    added = f" and {' '.join(plan.added)}" if plan.added else ""
+    return f"{plan.engine} {plan.version}{added}"
+
+
+def _at_once(plan: EnginePlan) -> str:
+    return f"{plan.max_concurrency:.2f} at once"
+
+
+def _first_token(plan: EnginePlan) -> str:
+    """When the first token of one request alone comes: what to expect, and what no hardware beats."""
+    time = plan.time
+    if time is None:
+        return "no time is known"
+    basis = "fitted" if time.fitted else "assumed"
+    expected, floor = format_seconds(time.ttft_expected_s), format_seconds(time.ttft_floor_s)
+    return f"one alone has its first token in {expected}, floor {floor}, {basis}"
 
 
 def command_lines(plan: EnginePlan, model: str) -> list[str]:
     """The engine's command, environment first, ready to paste."""
-    words = [word.format(model=shlex.quote(model)) for word in plan.program]
+    words = [shlex.quote(word.format(model=model)) for word in plan.program]
     environment = [f"{name}={shlex.quote(value)}" for name, value in plan.env.items()]
-    lines, current = [], " ".join([*environment, *words])
-    for word in plan.flags:
+    lines, current = [], " ".join(environment)
+    for word in (*words, *map(shlex.quote, plan.flags)):
         if word.startswith("--"):
             lines.append(current)
-            current = f"    {shlex.quote(word)}"
+            current = f"    {word}"
         else:
-            current += f" {shlex.quote(word)}"
+            current += f" {word}" if current else word
     lines.append(current)
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
@@ -97,27 +105,40 @@ def time_line(plan: EnginePlan) -> str:
     )
 
 
-def side_by_side(plans: Sequence[EnginePlan], refusals: Mapping[str, str]) -> list[str]:
-    """One row an engine."""
-    rows = [["engine", "version", "fits", "at once", "longest", "KV room", "first token", "why"]]
-    for plan in plans:
-        rows.append(
-            [
-                plan.engine,
-                plan.version,
-                "yes" if plan.fits else "no",
-                f"{plan.max_concurrency:.2f}",
-                f"{plan.capacity_tokens:,}",
-                format_bytes(plan.available_kv_bytes),
-                format_seconds(plan.time.ttft_expected_s) if plan.time else "-",
-                plan.reason,
-            ]
-        )
-    rows.extend([engine, "-", "no", "-", "-", "-", "-", why] for engine, why in refusals.items())
-    return table(rows, right=(3, 4, 5, 6))
+def side_by_side(plans: Sequence[EnginePlan], *, width: int | None = None) -> list[str]:
+    """One row an engine that plans the request."""
+    rows = [["engine", "version", "fits", "at once", "longest", "KV room", "first token", "a token", "why"]]
+    rows.extend(
+        [
+            plan.engine,
+            plan.version,
+            "yes" if plan.fits else "no",
+            f"{plan.max_concurrency:.2f}",
+            f"{plan.capacity_tokens:,}",
+            format_bytes(plan.available_kv_bytes),
+            format_seconds(plan.time.ttft_expected_s) if plan.time else "-",
+            format_seconds(plan.time.itl_expected_s) if plan.time else "-",
+            plan.reason,
+        ]
+        for plan in plans
+    )
+    return table(rows, right=(3, 4, 5, 6, 7), width=width)
 
 
-def ledger_lines(plan: EnginePlan, *, explain: bool) -> list[str]:
+def refusal_lines(refusals: Mapping[str, str]) -> list[str]:
+    """The engines that cannot plan the request at all, and why."""
+    return [f"Not planned for {engine}: {why}." for engine, why in refusals.items()]
+
+
+def cure_line(engine: str, fix: Fix) -> str:
+    """The cheapest changes after which it fits, in one line."""
+    if not fix.pull:
+        return f"{engine}: nothing farspan knows makes it fit."
+    changes = ", ".join(lever.change for lever in fix.pull)
+    return f"{engine} fits with {changes}: {_at_once(fix.pull[-1].plan)}."
+
+
+def ledger_lines(plan: EnginePlan, *, explain: bool, width: int | None = None) -> list[str]:
     """The ledger; with `explain` each line's formula and source under it."""
     rows = [["GiB", "when", "basis", "what", "grows with"]]
     for line in plan.ledger:
@@ -126,9 +147,9 @@ def ledger_lines(plan: EnginePlan, *, explain: bool) -> list[str]:
             [f"{line.bytes / GIB:.3f}", line.when.value, line.basis.value, name, line.grows_with or "-"]
         )
     rows.append([f"{plan.ledger.free_bytes / GIB:.3f}", "", "", "left free", ""])
-    lines = table(rows, right=(0,))
     if not explain:
-        return lines
+        return table(rows, right=(0,), width=width)
+    lines = table(rows, right=(0,))
     explained = [lines[0]]
     for text, line in zip(lines[1:], plan.ledger, strict=False):
         explained.append(text)
@@ -138,7 +159,7 @@ def ledger_lines(plan: EnginePlan, *, explain: bool) -> list[str]:
     return explained
 
 
-def lever_lines(levers: Iterable[Lever]) -> list[str]:
+def lever_lines(levers: Iterable[Lever], *, width: int | None = None) -> list[str]:
     """The levers, cheapest first."""
     rows = [["change", "frees", "then fits", "longest request", "costs"]]
     for lever in levers:
@@ -151,7 +172,7 @@ def lever_lines(levers: Iterable[Lever]) -> list[str]:
                 lever.costs,
             ]
         )
-    return table(rows, right=(1, 3)) if len(rows) > 1 else ["nothing farspan knows makes it fit"]
+    return table(rows, right=(1, 3), width=width) if len(rows) > 1 else ["nothing farspan knows makes it fit"]
 
 
 def _times(plan: EnginePlan, *, explain: bool) -> Iterator[str]:
@@ -167,37 +188,45 @@ def _times(plan: EnginePlan, *, explain: bool) -> Iterator[str]:
         yield from (f"  {line}" for line in table(rows, right=(1, 2)))
 
 
-def _fix_lines(fix: Fix, model: str) -> Iterator[str]:
+def _fix_lines(fix: Fix, model: str, width: int | None) -> Iterator[str]:
     """What to pull so that it fits, as a command, and every lever there is."""
     if fix.pull:
         after = fix.pull[-1].plan
         changes = ", ".join(lever.change for lever in fix.pull)
-        yield f"It fits with {changes} ({after.max_concurrency:.2f}x):"
+        yield from wrap(f"It fits with {changes} ({_at_once(after)}):", width)
         yield from command_lines(after, model)
         yield ""
     yield "What helps, cheapest first, each alone:"
-    yield from (f"  {line}" for line in lever_lines(fix.levers))
+    yield from (f"  {line}" for line in lever_lines(fix.levers, width=_inside(width)))
     if not fix.pull and fix.levers:
         yield "  all of these together do not make it fit"
 
 
-def engine_lines(plan: EnginePlan, model: str, fix: Fix | None, *, explain: bool) -> Iterator[str]:
+def engine_lines(
+    plan: EnginePlan, model: str, fix: Fix | None, *, explain: bool, width: int | None = None
+) -> Iterator[str]:
     """Everything about one engine, below the answer."""
     if plan.fits:
         yield from command_lines(plan, model)
         yield ""
     elif fix is not None:
-        yield from _fix_lines(fix, model)
+        yield from _fix_lines(fix, model, width)
         yield ""
     for warning in plan.warnings:
-        yield f"! {warning}"
-    yield from _times(plan, explain=explain)
+        yield from wrap(f"! {warning}", width)
+    for line in _times(plan, explain=explain):
+        yield from wrap(line, width)
     if plan.printed:
         printed = ", ".join(f"{name}: {_figure(value)}" for name, value in plan.printed.items())
-        yield f"{plan.engine} {plan.version} will print {printed}"
+        yield from wrap(f"{plan.engine} {plan.version} will print {printed}", width)
     yield ""
     yield "Memory on each GPU:"
-    yield from (f"  {line}" for line in ledger_lines(plan, explain=explain))
+    yield from (f"  {line}" for line in ledger_lines(plan, explain=explain, width=_inside(width)))
+
+
+def _inside(width: int | None) -> int | None:
+    """The width of what is indented by two."""
+    return None if width is None else width - 2
 
 
 def _figure(value: float | str) -> str:
@@ -212,36 +241,68 @@ def answer_lines(
     fixes: Mapping[str, Fix],
     *,
     explain: bool,
+    width: int | None = None,
 ) -> Iterator[str]:
-    """The whole answer."""
-    yield answer_line(request, plans, refusals)
-    yield kv_line(request)
-    yield from (f"Note: {note}." for note in request.model.notes)
+    """The whole answer.
+
+    Args:
+        request: What was asked.
+        model: The model's name in the commands.
+        plans: The engines that planned it.
+        refusals: Those that cannot, and why.
+        fixes: By engine: what helps where it does not fit.
+        explain: Whether to show formulas and sources.
+        width: Columns of the terminal; None for lines as long as they are.
+    """
+    yield from wrap(answer_line(request, plans, refusals), width)
+    yield from wrap(kv_line(request), width)
+    for note in request.model.notes:
+        yield from wrap(f"Note: {note}.", width)
     yield ""
     if len(plans) + len(refusals) == 1:
         plan = plans[0]
-        yield from engine_lines(plan, model, fixes.get(plan.engine), explain=explain)
+        yield from engine_lines(plan, model, fixes.get(plan.engine), explain=explain, width=width)
         return
-    yield from side_by_side(plans, refusals)
+    yield from side_by_side(plans, width=width)
+    yield _ALONE
+    for line in refusal_lines(refusals):
+        yield from wrap(line, width)
     for plan in plans:
+        fix = fixes.get(plan.engine)
         if explain:
             yield ""
             yield f"-- {plan.engine} {plan.version}"
-            yield from engine_lines(plan, model, fixes.get(plan.engine), explain=True)
+            yield from engine_lines(plan, model, fix, explain=True, width=width)
         elif plan.fits:
             yield ""
             yield from command_lines(plan, model)
-            yield from (f"! {warning}" for warning in plan.warnings)
+            for warning in plan.warnings:
+                yield from wrap(f"! {warning}", width)
+        elif fix is not None:
+            yield ""
+            yield from wrap(cure_line(f"{plan.engine} {plan.version}", fix), width)
+            if fix.pull:
+                yield from command_lines(fix.pull[-1].plan, model)
 
 
-def sweep_lines(points: Iterable[SweepPoint]) -> list[str]:
-    """A sweep as a table."""
-    rows = [["context", "engine", "fits", "at once", "first token", "rate", "why not"]]
-    for point in points:
+def sweep_lines(
+    points: Iterable[SweepPoint], fixes: Mapping[str, Fix] | None = None, *, width: int | None = None
+) -> Iterator[str]:
+    """A sweep as a table, and below it what helps where it does not fit.
+
+    Args:
+        points: The rows. An engine that cannot plan any of them gets a line of its own instead.
+        fixes: By engine: what makes its shortest context fit that does not.
+        width: Columns of the terminal; None for lines as long as they are.
+    """
+    rows = list(points)
+    planned = {point.engine for point in rows if point.plan is not None}
+    shown = [point for point in rows if point.engine in planned] or rows
+    cells = [["context", "engine", "fits", "at once", "first token", "rate", "a token", "needs, or why not"]]
+    for point in shown:
         plan = point.plan
         time = plan.time if plan else None
-        why = point.refusal if plan is None else ("" if plan.fits else plan.reason)
-        rows.append(
+        cells.append(
             [
                 format_tokens(point.context),
                 f"{point.engine} {plan.version}" if plan else point.engine,
@@ -249,14 +310,28 @@ def sweep_lines(points: Iterable[SweepPoint]) -> list[str]:
                 f"{plan.max_concurrency:.2f}" if plan else "-",
                 format_seconds(time.ttft_expected_s) if time else "-",
                 f"{time.prefill_rate:,.0f}/s" if time else "-",
-                why,
+                format_seconds(time.itl_expected_s) if time else "-",
+                point.refusal if plan is None else (" ".join(plan.added) if plan.fits else plan.reason),
             ]
         )
-    return table(rows, right=(0, 3, 4, 5))
+    yield from table(cells, right=(0, 3, 4, 5, 6), width=width)
+    if planned:
+        yield _ALONE
+    left_out: dict[str, str] = {}
+    for point in rows:
+        if planned and point.engine not in planned:
+            left_out.setdefault(point.engine, point.refusal)
+    for line in refusal_lines(left_out):
+        yield from wrap(line, width)
+    for engine, fix in (fixes or {}).items():
+        failing = min(p.context for p in shown if p.engine == engine and p.plan is not None and not p.fits)
+        yield from wrap(f"{format_tokens(failing)}: {cure_line(engine, fix)}", width)
 
 
-def search_lines(request: PlanRequest, question: Question, found: Sequence[SearchResult]) -> Iterator[str]:
-    """The answers to a search, one row an engine."""
+def search_lines(
+    request: PlanRequest, question: Question, found: Sequence[SearchResult], *, width: int | None = None
+) -> Iterator[str]:
+    """The answers to a search, one row an engine; one that cannot plan it gets a line of its own."""
     from farspan.planner.questions import MOST_GPUS
 
     wanted = format_tokens(request.context)
@@ -268,9 +343,12 @@ def search_lines(request: PlanRequest, question: Question, found: Sequence[Searc
         "gpus": f"fewest {request.gpu.name} for {name}, {count} x {wanted}",
     }
     why_not = f"{MOST_GPUS} are not enough" if question.value == "gpus" else "nothing fits"
-    yield titles[question.value]
+    yield from wrap(titles[question.value], width)
     rows = [["engine", "answer", "first token", "flags or why not"]]
+    refusals = {answer.engine: answer.refusal for answer in found if answer.refusal}
     for answer in found:
+        if answer.refusal:
+            continue
         plan = answer.plan
         value = f"{answer.value:,}" if answer.value else "none"
         rows.append(
@@ -278,7 +356,11 @@ def search_lines(request: PlanRequest, question: Question, found: Sequence[Searc
                 f"{answer.engine} {plan.version}" if plan else answer.engine,
                 f"{value} ({answer.servers} x TP {answer.tp})" if answer.servers > 1 else value,
                 format_seconds(plan.time.ttft_expected_s) if plan and plan.time else "-",
-                " ".join(plan.flags) if plan else answer.refusal or why_not,
+                " ".join(plan.flags) if plan else why_not,
             ]
         )
-    yield from table(rows, right=(1, 2))
+    if len(rows) > 1:
+        yield from table(rows, right=(1, 2), width=width)
+        yield _ALONE
+    for line in refusal_lines(refusals):
+        yield from wrap(line, width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from farspan.measurement.observe.engine_observer import INTERVAL_S, EngineObserv
 from farspan.measurement.observe.evidence import HUNG_AFTER_S
 from farspan.measurement.options import BenchOptions, DryRun, plan_dry_run
 from farspan.measurement.progress import Watcher
+from farspan.measurement.resume import read_last_options
 from farspan.measurement.run import run_bench, run_engines
 from farspan.sizes import parse_tokens
 
@@ -38,7 +40,8 @@ def bench(
 ) -> BenchResult:
     """Measure a server, or several one after another with the same prompts.
 
-    Every finished request is on disk at once; when this is interrupted, `resume=True` goes on.
+    Every finished request is on disk at once; when this is interrupted, `bench(run=..., resume=True)` goes on with what
+    the run had: the server, the lengths and every other option that is not given anew.
 
     Args:
         url: The server's address.
@@ -80,12 +83,15 @@ async def bench_async(
     **options: Any,
 ) -> BenchResult:
     """Measure as `bench` does, on the event loop that runs."""
-    if (url is None) == (engines is None):
-        raise InputError("there is not one way to find the server", "give either --url or --engines")
     conditions = [parse_point_condition(text) for text in fail_if]
     if not 0 <= metrics_interval < math.inf:
         raise InputError(f"--metrics-interval is {metrics_interval:g}", "give seconds, or 0 for none")
-    wanted = bench_options(url or next(iter((engines or {}).values()), ""), **options)
+    if options.get("resume") and _says_nothing(url, engines, options):
+        wanted, engines = _read_resumed(options)
+    elif (url is None) == (engines is None):
+        raise InputError("there is not one way to find the server", "give either --url or --engines")
+    else:
+        wanted = bench_options(url or next(iter((engines or {}).values()), ""), **options)
     if wanted.plan is None:
         refuse_without_plan(conditions)
     observe = partial(
@@ -123,6 +129,7 @@ def bench_options(
     run: str | Path | None = None,
     contexts: Sequence[str | int] | None = None,
     lengths: str | Lengths | None = None,
+    concurrency: str | int | Sequence[int] | None = None,
     api: str | Api = Api.COMPLETIONS,
     prompt_as: str | PromptAs = PromptAs.IDS,
     rate: float | None = None,
@@ -139,6 +146,7 @@ def bench_options(
         run: The run folder; runs/ and the time when None.
         contexts: Prompt lengths as the server counts them: numbers, or text such as "10M".
         lengths: A distribution to draw them from instead, such as "lognormal:50k,0.7".
+        concurrency: Requests under way at a time; several, or "1,4,16", are gone through one after another.
         api: completions, chat, or SGLang's generate.
         prompt_as: ids or text.
         rate: Requests a second whether or not earlier ones are over; None or infinity is a closed loop.
@@ -151,6 +159,7 @@ def bench_options(
     """
     if run is None and further.get("resume"):
         raise InputError("--resume does not say which run to go on with", "name its folder with --run")
+    levels = _read_concurrency(concurrency)
     return BenchOptions(
         url=url,
         run=Path(run) if run is not None else default_run_folder(),
@@ -160,9 +169,47 @@ def bench_options(
         prompt_as=PromptAs(prompt_as),
         limits=Limits(connect_timeout, first_token_timeout, idle_timeout),
         time_limit_s=time_limit,
+        concurrency=levels[0] if len(levels) == 1 else None,
+        concurrencies=levels if len(levels) > 1 else (),
         rate=None if rate is not None and math.isinf(rate) else rate,  # vLLM's name for a closed loop
         **further,
     )
+
+
+def _says_nothing(url: str | None, engines: Mapping[str, str] | None, options: Mapping[str, Any]) -> bool:
+    """Tell whether neither a server nor lengths are given."""
+    return url is None and engines is None and not options.get("contexts") and not options.get("lengths")
+
+
+def _read_resumed(options: Mapping[str, Any]) -> tuple[BenchOptions, dict[str, str]]:
+    """Return what the run in a folder had, with the options that are given anew."""
+    anew = bench_options("", **options)
+    had, engines = read_last_options(anew.run)
+    given = {name: getattr(anew, name) for name in options if name in had.__dataclass_fields__}
+    limits = {field: getattr(anew.limits, field) for name, field in _LIMIT_FIELDS.items() if name in options}
+    if "concurrency" in options:
+        given["concurrencies"] = anew.concurrencies
+    if "time_limit" in options:
+        given["time_limit_s"] = anew.time_limit_s
+    return replace(had, **given | {"limits": replace(had.limits, **limits)}), engines
+
+
+_LIMIT_FIELDS = {
+    "connect_timeout": "connect_s",
+    "first_token_timeout": "first_token_s",
+    "idle_timeout": "idle_s",
+}
+
+
+def _read_concurrency(given: str | int | Sequence[int] | None) -> tuple[int, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        try:
+            return tuple(dict.fromkeys(int(part) for part in given.split(",")))
+        except ValueError:
+            raise InputError(f"{given!r} is not a number of requests", "write it as 8 or 1,4,16,50") from None
+    return (given,) if isinstance(given, int) else tuple(dict.fromkeys(given))
 
 
 def default_run_folder() -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from farspan.engines.engine import Engine
 from farspan.engines.registry import all_engines, get_engine
@@ -18,8 +19,12 @@ from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.answers import PlanAnswer, SearchAnswer, SweepAnswer
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.plan import plan_engines
-from farspan.planner.request import PlanRequest
+from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.sizes import GIB, parse_token_list, parse_tokens
+
+if TYPE_CHECKING:
+    from farspan.planner.levers import Fix
+    from farspan.planner.sweep import SweepPoint
 
 
 def plan(
@@ -112,7 +117,8 @@ def plan(
             if isinstance(contexts, str)
             else tuple(parse_tokens(str(length)) for length in contexts)
         )
-        return SweepAnswer(request, tuple(sweep(request, lengths, engines)))
+        points = tuple(sweep(request, lengths, engines))
+        return SweepAnswer(request, points, _fix_shortest(request, points, engines))
     if context is None:
         raise InputError("nothing is asked", "give --context, --contexts or --find context")
     return _plan(request, engine_model_name(model) if isinstance(model, str) else spec.name, engines)
@@ -129,6 +135,26 @@ def _plan(request: PlanRequest, model_name: str, engines: tuple[Engine, ...]) ->
         named = {engine.name: engine for engine in engines}
         fixes = {plan.engine: find_fix(request, plan, named[plan.engine]) for plan in lacking}
     return PlanAnswer(request, model_name, tuple(plans), refusals, fixes)
+
+
+def _fix_shortest(
+    request: PlanRequest, points: Sequence[SweepPoint], engines: tuple[Engine, ...]
+) -> dict[str, Fix]:
+    """By engine, what makes the shortest context fit that does not."""
+    failing: dict[str, tuple[int, EnginePlan]] = {}
+    for point in points:
+        if point.plan is not None and not point.fits:
+            known = failing.get(point.engine)
+            if known is None or point.context < known[0]:
+                failing[point.engine] = (point.context, point.plan)
+    if not failing:
+        return {}
+    from farspan.planner.levers import find_fix
+
+    named = {engine.name: engine for engine in engines}
+    return {
+        name: find_fix(request.at(context), plan, named[name]) for name, (context, plan) in failing.items()
+    }
 
 
 def _search(requests: list[PlanRequest], find: str, engines: tuple[Engine, ...]) -> SearchAnswer:

@@ -94,10 +94,11 @@ def _nan(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:  # noqa
         fix.insert(
             0, "a single plain request without structured output shows whether a grammar is the reason"
         )
-    if server_state.engine == "sglang":
-        fix.append("SGLANG_SPEC_NAN_DETECTION=1 (older: --enable-nan-detection) says where it begins")
-    else:
-        fix.append("VLLM_COMPUTE_NANS_IN_LOGITS=1 (vLLM from 0.9) counts them by request")
+    fix.append(
+        "VLLM_COMPUTE_NANS_IN_LOGITS=1 (vLLM from 0.9) counts them by request; "
+        "SGLANG_SPEC_NAN_DETECTION=1 (SGLang; older: "
+        "--enable-nan-detection) says where they begin"
+    )
     return Diagnosis(cause, tuple(fix), Confidence.STRONG)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from farspan.engines.logs import out_of_memory as oom
 from farspan.engines.logs.findings import Confidence, Severity
-from farspan.engines.logs.lower_memory import lower_share, smaller_batch
+from farspan.engines.logs.lower_memory import eager_flags, lower_share, lower_shares, smaller_batch
 from farspan.engines.logs.planned_server import planned
 from farspan.engines.logs.records import StartPhase
 from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch
@@ -58,15 +58,16 @@ def _starting(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis | N
             Confidence.STRONG,
         )
     doing = _while(rule_match, server_state)
-    sglang = server_state.engine == "sglang"
     if doing == "capture":
-        eager = "--disable-cuda-graph" if sglang else "--enforce-eager"
-        sizes = "--cuda-graph-max-bs 8" if sglang else "--max-num-seqs 8 (fewer and smaller graphs)"
         return Diagnosis(
             f"There was no GPU memory left to capture CUDA graphs ({words}): weights and KV cache "
             f"took it. Graphs come on top of "
             "what the memory setting counts.",
-            (lower_share(server_state), sizes, f"{eager} starts without graphs (decode gets slower)"),
+            (
+                lower_share(server_state),
+                "fewer and smaller graphs: --max-num-seqs 8 (vLLM), --cuda-graph-max-bs 8 (SGLang)",
+                f"{eager_flags(server_state)} starts without graphs (decode gets slower)",
+            ),
             Confidence.STRONG,
         )
     if doing == "vision":
@@ -90,12 +91,12 @@ def _starting(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis | N
     plan = planned(server_state)
     steps = plan.steps() if plan is not None else ()
     if doing == "loading":
-        more = "--tp-size" if sglang else "--tensor-parallel-size"
         return Diagnosis(
             f"Out of GPU memory while loading the weights: they do not fit one GPU ({words}).",
             (
                 *steps,
-                f"a larger {more} than {server_state.tp} spreads the weights; an FP8 or 4-bit "
+                f"a larger --tensor-parallel-size (SGLang: --tp-size) than {server_state.tp} spreads the "
+                "weights; an FP8 or 4-bit "
                 f"checkpoint halves or quarters them",
             ),
             Confidence.LIKELY,
@@ -122,7 +123,8 @@ def _serving(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis | No
     if not rule_match.was_ready:
         return None
     words = oom.read(rule_match.match).words()
-    fix = [f"{lower_share(server_state)}: leaves more for activations", smaller_batch(server_state)]
+    fix = [f"{lower}: leaves more for activations" for lower in lower_shares(server_state)]
+    fix.append(smaller_batch(server_state))
     if server_state.tp == 1 or server_state.is_on("disable_custom_all_reduce"):
         fix.append("PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True when much is reserved but unallocated")
     return Diagnosis(

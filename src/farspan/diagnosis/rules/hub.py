@@ -131,18 +131,14 @@ def _transformers(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis
     what = (
         match["attribute"] or match["name"] or match["field"] or match["gone"] or match["key"] or "a version"
     )
-    pin = (
-        "pip install 'transformers<5'"
-        if server_state.version_below("0.17.0") or server_state.is_sglang
-        else ("pip install the version that the engine's own metadata asks for (pip check)")
-    )
     return Diagnosis(
         f"The transformers library here is of another generation than this version of the engine was made for "
         f"({what}): most often "
         "transformers 5 was installed or upgraded under an engine that needs 4.x.",
         (
-            f"{pin}, in the environment the engine runs in (vLLM to 0.16 and SGLang to 0.5.8 were "
-            f"made for 4.x)",
+            "pip install 'transformers<5', in the environment the engine runs in (vLLM to 0.16 and "
+            "SGLang to 0.5.8 were "
+            "made for 4.x)",
             "or a newer engine, made for it; official images bring the pair that was tested",
         ),
         Confidence.STRONG,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from farspan.engines.logs.findings import Confidence, Severity
+from farspan.engines.logs.lower_memory import eager_flags
 from farspan.engines.logs.pattern import compile_pattern
 from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch, known
 from farspan.engines.logs.server_state import ServerState
@@ -68,9 +69,8 @@ def _fault(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis | None
         )
     experts = _raised_in(rule_match, server_state, *_MOE)
     kernel = "its mixture-of-experts kernels" if experts else "its attention backend"
-    eager = "--disable-cuda-graph" if server_state.engine == "sglang" else "--enforce-eager"
     fix = [
-        f"try another attention backend (--attention-backend), and {eager}, to find the kernel",
+        f"try another attention backend (--attention-backend), and {eager_flags(server_state)}, to find the kernel",
         "make sure the context is within the model's own limit; then try a newer version",
         "CUDA_LAUNCH_BLOCKING=1 makes the next traceback show the right place",
     ]
@@ -234,7 +234,7 @@ _SHAPE = compile_pattern(
 def _shape(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
     match, tp = rule_match.match, server_state.tp
     size, unit = match["size"], match["unit"]
-    flag = "--tp-size" if server_state.engine == "sglang" else "--tensor-parallel-size"
+    flag = "--tensor-parallel-size"
     cause = (
         f"A quantized layer cannot be cut into {tp} parts"
         if tp > 1
@@ -249,7 +249,7 @@ def _shape(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
             whole = int(size) * tp
             sizes = [one for one in sizes if whole % one == 0 and (whole // one) % int(unit) == 0]
         fix.append(
-            f"{flag} {sizes[0]}: the parts are then whole multiples"
+            f"{flag} {sizes[0]} (SGLang: --tp-size): the parts are then whole multiples"
             if sizes
             else f"another {flag}: no smaller one goes for this layer"
         )

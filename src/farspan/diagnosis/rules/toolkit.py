@@ -36,13 +36,11 @@ def _no_nvcc(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
         "print(torch.version.cuda)'`), and "
         "set CUDA_HOME to it; an image whose tag says -devel has it, -runtime and -base have not",
     ]
-    if server_state.is_vllm or rule_match.raised_in("flashinfer"):
-        fix.append(
-            "or install flashinfer-cubin and flashinfer-jit-cache of the installed FlashInfer's "
-            "version: nothing is "
-            "compiled then"
-        )
-    if rule_match.raised_in("sampling", "topk_topp_sampler.py", "flashinfer_sample") or server_state.is_vllm:
+    fix.append(
+        "or install flashinfer-cubin and flashinfer-jit-cache of the installed FlashInfer's version: "
+        "nothing is compiled then"
+    )
+    if rule_match.raised_in("sampling", "topk_topp_sampler.py", "flashinfer_sample"):
         fix.append("where only sampling needs it (vLLM): VLLM_USE_FLASHINFER_SAMPLER=0")
     return Diagnosis(
         "There is no nvcc: FlashInfer (or another kernel library) compiles its kernels when the "
@@ -168,7 +166,7 @@ def _library_missing(rule_match: RuleMatch, server_state: ServerState) -> Diagno
     if library is not None and library.startswith(_CUDA_LIBRARIES):
         built = f" for CUDA {number}" if number and library in ("libcudart", "libnvrtc", "libcublas") else ""
         fix = [same]
-        if package == "sgl_kernel" or server_state.is_sglang:
+        if package == "sgl_kernel":
             fix.append(
                 "SGLang: `pip install --force-reinstall sgl-kernel` (sglang-kernel in newer "
                 "versions) of torch's CUDA"

@@ -55,15 +55,11 @@ def _elsewhere(wrapper: Traceback, server_state: ServerState) -> Diagnosis:
         holder = "what that command printed is not in this log: run it by hand, in the same container"
     elif "Ray" in wrapper.type or server_state.text("distributed_executor_backend") == "ray":
         holder = "Ray keeps each worker's output: /tmp/ray/session_latest/logs/worker-*.err on its node"
-    elif server_state.engine == "sglang":
-        holder = (
-            "the scheduler's own traceback is on standard error: capture both streams (2>&1), of every node"
-        )
     else:
         holder = (
-            "the worker's own traceback is on standard error: capture both streams (2>&1), of every "
-            "node, and set "
-            "VLLM_LOGGING_LEVEL=DEBUG"
+            "the failed process's own traceback is on its standard error: capture both streams (2>&1), "
+            "of every node; "
+            "VLLM_LOGGING_LEVEL=DEBUG (vLLM) or --log-level debug (SGLang) print more"
         )
     return Diagnosis(
         f"The log does not hold the cause: {wrapper.short[:_SHOWN]} only passes on that another "

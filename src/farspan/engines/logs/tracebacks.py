@@ -210,7 +210,13 @@ class Tracebacks:
             if "validation error" in last.text:
                 self.exceptions[-1] = replace(last, where=where, text=detail["text"], evidence=evidence)
             return False
-        if last.type and not last.text and text.strip() and not _NATIVE.search(text) and 0 < where.line - last.where.line <= 3:
+        if (
+            last.type
+            and not last.text
+            and text.strip()
+            and not _NATIVE.search(text)
+            and 0 < where.line - last.where.line <= 3
+        ):
             self.exceptions[-1] = replace(last, text=text.strip()[:_TEXT])
             return False
         return True

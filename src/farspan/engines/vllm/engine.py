@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from farspan.engines.engine import Engine
 from farspan.engines.vllm.command import KEY_VARIABLE, vllm_command
-from farspan.engines.vllm.start_phases import START_SECONDS
+from farspan.engines.vllm.start_phases import START_FIGURES, START_SECONDS
 from farspan.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -93,6 +93,9 @@ ENGINE = Vllm(
     key_variable=KEY_VARIABLE,
     context_flag="--max-model-len",
     data_parallel_flags=("--data-parallel-size", "-dp"),
+    memory_share_flag="--gpu-memory-utilization",
+    memory_share=0.9,
+    step_tokens_flag="--max-num-batched-tokens",
     eager_flags=("--enforce-eager",),
     logged_flags=(
         "gpu_memory_utilization",
@@ -104,6 +107,8 @@ ENGINE = Vllm(
         "enable_prefix_caching",
     ),
     start_seconds=START_SECONDS,
+    start_figures=START_FIGURES,
+    kernel_folder="/root/.cache/vllm",
     shell_program=("vllm", "serve", "{model}"),
     metric_prefix=b"vllm:",
 )

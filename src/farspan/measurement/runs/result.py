@@ -12,6 +12,8 @@ from farspan.measurement.http.request_status import Status
 from farspan.measurement.runs.job import Job, LoadPhase
 
 REPLY_CHARACTERS = 2000
+_SHARED_TOKENS = 16
+_SHARED_PART = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Result:
         tpot_s, decode_tokens_per_s: Over the tokens after the first; None for fewer than two.
         connected_s: When the connection stood.
         late_s: How much later than scheduled the request left (open loop).
-        company: The most requests of ours under way at a time meanwhile, this one included.
+        most_at_once: The most requests of ours under way at a time meanwhile, this one included.
         client_lag_s: The client's own; None where arrivals are timed by the client itself.
         concurrency: How many requests this one was sent among, in a run that goes through several; else None.
     """
@@ -79,7 +81,7 @@ class Result:
     decode_tokens_per_s: float | None = None
     connected_s: float | None = None
     late_s: float = 0.0
-    company: int = 1
+    most_at_once: int = 1
     client_lag_s: Lag | None = None
     concurrency: int | None = None
 
@@ -100,6 +102,14 @@ class Result:
     def gaps_s(self) -> tuple[float, ...]:
         """Every gap between two events with tokens, in seconds."""
         return tuple(later - earlier for earlier, later in pairwise(self.token_times_s))
+
+
+def is_warm(cached_tokens: int | None, prompt_tokens: int) -> bool:
+    """Tell whether a prompt was served from a prefix cache: not for the first tokens that all prompts share (a BOS, a
+    template's opening), under 16 of them and under 1 %.
+    """
+    cached = cached_tokens or 0
+    return cached >= _SHARED_TOKENS or (cached > 0 and cached >= _SHARED_PART * prompt_tokens)
 
 
 def summarise_gaps(times_s: tuple[float, ...]) -> Gaps | None:

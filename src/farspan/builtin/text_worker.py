@@ -1,0 +1,99 @@
+"""`python -m farspan.builtin.text_worker`: the process in which the built-in server reads what clients send.
+
+Started by `farspan.builtin.text_pool`; speaks to it over a socket. A message is a job's name with two files, the body
+and an empty one for the reply; the answer is one byte. The reply file holds the length of a JSON header in 8 bytes,
+the header, and the payload.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from farspan.builtin.server_tokenizer import ChatTokenizer
+from farspan.builtin.text_jobs import TemplateTimeoutError, TextJob, TextReply, TextWork
+from farspan.errors import FarspanError
+
+_PR_SET_PDEATHSIG = 1
+_BASE_BYTES = 2 * 2**30
+_BYTES_PER_BODY_BYTE = 48  # a tokenizer keeps about 200 bytes a token of a text
+_WRITE_BYTES = 2**30
+
+
+def main() -> None:
+    """Serve jobs until the server closes the socket."""
+    descriptor, folder, vocab_size, max_model_len, limit = sys.argv[1:]
+    if hasattr(ctypes.CDLL(None), "prctl"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the server's to handle
+    most = _BASE_BYTES + _BYTES_PER_BODY_BYTE * int(limit)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    work = TextWork(ChatTokenizer(Path(folder)), int(vocab_size), int(max_model_len))
+    with socket.socket(fileno=int(descriptor)) as connection:
+        while True:
+            message, files, _, _ = socket.recv_fds(connection, 64, 2)
+            if not message or len(files) != 2:
+                return
+            body, reply = files
+            try:
+                _write(reply, *_answer(work, TextJob(message.decode()), body))
+            finally:
+                os.close(body)
+                os.close(reply)
+            connection.send(b"\n")
+
+
+def _answer(work: TextWork, job: TextJob, body: int) -> tuple[dict[str, Any], memoryview]:
+    """Return the header and the payload; an error becomes a header, whatever it was."""
+    try:
+        reply = _run(work, job, body)
+    except FarspanError as error:
+        return _error(400, "invalid_request_error", str(error))
+    except MemoryError:
+        return _error(413, "invalid_request_error", "the text takes more memory than it may")
+    except TemplateTimeoutError as error:
+        return _error(500, "internal_error", str(error))
+    except BaseException as error:  # noqa: BLE001 a tokenizer in Rust panics with one that is not an Exception
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return _error(500, "internal_error", f"the server failed on this request's text ({said})")
+    payload = reply.payload
+    if isinstance(payload, bytes):
+        data = memoryview(payload)
+    else:
+        data = memoryview(np.ascontiguousarray(payload).view(np.uint8).data)
+    return {"status": 200, "fields": reply.fields}, data
+
+
+def _run(work: TextWork, job: TextJob, body: int) -> TextReply:
+    size = os.fstat(body).st_size
+    if not size:
+        return work.run(job, memoryview(b""))
+    with mmap.mmap(body, size, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as view:
+        return work.run(job, view)
+
+
+def _error(status: int, kind: str, message: str) -> tuple[dict[str, Any], memoryview]:
+    return {"status": status, "type": kind, "message": message}, memoryview(b"")
+
+
+def _write(reply: int, header: dict[str, Any], payload: memoryview) -> None:
+    text = orjson.dumps(header)
+    os.write(reply, len(text).to_bytes(8, "little") + text)
+    for start in range(0, len(payload), _WRITE_BYTES):
+        rest = payload[start : start + _WRITE_BYTES]
+        while rest:
+            rest = rest[os.write(reply, rest) :]
+
+
+if __name__ == "__main__":
+    main()
