@@ -111,7 +111,7 @@ _TRANSFORMERS = compile_pattern(
 )
 
 
-def _transformers(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis | None:
+def _transformers(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis | None:  # noqa: ARG001
     match = rule_match.match
     if match["key"] is not None and not rule_match.raised_in("rope", "get_rope", "config.py"):
         return None

@@ -200,7 +200,8 @@ _BAD_VALUE = compile_pattern(
 _CHOICES = compile_pattern(r"invalid choice: '?(?P<given>[^' ]{0,100})'? \(choose from (?P<choices>.+?)\)?$")
 _NEEDS_JSON = {
     "--compilation-config": "-O3 (no space), or JSON: --compilation-config '{\"mode\": 3}' (vLLM to 0.11: level)",
-    "--speculative-config": 'a JSON object: --speculative-config \'{"method": "ngram", "num_speculative_tokens": 4}\'',
+    "--speculative-config": 'a JSON object: --speculative-config \'{"method": "ngram", '
+    '"num_speculative_tokens": 4}\'',
     "--limit-mm-per-prompt": "a JSON object: --limit-mm-per-prompt '{\"image\": 2}'",
     "--kv-transfer-config": "a JSON object in single quotes",
     "--hf-overrides": "a JSON object in single quotes",

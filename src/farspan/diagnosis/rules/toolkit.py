@@ -16,7 +16,7 @@ _NVCC = compile_pattern(
 )
 
 
-def _no_nvcc(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
+def _no_nvcc(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:  # noqa: ARG001
     match = rule_match.match
     path = match["shell"] or match["path"] or ""
     if path.startswith(":") or "::" in path:
