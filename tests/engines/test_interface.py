@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -96,3 +98,13 @@ def test_what_is_no_engine_is_not_found() -> None:
         get_engine("SGLang")
     with pytest.raises(FarspanError, match="choose one of"):
         get_engine("tgi")
+
+
+def test_to_name_engines_imports_no_memory_model() -> None:
+    """bench, doctor and report ask who serves; that must not cost what a plan costs."""
+    code = (
+        "import sys; from farspan.engines.registry import find_served; find_served('x');"
+        "print(*(name for name in sys.modules if name.startswith(('farspan.models', 'farspan.planner'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

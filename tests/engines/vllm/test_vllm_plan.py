@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from farspan.engines.vllm import KNOWN_VERSIONS, outline_vllm, plan_vllm
 from farspan.engines.vllm.defaults import batch_limits, prefix_caching
 from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, human_int, read_flags
 from farspan.engines.vllm.hybrid import hybrid_state
 from farspan.engines.vllm.layout import kv_layout
+from farspan.engines.vllm.plan import outline_vllm, plan_vllm
 from farspan.engines.vllm.pool import VllmKvLayout
-from farspan.engines.vllm.versions import RULES
+from farspan.engines.vllm.versions import KNOWN_VERSIONS, RULES
 from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
