@@ -14,8 +14,12 @@ __version__ = "0.1.0"
 
 # name -> module that defines it; `tests/verbs` holds this table against the command line and the stubs below.
 _VERBS = {
+    "bench": "farspan.verbs.bench",
+    "compare": "farspan.verbs.compare",
     "demo": "farspan.verbs.demo",
     "doctor": "farspan.verbs.doctor",
+    "export": "farspan.verbs.export",
+    "import_run": "farspan.verbs.import_run",  # the verb is import, which Python keeps for itself
     "logs": "farspan.verbs.logs",
     "plan": "farspan.verbs.plan",
     "probe": "farspan.verbs.probe",
@@ -43,8 +47,12 @@ if TYPE_CHECKING:
     from farspan.hardware.gpu import Gpu as Gpu
     from farspan.models.config import load_model as load_model
     from farspan.models.spec import ModelSpec as ModelSpec
+    from farspan.verbs.bench import bench as bench
+    from farspan.verbs.compare import compare as compare
     from farspan.verbs.demo import demo as demo
     from farspan.verbs.doctor import doctor as doctor
+    from farspan.verbs.export import export as export
+    from farspan.verbs.import_run import import_run as import_run
     from farspan.verbs.logs import logs as logs
     from farspan.verbs.plan import plan as plan
     from farspan.verbs.probe import probe as probe

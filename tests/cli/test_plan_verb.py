@@ -221,7 +221,6 @@ def test_find_prints_one_row_an_engine() -> None:
     [
         (["--context", "10M", "--tp", "3"], "does not divide"),
         (["--context", "11M"], "above the 10Mi tokens"),
-        (["--context", "1M", "--gpus", "1xH100", "--tp", "1"], "take .* GiB on each of 1 GPU"),
         (["--context", "1M", "--engine", "vllm", "--engine-version", "0.12.7"], "it knows 0.12.0"),
         (["--context", "1M", "--engine-version", "0.12.0"], "belong to one engine"),
         (["--context", "banana"], "not a token count"),

@@ -159,7 +159,7 @@ def test_a_wrong_answer_exits_with_1(run: Any, recall: ScriptedServer) -> None:
         (["--depths", "2"], "not a list of fractions"),
         (["--model", "other"], "does not serve 'other'"),
         (["--url", "http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),
-        (["--url", "localhost:8000"], "is not a server's address"),
+        (["--url", "localhost"], "is not a server's address"),
         (["--extra-body", "[1]"], "not a JSON object"),
         (["--repeats", "0"], "--repeats is 0"),
         (["--task", "cooking"], "cooking"),

@@ -80,7 +80,7 @@ class Bench:
         assert len({(line["context"], line["repeat"]) for line in lines}) == len(lines) == REQUESTS
         assert {line["status"] for line in lines} == {Status.OK.value}
         assert sorted(path.name for path in self.folder.iterdir()) == [
-            "environment.json", "metrics.sqlite", "requests.jsonl", "run.json",
+            "environment.json", "metrics.sqlite", "requests.jsonl", "run.json", "sent.jsonl",
         ]  # fmt: skip
 
     def is_run(self) -> bool:

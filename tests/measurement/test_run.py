@@ -45,7 +45,7 @@ async def test_a_good_run(server: ScriptedServer, tmp_path: Path, api: Api) -> N
     assert all(r.prompt_tokens == r.context and r.score == 1.0 and r.labels == () for r in outcome.results)
     assert load_run(tmp_path / "run").results == outcome.results
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "environment.json", "requests.jsonl", "run.json",
+        "environment.json", "requests.jsonl", "run.json", "sent.jsonl",
     ]  # fmt: skip
     prompts = [str(r.get("prompt") or r.get("input_ids") or r["messages"])[:40] for r in server.requests]
     assert len(set(prompts)) == 8

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from farspan.engines.registry import get_engine
-from farspan.errors import InputError
+from farspan.errors import DoesNotFitError, InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.planner.checked import check_overrides
@@ -46,7 +46,7 @@ def test_two_flags_that_break_it_together() -> None:
 
 def test_what_no_flag_is_to_blame_for_says_what_would_help() -> None:
     request = replace(REQUEST, context=10_000_000, engine_version="0.5.6.post2")
-    with pytest.raises(InputError, match="do not fit on sglang") as caught:
+    with pytest.raises(DoesNotFitError, match="do not fit on sglang") as caught:
         check_overrides(request, get_engine("sglang"))
     assert "--engine-version 0.5.23" in caught.value.fix
     forced = check_overrides(request, get_engine("sglang"), force=True)

@@ -134,7 +134,6 @@ def test_several_servers_where_one_cannot_hold_all_requests(engine: Engine) -> N
         ({"tp": 0}, "--tp 0 is not positive"),
         ({"concurrency": 0}, "--concurrency 0 is not positive"),
         ({"context": 10_485_761}, "above the 10Mi tokens"),
-        ({"tp": 1}, r"take 20\d GiB on each of 1 GPU, and a H200 has 140 GiB; use --tp 2"),
     ],
 )
 @pytest.mark.parametrize("engine", ENGINES)
@@ -293,8 +292,7 @@ def test_the_offload_lever_frees_what_it_moves(engine: Engine, flags: dict[str, 
 
 def test_offloaded_weights_need_not_fit_the_gpu() -> None:
     asked = replace(request(128_000), tp=1, gpus=1)
-    with pytest.raises(InputError, match="take 202 GiB"):
-        plan_engine(asked, VLLM)
+    assert "take 202 GiB" in plan_engine(asked, VLLM).reason
     for engine in (VLLM, SGLANG):
         plan = plan_engine(asked.with_flags({"--cpu-offload-gb": "150"}), engine)
         assert plan.weights_bytes < 60 * 2**30

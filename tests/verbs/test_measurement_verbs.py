@@ -91,3 +91,45 @@ def test_a_bench_names_what_is_missing(tmp_path: Path, recall: Path) -> None:
         bench(contexts=[1000])
     with pytest.raises(InputError, match="--resume does not say"):
         bench("http://localhost:1", contexts=[1000], resume=True)
+
+
+def test_resume_alone_goes_on_with_what_the_run_had(tmp_path: Path, recall: Path) -> None:
+    with serve_in_thread() as server:
+        server.script = Script(recall=True)
+        server.scripts = [Script(status=500), Script(recall=True)]
+        folder = tmp_path / "run"
+        first = bench(
+            server.url, contexts=["200", "1k"], repeats=2, depths=(0.25,), run=folder, tokenizer=recall,
+            output_tokens=8, requests=2, first_token_timeout=30.0,
+        )  # fmt: skip
+        assert sorted(r.status for r in first.outcomes[""].results) == [Status.OK, Status.SERVER_ERROR]
+        sent = [request["prompt"] for request in server.requests]
+        printed = shown("bench", "--run", str(folder), "--resume", "--retry-failed")
+        assert isinstance(printed, dict)
+        assert printed["good"]
+        assert printed["skipped"] == 1
+        again = server.requests[len(sent) :]
+        (failed,) = (r for r in first.outcomes[""].results if r.status is not Status.OK)
+        assert [(len(request["prompt"]), request["max_tokens"]) for request in again] == [(failed.context, 8)]
+        earlier = next(prompt for prompt in sent if len(prompt) == failed.context)
+        shared = next(
+            i for i, pair in enumerate(zip(earlier, again[0]["prompt"], strict=True)) if pair[0] != pair[1]
+        )
+        assert shared < 16, "a prompt the server may have cached begins otherwise"
+        more = bench(run=folder, resume=True, requests=4)
+    options, results = more.options, more.outcomes[""].results
+    assert (options.contexts, options.depths, options.limits.first_token_s) == ((200, 1000), (0.25,), 30.0)
+    assert len(results) == 4
+    assert len({result.prompt_id for result in results}) == 4
+    with pytest.raises(InputError, match="is not a run"):
+        bench(run=tmp_path / "none", resume=True)
+
+
+def test_resume_alone_knows_several_servers(tmp_path: Path, recall: Path) -> None:
+    with serve_in_thread() as one, serve_in_thread() as two:
+        for server in (one, two):
+            server.script = Script(recall=True)
+        engines = {"x": one.url, "a": two.url}
+        bench(engines=engines, contexts=[200], run=tmp_path / "run", tokenizer=recall)
+        again = bench(run=tmp_path / "run", resume=True)
+    assert {name: outcome.skipped for name, outcome in again.outcomes.items()} == {"x": 1, "a": 1}

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from farspan.cli.live import choose_watcher
 from farspan.cli.options import (
+    is_given,
     parse_engines,
     parse_fractions,
     parse_goals,
@@ -138,9 +139,8 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
 )
 @click.option(
     "--tokenizer",
-    type=click.Path(path_type=Path, exists=True),
-    help="The server's tokenizer: a folder, tokenizer.json or tokenizer.model."
-    "  [default: the folder the server names as its model's root]",
+    help="The server's tokenizer: a folder, tokenizer.json or tokenizer.model, a hub id, or a server with /tokenize."
+    "  [default: by what the server names as its model's root]",
 )
 @click.option(
     "--api",
@@ -173,7 +173,11 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     type=click.Path(path_type=Path, file_okay=False),
     help="The run folder.  [default: runs/ and the time]",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run in --run; what it has is not sent again.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the run in --run, alone with the options it had; what it has is not sent again.",
+)
 @click.option("--retry-failed", is_flag=True, help="With --resume, send the requests that failed again.")
 @click.option("--in-order", is_flag=True, help="Send contexts and depths as given instead of shuffled.")
 @click.option("--ignore-eos", is_flag=True, help="Ask the server to generate past an end of sequence.")
@@ -227,7 +231,6 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
 @click.option("--dry-run", is_flag=True, help="Say what would be sent; ask no server and write nothing.")
 @click.option(
     "--fail-if",
-    "conditions",
     multiple=True,
     metavar="CONDITION",
     help="Exit with 1 when this holds at any context, such as 'ttft.p50 > 1.1 * plan'; see docs/compare.md.",
@@ -253,7 +256,7 @@ def command(
     engines: dict[str, str] | None,
     run: Path | None,
     dry_run: bool,
-    conditions: tuple[str, ...],
+    fail_if: tuple[str, ...],
     metrics_interval: float,
     hang_after: float,
     metrics_url: str | None,
@@ -265,6 +268,7 @@ def command(
     Every prompt has exactly as many tokens as asked for, starts like no other, and hides a needle that
     must come back. Results are kept in the run folder as they come in.
     """  # fmt: skip
+    options = {name: value for name, value in options.items() if is_given(name)}
     if dry_run:
         plan = bench_dry_run(url, run=run, **options)
         if as_json:
@@ -272,7 +276,7 @@ def command(
         else:
             print_dry_run(plan)
         return 0
-    if run is None and not options["resume"]:
+    if run is None and not options.get("resume"):
         run = default_run_folder()
     try:
         with choose_watcher(Console(stderr=True)) as watcher:
@@ -280,7 +284,7 @@ def command(
                 url,
                 engines=engines,
                 run=run,
-                fail_if=conditions,
+                fail_if=fail_if,
                 metrics_interval=metrics_interval,
                 metrics_url=metrics_url,
                 hang_after=hang_after,

@@ -32,19 +32,18 @@ Exit code: 0 compared, 1 a --fail-if condition is true or cannot be judged, 2 ba
 )
 @click.option(
     "--fail-if",
-    "conditions",
     multiple=True,
     metavar="CONDITION",
     help="Exit with 1 when this holds at any context; may be given several times.",
 )
 @json_option
-def command(a: Path, b: Path, plan: Path | None, conditions: tuple[str, ...], as_json: bool) -> int:
+def command(a: Path, b: Path, plan: Path | None, fail_if: tuple[str, ...], as_json: bool) -> int:
     """Compare run folder B with run folder A, measure by measure.
 
     The ratio is B over A: the geometric mean with a 95 % confidence interval, by Student's t on
     logarithms, of requests with the same prompt where the runs share them.
     """
-    result = compare(a, b, plan=plan, fail_if=conditions)
+    result = compare(a, b, plan=plan, fail_if=fail_if)
     if as_json:
         print_json(result.to_json())
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import orjson
+from click.core import ParameterSource
 
 from farspan.engines.engine import Engine
 from farspan.engines.registry import engine_names, get_engine
@@ -135,3 +136,8 @@ def parse_engines(text: str) -> dict[str, str]:
     if not engines:
         raise InputError(f"{text!r} names no server", "write it as vllm@http://host:8000")
     return engines
+
+
+def is_given(name: str) -> bool:
+    """Tell whether the user gave an option of the verb that runs, on the command line or in the environment."""
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT

@@ -141,9 +141,15 @@ class Engine(ABC):
         return self._of_replicas(request, outline=True)
 
     def _of_replicas(self, request: PlanRequest, *, outline: bool) -> EnginePlan:
-        planner = self.outline_server if outline else self.plan_server
+        from farspan.planner.weights_fit import with_weights_checked
+
+        server = self.outline_server if outline else self.plan_server
         if not request.engine_flags:
-            return planner(request)
+            return with_weights_checked(server(request), request)
+
+        def planner(one: PlanRequest) -> EnginePlan:
+            return with_weights_checked(server(one), one)
+
         from farspan.planner.replicas import plan_replicas
 
         return plan_replicas(request, self, planner)

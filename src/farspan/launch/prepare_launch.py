@@ -124,7 +124,8 @@ def prepare(asked: ServeOptions) -> Prepared:
     """Plan and decide.
 
     Raises:
-        InputError: It does not fit, a flag breaks the plan (unless forced), the model cannot be found, a port or
+        DoesNotFitError: The memory is too small (unless forced).
+        InputError: A flag breaks the plan (unless forced), the model cannot be found, a port or
             key is missing.
     """
     _check(asked)

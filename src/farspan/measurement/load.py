@@ -146,6 +146,7 @@ class Load:
         self._under_way[job] = _UnderWay(started_at)
         for other in self._under_way.values():
             other.company = max(other.company, len(self._under_way))
+        self._store.note_sent(job)
         self._watcher.started(job)
         for observer in self._observers:
             observer.on_started(job, started_at)

@@ -38,7 +38,8 @@ class BenchOptions:
         burstiness: Shape of the gaps between requests: 1 is Poisson, infinity is constant.
         warmup, cooldown: Requests before and after the measured ones, kept but in no statistics.
         task: What is planted and asked for.
-        tokenizer: The server's tokenizer; None takes it from the folder the server names as the model's root.
+        tokenizer: The server's tokenizer: a folder, a file, a hub id or a server with /tokenize; None finds it by what
+            the server says it has loaded.
         api: Which API to use.
         prompt_as: Token ids or text; a chat always takes text.
         prompts: Keep the prompts in this folder, each once, by hash; None removes them with the run's end.
@@ -72,7 +73,7 @@ class BenchOptions:
     warmup: int = 0
     cooldown: int = 0
     task: str = "needle"
-    tokenizer: Path | None = None
+    tokenizer: Path | str | None = None
     api: Api = Api.COMPLETIONS
     prompt_as: PromptAs = PromptAs.IDS
     prompts: Path | None = None
@@ -170,6 +171,7 @@ class BenchOptions:
             "warmup": self.warmup,
             "cooldown": self.cooldown,
             "tokenizer": str(self.tokenizer) if self.tokenizer else None,
+            "prompts": str(self.prompts) if self.prompts else None,
             "in_order": self.in_order,
             "extra_body": dict(self.extra_body),
             "limits": self.limits,

@@ -102,7 +102,7 @@ class PromptStore:
     def __init__(self, folder: Path, *, keep: bool) -> None:
         self.folder = folder
         self._keep = keep
-        self._prompts: dict[tuple[Job, PromptAs], StoredPrompt] = {}
+        self._prompts: dict[tuple[Job, PromptAs, int], StoredPrompt] = {}
 
     def __enter__(self) -> PromptStore:
         try:
@@ -127,16 +127,25 @@ class PromptStore:
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
-    def add(self, job: Job, make_prompt: PromptMaker, prompt_as: PromptAs) -> StoredPrompt:
+    def add(
+        self, job: Job, make_prompt: PromptMaker, prompt_as: PromptAs, times_sent: int = 0
+    ) -> StoredPrompt:
         """Build a job's prompt and write it, unless this store has done so before.
+
+        Args:
+            job: What the prompt is for.
+            make_prompt: Builds it.
+            prompt_as: The form to write.
+            times_sent: How often the request has left before: the server may have kept what it computed of that prompt,
+                so it gets one that begins otherwise.
 
         Raises:
             InputError: The prompt cannot be built or written.
         """
-        known = self._prompts.get((job, prompt_as))
+        known = self._prompts.get((job, prompt_as, times_sent))
         if known is not None:
             return known
-        prompt = make_prompt(job)
+        prompt = make_prompt(job.with_fresh_seed(times_sent))
         pieces = prompt.iter_ids_json() if prompt_as is PromptAs.IDS else prompt.iter_json_string()
         try:
             prompt_id, file = self._write(pieces)
@@ -146,7 +155,7 @@ class PromptStore:
                 "free some space, or pass --prompts with a folder on another disk",
             ) from error
         stored = StoredPrompt(job, prompt_id, file, prompt_as, prompt.answer, prompt.score)
-        self._prompts[job, prompt_as] = stored
+        self._prompts[job, prompt_as, times_sent] = stored
         return stored
 
     def _write(self, pieces: Iterator[bytes]) -> tuple[str, FilePiece]:

@@ -18,7 +18,6 @@ from farspan.measurement.http.target import (
     ask_server,
     ask_settings,
     check_lengths,
-    find_tokenizer,
     normalise_url,
 )
 from farspan.measurement.http.wire import Api
@@ -38,7 +37,7 @@ from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.measurement.runs.environment import describe_machine, read_document, without_secrets
 from farspan.measurement.runs.job import Job, LoadPhase
 from farspan.measurement.runs.result import Result
-from farspan.measurement.runs.run_folder import INFO_FILE, Identity, load_info, new_start, open_run
+from farspan.measurement.runs.run_folder import INFO_FILE, Identity, RunStore, load_info, new_start, open_run
 
 
 async def run_bench(
@@ -70,7 +69,7 @@ async def run_bench(
     check_lengths(server, tuple(dict.fromkeys(job.context for job in jobs)), options.output_tokens)
     times = read_plan_times(options.plan) if options.plan else PlanTimes({})
     if make_prompt is None:
-        make_prompt = await asyncio.to_thread(_prompt_maker, server, options)
+        make_prompt = await asyncio.to_thread(_prompt_maker, server, options, watcher)
     identity = Identity(
         model=server.model,
         api=options.api.value,
@@ -88,7 +87,7 @@ async def run_bench(
             if prompts is None:
                 folder = options.prompts or store.folder / PROMPTS_FOLDER
                 prompts = stack.enter_context(PromptStore(folder, keep=options.prompts is not None))
-            requests = await _prepare(to_send, options, server.model, prompts, make_prompt, watcher)
+            requests = await _prepare(to_send, options, server.model, prompts, make_prompt, watcher, store)
             watcher.sending(len(to_send), len(jobs) - len(to_send))
 
             def limits(job: Job) -> Limits:
@@ -183,12 +182,13 @@ async def _prepare(
     prompts: PromptStore,
     make_prompt: PromptMaker,
     watcher: Watcher,
+    store: RunStore,
 ) -> list[PreparedRequest]:
     form = choose_form(options.api, options.prompt_as)
     requests: list[PreparedRequest] = []
     for number, job in enumerate(jobs):
         watcher.preparing(job, number, len(jobs))
-        stored = await asyncio.to_thread(prompts.add, job, make_prompt, form)
+        stored = await asyncio.to_thread(prompts.add, job, make_prompt, form, store.times_sent[job])
         requests.append(
             prepare_request(
                 stored,
@@ -213,11 +213,13 @@ async def _describe_environment(options: BenchOptions, server: ServerInfo) -> di
     }
 
 
-def _prompt_maker(server: ServerInfo, options: BenchOptions) -> PromptMaker:
+def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -> PromptMaker:
+    from farspan.measurement.server_tokenizer import load_server_tokenizer
     from farspan.prompts.exact_builder import build_prompt
-    from farspan.prompts.load_tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(find_tokenizer(server, options.tokenizer))
+    tokenizer, source = load_server_tokenizer(server, options.tokenizer)
+    if options.tokenizer is None and source != server.root:
+        watcher.step(f"tokenizer: {source}")
 
     def make(job: Job) -> Any:
         return build_prompt(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from farspan.errors import InputError
+from farspan.errors import DoesNotFitError, FarspanError, InputError
 from farspan.planner.levers import find_fix
 from farspan.planner.memory_model import MemoryModel
 from farspan.planner.plan import plan_engine
@@ -35,7 +35,8 @@ def check_overrides(request: PlanRequest, engine: MemoryModel, *, force: bool = 
         force: Go on all the same, with a note that says what breaks.
 
     Raises:
-        InputError: It does not fit; the message names the flag that breaks it, or what would make it fit.
+        InputError: A flag breaks the plan, or the request is refused; the message names the flag.
+        DoesNotFitError: The memory is too small; the message says what would make it fit.
     """
     try:
         plan = plan_engine(request, engine)
@@ -51,10 +52,13 @@ def check_overrides(request: PlanRequest, engine: MemoryModel, *, force: bool = 
     if plan.fits:
         return CheckedPlan(plan, plan.flags)
     culprits = _culprits(request, engine)
+    refused: type[FarspanError]
     if culprits:
+        refused = InputError
         what = f"{' and '.join(culprits)} break{'s' if len(culprits) == 1 else ''} the plan: {plan.reason}"
         fix = f"drop {' and '.join(culprits)}, or add --force to start it all the same"
     else:
+        refused = DoesNotFitError
         what = f"{request.context:,} tokens do not fit on {engine.name} {plan.version}: {plan.reason}"
         pull = find_fix(request, plan, engine).pull
         changes = " and ".join(lever.change for lever in pull)
@@ -63,9 +67,9 @@ def check_overrides(request: PlanRequest, engine: MemoryModel, *, force: bool = 
         fix = f"it fits with {changes}" if pull else "farspan plan shows what would help"
         fix += ", or add --force to start it all the same"
     if not force:
-        raise InputError(what, fix)
+        raise refused(what, fix)
     if not plan.flags:
-        raise InputError(what, "not even --force can start it")
+        raise refused(what, "not even --force can start it")
     return CheckedPlan(plan, plan.flags, (f"Started by --force: {what}.",))
 
 

@@ -19,6 +19,7 @@ from farspan.planner.ledger import LedgerPhase
 from farspan.planner.memory_model import MemoryModel
 from farspan.planner.plan import check_request, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.planner.weights_fit import fewest_ranks
 from farspan.sizes import GIB
 
 
@@ -130,13 +131,13 @@ def _fp8_weights(request: PlanRequest) -> PlanRequest | None:
 
 def _more_ranks(request: PlanRequest) -> PlanRequest | None:
     """The next larger tensor-parallel size the GPUs at hand allow."""
-    larger = [tp for tp in valid_tps(request, request.gpus) if tp > request.tp]
+    larger = [tp for tp in valid_tps(request.model, request.gpus) if tp > request.tp]
     return replace(request, tp=larger[0], available_kv_bytes=None) if larger else None
 
 
 def _more_gpus(request: PlanRequest) -> PlanRequest | None:
-    """Twice the GPUs, all in one tensor-parallel group."""
-    tp = 2 * max(request.tp, request.gpus)
+    """Twice the GPUs, or as many as hold the weights, all in one tensor-parallel group."""
+    tp = max(2 * max(request.tp, request.gpus), fewest_ranks(request.model, request.gpu))
     return replace(request, gpus=tp, tp=tp, available_kv_bytes=None)
 
 
@@ -181,8 +182,8 @@ MORE_RANKS = LeverCandidate(
     lambda changed: f"--tp {changed.tp}",
 )
 MORE_GPUS = LeverCandidate(
-    "twice the GPUs",
-    "twice the GPUs",
+    "more GPUs",
+    "more GPUs",
     _more_gpus,
     lambda changed: f"--gpus {changed.gpus}x{changed.gpu.name} --tp {changed.tp}",
 )

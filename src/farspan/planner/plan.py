@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from farspan.errors import InputError
-from farspan.models.weights import offloadable_bytes, rank_weight_bytes
+from farspan.models.spec import ModelSpec
 from farspan.planner.memory_model import MemoryModel
 from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.sizes import GIB, format_bytes, format_tokens
+from farspan.sizes import format_tokens
 
 # vLLM's way to serve a context longer than the model was made for: its planner says what that is worth.
 _LONG_CONTEXT_ENV = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
-# Room a rank needs beside its weights before any KV: the CUDA context alone takes 0.6 GiB on an H200.
-_BESIDE_WEIGHTS = GIB
 
 
 def check_request(request: PlanRequest) -> None:
     """Refuse what no engine could serve.
 
     Raises:
-        InputError: More ranks than GPUs, a TP the heads do not allow, a context the model does not, weights
-            larger than a GPU, or a count below one.
+        InputError: More ranks than GPUs, a TP the heads do not allow, a context the model does not, or a count
+            below one.
     """
     model, gpu = request.model, request.gpu
     for name, value in (("--tp", request.tp), ("--concurrency", request.concurrency)):
@@ -41,36 +39,14 @@ def check_request(request: PlanRequest) -> None:
             f"{model.name} was made for",
             f"use --context {format_tokens(longest).replace(',', '')} or less",
         )
-    _check_weights(request)
 
 
-def _check_weights(request: PlanRequest) -> None:
-    model, gpu = request.model, request.gpu
-    weights = rank_weight_bytes(model, request.tp).total
-    if request.has_flag("--cpu-offload-gb"):
-        offloaded = int(request.float_flag(0.0, "--cpu-offload-gb") * GIB)
-        weights -= min(offloaded, offloadable_bytes(model, request.tp))
-    if weights + _BESIDE_WEIGHTS <= gpu.memory_bytes:
-        return
-    enough = [
-        tp
-        for tp in valid_tps(request, 64)
-        if rank_weight_bytes(model, tp).total + _BESIDE_WEIGHTS <= gpu.memory_bytes
-    ]
-    fix = f"use --tp {enough[0]} or more, or a smaller weight format" if enough else "use a larger GPU"
-    raise InputError(
-        f"the weights of {model.name} take {format_bytes(weights)} on each of {request.tp} "
-        f"GPU{'s' if request.tp > 1 else ''}, and a {gpu.name} has {format_bytes(gpu.memory_bytes)}",
-        fix,
-    )
-
-
-def valid_tps(request: PlanRequest, most: int) -> list[int]:
+def valid_tps(model: ModelSpec, most: int) -> list[int]:
     """Tensor-parallel sizes up to `most` that the model's heads allow."""
     sizes = []
     for tp in range(1, most + 1):
         try:
-            request.model.check_tp(tp)
+            model.check_tp(tp)
         except InputError:
             continue
         sizes.append(tp)

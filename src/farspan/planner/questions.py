@@ -130,7 +130,7 @@ def fewest_gpus(request: PlanRequest, engine: MemoryModel, most: int = MOST_GPUS
         InputError: The engine refuses the request at every size.
     """
     refusal, asked, best = None, False, NO_FLEET
-    for tp in valid_tps(request, most):
+    for tp in valid_tps(request.model, most):
         if best.gpus and tp > best.gpus:
             break
         candidate = replace(request, gpus=tp, tp=tp)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from farspan.measurement.observe.engine_observer import INTERVAL_S, EngineObserv
 from farspan.measurement.observe.evidence import HUNG_AFTER_S
 from farspan.measurement.options import BenchOptions, DryRun, plan_dry_run
 from farspan.measurement.progress import Watcher
+from farspan.measurement.resume import read_last_options
 from farspan.measurement.run import run_bench, run_engines
 from farspan.sizes import parse_tokens
 
@@ -38,7 +40,8 @@ def bench(
 ) -> BenchResult:
     """Measure a server, or several one after another with the same prompts.
 
-    Every finished request is on disk at once; when this is interrupted, `resume=True` goes on.
+    Every finished request is on disk at once; when this is interrupted, `bench(run=..., resume=True)` goes on with what
+    the run had: the server, the lengths and every other option that is not given anew.
 
     Args:
         url: The server's address.
@@ -80,12 +83,15 @@ async def bench_async(
     **options: Any,
 ) -> BenchResult:
     """Measure as `bench` does, on the event loop that runs."""
-    if (url is None) == (engines is None):
-        raise InputError("there is not one way to find the server", "give either --url or --engines")
     conditions = [parse_point_condition(text) for text in fail_if]
     if not 0 <= metrics_interval < math.inf:
         raise InputError(f"--metrics-interval is {metrics_interval:g}", "give seconds, or 0 for none")
-    wanted = bench_options(url or next(iter((engines or {}).values()), ""), **options)
+    if options.get("resume") and _says_nothing(url, engines, options):
+        wanted, engines = _read_resumed(options)
+    elif (url is None) == (engines is None):
+        raise InputError("there is not one way to find the server", "give either --url or --engines")
+    else:
+        wanted = bench_options(url or next(iter((engines or {}).values()), ""), **options)
     if wanted.plan is None:
         refuse_without_plan(conditions)
     observe = partial(
@@ -163,6 +169,29 @@ def bench_options(
         rate=None if rate is not None and math.isinf(rate) else rate,  # vLLM's name for a closed loop
         **further,
     )
+
+
+def _says_nothing(url: str | None, engines: Mapping[str, str] | None, options: Mapping[str, Any]) -> bool:
+    """Tell whether neither a server nor lengths are given."""
+    return url is None and engines is None and not options.get("contexts") and not options.get("lengths")
+
+
+def _read_resumed(options: Mapping[str, Any]) -> tuple[BenchOptions, dict[str, str]]:
+    """Return what the run in a folder had, with the options that are given anew."""
+    anew = bench_options("", **options)
+    had, engines = read_last_options(anew.run)
+    given = {name: getattr(anew, name) for name in options if name in had.__dataclass_fields__}
+    limits = {field: getattr(anew.limits, field) for name, field in _LIMIT_FIELDS.items() if name in options}
+    if "time_limit" in options:
+        given["time_limit_s"] = anew.time_limit_s
+    return replace(had, **given | {"limits": replace(had.limits, **limits)}), engines
+
+
+_LIMIT_FIELDS = {
+    "connect_timeout": "connect_s",
+    "first_token_timeout": "first_token_s",
+    "idle_timeout": "idle_s",
+}
 
 
 def default_run_folder() -> Path:

@@ -13,6 +13,7 @@ from farspan.measurement.http.target import is_local
 from farspan.measurement.http.wire import Usage
 from farspan.measurement.observe.processors import CpuReading, find_others_cpu, read_cpu
 from farspan.measurement.runs.job import Job
+from farspan.measurement.runs.result import is_warm
 
 JOB = Job(context=1000, depth=0.5, repeat=0, seed=1, output_tokens=4)
 GOOD = Exchange(
@@ -103,3 +104,14 @@ def test_this_machine_can_be_read() -> None:
 )
 def test_whether_a_server_is_here(url: str, local: bool) -> None:
     assert is_local(url) is local
+
+
+@pytest.mark.parametrize(
+    ("cached", "prompt", "warm"),
+    [
+        *((None, 1000, False), (0, 1000, False), (1, 1000, False), (9, 1000, False), (10, 1000, True)),
+        *((15, 10_000, False), (16, 10_000, True), (1, 100, True), (1, 101, False)),
+    ],
+)
+def test_what_all_prompts_share_is_not_warm(cached: int | None, prompt: int, warm: bool) -> None:
+    assert is_warm(cached, prompt) is warm

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,6 @@ from farspan.measurement.http.target import (
     ServerInfo,
     ask_server,
     check_lengths,
-    find_tokenizer,
     normalise_url,
 )
 from scripted import ScriptedServer
@@ -24,6 +22,11 @@ from scripted import ScriptedServer
         ("http://localhost:8000/v1", "http://localhost:8000"),
         (" https://host/prefix/v1/ ", "https://host/prefix"),
         ("http://[::1]:8000/v1?x=1#y", "http://[::1]:8000"),
+        ("localhost:8000", "http://localhost:8000"),
+        ("10.0.0.7:30000/v1/", "http://10.0.0.7:30000"),
+        ("[::1]:8000/v1", "http://[::1]:8000"),
+        ("HTTP://Host:80/v1/chat/completions", "http://host"),
+        ("http://localhost:8000/v1/models/", "http://localhost:8000"),
     ],
 )
 def test_urls(text: str, url: str) -> None:
@@ -31,7 +34,18 @@ def test_urls(text: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "localhost:8000", "ftp://x", "http://", "http://h:notaport", "http://u:p@h"]
+    "text",
+    [
+        "",
+        "localhost",
+        "localhost:",
+        "host.example/v1",
+        "/v1",
+        "ftp://x",
+        "http://",
+        "http://h:notaport",
+        "http://u:p@h",
+    ],
 )
 def test_bad_urls(text: str) -> None:
     with pytest.raises(InputError) as caught:
@@ -86,10 +100,3 @@ def test_the_limit_counts_the_output_too() -> None:
     check_lengths(ServerInfo("u", "m"), (10**9,), 16)
     with pytest.raises(InputError, match=r"limit of 1,000; start the server with --context-length 1001,"):
         check_lengths(server, (984, 985), 16)
-
-
-def test_the_tokenizer_comes_from_a_local_root(tmp_path: Path) -> None:
-    assert find_tokenizer(ServerInfo("u", "m", root=str(tmp_path)), None) == tmp_path
-    assert find_tokenizer(ServerInfo("u", "m", root=str(tmp_path)), Path("x")) == Path("x")
-    with pytest.raises(InputError, match="--tokenizer"):
-        find_tokenizer(ServerInfo("u", "meta-llama/Scout", root="meta-llama/Scout"), None)

@@ -23,6 +23,7 @@ from farspan.measurement.http.request_status import Status
 from farspan.measurement.imports.foreign import ForeignRequest
 from farspan.measurement.imports.read import guarded, read_foreign
 from farspan.measurement.imports.write_foreign import IMPORTED_FILE, convert, convert_all, import_file
+from farspan.measurement.runs.result import is_warm
 from farspan.measurement.runs.run_folder import Run, load_run
 
 PEERS = Path(__file__).parents[2] / "evidence" / "peers"
@@ -277,4 +278,5 @@ def test_a_result_is_consistent_whatever_the_tool_recorded(request_: ForeignRequ
     assert (result.status is Status.OK) == (not request_.error)
     assert tuple(result.evidence) == result.labels
     assert result.ttft_s is None or result.e2e_s >= result.ttft_s - 1e-6 or result.token_times_s
-    assert ("warm" in result.labels) == (bool(request_.cached_tokens) and not request_.error)
+    warm = is_warm(request_.cached_tokens, request_.prompt_tokens or result.context)
+    assert ("warm" in result.labels) == (warm and not request_.error)

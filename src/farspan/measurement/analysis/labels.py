@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from farspan.measurement.http.client import Exchange
 from farspan.measurement.http.wire import Usage
 from farspan.measurement.runs.job import Job
+from farspan.measurement.runs.result import is_warm
 from farspan.sizes import format_seconds
 
 # A wall clock that is kept right by slewing moves by at most 500 parts in a million (adjtimex(2)).
@@ -83,7 +84,7 @@ def _find_in_answer(job: Job, exchange: Exchange) -> dict[str, str]:
     labels: dict[str, str] = {}
     if not exchange.streamed:
         labels["not-streamed"] = "the server answered in one piece: TTFT and ITL are unknown"
-    if usage.cached_tokens:
+    if is_warm(usage.cached_tokens, usage.prompt_tokens or job.context):
         labels["warm"] = (
             f"{usage.cached_tokens} of {usage.prompt_tokens or job.context} prompt tokens were cached"
         )

@@ -15,7 +15,7 @@ from farspan.measurement.http.client import Exchange
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.wire import Usage
 from farspan.measurement.runs.job import Job
-from farspan.measurement.runs.result import REPLY_CHARACTERS, Result, summarise_gaps
+from farspan.measurement.runs.result import REPLY_CHARACTERS, Result, is_warm, summarise_gaps
 
 
 def measure(
@@ -43,7 +43,7 @@ def measure(
     times = exchange.token_times_s if exchange.streamed else ()
     ttft = times[0] if times else None
     evidence = find_labels(job, exchange, around) if finished else find_around(exchange, around)
-    warm = bool(usage.cached_tokens)
+    warm = is_warm(usage.cached_tokens, usage.prompt_tokens or job.context)
     status, error = exchange.status, exchange.error
     if finished and usage.prompt_tokens is not None and usage.prompt_tokens != job.context:
         status = Status.WRONG_LENGTH

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,6 +19,9 @@ from farspan.sizes import format_tokens
 
 ANSWER_LIMIT_S = 30.0
 _MOST_BYTES = 8 * 2**20
+# A bare word may be anything; a host with a port is a server.
+_HOST_AND_PORT = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\]):\d+(/[\w./-]*)?")
+_API_PATH = re.compile(r"/v1(/((chat/)?completions|models))?/*$")
 _ASIDE_LIMIT_S = 5.0  # for what is good to know but not needed
 
 
@@ -52,13 +55,16 @@ class ServerInfo:
 
 
 def normalise_url(text: str) -> str:
-    """Return a server's address without a trailing slash or `/v1`.
+    """Return a server's address without a trailing slash or `/v1`, and with http:// where it is only a host and port.
 
     Raises:
         InputError: It is not an http or https address, or it holds a password.
     """
+    given = text.strip()
+    if "://" not in given and _HOST_AND_PORT.fullmatch(given):
+        given = f"http://{given}"
     try:
-        url = URL(text.strip())
+        url = URL(given)
         usable = url.scheme in ("http", "https") and bool(url.host)
     except ValueError:
         usable = False
@@ -66,7 +72,7 @@ def normalise_url(text: str) -> str:
         raise InputError(f"{text!r} is not a server's address", "write it as http://localhost:8000")
     if url.user or url.password:
         raise InputError("the server's address holds a password", "put the key into OPENAI_API_KEY")
-    return str(url.with_query(None).with_fragment(None)).rstrip("/").removesuffix("/v1").rstrip("/")
+    return _API_PATH.sub("", str(url.with_query(None).with_fragment(None))).rstrip("/")
 
 
 def is_local(url: str) -> bool:
@@ -167,24 +173,6 @@ def choose_model(url: str, cards: list[dict[str, Any]], model: str | None, versi
         max_model_len=limit if isinstance(limit, int) else None,
         owned_by=owner if isinstance(owner, str) and owner else None,
         version=version,
-    )
-
-
-def find_tokenizer(server: ServerInfo, given: Path | None) -> Path:
-    """Return where the server's tokenizer is: as given, or in the local folder the server loaded its model
-    from.
-
-    Raises:
-        InputError: It is not given and the server names no folder of this machine.
-    """
-    if given is not None:
-        return given
-    for name in (server.root, server.model):
-        if name and Path(name).is_dir():
-            return Path(name)
-    raise InputError(
-        f"the tokenizer of {server.model!r} is not known here",
-        "pass --tokenizer with its folder or tokenizer.json",
     )
 
 

@@ -20,7 +20,7 @@ from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.target import ServerInfo
 from farspan.measurement.imports.foreign import ForeignRequest, ForeignRun
 from farspan.measurement.imports.read import guarded, read_foreign
-from farspan.measurement.runs.result import REPLY_CHARACTERS, Result, summarise_gaps
+from farspan.measurement.runs.result import REPLY_CHARACTERS, Result, is_warm, summarise_gaps
 from farspan.measurement.runs.run_folder import IMPORTED_TASK, Identity, new_start, open_run
 
 IMPORTED_FILE = "imported.json"
@@ -169,7 +169,7 @@ def convert(tool: str, request: ForeignRequest, context: int, output: int, repea
     if ttft is not None:
         times = tuple(np.cumsum((ttft, *(request.gaps_s or ()))).round(6).tolist())
     good = not request.error
-    warm = bool(request.cached_tokens)
+    warm = is_warm(request.cached_tokens, request.prompt_tokens or context)
     labels = _find_labels(tool, request, context, e2e) if good else {"imported": f"measured by {tool}"}
     tokens = request.output_tokens or len(times)
     decoding = 0.0 if ttft is None or e2e is None else e2e - ttft
@@ -211,7 +211,7 @@ def _find_labels(tool: str, request: ForeignRequest, context: int, e2e: float | 
         "imported": f"measured by {tool}: its client's lag is in the times, its answers were not checked"
     }
     counted, tokens = request.prompt_tokens, request.output_tokens
-    if request.cached_tokens:
+    if is_warm(request.cached_tokens, counted or context):
         labels["warm"] = f"{request.cached_tokens} of {counted or context} prompt tokens were cached"
     elif request.cached_tokens is None:
         labels["cached-unknown"] = f"{tool} does not record cached tokens"

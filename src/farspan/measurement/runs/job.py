@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -36,6 +36,13 @@ class Job:
     output_tokens: int
     phase: LoadPhase = LoadPhase.MEASURED
     concurrency: int | None = None
+
+    def with_fresh_seed(self, times_sent: int) -> Job:
+        """Return the job with another seed for every time it has been sent before: its prompt begins otherwise."""
+        if not times_sent:
+            return self
+        digest = hashlib.blake2b(f"{self.seed} again {times_sent}".encode(), digest_size=8).digest()
+        return replace(self, seed=int.from_bytes(digest, "big") >> 1)
 
     @property
     def prompt_seed(self) -> int:

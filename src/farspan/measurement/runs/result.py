@@ -12,6 +12,8 @@ from farspan.measurement.http.request_status import Status
 from farspan.measurement.runs.job import Job, LoadPhase
 
 REPLY_CHARACTERS = 2000
+_SHARED_TOKENS = 16
+_SHARED_PART = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,14 @@ class Result:
     def gaps_s(self) -> tuple[float, ...]:
         """Every gap between two events with tokens, in seconds."""
         return tuple(later - earlier for earlier, later in pairwise(self.token_times_s))
+
+
+def is_warm(cached_tokens: int | None, prompt_tokens: int) -> bool:
+    """Tell whether a prompt was served from a prefix cache: not for the first tokens that all prompts share (a BOS, a
+    template's opening), under 16 of them and under 1 %.
+    """
+    cached = cached_tokens or 0
+    return cached >= _SHARED_TOKENS or (cached > 0 and cached >= _SHARED_PART * prompt_tokens)
 
 
 def summarise_gaps(times_s: tuple[float, ...]) -> Gaps | None:

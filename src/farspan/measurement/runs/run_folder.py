@@ -1,5 +1,6 @@
-"""The store: a run folder with `run.json` (what was run, where), `requests.jsonl` (one line a finished request) and
-`environment.json` (every start's versions, machine, server settings and plan).
+"""The store: a run folder with `run.json` (what was run, where), `requests.jsonl` (one line a finished request),
+`sent.jsonl` (one line a request that left) and `environment.json` (every start's versions, machine, server settings
+and plan).
 
 A line is on disk before the next request of its worker starts, so a run that is killed loses only what was
 under way. A line that a crash tore in half is dropped when the run is read or gone on with.
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -31,6 +33,7 @@ FORMAT = 1
 INFO_FILE = "run.json"
 RESULTS_FILE = "requests.jsonl"
 ENVIRONMENT_FILE = "environment.json"
+SENT_FILE = "sent.jsonl"
 IMPORTED_TASK = "imported"  # of a run that another tool measured
 _DRAFT_FILE = "run.tmp"
 _PRETTY = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -147,6 +150,8 @@ class RunStore:
                 f"another farspan is writing to {folder}", "wait for it, or pass another --run"
             ) from error
         _drop_torn_tail(folder / RESULTS_FILE)
+        self.times_sent = _count_sent(folder / SENT_FILE)
+        self._sent = (folder / SENT_FILE).open("ab")
         _write_durably(folder / INFO_FILE, orjson.dumps(info, option=_PRETTY))
 
     def __enter__(self) -> Self:
@@ -183,6 +188,20 @@ class RunStore:
                 raise InputError(f"{self.folder} cannot be written ({error})", "free some space") from error
             self.results += results
 
+    def note_sent(self, job: Job) -> None:
+        """Note that a request leaves, so that a later start knows of those that were under way when this one ended.
+
+        Nothing waits for the disk: a killed process loses no note.
+
+        Raises:
+            InputError: The disk is full, or the folder has gone.
+        """
+        try:
+            self._sent.write(orjson.dumps(job) + b"\n")
+            self._sent.flush()
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be written ({error})", "free some space") from error
+
     def keep_environment(self, environment: dict[str, Any]) -> None:
         """Add this start's environment to those of the starts before it."""
         path = self.folder / ENVIRONMENT_FILE
@@ -200,7 +219,7 @@ class RunStore:
         """Leave no folder behind that a corrected command would then find in its way: one made by this start, in which
         nothing was measured.
         """
-        ours = {INFO_FILE, RESULTS_FILE, ENVIRONMENT_FILE}
+        ours = {INFO_FILE, RESULTS_FILE, ENVIRONMENT_FILE, SENT_FILE}
         if self.results or len(self.info.starts) > 1 or {path.name for path in self.folder.iterdir()} - ours:
             return
         for name in ours:
@@ -211,6 +230,7 @@ class RunStore:
         """Close the files; results stay."""
         with self._lock:
             self._file.close()
+            self._sent.close()
 
 
 def open_run(folder: Path, identity: Identity, start: Start, *, resume: bool = False) -> RunStore:
@@ -249,7 +269,7 @@ def _is_blank(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     return all(
-        entry.name == _DRAFT_FILE or (entry.name == RESULTS_FILE and entry.stat().st_size == 0)
+        entry.name == _DRAFT_FILE or (entry.name in (RESULTS_FILE, SENT_FILE) and entry.stat().st_size == 0)
         for entry in folder.iterdir()
     )
 
@@ -281,6 +301,21 @@ def _read_lines(path: Path) -> list[Result]:
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is damaged at line {number} ({error})", "remove that line") from error
     return results
+
+
+def _count_sent(path: Path) -> Counter[Job]:
+    """Count how often each request has left; a line that a crash tore in half is left out, and cut off."""
+    counts: Counter[Job] = Counter()
+    if not path.exists():
+        return counts
+    _drop_torn_tail(path)
+    for line in path.read_bytes().splitlines():
+        try:
+            document = orjson.loads(line)
+            counts[Job(**document | {"phase": LoadPhase(document["phase"])})] += 1
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is damaged ({error})", "remove it: only --resume needs it") from error
+    return counts
 
 
 _RESULT_FIELDS = frozenset(f.name for f in fields(Result))
