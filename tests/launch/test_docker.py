@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from farspan.cli.main import group
 from farspan.engines.registry import get_engine
+from farspan.errors import UnsupportedError
 from farspan.launch.local import find_free_port
 from farspan.launch.server_records import StateFolder
 from played import Fakes
@@ -116,6 +117,9 @@ def test_options_reach_docker(fakes: Fakes, tmp_path: Path) -> None:
     assert "--privileged" in argv
     assert f"{tmp_path / 'cc'}:/root/.cache/vllm" in argv
     assert option(argv, "--served-model-name") == "s"
+    refused = farspan(*SCOUT, "--dry-run", "--engine", "sglang", "--compile-cache", str(tmp_path))
+    assert isinstance(refused.exception, UnsupportedError)
+    assert "sglang keeps no compiled kernels" in str(refused.exception)
     several = dry("--context", "1M", "--nodes", "2", "--node-rank", "1", "--head", "10.0.0.1", "--tp", "8")[
         "argv"
     ]

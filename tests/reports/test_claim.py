@@ -9,7 +9,7 @@ import pytest
 from farspan.errors import InputError
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.runs.result import Result
-from farspan.reports.claim import choose_figures, find_proven, write_claim, write_verdict
+from farspan.reports.claim import KeyFigure, choose_figures, find_proven, write_claim, write_verdict
 from farspan.reports.report_run import ReportRun, load_report_runs
 from farspan.reports.run_report import build_report
 from farspan.reports.trust_statement import TrustLevel
@@ -153,3 +153,29 @@ def test_a_comparison_needs_two_runs_with_something_in_common(tmp_path: Path) ->
     with pytest.raises(InputError, match="no context and depth in common"):
         build_report(runs, compare=True)
     assert build_report(runs).comparisons == ()
+
+
+def test_figures_measured_at_a_concurrency_say_so_and_are_not_proven_where_they_disagree(
+    tmp_path: Path,
+) -> None:
+    def report(name: str, tpot_s: float, concurrency: int) -> dict[str, KeyFigure]:
+        results = [
+            make_result(repeat=r, tpot_s=tpot_s, started_at=f"2026-11-22T20:30:0{r}+00:00") for r in range(4)
+        ]
+        run = load(tmp_path / name, results, arguments={"concurrency": concurrency})
+        return {figure.name: figure for figure in choose_figures(run)}
+
+    gap = make_result().itl_s
+    assert gap is not None
+    stalled = report("stalled", 6 * gap.p50, 4)
+    for name in ("TTFT there", "Prefill there", "ITL there", "TPOT there"):
+        assert stalled[name].verdict is TrustLevel.UNKNOWN
+        assert stalled[name].note.endswith("4 requests at a time")
+    even = report("even", 1.1 * gap.p50, 4)
+    assert even["ITL there"].verdict is TrustLevel.PROVEN
+    assert "output tokens/s" in even["Throughput"].note
+    assert "e+" not in even["Throughput"].value
+    alone = report("alone", 6 * gap.p50, 1)
+    assert alone["ITL there"].verdict is TrustLevel.PROVEN
+    assert "Throughput" not in alone
+    assert "at a time" not in alone["TTFT there"].note

@@ -261,3 +261,17 @@ def test_axe_finds_nothing_and_hostile_strings_stay_inert(
     assert [violation["id"] for violation in violations] == []
     assert page.asked == [pages[name].as_uri()]
     assert page.said == []
+
+
+def test_an_engine_that_cannot_plan_it_is_a_line_not_a_claim(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    plan(path, *SCOUT, "--context", "1M")
+    page = build_plan_report(load_plans([path]))
+    assert [section.series.engine.split()[0] for section in page.planned] == ["vLLM", "SGLang"]
+    assert [section.name for section in page.refused] == ["built-in engine"]
+    assert all(len(figures) == 2 for _, figures in page.figures)
+    text = render_markdown(page)
+    assert text.count("**") == 4, "two claims"
+    assert "built-in engine is not planned: the built-in engine runs on one GPU; plan it with --tp 1." in text
+    plan(path, "llama-4-scout", "--gpus", "8xH200", "--context", "1M", "--engine", "vllm")
+    assert build_plan_report(load_plans([path])).refused == ()

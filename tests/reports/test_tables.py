@@ -9,7 +9,7 @@ from farspan.errors import InputError
 from farspan.measurement.http.request_status import Status
 from farspan.reports.kvmemory import find_kv, find_peak
 from farspan.reports.memory_chart import stack_measured, stack_plan
-from farspan.reports.report_run import load_report_runs
+from farspan.reports.report_run import ReportRun, load_report_runs
 from farspan.reports.report_tables import (
     RecallCell,
     choose_requests,
@@ -24,6 +24,7 @@ from report_runs import (
     FAILED_LOG,
     SGLANG_LOG,
     VLLM_LOG,
+    iso,
     make_plan,
     scout_results,
     usage_series,
@@ -185,3 +186,27 @@ def test_a_plan_without_this_engine_or_of_odd_shape_changes_nothing(tmp_path: Pa
     ):
         write_engine_run(tmp_path / str(number), [make_result()], plan=plan)
         assert load_report_runs([tmp_path / str(number)])[0].plan is None
+
+
+def test_what_an_elastic_cache_held_before_is_said_beside_its_peak(tmp_path: Path) -> None:
+    def run_with(name: str, before: float) -> ReportRun:
+        series = {
+            "engine": {
+                at: {"kv_mapped_bytes": held * GIB, "kv_capacity_bytes": 11.0 * GIB}
+                for at, held in ((-1.0, before), (0.5, before), (1.5, 7.5))
+            }
+        }
+        result = make_result(started_at=iso(0.0), e2e_s=2.3)
+        write_engine_run(tmp_path / name, [result], owner="farspan", series=series)
+        return load_report_runs([tmp_path / name])[0]
+
+    leftover, fresh = run_with("leftover", 6.0), run_with("fresh", 0.0)
+    held = find_kv(leftover)
+    assert held is not None
+    assert held.before == 6.0 * GIB
+    assert held.summary() == "8 of 11 GiB (6.0 GiB of it before)"
+    assert [row.kv for row in list_rows([leftover], {})] == ["7.5 GiB (6.0 GiB of it before)"]
+    assert [row.kv for row in list_rows([fresh], {})] == ["7.5 GiB"]
+    empty = find_kv(fresh)
+    assert empty is not None
+    assert empty.summary() == "8 of 11 GiB"

@@ -140,7 +140,7 @@ def test_a_template_of_the_users_own_can_use_the_data_and_extend_ours(tmp_path: 
     short.write_text('{% include "contexts.md.j2" %}')
     text = render([tmp_path / "run"], Format.MARKDOWN, ReportOptions(template=short))
     assert text.splitlines()[2] == (
-        "| 10k | 0.5 | 1 | 10,000 | 0 | 4 | 2.00 s | 5,000 | 100.0 ms | 2.30 s | 100% | 1 ok |"
+        "| 10k | 0.5 | 1 | 10,000 | 0 | 4 | 2.00 s | 5,000 | 100.0 ms |  | 2.30 s | 100% | 1 ok |"
     )
     page.write_text("{{ data.nothing }}")
     with pytest.raises(InputError, match=r"mine\.html\.j2.*nothing"):

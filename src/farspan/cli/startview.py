@@ -16,7 +16,7 @@ from farspan.engines.logs.findings import Finding, Severity
 from farspan.escape_terminal import printable
 from farspan.launch.serve import ServeWatcher
 from farspan.launch.server_records import ServerRecord
-from farspan.launch.start_watch import Compared, PhaseView, StartReport, StartupWatch
+from farspan.launch.start_watch import ComparedFigure, PhaseView, StartReport, StartupWatch
 from farspan.sizes import format_seconds
 
 _LESS = 0.97  # of the plan, below which a figure is pointed out
@@ -114,7 +114,7 @@ def describe_phase(phase: PhaseView) -> str:
     return f"{phase.name} took {format_seconds(phase.took_s or 0.0)} ({planned}{rate})"
 
 
-def describe_compared(row: Compared) -> str:
+def describe_compared(row: ComparedFigure) -> str:
     """A figure beside the plan's, in one line."""
     mark = " - LESS THAN PLANNED" if row.ratio < _LESS else ""
     return f"{row.what}: {_figure(row.got)}, planned {_figure(row.planned)}{mark}"

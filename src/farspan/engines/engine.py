@@ -47,6 +47,21 @@ class StartSeconds:
     basis: str
 
 
+@dataclass(frozen=True, slots=True)
+class StartFigure:
+    """A figure an engine prints while it starts and a plan predicts.
+
+    Args:
+        logged: Its name among the figures of the log reader.
+        means: What it is, with its unit.
+        printed: What its name begins with among the plan's printed figures.
+    """
+
+    logged: str
+    means: str
+    printed: str
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Engine(ABC):
     """All that is known of one inference engine. Immutable; two engines are the same when they are one object.
@@ -69,6 +84,8 @@ class Engine(ABC):
         logged_defaults: Those of them that say nothing at this value; some versions lack the flag altogether.
         environment: Variables farspan always starts it with.
         start_seconds: How long a start takes.
+        start_figures: What its start prints that the plan predicts, in the order they are shown.
+        kernel_folder: Where its image keeps the kernels it compiles; empty where keeping them saves nothing.
         shell_program: What a person types before the planned flags; `{model}` stands for the model.
         metric_prefix: What the names of its metrics begin with.
         metrics_hint: How to switch its metrics on, where they are off by default; else empty.
@@ -90,6 +107,8 @@ class Engine(ABC):
     logged_flags: tuple[str, ...] = ()
     logged_defaults: Mapping[str, object] = field(default_factory=lambda: _EMPTY)
     environment: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    start_figures: tuple[StartFigure, ...] = ()
+    kernel_folder: str = ""
     metrics_hint: str = ""
 
     # Versions.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from farspan.errors import LaunchError
+from farspan.errors import LaunchError, UnsupportedError
 from farspan.launch.launch_spec import Launch, digest, shm_bytes
 from farspan.launch.local import LocalServer, read_tail
 from farspan.launch.program import Program
@@ -44,7 +44,11 @@ class DockerOptions:
 
 
 def docker_argv(launch: Launch, options: DockerOptions) -> tuple[str, ...]:
-    """The arguments of `docker`, secrets by name only."""
+    """The arguments of `docker`, secrets by name only.
+
+    Raises:
+        UnsupportedError: A folder for compiled kernels is given, and the engine compiles none worth keeping.
+    """
     command, files = launch.command, launch.files
     words = ["run", "--detach", "--init", "--name", launch.name]
     if launch.gpus:
@@ -61,7 +65,7 @@ def docker_argv(launch: Launch, options: DockerOptions) -> tuple[str, ...]:
     for mount in files.mounts:
         words += ["--volume", f"{mount.host}:{mount.inside}{':ro' if mount.read_only else ''}"]
     if options.compile_cache is not None:
-        words += ["--volume", f"{options.compile_cache}:/root/.cache/vllm"]
+        words += ["--volume", f"{options.compile_cache}:{_kernel_folder(launch)}"]
     for name, value in {**files.env, **command.env}.items():
         words += ["--env", f"{name}={value}"]
     for name in launch.secrets:
@@ -71,6 +75,15 @@ def docker_argv(launch: Launch, options: DockerOptions) -> tuple[str, ...]:
     program, rest = command.program[0], command.program[1:]
     words += ["--entrypoint", program, options.image, *rest, *command.arguments]
     return tuple(words)
+
+
+def _kernel_folder(launch: Launch) -> str:
+    if not launch.engine.kernel_folder:
+        raise UnsupportedError(
+            f"{launch.engine.name} keeps no compiled kernels from one start to the next",
+            "drop --compile-cache",
+        )
+    return launch.engine.kernel_folder
 
 
 def docker_digest(argv: Sequence[str]) -> str:
@@ -96,7 +109,7 @@ class Docker:
         if done.status:
             if "no such container" in done.error.lower():
                 return None
-            raise _silent(done.error)
+            raise _no_answer(done.error)
         state, _, found = done.output.strip().partition(" ")
         return state, found
 
@@ -112,11 +125,11 @@ class Docker:
             LaunchError: docker refuses.
         """
         with tempfile.TemporaryDirectory(prefix="farspan-") as folder:
-            said = Path(folder) / "docker-run"
-            with LocalServer(self.program.argv(*argv), log=said, environment=secrets) as run:
+            output = Path(folder) / "docker-run"
+            with LocalServer(self.program.argv(*argv), log=output, environment=secrets) as run:
                 run.wait(_RUN_S)
                 status = run.exit_status
-            words = read_tail(said, 12)
+            words = read_tail(output, 12)
         if status:
             reason = " ".join(" ".join(words).split())
             raise LaunchError(f"docker run failed: {reason[-600:]}", "see docker run --help")
@@ -132,7 +145,7 @@ class Docker:
 
     def restart(self, name: str) -> None:
         """Start a stopped container again."""
-        self.program.demand("start", name)
+        self.program.run_checked("start", name)
 
     def stop(self, name: str) -> None:
         """Stop a container and remove it; one that is gone is fine.
@@ -163,7 +176,7 @@ class Docker:
         if done.status:
             if "no such container" in done.error.lower():
                 return 137
-            raise _silent(done.error)
+            raise _no_answer(done.error)
         state, code, _ = [*done.output.split(), "", "", ""][:3]
         return int(code or 1) if state in ("exited", "dead", "removing") else None
 
@@ -173,7 +186,7 @@ class Docker:
         return self.program.argv("logs", *(("--follow",) if follow else ()), *tail, name)
 
 
-def _silent(error: str) -> LaunchError:
+def _no_answer(error: str) -> LaunchError:
     reason = " ".join(error.split())[:400]
     return LaunchError(f"docker does not answer: {reason}", "start the docker daemon, or check your rights")
 
@@ -193,7 +206,7 @@ class DockerServer:
         self._docker = docker
         self._name = name
         self._follower = LocalServer(docker.log_argv(name, follow=True), log=log, grace_s=1.0)
-        self._asked = 0.0
+        self._last_look = 0.0
         self._failures = 0
         self._status: int | None = None
 
@@ -201,8 +214,8 @@ class DockerServer:
     def exit_status(self) -> int | None:
         """The container's exit status; None while it runs."""
         now = time.monotonic()
-        if self._status is None and now - self._asked > _POLL_S:
-            self._asked = now
+        if self._status is None and now - self._last_look > _POLL_S:
+            self._last_look = now
             try:
                 self._status = self._docker.exit_status(self._name)
                 self._failures = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from farspan.engines.engine import Engine
+from farspan.engines.engine import Engine, StartFigure
 from farspan.models.spec import ModelSpec
 from farspan.models.weights import rank_weight_bytes
 
@@ -24,11 +24,13 @@ class ExpectedStart:
         phases: Phase, by the log reader's names, to seconds.
         weight_bytes: Bytes read from disk by all ranks of one machine.
         basis: Where the times come from.
+        figures: What the start prints that the plan predicts.
     """
 
     phases: Mapping[str, float]
     weight_bytes: int
     basis: str
+    figures: tuple[StartFigure, ...] = ()
 
     @property
     def total_s(self) -> float:
@@ -75,4 +77,4 @@ def expect_start(
     rate = f"{disk_bytes_per_s / 1e9:.2f} GB/s"
     given = "as given" if disk_bytes_per_s != DISK_BYTES_PER_S else "fitted to one cold start"
     basis = f"weights at {rate} ({given}), {beside.basis}"
-    return ExpectedStart(phases, weights, basis)
+    return ExpectedStart(phases, weights, basis, engine.start_figures)

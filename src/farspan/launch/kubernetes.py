@@ -19,7 +19,7 @@ _POLL_S = 2.0
 _DRAIN_S = 10.0
 _FAILURES = 5
 # Reasons a waiting container gives that waiting does not cure.
-_HOPELESS = (
+_FINAL_REASONS = (
     "CrashLoopBackOff",
     "ImagePullBackOff",
     "ErrImageNeverPull",
@@ -55,7 +55,7 @@ class Cluster:
         Raises:
             LaunchError: kubectl does not work.
         """
-        found = self.program.demand("get", kind, name, "--ignore-not-found", "--output", "json")
+        found = self.program.run_checked("get", kind, name, "--ignore-not-found", "--output", "json")
         if not found.strip():
             return None
         annotations = json.loads(found).get("metadata", {}).get("annotations", {})
@@ -67,7 +67,7 @@ class Cluster:
         Raises:
             LaunchError: The cluster refuses it.
         """
-        self.program.demand("apply", "--filename", "-", text=manifest)
+        self.program.run_checked("apply", "--filename", "-", text=manifest)
 
     def delete(self, name: str, *, several_nodes: bool) -> None:
         """Remove a server's objects and wait until they are gone; those that are gone already are fine.
@@ -76,7 +76,7 @@ class Cluster:
             LaunchError: kubectl does not work.
         """
         kinds = f"{_KINDS},leaderworkerset" if several_nodes else _KINDS
-        self.program.demand(
+        self.program.run_checked(
             *("delete", kinds, "--selector", f"{INSTANCE}={name}"),
             *("--ignore-not-found", "--wait", "--timeout", "180s"),
             limit_s=240.0,
@@ -88,7 +88,9 @@ class Cluster:
         Raises:
             LaunchError: kubectl does not work.
         """
-        found = self.program.demand("get", "pods", "--selector", f"{INSTANCE}={name}", "--output", "json")
+        found = self.program.run_checked(
+            "get", "pods", "--selector", f"{INSTANCE}={name}", "--output", "json"
+        )
         items = json.loads(found)["items"]
         assert isinstance(items, list)
         return items
@@ -114,12 +116,12 @@ class ClusterServer:
     def __init__(self, cluster: Cluster, name: str, port: int, log: Path) -> None:
         self.log = log
         self.started = time.monotonic()
-        self.why = "no pod yet"
+        self.waits_for = "no pod yet"
         self.url = ""
         self._cluster = cluster
         self._name = name
         self._port = port
-        self._asked = 0.0
+        self._last_look = 0.0
         self._failures = 0
         self._status: int | None = None
         self._follower: LocalServer | None = None
@@ -127,10 +129,10 @@ class ClusterServer:
 
     @property
     def exit_status(self) -> int | None:
-        """1 when a pod failed in a way that waiting does not cure; `why` says how."""
+        """1 when a pod failed in a way that waiting does not cure; `waits_for` says how."""
         now = time.monotonic()
-        if self._status is None and now - self._asked > _POLL_S:
-            self._asked = now
+        if self._status is None and now - self._last_look > _POLL_S:
+            self._last_look = now
             try:
                 self._look()
                 self._failures = 0
@@ -147,21 +149,21 @@ class ClusterServer:
         running = ready = False
         for pod in pods:
             status = pod.get("status", {})
-            self.why = _why(status) or "starting"
+            self.waits_for = _waiting_reason(status) or "starting"
             ready = ready or is_ready(pod)
             for container in status.get("containerStatuses", []):
                 state = container.get("state", {})
                 running = running or "running" in state
                 waiting = state.get("waiting", {}).get("reason", "")
                 ended = state.get("terminated") or container.get("lastState", {}).get("terminated")
-                if waiting in _HOPELESS or ended:
+                if waiting in _FINAL_REASONS or ended:
                     ended = ended or {}
                     what = waiting or ended.get("reason", "ended")
                     words = ended.get("message") or state.get("waiting", {}).get("message", "")
-                    self.why = f"{what} {words}".strip()
+                    self.waits_for = f"{what} {words}".strip()
                     self._status = int(ended.get("exitCode", 1) or 1)
         if not pods:
-            self.why = "no pod yet"
+            self.waits_for = "no pod yet"
         if (running or self._status is not None) and self._follower is None:
             argv = self._cluster.log_argv(self._name, follow=self._status is None)
             self._follower = LocalServer(argv, log=self.log, grace_s=1.0)
@@ -180,13 +182,13 @@ class ClusterServer:
 
     def tail(self, lines: int = 15) -> tuple[str, ...]:
         """The last lines of the log; while there is none, what the pods are waiting for."""
-        return read_tail(self.log, lines) or ((self.why,) if self.why else ())
+        return read_tail(self.log, lines) or ((self.waits_for,) if self.waits_for else ())
 
     def close(self) -> None:
         """Stop copying the log and forwarding the port."""
-        for helper in (self._follower, self._forward):
-            if helper is not None:
-                helper.stop()
+        for program in (self._follower, self._forward):
+            if program is not None:
+                program.stop()
 
 
 def is_ready(pod: Mapping[str, Any]) -> bool:
@@ -195,7 +197,7 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
     return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
 
 
-def _why(status: Mapping[str, Any]) -> str:
+def _waiting_reason(status: Mapping[str, Any]) -> str:
     """What a pod waits for, in the cluster's words."""
     for condition in status.get("conditions", []):
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":

@@ -1,10 +1,10 @@
-"""Has a command run when this program dies before it has said what is to become of something, kill -9 included.
+"""Runs a command when this program dies, kill -9 included, unless it was dismissed before.
 
-    python -I -S lastwill.py PAUSE COMMAND...
+    python -I -S on_parent_death.py PAUSE COMMAND...
 
-What a daemon owns, as docker owns its containers, does not end with the program that asked for it. The executor is
-a process of its own, in a session of its own, that reads from a pipe only this program can write to: one byte
-dismisses it, and the pipe's end without one makes it run the command. It imports the standard library only.
+What a daemon owns, as docker owns its containers, does not end with the program that asked for it. The waiting process
+has a session of its own and reads from a pipe only this program can write to: one byte dismisses it, and the pipe's end
+without one makes it run the command. It imports the standard library only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class OnParentDeath:
     """
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._executor = subprocess.Popen(
+        self._waiting = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, str(_PAUSE_S), *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -37,14 +37,14 @@ class OnParentDeath:
         )
 
     def dismiss(self) -> None:
-        """Do without it. May be called again."""
-        if self._executor.returncode is None:
+        """End the wait without running the command. May be called again."""
+        if self._waiting.returncode is None:
             with contextlib.suppress(BrokenPipeError):
-                self._executor.communicate(b"d")
+                self._waiting.communicate(b"d")
 
 
 def main(arguments: list[str]) -> int:
-    """Wait for a word, and run the command when none comes."""
+    """Wait for one byte, and run the command when the pipe ends without it."""
     pause_s, command = float(arguments[0]), arguments[1:]
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)

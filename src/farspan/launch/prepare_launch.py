@@ -1,4 +1,4 @@
-"""From what was asked to what would run: plan, check, decide. Starts nothing."""
+"""From what the user wants served to what would run: plan, check, decide. Starts nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from farspan.engines.command import EngineCommand, Listen, Nodes, check_words, split_lists
 from farspan.engines.engine import Engine
-from farspan.errors import InputError
+from farspan.errors import InputError, MissingPackageError, NotFoundError, UnsupportedError
 from farspan.hardware.node_spelling import parse_node
 from farspan.launch.expected import DISK_BYTES_PER_S, expect_start
 from farspan.launch.hubcache import ModelFiles, find_model_files
@@ -106,8 +106,8 @@ class ServeOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """What would run.
+class PreparedLaunch:
+    """A server that is decided, and what a container needs besides.
 
     Args:
         launch: The server.
@@ -120,77 +120,77 @@ class Prepared:
     worker: EngineCommand | None = None
 
 
-def prepare(asked: ServeOptions) -> Prepared:
-    """Plan and decide.
+def prepare(options: ServeOptions) -> PreparedLaunch:
+    """Plan a server and decide how it is started.
 
     Raises:
         DoesNotFitError: The memory is too small (unless forced).
         InputError: A flag breaks the plan (unless forced), the model cannot be found, a port or
             key is missing.
     """
-    _check(asked)
-    check_words(asked.words)
-    spec = load_model(asked.model, weights=asked.weights, allow_network=not asked.offline)
-    version = _version(asked)
-    context = asked.context or spec.max_position_embeddings
-    flags, env, plan, notes = _planned(asked, spec, context, version)
+    _check(options)
+    check_words(options.words)
+    spec = load_model(options.model, weights=options.weights, allow_network=not options.offline)
+    version = _version(options)
+    context = options.context or spec.max_position_embeddings
+    flags, env, plan, notes = _plan(options, spec, context, version)
     version = plan.version if plan else version
-    files = _files(asked)
-    container = asked.runtime != "local"
-    with_key = bool(asked.api_key_env) or asked.cluster_key
-    port = asked.port or find_free_port()
-    direct = not container or (asked.runtime == "docker" and asked.nodes > 1)
+    files = _files(options)
+    container = options.runtime != "local"
+    with_key = bool(options.api_key_env) or options.cluster_key
+    port = options.port or find_free_port()
+    direct = not container or (options.runtime == "docker" and options.nodes > 1)
     inside = (
-        Listen(asked.host, port, files.name, with_key)
+        Listen(options.host, port, files.name, with_key)
         if direct
         else Listen("0.0.0.0", INSIDE_PORT, files.name, with_key)
     )
-    python = "" if container else asked.python or sys.executable
-    nodes = _nodes(asked)
+    python = "" if container else options.python or sys.executable
+    nodes = _nodes(options)
     model = files.inside if container else files.outside
-    command = asked.engine.command(model, flags, env, inside, nodes, python=python)
+    command = options.engine.command(model, flags, env, inside, nodes, python=python)
     if not container and "HF_HUB_OFFLINE" in files.env:
         command = replace(command, env={**command.env, "HF_HUB_OFFLINE": files.env["HF_HUB_OFFLINE"]})
-    ranks = plan_ranks(asked, plan)
-    secrets = {name: asked.api_key_env for name in command.secrets if asked.api_key_env}
+    ranks = plan_ranks(options, plan)
+    secrets = {name: options.api_key_env for name in command.secrets if options.api_key_env}
     launch = Launch(
-        name=check_name(asked.name or default_name(files.name, asked.engine.name)),
-        runtime=asked.runtime,
-        engine=asked.engine,
+        name=check_name(options.name or default_name(files.name, options.engine.name)),
+        runtime=options.runtime,
+        engine=options.engine,
         version=version,
         command=command,
         files=files,
-        host=asked.host,
+        host=options.host,
         port=port,
         context=context,
-        gpus=ranks if asked.gpus != NO_GPU else 0,
+        gpus=ranks if options.gpus != NO_GPU else 0,
         nodes=nodes,
         secrets={**secrets, **{name: name for name in files.secrets}},
         expected=expect_start(
-            asked.engine,
+            options.engine,
             spec,
             ranks,
-            disk_bytes_per_s=asked.disk_bytes_per_s or DISK_BYTES_PER_S,
-            eager=any(name in flags for name in asked.engine.eager_flags),
+            disk_bytes_per_s=options.disk_bytes_per_s or DISK_BYTES_PER_S,
+            eager=any(name in flags for name in options.engine.eager_flags),
         ),
         plan=plan,
-        gpu="" if asked.gpus == NO_GPU else parse_node(asked.gpus).gpu.name,
-        warnings=(*notes, *_exposure(asked, with_key=with_key), *(plan.warnings if plan else ())),
+        gpu="" if options.gpus == NO_GPU else parse_node(options.gpus).gpu.name,
+        warnings=(*notes, *_exposure(options, with_key=with_key), *(plan.warnings if plan else ())),
     )
-    image = (asked.image or asked.engine.image(version)) if container else ""
+    image = (options.image or options.engine.image(version)) if container else ""
     worker = None
-    if asked.runtime == "kubernetes" and asked.nodes > 1:
+    if options.runtime == "kubernetes" and options.nodes > 1:
         others = replace(nodes, rank=LWS_RANK)
-        worker = asked.engine.command(model, flags, env, inside, others)
-    return Prepared(launch, image, worker)
+        worker = options.engine.command(model, flags, env, inside, others)
+    return PreparedLaunch(launch, image, worker)
 
 
-def plan_ranks(asked: ServeOptions, plan: EnginePlan | None) -> int:
+def plan_ranks(options: ServeOptions, plan: EnginePlan | None) -> int:
     """Ranks on one machine."""
     if plan is None:
         return 1
-    node = parse_node(asked.gpus)
-    return (asked.tp or node.count * asked.nodes) // asked.nodes
+    node = parse_node(options.gpus)
+    return (options.tp or node.count * options.nodes) // options.nodes
 
 
 def default_name(model: str, engine: str) -> str:
@@ -200,129 +200,138 @@ def default_name(model: str, engine: str) -> str:
     return f"{slug[: 49 - len(engine)].rstrip('-')}-{engine}"
 
 
-def _check(asked: ServeOptions) -> None:
-    if asked.runtime != "local" and not asked.image:
-        asked.engine.image(asked.engine_version or asked.engine.newest_version)
-    if asked.gpus == NO_GPU and asked.runtime != "local" and not asked.image:
-        raise InputError(
-            f"the public image of {asked.engine.name} needs a GPU",
+def _check(options: ServeOptions) -> None:
+    if options.runtime != "local" and not options.image:
+        options.engine.image(options.engine_version or options.engine.newest_version)
+    if options.gpus == NO_GPU and options.runtime != "local" and not options.image:
+        raise UnsupportedError(
+            f"the public image of {options.engine.name} needs a GPU",
             "use --runtime local with --gpus none, or name an image for CPUs with --image and --engine-version",
         )
-    if asked.nodes > 1 and asked.runtime != "kubernetes" and not asked.head:
+    if options.nodes > 1 and options.runtime != "kubernetes" and not options.head:
         raise InputError(
             "several machines must know the first one", "give --head ADDRESS, and --node-rank on each of them"
         )
-    if not 0 <= asked.node_rank < asked.nodes:
-        raise InputError(f"--node-rank {asked.node_rank} is not below --nodes {asked.nodes}", "count from 0")
-    if asked.runtime == "kubernetes" and asked.api_key_env:
+    if not 0 <= options.node_rank < options.nodes:
+        raise InputError(
+            f"--node-rank {options.node_rank} is not below --nodes {options.nodes}", "count from 0"
+        )
+    if options.runtime == "kubernetes" and options.api_key_env:
         raise InputError(
             "on Kubernetes the API key comes from a Secret", "make one and name it with --key-secret NAME:KEY"
         )
-    if asked.api_key_env and not asked.environment.get(asked.api_key_env):
-        raise InputError(f"--api-key-env {asked.api_key_env} is not set", f"export {asked.api_key_env}=...")
+    if options.api_key_env and not options.environment.get(options.api_key_env):
+        raise InputError(
+            f"--api-key-env {options.api_key_env} is not set", f"export {options.api_key_env}=..."
+        )
 
 
-def _version(asked: ServeOptions) -> str:
-    if asked.engine_version:
-        return asked.engine_version
-    if not asked.engine.distributions:
-        return asked.engine.newest_version
-    if asked.runtime == "local":
-        return _installed_version(asked)
-    if asked.image:
+def _version(options: ServeOptions) -> str:
+    if options.engine_version:
+        return options.engine_version
+    if not options.engine.distributions:
+        return options.engine.newest_version
+    if options.runtime == "local":
+        return _installed_version(options)
+    if options.image:
         raise InputError("farspan cannot tell which version is in --image", "add --engine-version")
-    return asked.engine.newest_version
+    return options.engine.newest_version
 
 
-def _installed_version(asked: ServeOptions) -> str:
-    """The version of the engine in the user's Python."""
+def _installed_version(options: ServeOptions) -> str:
+    """The version of the engine in the user's Python.
+
+    Raises:
+        NotFoundError: There is no such Python.
+        MissingPackageError: It has no such engine.
+    """
     code = (
         "import sys\nfrom importlib.metadata import version\n"
         "for name in sys.argv[1:]:\n    try: print(version(name)); break\n    except Exception: pass"
     )
-    python = asked.python or sys.executable
+    python = options.python or sys.executable
     try:
         done = subprocess.run(
-            [python, "-c", code, *asked.engine.distributions],
+            [python, "-c", code, *options.engine.distributions],
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
     except OSError as error:
-        raise InputError(
+        raise NotFoundError(
             f"{python} cannot be run ({error.strerror})", "name another with --python"
         ) from error
     found = done.stdout.strip()
     if not found:
-        raise InputError(
-            f"{asked.engine.name} is not installed in {python}",
+        raise MissingPackageError(
+            f"{options.engine.name} is not installed in {python}",
             "name the Python that has it with --python, or use --runtime docker",
         )
     return found.partition("+")[0]
 
 
-def _planned(
-    asked: ServeOptions, spec: ModelSpec, context: int, version: str
+def _plan(
+    options: ServeOptions, spec: ModelSpec, context: int, version: str
 ) -> tuple[tuple[str, ...], Mapping[str, str], EnginePlan | None, tuple[str, ...]]:
     """Flags, environment, plan, and what the user must know."""
-    given = parse_engine_flags(asked.words)
-    if asked.gpus == NO_GPU:
-        return (*_unplanned(asked, spec, given, context), None, ())
-    node = parse_node(asked.gpus)
-    total = node.count * asked.nodes
+    given = parse_engine_flags(options.words)
+    if options.gpus == NO_GPU:
+        return (*_flags_without_plan(options, spec, given, context), None, ())
+    node = parse_node(options.gpus)
+    total = node.count * options.nodes
     request = PlanRequest(
         model=spec,
         gpu=node.gpu,
         gpus=total,
-        tp=asked.tp or min(total, asked.engine.most_ranks or total),
+        tp=options.tp or min(total, options.engine.most_ranks or total),
         context=context,
-        concurrency=asked.concurrency,
-        kv_dtype=asked.kv_dtype,
+        concurrency=options.concurrency,
+        kv_dtype=options.kv_dtype,
         engine_version=version,
-        accept_nearest_version=asked.accept_nearest_version,
+        accept_nearest_version=options.accept_nearest_version,
         engine_flags=given,
-        output_tokens=asked.output_tokens,
+        output_tokens=options.output_tokens,
         host_memory_bytes=node.host_memory_bytes,
     )
-    if request.tp % asked.nodes:
+    if request.tp % options.nodes:
         raise InputError(
-            f"--tp {request.tp} is not a multiple of --nodes {asked.nodes}", "use all GPUs of each"
+            f"--tp {request.tp} is not a multiple of --nodes {options.nodes}", "use all GPUs of each"
         )
-    checked = check_overrides(request, asked.engine, force=asked.force)
-    return split_lists(checked.flags, asked.words), checked.plan.env, checked.plan, checked.notes
+    checked = check_overrides(request, options.engine, force=options.force)
+    return split_lists(checked.flags, options.words), checked.plan.env, checked.plan, checked.notes
 
 
-def _unplanned(
-    asked: ServeOptions, spec: ModelSpec, given: Mapping[str, str | None], context: int
+def _flags_without_plan(
+    options: ServeOptions, spec: ModelSpec, given: Mapping[str, str | None], context: int
 ) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Flags for a machine without a GPU: the context, and the user's own."""
-    name = asked.engine.context_flag
+    name = options.engine.context_flag
     longest = spec.max_position_embeddings
-    if context > longest and not asked.force:
+    if context > longest and not options.force:
         raise InputError(
             f"a context of {format_tokens(context)} is above the {format_tokens(longest)} tokens {spec.name} was made "
             "for",
             f"use --context {format_tokens(longest)} or less, or add --force",
         )
     own = given.get(name)
-    if own is not None and own.isdigit() and int(own) < context and asked.context and not asked.force:
+    if own is not None and own.isdigit() and int(own) < context and options.context and not options.force:
         raise InputError(f"{name} {own} is below --context {context}", f"drop {name}, or add --force")
-    on_cpu = asked.engine.cpu_flags
+    on_cpu = options.engine.cpu_flags
     flags = [] if on_cpu and on_cpu[0] in given else list(on_cpu)
     if name not in given:
         flags += [name, str(context)]
-    if asked.kv_dtype is not KvDtype.AUTO:
-        flags += ["--kv-cache-dtype", asked.kv_dtype.value]
-    return (*flags, *asked.words), {}
+    if options.kv_dtype is not KvDtype.AUTO:
+        flags += ["--kv-cache-dtype", options.kv_dtype.value]
+    return (*flags, *options.words), {}
 
 
-def _files(asked: ServeOptions) -> ModelFiles:
-    model = engine_model_name(asked.model)
-    if asked.model_path:
+def _files(options: ServeOptions) -> ModelFiles:
+    model = engine_model_name(options.model)
+    if options.model_path:
         name = model if is_hub_id(model) else Path(model).name
-        files = ModelFiles(name, asked.model_path, asked.model_path)
-    elif asked.runtime == "kubernetes":
+        files = ModelFiles(name, options.model_path, options.model_path)
+    elif options.runtime == "kubernetes":
         if not is_hub_id(model):
             raise InputError(
                 f"{model} is a folder of this machine",
@@ -331,35 +340,35 @@ def _files(asked: ServeOptions) -> ModelFiles:
         files = ModelFiles(model, model, model, downloads=True)
     else:
         files = find_model_files(
-            model, asked.environment, revision=asked.revision, container=asked.runtime == "docker"
+            model, options.environment, revision=options.revision, container=options.runtime == "docker"
         )
-    return replace(files, name=asked.served_model_name) if asked.served_model_name else files
+    return replace(files, name=options.served_model_name) if options.served_model_name else files
 
 
-def _nodes(asked: ServeOptions) -> Nodes:
-    if asked.nodes == 1:
+def _nodes(options: ServeOptions) -> Nodes:
+    if options.nodes == 1:
         return Nodes()
-    if asked.runtime == "kubernetes":
-        return Nodes(asked.nodes, "0", LWS_LEADER, asked.distributed)
-    return Nodes(asked.nodes, str(asked.node_rank), asked.head, asked.distributed)
+    if options.runtime == "kubernetes":
+        return Nodes(options.nodes, "0", LWS_LEADER, options.distributed)
+    return Nodes(options.nodes, str(options.node_rank), options.head, options.distributed)
 
 
-def _exposure(asked: ServeOptions, *, with_key: bool) -> Sequence[str]:
-    """What is open to whom."""
-    if asked.runtime == "kubernetes":
-        if asked.service_type == "ClusterIP" or with_key:
+def _exposure(options: ServeOptions, *, with_key: bool) -> Sequence[str]:
+    """Warnings about who can reach the server."""
+    if options.runtime == "kubernetes":
+        if options.service_type == "ClusterIP" or with_key:
             return ()
         return (
-            f"A {asked.service_type} Service is open to machines outside the cluster, and wants no API key: anyone "
+            f"A {options.service_type} Service is open to machines outside the cluster, and wants no API key: anyone "
             "who reaches it can use the model. Add --key-secret NAME:KEY, or use ClusterIP.",
         )
-    if is_loopback(asked.host):
+    if is_loopback(options.host):
         return ()
-    where = f"{asked.host}:{asked.port}"
-    through = " Docker publishes ports past most host firewalls." if asked.runtime == "docker" else ""
+    where = f"{options.host}:{options.port}"
+    through = " Docker publishes ports past most host firewalls." if options.runtime == "docker" else ""
     if with_key:
         return (f"{where} is open to every machine that reaches this one, without encryption.{through}",)
-    fix = f"--api-key-env {asked.engine.key_variable}"
+    fix = f"--api-key-env {options.engine.key_variable}"
     return (
         f"{where} is open to every machine that reaches this one, and wants no API key: anyone can use the model. "
         f"Add {fix}, or drop --host.{through}",

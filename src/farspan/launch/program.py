@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from farspan.errors import LaunchError
+from farspan.errors import LaunchError, MissingPackageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ class Program:
             limit_s: How long it may take.
 
         Raises:
-            LaunchError: It is not there, or takes too long.
+            MissingPackageError: It is not there.
+            LaunchError: It takes too long.
         """
         try:
             done = subprocess.run(
@@ -67,14 +68,14 @@ class Program:
                 check=False,
             )
         except FileNotFoundError as error:
-            raise LaunchError(f"{self.name} is not on PATH", self._missing) from error
+            raise MissingPackageError(f"{self.name} is not on PATH", self._missing) from error
         except subprocess.TimeoutExpired as error:
             raise LaunchError(
                 f"{self.name} {arguments[0]} did not end within {limit_s:g} s", f"run {self.name} info"
             ) from error
         return ProgramResult(done.returncode, done.stdout, done.stderr)
 
-    def demand(
+    def run_checked(
         self,
         *arguments: str,
         text: str = "",
@@ -84,6 +85,7 @@ class Program:
         """Run it and return its output.
 
         Raises:
+            MissingPackageError: It is not there.
             LaunchError: It failed; the message has its own words.
         """
         done = self.run(*arguments, text=text, environment=environment, limit_s=limit_s)

@@ -1,4 +1,4 @@
-"""One interface for the ways to run a server: show it, look for an older one, start it, end it."""
+"""One interface for the ways to run a server: describe it, look for an older one, start it, end it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Runtime(Protocol):
 
     launch: Launch
 
-    def shown(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """What would run, as JSON values without secrets."""
 
     def text(self) -> str:
@@ -61,12 +61,12 @@ class Runtime(Protocol):
     def remove(self, state: StateFolder) -> None:
         """End the one that is there already."""
 
-    def fields(self, running: Running) -> dict[str, object]:
+    def record_fields(self, running: Running) -> dict[str, object]:
         """What a record keeps of it: fields of ServerRecord."""
 
 
-def clear_way(runtime: Runtime, state: StateFolder, policy: IfExists) -> bool:
-    """Deal with a server of that name that is there already.
+def handle_existing(runtime: Runtime, state: StateFolder, policy: IfExists) -> bool:
+    """Refuse, remove or keep a server of that name that is there already.
 
     Returns:
         Whether it is to be used as it is.

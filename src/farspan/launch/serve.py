@@ -15,11 +15,11 @@ from typing import Any
 from farspan.diagnosis.examine import examine
 from farspan.engines.logs.findings import Severity
 from farspan.engines.logs.server_state import Hints
-from farspan.errors import LaunchError
+from farspan.errors import LaunchError, MissingPackageError
 from farspan.launch.docker import Docker
 from farspan.launch.kubernetes import Cluster, is_ready
 from farspan.launch.local import check_port
-from farspan.launch.runtime import IfExists, Running, Runtime, clear_way
+from farspan.launch.runtime import IfExists, Running, Runtime, handle_existing
 from farspan.launch.runtimes.process import end_process, is_alive
 from farspan.launch.server_records import ServerRecord, StateFolder
 from farspan.launch.start_watch import StartError, StartReport, StartupWatch, await_start
@@ -30,13 +30,13 @@ _PIECE_BYTES = 2**20
 
 
 class ServeWatcher:
-    """Told what happens; does nothing. Subclasses show it."""
+    """Its methods are called as a server starts. Subclasses show what happens; this one ignores it."""
 
     def step(self, line: str) -> None:
-        """Something was done."""
+        """Something was done, in the words of `line`."""
 
     def progress(self, seconds: float, watch: StartupWatch) -> None:
-        """The start goes on."""
+        """The start has gone on for so many seconds; `watch` knows its phases."""
 
     def ready(self, report: StartReport, record: ServerRecord) -> None:
         """The server answers."""
@@ -74,7 +74,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
     from farspan.planner.build_document import build_engine
 
     launch = runtime.launch
-    shown = runtime.shown()
+    command = runtime.describe()
     return {
         "runtime": launch.runtime,
         "engine": launch.engine.name,
@@ -83,7 +83,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
         "model": launch.files.name,
         "context": launch.context,
         "url": launch.url if launch.runtime != "kubernetes" else "",
-        **shown,
+        **command,
         "env_names": sorted(
             {*launch.command.env, *launch.files.env, *launch.secrets, *launch.command.secrets}
         ),
@@ -116,7 +116,7 @@ async def start_server(
         if_exists: What to do about an older one of that name.
         detach: Return once it answers and leave it running.
         ready_limit_s: Longest start in seconds; None for three times the planned one and ten minutes.
-        watcher: Told what happens.
+        watcher: Its methods are called as the start goes on.
         environment: Where the values of secrets are.
 
     Raises:
@@ -128,7 +128,7 @@ async def start_server(
     environment = os.environ if environment is None else environment
     launch = runtime.launch
     log = state.log_path(launch.name)
-    found = clear_way(runtime, state, if_exists)
+    found = handle_existing(runtime, state, if_exists)
     secrets = {inside: environment[outside] for inside, outside in launch.secrets.items()}
     if found:
         watcher.step(f"{launch.name} is there already: using it")
@@ -138,7 +138,7 @@ async def start_server(
             check_port(launch.host, launch.port)
         log.unlink(missing_ok=True)
         running = runtime.start(log, secrets)
-    keep, gone = found, False
+    stays, is_let_go = found, False
     try:
         record = _record(runtime, running)
         state.save(record)
@@ -166,24 +166,24 @@ async def start_server(
         watcher.ready(report, record)
         if detach:
             running.let_go()
-            keep = gone = True
+            stays = is_let_go = True
         else:
-            await _stay(running, hints)
+            await _wait_for_end(running, hints)
     finally:
-        if not keep:
+        if not stays:
             watcher.step(f"ending {launch.name}")
             running.end()
             state.remove(launch.name)
-        elif not gone:
+        elif not is_let_go:
             running.let_go()
     return RunningServer(record, report)
 
 
-async def _stay(running: Running, hints: Hints) -> None:
-    """Stay until the server ends, and say why it did."""
+async def _wait_for_end(running: Running, hints: Hints) -> None:
+    """Wait until the server ends, and raise why it did."""
     while running.exit_status is None:
         await asyncio.sleep(0.5)
-    report = examine(_pieces(running.log), hints)
+    report = examine(_read_pieces(running.log), hints)
     raise StartError(
         f"the server ended with status {running.exit_status} after it had been ready",
         f"read its log, {running.log}",
@@ -192,7 +192,7 @@ async def _stay(running: Running, hints: Hints) -> None:
     )
 
 
-def _pieces(log: Path) -> Iterator[bytes]:
+def _read_pieces(log: Path) -> Iterator[bytes]:
     with log.open("rb") as file:
         while data := file.read(_PIECE_BYTES):
             yield data
@@ -221,7 +221,7 @@ def _record(runtime: Runtime, running: Running) -> ServerRecord:
         "digest": runtime.fingerprint(),
         "key_variable": next((launch.secrets[n] for n in launch.command.secrets if n in launch.secrets), ""),
         "plan": figures,
-        **runtime.fields(running),
+        **runtime.record_fields(running),
     }
     return ServerRecord(**fields)
 
@@ -241,7 +241,7 @@ class ServerStatus:
     why: str = ""
 
 
-def look_up(record: ServerRecord) -> ServerStatus:
+def find_status(record: ServerRecord) -> ServerStatus:
     """Find out how a server is: whether what was started is still there, and whether it answers."""
     try:
         gone = _is_gone(record)
@@ -249,13 +249,13 @@ def look_up(record: ServerRecord) -> ServerStatus:
             ready = any(is_ready(pod) for pod in _cluster(record).pods(record.name))
             waiting = "starting" if record.ready_s is None else "not answering"
             return ServerStatus(record, "ready" if ready else waiting, "as its readiness probe says")
-    except LaunchError as error:
+    except (LaunchError, MissingPackageError) as error:
         return ServerStatus(record, "unknown", error.message)
     if gone:
         return ServerStatus(record, "gone", gone)
     if not record.url:
         return ServerStatus(record, "ready", "works for machine 0, which answers")
-    why = _ask(record.url)
+    why = _check_health(record.url)
     if why:
         return ServerStatus(record, "starting" if record.ready_s is None else "not answering", why)
     return ServerStatus(record, "ready" if record.ready_s is not None else "starting")
@@ -272,7 +272,7 @@ def _is_gone(record: ServerRecord) -> str:
     return "" if pods else "it has no pods"
 
 
-def _ask(url: str) -> str:
+def _check_health(url: str) -> str:
     """What is wrong with a server's health; empty when it answers."""
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=_ANSWER_S):

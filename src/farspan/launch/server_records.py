@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from farspan.errors import InputError
+from farspan.errors import InputError, NotFoundError
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?")
 
@@ -127,7 +127,8 @@ class StateFolder:
         """The record of that name, or the only one.
 
         Raises:
-            InputError: There is none, or several and no name.
+            NotFoundError: There is none.
+            InputError: There are several, and no name is given.
         """
         records = self.records()
         if name is None and len(records) == 1:
@@ -139,7 +140,7 @@ class StateFolder:
         if name is None and records:
             raise InputError("there are several servers", f"name one of {known}")
         what = "farspan has started no server" if name is None else f"there is no server {name!r}"
-        raise InputError(what, f"there are {known}" if known else "start one with farspan serve")
+        raise NotFoundError(what, f"there are {known}" if known else "start one with farspan serve")
 
     def remove(self, name: str) -> None:
         """Forget a server; its log stays."""

@@ -19,8 +19,8 @@ from farspan.planner.request import EnginePlan
 
 _READ_BYTES = 8 * 2**20
 _DYING_S = 20.0
-# The log reader's phases to ours: some are too short, or too vague, for a line of their own.
-_SHOWN = {
+# The phases of the log reader by the names shown: some are too short, or too vague, for a line of their own.
+_PHASE_NAMES = {
     StartPhase.CONFIG: "engine",
     StartPhase.ENGINE: "engine",
     StartPhase.DISTRIBUTED: "engine",
@@ -29,19 +29,6 @@ _SHOWN = {
     StartPhase.PROFILE: "profile",
     StartPhase.KV: "profile",
     StartPhase.GRAPHS: "graphs",
-}
-# The log reader's figures to the words the plan has for them; a word may go on (a number inside).
-_COMPARED = {
-    "weights_gib": ("weights, GiB a GPU", "Model loading took"),
-    "available_kv_gib": ("KV memory, GiB a GPU", "Available KV cache memory"),
-    "kv_cache_tokens": ("KV cache size, tokens", "GPU KV cache size"),
-    "max_concurrency": ("requests of the longest length", "Maximum concurrency for "),
-    "full_layer_tokens": ("tokens of full layers", "full_layer_tokens"),
-    "swa_layer_tokens": ("tokens of window layers", "swa_layer_tokens"),
-    "max_total_num_tokens": ("tokens of the KV pool", "max_total_num_tokens"),
-    "max_running_requests": ("requests at once", "max_running_requests"),
-    "context_len": ("longest request, tokens", "context_len"),
-    "free_when_ready_gib": ("free memory when ready, GiB", "available_gpu_mem"),
 }
 
 
@@ -86,7 +73,7 @@ class PhaseView:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ComparedFigure:
     """A figure the engine printed beside the plan's."""
 
     what: str
@@ -112,7 +99,7 @@ class StartReport:
 
     ready_s: float
     phases: tuple[PhaseView, ...]
-    compared: tuple[Compared, ...]
+    compared: tuple[ComparedFigure, ...]
     findings: tuple[Finding, ...]
 
 
@@ -135,7 +122,7 @@ class StartupWatch:
         self._reader = LogReader()
         self._doctor = Doctor(hints)
         self._offset = 0
-        self._grown = 0.0
+        self._last_growth = 0.0
         self._began: dict[str, float] = {}
         self._ended: dict[str, float] = {}
         self._dying: float | None = None
@@ -143,9 +130,9 @@ class StartupWatch:
     def read(self) -> None:
         """Read what the log has gained."""
         now = time.monotonic() - self._server.started
-        while data := self._gained():
+        while data := self._read_new():
             self._doctor.feed(self._reader.feed(data))
-            self._grown = now
+            self._last_growth = now
         self._note_phases(now)
 
     def finish(self) -> None:
@@ -170,9 +157,10 @@ class StartupWatch:
                     f"read its log, {self._server.log}",
                     self._server.tail(),
                 )
-        if self._grown and now - self._grown > self._expected.silence_s:
+        if self._last_growth and now - self._last_growth > self._expected.silence_s:
+            still = now - self._last_growth
             raise LaunchError(
-                f"the server hangs: its log has stood still for {now - self._grown:.0f} s in phase {self.current}",
+                f"the server hangs: its log has stood still for {still:.0f} s in phase {self.current}",
                 f"read its log, {self._server.log}",
                 self._server.tail(),
             )
@@ -180,7 +168,7 @@ class StartupWatch:
     @property
     def waits_for(self) -> str:
         """What keeps the engine from starting at all, as its runtime says; empty once it writes a log."""
-        return "" if self._grown else "".join(self._server.tail(1))
+        return "" if self._last_growth else "".join(self._server.tail(1))
 
     @property
     def current(self) -> str:
@@ -192,7 +180,9 @@ class StartupWatch:
         """Every phase, in order; those that take no time and were not seen are left out."""
         now = time.monotonic() - self._server.started
         entries = {
-            _SHOWN[entry.phase]: entry for entry in self._doctor.report().timeline if entry.phase in _SHOWN
+            _PHASE_NAMES[entry.phase]: entry
+            for entry in self._doctor.report().timeline
+            if entry.phase in _PHASE_NAMES
         }
         views = []
         for name, planned in self._expected.phases.items():
@@ -212,22 +202,23 @@ class StartupWatch:
             views.append(PhaseView(name, planned, took, ended is not None, percent, rate))
         return tuple(views)
 
-    def compared(self) -> tuple[Compared, ...]:
+    def compared(self) -> tuple[ComparedFigure, ...]:
         """What the engine printed, beside what the plan said it would."""
         figures = self._doctor.server_state.figures
         rows = []
-        for name, (what, word) in _COMPARED.items():
-            planned = next((value for key, value in self._printed.items() if key.startswith(word)), None)
-            if name in figures and planned is not None:
+        for figure in self._expected.figures:
+            named = (value for key, value in self._printed.items() if key.startswith(figure.printed))
+            planned = next(named, None)
+            if figure.logged in figures and planned is not None:
                 number = float(str(planned).split()[0])  # some plans say "27.80 GiB"
-                rows.append(Compared(what, number, figures[name]))
+                rows.append(ComparedFigure(figure.means, number, figures[figure.logged]))
         return tuple(rows)
 
     def findings(self) -> tuple[Finding, ...]:
         """What the doctor has found so far, the worst first."""
         return self._doctor.report().findings
 
-    def _gained(self) -> bytes:
+    def _read_new(self) -> bytes:
         try:
             with self._server.log.open("rb") as file:
                 file.seek(self._offset)
@@ -241,9 +232,9 @@ class StartupWatch:
         self._began.setdefault("engine", 0.0)
         names = list(self._expected.phases)
         seen = [
-            (_SHOWN[entry.phase], entry.done)
+            (_PHASE_NAMES[entry.phase], entry.done)
             for entry in self._doctor.report().timeline
-            if entry.phase in _SHOWN
+            if entry.phase in _PHASE_NAMES
         ]
         latest = max((names.index(name) for name, _ in seen), default=0)
         for name, done in seen:

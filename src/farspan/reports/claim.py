@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from farspan.measurement.analysis.comparison import Comparison, Difference, Row
+from farspan.measurement.analysis.spread import measure_throughput
 from farspan.measurement.analysis.summary import Point, list_points
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.runs.result import Result
@@ -24,6 +25,8 @@ from farspan.reports.trust_statement import (
 )
 from farspan.sizes import format_seconds, format_tokens
 
+# Mean time a token over median gap: further apart than this, one of them does not tell how the answer came.
+_AGREEMENT = 1.5
 # What came back when an answer is right, by the bench's tasks.
 _FOUND = {"needle": "needle found", "multi-needle": "every needle found", "count": "right count"}
 
@@ -160,35 +163,75 @@ def choose_figures(run: ReportRun) -> tuple[KeyFigure, ...]:
     figures.append(KeyFigure(name, format_tokens(reached), "tokens, as the server counts", length.verdict))
     slowest = slowest_point(results, reached)
     if slowest is not None:
-        figures += _choose_times(slowest, judge_times(answered), judge_cold(answered))
+        together = slowest.concurrency or count_together(run)
+        figures += _choose_times(slowest, judge_times(answered), judge_cold(answered), together)
+        figures += _choose_throughput(run, together)
     kv = find_kv(run)
     if kv is not None and kv.peak > 0:
         what = "memory the cache had taken" if kv.elastic else "held of a fixed pool"
         basis = TrustLevel.ASSUMED if kv.basis.startswith("the plan") else TrustLevel.PROVEN
         of = f"of {kv.write(kv.capacity)}; " if kv.capacity and kv.unit != "share" else ""
-        figures.append(KeyFigure("KV peak", kv.write(kv.peak), f"{of}{what}; {kv.basis}", basis))
+        before = kv.write_before(kv.before, kv.peak)
+        figures.append(KeyFigure("KV peak", kv.write(kv.peak), f"{of}{what}{before}; {kv.basis}", basis))
     return tuple(figures)
 
 
-def _choose_times(point: Point, times: Trust, cold: Trust) -> list[KeyFigure]:
-    """Take the times of the slowest depth; a warm or unproven prefill makes them no better than itself."""
-    verdict = cold.verdict if cold.verdict is TrustLevel.DOUBTFUL else times.verdict
+def count_together(run: ReportRun) -> int:
+    """Return how many requests were sent at a time; 1 where the run does not say."""
+    count = run.recorded.info.starts[-1].arguments.get("concurrency")
+    return count if isinstance(count, int) and count > 0 else 1
+
+
+def _choose_times(point: Point, times: Trust, cold: Trust, together: int) -> list[KeyFigure]:
+    """Take the times of the slowest depth; a warm or unproven prefill makes them no better than itself.
+
+    Among other requests the median gap hides the stalls that their prefills make, and TPOT has them: where the two
+    disagree, neither is called proven.
+    """
+    level, among = times.verdict, ""
+    if together > 1:
+        among = f", {together} requests at a time"
+        if level is TrustLevel.PROVEN and not _agree(point):
+            level = TrustLevel.UNKNOWN
+    verdict = cold.verdict if cold.verdict is TrustLevel.DOUBTFUL else level
     if verdict is TrustLevel.PROVEN and cold.verdict is TrustLevel.UNKNOWN:
         verdict = TrustLevel.UNKNOWN
     spread = "one request" if point.requests == 1 else f"median of {point.trusted or point.requests}"
     figures = []
     if point.ttft_s is not None:
         figures.append(
-            KeyFigure("TTFT there", format_seconds(point.ttft_s), f"slowest depth, {spread}", verdict)
+            KeyFigure("TTFT there", format_seconds(point.ttft_s), f"slowest depth, {spread}{among}", verdict)
         )
     if point.prefill_tokens_per_s is not None:
         rate = f"{point.prefill_tokens_per_s:,.0f}"
-        figures.append(KeyFigure("Prefill there", rate, "tokens/s, prompt over TTFT", verdict))
+        figures.append(KeyFigure("Prefill there", rate, f"tokens/s, prompt over TTFT{among}", verdict))
     if point.itl_s is not None:
         figures.append(
-            KeyFigure("ITL there", format_seconds(point.itl_s), "p50 between tokens", times.verdict)
+            KeyFigure("ITL there", format_seconds(point.itl_s), f"p50 between tokens{among}", level)
         )
+    if point.tpot_s is not None:
+        note = f"a token from the first to the last{among}"
+        figures.append(KeyFigure("TPOT there", format_seconds(point.tpot_s), note, level))
     return figures
+
+
+def _agree(point: Point) -> bool:
+    """Whether the median gap and the mean time a token are within a factor of each other."""
+    if not point.itl_s or not point.tpot_s:
+        return True
+    return 1 / _AGREEMENT <= point.tpot_s / point.itl_s <= _AGREEMENT
+
+
+def _choose_throughput(run: ReportRun, together: int) -> list[KeyFigure]:
+    """Take what the server did in all, where it had more than one request at a time."""
+    if together == 1 or not all(result.started_at for result in run.results):
+        return []
+    rates = measure_throughput(run.results, resumed=len(run.recorded.info.starts) > 1)
+    total, output, requests = rates["tokens_per_s"], rates["output_tokens_per_s"], rates["requests_per_s"]
+    if total is None or output is None or requests is None:
+        return []
+    note = f"tokens/s in and out: {output:,.1f} output tokens/s, {requests:,.3g} requests/s"
+    return [KeyFigure("Throughput", f"{total:,.0f}", note, TrustLevel.PROVEN)]
 
 
 def slowest_point(results: Sequence[Result], context: int) -> Point | None:

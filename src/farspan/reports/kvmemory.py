@@ -16,6 +16,10 @@ from farspan.sizes import GIB, format_bytes
 _MARGIN_S = 1.0
 
 
+# Less than this share of a peak is not worth a word.
+_NOTICED = 0.1
+
+
 @dataclass(frozen=True, slots=True)
 class KvHeld:
     """The KV cache's memory through time, in bytes of one GPU, or in tokens where bytes are not known.
@@ -27,6 +31,8 @@ class KvHeld:
         unit: `bytes`, `tokens`, or `share` (0 to 1).
         basis: Where the capacity comes from, in words.
         elastic: Whether `held` is memory taken from the device, which grows and shrinks.
+        before: What was held already when the first measured request began, such as prefixes of earlier runs; 0 where
+            a fixed pool counts requests alone.
     """
 
     held: tuple[Reading, ...]
@@ -35,6 +41,7 @@ class KvHeld:
     unit: str
     basis: str
     elastic: bool
+    before: float = 0.0
 
     @property
     def peak(self) -> float:
@@ -48,12 +55,17 @@ class KvHeld:
         return f"{value:,.0f} tokens" if self.unit == "tokens" else f"{value:.0%} of the pool"
 
     def summary(self) -> str:
-        """Say peak and capacity in a few words."""
+        """Say peak and capacity in a few words, and how much of the peak was there before."""
+        before = self.write_before(self.before, self.peak)
         if self.capacity is None or self.unit == "share":
-            return self.write(self.peak)
+            return f"{self.write(self.peak)}{before}"
         if self.unit == "bytes" and self.capacity >= 10 * GIB and self.peak >= GIB:
-            return f"{self.peak / GIB:.0f} of {self.capacity / GIB:.0f} GiB"
-        return f"{self.write(self.peak)} of {self.write(self.capacity)}"
+            return f"{self.peak / GIB:.0f} of {self.capacity / GIB:.0f} GiB{before}"
+        return f"{self.write(self.peak)} of {self.write(self.capacity)}{before}"
+
+    def write_before(self, before: float, peak: float) -> str:
+        """Say how much of a peak was held before; empty when it is little."""
+        return f" ({self.write(before)} of it before)" if before >= _NOTICED * peak else ""
 
 
 def find_kv(run: ReportRun) -> KvHeld | None:
@@ -62,7 +74,9 @@ def find_kv(run: ReportRun) -> KvHeld | None:
     if mapped:
         limits = run.readings("kv_capacity_bytes")
         capacity = max((reading.value for reading in limits), default=None)
-        return KvHeld(mapped, run.readings("kv_used_bytes"), capacity, "bytes", "the engine's metrics", True)
+        before = find_before(mapped, run.results)
+        used = run.readings("kv_used_bytes")
+        return KvHeld(mapped, used, capacity, "bytes", "the engine's metrics", True, before)
     usage = run.readings("kv_usage")
     pool, basis = _pool_bytes(run)
     if usage and pool is not None:
@@ -98,6 +112,15 @@ def find_peak(held: Sequence[Reading], results: Iterable[Result]) -> float | Non
         for reading in held[first:last]:
             most = reading.value if most is None else max(most, reading.value)
     return most
+
+
+def find_before(held: Sequence[Reading], results: Iterable[Result]) -> float:
+    """Return what was held just before the first of these requests began; 0 when nothing was read by then."""
+    began = min((time for result in results if (time := read_time(result.started_at))), default=None)
+    if began is None:
+        return 0.0
+    first = bisect_right([reading.time for reading in held], began)
+    return held[first - 1].value if first else 0.0
 
 
 def read_time(text: str) -> float | None:

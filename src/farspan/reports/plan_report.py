@@ -29,7 +29,7 @@ class PlanReport(ReportPage):
         title: Its heading.
         good: Whether all that was asked fits somewhere.
         sections: What it says of every plan.
-        figures: Names of key figures, and the figure of every plan, None where it has none.
+        figures: Names of key figures, and the figure of every one of `planned`, None where it has none.
         rows: Every context of every plan.
     """
 
@@ -39,6 +39,16 @@ class PlanReport(ReportPage):
     sections: tuple[PlanSection, ...]
     figures: tuple[tuple[str, tuple[KeyFigure | None, ...]], ...]
     rows: tuple[PlanTableRow, ...]
+
+    @property
+    def planned(self) -> tuple[PlanSection, ...]:
+        """What it says of the plans that are plans: of all, when every one was refused."""
+        return tuple(one for one in self.sections if not one.is_refused) or self.sections
+
+    @property
+    def refused(self) -> tuple[PlanSection, ...]:
+        """What it says of engines that cannot plan what others can."""
+        return tuple(one for one in self.sections if one not in self.planned)
 
     def draw_charts(self) -> list[Chart]:
         """Draw every chart there is data for.
@@ -71,10 +81,11 @@ def build_plan_report(plans: Sequence[PlanSeries], *, title: str = "") -> PlanRe
     """
     sections = tuple(build_plan_section(series) for series in plans)
     rows = [row for series in plans for row in list_plan_rows(series)]
+    planned = [one for one in sections if not one.is_refused] or sections
     return PlanReport(
         title=title or ", ".join(dict.fromkeys(series.model for series in plans)),
         good=any(series.fits for series in plans),
         sections=sections,
-        figures=align_figures([section.figures for section in sections]),
+        figures=align_figures([section.figures for section in planned]),
         rows=tuple(sorted(rows, key=lambda row: (row.row.context or 0, row.series.key))),
     )

@@ -37,6 +37,11 @@ class PlanSection:
         return self.series.name
 
     @property
+    def is_refused(self) -> bool:
+        """Whether the engine cannot plan any of it."""
+        return all(row.refused for row in self.series.rows)
+
+    @property
     def facts(self) -> tuple[tuple[str, str], ...]:
         """What was asked, and the flags that the plan answers with."""
         flags = self.series.command

@@ -15,7 +15,7 @@ from farspan.measurement.analysis.measures import PointKey, group_points
 from farspan.measurement.analysis.summary import Point, list_points
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.runs.result import Result
-from farspan.reports.kvmemory import find_kv, find_peak
+from farspan.reports.kvmemory import KvHeld, find_before, find_kv, find_peak
 from farspan.reports.report_run import ReportRun
 from farspan.reports.series import Series
 from farspan.reports.trust_statement import was_checked
@@ -157,7 +157,7 @@ def _rows_of(
                 run=run,
                 point=point,
                 output_tokens=_most_frequent([result.output_tokens for result in results]),
-                kv=kv.write(peak) if kv and peak is not None else "",
+                kv=_write_peak(kv, peak, results),
                 expected_s=planned.expected_s if planned else None,
                 floor_s=planned.floor_s if planned else None,
                 ratio=write_ratio(ratio),
@@ -166,6 +166,14 @@ def _rows_of(
             )
         )
     return rows
+
+
+def _write_peak(kv: KvHeld | None, peak: float | None, results: Sequence[Result]) -> str:
+    """Say what the KV cache held at the most, and what of it was there before these requests."""
+    if kv is None or peak is None:
+        return ""
+    before = kv.write_before(find_before(kv.held, results), peak) if kv.elastic else ""
+    return f"{kv.write(peak)}{before}"
 
 
 def explain_failures(run: ReportRun, results: Sequence[Result]) -> tuple[FailureRow, ...]:

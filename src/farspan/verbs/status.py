@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from farspan.launch.serve import ServerStatus, look_up
+from farspan.launch.serve import ServerStatus, find_status
 from farspan.launch.server_records import StateFolder
 
 
@@ -43,4 +43,4 @@ def status(name: str | None = None, *, state: StateFolder | None = None) -> Serv
     """
     state = state or StateFolder()
     records = [state.find(name)] if name else state.records()
-    return ServerStatuses(tuple(look_up(record) for record in records))
+    return ServerStatuses(tuple(find_status(record) for record in records))

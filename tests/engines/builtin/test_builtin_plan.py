@@ -6,7 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from farspan.engines.builtin.plan import bytes_of, cache_size, longest_sequence, plan_builtin
+from farspan.engines.builtin.flags import read_flags
+from farspan.engines.builtin.layout import cache_size
+from farspan.engines.builtin.plan import plan_builtin
+from farspan.engines.builtin.pool import bytes_of, longest_sequence
 from farspan.errors import InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.kv.formats import KVFormat
@@ -46,24 +49,31 @@ def request(
     return replace(PlanRequest(model, find_gpu(gpu), 1, 1, context), **changes)  # type: ignore[arg-type]
 
 
+def size_of(model: ModelSpec, step: int, capacity_bytes: int, *, fp8: bool = False) -> CacheSize:
+    """The sizes as the planner works them out for a server's flags."""
+    dtype = KvDtype.FP8_E4M3 if fp8 else KvDtype.AUTO
+    flags = {"--max-num-batched-tokens": str(step)}
+    return cache_size(model, read_flags(request(model, kv_dtype=dtype, engine_flags=flags)), capacity_bytes)
+
+
 @pytest.mark.parametrize("model", [LLAMA, SCOUT], ids=["llama", "scout"])
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("step", [512, 2048, 8192, 20000])
 def test_the_cache_is_sized_as_the_engine_sizes_it(model: ModelSpec, step: int, fp8: bool) -> None:
-    size = cache_size(model, 2, step, 40 * GIB, fp8=fp8)
+    size = size_of(model, step, 40 * GIB, fp8=fp8)
     assert size == engines_size(model, step, size.segment_bytes, fp8=fp8)
     assert size.segment_bytes % (2 * 2**20) == 0, "a CUDA device gives memory in units of 2 MiB"
 
 
 def test_the_longest_sequence_is_the_last_that_fits() -> None:
-    size = cache_size(SCOUT, 2, 2048, 3 * GIB)
+    size = size_of(SCOUT, 2048, 3 * GIB)
     longest = longest_sequence(size, 3 * GIB)
     assert size.needed_bytes(longest) <= 3 * GIB < size.needed_bytes(longest + 1)
     assert longest_sequence(size, 0) == 0
 
 
 def test_a_local_layer_needs_a_chunk_and_a_step_not_the_context() -> None:
-    size = cache_size(SCOUT, 2, 2048, 40 * GIB)
+    size = size_of(SCOUT, 2048, 40 * GIB)
     full, local = size.pages(1_000_000)
     assert full == 62_500
     assert local == (8192 + 2048) // 16 + 1
@@ -136,7 +146,7 @@ def test_too_many_requests_at_once() -> None:
 
 def test_fp8_halves_what_keys_and_values_take_but_for_their_scales() -> None:
     plain, fp8 = plan_builtin(request()), plan_builtin(request(kv_dtype=KvDtype.FP8_E4M3))
-    size = cache_size(LLAMA, 2, 2048, 20 * GIB, fp8=True)
+    size = size_of(LLAMA, 2048, 20 * GIB, fp8=True)
     assert size.row_bytes == 2 * 8 * 128 + 2 * 8 * 4
     assert fp8.capacity_tokens == pytest.approx(plain.capacity_tokens * 4096 / 2112, rel=0.02)
     assert ("--kv-cache-dtype", "fp8_e4m3") in list(zip(fp8.flags, fp8.flags[1:], strict=False))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from farspan.engines.engine import Engine
 from farspan.engines.sglang.command import IMAGE_PROGRAM, KEY_VARIABLE, live_path, sglang_command
-from farspan.engines.sglang.start_phases import START_SECONDS
+from farspan.engines.sglang.start_phases import START_FIGURES, START_SECONDS
 
 if TYPE_CHECKING:
     from farspan.engines.command import EngineCommand, Listen, Nodes
@@ -107,6 +107,7 @@ ENGINE = Sglang(
     # (sglang 0.5.6.post2 to 0.5.23 srt/entrypoints/http_server.py: health_generate).
     environment={"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0"},
     start_seconds=START_SECONDS,
+    start_figures=START_FIGURES,
     shell_program=(*IMAGE_PROGRAM, "--model-path", "{model}"),
     metric_prefix=b"sglang:",
     metrics_hint="start SGLang with --enable-metrics",

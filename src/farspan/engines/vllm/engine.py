@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from farspan.engines.engine import Engine
 from farspan.engines.vllm.command import KEY_VARIABLE, vllm_command
-from farspan.engines.vllm.start_phases import START_SECONDS
+from farspan.engines.vllm.start_phases import START_FIGURES, START_SECONDS
 from farspan.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ ENGINE = Vllm(
         "enable_prefix_caching",
     ),
     start_seconds=START_SECONDS,
+    start_figures=START_FIGURES,
+    kernel_folder="/root/.cache/vllm",
     shell_program=("vllm", "serve", "{model}"),
     metric_prefix=b"vllm:",
 )

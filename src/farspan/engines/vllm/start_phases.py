@@ -1,8 +1,8 @@
-"""How long the phases of a start of vLLM take."""
+"""How long the phases of a start of vLLM take, and what it prints meanwhile."""
 
 from __future__ import annotations
 
-from farspan.engines.engine import StartSeconds
+from farspan.engines.engine import StartFigure, StartSeconds
 
 START_SECONDS = StartSeconds(
     engine=37.0,
@@ -10,4 +10,10 @@ START_SECONDS = StartSeconds(
     profile=22.0,
     graphs=13.0,
     basis="the other phases as one start of Scout on 8x H200 took",
+)
+START_FIGURES = (
+    StartFigure("weights_gib", "weights, GiB a GPU", "Model loading took"),
+    StartFigure("available_kv_gib", "KV memory, GiB a GPU", "Available KV cache memory"),
+    StartFigure("kv_cache_tokens", "KV cache size, tokens", "GPU KV cache size"),
+    StartFigure("max_concurrency", "requests of the longest length", "Maximum concurrency for "),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from farspan.launch.docker import DockerOptions
 from farspan.launch.manifest import ClusterOptions
-from farspan.launch.prepare_launch import Prepared
+from farspan.launch.prepare_launch import PreparedLaunch
 from farspan.launch.runtime import Runtime
 from farspan.launch.runtimes.cluster import ClusterRuntime
 from farspan.launch.runtimes.container import DockerRuntime
@@ -12,7 +12,7 @@ from farspan.launch.runtimes.process import LocalRuntime
 
 
 def choose_runtime(
-    prepared: Prepared, docker: DockerOptions, cluster: ClusterOptions, context: str = ""
+    prepared: PreparedLaunch, docker: DockerOptions, cluster: ClusterOptions, context: str = ""
 ) -> Runtime:
     """The runtime of a prepared server."""
     if prepared.launch.runtime == "docker":

@@ -8,7 +8,7 @@ from pathlib import Path
 from farspan.launch.kubernetes import Cluster, ClusterServer
 from farspan.launch.launch_spec import Launch
 from farspan.launch.manifest import ClusterOptions, manifest_text, manifests
-from farspan.launch.prepare_launch import Prepared
+from farspan.launch.prepare_launch import PreparedLaunch
 from farspan.launch.runtime import Running
 from farspan.launch.server_records import StateFolder
 
@@ -16,13 +16,13 @@ from farspan.launch.server_records import StateFolder
 class ClusterRuntime:
     """A Deployment or LeaderWorkerSet, and a Service."""
 
-    def __init__(self, prepared: Prepared, options: ClusterOptions, context: str) -> None:
+    def __init__(self, prepared: PreparedLaunch, options: ClusterOptions, context: str) -> None:
         self.launch = prepared.launch
         self._objects = manifests(prepared.launch, options, prepared.worker)
         self._cluster = Cluster(context, options.namespace)
         self._several = prepared.worker is not None
 
-    def shown(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """Return what would run."""
         return {
             "manifest": self._objects,
@@ -60,7 +60,7 @@ class ClusterRuntime:
         self._cluster.delete(self.launch.name, several_nodes=self._several)
         state.remove(self.launch.name)
 
-    def fields(self, running: Running) -> dict[str, object]:  # noqa: ARG002
+    def record_fields(self, running: Running) -> dict[str, object]:  # noqa: ARG002
         """Return what a record keeps."""
         return {"cluster": {**self._cluster.record, "several_nodes": str(self._several)}}
 

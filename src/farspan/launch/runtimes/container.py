@@ -24,7 +24,7 @@ class DockerRuntime:
         if options.compile_cache is not None:
             self._folders.append(options.compile_cache)
 
-    def shown(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """Return what would run."""
         files, command = self.launch.files, self.launch.command
         return {
@@ -50,18 +50,18 @@ class DockerRuntime:
         """Start it."""
         for folder in self._folders:
             folder.mkdir(parents=True, exist_ok=True)  # docker would make it, as root
-        will = OnParentDeath(self._docker.removal(self.launch.name))
+        removal = OnParentDeath(self._docker.removal(self.launch.name))
         try:
             container = self._docker.start(self._argv, secrets)
             if container:
                 # From here on its id, so that a later container of that name is never meant.
-                will, by_name = OnParentDeath(self._docker.removal(container)), will
+                removal, by_name = OnParentDeath(self._docker.removal(container)), removal
                 by_name.dismiss()
         except BaseException:
             self._docker.stop(self.launch.name)  # one that could not start is there all the same
-            will.dismiss()
+            removal.dismiss()
             raise
-        return DockerRun(self._docker, self.launch, log, will)
+        return DockerRun(self._docker, self.launch, log, removal)
 
     def attach(self, log: Path, state: StateFolder) -> DockerRun:  # noqa: ARG002
         """Watch what is there."""
@@ -75,7 +75,7 @@ class DockerRuntime:
         self._docker.stop(self.launch.name)
         state.remove(self.launch.name)
 
-    def fields(self, running: Running) -> dict[str, object]:  # noqa: ARG002
+    def record_fields(self, running: Running) -> dict[str, object]:  # noqa: ARG002
         """Return what a record keeps."""
         return {"container": self.launch.name}
 
@@ -83,10 +83,12 @@ class DockerRuntime:
 class DockerRun(DockerServer):
     """A container and what may be done with it."""
 
-    def __init__(self, docker: Docker, launch: Launch, log: Path, will: OnParentDeath | None = None) -> None:
+    def __init__(
+        self, docker: Docker, launch: Launch, log: Path, removal: OnParentDeath | None = None
+    ) -> None:
         super().__init__(docker, launch.name, log)
         self.url = launch.url
-        self._will = will
+        self._removal = removal
 
     def let_go(self) -> None:
         """Stop watching; the server stays."""
@@ -100,5 +102,5 @@ class DockerRun(DockerServer):
         self._dismiss()
 
     def _dismiss(self) -> None:
-        if self._will is not None:
-            self._will.dismiss()
+        if self._removal is not None:
+            self._removal.dismiss()

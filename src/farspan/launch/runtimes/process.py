@@ -25,7 +25,7 @@ class LocalRuntime:
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
 
-    def shown(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """Return what would run."""
         command = self.launch.command
         return {
@@ -65,7 +65,7 @@ class LocalRuntime:
         end_process(state.find(self.launch.name))
         state.remove(self.launch.name)
 
-    def fields(self, running: Running) -> dict[str, object]:
+    def record_fields(self, running: Running) -> dict[str, object]:
         """Return what a record keeps."""
         assert isinstance(running, (LocalRun, FoundProcess))
         return {"pid": running.pid, "pid_started": process_start(running.pid)}

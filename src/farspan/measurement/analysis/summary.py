@@ -49,6 +49,7 @@ class Point:
     statuses: dict[str, int]
     labels: tuple[str, ...]
     concurrency: int | None = None
+    tpot_s: float | None = None
 
 
 def list_points(results: Sequence[Result]) -> tuple[Point, ...]:
@@ -74,6 +75,7 @@ def _sum_up(key: PointKey, results: Sequence[Result]) -> Point:
         ttft_s=middle("ttft"),
         prefill_tokens_per_s=middle("prefill_rate"),
         itl_s=middle("itl"),
+        tpot_s=middle("tpot"),
         e2e_s=middle("e2e"),
         recall=fmean(scores) if scores else None,
         statuses=dict(Counter(result.status.value for result in results)),
