@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from farspan.kv.interface import LayerRetention, SequenceKV
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.kvcache import ElasticKVCache
-from farspan.kv.tree.prefixes import PrefixStore
+from farspan.kv.prefixes import PrefixStore
 from farspan.sizes import GIB, parse_tokens
 from kv_tables import eviction, restored
 

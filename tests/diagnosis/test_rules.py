@@ -124,3 +124,18 @@ def test_the_worst_comes_first() -> None:
     for name in _names():
         severities = [finding.severity for finding in _report(name).findings]
         assert severities == sorted(severities, key=list(Severity).index)
+
+
+def test_out_of_memory_while_serving_names_the_flags_of_the_engine_or_of_all() -> None:
+    failure = (EVIDENCE / "cuda-oom-serving.log").read_bytes()
+    (found,) = [one for one in examine([failure]).findings if one.id == "cuda-oom-serving"]
+    assert found.fix[0] == "--gpu-memory-utilization 0.90: leaves more for activations"
+    assert not any("--mem-fraction-static" in step for step in found.fix)
+    nameless = b"Application startup complete.\n" + b"".join(
+        line.split(b"] ", 1)[-1] for line in failure.splitlines(keepends=True)[3:]
+    )
+    (found,) = [one for one in examine([nameless]).findings if one.id == "cuda-oom-serving"]
+    assert {step.split(":")[0] for step in found.fix} >= {
+        "--gpu-memory-utilization 0.85",
+        "a lower --mem-fraction-static",
+    }

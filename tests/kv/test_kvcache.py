@@ -13,232 +13,27 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
 
-from farspan.kv.interface import KVCacheError, NoRoomError, SequenceKV, retentions
+from farspan.kv.interface import NoRoomError, SequenceKV, retentions
 from farspan.kv.kv_options import KVOptions
-from farspan.kv.kvcache import ElasticKVCache
 from farspan.kv.memory.drivers.driver import Memory
 from farspan.kv.memory.drivers.host import HostDriver
 from farspan.kv.memory.pages import PagePool
 from farspan.kv.tree.radix import RadixTree
-
-HEADS, DIM = 1, 4
-STEP = 40
-MIB = 2**20
-CPU = torch.device("cpu")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def new_cache(
-    chunks: tuple[int | None, ...],
-    options: KVOptions,
-    clock: Clock | None = None,
-    driver: HostDriver | None = None,
-) -> ElasticKVCache:
-    return ElasticKVCache(
-        layers=retentions(chunks),
-        num_kv_heads=HEADS,
-        head_dim=DIM,
-        dtype=torch.float32,
-        device=CPU,
-        max_step_tokens=STEP,
-        options=options,
-        clock=clock or Clock(),
-        driver=driver,
-    )
-
-
-def content(tokens: list[int], layer: int, start: int, stop: int, salt: int = 0) -> torch.Tensor:
-    """Return a value for each position that other histories, layers and namespaces do not have."""
-    state, values = 7919 * (layer + 1) + salt, []
-    for token in tokens[:stop]:
-        state = (state * 31 + token + 1) % 1_000_003
-        values.append(state)
-    lanes = torch.arange(HEADS * DIM, dtype=torch.float32).reshape(1, HEADS, DIM) / 8
-    return torch.tensor(values[start:], dtype=torch.float32)[:, None, None] + lanes
-
-
-class CacheMachine(RuleBasedStateMachine):
-    """Opens, computes, reads and closes sequences of few tokens, so that prefixes are shared all the time."""
-
-    chunks: tuple[int | None, ...] = (None, 16, 32, None)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock = Clock()
-        self.open: dict[int, tuple[SequenceKV, list[int], int, int]] = {}
-        self.names = 0
-        self.history: list[list[int]] = []
-
-    @initialize(
-        page=st.sampled_from([1, 4, 16]),
-        host=st.booleans(),
-        keep=st.sampled_from([None, 0.0, 10.0]),
-        segments=st.integers(1, 4),
-    )
-    def start(self, page: int, host: bool, keep: float | None, segments: int) -> None:
-        self.page = page
-        # The host driver grows by 4 KiB: 128 positions of 32 bytes a layer, so a cap of a few hundred positions.
-        self.cache = new_cache(
-            self.chunks,
-            KVOptions(
-                capacity_gib=len(self.chunks) * segments * 4096 / 2**30,
-                page_tokens=page,
-                host_gib=256 * 1024 / 2**30 if host else 0.0,
-                keep_prefixes_s=keep,
-                quiet_s=5.0,
-            ),
-            self.clock,
-        )
-
-    @rule(data=st.data(), extra=st.integers(0, 60), salt=st.integers(0, 1))
-    def open_sequence(self, data: st.DataObject, extra: int, salt: int) -> None:
-        stem = data.draw(st.sampled_from(self.history)) if self.history else []
-        cut = data.draw(st.integers(0, len(stem)))
-        tokens = stem[:cut] + data.draw(st.lists(st.integers(0, 1), min_size=1, max_size=80))
-        try:
-            sequence = self.cache.open(np.array(tokens, np.int32), len(tokens) + extra, bytes([salt]))
-        except KVCacheError:
-            return
-        if sequence is None:
-            assert self.open, "an empty cache refused what fits it"
-            return
-        assert sequence.cached_tokens == sequence.length < len(tokens)
-        self.open[self.names] = (sequence, tokens, len(tokens) + extra, salt)
-        self.read(self.names)
-        self.names += 1
-
-    @rule(data=st.data(), salt=st.sampled_from([0, 0, 1]), seed=st.integers(0, 5), cut=st.floats(0, 1))
-    def serve(self, data: st.DataObject, salt: int, seed: int, cut: float) -> None:
-        """Open a sequence, compute all of it and close it: its prefix stays, or pushes an older one out."""
-        stem = data.draw(st.sampled_from(self.history)) if self.history else []
-        fresh = np.random.default_rng(seed).integers(0, 2, 20 + 20 * seed).tolist()
-        tokens = stem[: int(cut * len(stem))] + fresh
-        try:
-            sequence = self.cache.open(np.array(tokens, np.int32), len(tokens), bytes([salt]))
-        except KVCacheError:
-            return
-        if sequence is None:
-            assert self.open, "an empty cache refused what fits it"
-            return
-        name = self.names
-        self.names += 1
-        self.open[name] = (sequence, tokens, len(tokens), salt)
-        self.read(name)
-        while sequence.length < len(tokens):
-            self.advance(name, min(STEP, len(tokens) - sequence.length))
-        del self.open[name]
-        self.history.append(tokens)
-        sequence.close()
-
-    @precondition(lambda self: self.open)
-    @rule(data=st.data(), count=st.integers(1, STEP))
-    def compute(self, data: st.DataObject, count: int) -> None:
-        name = data.draw(st.sampled_from(sorted(self.open)))
-        sequence, tokens, limit, _ = self.open[name]
-        start = sequence.length
-        if start + count > limit:
-            with pytest.raises(KVCacheError, match="was opened for"):
-                sequence.append(count)
-            return
-        missing = start + count - len(tokens)
-        if missing > 0:
-            tokens += data.draw(st.lists(st.integers(0, 1), min_size=missing, max_size=missing))
-        self.advance(name, count)
-
-    def advance(self, name: int, count: int) -> None:
-        sequence, tokens, _, salt = self.open[name]
-        start = sequence.length
-        sequence.append(count)  # what was admitted has its room: no neighbour takes memory here
-        for layer in range(len(self.chunks)):
-            value = content(tokens, layer, start, start + count, salt)
-            sequence.write(layer, start, value, -value)
-        self.read(name, start)
-        sequence.computed(np.array(tokens[start : start + count], np.int32))
-        self.read(name)
-
-    @precondition(lambda self: self.open)
-    @rule(data=st.data())
-    def close_sequence(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.open)))
-        sequence, tokens, _, _ = self.open.pop(name)
-        self.history.append(tokens)
-        sequence.close()
-        sequence.close()
-
-    @rule(seconds=st.sampled_from([0.1, 6.0, 20.0]))
-    def wait(self, seconds: float) -> None:
-        self.clock.now += seconds
-        self.cache.tick()
-
-    @rule()
-    def reset(self) -> None:
-        self.cache.reset_prefixes()
-
-    def read(self, name: int, position: int | None = None) -> None:
-        """Read all that a query at `position`, by default the next, needs in every layer."""
-        sequence, tokens, _, salt = self.open[name]
-        position = sequence.length if position is None else position
-        for layer, chunk in enumerate(self.chunks):
-            first = 0 if chunk is None else position // chunk * chunk
-            if first >= sequence.length:
-                continue
-            runs = list(sequence.runs(layer, first, sequence.length))
-            expected = content(tokens, layer, first, sequence.length, salt)
-            assert torch.equal(torch.cat([run.key for run in runs]), expected)
-            assert torch.equal(torch.cat([run.value for run in runs]), -expected)
-
-    @invariant()
-    def books_balance(self) -> None:
-        if not hasattr(self, "cache"):
-            return
-        self.cache.check_integrity()
-        statistics = self.cache.statistics()
-        assert statistics.sequences == len(self.open)
-        assert statistics.tokens == sum(sequence.length for sequence, *_ in self.open.values())
-        assert statistics.held_bytes <= statistics.used_bytes <= statistics.mapped_bytes
-        assert statistics.mapped_bytes <= statistics.capacity_bytes
-
-    @invariant()
-    def everything_open_is_intact(self) -> None:
-        for name in self.open:
-            self.read(name)
-
-    def teardown(self) -> None:
-        if not hasattr(self, "cache"):
-            return
-        for sequence, *_ in self.open.values():
-            sequence.close()
-        self.cache.reset_prefixes()
-        assert self.cache.statistics().used_bytes == 0
-        self.clock.now += 100
-        self.cache.tick()
-        self.clock.now += 100
-        self.cache.tick()
-        assert self.cache.statistics().mapped_bytes == len(self.chunks) * 4096
-        self.cache.close()
+from kv_machine import DIM, HEADS, MIB, STEP, CacheMachine, Clock, new_cache
 
 
 class FullMachine(CacheMachine):
     """Full attention only, as in Llama 3."""
 
-    chunks = (None, None)
+    layers = retentions((None, None))
 
 
 class LocalMachine(CacheMachine):
     """No layer keeps everything: nothing can be shared."""
 
-    chunks = (16, 16)
+    layers = retentions((16, 16))
 
 
 TestCache = CacheMachine.TestCase
@@ -261,7 +56,7 @@ def compute_all(sequence: SequenceKV, tokens: NDArray[np.int32], layers: int) ->
 
 
 def test_local_layers_hold_a_chunk_not_the_prompt() -> None:
-    cache = new_cache((64,), KVOptions(capacity_gib=1.0, segment_mib=1))
+    cache = new_cache(retentions((64,)), KVOptions(capacity_gib=1.0, segment_mib=1))
     sequence = cache.open(np.zeros(100_000, np.int32), 100_000)
     assert sequence is not None
     held = []
@@ -273,7 +68,7 @@ def test_local_layers_hold_a_chunk_not_the_prompt() -> None:
 
 
 def test_reading_what_is_gone_or_not_yet_there_is_a_mistake() -> None:
-    cache = new_cache((64,), KVOptions(capacity_gib=0.1))
+    cache = new_cache(retentions((64,)), KVOptions(capacity_gib=0.1))
     sequence = cache.open(np.zeros(200, np.int32), 200)
     assert sequence is not None
     sequence.append(150)
@@ -286,7 +81,7 @@ def test_reading_what_is_gone_or_not_yet_there_is_a_mistake() -> None:
 
 
 def test_a_second_request_finds_what_the_first_computed_also_while_it_runs() -> None:
-    cache = new_cache((None, 64), KVOptions(capacity_gib=0.1))
+    cache = new_cache(retentions((None, 64)), KVOptions(capacity_gib=0.1))
     tokens = np.arange(1000, dtype=np.int32)
     first = cache.open(tokens, 1000)
     assert first is not None
@@ -307,7 +102,7 @@ def test_a_second_request_finds_what_the_first_computed_also_while_it_runs() -> 
 def test_memory_grows_with_requests_and_goes_back_after_the_quiet_time() -> None:
     clock, driver = Clock(), HostDriver()
     options = KVOptions(capacity_gib=0.25, segment_mib=1, quiet_s=5.0, keep_prefixes_s=2.0)
-    cache = new_cache((None,), options, clock, driver)
+    cache = new_cache(retentions((None,)), options, clock, driver)
     assert driver.physical_bytes() == MIB, "one segment a layer"
     tokens = np.arange(1_000_000, dtype=np.int32)
     sequence = cache.open(tokens, len(tokens))
@@ -332,7 +127,9 @@ def test_memory_grows_with_requests_and_goes_back_after_the_quiet_time() -> None
 
 def test_prefixes_that_leave_the_device_come_back_from_the_host() -> None:
     clock = Clock()
-    cache = new_cache((None, 64), KVOptions(capacity_gib=0.1, host_gib=0.05, keep_prefixes_s=1.0), clock)
+    cache = new_cache(
+        retentions((None, 64)), KVOptions(capacity_gib=0.1, host_gib=0.05, keep_prefixes_s=1.0), clock
+    )
     tokens = np.arange(1000, dtype=np.int32)
     first = cache.open(tokens, 1000)
     assert first is not None
@@ -355,7 +152,7 @@ def test_prefixes_that_leave_the_device_come_back_from_the_host() -> None:
 def test_memory_does_not_wander_between_kinds_and_runs_stay_long() -> None:
     """A second prompt that lives on what it evicts of the first takes few, long runs; its layers keep their memory."""
     length, chunk = 200_000, 512
-    cache = new_cache((None, chunk, chunk, chunk), KVOptions(capacity_gib=0.0085))
+    cache = new_cache(retentions((None, chunk, chunk, chunk)), KVOptions(capacity_gib=0.0085))
     draw = np.random.default_rng(1)
     evictions = 0
     evict = RadixTree.victims
@@ -391,7 +188,7 @@ class Neighbour(HostDriver):
 
 def test_a_neighbour_that_takes_the_memory_is_no_crash() -> None:
     driver = Neighbour()
-    cache = new_cache((None,), KVOptions(capacity_gib=0.1, segment_mib=1), driver=driver)
+    cache = new_cache(retentions((None,)), KVOptions(capacity_gib=0.1, segment_mib=1), driver=driver)
     tokens = np.arange(100_000, dtype=np.int32)
     sequence = cache.open(tokens, len(tokens))
     assert sequence is not None
@@ -412,7 +209,7 @@ def test_whether_a_request_fits_is_asked_of_no_page_pool(monkeypatch: pytest.Mon
     def surrenderable(pool: PagePool) -> int:
         raise AssertionError("a page pool was asked")
 
-    cache = new_cache((None, 16), KVOptions(capacity_gib=0.01))
+    cache = new_cache(retentions((None, 16)), KVOptions(capacity_gib=0.01))
     monkeypatch.setattr(PagePool, "surrenderable", surrenderable)
     assert cache.check_fits(8) > 0
     cache.close()

@@ -164,7 +164,7 @@ def test_a_wrong_answer_exits_with_1(run: Any, recall: ScriptedServer) -> None:
         (["--repeats", "0"], "--repeats is 0"),
         (["--task", "cooking"], "cooking"),
         (["--retry-failed"], "--resume"),
-        (["--concurrency", "x"], "not a valid integer"),
+        (["--concurrency", "x"], "not a number of requests"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_sent(

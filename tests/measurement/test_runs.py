@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -129,3 +130,40 @@ def test_an_unreadable_run_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(InputError, match=r"run\.json"):
         load_run(tmp_path)
+
+
+def test_results_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    """`most_at_once` was called `company`; there was no concurrency of a request, and no note of what had left."""
+    result = make_result(most_at_once=8)
+    with open_at(tmp_path) as store:
+        store.add(result)
+    path = tmp_path / "requests.jsonl"
+    document = orjson.loads(path.read_bytes())
+    document["company"] = document.pop("most_at_once")
+    del document["concurrency"]
+    path.write_bytes(orjson.dumps(document) + b"\n")
+    (tmp_path / "sent.jsonl").unlink()
+    assert load_run(tmp_path).results == (result,)
+    with open_at(tmp_path, resume=True) as store:
+        assert not store.times_sent
+
+
+def test_a_later_start_knows_what_had_left(tmp_path: Path) -> None:
+    one, two = make_result().job, make_result(repeat=1).job
+    with open_at(tmp_path) as store:
+        store.note_sent(one)
+        store.note_sent(two)
+        store.add(make_result())
+    with (tmp_path / "sent.jsonl").open("ab") as file:
+        file.write(b'{"context":1')  # torn by a crash
+    with open_at(tmp_path, resume=True) as store:
+        assert (store.times_sent[one], store.times_sent[two], store.times_sent[replace(one, repeat=7)]) == (
+            1,
+            1,
+            0,
+        )
+        store.note_sent(two)
+    with open_at(tmp_path, resume=True) as store:
+        assert store.times_sent[two] == 2
+    assert one.with_fresh_seed(0) == one
+    assert len({one.with_fresh_seed(n).prompt_seed for n in range(4)}) == 4

@@ -87,3 +87,26 @@ def test_arrivals_have_the_rate_and_the_burstiness_asked_for() -> None:
         # A gamma distribution of shape k has a coefficient of variation of 1/sqrt(k).
         assert gaps.std() / gaps.mean() == pytest.approx(burstiness**-0.5, rel=0.06)
     assert plan_arrivals(5, rate=1, burstiness=1, seed=1) != plan_arrivals(5, rate=1, burstiness=1, seed=2)
+
+
+def test_a_sweep_goes_through_one_context_at_one_concurrency_after_another() -> None:
+    jobs = plan_jobs(
+        contexts=(1000, 2000), depths=(0.1, 0.9), repeats=2, seed=3, output_tokens=4, concurrencies=(1, 8),
+        warmup=1, cooldown=2,
+    )  # fmt: skip
+    measured = [job for job in jobs if job.phase is LoadPhase.MEASURED]
+    blocks = list(dict.fromkeys((job.concurrency, job.context) for job in measured))
+    assert blocks == [(1, 1000), (1, 2000), (8, 1000), (8, 2000)]
+    assert [len([job for job in measured if (job.concurrency, job.context) == b]) for b in blocks] == [
+        4,
+        4,
+        8,
+        8,
+    ]
+    assert [job.phase for job in (jobs[0], *jobs[-2:])] == [LoadPhase.WARMUP] + [LoadPhase.COOLDOWN] * 2
+    assert len({job.prompt_seed for job in jobs}) == len(set(jobs)) == len(jobs), "no prompt is sent twice"
+    drawn = plan_jobs(
+        lengths=parse_lengths("uniform:1k,2k"), depths=(0.5,), repeats=1, requests=5, seed=3, output_tokens=4,
+        concurrencies=(2, 4),
+    )  # fmt: skip
+    assert [job.concurrency for job in drawn] == [2] * 5 + [4] * 5

@@ -96,8 +96,8 @@ def test_scouts_full_layers_are_every_fourth_and_have_no_rope() -> None:
         ("torch_dtype", "float4", "field torch_dtype is 'float4'"),
         ("rope_scaling", {"rope_type": "magic"}, "field rope_scaling.rope_type is 'magic'"),
         ("rope_scaling", {"rope_type": "yarn", "wobble": 1}, "field rope_scaling.wobble"),
-        ("quantization_config", {"quant_method": "bitsandbytes"}, "quant_method is 'bitsandbytes'"),
-        ("mlp_bias", True, "field mlp_bias is True"),
+        ("quantization_config", {"quant_method": "squeezellm"}, "quant_method is 'squeezellm'"),
+        ("mlp_bias", "yes", "field mlp_bias is 'yes'"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(field: str, value: object, message: str) -> None:

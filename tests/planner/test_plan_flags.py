@@ -62,3 +62,18 @@ def test_an_unknown_version_needs_consent() -> None:
     assert version == "0.24.0"
     assert "0.25.1 is not known" in warning
     assert resolve_version("vllm", "0.1.0", known, accept_nearest=True).version == "0.12.0"
+
+
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [
+        ("-dcp", "--decode-context-parallel-size"),
+        ("-ep", "--enable-expert-parallel"),
+        ("-q", "--quantization"),
+        ("-sc", "--speculative-config"),
+        ("-cc", "--compilation-config"),
+    ],
+)
+def test_short_names_are_written_out(short: str, name: str) -> None:
+    assert parse_engine_flags([short, "1"]) == {name: "1"}
+    assert parse_engine_flags([f"{short}=1"]) == {name: "1"}

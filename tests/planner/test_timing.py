@@ -11,17 +11,13 @@ import pytest
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
-from farspan.planner.roofline import decode_bytes, prefill_work
 from farspan.planner.timing import (
     choose_fit,
-    decode_floor,
     estimate_time,
-    fit_decode,
-    fit_prefill,
-    floor_terms,
     prefix_tree_seconds,
 )
 from farspan.planner.timing_fits import FITS, Fit
+from timing_fitting import decode_bytes, decode_floor, fit_decode, fit_prefill, floor_terms, prefill_work
 
 RUNS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "observed_timing.json").read_text(encoding="utf-8")

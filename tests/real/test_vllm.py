@@ -76,7 +76,7 @@ def test_a_sweep_of_eight_at_a_time_and_the_same_again_which_is_warm(
         assert request["cached_tokens"] == 0
         assert "warm" not in request["labels"]
         assert request["prefill_tokens_per_s"] > 0
-    assert max(request["company"] for request in cold) == 8
+    assert max(request["most_at_once"] for request in cold) == 8
     # vLLM caches whole blocks, and the last one is always computed.
     for request in warm:
         assert 0 < request["cached_tokens"] < request["context"]

@@ -252,7 +252,7 @@ def test_axe_finds_nothing_and_hostile_strings_stay_inert(
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page.goto(pages[name].as_uri())
-    assert page.title().startswith("farspan report: ")
+    assert page.title().startswith("farspan plan: ")
     assert page.locator("main script, main img").count() == 0
     if name == "hostile":
         assert page.locator("#summary h1").inner_text().startswith("<script>")
@@ -275,3 +275,18 @@ def test_an_engine_that_cannot_plan_it_is_a_line_not_a_claim(tmp_path: Path) -> 
     assert "built-in engine is not planned: the built-in engine runs on one GPU; plan it with --tp 1." in text
     plan(path, "llama-4-scout", "--gpus", "8xH200", "--context", "1M", "--engine", "vllm")
     assert build_plan_report(load_plans([path])).refused == ()
+
+
+def test_a_narrow_page_keeps_its_columns(browser: Any, tmp_path: Path) -> None:
+    context = browser.new_context(viewport={"width": 400, "height": 900})
+    page = context.new_page()
+    path = tmp_path / "plan.json"
+    plan(path, "llama-3.1-8b", "--gpus", "1xH200", "--context", "100k")
+    page.goto(str(write_report([path]).html.as_uri()))
+    widths = page.eval_on_selector_all(
+        ".pairs thead th.words", "cells => cells.map(cell => cell.getBoundingClientRect().width)"
+    )
+    assert len(widths) == 3
+    assert min(widths) >= 100
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    context.close()

@@ -104,7 +104,7 @@ def test_kv_is_read_of_the_time_in_which_requests_were_under_way(tmp_path: Path)
 def test_an_elastic_cache_has_its_own_bytes(engine_run: Path) -> None:
     run = load_report_runs([engine_run])[0]
     kv = find_kv(run)
-    assert run.is_elastic
+    assert run.readings("kv_mapped_bytes")
     assert kv is not None
     assert kv.elastic
     values = [reading.value for reading in kv.held]

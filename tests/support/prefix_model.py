@@ -18,7 +18,7 @@ class Held:
 
     location: Location
     page: int
-    spans: dict[int, tuple[Location, int]] = field(default_factory=dict)
+    secondary: dict[int, tuple[Location, int]] = field(default_factory=dict)
 
 
 class PrefixModel:
@@ -53,9 +53,9 @@ class PrefixModel:
         if kind == 0:
             return {h.page: p for p, h in self.held.items() if h.location is location}
         return {
-            h.spans[kind][1]: p
+            h.secondary[kind][1]: p
             for p, h in self.held.items()
-            if kind in h.spans and h.spans[kind][0] is location
+            if kind in h.secondary and h.secondary[kind][0] is location
         }
 
 
@@ -72,10 +72,10 @@ def content(tree: RadixTree) -> dict[Prefix, Held]:
         pages = node.pages.gather(node.start, node.end).tolist()
         for index, page in enumerate(pages):
             held[name, tokens[: (node.start + index + 1) * size]] = Held(node.location, page)
-        for (kind, location), spans in node.spans.items():
-            for span in spans:
+        for (kind, location), secondary in node.secondary.items():
+            for span in secondary:
                 for index, page in enumerate(span.pages.tolist()):
-                    held[name, tokens[: (span.start + index + 1) * size]].spans[kind] = (location, page)
+                    held[name, tokens[: (span.start + index + 1) * size]].secondary[kind] = (location, page)
     return held
 
 

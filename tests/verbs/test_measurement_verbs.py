@@ -133,3 +133,37 @@ def test_resume_alone_knows_several_servers(tmp_path: Path, recall: Path) -> Non
         bench(engines=engines, contexts=[200], run=tmp_path / "run", tokenizer=recall)
         again = bench(run=tmp_path / "run", resume=True)
     assert {name: outcome.skipped for name, outcome in again.outcomes.items()} == {"x": 1, "a": 1}
+
+
+def test_several_concurrencies_make_a_curve(tmp_path: Path, recall: Path) -> None:
+    with serve_in_thread() as server:
+        server.script = Script(recall=True, ttft_s=0.05)
+        most: list[int] = []
+        result = CliRunner().invoke(
+            group,
+            [
+                *("bench", "--url", server.url, "--contexts", "200,300", "--concurrency", "1,4"),
+                *("--run", str(tmp_path / "run"), "--tokenizer", str(recall), "--json"),
+            ],
+        )
+        assert result.exit_code == 0, result.output
+        most.append(server.most_running)
+        document = json.loads(result.stdout)
+        table = CliRunner().invoke(group, ["bench", "--run", str(tmp_path / "run"), "--resume"])
+    assert most == [4]
+    assert [(p["context"], p["concurrency"], p["requests"]) for p in document["curve"]] == [
+        (200, 1, 1), (200, 4, 4), (300, 1, 1), (300, 4, 4),
+    ]  # fmt: skip
+    assert all(p["requests_per_s"] > 0 and p["most_at_once"] == p["concurrency"] for p in document["curve"])
+    assert [(p["context"], p["concurrency"]) for p in document["points"]] == [
+        (200, 1),
+        (200, 4),
+        (300, 1),
+        (300, 4),
+    ]
+    assert table.exit_code == 0
+    assert "requests/s" in table.output
+    with pytest.raises(InputError, match="--rate"):
+        bench_dry_run(contexts=[200], concurrency=[1, 2], rate=1.0)
+    with pytest.raises(InputError, match="write it as 8"):
+        bench_dry_run(contexts=[200], concurrency="many")

@@ -9,13 +9,12 @@ import click
 from rich.console import Console
 
 from farspan.cli.live import choose_watcher
+from farspan.cli.measurement_options import depths_option, fail_if_option, percentiles_option
 from farspan.cli.options import (
     is_given,
     parse_engines,
-    parse_fractions,
     parse_goals,
     parse_json_object,
-    parse_percentiles,
     parse_rate,
 )
 from farspan.cli.output import json_option, print_json
@@ -41,6 +40,7 @@ Examples:
   farspan bench --url http://localhost:8000 --contexts 1M --depths 0.1,0.9 --run runs/a
   farspan bench --url http://localhost:8000 --contexts 1M,2M --depths 0.1,0.9 --run runs/a --resume
   farspan bench --url http://localhost:8000 --contexts 100k --concurrency 8 --api chat --json
+  farspan bench --url http://localhost:8000 --contexts 100k --concurrency 1,4,16,50 --output-tokens 200
   farspan bench --url http://localhost:8000 --length-distribution lognormal:50k,0.7 --num-prompts 200 --rate 0.5
   farspan bench --engines vllm@http://a:8000,sglang@http://b:30000 --contexts 1M --repeats 5 --run runs/both
   farspan bench --url http://localhost:8000 --contexts 1M --plan plan.json --fail-if 'ttft.p50 > 1.1 * plan'
@@ -75,14 +75,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     help="Draw the prompt lengths instead: uniform:1k,100k, normal:50k,10k, lognormal:50k,0.7 or"
     " weights:1k=8,100k=2.",
 )
-@click.option(
-    "--depths",
-    type=parse_fractions,
-    metavar="FRACTIONS",
-    default="0.5",
-    show_default=True,
-    help="Where the needle goes, 0 the start to 1 the end, such as 0.1,0.9.",
-)
+@depths_option("0.5")
 @click.option("--repeats", type=int, default=1, show_default=True, help="Requests at each context and depth.")
 @click.option(
     "--num-prompts",
@@ -101,8 +94,10 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
 @click.option(
     "--concurrency",
     "--max-concurrency",
-    type=int,
-    help="Requests under way at a time.  [default: 1; with --rate no bound]",
+    metavar="NUMBERS",
+    help="Requests under way at a time. Several, such as 1,4,16,50, are gone through one after another and make a"
+    " throughput-latency curve."
+    "  [default: 1; with --rate no bound]",
 )
 @click.option(
     "--rate",
@@ -132,7 +127,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     type=int,
     default=0,
     show_default=True,
-    help="Requests after the measured ones, so that the last of these have company too.",
+    help="Requests after the measured ones, so that the last of these are not alone either.",
 )
 @click.option(
     "--task", default="needle", show_default=True, help="What is planted in the prompt and asked for."
@@ -212,15 +207,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="A file written by farspan plan --json: limits follow from its times, and it is kept with the run.",
 )
-@click.option(
-    "--percentiles",
-    "--metric-percentiles",
-    type=parse_percentiles,
-    metavar="NUMBERS",
-    default="50,90,99",
-    show_default=True,
-    help="Percentiles to report.",
-)
+@percentiles_option("50,90,99")
 @click.option(
     "--goodput",
     type=parse_goals,
@@ -229,12 +216,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     help="Count requests within ttft, tpot and e2el, in ms: ttft:2000,tpot:50.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be sent; ask no server and write nothing.")
-@click.option(
-    "--fail-if",
-    multiple=True,
-    metavar="CONDITION",
-    help="Exit with 1 when this holds at any context, such as 'ttft.p50 > 1.1 * plan'; see docs/compare.md.",
-)
+@fail_if_option
 @click.option(
     "--metrics-interval",
     type=float,

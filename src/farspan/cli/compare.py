@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from farspan.cli.measurement_options import fail_if_option
 from farspan.cli.output import json_option, print_json
 from farspan.escape_terminal import printable
 from farspan.measurement.analysis.comparison import Comparison, Row
@@ -30,12 +31,7 @@ Exit code: 0 compared, 1 a --fail-if condition is true or cannot be judged, 2 ba
 @click.option(
     "--plan", type=click.Path(path_type=Path), help="A plan from farspan plan --json, for --fail-if."
 )
-@click.option(
-    "--fail-if",
-    multiple=True,
-    metavar="CONDITION",
-    help="Exit with 1 when this holds at any context; may be given several times.",
-)
+@fail_if_option
 @json_option
 def command(a: Path, b: Path, plan: Path | None, fail_if: tuple[str, ...], as_json: bool) -> int:
     """Compare run folder B with run folder A, measure by measure.

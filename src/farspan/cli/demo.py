@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from farspan.cli.live import choose_watcher
-from farspan.cli.options import parse_fractions
+from farspan.cli.measurement_options import depths_option
 from farspan.cli.output import json_option, print_json
 from farspan.cli.points import print_failures, print_points, stdout_console
 from farspan.cli.signals import terminate_like_interrupt
@@ -33,14 +33,7 @@ Exit code: 0 every answer was right; 1 one was not; 2 the demo could not run."""
     metavar="SIZES",
     help="Prompt lengths in tokens.  [default: 4k,16k,64k, and 128k when it fits the time]",
 )
-@click.option(
-    "--depths",
-    type=parse_fractions,
-    metavar="FRACTIONS",
-    default="0.1,0.9",
-    show_default=True,
-    help="Where the needle goes, 0 the start to 1 the end.",
-)
+@depths_option("0.1,0.9")
 @click.option(
     "--time-limit",
     type=click.FloatRange(min=1),

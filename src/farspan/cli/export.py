@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from farspan.cli.options import parse_percentiles
+from farspan.cli.measurement_options import percentiles_option
 from farspan.cli.output import print_json
 from farspan.verbs.export import export
 
@@ -26,15 +26,7 @@ Examples:
     show_default=True,
     help="Whose names to use.",
 )
-@click.option(
-    "--metric-percentiles",
-    "percentiles",
-    type=parse_percentiles,
-    metavar="NUMBERS",
-    default="99",
-    show_default=True,
-    help="Percentiles of every time.",
-)
+@percentiles_option("99")
 @click.option("--save-detailed", "detailed", is_flag=True, help="Add the lists with one value a request.")
 @click.option(
     "-o",

@@ -12,10 +12,11 @@ from rich.text import Text
 
 from farspan.escape_terminal import printable
 from farspan.measurement.analysis.advice import list_failures
+from farspan.measurement.analysis.load_curve import CurvePoint
 from farspan.measurement.analysis.measures import MEASURES
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
 from farspan.measurement.analysis.spread import find_few, measure_throughput, share_good
-from farspan.measurement.analysis.summary import Point, list_points, list_run_spreads
+from farspan.measurement.analysis.summary import Point, list_points, list_run_curve, list_run_spreads
 from farspan.measurement.options import DryRun
 from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.sizes import format_seconds, format_tokens
@@ -32,10 +33,12 @@ def stdout_console() -> Console:
 
 def print_points(console: Console, outcome: BenchOutcome) -> None:
     """Print one row for every context and depth."""
+    points = list_points(outcome.results)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for name in (
         "context",
         "depth",
+        *(["at once"] if any(point.concurrency is not None for point in points) else []),
         "counted",
         "cached",
         "TTFT",
@@ -47,7 +50,6 @@ def print_points(console: Console, outcome: BenchOutcome) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("labels")
-    points = list_points(outcome.results)
     for point in points[:_POINT_ROWS]:
         table.add_row(*_cells(point))
     console.print(table)
@@ -80,6 +82,10 @@ def print_spreads(
     console: Console, outcome: BenchOutcome, percentiles: Sequence[float], goodput: Mapping[str, float]
 ) -> None:
     """Print one row for every measure over all requests that can be trusted; nothing for a single one."""
+    curve = list_run_curve(outcome, percentiles)
+    if curve:
+        print_curve(console, curve)
+        return
     spreads = list_run_spreads(outcome, percentiles)
     if max((spread.count for name, spread in spreads.items() if name != "itl_s"), default=0) > 1:
         table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
@@ -107,6 +113,30 @@ def print_spreads(
         within = share_good(outcome.results, goodput)
         share = "" if within["share"] is None else f" ({within['share']:.0%})"
         click.echo(f"goodput: {within['good']} requests right and within the times{share}")
+
+
+def print_curve(console: Console, curve: Sequence[CurvePoint]) -> None:
+    """Print throughput and latency, one row for every concurrency of every context."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    percents = next((list(one.percentiles) for point in curve for one in point.latency.values()), [])
+    times = [f"{MEASURES[name].title} p{percent:g}" for name in ("ttft", "tpot") for percent in percents]
+    for name in ("context", "concurrency", "requests", "requests/s", "output tokens/s", "tokens/s", *times):
+        table.add_column(name, justify="right")
+    for point in curve:
+        rates = (point.requests_per_s, point.output_tokens_per_s, point.tokens_per_s)
+        latency = [point.latency.get(name) for name in ("ttft", "tpot")]
+        table.add_row(
+            "mixed" if point.context is None else format_tokens(point.context),
+            str(point.concurrency),
+            str(point.requests) + (f", {point.failed} bad" if point.failed else ""),
+            *("" if rate is None else f"{rate:,.{0 if rate >= 100 else 2}f}" for rate in rates),
+            *(
+                "" if one is None else format_seconds(one.percentiles[percent])
+                for one in latency
+                for percent in percents
+            ),
+        )
+    console.print(table)
 
 
 def print_dry_run(plan: DryRun) -> None:
@@ -166,6 +196,7 @@ def _cells(point: Point) -> list[Text]:
     return [
         Text(format_tokens(point.context)),
         Text(f"{point.depth:g}"),
+        *([] if point.concurrency is None else [Text(str(point.concurrency))]),
         Text("unknown" if point.prompt_tokens is None else f"{point.prompt_tokens:,}"),
         Text("unknown" if point.cached_tokens is None else f"{point.cached_tokens:,}"),
         Text("" if point.ttft_s is None else format_seconds(point.ttft_s)),

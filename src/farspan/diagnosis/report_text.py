@@ -8,6 +8,7 @@ from farspan.diagnosis.diagnose import Report
 from farspan.diagnosis.timeline import clock
 from farspan.engines.logs.findings import Finding, Severity
 from farspan.engines.logs.records import StartPhase
+from farspan.engines.registry import find_served
 from farspan.escape_terminal import printable
 from farspan.sizes import format_seconds
 
@@ -43,8 +44,7 @@ def report_lines(report: Report) -> Iterator[str]:
 
 def answer(report: Report) -> str:
     """What happened, in one line."""
-    name = {"": "The server", "builtin": "The built-in engine"}.get(report.engine, report.engine)
-    who = f"{name} {report.version}".rstrip()
+    who = f"{_name_server(report)} {report.version}".rstrip()
     state = _state(report)
     worst = report.findings[0] if report.findings else None
     if not report.recognised:
@@ -55,6 +55,14 @@ def answer(report: Report) -> str:
     count = sum(finding.severity is worst.severity for finding in report.findings)
     more = f" ({count - 1} more)" if count > 1 else ""
     return f"{who} {state}: {printable(worst.cause).split('. ')[0].removesuffix('.')}.{more}"
+
+
+def _name_server(report: Report) -> str:
+    """How a sentence about the server begins."""
+    engine = find_served(report.engine)
+    if engine is None:
+        return report.engine or "The server"
+    return engine.name if engine.distributions else f"The {engine.title}"
 
 
 def _state(report: Report) -> str:

@@ -75,6 +75,9 @@ class Engine(ABC):
         context_flag: Its flag for the longest request.
         data_parallel_flags: Its spellings of the number of data-parallel replicas, the long one first; empty when it
             has none.
+        memory_share_flag: Its flag for the share of a GPU's memory it may plan with; empty when it has none.
+        memory_share: That share where the flag is not given, in most versions; None where it is worked out.
+        step_tokens_flag: Its flag for the most prompt tokens of one step; empty when it has none.
         eager_flags: Flags that switch compiling and CUDA graphs off.
         cpu_flags: What makes it run without a GPU, unless the first of them is given by hand; empty when its CPU build
             needs no telling.
@@ -101,6 +104,9 @@ class Engine(ABC):
     metric_prefix: bytes
     distributions: tuple[str, ...] = ()
     data_parallel_flags: tuple[str, ...] = ()
+    memory_share_flag: str = ""
+    memory_share: float | None = None
+    step_tokens_flag: str = ""
     eager_flags: tuple[str, ...] = ()
     cpu_flags: tuple[str, ...] = ()
     most_ranks: int | None = None

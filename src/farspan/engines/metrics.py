@@ -39,22 +39,6 @@ class Measure(StrEnum):
     PREFILLED_TOKENS = "prefilled_tokens"  # counter: prompt tokens computed so far, chunk by chunk
     GENERATION_TOKENS = "generation_tokens"  # counter: tokens generated
 
-    @property
-    def is_counter(self) -> bool:
-        """True when it only grows while the server lives."""
-        return self in _COUNTERS
-
-
-_COUNTERS = frozenset(
-    {
-        Measure.PREFIX_QUERIES,
-        Measure.PREFIX_HITS,
-        Measure.PREEMPTIONS,
-        Measure.PROMPT_TOKENS,
-        Measure.PREFILLED_TOKENS,
-        Measure.GENERATION_TOKENS,
-    }
-)
 
 Combine = Callable[[Iterable[float]], float]
 

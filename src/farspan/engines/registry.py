@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
 
 from farspan.engines.engine import Engine
 from farspan.errors import NotFoundError
@@ -43,15 +42,6 @@ def get_engine(name: str) -> Engine:
 def all_engines() -> tuple[Engine, ...]:
     """Every engine."""
     return tuple(get_engine(name) for name in ENGINE_MODULES)
-
-
-def get_engines(names: Iterable[str]) -> tuple[Engine, ...]:
-    """The engines of these names.
-
-    Raises:
-        NotFoundError: There is none of one of them.
-    """
-    return tuple(get_engine(name) for name in names)
 
 
 def find_served(owned_by: str | None) -> Engine | None:

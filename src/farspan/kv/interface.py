@@ -168,7 +168,7 @@ class KVCache(ABC):
 
     @abstractmethod
     def check_integrity(self) -> None:
-        """Raise AssertionError when the books do not balance."""
+        """Raise AssertionError when a count or a state is wrong."""
 
 
 def retentions(chunks: Sequence[int | None]) -> tuple[LayerRetention, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from farspan.kv.formats import KVFormat, LayerStore
+from farspan.kv.memory.page_guard import PageGuard
 from farspan.kv.memory.pages import PagePool
 from farspan.kv.retention import LayerRetention
 
@@ -24,6 +25,7 @@ class LayerKind:
         pool: Their pages: a page is in all of them.
         stores: Keys and values of each.
         page_rows: Each layer as uint8 [max_pages, bytes of a page in one layer], for copying whole pages.
+        guard: Poisons and checks the pages in the debug mode, else None.
     """
 
     retention: LayerRetention
@@ -31,6 +33,7 @@ class LayerKind:
     pool: PagePool
     stores: list[LayerStore] = field(default_factory=list)
     page_rows: list[torch.Tensor] = field(default_factory=list)
+    guard: PageGuard | None = None
 
     @property
     def page_bytes(self) -> int:
@@ -53,6 +56,11 @@ class LayerKind:
         rows = [self.pool.layer(index) for index in range(len(self.layers))]
         self.stores = [form.store(layer) for layer in rows]
         self.page_rows = [layer.view(self.pool.max_pages, -1) for layer in rows]
+
+    def watch_pages(self) -> None:
+        """Poison pages that nobody holds, and check what is read: the debug mode."""
+        self.guard = PageGuard(self.page_rows, self.pool.page_tokens)
+        self.pool.poison_with(self.guard.poison)
 
 
 def group_layers(layers: Sequence[LayerRetention]) -> list[tuple[LayerRetention, tuple[int, ...]]]:

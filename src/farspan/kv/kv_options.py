@@ -25,6 +25,8 @@ class KVOptions:
         keep_prefixes_s: Prefixes leave the device, to the host tier while it has room, once no request has been in
             progress for this long, in seconds. None keeps them until their memory is needed.
         host_gib: Host memory for prefixes evicted from the device, GiB; 0 keeps none.
+        debug: Poison pages that nobody holds and check all that is read, which is slow. The environment variable
+            FARSPAN_KV_DEBUG=1 turns it on too.
     """
 
     capacity_gib: float | None = None
@@ -36,6 +38,7 @@ class KVOptions:
     quiet_s: float = 5.0
     keep_prefixes_s: float | None = None
     host_gib: float = 0.0
+    debug: bool = False
 
     def __post_init__(self) -> None:
         if self.capacity_gib is not None and self.capacity_gib <= 0:

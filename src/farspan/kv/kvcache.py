@@ -14,24 +14,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from farspan.kv.compaction import compact
 from farspan.kv.formats import KVFormat, LayerStore
 from farspan.kv.interface import KVCache, KVCacheError, KVStatistics, NoRoomError
 from farspan.kv.kinds import LayerKind, group_layers
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.memory.cap import Cap
-from farspan.kv.memory.compaction import compact
 from farspan.kv.memory.drivers.driver import Driver
+from farspan.kv.memory.page_guard import debug_wanted
 from farspan.kv.memory.pages import PagePool
 from farspan.kv.memory.segments import SegmentPool
+from farspan.kv.prefixes import Hit, PrefixStore, no_hit
 from farspan.kv.retention import LayerRetention
 from farspan.kv.sequence import ElasticSequenceKV
 from farspan.kv.sizing import CacheSize, KindSize, choose_segment_bytes
-from farspan.kv.tree.prefixes import Hit, PrefixStore, no_hit
 from farspan.sizes import GIB, format_bytes
 
 if TYPE_CHECKING:
@@ -259,6 +261,14 @@ class ElasticKVCache(KVCache):
         self._driver.check_open()
         return self._layers[number]
 
+    def read_check(self, layer: int) -> Callable[[int, int, int], None] | None:
+        """Return what checks that slots of a layer were written before they are read; None unless in the debug mode.
+
+        It takes (position, slot, count) and raises DefectError.
+        """
+        kind = self._kinds[self._layers[layer][0]]
+        return partial(kind.guard.check, kind.layers.index(layer)) if kind.guard is not None else None
+
     def retention(self, kind: int) -> LayerRetention:
         """Return which positions a kind of layers keeps."""
         return self._kinds[kind].retention
@@ -320,7 +330,7 @@ class ElasticKVCache(KVCache):
             sequence.check_integrity()
 
     def forget(self, sequence: ElasticSequenceKV) -> None:
-        """Take a closed sequence off the books."""
+        """Forget a closed sequence."""
         if self._open.pop(id(sequence), None) is not None and not self._open:
             self._idle_since = self._clock()
 
@@ -354,6 +364,8 @@ class ElasticKVCache(KVCache):
         kind = LayerKind(retention, numbers, pool)
         try:
             kind.open_stores(form)
+            if self._options.debug or debug_wanted():
+                kind.watch_pages()
         except BaseException:
             kind.close()
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,13 @@ from farspan.kv.interface import KVCacheError, NoRoomError, PageRun, SequenceKV
 from farspan.kv.sequence_pages import Extent, PageTable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
-    from farspan.kv.kvcache import ElasticKVCache
-    from farspan.kv.tree.prefixes import Hit, PrefixStore
+    from farspan.kv.formats import LayerStore
+    from farspan.kv.prefixes import Hit, PrefixStore
+    from farspan.kv.retention import LayerRetention
     from farspan.kv.tree.radix import Cursor, SecondaryPages
 
 # Runs shorter than this are copied together and attended to in one call rather than one by one: on a CPU where the call
@@ -26,12 +29,43 @@ _GATHERED = 65536
 _SLICE = 256
 
 
+class _OwningCache(Protocol):
+    """What a sequence needs of the cache that it was opened on; `ElasticKVCache` says what each does."""
+
+    @property
+    def page_tokens(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def prefixes(self) -> PrefixStore | None: ...
+
+    def layer(self, number: int) -> tuple[int, LayerStore]: ...
+
+    def read_check(self, layer: int) -> Callable[[int, int, int], None] | None: ...
+
+    def retention(self, kind: int) -> LayerRetention: ...
+
+    def take_pages(self, kind: int, count: int, after: int | None = None) -> NDArray[np.int32]: ...
+
+    def share_pages(self, kind: int, pages: NDArray[np.int32]) -> None: ...
+
+    def free_pages(self, kind: int, pages: NDArray[np.int32]) -> None: ...
+
+    def on_device(self, slots: NDArray[np.int64]) -> torch.Tensor: ...
+
+    def compact(self) -> bool: ...
+
+    def forget(self, sequence: ElasticSequenceKV) -> None: ...
+
+
 class ElasticSequenceKV(SequenceKV):
     """The keys and values of one sequence: a page table a kind of layers, on pages it may share with others."""
 
     def __init__(
         self,
-        cache: ElasticKVCache,
+        cache: _OwningCache,
         max_length: int,
         limits: tuple[int, ...],
         hit: Hit,
@@ -121,10 +155,13 @@ class ElasticSequenceKV(SequenceKV):
         are copied together.
         """
         kind, store = self._cache.layer(layer)
+        check = self._cache.read_check(layer)
         shortest = _SHORT_RUN[self._cache.device.type]
         short: list[tuple[int, int]] = []
         gathered = 0
-        for _, slot, count in self._extents(kind, start, stop):
+        for position, slot, count in self._extents(kind, start, stop):
+            if check is not None:
+                check(position, slot, count)
             if count < shortest and gathered + count <= _GATHERED:
                 short.append((slot, count))
                 gathered += count
@@ -158,7 +195,7 @@ class ElasticSequenceKV(SequenceKV):
         if not self._open:
             return
         if self._cursor is not None:
-            self._prefixes.keep_spans(self._cursor, self._tables)
+            self._prefixes.keep_secondary(self._cursor, self._tables)
             self._prefixes.release(self._cursor)
             self._cursor = None
         for kind, table in enumerate(self._tables):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farspan.errors import LaunchError, UnsupportedError
-from farspan.launch.launch_spec import Launch, digest, shm_bytes
+from farspan.launch.launch_spec import INSIDE_PORT, Launch, digest, shm_bytes
 from farspan.launch.local import LocalServer, read_tail
 from farspan.launch.program import Program
 from farspan.sizes import GIB
@@ -20,8 +20,6 @@ _POLL_S = 1.0
 _DRAIN_S = 10.0
 _FAILURES = 5
 _RUN_S = 3600.0
-# The engine's own port inside; what is published outside is farspan's to choose.
-INSIDE_PORT = 8000
 
 
 @dataclass(frozen=True, slots=True)

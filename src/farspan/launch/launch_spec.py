@@ -15,6 +15,9 @@ from farspan.launch.hubcache import ModelFiles
 from farspan.planner.request import EnginePlan
 from farspan.sizes import GIB
 
+# The engine's own port in a container; what is published outside is farspan's to choose.
+INSIDE_PORT = 8000
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:

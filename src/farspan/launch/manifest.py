@@ -11,7 +11,7 @@ import yaml
 from farspan.engines.command import EngineCommand
 from farspan.errors import InputError
 from farspan.launch.hubcache import CONTAINER_HOME
-from farspan.launch.launch_spec import Launch, digest, shm_bytes
+from farspan.launch.launch_spec import INSIDE_PORT, Launch, digest, shm_bytes
 from farspan.sizes import GIB
 
 LWS_LEADER = "$(LWS_LEADER_ADDRESS)"
@@ -20,7 +20,6 @@ _PROBE_S = 10
 _LIVE_S = 30
 _LIVE_LEAST_S = 300.0  # tokenizing 10M words keeps an HTTP process busy for over a minute
 _LIVE_MARGIN = 1.5
-_INSIDE_PORT = 8000
 INSTANCE = "app.kubernetes.io/instance"
 
 
@@ -165,7 +164,7 @@ def _pod(
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
     if serves:
-        container["ports"] = [{"name": "http", "containerPort": _INSIDE_PORT}]
+        container["ports"] = [{"name": "http", "containerPort": INSIDE_PORT}]
         container.update(_probes(launch, options))
     if launch.nodes.count > 1:
         container["securityContext"] = {"capabilities": {"add": ["IPC_LOCK"]}}

@@ -16,7 +16,7 @@ from farspan.errors import InputError, MissingPackageError, NotFoundError, Unsup
 from farspan.hardware.node_spelling import parse_node
 from farspan.launch.expected import DISK_BYTES_PER_S, expect_start
 from farspan.launch.hubcache import ModelFiles, find_model_files
-from farspan.launch.launch_spec import Launch, is_loopback
+from farspan.launch.launch_spec import INSIDE_PORT, Launch, is_loopback
 from farspan.launch.local import find_free_port
 from farspan.launch.manifest import LWS_LEADER, LWS_RANK
 from farspan.launch.server_records import check_name
@@ -28,7 +28,6 @@ from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.sizes import format_tokens
 
-INSIDE_PORT = 8000
 NO_GPU = "none"
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from farspan.errors import InputError
@@ -31,11 +31,11 @@ _LAG_CHECK_S = 0.02
 
 
 @dataclass(slots=True)
-class _UnderWay:
+class _InFlight:
     """What is noted about a request while it is under way."""
 
     started_at: float
-    company: int = 1
+    most_at_once: int = 1
 
 
 class Load:
@@ -46,8 +46,8 @@ class Load:
         store: Takes the results.
         requests: In the order to send.
         arrivals: When each is to leave, in seconds from the start; None sends the next when one is over.
-        watcher: Told what happens.
-        observers: Told of every request, and asked what limits the trust in it.
+        watcher: Its methods are called as requests leave and end.
+        observers: Called at every request, and for what limits the trust in it.
         limits: How long to wait for a request.
     """
 
@@ -71,7 +71,7 @@ class Load:
         self._observers = observers
         self._limits = limits
         self._unreachable = 0
-        self._under_way: dict[Job, _UnderWay] = {}
+        self._in_flight: dict[Job, _InFlight] = {}
         self._deadline: float | None = None
         self._hang = ""
         self._lags = array("d")
@@ -96,27 +96,40 @@ class Load:
         client = Client(normalise_url(options.url), api_key=options.api_key)
         try:
             async with client:
-                watching = [
-                    asyncio.create_task(self._watch_loop()),
-                    asyncio.create_task(self._watch_engine(client)),
+                beside = [
+                    asyncio.create_task(self._measure_loop_lag()),
+                    asyncio.create_task(self._follow_engine(client)),
                 ]
                 try:
                     async with asyncio.TaskGroup() as group:
-                        if self._arrivals is None:
-                            for _ in range(min(options.at_once or 1, len(self._left))):
-                                group.create_task(self._work(client))
-                        else:
+                        if self._arrivals is not None:
                             await self._send_in_time(client, group, self._arrivals)
+                    while self._left and not self._must_stop():
+                        await self._send_block(client)
                 finally:
-                    for task in watching:
+                    for task in beside:
                         task.cancel()
-                    await asyncio.gather(*watching, return_exceptions=True)
+                    await asyncio.gather(*beside, return_exceptions=True)
         except* InputError as errors:
             raise _first(errors) from errors
 
-    async def _work(self, client: Client) -> None:
-        while self._left and not self._must_stop():
+    async def _send_block(self, client: Client) -> None:
+        """Send what comes next at one concurrency, and wait until it is over."""
+        block = self._name_block(self._left[0].job)
+        at_once = self._left[0].job.concurrency or self._options.at_once or 1
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(at_once, len(self._left))):
+                group.create_task(self._work(client, block))
+
+    async def _work(self, client: Client, block: Hashable) -> None:
+        while self._left and self._name_block(self._left[0].job) == block and not self._must_stop():
             await self._send(client, self._left.popleft(), late_s=0.0)
+
+    def _name_block(self, job: Job) -> Hashable:
+        """Return what tells the requests that may be under way together from the others."""
+        if job.concurrency is None:
+            return None
+        return job.concurrency, None if self._options.lengths else job.context
 
     async def _send_in_time(
         self, client: Client, group: asyncio.TaskGroup, arrivals: Sequence[float]
@@ -143,15 +156,15 @@ class Load:
     async def _send(self, client: Client, request: PreparedRequest, *, late_s: float) -> None:
         job = request.job
         started_at = time.time()
-        self._under_way[job] = _UnderWay(started_at)
-        for other in self._under_way.values():
-            other.company = max(other.company, len(self._under_way))
+        self._in_flight[job] = _InFlight(started_at)
+        for other in self._in_flight.values():
+            other.most_at_once = max(other.most_at_once, len(self._in_flight))
         self._store.note_sent(job)
         self._watcher.started(job)
         for observer in self._observers:
             observer.on_started(job, started_at)
 
-        def heard(ttft_s: float) -> None:
+        def report_first_token(ttft_s: float) -> None:
             self._watcher.first_token(job, ttft_s)
             for observer in self._observers:
                 observer.on_first_token(job, ttft_s)
@@ -162,15 +175,15 @@ class Load:
             request.body,
             deadline=self._deadline,
             limits=self._limits(job),
-            on_first_token=heard,
+            on_first_token=report_first_token,
         )
         after = read_cpu() if self._sees_others else None
-        company = self._under_way.pop(job).company
+        most_at_once = self._in_flight.pop(job).most_at_once
         around = Surroundings(
-            company=company,
+            most_at_once=most_at_once,
             others_cpu=find_others_cpu(before, after),
             late_s=late_s,
-            observed=self._ask_observers(exchange, company),
+            observed=self._ask_observers(exchange, most_at_once),
         )
         result = measure(
             job,
@@ -188,14 +201,14 @@ class Load:
         for observer in self._observers:
             observer.on_request(result)
 
-    def _ask_observers(self, exchange: Exchange, company: int) -> dict[str, str]:
+    def _ask_observers(self, exchange: Exchange, most_at_once: int) -> dict[str, str]:
         until = exchange.started_at + exchange.ended_s
         found: dict[str, str] = {}
         for observer in self._observers:
-            found |= observer.find_labels(exchange.started_at, until, company)
+            found |= observer.find_labels(exchange.started_at, until, most_at_once)
         return found
 
-    async def _watch_engine(self, client: Client) -> None:
+    async def _follow_engine(self, client: Client) -> None:
         """Show what the engine does, and stop the run when it will never get to the requests that wait."""
         while self._observers:
             await asyncio.sleep(_HANG_CHECK_S)
@@ -203,12 +216,12 @@ class Load:
                 "; ".join(filter(None, (observer.describe_progress() for observer in self._observers)))
             )
             self._hang = next(filter(None, (observer.find_hang() for observer in self._observers)), "")
-            if self._hang and self._under_way:
+            if self._hang and self._in_flight:
                 self.stopped = f"the engine hangs ({self._hang})"
                 client.give_up()
                 return
 
-    async def _watch_loop(self) -> None:
+    async def _measure_loop_lag(self) -> None:
         while True:
             due = time.perf_counter() + _LAG_CHECK_S
             await asyncio.sleep(_LAG_CHECK_S)

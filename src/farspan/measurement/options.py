@@ -34,6 +34,7 @@ class BenchOptions:
         repeats: Requests at each context and depth; with `lengths`, requests.
         output_tokens: Tokens to generate for each request.
         concurrency: Requests under way at a time. None is one in a closed loop, and no bound with a `rate`.
+        concurrencies: Go through these one after another instead, each context at each of them by itself.
         rate: Requests to send a second whether or not earlier ones are over (open loop); None is a closed loop.
         burstiness: Shape of the gaps between requests: 1 is Poisson, infinity is constant.
         warmup, cooldown: Requests before and after the measured ones, kept but in no statistics.
@@ -68,6 +69,7 @@ class BenchOptions:
     repeats: int = 1
     output_tokens: int = 16
     concurrency: int | None = None
+    concurrencies: tuple[int, ...] = ()
     rate: float | None = None
     burstiness: float = 1.0
     warmup: int = 0
@@ -93,6 +95,8 @@ class BenchOptions:
     @property
     def at_once(self) -> int | None:
         """Most requests under way at a time; None is no bound."""
+        if self.concurrencies:
+            return max(self.concurrencies)
         return self.concurrency if self.concurrency is not None or self.rate is not None else 1
 
     def check(self) -> None:
@@ -106,6 +110,7 @@ class BenchOptions:
             ("--output-tokens", self.output_tokens),
             ("--concurrency", self.concurrency),
             ("--num-prompts", self.requests),
+            *(("--concurrency", one) for one in self.concurrencies),
         ):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}", "give 1 or more")
@@ -115,6 +120,10 @@ class BenchOptions:
         for name, number in (("--rate", self.rate), ("--burstiness", self.burstiness)):
             if number is not None and not number > 0:
                 raise InputError(f"{name} is {number:g}", "give a number above 0")
+        if self.rate is not None and self.concurrencies:
+            raise InputError(
+                "--rate sends at set times, whatever is under way", "give one --concurrency with it"
+            )
         if self.rate is not None and math.isinf(self.rate):
             raise InputError("--rate is infinite", "leave it out and give --concurrency")
         if bool(self.contexts) == (self.lengths is not None) or not self.depths:
@@ -147,6 +156,7 @@ class BenchOptions:
             requests=self.requests,
             warmup=self.warmup,
             cooldown=self.cooldown,
+            concurrencies=self.concurrencies,
         )
 
     def plan_arrivals(self, count: int, seed: int) -> tuple[float, ...] | None:
@@ -166,6 +176,7 @@ class BenchOptions:
             "repeats": self.repeats,
             "output_tokens": self.output_tokens,
             "concurrency": self.at_once,
+            "concurrencies": self.concurrencies,
             "rate": self.rate,
             "burstiness": None if self.rate is None or math.isinf(self.burstiness) else self.burstiness,
             "warmup": self.warmup,

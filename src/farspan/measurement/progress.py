@@ -1,4 +1,4 @@
-"""Being told what a bench does while it does it."""
+"""What a bench does, step by step, for whoever shows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from farspan.measurement.runs.result import Result
 
 
 class Watcher:
-    """Hears of every step of a bench; this one ignores them. Methods run on the event loop: be quick."""
+    """Its methods are called at every step of a bench; these do nothing. They run on the event loop: be quick."""
 
     def step(self, line: str) -> None:
         """Something begins or has happened, in one line."""

@@ -52,6 +52,7 @@ def _read_options(run: Path, info: RunInfo) -> BenchOptions:
             repeats=had["repeats"],
             output_tokens=had["output_tokens"],
             concurrency=had["concurrency"],
+            concurrencies=tuple(had.get("concurrencies") or ()),
             rate=had["rate"],
             burstiness=_read_burstiness(had),
             warmup=had["warmup"],

@@ -52,7 +52,7 @@ async def run_bench(
 
     Args:
         options: What to measure.
-        watcher: Told what happens as it happens.
+        watcher: Its methods are called as the bench goes on.
         make_prompt: Makes the prompt of a job; None builds it with the server's tokenizer.
         prompts: Where the prompts are, or will be, when other runs send them too; None follows the options.
         observers: Watch the server meanwhile.
@@ -92,7 +92,9 @@ async def run_bench(
 
             def limits(job: Job) -> Limits:
                 # Without a bound every request of the run may be ahead of this one.
-                limits = times.limit(job, options.limits, concurrency=options.at_once or len(jobs))
+                limits = times.limit(
+                    job, options.limits, concurrency=job.concurrency or options.at_once or len(jobs)
+                )
                 return limits.for_output(job.output_tokens)
 
             load = Load(
@@ -138,7 +140,7 @@ async def run_engines(
         options: What to measure; `url` is not used. SGLang's /generate is used where an engine's name begins with
             `sglang`, completions elsewhere.
         engines: Name to address, in the order to go through.
-        watcher: Told what happens as it happens.
+        watcher: Its methods are called as the bench goes on.
         make_prompt: Makes the prompt of a job; None builds it with the first server's tokenizer.
         make_observers: Makes the observer of each server.
 

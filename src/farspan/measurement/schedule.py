@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from farspan.measurement.lengths import Lengths
 from farspan.measurement.runs.job import Job, LoadPhase
@@ -22,6 +24,7 @@ def plan_jobs(
     requests: int | None = None,
     warmup: int = 0,
     cooldown: int = 0,
+    concurrencies: Sequence[int] = (),
 ) -> tuple[Job, ...]:
     """List the requests of a run: those that warm up, the measured ones, those that cool down.
 
@@ -39,7 +42,23 @@ def plan_jobs(
         lengths: Draw the length of every request from this instead of `contexts`.
         requests: Number of measured requests, instead of `repeats` rounds.
         warmup, cooldown: Number of requests before and after.
+        concurrencies: Go through these one after another: all of the measured requests at each, one context after
+            another, and at least as many of a context as are to be under way at a time.
     """
+    if concurrencies:
+        return _plan_sweep(
+            tuple(dict.fromkeys(concurrencies)),
+            contexts=contexts,
+            depths=depths,
+            repeats=repeats,
+            seed=seed,
+            output_tokens=output_tokens,
+            in_order=in_order,
+            lengths=lengths,
+            requests=requests,
+            warmup=warmup,
+            cooldown=cooldown,
+        )
     measured: list[Job] = []
     if lengths is not None:
         count = repeats if requests is None else requests
@@ -66,6 +85,37 @@ def plan_jobs(
         ]
 
     return (*around(warmup, LoadPhase.WARMUP), *measured, *around(cooldown, LoadPhase.COOLDOWN))
+
+
+def _plan_sweep(
+    concurrencies: Sequence[int],
+    *,
+    contexts: Sequence[int],
+    depths: Sequence[float],
+    repeats: int,
+    requests: int | None,
+    lengths: Lengths | None,
+    warmup: int,
+    cooldown: int,
+    **alike: Any,
+) -> tuple[Job, ...]:
+    jobs: list[Job] = []
+    rounds = len(dict.fromkeys(depths)) if lengths is None else 1
+    for concurrency in concurrencies:
+        for context in dict.fromkeys(contexts) if lengths is None else (None,):
+            block = plan_jobs(
+                contexts=() if context is None else (context,),
+                depths=depths,
+                repeats=max(repeats, math.ceil(concurrency / rounds)),
+                requests=requests,
+                lengths=lengths,
+                warmup=warmup if not jobs else 0,
+                **alike,
+            )
+            jobs += [replace(job, concurrency=concurrency) for job in block]
+    last = [job for job in jobs if job.phase is LoadPhase.MEASURED][-1:]
+    jobs += [replace(job, phase=LoadPhase.COOLDOWN, repeat=i) for job in last for i in range(cooldown)]
+    return tuple(jobs)
 
 
 def plan_arrivals(count: int, *, rate: float, burstiness: float, seed: int) -> tuple[float, ...]:

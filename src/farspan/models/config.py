@@ -12,7 +12,7 @@ from farspan.models import catalog
 from farspan.models.config_json import check_bounds, read_config_json
 from farspan.models.families import family_reader
 from farspan.models.families.config_fields import ConfigReader
-from farspan.models.spec import AttentionKind, ModelSpec
+from farspan.models.spec import ModelSpec
 
 WEIGHT_FORMATS: dict[str, object] = {
     "bf16": None,
@@ -48,7 +48,7 @@ def spec_from_config(config: Mapping[str, object], name: str, source: str = "") 
             f"{source or name} contradicts itself ({type(error).__name__}: {error})",
             "compare it with the config.json on the hub",
         ) from error
-    attending = [layer for layer in spec.layers if layer.attention is not AttentionKind.LINEAR]
+    attending = [layer for layer in spec.layers if not layer.attention.keeps_no_tokens]
     if not spec.layers or any(min(layer.num_kv_heads, layer.head_dim) < 1 for layer in attending):
         raise InputError(
             f"{source or name} describes layers without heads, or heads of size 0",

@@ -24,7 +24,15 @@ class AttentionKind(StrEnum):
     SLIDING_WINDOW = "sliding_window"  # the last `window` tokens
     MLA = "mla"  # one latent vector a token, shared by all heads, copied to every rank
     COMPRESSED = "compressed"  # DeepSeek V4: a sliding window, plus one latent a `tokens_per_entry` tokens
+    NONE = (
+        "none"  # no attention at all: an MLP of its own (Nemotron-H), or a layer whose attention was cut out
+    )
     LINEAR = "linear"  # a recurrent state of fixed size: nothing grows with the context
+
+    @property
+    def keeps_no_tokens(self) -> bool:
+        """Whether a layer of this kind keeps nothing a token."""
+        return self in (AttentionKind.NONE, AttentionKind.LINEAR)
 
 
 class KvDtype(StrEnum):
@@ -153,6 +161,11 @@ class LayerSpec:
     intermediate_size: int = 0
     moe: MoeSpec | None = None
 
+    @property
+    def keeps_no_tokens(self) -> bool:
+        """Whether nothing of it grows with the context and it has no window either."""
+        return self.attention.keeps_no_tokens or self.shares_kv_with is not None
+
     def kv_heads_per_rank(self, tp: int) -> int:
         """KV heads on one rank: divided while there are enough, then one copy a rank (vllm 0.32.0
         config/model.py: get_num_kv_heads, max(1, total // tp))."""
@@ -166,7 +179,7 @@ class LayerSpec:
         An entry is one token, except in a COMPRESSED layer (see `tokens_per_entry`). LINEAR and KV-sharing
         layers have none.
         """
-        if self.attention is AttentionKind.LINEAR or self.shares_kv_with is not None:
+        if self.keeps_no_tokens:
             return 0
         return self.kv_heads_per_rank(tp) * (self.head_dim + self.value_head_dim) * kv_value_bytes
 
@@ -182,7 +195,7 @@ class LayerSpec:
 
     def kv_tokens_kept(self, context: int) -> int:
         """Tokens a finished prefill of `context` tokens must keep (no page rounding, no batch in flight)."""
-        if self.attention is AttentionKind.LINEAR or self.shares_kv_with is not None:
+        if self.keeps_no_tokens:
             return 0
         return min(context, self.window) if self.window is not None else context
 
@@ -214,7 +227,8 @@ class ModelSpec(ValueHash):
         weights: Every weight tensor, vision included; multi-token-prediction layers are not.
         torch_dtype: The dtype of unquantized weights.
         ropes: Distinct cos/sin tables of the language model.
-        quantization: How the checkpoint's weights are quantized, or None.
+        quantization: How the checkpoint's weights are quantized, or None; where formats differ, the first named.
+        kv_fp8: Whether the checkpoint asks for an FP8 KV cache when the KV dtype is auto.
         tie_word_embeddings: Whether the output head is the embedding.
         notes: What a reader of any figure must know: an assumption made, a published quantization.
     """
@@ -230,6 +244,7 @@ class ModelSpec(ValueHash):
     torch_dtype: str = "bfloat16"
     ropes: tuple[RopeSpec, ...] = ()
     quantization: QuantSpec | None = None
+    kv_fp8: bool = False
     tie_word_embeddings: bool = False
     notes: tuple[str, ...] = field(default=())
 
@@ -290,6 +305,8 @@ def _tp_refusal(model: ModelSpec, tp: int) -> tuple[str, str] | None:
     """Why `tp` does not do, and the fix; None when it does. Sweeps ask it for every point."""
     for layer in model.layers:
         heads, kv_heads = layer.num_heads, layer.num_kv_heads
+        if layer.attention is AttentionKind.NONE:
+            continue
         if tp < 1 or heads % tp:
             choices = ", ".join(str(size) for size in range(1, heads + 1) if heads % size == 0)
             return (

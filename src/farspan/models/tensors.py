@@ -34,11 +34,22 @@ class Shard(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class QuantSpec:
+    """A weight quantization: `bits` a weight, and one scale of `scale_bits` (zero point included) per `group`
+    weights."""
+
+    method: str  # "fp8", "mxfp4", "awq", ...
+    bits: int
+    group: int  # weights that share a scale; 0 for one scale a tensor or a channel (counted as nothing)
+    scale_bits: int
+
+
+@dataclass(frozen=True, slots=True)
 class WeightTensor:
     """Identical tensors of a model: `copies` of `shape`, divided by `shard`.
 
     `units` counts the KV heads for Shard.KV_HEADS. `quantizable`: a projection, which a quantization may
-    reach; `quantized`: the model's own does.
+    reach; `quant`: the format the checkpoint keeps it in, None for the model's dtype.
     `dtype_bytes` is 0 for the model's dtype, else fixed (a float32 router bias).
     """
 
@@ -49,7 +60,7 @@ class WeightTensor:
     copies: int = 1
     units: int = 0
     quantizable: bool = False
-    quantized: bool = False
+    quant: QuantSpec | None = None
     dtype_bytes: int = 0
 
     @property
@@ -60,16 +71,10 @@ class WeightTensor:
             total *= size
         return total
 
-
-@dataclass(frozen=True, slots=True)
-class QuantSpec:
-    """A weight quantization: `bits` a weight, and one scale of `scale_bits` (zero point included) per `group`
-    weights, for the tensors marked quantized; everything else stays in the model's dtype."""
-
-    method: str  # "fp8", "mxfp4", "awq", ...
-    bits: int
-    group: int  # weights that share a scale; 0 for one scale a tensor or a channel (counted as nothing)
-    scale_bits: int
+    @property
+    def quantized(self) -> bool:
+        """Whether the checkpoint keeps it in fewer bits."""
+        return self.quant is not None
 
 
 @dataclass(frozen=True, slots=True)

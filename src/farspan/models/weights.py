@@ -35,13 +35,11 @@ def _rank_elements(tensor: WeightTensor, tp: int) -> int:
     return -(-tensor.count // tp)
 
 
-def tensor_bytes(
-    tensor: WeightTensor, elements: int, dtype_bytes: int, quantization: QuantSpec | None
-) -> int:
+def tensor_bytes(tensor: WeightTensor, elements: int, dtype_bytes: int) -> int:
     """Bytes of `elements` elements of a tensor, scales included where it is quantized."""
-    if tensor.quantized and quantization is not None:
-        scales = elements * quantization.scale_bits // quantization.group if quantization.group else 0
-        return (elements * quantization.bits + scales) // 8
+    if tensor.quant is not None:
+        scales = elements * tensor.quant.scale_bits // tensor.quant.group if tensor.quant.group else 0
+        return (elements * tensor.quant.bits + scales) // 8
     return elements * (tensor.dtype_bytes or dtype_bytes)
 
 
@@ -62,7 +60,7 @@ def rank_weight_bytes(model: ModelSpec, tp: int = 1) -> WeightBreakdown:
         [
             (
                 tensor.part,
-                tensor_bytes(tensor, _rank_elements(tensor, tp), model.dtype_bytes, model.quantization),
+                tensor_bytes(tensor, _rank_elements(tensor, tp), model.dtype_bytes),
             )
             for tensor in model.weights
         ]
@@ -114,9 +112,15 @@ def rope_table_bytes(model: ModelSpec, value_bytes: int) -> int:
 @lru_cache(maxsize=64)
 def with_fp8_weights(model: ModelSpec) -> ModelSpec:
     """The model as if every projection were kept in FP8 with one float32 scale per 128 x 128 weights."""
+    fp8 = QuantSpec("fp8", 8, 128 * 128, 32)
     return replace(
         model,
-        weights=tuple(replace(tensor, quantized=tensor.quantizable) for tensor in model.weights),
-        quantization=QuantSpec("fp8", 8, 128 * 128, 32),
+        weights=tuple(
+            replace(
+                tensor, quant=fp8 if tensor.quantizable and tensor.part is not WeightPart.LM_HEAD else None
+            )
+            for tensor in model.weights
+        ),
+        quantization=fp8,
         notes=(*model.notes, "planned with fp8 weights: give the engine a checkpoint kept so"),
     )

@@ -132,11 +132,6 @@ class SinglePlan(PlanDocument):
         """Every engine planned, those that refuse included."""
         return tuple(self.plans)
 
-    @property
-    def fits(self) -> bool:
-        """Whether any engine serves it."""
-        return any(plan.fits for plan in self.plans.values())
-
     def answers_of(self, engine: str) -> tuple[EngineRecord, ...]:
         """Return the plan of one engine."""
         return (self.plans[engine],) if engine in self.plans else ()

@@ -7,7 +7,22 @@ from collections.abc import Mapping, Sequence
 
 from farspan.errors import InputError
 
-_SHORT = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
+# vLLM's short names (0.32.0 engine/arg_utils.py), written out; SGLang has none.
+_SHORT = {
+    "-tp": "--tensor-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-dp": "--data-parallel-size",
+    "-dcp": "--decode-context-parallel-size",
+    "-pcp": "--prefill-context-parallel-size",
+    "-ep": "--enable-expert-parallel",
+    "-q": "--quantization",
+    "-sc": "--speculative-config",
+    "-cc": "--compilation-config",
+    "-ac": "--attention-config",
+    "-dc": "--diffusion-config",
+    "-n": "--nnodes",
+    "-r": "--node-rank",
+}
 _NUMBER = re.compile(r"-\d+(\.\d+)?")
 _VARIABLE = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)", re.DOTALL)
 

@@ -6,7 +6,7 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec
+from farspan.models.spec import AttentionKind, LayerSpec, ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import active_parameters, rank_weight_bytes, total_parameters
 
@@ -85,17 +85,6 @@ def prefill_rates(model: ModelSpec, tp: int) -> PrefillRates:
     1.54e16 at N = 1e6 for one rank of Scout at TP 8).
     """
     return PrefillRates(2.0 * _linear_parameters(model) / tp, *_attention_coefficients(model, tp))
-
-
-def prefill_work(model: ModelSpec, tp: int, tokens: int) -> PrefillWork:
-    """Operations of a prompt of `tokens` on one of `tp` ranks."""
-    return prefill_rates(model, tp).work(tokens)
-
-
-def decode_bytes(model: ModelSpec, tp: int, context: int, kv_dtype: KvDtype) -> tuple[float, float]:
-    """Bytes one rank reads for one decoded token: KV of `context` tokens, and the weights that work on it."""
-    rates = decode_rates(model, tp, kv_dtype.value_bytes(model.dtype_bytes))
-    return rates.kv(context), rates.weights
 
 
 @lru_cache(maxsize=256)

@@ -7,7 +7,6 @@ terms over the efficiencies of `timing_fits`, plus the CPU time of SGLang's pref
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,7 +15,6 @@ from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.roofline import (
     DecodeRates,
     PrefillRates,
-    PrefillWork,
     decode_rates,
     prefill_rates,
 )
@@ -177,17 +175,6 @@ def prefill_seconds(model: ModelSpec, gpu: Gpu, tp: int, kv_dtype: KvDtype) -> P
     return prefill_rates(model, tp).over(linear_peak, attention_peak)
 
 
-def floor_terms(model: ModelSpec, gpu: Gpu, tp: int, tokens: int, kv_dtype: KvDtype) -> PrefillWork:
-    """Seconds of a prompt at the peak, by kind of work."""
-    return prefill_seconds(model, gpu, tp, kv_dtype).work(tokens)
-
-
-def decode_floor(model: ModelSpec, gpu: Gpu, tp: int, context: int, kv_dtype: KvDtype) -> float:
-    """Seconds one decoded token takes at the memory's peak bandwidth."""
-    rates = decode_rates(model, tp, kv_dtype.value_bytes(model.dtype_bytes)).over(gpu.bandwidth)
-    return rates.weights + rates.kv(context)
-
-
 def offloaded_weights_warning(offloaded: int) -> list[str]:
     """What the times leave out when `offloaded` bytes of weights a GPU stay in the machine's memory."""
     if not offloaded:
@@ -235,27 +222,6 @@ def prefix_tree_seconds(version: str, tokens: int, chunk: int) -> float:
 
 def _chunk_scale(chunk: int) -> float:
     return math.pow(PREFIX_TREE_CHUNK / chunk, PREFIX_TREE_CHUNK_POWER)
-
-
-def fit_prefill(points: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
-    """Efficiencies (linear, attention) that reproduce measured seconds best, in relative least squares.
-
-    Each point is (linear floor, attention floor, measured seconds). Two points are met exactly.
-    """
-    a11 = sum((linear / seconds) ** 2 for linear, _, seconds in points)
-    a22 = sum((attention / seconds) ** 2 for _, attention, seconds in points)
-    a12 = sum(linear * attention / seconds**2 for linear, attention, seconds in points)
-    b1 = sum(linear / seconds for linear, _, seconds in points)
-    b2 = sum(attention / seconds for _, attention, seconds in points)
-    determinant = a11 * a22 - a12 * a12
-    return determinant / (b1 * a22 - b2 * a12), determinant / (a11 * b2 - a12 * b1)
-
-
-def fit_decode(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """(bandwidth share, seconds a step) through two measured (floor, seconds between tokens) points."""
-    (floor_a, seconds_a), (floor_b, seconds_b) = points
-    share = (floor_b - floor_a) / (seconds_b - seconds_a)
-    return share, seconds_a - floor_a / share
 
 
 def _interpolate(points: tuple[tuple[float, float], ...], tokens: float) -> float:

@@ -203,8 +203,8 @@ def _choose_times(point: Point, times: Trust, cold: Trust, together: int) -> lis
             KeyFigure("TTFT there", format_seconds(point.ttft_s), f"slowest depth, {spread}{among}", verdict)
         )
     if point.prefill_tokens_per_s is not None:
-        rate = f"{point.prefill_tokens_per_s:,.0f}"
-        figures.append(KeyFigure("Prefill there", rate, f"tokens/s, prompt over TTFT{among}", verdict))
+        rate = f"{point.prefill_tokens_per_s:,.0f} tokens/s"
+        figures.append(KeyFigure("Prefill there", rate, f"prompt over TTFT{among}", verdict))
     if point.itl_s is not None:
         figures.append(
             KeyFigure("ITL there", format_seconds(point.itl_s), f"p50 between tokens{among}", level)
@@ -230,8 +230,8 @@ def _choose_throughput(run: ReportRun, together: int) -> list[KeyFigure]:
     total, output, requests = rates["tokens_per_s"], rates["output_tokens_per_s"], rates["requests_per_s"]
     if total is None or output is None or requests is None:
         return []
-    note = f"tokens/s in and out: {output:,.1f} output tokens/s, {requests:,.3g} requests/s"
-    return [KeyFigure("Throughput", f"{total:,.0f}", note, TrustLevel.PROVEN)]
+    note = f"in and out: {output:,.1f} output tokens/s, {requests:,.3g} requests/s"
+    return [KeyFigure("Throughput", f"{total:,.0f} tokens/s", note, TrustLevel.PROVEN)]
 
 
 def slowest_point(results: Sequence[Result], context: int) -> Point | None:

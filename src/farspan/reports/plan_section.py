@@ -139,7 +139,7 @@ def _choose_figures(series: PlanSeries) -> tuple[KeyFigure, ...]:
             KeyFigure("TTFT", format_seconds(row.expected_s), f"at {_length(row)}; {floor}", times)
         )
     if row.rate is not None:
-        figures.append(KeyFigure("Prefill", f"{row.rate:,.0f}", f"tokens/s at {_length(row)}", times))
+        figures.append(KeyFigure("Prefill", f"{row.rate:,.0f} tokens/s", f"at {_length(row)}", times))
     if row.itl_s is not None:
         figures.append(KeyFigure("ITL", format_seconds(row.itl_s), f"at {_length(row)}", times))
     return tuple(figures)

@@ -83,11 +83,6 @@ class ReportRun:
             or self.recorded.info.identity.model
         )
 
-    @property
-    def is_elastic(self) -> bool:
-        """Whether the engine reports the bytes its KV cache has taken, which only an elastic one does."""
-        return bool(self.readings("kv_mapped_bytes"))
-
     def readings(self, measure: str, source: str = "engine") -> tuple[Reading, ...]:
         """Return a measure's readings; none when the series does not have it."""
         return self.series.get(source, {}).get(measure, ())

@@ -13,7 +13,7 @@ from farspan.reports.trust_statement import was_checked
 REQUEST_COLUMNS = (
     "run", "engine", "model", "context", "depth", "repeat", "seed", "started_at", "status", "error", "prompt_tokens",
     "cached_tokens", "output_tokens", "ttft_s", "queue_s", "itl_mean_s", "itl_p50_s", "itl_p99_s", "tpot_s", "e2e_s",
-    "prefill_tokens_per_s", "decode_tokens_per_s", "score", "company", "planned_ttft_s", "floor_ttft_s", "labels",
+    "prefill_tokens_per_s", "decode_tokens_per_s", "score", "most_at_once", "planned_ttft_s", "floor_ttft_s", "labels",
 )  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def list_request_rows(section: RunSection) -> Iterator[tuple[object, ...]]:
             result.cached_tokens, result.output_tokens, result.ttft_s, result.queue_s, gaps.mean if gaps else None,
             gaps.p50 if gaps else None, gaps.p99 if gaps else None, result.tpot_s, result.e2e_s,
             result.prefill_tokens_per_s, result.decode_tokens_per_s, result.score if was_checked(result) else None,
-            result.company, planned.expected_s if planned else None, planned.floor_s if planned else None,
+            result.most_at_once, planned.expected_s if planned else None, planned.floor_s if planned else None,
             " ".join(result.labels),
         )  # fmt: skip
 

@@ -163,13 +163,13 @@ def draw_requests(run: ReportRun) -> Chart | None:
         for name, rows in parts.items()
         if rows
     ]
-    company = max(result.company for _, result in shown)
+    most_at_once = max(result.most_at_once for _, result in shown)
     return Chart(
         anchor=f"requests-{run.key}",
         title=f"Requests over time: {run.name}",
         svg=draw(layers, width=WIDE, height=int(max(60, step * len(shown)))),
         alt=(
-            f"{len(shown):,} requests of {run.name} over {format_seconds(end)}, at most {company:,} at a time, "
+            f"{len(shown):,} requests of {run.name} over {format_seconds(end)}, at most {most_at_once:,} at a time, "
             f"{len(parts['failed']):,} of them failed."
         ),
         caption=(

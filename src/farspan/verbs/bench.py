@@ -129,6 +129,7 @@ def bench_options(
     run: str | Path | None = None,
     contexts: Sequence[str | int] | None = None,
     lengths: str | Lengths | None = None,
+    concurrency: str | int | Sequence[int] | None = None,
     api: str | Api = Api.COMPLETIONS,
     prompt_as: str | PromptAs = PromptAs.IDS,
     rate: float | None = None,
@@ -145,6 +146,7 @@ def bench_options(
         run: The run folder; runs/ and the time when None.
         contexts: Prompt lengths as the server counts them: numbers, or text such as "10M".
         lengths: A distribution to draw them from instead, such as "lognormal:50k,0.7".
+        concurrency: Requests under way at a time; several, or "1,4,16", are gone through one after another.
         api: completions, chat, or SGLang's generate.
         prompt_as: ids or text.
         rate: Requests a second whether or not earlier ones are over; None or infinity is a closed loop.
@@ -157,6 +159,7 @@ def bench_options(
     """
     if run is None and further.get("resume"):
         raise InputError("--resume does not say which run to go on with", "name its folder with --run")
+    levels = _read_concurrency(concurrency)
     return BenchOptions(
         url=url,
         run=Path(run) if run is not None else default_run_folder(),
@@ -166,6 +169,8 @@ def bench_options(
         prompt_as=PromptAs(prompt_as),
         limits=Limits(connect_timeout, first_token_timeout, idle_timeout),
         time_limit_s=time_limit,
+        concurrency=levels[0] if len(levels) == 1 else None,
+        concurrencies=levels if len(levels) > 1 else (),
         rate=None if rate is not None and math.isinf(rate) else rate,  # vLLM's name for a closed loop
         **further,
     )
@@ -182,6 +187,8 @@ def _read_resumed(options: Mapping[str, Any]) -> tuple[BenchOptions, dict[str, s
     had, engines = read_last_options(anew.run)
     given = {name: getattr(anew, name) for name in options if name in had.__dataclass_fields__}
     limits = {field: getattr(anew.limits, field) for name, field in _LIMIT_FIELDS.items() if name in options}
+    if "concurrency" in options:
+        given["concurrencies"] = anew.concurrencies
     if "time_limit" in options:
         given["time_limit_s"] = anew.time_limit_s
     return replace(had, **given | {"limits": replace(had.limits, **limits)}), engines
@@ -192,6 +199,17 @@ _LIMIT_FIELDS = {
     "first_token_timeout": "first_token_s",
     "idle_timeout": "idle_s",
 }
+
+
+def _read_concurrency(given: str | int | Sequence[int] | None) -> tuple[int, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        try:
+            return tuple(dict.fromkeys(int(part) for part in given.split(",")))
+        except ValueError:
+            raise InputError(f"{given!r} is not a number of requests", "write it as 8 or 1,4,16,50") from None
+    return (given,) if isinstance(given, int) else tuple(dict.fromkeys(given))
 
 
 def default_run_folder() -> Path:

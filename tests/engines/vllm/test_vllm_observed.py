@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from farspan.engines.vllm import plan_vllm
 from farspan.engines.vllm.layout import kv_layout
+from farspan.engines.vllm.plan import plan_vllm
 from farspan.engines.vllm.pool import NULL_BLOCKS, VllmKvLayout
 from farspan.engines.vllm.printed import SIZE_KEY, concurrency_key, kv_cache_size_tokens
 from farspan.engines.vllm.versions import RULES, SizeLine

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from farspan.engines.vllm import KNOWN_VERSIONS, outline_vllm, plan_vllm
 from farspan.engines.vllm.defaults import batch_limits, prefix_caching
 from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, human_int, read_flags
 from farspan.engines.vllm.hybrid import hybrid_state
 from farspan.engines.vllm.layout import kv_layout
+from farspan.engines.vllm.plan import outline_vllm, plan_vllm
 from farspan.engines.vllm.pool import VllmKvLayout
-from farspan.engines.vllm.versions import RULES
-from farspan.errors import InputError
+from farspan.engines.vllm.versions import KNOWN_VERSIONS, RULES
+from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype, ModelSpec
@@ -407,3 +408,52 @@ def test_kv_offload_takes_host_memory_and_raises_no_request() -> None:
     assert tiered.capacity_tokens == plain.capacity_tokens
     assert tiered.ledger["finished KV kept in RAM"].bytes == 100 * GIB
     assert any("does not raise the longest request" in warning for warning in tiered.warnings)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--enable-lora", None, "adapters and their buffers"),
+        ("--enable-eplb", None, "redundant experts"),
+        ("--disable-sliding-window", None, "keep every token"),
+        ("--mamba-ssm-cache-dtype", "float32", "recurrent states of another type"),
+        ("--offload-backend", "prefetch", "prefetching weight offload"),
+        ("--dtype", "float32", "makes the weights of .* another size"),
+        ("--quantization", "fp8", "plan that checkpoint with --weights fp8"),
+    ],
+)
+def test_what_changes_memory_unmirrored_is_refused_by_name(
+    flag: str, value: str | None, message: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=message) as caught:
+        plan_vllm(request(100_000, "0.33.0", engine_flags={flag: value}))
+    assert flag in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--dtype", "half"),
+        ("--dtype", "auto"),
+        ("--offload-backend", "auto"),
+        ("--mamba-cache-dtype", "auto"),
+    ],
+)
+def test_the_same_flags_at_what_vllm_does_anyway_are_passed_on(flag: str, value: str) -> None:
+    plan = plan_vllm(request(100_000, "0.33.0", engine_flags={flag: value}))
+    assert plan.fits
+    assert plan.flags[-2:] == (flag, value)
+
+
+def test_a_quantized_checkpoint_may_say_so() -> None:
+    asked = replace(
+        request(100_000, "0.33.0"), model=load_model("deepseek-v3.2"), engine_flags={"--quantization": "fp8"}
+    )
+    assert plan_vllm(asked).ledger == plan_vllm(replace(asked, engine_flags={})).ledger
+
+
+def test_the_fraction_has_two_spellings() -> None:
+    one = plan_vllm(request(100_000, "0.33.0", engine_flags={"--gpu-memory-utilization": "0.5"}))
+    other = plan_vllm(request(100_000, "0.33.0", engine_flags={"--device-memory-utilization": "0.5"}))
+    assert one.available_kv_bytes == other.available_kv_bytes
+    assert one.available_kv_bytes < plan_vllm(request(100_000, "0.33.0")).available_kv_bytes

@@ -48,11 +48,11 @@ def test_what_follows_a_page_ends_where_memory_does(hole: int) -> None:
     pages = pool.alloc(3 * 256)
     assert pages is not None
     pool.free(np.arange(hole, 512, dtype=np.int32))  # all of segment 1
-    pool._books.unback(1)
+    pool._page_refs.unback(1)
     free = list(range(hole, 256))
     pool.free(np.array([7, 8, 9], np.int32))
     assert pool.alloc(3 + len(free), after=hole - 1).tolist() == [*free, 7, 8, 9]  # type: ignore[union-attr]
-    assert pool._books.free_pages == 0
+    assert pool._page_refs.free_pages == 0
 
 
 def test_it_grows_by_segments_to_its_cap_and_not_beyond() -> None:

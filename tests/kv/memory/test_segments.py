@@ -16,7 +16,8 @@ from farspan.kv.memory.drivers.driver import Driver, DriverError, Fence, Memory,
 from farspan.kv.memory.drivers.host import HostDriver
 from farspan.kv.memory.elastic_tables import RequestTable
 from farspan.kv.memory.pages import PagePool
-from farspan.kv.memory.segments import SegmentedRange, SegmentPool
+from farspan.kv.memory.ranges import SegmentedRange
+from farspan.kv.memory.segments import SegmentPool
 
 SEGMENT = 1 << 14
 

@@ -296,7 +296,7 @@ def test_spans_follow_splits_and_are_cut_to_a_match() -> None:
     cursor = tree.insert([1, 2, 3, 4, 5, 6], ids(0, 6)).cursor
     assert not len(tree.attach(cursor, 1, SecondaryPages(2, ids(100, 4))))
     tree.insert([1, 2, 3, 9], ids(10, 4))
-    assert [(s.start, s.pages.tolist()) for s in tree.match([1, 2, 3, 4, 5]).spans(1)] == [
+    assert [(s.start, s.pages.tolist()) for s in tree.match([1, 2, 3, 4, 5]).secondary(1)] == [
         (2, [100]),
         (3, [101, 102]),
     ]
@@ -304,7 +304,7 @@ def test_spans_follow_splits_and_are_cut_to_a_match() -> None:
     assert tree.detach(cursor, 1, 0, 3).tolist() == [200, 100]
     assert tree.held(1) == 3
     (victim,) = tree.victims(1, 1)
-    assert tree.drop_spans(victim).tolist() == [101, 102, 103]
+    assert tree.drop_secondary(victim).tolist() == [101, 102, 103]
     tree.check_integrity()
 
 

@@ -82,13 +82,13 @@ class PrefixTreeMachine(RuleBasedStateMachine):
             for location in Location:
                 found = {
                     s.start + i: p
-                    for s in result.spans(kind, location)
+                    for s in result.secondary(kind, location)
                     for i, p in enumerate(s.pages.tolist())
                 }
                 assert found == {
-                    i: self.model.held[p].spans[kind][1]
+                    i: self.model.held[p].secondary[kind][1]
                     for i, p in enumerate(every)
-                    if self.model.held[p].spans.get(kind, (None,))[0] is location
+                    if self.model.held[p].secondary.get(kind, (None,))[0] is location
                 }
         self.cursors.append((result.cursor, device[-1] if device else (name, ())))
         self.cursors.append((result.host_cursor, every[-1] if every else (name, ())))
@@ -153,35 +153,37 @@ class PrefixTreeMachine(RuleBasedStateMachine):
             pages = self.ids(stop - start)
             refused = self.tree.attach(cursor, kind, SecondaryPages(start, pages))
             assert refused.tolist() == [
-                p for p, h in zip(pages.tolist(), inside, strict=True) if kind in h.spans
+                p for p, h in zip(pages.tolist(), inside, strict=True) if kind in h.secondary
             ]
             for held, page in zip(inside, pages.tolist(), strict=True):
-                held.spans.setdefault(kind, (DEVICE, page))
+                held.secondary.setdefault(kind, (DEVICE, page))
         else:
             location = data.draw(st.sampled_from(Location))
             taken = self.tree.detach(cursor, kind, start, stop, location)
-            there = [h for h in inside if h.spans.get(kind, (None,))[0] is location]
-            assert taken.tolist() == [h.spans.pop(kind)[1] for h in there]
+            there = [h for h in inside if h.secondary.get(kind, (None,))[0] is location]
+            assert taken.tolist() == [h.secondary.pop(kind)[1] for h in there]
 
     @precondition(lambda self: self.cursors)
     @rule(data=st.data(), kind=st.integers(1, KINDS - 1))
-    def restore_spans(self, data: st.DataObject, kind: int) -> None:
+    def restore_secondary(self, data: st.DataObject, kind: int) -> None:
         cursor, (name, tokens) = self.pick(data)
         if id(cursor) in self.lost:
             return
         prefixes = self.model.prefixes(name, tokens)
-        hosted = [i for i, p in enumerate(prefixes) if self.model.held[p].spans.get(kind, (None,))[0] is HOST]
+        hosted = [
+            i for i, p in enumerate(prefixes) if self.model.held[p].secondary.get(kind, (None,))[0] is HOST
+        ]
         if not hosted:
             return
         start = stop = data.draw(st.sampled_from(hosted))
         while stop in hosted:
             stop += 1
         pages = self.ids(stop - start)
-        returned = self.tree.restore_spans(cursor, kind, SecondaryPages(start, pages))
+        returned = self.tree.restore_secondary(cursor, kind, SecondaryPages(start, pages))
         held = [self.model.held[p] for p in prefixes[start:stop]]
-        assert returned.tolist() == [h.spans[kind][1] for h in held]
+        assert returned.tolist() == [h.secondary[kind][1] for h in held]
         for each, page in zip(held, pages.tolist(), strict=True):
-            each.spans[kind] = (DEVICE, page)
+            each.secondary[kind] = (DEVICE, page)
 
     # Eviction and the host tier
 
@@ -211,9 +213,9 @@ class PrefixTreeMachine(RuleBasedStateMachine):
                 assert self.tree.demote(victim, hosted).tolist() == victim.pages.tolist()
                 self.moved(kind, [by_page[page] for page in victim.pages.tolist()], hosted)
             elif kind:
-                assert self.tree.drop_spans(victim).tolist() == victim.pages.tolist()
+                assert self.tree.drop_secondary(victim).tolist() == victim.pages.tolist()
                 for page in victim.pages.tolist():
-                    del self.model.held[by_page[page]].spans[kind]
+                    del self.model.held[by_page[page]].secondary[kind]
             else:
                 self.removed([by_page[page] for page in victim.pages.tolist()], victim)
 
@@ -221,7 +223,7 @@ class PrefixTreeMachine(RuleBasedStateMachine):
         for prefix, page in zip(prefixes, hosted.tolist(), strict=True):
             held = self.model.held[prefix]
             if kind:
-                held.spans[kind] = (HOST, page)
+                held.secondary[kind] = (HOST, page)
             else:
                 held.location, held.page = HOST, page
 
@@ -234,7 +236,7 @@ class PrefixTreeMachine(RuleBasedStateMachine):
             held = self.model.held.pop(prefix)
             assert prefix in prefixes or held.location is HOST
             expected.setdefault((0, held.location), []).append(held.page)
-            for kind, (location, page) in held.spans.items():
+            for kind, (location, page) in held.secondary.items():
                 expected.setdefault((kind, location), []).append(page)
         released = self.tree.remove(victim)
         found = {slot: sorted(array.tolist()) for slot, array in released.pages.items() if len(array)}

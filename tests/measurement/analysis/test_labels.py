@@ -40,7 +40,7 @@ def test_nothing_happened() -> None:
 @pytest.mark.parametrize(
     ("exchange", "around", "name", "words"),
     [
-        (GOOD, Surroundings(company=8), "concurrent", "8 requests of ours"),
+        (GOOD, Surroundings(most_at_once=8), "concurrent", "8 requests of ours"),
         (GOOD, Surroundings(others_cpu=3.5), "co-running", "3.5 of the client's 4 processors"),
         (replace(GOOD, clock_jump_s=-3.2), Surroundings(), "clock-jump", "-3.200 s"),
         (replace(GOOD, lag=Lag(0.1, 0.3, 0.4)), Surroundings(), "client-lag", "p99 300.0 ms"),

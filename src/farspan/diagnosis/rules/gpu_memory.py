@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from farspan.engines.logs import out_of_memory as oom
 from farspan.engines.logs.findings import Confidence, Severity
 from farspan.engines.logs.planned_server import planned
 from farspan.engines.logs.records import StartPhase
 from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch
 from farspan.engines.logs.server_state import ServerState
+from farspan.engines.registry import all_engines, find_served
 
 _OTHERS_GIB = 2.0
 
@@ -53,29 +56,31 @@ CUDA_OOM_STARTING = Rule(
 )
 
 
+def _leave_more(server_state: ServerState) -> Iterator[str]:
+    """What leaves more memory to activations, by the engine's own flags; those of every engine where it is unknown."""
+    known = find_served(server_state.engine)
+    for engine in (known,) if known is not None else all_engines():
+        if engine.memory_share_flag:
+            setting = engine.memory_share_flag.removeprefix("--").replace("-", "_")
+            share = server_state.number(setting) or engine.memory_share
+            lower = f"{engine.memory_share_flag} {share - 0.05:.2f}" if share and share > 0.2 else ""
+            yield f"{lower or f'a lower {engine.memory_share_flag}'}: leaves more for activations"
+        if engine.step_tokens_flag:
+            yield f"{engine.step_tokens_flag} 4096: smaller activations"
+
+
 def _cuda_oom_serving(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis | None:
     if not rule_match.was_ready:
         return None
     words = oom.read(rule_match.match).words()
-    if server_state.engine == "sglang":
-        fraction = server_state.number("mem_fraction_static")
-        lower = (
-            f"--mem-fraction-static {fraction - 0.05:.2f}"
-            if fraction and fraction > 0.2
-            else "a lower --mem-fraction-static"
-        )
-        fix = (f"{lower}: leaves more for activations", "--chunked-prefill-size 4096: smaller activations")
-    else:
-        share = server_state.number("gpu_memory_utilization") or 0.9
-        fix = (
-            f"--gpu-memory-utilization {max(share - 0.05, 0.1):.2f}: leaves more for activations",
-            "--max-num-batched-tokens 4096: smaller activations",
-        )
     return Diagnosis(
         f"Out of GPU memory while serving ({words}): activations or a workspace needed more than the "
         f"start-up profile "
         "showed.",
-        (*fix, "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True when much is reserved but unallocated"),
+        (
+            *_leave_more(server_state),
+            "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True when much is reserved but unallocated",
+        ),
         Confidence.STRONG,
     )
 

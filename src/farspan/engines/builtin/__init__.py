@@ -1,1 +1,1 @@
-"""What farspan knows of its built-in engine."""
+"""All that farspan knows of its built-in engine; the engine itself is `farspan.builtin`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from farspan import __version__
@@ -27,12 +28,30 @@ class Builtin(Engine):
     def plan_server(self, request: PlanRequest) -> EnginePlan:
         from farspan.engines.builtin.plan import plan_builtin
 
-        return plan_builtin(request)
+        return self._warn_of_version(request, plan_builtin(request))
 
     def outline_server(self, request: PlanRequest) -> EnginePlan:
         from farspan.engines.builtin.plan import outline_builtin
 
-        return outline_builtin(request)
+        return self._warn_of_version(request, outline_builtin(request))
+
+    def _warn_of_version(self, request: PlanRequest, plan: EnginePlan) -> EnginePlan:
+        """The plan, with a warning where it is of another version than the one asked for.
+
+        Raises:
+            InputError: The version is another one, and the nearest is not accepted.
+        """
+        if request.engine_version in ("", __version__):
+            return plan
+        from farspan.planner.versions import resolve_version
+
+        chosen = resolve_version(
+            self.name,
+            request.engine_version,
+            self.known_versions(),
+            accept_nearest=request.accept_nearest_version,
+        )
+        return replace(plan, warnings=(chosen.warning, *plan.warnings)) if chosen.warning else plan
 
     def levers(self) -> tuple[LeverCandidate, ...]:
         from farspan.engines.builtin.levers import LEVERS
@@ -67,6 +86,7 @@ ENGINE = Builtin(
     owned_by="farspan",
     key_variable=KEY_VARIABLE,
     context_flag="--max-model-len",
+    step_tokens_flag="--max-num-batched-tokens",
     cpu_flags=("--device", "cpu"),
     most_ranks=1,
     start_seconds=START_SECONDS,

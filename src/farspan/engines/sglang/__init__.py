@@ -1,1 +1,1 @@
-"""SGLang's memory, by version: what its start-up arithmetic gives, and what it allocates outside it."""
+"""All that farspan knows of SGLang."""

@@ -93,6 +93,9 @@ ENGINE = Vllm(
     key_variable=KEY_VARIABLE,
     context_flag="--max-model-len",
     data_parallel_flags=("--data-parallel-size", "-dp"),
+    memory_share_flag="--gpu-memory-utilization",
+    memory_share=0.9,
+    step_tokens_flag="--max-num-batched-tokens",
     eager_flags=("--enforce-eager",),
     logged_flags=(
         "gpu_memory_utilization",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from farspan.engines.vllm.versions import VllmRules
-from farspan.errors import InputError
+from farspan.errors import InputError, UnsupportedError
 from farspan.models.spec import KvDtype
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
@@ -18,7 +18,6 @@ from farspan.value_hash import ValueHash
 CHUNKED_HYBRID_ENV = "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE"
 GRAPH_ESTIMATE_ENV = "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS"
 LONG_CONTEXT_ENV = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
-ENV_NAMES = (CHUNKED_HYBRID_ENV, GRAPH_ESTIMATE_ENV, LONG_CONTEXT_ENV)
 
 MAX_MODEL_LEN = "--max-model-len"
 MAX_NUM_SEQS = "--max-num-seqs"
@@ -45,12 +44,34 @@ _NOT_MIRRORED = {
     "-dp": "data parallelism",
     "--enable-expert-parallel": "expert parallelism",
     "--cpu-offload-params": "offload of some weights by name",
+    "--offload-backend": "prefetching weight offload",
     "--offload-group-size": "prefetching weight offload",
+    "--offload-params": "prefetching weight offload",
+    "--enable-lora": "adapters and their buffers",
+    "--enable-eplb": "redundant experts",
+    "--enable-elastic-ep": "elastic expert parallelism",
+    "--enable-dbo": "two batches at once, each with buffers of its own",
+    "--ubatch-size": "several batches at once, each with buffers of its own",
+    "--disable-sliding-window": "windowed layers that keep every token",
+    "--swa-bounded-replay": "windowed layers that replay tokens",
+    "--mamba-cache-dtype": "recurrent states of another type",
+    "--mamba-ssm-cache-dtype": "recurrent states of another type",
+    "--mamba-block-size": "recurrent states kept at other distances",
+    "--mamba-cache-mode": "recurrent states kept at other distances",
+    "--use-replayssm": "recurrent states replayed from a buffer",
+    "--mm-ipc-gpu-memory-gb": "GPU memory for images handed over",
+    "--diffusion-config": "a diffusion model",
+    "--quantization-config": "weights quantized by another config",
+    "--spec-method": "speculative decoding in parts; --speculative-config is read",
+    "--spec-model": "speculative decoding in parts; --speculative-config is read",
     "--kv-cache-dtype-skip-layers": "KV dtypes that differ by layer",
     "VLLM_USE_V2_MODEL_RUNNER": "a model runner chosen by hand",
     "VLLM_USE_V1": "the engine before V1",
 }
-_NEUTRAL = ("1", "0", "null", "none")
+_NEUTRAL = ("1", "0", "null", "none", "auto", "false", "{}")
+_FRACTION = ("--gpu-memory-utilization", "--device-memory-utilization")
+_QUANTIZATION = ("--quantization", "-q")
+_WEIGHT_BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}  # of --dtype
 _EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
 
 
@@ -148,48 +169,44 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         InputError: A flag contradicts the request, has a value vLLM refuses, does not exist in this version,
             or asks for something whose memory is not mirrored.
     """
-    asked = request.with_flags(normalized(request.engine_flags))
-    _refuse(asked, rules)
-    length, auto = _max_model_len(asked, rules)
-    fraction = (
-        asked.float_flag(0.0, "--gpu-memory-utilization")
-        if _given(asked, "--gpu-memory-utilization")
-        else None
-    )
+    spelled = request.with_flags(normalized(request.engine_flags))
+    _refuse(spelled, rules)
+    length, auto = _max_model_len(spelled, rules)
+    fraction = spelled.float_flag(0.0, *_FRACTION) if spelled.has_flag(*_FRACTION) else None
     if fraction is not None and not 0 < fraction <= 1:
         raise InputError(
             f"--gpu-memory-utilization {fraction} is not above 0 and at most 1", "write it as 0.90"
         )
-    speculative = _json(asked, "--speculative-config", "-sc")
-    connector = _connector(asked)
+    speculative = _json(spelled, "--speculative-config", "-sc")
+    connector = _connector(spelled)
     return VllmFlags(
         max_model_len=length,
         auto_max_model_len=auto,
-        kv_dtype=_kv_dtype(asked),
+        kv_dtype=_kv_dtype(spelled),
         gpu_memory_utilization=fraction,
-        max_num_batched_tokens=_human(asked, "--max-num-batched-tokens"),
-        max_num_seqs=_human(asked, MAX_NUM_SEQS),
-        block_size=_human(asked, "--block-size"),
-        kv_cache_memory_bytes=_human(asked, "--kv-cache-memory-bytes"),
-        num_blocks=_human(asked, "--num-gpu-blocks-override"),
-        hybrid=_hybrid(asked),
-        chunked_hybrid_env=_env(asked, CHUNKED_HYBRID_ENV),
-        graph_estimate_env=_env(asked, GRAPH_ESTIMATE_ENV),
-        long_context_env=_env(asked, LONG_CONTEXT_ENV) is True,
+        max_num_batched_tokens=_human(spelled, "--max-num-batched-tokens"),
+        max_num_seqs=_human(spelled, MAX_NUM_SEQS),
+        block_size=_human(spelled, "--block-size"),
+        kv_cache_memory_bytes=_human(spelled, "--kv-cache-memory-bytes"),
+        num_blocks=_human(spelled, "--num-gpu-blocks-override"),
+        hybrid=_hybrid(spelled),
+        chunked_hybrid_env=_env(spelled, CHUNKED_HYBRID_ENV),
+        graph_estimate_env=_env(spelled, GRAPH_ESTIMATE_ENV),
+        long_context_env=_env(spelled, LONG_CONTEXT_ENV) is True,
         connector=connector,
-        kv_events=_given(asked, "--kv-events-config"),
+        kv_events=_given(spelled, "--kv-events-config"),
         speculative=str(speculative.get("method", "?")) if speculative else "",
-        enforce_eager=_switch(asked, "--enforce-eager") is True,
-        prefix_caching=_switch(asked, "--enable-prefix-caching"),
-        async_scheduling=_switch(asked, "--async-scheduling"),
-        chunked_prefill=_switch(asked, "--enable-chunked-prefill") is not False,
-        images=_images(asked),
-        throughput_mode=asked.text_flag("", "--performance-mode") == "throughput",
-        calculate_kv_scales=_switch(asked, "--calculate-kv-scales") is True,
-        cpu_offload_bytes=_gib(asked, "--cpu-offload-gb"),
-        kv_offload_bytes=_gib(asked, "--kv-offloading-size"),
-        passed_on=_passed_on(asked),
-        env=tuple(split_environment(asked.engine_flags)[1].items()),
+        enforce_eager=_switch(spelled, "--enforce-eager") is True,
+        prefix_caching=_switch(spelled, "--enable-prefix-caching"),
+        async_scheduling=_switch(spelled, "--async-scheduling"),
+        chunked_prefill=_switch(spelled, "--enable-chunked-prefill") is not False,
+        images=_images(spelled),
+        throughput_mode=spelled.text_flag("", "--performance-mode") == "throughput",
+        calculate_kv_scales=_switch(spelled, "--calculate-kv-scales") is True,
+        cpu_offload_bytes=_gib(spelled, "--cpu-offload-gb"),
+        kv_offload_bytes=_gib(spelled, "--kv-offloading-size"),
+        passed_on=_passed_on(spelled),
+        env=tuple(split_environment(spelled.engine_flags)[1].items()),
     )
 
 
@@ -214,7 +231,7 @@ def uses_eagle(method: str) -> bool:
 def _refuse(request: PlanRequest, rules: VllmRules) -> None:
     for name, what in _NOT_MIRRORED.items():
         if request.has_flag(name) and (request.engine_flags[name] or "yes").lower() not in _NEUTRAL:
-            raise InputError(
+            raise UnsupportedError(
                 f"{name} ({what}) changes vLLM's memory in a way farspan does not mirror",
                 f"plan without {name}",
             )
@@ -222,8 +239,26 @@ def _refuse(request: PlanRequest, rules: VllmRules) -> None:
         raise InputError(
             f"--tensor-parallel-size {request.text_flag('', *_TP)} contradicts --tp {request.tp}", "give one"
         )
+    _refuse_other_weights(request)
     if request.has_flag("--calculate-kv-scales") and not rules.calculates_kv_scales:
         raise InputError(f"vllm {rules.version} has no --calculate-kv-scales", "drop it: it went in 0.29.0")
+
+
+def _refuse_other_weights(request: PlanRequest) -> None:
+    """Raise for flags that make the weights, and with them the KV cache, another size than the checkpoint's."""
+    model = request.model
+    dtype = request.text_flag("auto", "--dtype").lower()
+    if _WEIGHT_BYTES.get(dtype, model.dtype_bytes) != model.dtype_bytes:
+        raise UnsupportedError(
+            f"--dtype {dtype} makes the weights of {model.name} another size, which farspan does not mirror",
+            "plan without --dtype",
+        )
+    method = request.text_flag("none", *_QUANTIZATION).lower()
+    if method not in _NEUTRAL and model.quantization is None:
+        raise UnsupportedError(
+            f"--quantization {method} quantizes weights that {model.name} keeps in {model.torch_dtype}",
+            "drop it, and plan that checkpoint with --weights fp8 or int4",
+        )
 
 
 def _given(request: PlanRequest, name: str) -> bool:

@@ -13,7 +13,8 @@ import numpy as np
 
 from farspan.errors import FarspanError
 from farspan.kv.memory.drivers.driver import Fence, PassedFence
-from farspan.kv.memory.segments import UNMAP_AFTER, SegmentedRange, SegmentPool
+from farspan.kv.memory.ranges import SegmentedRange
+from farspan.kv.memory.segments import UNMAP_AFTER, SegmentPool
 
 
 class SegmentSpan(NamedTuple):
@@ -132,7 +133,7 @@ class Backing:
         return given
 
     def check_integrity(self) -> None:
-        """Raise AssertionError when the books do not balance."""
+        """Raise AssertionError when a count or a state is wrong."""
         for number, (one, users) in enumerate(zip(self.ranges, self._users, strict=True)):
             assert (users >= 0).all(), "no segment has fewer than no users"
             used = set(np.flatnonzero(users).tolist())

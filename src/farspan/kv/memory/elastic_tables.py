@@ -161,7 +161,7 @@ class RequestTable:
         return self._backing.surrender(count)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError when the books do not balance."""
+        """Raise AssertionError when a count or a state is wrong."""
         self._backing.check_integrity()
         one = self._backing.ranges[0]
         for row, last in self._held.items():

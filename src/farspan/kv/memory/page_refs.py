@@ -21,7 +21,7 @@ _MOST_REFERENCES = 65535  # of 16 bits
 
 
 class PageReferences:
-    """Books of `max_pages` pages in segments of `segment_pages`, none of them backed at first.
+    """References of `max_pages` pages in segments of `segment_pages`, none of them backed at first.
 
     Args:
         max_pages: Pages there can ever be.
@@ -329,7 +329,7 @@ class PageReferences:
         raise DriverError(f"page {page} is freed more often than it is in use")
 
     def check_integrity(self) -> None:
-        """Raise AssertionError when the books do not balance."""
+        """Raise AssertionError when a count or a state is wrong."""
         backed = np.repeat(self._backed, self.segment_pages)
         free = backed & (self._references == 0)
         assert (free.reshape(-1, self._block).sum(axis=1) == self._free).all(), (

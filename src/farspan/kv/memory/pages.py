@@ -7,7 +7,7 @@ backed in all layers or in none, grows when there is no free page below, and goe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,9 +52,10 @@ class PagePool:
         pages, block = fit_segment(min(most, max_pages))
         # Whether a segment of the pool is just one segment of every layer.
         self._even = all(page * pages == segments.segment_bytes for page in self._page_bytes)
-        self._books = PageReferences(max_pages, pages, block)
+        self._page_refs = PageReferences(max_pages, pages, block)
         self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
         self._may_shrink = self._counted_on = False
+        self._poison: Callable[[Pages], None] | None = None
         try:
             self._back(np.zeros(1, np.int64))
         except FarspanError:
@@ -67,22 +68,22 @@ class PagePool:
     @property
     def max_pages(self) -> int:
         """Pages there can ever be."""
-        return self._books.max_pages
+        return self._page_refs.max_pages
 
     @property
     def pages_per_segment(self) -> int:
         """Pages that are backed together; segment s holds pages [s * this, (s + 1) * this)."""
-        return self._books.segment_pages
+        return self._page_refs.segment_pages
 
     @property
     def mapped_pages(self) -> int:
         """Pages that have memory now."""
-        return self._books.backed_pages
+        return self._page_refs.backed_pages
 
     @property
     def used(self) -> int:
         """Pages with a reference."""
-        return self._books.backed_pages - self._books.free_pages
+        return self._page_refs.backed_pages - self._page_refs.free_pages
 
     @property
     def mapped_bytes(self) -> int:
@@ -91,12 +92,12 @@ class PagePool:
 
     def available(self) -> int:
         """Return the pages that `alloc` could give now, growth included."""
-        room, unbacked = self._pool.room(), self._books.unbacked()
+        room, unbacked = self._pool.room(), self._page_refs.unbacked()
         if self._even and not self._backing.has_empty:  # the usual case, in no time: all cost the same
             count = min(room // len(self.row_bytes), len(unbacked))
         else:
             count = self._backing.affordable((self._spans(segment) for segment in unbacked.tolist()), room)
-        return self._books.free_pages + int(self._books.pages_of(unbacked[:count]).sum())
+        return self._page_refs.free_pages + int(self._page_refs.pages_of(unbacked[:count]).sum())
 
     # --- allocation ----------------------------------------------------------------------------------------------
 
@@ -111,11 +112,11 @@ class PagePool:
         """
         if n <= 0:
             return np.empty(0, np.int32)
-        missing = n - self._books.free_pages
+        missing = n - self._page_refs.free_pages
         if missing > 0:
             # Only the very last segment may have fewer pages than the others, and it comes last here too.
-            growth = self._books.unbacked()[: -(-missing // self.pages_per_segment)]
-            if self._books.pages_of(growth).sum() < missing:
+            growth = self._page_refs.unbacked()[: -(-missing // self.pages_per_segment)]
+            if self._page_refs.pages_of(growth).sum() < missing:
                 return None
             # What is empty here is counted on: it is not given up to make room for the rest.
             self._counted_on = True
@@ -125,7 +126,10 @@ class PagePool:
                 return None
             finally:
                 self._counted_on = False
-        return self._books.take(n, after)
+        pages = self._page_refs.take(n, after)
+        if self._poison is not None:
+            self._poison(pages)
+        return pages
 
     def share(self, pages: Pages) -> None:
         """Count one more reference of every page.
@@ -133,7 +137,7 @@ class PagePool:
         Raises:
             DriverError: A page is not in use; nothing has changed.
         """
-        self._books.share(np.asarray(pages))
+        self._page_refs.share(np.asarray(pages))
 
     def free(self, pages: Pages) -> int:
         """Count one reference less of every page; those without any are free. Return how many these are.
@@ -141,17 +145,20 @@ class PagePool:
         Raises:
             DriverError: A page is freed more often than it is in use; nothing has changed.
         """
-        freed = self._books.free(np.asarray(pages))
+        freed = self._page_refs.free(np.asarray(pages))
+        if freed and self._poison is not None:
+            distinct = np.unique(pages)
+            self._poison(distinct[self._page_refs.references(distinct) == 0])
         self._may_shrink = self._may_shrink or freed > 0
         return freed
 
     def references(self, pages: Pages) -> NDArray[np.int32]:
         """Return the references of every page; 0 for a free one."""
-        return self._books.references(np.asarray(pages))
+        return self._page_refs.references(np.asarray(pages))
 
     def writable(self, page: int) -> bool:
         """Return whether the page has exactly one reference, so that its owner may write to it."""
-        return int(self._books.references(np.array([page], np.int32))[0]) == 1
+        return int(self._page_refs.references(np.array([page], np.int32))[0]) == 1
 
     def own(self, page: int) -> int | None:
         """Return a page with this one's contents that its holder alone refers to; None when there is no room.
@@ -172,11 +179,15 @@ class PagePool:
         self.free(np.array([page], np.int32))
         return target
 
+    def poison_with(self, poison: Callable[[Pages], None]) -> None:
+        """Have every page poisoned when it is let go and when it is handed out, see `PageGuard`."""
+        self._poison = poison
+
     # --- shrinking -----------------------------------------------------------------------------------------------
 
     def occupancy(self) -> NDArray[np.int32]:
         """Return the used pages of every segment; 0 where it is not backed."""
-        return self._books.occupancy()
+        return self._page_refs.occupancy()
 
     def pressure(self, pages: Pages) -> NDArray[np.float64]:
         """Return, for each page, 0 to 1: how much freeing it would help to empty its segment.
@@ -184,11 +195,11 @@ class PagePool:
         1 is the only used page of a segment; 0 is a page of a full one, or of the first, which always stays.
         """
         used = self.occupancy().astype(np.float64)
-        size = self._books.pages_of(np.arange(len(used)))
+        size = self._page_refs.pages_of(np.arange(len(used)))
         help_a_segment = np.clip((size - used) / np.maximum(size - 1, 1), 0.0, 1.0)
         help_a_segment[size == 1] = 1.0
         help_a_segment[0] = 0.0
-        return help_a_segment[np.asarray(pages) // self._books.segment_pages]
+        return help_a_segment[np.asarray(pages) // self._page_refs.segment_pages]
 
     def tick(self) -> None:
         """Let go of segments that have been empty for the quiet time; call it between steps, then the pool's `tick`."""
@@ -223,17 +234,17 @@ class PagePool:
     # --- upkeep --------------------------------------------------------------------------------------------------
 
     def check_integrity(self) -> None:
-        """Raise AssertionError when the books do not balance."""
-        self._books.check_integrity()
+        """Raise AssertionError when a count or a state is wrong."""
+        self._page_refs.check_integrity()
         self._backing.check_integrity()
-        for segment in range(self._books.segments):
-            if self._books.is_backed(segment):
+        for segment in range(self._page_refs.segments):
+            if self._page_refs.is_backed(segment):
                 for span in self._spans(segment):
                     one = self._backing.ranges[span.range]
                     assert all(one.mapped(index) for index in range(span.start, span.stop)), (
                         "pages have memory"
                     )
-        assert self._books.is_backed(0), "the first segment stays"
+        assert self._page_refs.is_backed(0), "the first segment stays"
 
     def close(self) -> None:
         """Give all memory back; views must not be used afterwards. Closing twice does nothing."""
@@ -250,7 +261,7 @@ class PagePool:
         Where rows do not divide a segment evenly, neighbours share one and both hold it: then ask one by one.
         """
         size = self._pool.segment_bytes
-        low, high = self._books.bounds(segment, stop)
+        low, high = self._page_refs.bounds(segment, stop)
         return [
             SegmentSpan(layer, low * page // size, -(-high * page // size))
             for layer, page in enumerate(self._page_bytes)
@@ -265,22 +276,22 @@ class PagePool:
             spans = [span for segment in segments.tolist() for span in self._spans(segment)]
         self._backing.hold(spans)
         for start, stop in runs:
-            self._books.back(start, stop)
+            self._page_refs.back(start, stop)
 
     def _release_empty(self) -> None:
-        """Take segments without a used page off the books; their memory stays mapped for the quiet time."""
+        """Take segments without a used page out of use; their memory stays mapped for the quiet time."""
         if not self._may_shrink:
             return
-        occupancy = self._books.occupancy()
+        occupancy = self._page_refs.occupancy()
         empty = [
             segment
             for segment in np.flatnonzero(occupancy == 0).tolist()
-            if segment and self._books.is_backed(segment)
+            if segment and self._page_refs.is_backed(segment)
         ]
         if empty:
             self._backing.release([span for segment in empty for span in self._spans(segment)])
             for segment in empty:
-                self._books.unback(segment)
+                self._page_refs.unback(segment)
         self._may_shrink = False
 
 

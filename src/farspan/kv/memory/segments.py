@@ -1,6 +1,6 @@
 """Segments: the physical memory of a device in pieces of one size, shared by many address ranges.
 
-`SegmentPool` owns the budget and every piece; a `SegmentedRange` is address space into which pieces are mapped. A
+`SegmentPool` owns the budget and every piece; a range (`memory.ranges`) is address space into which they are mapped. A
 piece that leaves one range can back another at once, so memory moves between the layer kinds without leaving the
 device. Pieces nobody uses go back to the device after a quiet time.
 """
@@ -16,10 +16,9 @@ from typing import Protocol
 from farspan.errors import FarspanError, InputError
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.driver import Driver, Fence, Handle, NoRoomError
-from farspan.kv.memory.ranges import SegmentedRange
 from farspan.sizes import format_bytes
 
-__all__ = ["Lender", "NoRoomError", "SegmentPool", "SegmentStatistics", "SegmentedRange"]
+__all__ = ["Lender", "NoRoomError", "SegmentPool", "SegmentStatistics"]
 
 # Of the quiet time: ranges let go of what they do not use after a half, the pool after three quarters, so that the
 # bytes are back within the whole of it when `tick` is called at least four times as often.
@@ -221,7 +220,7 @@ class SegmentPool:
             )
 
     def check_integrity(self) -> None:
-        """Raise AssertionError when the books do not balance."""
+        """Raise AssertionError when a count or a state is wrong."""
         with self._lock:
             handles = [idle.handle for idle in self._idle]
             assert len(set(handles)) == len(handles), "a segment is idle once"

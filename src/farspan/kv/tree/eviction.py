@@ -31,7 +31,7 @@ Preference = Callable[["NDArray[np.int32]"], "NDArray[Any]"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Victim:
-    """Pages that may go: of a primary kind those of [start, node.end), of a secondary one all the node's spans.
+    """Pages that may go: of a primary kind those of [start, node.end), of a secondary one all the node has.
 
     Attributes:
         node: Where they are.
@@ -201,7 +201,7 @@ def evictable(node: TreeNode, slot: Slot) -> bool:
     if node.locks or not node.alive or node.parent is None:
         return False
     if slot[0]:
-        return slot in node.spans
+        return slot in node.secondary
     if node.location is not slot[1]:
         return False
     return not (node.device_children if slot[1] is Location.DEVICE else node.children)
@@ -209,7 +209,7 @@ def evictable(node: TreeNode, slot: Slot) -> bool:
 
 def _victim(node: TreeNode, slot: Slot, pages: int) -> Victim:
     if slot[0]:
-        taken = [span.pages for span in node.spans[slot]]
+        taken = [piece.pages for piece in node.secondary[slot]]
         return Victim(node, *slot, node.start, node.end, np.concatenate(taken))
     start = max(node.start, node.end - pages)
     return Victim(node, *slot, start, node.end, node.pages.gather(start, node.end))
@@ -231,5 +231,5 @@ def _scores(candidates: list[_Candidate], slot: Slot, pages: int, prefer: Prefer
 def _sample(node: TreeNode, slot: Slot, pages: int) -> NDArray[np.int32]:
     """Return the pages that would go first, a bounded number of them."""
     if slot[0]:
-        return np.concatenate([span.pages for span in node.spans[slot]])[-_SAMPLE:]
+        return np.concatenate([piece.pages for piece in node.secondary[slot]])[-_SAMPLE:]
     return node.pages.gather(max(node.start, node.end - min(pages, _SAMPLE)), node.end)

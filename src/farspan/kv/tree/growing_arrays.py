@@ -1,8 +1,8 @@
 """Arrays that grow in place and split without being copied: what a radix node keeps for each of its pages.
 
-A column covers pages [first, end) of a sequence, counted from the sequence's start, as blocks whose borders lie at
+An array covers pages [first, end) of a sequence, counted from the sequence's start, as blocks whose borders lie at
 multiples of the block size. So a page's block is found by division, a split copies the one block it goes through and
-hands the others over, and every block belongs to one column: dropping a column gives its memory back.
+hands the others over, and every block belongs to one array: dropping an array gives its memory back.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 # Values a block holds: 256 KiB of int32. Larger ones make splits dearer, smaller ones matches.
 BLOCK_VALUES = 65536
-# A column that grows keeps room for an eighth of its length more, so growing page by page is O(1) a page.
+# An array that grows keeps room for an eighth of its length more, so growing page by page is O(1) a page.
 _SPARE_SHARE = 8
 _SPARE_PAGES = 8
 
 
 def block_pages(page_size: int, values: int = BLOCK_VALUES) -> int:
-    """Return how many pages a block holds: the same for every column of a tree, so that borders coincide."""
+    """Return how many pages a block holds: the same for every array of a tree, so that borders coincide."""
     return max(1, values // page_size)
 
 
@@ -113,7 +113,7 @@ class GrowingArray:
         return done // self._width
 
     def cut(self, at: int) -> GrowingArray:
-        """Split at page `at`, inside the column: return the head; this one keeps the tail."""
+        """Split at page `at`, inside the array: return the head; this one keeps the tail."""
         head = GrowingArray(self.first, self._width, self._block, self._dtype)
         whole = at // self._block - self.first // self._block
         border = max(self.first, at // self._block * self._block)
@@ -131,9 +131,9 @@ class GrowingArray:
 
     def check_integrity(self) -> None:
         """Raise AssertionError when the blocks do not cover the pages."""
-        assert self.first <= self.end, "a column ends before it starts"
+        assert self.first <= self.end, "an array ends before it starts"
         views = self.views(self.first, self.end)
         assert sum(len(view) for view in views) == len(self) * self._width, "blocks do not cover the pages"
-        assert len(views) == len(self._blocks), "a column keeps blocks it does not use"
+        assert len(views) == len(self._blocks), "an array keeps blocks it does not use"
         for block in self._blocks:
             assert block.base is None, "a block is a view of something larger"

@@ -1,4 +1,4 @@
-"""Whether a prefix tree's books balance: the check behind `RadixTree.check_integrity`."""
+"""Whether a prefix tree's counts and states are right: the check behind `RadixTree.check_integrity`."""
 
 from __future__ import annotations
 
@@ -43,25 +43,27 @@ def _check_node(node: TreeNode) -> None:
     assert node.end > node.start, "a node is empty"
     assert node.parent is not None, "a node has no parent"
     assert node.parent.end == node.start, "a node does not start where its parent ends"
-    for column in (node.tokens, node.pages, node.hashes):
-        if column is not None:
-            assert (column.first, column.end) == (node.start, node.end), "a column does not cover its node"
-            column.check_integrity()
+    for array in (node.tokens, node.pages, node.hashes):
+        if array is not None:
+            assert (array.first, array.end) == (node.start, node.end), "an array does not cover its node"
+            array.check_integrity()
     assert node.parent.children.get(node.key) is node, "a node is not found by its key"
     assert first_page(node) == node.key, "a node's key is not its first page"
     if node.parent.location is Location.HOST:
         assert node.location is Location.HOST, "a node on the device hangs from one on the host"
-    for slot, spans in node.spans.items():
-        assert slot[0] > 0, "the primary kind has spans"
-        assert spans, "no spans are kept as an empty list"
-        for before, after in pairwise(spans):
-            assert before.stop < after.start, "spans overlap, touch or are out of order"
-        assert node.start <= spans[0].start, "a span starts before its node"
-        assert spans[-1].stop <= node.end, "a span ends behind its node"
-    for (kind, location), spans in node.spans.items():
-        other = node.spans.get((kind, Location(1 - location)), [])
-        for span in spans:
-            assert all(span.stop <= o.start or o.stop <= span.start for o in other), "a page is in two places"
+    for slot, pieces in node.secondary.items():
+        assert slot[0] > 0, "the primary kind has secondary pages"
+        assert pieces, "no pieces are kept as an empty list"
+        for before, after in pairwise(pieces):
+            assert before.stop < after.start, "pieces overlap, touch or are out of order"
+        assert node.start <= pieces[0].start, "a piece starts before its node"
+        assert pieces[-1].stop <= node.end, "a piece ends behind its node"
+    for (kind, location), pieces in node.secondary.items():
+        other = node.secondary.get((kind, Location(1 - location)), [])
+        for piece in pieces:
+            assert all(piece.stop <= o.start or o.stop <= piece.start for o in other), (
+                "a page is in two places"
+            )
     if node.hashes is not None:
         _check_hashes(node)
 
@@ -92,5 +94,5 @@ def _check_hashes(node: TreeNode) -> None:
 
 def _pages(node: TreeNode, slot: Slot) -> list[NDArray[np.int32]]:
     if slot[0]:
-        return [span.pages for span in node.spans.get(slot, ())]
+        return [piece.pages for piece in node.secondary.get(slot, ())]
     return [node.pages.gather(node.start, node.end)] if node.location is slot[1] else []

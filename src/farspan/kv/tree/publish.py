@@ -20,7 +20,7 @@ class Publisher:
     Args:
         listener: Called with every event.
         page_size: Tokens a page.
-        block: Pages a block of the nodes' columns.
+        block: Pages a block of the nodes' arrays.
     """
 
     def __init__(self, listener: Listener, page_size: int, block: int) -> None:

@@ -3,9 +3,9 @@
 It is a pure data structure: it stores page ids that its caller allocated, hands back those to free, and owns no memory
 but its own. Page ids never change by growth or by splits. Who owns what: pages given to `insert`, `extend`, `attach`,
 `demote` and `restore` belong to the tree from then on, except those that the result names; pages that `remove`,
-`drop_spans`, `detach`, `demote` and `restore` return belong to the caller again.
+`drop_secondary`, `detach`, `demote` and `restore` return belong to the caller again.
 
-Kind 0, the primary one, has a page for every page of tokens. Other kinds of layers hold spans only, such as the last
+Kind 0, the primary one, has a page for every page of tokens. Other kinds of layers hold some only, such as the last
 chunk. The part of a path that is on the device comes first; nodes whose pages were moved to host memory keep their
 tokens and follow. Not safe to share between threads.
 """
@@ -23,7 +23,7 @@ from farspan.kv.tree.eviction import Preference, Victim
 from farspan.kv.tree.growing_arrays import BLOCK_VALUES
 from farspan.kv.tree.integrity import check_tree
 from farspan.kv.tree.results import Cursor, Insertion, PrefixMatch, RadixError, Released, TreeStatistics, join
-from farspan.kv.tree.secondary_pages import covered, move_spans, put_spans, take_spans
+from farspan.kv.tree.secondary_pages import covered, move_secondary, put_secondary, take_secondary
 from farspan.kv.tree.structure import Structure
 from farspan.kv.tree.token_ids import IntegerArray, as_int32
 from farspan.kv.tree.tree_node import SecondaryPages, Slot, TreeNode, path, subtree
@@ -52,7 +52,7 @@ class RadixTree:
         page_size: Tokens a page.
         kinds: Kinds of layers, the primary one included.
         events: Called with each `Stored` and `Removed` of the primary kind; None costs nothing.
-        block_values: Token ids that a node's arrays hold a piece, see `columns`.
+        block_values: Token ids that a node's arrays hold a piece, see `arrays`.
     """
 
     def __init__(
@@ -69,13 +69,11 @@ class RadixTree:
         self.kinds = kinds
         self._structure = Structure(page_size, kinds, events, block_values)
 
-    # Looking up and storing
-
     def match(self, tokens: IntegerArray, namespace: bytes = b"") -> PrefixMatch:
         """Return the longest stored prefix of `tokens`, in whole pages; makes it the most recently used."""
         # A namespace that holds nothing yet is not entered for being asked about.
         root = self._structure.roots.get(namespace) or TreeNode(None, namespace, 0)
-        return self._match(*self._structure.walk(root, 0, as_int32(tokens, "token ids")))
+        return self._structure.collect(*self._structure.walk(root, 0, as_int32(tokens, "token ids")))
 
     def insert(self, tokens: IntegerArray, pages: IntegerArray, namespace: bytes = b"") -> Insertion:
         """Store a sequence from its start.
@@ -127,22 +125,22 @@ class RadixTree:
 
     # Secondary kinds
 
-    def attach(self, cursor: Cursor, kind: int, span: SecondaryPages) -> NDArray[np.int32]:
+    def attach(self, cursor: Cursor, kind: int, piece: SecondaryPages) -> NDArray[np.int32]:
         """Give the prefix of `cursor` pages of a secondary kind.
 
         Returns:
             The page ids that were not taken because the tree holds that kind's pages there already.
 
         Raises:
-            InputError: There is no such kind, or the span does not lie inside the prefix.
+            InputError: There is no such kind, or the piece does not lie inside the prefix.
         """
-        self._check_span(cursor, kind, span.start, span.stop)
+        self._check_secondary(cursor, kind, piece.start, piece.stop)
         slot = (kind, Location.DEVICE)
-        span = SecondaryPages(span.start, as_int32(span.pages, "page ids"))
+        piece = SecondaryPages(piece.start, as_int32(piece.pages, "page ids"))
         refused: list[NDArray[np.int32]] = []
         for node in path(self._structure.resolve(cursor)):
-            if span.start < node.end and span.stop > node.start:
-                taken, held = put_spans(node, slot, span.clip(node.start, node.end))
+            if piece.start < node.end and piece.stop > node.start:
+                taken, held = put_secondary(node, slot, piece.clip(node.start, node.end))
                 refused.append(held)
                 self._structure.account(node, slot, taken)
                 self._structure.queue.offer(node)
@@ -152,11 +150,11 @@ class RadixTree:
         self, cursor: Cursor, kind: int, start: int, stop: int, location: Location = Location.DEVICE
     ) -> NDArray[np.int32]:
         """Take pages [start, stop) of a secondary kind from the prefix of `cursor`, locked or not, and return them."""
-        self._check_span(cursor, kind, start, stop)
+        self._check_secondary(cursor, kind, start, stop)
         slot = (kind, location)
         taken: list[NDArray[np.int32]] = []
         for node in path(self._structure.resolve(cursor)):
-            part = take_spans(node, slot, start, stop)
+            part = take_secondary(node, slot, start, stop)
             self._structure.account(node, slot, -len(part))
             taken.append(part)
         return join(taken[::-1])
@@ -218,12 +216,12 @@ class RadixTree:
         released: dict[Slot, list[NDArray[np.int32]]] = {}
         for each in subtree(node):
             released.setdefault((0, each.location), []).append(each.pages.gather(each.start, each.end))
-            for slot, spans in each.spans.items():
-                released.setdefault(slot, []).extend(span.pages for span in spans)
+            for slot, pieces in each.secondary.items():
+                released.setdefault(slot, []).extend(piece.pages for piece in pieces)
             for slot in each.slots():
                 self._structure.account(each, slot, -each.held(slot))
-            if self._structure.announcer:
-                self._structure.announcer.removed(each, each.location)
+            if self._structure.publisher:
+                self._structure.publisher.removed(each, each.location)
             each.alive = False
             self._structure.nodes -= 1
         del parent.children[node.key]
@@ -249,20 +247,20 @@ class RadixTree:
             before, after = (victim.kind, Location.DEVICE), (victim.kind, Location.HOST)
             self._structure.account(node, before, -len(hosted))
             self._structure.account(node, after, len(hosted))
-            move_spans(node, before, after, hosted)
+            move_secondary(node, before, after, hosted)
             self._structure.queue.offer(node)
         else:
             self._structure.relocate(node, Location.HOST, hosted)
         return victim.pages
 
-    def drop_spans(self, victim: Victim) -> NDArray[np.int32]:
+    def drop_secondary(self, victim: Victim) -> NDArray[np.int32]:
         """Take a victim of a secondary kind out of the tree, whose tokens stay; return its pages."""
         if not victim.kind:
-            raise InputError("the primary kind has no spans", "use remove")
+            raise InputError("the primary kind has no secondary pages", "use remove")
         node = self._structure.claim(victim)
         slot = (victim.kind, victim.location)
         self._structure.account(node, slot, -node.held(slot))
-        del node.spans[slot]
+        del node.secondary[slot]
         return victim.pages
 
     def host_part(self, cursor: Cursor) -> tuple[NDArray[np.int32], ...]:
@@ -294,25 +292,25 @@ class RadixTree:
         )
         return hosted
 
-    def restore_spans(self, cursor: Cursor, kind: int, span: SecondaryPages) -> NDArray[np.int32]:
+    def restore_secondary(self, cursor: Cursor, kind: int, piece: SecondaryPages) -> NDArray[np.int32]:
         """Note that pages of a secondary kind were copied back to the device; return the host page ids given up.
 
         Args:
             cursor: The prefix.
             kind: The layer kind.
-            span: The device pages; all of them must be in host memory.
+            piece: The device pages; all of them must be in host memory.
         """
-        self._check_span(cursor, kind, span.start, span.stop)
+        self._check_secondary(cursor, kind, piece.start, piece.stop)
         node = self._structure.resolve(cursor)
-        held = sum(covered(each, (kind, Location.HOST), span.start, span.stop) for each in path(node))
-        if held != len(span.pages):
-            raise InputError(f"{len(span.pages)} pages for {held} pages in host memory")
-        hosted = self.detach(cursor, kind, span.start, span.stop, Location.HOST)
-        refused = self.attach(cursor, kind, span)
+        held = sum(covered(each, (kind, Location.HOST), piece.start, piece.stop) for each in path(node))
+        if held != len(piece.pages):
+            raise InputError(f"{len(piece.pages)} pages for {held} pages in host memory")
+        hosted = self.detach(cursor, kind, piece.start, piece.stop, Location.HOST)
+        refused = self.attach(cursor, kind, piece)
         assert not len(refused), "a page of a secondary kind is on the device and on the host"
         return hosted
 
-    # Books
+    # Counts
 
     def statistics(self) -> TreeStatistics:
         """Return what the tree holds; takes time for every node."""
@@ -340,41 +338,11 @@ class RadixTree:
             yield from subtree(root)[1:]
 
     def check_integrity(self) -> None:
-        """Raise AssertionError when the books do not balance. Takes time for everything stored."""
+        """Raise AssertionError when a count or a state is wrong. Takes time for everything stored."""
         nodes = list(self.nodes())
         check_tree(self._structure.roots, nodes, self._structure.held, self._structure.locked)
         assert len(nodes) == self._structure.nodes, "nodes are miscounted"
         self._structure.queue.check_integrity(nodes)
-
-    # How it is done
-
-    def _match(self, node: TreeNode, page: int) -> PrefixMatch:
-        self._structure.clock += 1
-        pages: list[NDArray[np.int32]] = []
-        hosted: list[NDArray[np.int32]] = []
-        spans: dict[Slot, list[SecondaryPages]] = {}
-        device_node, device_page = node, page
-        for each in reversed(path(node)):
-            each.last = self._structure.clock
-            stop = min(page, each.end)
-            if each.location is Location.DEVICE:
-                device_node, device_page = each, stop
-                pages.extend(each.page_views(each.start, stop))
-            else:
-                hosted.extend(each.page_views(each.start, stop))
-            for slot, held in each.spans.items():
-                inside = [span.clip(each.start, stop) for span in held if span.start < stop]
-                spans.setdefault(slot, []).extend(inside)
-        size = self.page_size
-        return PrefixMatch(
-            length=device_page * size,
-            cursor=Cursor(device_page * size, device_node),
-            page_arrays=tuple(pages),
-            host_length=(page - device_page) * size,
-            host_cursor=Cursor(page * size, node),
-            host_arrays=tuple(hosted),
-            _spans={slot: tuple(held) for slot, held in spans.items()},
-        )
 
     def _put(self, cursor: Cursor, tokens: NDArray[np.int32], pages: NDArray[np.int32]) -> Insertion:
         size = self.page_size
@@ -424,7 +392,7 @@ class RadixTree:
         if not 0 <= kind < self.kinds:
             raise InputError(f"the tree has {self.kinds} kinds and none is {kind}")
 
-    def _check_span(self, cursor: Cursor, kind: int, start: int, stop: int) -> None:
+    def _check_secondary(self, cursor: Cursor, kind: int, start: int, stop: int) -> None:
         self._check_kind(kind)
         if kind == 0 or not 0 <= start <= stop <= cursor.position // self.page_size:
-            raise InputError(f"kind {kind} cannot have a span [{start}, {stop}) in {cursor.position} tokens")
+            raise InputError(f"kind {kind} cannot have a piece [{start}, {stop}) in {cursor.position} tokens")

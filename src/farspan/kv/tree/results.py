@@ -55,7 +55,7 @@ class PrefixMatch:
     host_length: int
     host_cursor: Cursor
     host_arrays: tuple[NDArray[np.int32], ...]
-    _spans: dict[Slot, tuple[SecondaryPages, ...]] = field(repr=False)
+    _secondary: dict[Slot, tuple[SecondaryPages, ...]] = field(repr=False)
 
     @property
     def pages(self) -> NDArray[np.int32]:
@@ -67,9 +67,9 @@ class PrefixMatch:
         """Host page ids of the tokens behind `length`, as one array."""
         return join(self.host_arrays)
 
-    def spans(self, kind: int, location: Location = Location.DEVICE) -> tuple[SecondaryPages, ...]:
+    def secondary(self, kind: int, location: Location = Location.DEVICE) -> tuple[SecondaryPages, ...]:
         """Return what a secondary kind holds of [0, length + host_length), ascending."""
-        return self._spans.get((kind, location), ())
+        return self._secondary.get((kind, location), ())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""The structure of a prefix tree and its books: nodes made, cut, grown, locked and moved, every page accounted for.
+"""The structure of a prefix tree and its counts: nodes made, cut, grown, locked and moved, every page accounted for.
 
 What `RadixTree` builds its operations from; positions here are in pages.
 """
@@ -11,8 +11,8 @@ from farspan.kv.tree.cache_events import Listener, Location
 from farspan.kv.tree.eviction import EvictionQueue, Victim
 from farspan.kv.tree.growing_arrays import GrowingArray, block_pages
 from farspan.kv.tree.publish import Publisher
-from farspan.kv.tree.results import Cursor, RadixError
-from farspan.kv.tree.tree_node import Slot, TreeNode, key_of, path, split
+from farspan.kv.tree.results import Cursor, PrefixMatch, RadixError
+from farspan.kv.tree.tree_node import SecondaryPages, Slot, TreeNode, key_of, path, split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ class Structure:
     Attributes:
         roots: By namespace.
         queue: The nodes that may be evicted.
-        announcer: Tells `events`; None when there is nobody to tell.
+        publisher: Tells `events`; None when there is nobody to tell.
         clock: Counts operations: the measure of age.
         nodes: How many there are, roots not counted.
         held: Pages by kind and location.
@@ -43,7 +43,7 @@ class Structure:
         self.block = block_pages(page_size, block_values)
         self.roots: dict[bytes, TreeNode] = {}
         self.queue = EvictionQueue(kinds)
-        self.announcer = Publisher(events, page_size, self.block) if events else None
+        self.publisher = Publisher(events, page_size, self.block) if events else None
         self.clock = 0
         self.nodes = 0
         slots = [(kind, location) for kind in range(kinds) for location in Location]
@@ -95,6 +95,35 @@ class Structure:
                 return node, page
             node = child
 
+    def collect(self, node: TreeNode, page: int) -> PrefixMatch:
+        """Return what the tree holds up to page `page` of `node`, now the most recently used."""
+        self.clock += 1
+        pages: list[NDArray[np.int32]] = []
+        hosted: list[NDArray[np.int32]] = []
+        pieces: dict[Slot, list[SecondaryPages]] = {}
+        device_node, device_page = node, page
+        for each in reversed(path(node)):
+            each.last = self.clock
+            stop = min(page, each.end)
+            if each.location is Location.DEVICE:
+                device_node, device_page = each, stop
+                pages.extend(each.page_views(each.start, stop))
+            else:
+                hosted.extend(each.page_views(each.start, stop))
+            for slot, held in each.secondary.items():
+                inside = [piece.clip(each.start, stop) for piece in held if piece.start < stop]
+                pieces.setdefault(slot, []).extend(inside)
+        size = self.page_size
+        return PrefixMatch(
+            length=device_page * size,
+            cursor=Cursor(device_page * size, device_node),
+            page_arrays=tuple(pages),
+            host_length=(page - device_page) * size,
+            host_cursor=Cursor(page * size, node),
+            host_arrays=tuple(hosted),
+            _secondary={slot: tuple(held) for slot, held in pieces.items()},
+        )
+
     def grow(
         self, node: TreeNode, page: int, own_locks: int, tokens: NDArray[np.int32], pages: NDArray[np.int32]
     ) -> TreeNode:
@@ -122,8 +151,8 @@ class Structure:
         node.last = self.clock
         self.account(node, (0, Location.DEVICE), len(pages))
         self.queue.offer(node)
-        if self.announcer:
-            self.announcer.appended(node, page, tokens)
+        if self.publisher:
+            self.publisher.appended(node, page, tokens)
         return node
 
     def promote(self, node: TreeNode, stop: int, pages: NDArray[np.int32]) -> TreeNode:
@@ -150,9 +179,9 @@ class Structure:
         node.location = location
         self.account(node, (0, location), node.size)
         parent.device_children += 1 if location is Location.DEVICE else -1
-        if self.announcer:
-            self.announcer.stored(node, node.start)
-            self.announcer.removed(node, before)
+        if self.publisher:
+            self.publisher.stored(node, node.start)
+            self.publisher.removed(node, before)
         self.queue.offer(node)
         if location is Location.HOST:
             self.lost_child(parent, node)

@@ -1,4 +1,4 @@
-"""The nodes of a prefix tree: a stretch of tokens, their pages, and the spans other layer kinds hold there."""
+"""The nodes of a prefix tree: a stretch of tokens, their pages, and the pages other layer kinds hold there."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class SecondaryPages(NamedTuple):
         return SecondaryPages(low, self.pages[low - self.start : max(low, high) - self.start])
 
 
-# What a node without children or spans points at, so that leaves carry no empty dictionaries; never written to.
+# What a node without children or secondary pages points at, so that leaves carry no empty dictionaries; read only.
 _NO_CHILDREN: dict[Key, TreeNode] = {}
-_NO_SPANS: dict[Slot, list[SecondaryPages]] = {}
+_NO_SECONDARY: dict[Slot, list[SecondaryPages]] = {}
 _NOTHING = GrowingArray(0, 1, 1)
 
 
@@ -58,7 +58,7 @@ class TreeNode:
         "pages",
         "parent",
         "queued",
-        "spans",
+        "secondary",
         "start",
         "tokens",
     )
@@ -74,7 +74,7 @@ class TreeNode:
         self.pages = _NOTHING
         self.hashes: GrowingArray | None = None
         self.location = Location.DEVICE
-        self.spans = _NO_SPANS
+        self.secondary = _NO_SECONDARY
         self.locks = 0
         self.last = 0
         self.queued = 0
@@ -99,11 +99,11 @@ class TreeNode:
         """Return how many pages of a kind at a location the node holds."""
         if slot[0] == 0:
             return self.size if slot[1] is self.location else 0
-        return sum(len(span.pages) for span in self.spans.get(slot, ()))
+        return sum(len(piece.pages) for piece in self.secondary.get(slot, ()))
 
     def slots(self) -> list[Slot]:
         """Return the kinds and locations that the node holds pages of."""
-        return [(0, self.location), *self.spans]
+        return [(0, self.location), *self.secondary]
 
 
 def split(node: TreeNode, at: int) -> TreeNode:
@@ -120,9 +120,9 @@ def split(node: TreeNode, at: int) -> TreeNode:
     if node.hashes is not None:
         head.hashes = node.hashes.cut(at)
     head.location, head.locks, head.last = node.location, node.locks, node.last
-    for slot, spans in list(node.spans.items()):
-        replace_spans(head, slot, [span.clip(node.start, at) for span in spans])
-        replace_spans(node, slot, [span.clip(at, node.end) for span in spans])
+    for slot, pieces in list(node.secondary.items()):
+        replace_secondary(head, slot, [piece.clip(node.start, at) for piece in pieces])
+        replace_secondary(node, slot, [piece.clip(at, node.end) for piece in pieces])
     parent.adopt(head)
     node.start = at
     node.key = first_page(node)
@@ -132,21 +132,23 @@ def split(node: TreeNode, at: int) -> TreeNode:
     return head
 
 
-def replace_spans(node: TreeNode, slot: Slot, spans: list[SecondaryPages]) -> None:
-    """Make `spans` what the node holds of a kind at a location; empty spans are dropped, adjacent ones joined."""
+def replace_secondary(node: TreeNode, slot: Slot, pieces: list[SecondaryPages]) -> None:
+    """Make `pieces` what the node holds of a kind at a location; empty pieces are dropped, adjacent ones joined."""
     joined: list[SecondaryPages] = []
-    for span in sorted((span for span in spans if len(span.pages)), key=lambda span: span.start):
-        if joined and joined[-1].stop == span.start:
-            joined[-1] = SecondaryPages(joined[-1].start, np.concatenate([joined[-1].pages, span.pages]))
+    for piece in sorted((piece for piece in pieces if len(piece.pages)), key=lambda piece: piece.start):
+        if joined and joined[-1].stop == piece.start:
+            joined[-1] = SecondaryPages(joined[-1].start, np.concatenate([joined[-1].pages, piece.pages]))
         else:
-            # A copy of a small part, so that a dropped span does not live on through it.
-            joined.append(span if span.pages.base is None else SecondaryPages(span.start, span.pages.copy()))
+            # A copy of a small part, so that a dropped piece does not live on through it.
+            joined.append(
+                piece if piece.pages.base is None else SecondaryPages(piece.start, piece.pages.copy())
+            )
     if joined:
-        if node.spans is _NO_SPANS:
-            node.spans = {}
-        node.spans[slot] = joined
-    elif slot in node.spans:
-        del node.spans[slot]
+        if node.secondary is _NO_SECONDARY:
+            node.secondary = {}
+        node.secondary[slot] = joined
+    elif slot in node.secondary:
+        del node.secondary[slot]
 
 
 def key_of(tokens: NDArray[np.int32], page_size: int) -> Key:

@@ -27,14 +27,14 @@ class Surroundings:
     """What happened around a request.
 
     Args:
-        company: The most requests that we had under way at a time meanwhile, this one included.
+        most_at_once: The most requests that we had under way at a time meanwhile, this one included.
         others_cpu: Processors of this machine that other programs used meanwhile; None when that is unknown or the
             server is one of them.
         late_s: How much later than scheduled it left.
         observed: Labels that observers of the server found, with their evidence.
     """
 
-    company: int = 1
+    most_at_once: int = 1
     others_cpu: float | None = None
     late_s: float = 0.0
     observed: Mapping[str, str] = field(default_factory=dict)
@@ -48,9 +48,9 @@ def find_labels(job: Job, exchange: Exchange, around: Surroundings) -> dict[str,
 def find_around(exchange: Exchange, around: Surroundings) -> dict[str, str]:
     """Find what limits the trust in any exchange, complete or not."""
     labels: dict[str, str] = {}
-    if around.company > 1:
+    if around.most_at_once > 1:
         labels["concurrent"] = (
-            f"{around.company} requests of ours were under way at a time: TTFT may hold queueing"
+            f"{around.most_at_once} requests of ours were under way at a time: TTFT may hold queueing"
         )
     if around.others_cpu is not None and around.others_cpu > _BUSY_SHARE * (os.cpu_count() or 1):
         labels["co-running"] = (

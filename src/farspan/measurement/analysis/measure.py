@@ -88,7 +88,7 @@ def measure(
         decode_tokens_per_s=1 / tpot if tpot else None,
         connected_s=exchange.connected_s,
         late_s=around.late_s,
-        company=around.company,
+        most_at_once=around.most_at_once,
         client_lag_s=exchange.lag,
         concurrency=job.concurrency,
     )

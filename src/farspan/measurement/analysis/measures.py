@@ -45,6 +45,15 @@ class RequestMeasure:
     vllm_name: str = ""
     compared: bool = True
 
+    @property
+    def title(self) -> str:
+        """The name as a person reads it."""
+        return (
+            self.name.upper()
+            if self.unit is MeasureUnit.SECONDS and len(self.name) <= 4
+            else self.name.replace("_", " ")
+        )
+
     def value(self, result: Result) -> float | None:
         """Return the request's value; None where it is not known."""
         values = self.read(result)

@@ -9,6 +9,7 @@ from statistics import fmean, median
 from typing import Any
 
 from farspan.measurement.analysis.advice import list_failures
+from farspan.measurement.analysis.load_curve import CurvePoint, list_curve
 from farspan.measurement.analysis.measures import MEASURES, PointKey, choose_timed, group_points, list_values
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
 from farspan.measurement.analysis.spread import Spread, find_few, list_spreads, measure_throughput, share_good
@@ -93,14 +94,24 @@ _REQUEST_KEYS = (
     "context", "depth", "repeat", "seed", "output_asked", "status", "error", "http_status",
     "prompt_tokens", "cached_tokens", "output_tokens", "ttft_s", "itl_s", "e2e_s", "bytes_sent_s",
     "body_bytes", "prefill_tokens_per_s", "finish_reason", "score", "answer", "reply", "labels", "evidence",
-    "phase", "started_at", "prompt_id", "queue_s", "tpot_s", "decode_tokens_per_s", "connected_s", "late_s", "company",
-    "client_lag_s", "concurrency",
+    "phase", "started_at", "prompt_id", "queue_s", "tpot_s", "decode_tokens_per_s", "connected_s", "late_s",
+    "most_at_once", "client_lag_s", "concurrency",
 )  # fmt: skip
 
 
 def list_run_spreads(outcome: BenchOutcome, percentiles: Sequence[float]) -> dict[str, Spread]:
     """Return the spread of every measure over the results that can be trusted."""
     return list_spreads(choose_timed(outcome.results), percentiles)
+
+
+def list_run_curve(outcome: BenchOutcome, percentiles: Sequence[float]) -> tuple[CurvePoint, ...]:
+    """Return throughput and latency at each concurrency of a run that goes through several; else nothing."""
+    return list_curve(
+        outcome.results,
+        starts=[start.time for start in outcome.info.starts],
+        mixed=bool(outcome.info.starts[-1].arguments.get("length_distribution")),
+        percentiles=percentiles,
+    )
 
 
 def summarise(
@@ -122,6 +133,7 @@ def summarise(
     few = find_few(spreads)
     resumed = len(outcome.info.starts) > 1
     plan = find_plan(outcome.folder, latest.server.owned_by)
+    curve = list_run_curve(outcome, percentiles)
     return {
         "run": str(outcome.folder),
         "good": outcome.good,
@@ -139,7 +151,8 @@ def summarise(
         "evidence": {"few-repeats": few} if few else {},
         "failures": [asdict(failure) for failure in list_failures(outcome.results)],
         "measures": {name: spread.as_dict() for name, spread in spreads.items()},
-        "throughput": measure_throughput(outcome.results, resumed=resumed),
+        "throughput": measure_throughput(outcome.results, resumed=resumed or bool(curve)),
+        "curve": [point.to_json() for point in curve],
         "goodput": share_good(outcome.results, goodput) if goodput else None,
         "client": {
             "loop_lag_s": asdict(outcome.loop_lag) if outcome.loop_lag else None,

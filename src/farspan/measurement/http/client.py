@@ -199,7 +199,7 @@ class Client:
         changed, closed = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def tell(event: asyncio.Event) -> None:
+        def set_from_thread(event: asyncio.Event) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has gone: so has whoever was waiting
                 loop.call_soon_threadsafe(event.set)
 
@@ -210,7 +210,7 @@ class Client:
             body,
             sender=self._sender,
             receiver=self._receiver,
-            on_change=functools.partial(tell, changed),
+            on_change=functools.partial(set_from_thread, changed),
             most_bytes=limits.answer_bytes,
             most_events=limits.answer_events,
         )
@@ -224,7 +224,7 @@ class Client:
         finally:
             ended = connection.ended_s or time.perf_counter()
             self._waiting.discard(changed)
-            connection.close(functools.partial(tell, closed))
+            connection.close(functools.partial(set_from_thread, closed))
         await closed.wait()
         # A long answer takes a while to decode: not on the event loop's time.
         answer = await asyncio.to_thread(connection.tape.read)
@@ -291,14 +291,14 @@ class Client:
         Raises:
             TimeoutError: A limit or the deadline has passed; its words say which.
         """
-        told = False
+        reported = False
         while connection.ended_s is None:
-            first, heard = connection.first_token_s, connection.token_heard_s
-            if first is not None and not told:
-                told = True
+            first, latest = connection.first_token_s, connection.latest_token_s
+            if first is not None and not reported:
+                reported = True
                 if on_first_token is not None:
                     on_first_token(first - started)
-            since, limit = (started, limits.first_token_s) if heard is None else (heard, limits.idle_s)
+            since, limit = (started, limits.first_token_s) if latest is None else (latest, limits.idle_s)
             own = None if limit is None else since + limit - time.perf_counter()
             left = _soonest(own, deadline)
             if self._given_up:
@@ -306,13 +306,13 @@ class Client:
             if left is not None and left <= 0:
                 if own is None or own > left or limit is None:
                     raise TimeoutError("the run's time was up")
-                what = "for the first token" if heard is None else "between two tokens"
+                what = "for the first token" if latest is None else "between two tokens"
                 raise TimeoutError(f"the limit is {format_seconds(limit)} {what}")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await changed.wait()
                     changed.clear()
-        if connection.first_token_s is not None and not told and on_first_token is not None:
+        if connection.first_token_s is not None and not reported and on_first_token is not None:
             on_first_token(connection.first_token_s - started)
 
 

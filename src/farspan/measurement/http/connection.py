@@ -37,7 +37,7 @@ class Connection:
         whole: The body of an answer that is no event stream.
         sent_s: When this process noticed that the last byte of the body had been handed to the kernel: it may be
             later than the server's answer.
-        token_heard_s: When the latest bytes with tokens arrived.
+        latest_token_s: When the latest bytes with tokens arrived.
         first_token_s: When the first token arrived.
         ended_s: When the exchange was over; None while it is not.
         failure: What broke it off; an `OversizedAnswerError` when the answer outgrew `most_bytes` or `most_events`.
@@ -60,7 +60,7 @@ class Connection:
         self.tape = AnswerTape()
         self.whole = bytearray()
         self.sent_s: float | None = None
-        self.token_heard_s: float | None = None
+        self.latest_token_s: float | None = None
         self.first_token_s: float | None = None
         self.ended_s: float | None = None
         self.failure: Exception | None = None
@@ -74,7 +74,7 @@ class Connection:
         self._sender = receiver if self._tls else sender
         self._receiver = receiver
         self._on_change = on_change
-        self._heard_s = time.perf_counter()
+        self._latest_arrival_s = time.perf_counter()
         self._received = 0
         self._most_bytes = most_bytes
         self._most_events = most_events
@@ -209,7 +209,7 @@ class Connection:
             self.lags_s.append(lag_s)
             now -= lag_s
         # A wall clock that is being set may put two arrivals in the wrong order, or the first one before the request.
-        now = self._heard_s = max(now, self._heard_s)
+        now = self._latest_arrival_s = max(now, self._latest_arrival_s)
         self._take(data, now)
 
     def _take(self, data: bytes, at: float) -> None:
@@ -246,7 +246,7 @@ class Connection:
 
     def _take_events(self, body: bytes, at: float) -> None:
         if self.tape.add(at, body):
-            self.token_heard_s = at
+            self.latest_token_s = at
             if self.first_token_s is None:
                 self.first_token_s = at
                 self._on_change()

@@ -28,9 +28,9 @@ def judge(connection: Connection, answer: Answer, limit: str, waited_s: float) -
         waited_s: Seconds from the start to the end.
     """
     reader, failure = connection.reader, connection.failure
-    heard = _heard(connection, answer)
+    received = _describe_received(connection, answer)
     if limit:
-        return Status.TIMED_OUT, f"gave up after {format_seconds(waited_s)} and {heard}: {limit}", answer
+        return Status.TIMED_OUT, f"gave up after {format_seconds(waited_s)} and {received}: {limit}", answer
     if isinstance(failure, MalformedAnswerError):
         return Status.SERVER_ERROR, f"the server sent {failure}", answer
     if isinstance(failure, FileNotFoundError):
@@ -43,11 +43,11 @@ def judge(connection: Connection, answer: Answer, limit: str, waited_s: float) -
         return Status.OK, "", answer
     if failure is not None:
         detail = "" if not str(failure) else f" ({one_line(failure)})"
-        return Status.CUT, f"the connection broke after {heard}{detail}", answer
+        return Status.CUT, f"the connection broke after {received}{detail}", answer
     if not is_streamed(connection):
         return _read_whole(connection)
     if answer.finish_reason is None:
-        return Status.CUT, f"the server closed the stream after {heard}", answer
+        return Status.CUT, f"the server closed the stream after {received}", answer
     return Status.OK, "", answer
 
 
@@ -77,7 +77,7 @@ def _read_whole(connection: Connection) -> tuple[Status, str, Answer]:
     return Status.OK, "", Answer((), event.text, event.finish_reason, event.usage)
 
 
-def _heard(connection: Connection, answer: Answer) -> str:
+def _describe_received(connection: Connection, answer: Answer) -> str:
     if answer.token_times_s:
         count = len(answer.token_times_s)
         return f"{count} {'event' if count == 1 else 'events'} with tokens"

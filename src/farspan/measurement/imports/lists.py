@@ -70,8 +70,10 @@ def _requests(fields: Fields, asked: int | None, output: int | None) -> Iterator
     if "ttfts" not in lengths:
         return iter(())  # totals only: the file was written without its details
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise InputError(f"{fields.where}: its lists differ in length ({told})", "import an undamaged file")
+        described = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise InputError(
+            f"{fields.where}: its lists differ in length ({described})", "import an undamaged file"
+        )
     return _walk(fields, lengths["ttfts"], asked, output)
 
 

@@ -89,14 +89,14 @@ class EngineObserver(Observer):
         """Note that the request is over."""
         self._waiting.discard(result.job)
 
-    def find_labels(self, since: float, until: float, ours: int) -> Mapping[str, str]:
+    def find_labels(self, since: float, until: float, own_requests: int) -> Mapping[str, str]:
         """Return `preempted` and `co-running` where the engine's metrics prove them."""
         if self._telemetry is None:
             return {}
         margin = 2 * self._interval  # counters are read once an interval
         labels = {
             "preempted": find_preemption(self._telemetry.between(since - margin, until)),
-            "co-running": find_strangers(self._telemetry.between(since, until), ours),
+            "co-running": find_strangers(self._telemetry.between(since, until), own_requests),
         }
         return {name: evidence for name, evidence in labels.items() if evidence is not None}
 

@@ -1,4 +1,4 @@
-"""What an engine's own metrics prove about a request: preempted, hung, in company; and how far its prefill is.
+"""What an engine's own metrics prove about a request: preempted, hung, or not alone; and how far its prefill is.
 
 Pure functions of samples. None is returned where the samples prove nothing, never where they prove the opposite.
 """
@@ -37,23 +37,23 @@ def find_preemption(samples: Sequence[Sample]) -> str | None:
     return f"the engine preempted {times} meanwhile: prompt tokens may have been computed twice"
 
 
-def find_strangers(samples: Sequence[Sample], ours: int) -> str | None:
+def find_strangers(samples: Sequence[Sample], own_requests: int) -> str | None:
     """Return evidence that the engine served requests which are not ours.
 
     One sample is not enough: a request of ours that has just ended may still be counted.
 
     Args:
         samples: From the time the request was under way, in order.
-        ours: The most requests that we had under way at a time meanwhile.
+        own_requests: The most requests that we had under way at a time meanwhile.
     """
     most = 0.0
     for one, two in itertools.pairwise(samples):
         loads = [load for load in (_load(one), _load(two)) if load is not None]
         if len(loads) == 2:
             most = max(most, min(loads))
-    if most <= ours:
+    if most <= own_requests:
         return None
-    return f"the engine held {most:.0f} requests while we had sent {ours}: others use it too"
+    return f"the engine held {most:.0f} requests while we had sent {own_requests}: others use it too"
 
 
 def find_hang(samples: Sequence[Sample], quiet_s: float = HUNG_AFTER_S) -> str | None:

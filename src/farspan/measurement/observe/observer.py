@@ -59,14 +59,14 @@ class Observer:
         self,
         since: float,  # noqa: ARG002
         until: float,  # noqa: ARG002
-        ours: int,  # noqa: ARG002
+        own_requests: int,  # noqa: ARG002
     ) -> Mapping[str, str]:
         """Return what limits the trust in a request that has just ended: label to evidence.
 
         Args:
             since: When it left.
             until: When it was over.
-            ours: The most requests that we had under way at a time meanwhile, this one included.
+            own_requests: The most requests that we had under way at a time meanwhile, this one included.
         """
         return {}
 

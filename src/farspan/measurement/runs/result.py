@@ -44,7 +44,7 @@ class Result:
         tpot_s, decode_tokens_per_s: Over the tokens after the first; None for fewer than two.
         connected_s: When the connection stood.
         late_s: How much later than scheduled the request left (open loop).
-        company: The most requests of ours under way at a time meanwhile, this one included.
+        most_at_once: The most requests of ours under way at a time meanwhile, this one included.
         client_lag_s: The client's own; None where arrivals are timed by the client itself.
         concurrency: How many requests this one was sent among, in a run that goes through several; else None.
     """
@@ -81,7 +81,7 @@ class Result:
     decode_tokens_per_s: float | None = None
     connected_s: float | None = None
     late_s: float = 0.0
-    company: int = 1
+    most_at_once: int = 1
     client_lag_s: Lag | None = None
     concurrency: int | None = None
 

@@ -52,7 +52,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class RunStart:
     """One start of a run: when, with what, on which server, in which environment."""
 
     time: str
@@ -66,7 +66,7 @@ class RunInfo:
     """The contents of `run.json`: what the run is, and every start of it, the first one first."""
 
     identity: Identity
-    starts: tuple[Start, ...]
+    starts: tuple[RunStart, ...]
     format: int = FORMAT
 
 
@@ -79,10 +79,10 @@ class Run:
     results: tuple[Result, ...] = ()
 
 
-def new_start(arguments: dict[str, Any], server: ServerInfo) -> Start:
+def new_start(arguments: dict[str, Any], server: ServerInfo) -> RunStart:
     """Describe a start that happens now."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Start(now, arguments, server, describe_client())
+    return RunStart(now, arguments, server, describe_client())
 
 
 def keep_latest(results: Iterable[Result]) -> tuple[Result, ...]:
@@ -123,7 +123,7 @@ def load_info(folder: Path) -> RunInfo:
                 f"{path} has format {document['format']}, not {FORMAT}", "use the farspan that wrote it"
             )
         starts = tuple(
-            Start(**start | {"server": ServerInfo(**start["server"])}) for start in document["starts"]
+            RunStart(**start | {"server": ServerInfo(**start["server"])}) for start in document["starts"]
         )
         return RunInfo(Identity(**document["identity"]), starts)
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
@@ -233,7 +233,7 @@ class RunStore:
             self._sent.close()
 
 
-def open_run(folder: Path, identity: Identity, start: Start, *, resume: bool = False) -> RunStore:
+def open_run(folder: Path, identity: Identity, start: RunStart, *, resume: bool = False) -> RunStore:
     """Create a run folder, or go on with one.
 
     Args:
@@ -323,6 +323,8 @@ _RESULT_FIELDS = frozenset(f.name for f in fields(Result))
 
 def _read_result(document: dict[str, Any]) -> Result:
     values = {name: value for name, value in document.items() if name in _RESULT_FIELDS}
+    if "company" in document:  # what `most_at_once` was called
+        values["most_at_once"] = document["company"]
     gaps = values["itl_s"]
     values["itl_s"] = None if gaps is None else Gaps(**gaps)
     values["status"] = Status(values["status"])

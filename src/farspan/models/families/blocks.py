@@ -21,6 +21,7 @@ def attention(
     bias_qkv: bool = False,
     bias_out: bool = False,
     qk_norm: str = "",
+    qk_norm_bias: bool = False,
     sinks: bool = False,
     value_projection: bool = True,
 ) -> None:
@@ -37,6 +38,7 @@ def attention(
         bias_qkv: Whether query, key and value projections have biases.
         bias_out: Whether the output projection has one.
         qk_norm: "head" for one scale a head dimension, "full" for one over all heads, "" for none.
+        qk_norm_bias: Whether those scales have shifts.
         sinks: Whether each head has a learned attention sink.
         value_projection: False when the keys are used as values.
     """
@@ -66,8 +68,8 @@ def attention(
         bias_split=False,
     )
     if qk_norm == "head":
-        weights.norm("layers.*.self_attn.q_norm", head_dim)
-        weights.norm("layers.*.self_attn.k_norm", head_dim)
+        weights.norm("layers.*.self_attn.q_norm", head_dim, bias=qk_norm_bias)
+        weights.norm("layers.*.self_attn.k_norm", head_dim, bias=qk_norm_bias)
     elif qk_norm == "full":
         weights.norm("layers.*.self_attn.q_norm", heads * head_dim)
         weights.norm("layers.*.self_attn.k_norm", kv_heads * head_dim)
@@ -92,13 +94,44 @@ def latent_attention(weights: WeightsBuilder, *, hidden: int, heads: int, latent
     weights.linear(_ATTENTION, name + "o_proj", hidden, heads * latent.value_dim, Shard.SPLIT)
 
 
+def query_only(weights: WeightsBuilder, *, hidden: int, rows: int, norm: int) -> None:
+    """Attention of a layer that reads another one's keys and values; `norm` is the query norm's size, 0 for none."""
+    weights.linear(_ATTENTION, "layers.*.self_attn.q_proj", rows, hidden, Shard.SPLIT)
+    weights.linear(_ATTENTION, "layers.*.self_attn.o_proj", hidden, rows, Shard.SPLIT)
+    if norm:
+        weights.norm("layers.*.self_attn.q_norm", norm)
+
+
+def indexer(weights: WeightsBuilder, spec: IndexerSpec, *, hidden: int, rank: int) -> None:
+    """DeepSeek V3.2's indexer, whole on every rank."""
+    part, name = WeightPart.INDEXER, "layers.*.self_attn.indexer."
+    weights.linear(part, name + "wq_b", spec.num_heads * spec.head_dim, rank)
+    weights.linear(part, name + "wk", spec.head_dim, hidden)
+    weights.norm(name + "k_norm", spec.head_dim, bias=True, part=part)
+    weights.linear(part, name + "weights_proj", spec.num_heads, hidden, quantizable=False)
+
+
+def mlp(
+    weights: WeightsBuilder,
+    name: str,
+    *,
+    hidden: int,
+    width: int,
+    gated: bool = True,
+    bias: bool = False,
+    part: WeightPart = WeightPart.DENSE_MLP,
+) -> None:
+    """An MLP with a gate (SwiGLU) or without (GPT, ReLU squared)."""
+    for projection in ("gate_proj", "up_proj") if gated else ("up_proj",):
+        weights.linear(part, f"{name}.{projection}", width, hidden, Shard.SPLIT, bias=bias)
+    weights.linear(part, f"{name}.down_proj", hidden, width, Shard.SPLIT, bias=bias, bias_split=False)
+
+
 def gated_mlp(
     weights: WeightsBuilder, name: str, *, hidden: int, width: int, part: WeightPart = WeightPart.DENSE_MLP
 ) -> None:
     """A gate, an up and a down projection, as in every SwiGLU MLP."""
-    weights.linear(part, f"{name}.gate_proj", width, hidden, Shard.SPLIT)
-    weights.linear(part, f"{name}.up_proj", width, hidden, Shard.SPLIT)
-    weights.linear(part, f"{name}.down_proj", hidden, width, Shard.SPLIT)
+    mlp(weights, name, hidden=hidden, width=width, part=part)
 
 
 def experts(
@@ -109,13 +142,14 @@ def experts(
     width: int,
     bias: bool = False,
     name: str = "layers.*.mlp.experts",
+    gated: bool = True,
 ) -> None:
     """All routed experts of a layer: gate and up fused, then down; each split over the ranks by its width."""
-    part = WeightPart.EXPERTS
-    weights.add(part, f"{name}.gate_up_proj", count, 2 * width, hidden, shard=Shard.SPLIT, quantizable=True)
+    part, rows = WeightPart.EXPERTS, (2 if gated else 1) * width
+    weights.add(part, f"{name}.gate_up_proj", count, rows, hidden, shard=Shard.SPLIT, quantizable=True)
     weights.add(part, f"{name}.down_proj", count, hidden, width, shard=Shard.SPLIT, quantizable=True)
     if bias:
-        weights.add(part, f"{name}.gate_up_proj_bias", count, 2 * width, shard=Shard.SPLIT)
+        weights.add(part, f"{name}.gate_up_proj_bias", count, rows, shard=Shard.SPLIT)
         weights.add(part, f"{name}.down_proj_bias", count, hidden)
 
 

@@ -1,89 +1,12 @@
-"""Strict reading of a config.json: each field is read, declared harmless, or refused by name."""
+"""Strict reading of a config.json: each field is read, harmless, or refused by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
-from farspan.errors import InputError
-
-# Fields that Hugging Face writes for every model and that change no byte of weights or KV: token ids,
-# generation defaults, training-time rates, bookkeeping.
-HARMLESS = frozenset(
-    {
-        "_attn_implementation",
-        "_name_or_path",
-        "add_cross_attention",
-        "architectures",
-        "attention_dropout",
-        "auto_map",
-        "bad_words_ids",
-        "begin_suppress_tokens",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "cross_attention_hidden_size",
-        "decoder_start_token_id",
-        "diversity_penalty",
-        "do_sample",
-        "dtype",
-        "early_stopping",
-        "embd_pdrop",
-        "encoder_no_repeat_ngram_size",
-        "eos_token_id",
-        "exponential_decay_length_penalty",
-        "finetuning_task",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-        "hidden_dropout_prob",
-        "id2label",
-        "ignore_index",
-        "initializer_range",
-        "is_decoder",
-        "is_encoder_decoder",
-        "label2id",
-        "length_penalty",
-        "max_length",
-        "min_length",
-        "model_type",
-        "no_repeat_ngram_size",
-        "num_beam_groups",
-        "num_beams",
-        "num_return_sequences",
-        "output_attentions",
-        "output_hidden_states",
-        "output_router_logits",
-        "output_scores",
-        "pad_token_id",
-        "prefix",
-        "pretraining_tp",
-        "problem_type",
-        "pruned_heads",
-        "remove_invalid_values",
-        "repetition_penalty",
-        "resid_pdrop",
-        "return_dict",
-        "return_dict_in_generate",
-        "rms_norm_eps",
-        "router_aux_loss_coef",
-        "router_jitter_noise",
-        "sep_token_id",
-        "suppress_tokens",
-        "task_specific_params",
-        "temperature",
-        "tf_legacy_loss",
-        "tie_encoder_decoder",
-        "tokenizer_class",
-        "top_k",
-        "top_p",
-        "torch_dtype",
-        "torchscript",
-        "transformers_version",
-        "typical_p",
-        "unk_token_id",
-        "use_bfloat16",
-        "use_cache",
-    }
-)
+from farspan.errors import UnsupportedError
+from farspan.models.families.field_names import ALIASES, is_harmless, names_a_cache
 
 _MISSING = object()
 
@@ -95,24 +18,38 @@ class ConfigReader:
         fields: The JSON object.
         source: What to call the config in errors.
         path: Dotted path of this level, with a trailing dot, empty at the top.
+        allowed: Fields the user says cannot change memory.
+        assumed: Collects the unread fields of a config that is read without a family; None for a strict reading.
     """
 
-    def __init__(self, fields: Mapping[str, object], source: str, path: str = "") -> None:
-        self._fields = fields
-        self._source = source
+    def __init__(
+        self,
+        fields: Mapping[str, object],
+        source: str,
+        path: str = "",
+        allowed: frozenset[str] = frozenset(),
+        assumed: list[str] | None = None,
+    ) -> None:
+        self.fields = fields
+        self.source = source
         self._path = path
+        self._allowed = allowed
+        self._assumed = assumed
         self._read: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
-        return self._fields.get(name) is not None
+        return any(self.fields.get(spelling) is not None for spelling in (name, *ALIASES.get(name, ())))
 
     def refuse(self, name: str, why: str, fix: str = "") -> NoReturn:
-        """Raise an InputError that names the field."""
-        raise InputError(f"{self._source}: field {self._path}{name} {why}", fix)
+        """Raise an UnsupportedError that names the field."""
+        raise UnsupportedError(f"{self.source}: field {self._path}{name} {why}", fix)
 
     def _value(self, name: str, default: object) -> object:
-        self._read.add(name)
-        value = self._fields.get(name)
+        value = None
+        for spelling in (name, *ALIASES.get(name, ())):
+            self._read.add(spelling)
+            if value is None:
+                value = self.fields.get(spelling)
         if value is None:
             if default is _MISSING:
                 self.refuse(name, "is missing", "use the model's complete config.json")
@@ -122,6 +59,8 @@ class ConfigReader:
     def integer(self, name: str, default: int | object = _MISSING, *, zero: bool = False) -> int:
         """A positive whole number (or zero, where allowed); null counts as absent."""
         value = self._value(name, default)
+        if isinstance(value, list) and value and value.count(value[0]) == len(value):
+            value = value[0]  # one entry a layer, all the same
         if isinstance(value, bool) or not isinstance(value, int):
             if not (isinstance(value, float) and value.is_integer()):
                 self.refuse(name, f"is {value!r}, not a whole number")
@@ -183,7 +122,7 @@ class ConfigReader:
             return None
         if not isinstance(value, Mapping):
             self.refuse(name, "is not an object")
-        return ConfigReader(value, self._source, f"{self._path}{name}.")
+        return ConfigReader(value, self.source, f"{self._path}{name}.", self._allowed, self._assumed)
 
     def expect(self, name: str, *allowed: object) -> None:
         """Accept the field only when absent, null, or one of `allowed`: others change the layout."""
@@ -194,20 +133,60 @@ class ConfigReader:
 
     def ignore(self, *names: str) -> None:
         """Declare fields that change no byte of weights or KV for this family."""
-        self._read.update(names)
+        for name in names:
+            self._read.update((name, *ALIASES.get(name, ())))
 
-    def finish(self) -> None:
-        """Refuse the config if it has a field nobody read.
+    def assume(self) -> None:
+        """Pass over fields nobody reads, and remember them, as for a config without a family."""
+        if self._assumed is None:
+            self._assumed = []
+
+    def assumed_fields(self) -> list[str]:
+        """The fields that were passed over."""
+        return sorted(set(self._assumed or ()))
+
+    def with_fields(self, fields: Mapping[str, object]) -> ConfigReader:
+        """This level with other fields, of which none has been read."""
+        return ConfigReader(fields, self.source, self._path, self._allowed, self._assumed)
+
+    def set_default(self, name: str, value: object) -> None:
+        """Give a field that is absent a value."""
+        if name not in self:
+            self.fields = {**self.fields, name: value}
+
+    def pending(self, name: str) -> bool:
+        """Whether the field is there and nobody has read it."""
+        return name in self.fields and name not in self._read
+
+    def unread(self) -> list[str]:
+        """Dotted names of the fields nobody read and that may change memory."""
+        return sorted(
+            self._path + name
+            for name, value in self.fields.items()
+            if name not in self._read and not is_harmless(name, value) and not self._is_allowed(name)
+        )
+
+    def _is_allowed(self, name: str) -> bool:
+        return name in self._allowed or self._path + name in self._allowed
+
+    def finish(self, *others: ConfigReader) -> None:
+        """Refuse the config if it, or one of `others`, has a field nobody read.
 
         Raises:
-            InputError: Some field might change memory; it is named.
+            UnsupportedError: Some field might change memory; all such fields are named.
         """
-        unread = sorted(name for name in self._fields if name not in self._read and name not in HARMLESS)
+        unread = [name for reader in (self, *others) for name in reader.unread()]
+        if self._assumed is not None:
+            self._assumed.extend(name for name in unread if not names_a_cache(name))
+            unread = [name for name in unread if names_a_cache(name)]
         if unread:
-            raise InputError(
-                f"{self._source}: field {self._path}{unread[0]} is not one farspan knows for this model"
-                + (f" (nor {', '.join(unread[1:])})" if len(unread) > 1 else ""),
-                "it may change memory, so nothing was guessed; remove it if it cannot",
+            one = len(unread) == 1
+            raise UnsupportedError(
+                f"{self.source}: {'field' if one else 'fields'} {', '.join(unread)} "
+                f"{'is not one' if one else 'are not ones'} farspan knows for this model",
+                "nothing was guessed, since memory may depend on "
+                f"{'it' if one else 'them'}; where it cannot, add "
+                + " ".join(f"--ignore-field {name}" for name in unread),
             )
 
     def dtype(self, default: str = "bfloat16") -> str:

@@ -6,10 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from farspan.models.families.config_fields import ConfigReader
+from farspan.models.families.layer_kinds import layer_count
 from farspan.models.families.quantization import read_quantization
 from farspan.models.families.weights_builder import WeightsBuilder
 from farspan.models.spec import LayerSpec, ModelSpec
 from farspan.models.tensors import RopeSpec
+
+# vllm 0.33.0 config/model.py: _get_and_verify_max_len, where no field names a length.
+UNSAID_POSITIONS = 2048
 
 
 @dataclass
@@ -22,6 +26,8 @@ class Decoder:
         outer: The outermost config, holding quantization and dtype when the decoder's own level does not.
         reader: The decoder's own level (`text_config`, or the outermost one again).
         prefix: What checkpoints put before the decoder's names.
+        tied_by_default: Whether the head is the embedding where the config does not say.
+        final_norm: Whether a norm with weights follows the last layer.
     """
 
     name: str
@@ -29,15 +35,17 @@ class Decoder:
     outer: ConfigReader
     reader: ConfigReader
     prefix: str = "model."
+    tied_by_default: bool = False
+    final_norm: bool = True
     layers: list[LayerSpec] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         reader = self.reader
         self.hidden = reader.integer("hidden_size")
-        self.num_layers = reader.integer("num_hidden_layers")
+        self.num_layers = layer_count(reader)
         self.vocab = reader.integer("vocab_size")
-        self.positions = reader.integer("max_position_embeddings")
-        self.tied = reader.flag("tie_word_embeddings", False)
+        self.positions = reader.integer("max_position_embeddings", UNSAID_POSITIONS)
+        self.tied = reader.flag("tie_word_embeddings", self.tied_by_default)
         if self.outer is not reader:
             self.tied = self.outer.flag("tie_word_embeddings", self.tied)
         quantization = read_quantization(reader)
@@ -45,7 +53,8 @@ class Decoder:
             quantization = read_quantization(self.outer)
         self.weights = WeightsBuilder(quantization, self.prefix)
         self.weights.embedding(self.vocab, self.hidden, tied=self.tied)
-        self.weights.norm("norm", self.hidden)
+        if self.final_norm:
+            self.weights.norm("norm", self.hidden)
 
     def build(self, ropes: Iterable[RopeSpec], notes: tuple[str, ...] = ()) -> ModelSpec:
         """Check that no field was left unread and return the model.
@@ -54,9 +63,8 @@ class Decoder:
             InputError: The config has a field nobody read.
         """
         dtype = self.reader.dtype(self.outer.dtype())
-        self.reader.finish()
-        if self.outer is not self.reader:
-            self.outer.finish()
+        others = () if self.outer is self.reader else (self.outer,)
+        self.reader.finish(*others)
         quantization = self.weights.quantization
         return ModelSpec(
             name=self.name,
@@ -70,6 +78,7 @@ class Decoder:
             torch_dtype=dtype,
             ropes=tuple(ropes),
             quantization=quantization.spec if quantization else None,
+            kv_fp8=quantization is not None and quantization.kv_fp8,
             tie_word_embeddings=self.tied,
             notes=notes,
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from farspan.models.families import blocks
 from farspan.models.families.config_fields import ConfigReader
 from farspan.models.families.decoder import Decoder, flat
-from farspan.models.families.quantization import Quantization
+from farspan.models.families.module_names import ModuleNames
+from farspan.models.families.quantization import MXFP4, Quantization
 from farspan.models.families.rope import rope_section, section_table
 from farspan.models.families.weights_builder import WeightsBuilder
 from farspan.models.spec import AttentionKind, IndexerSpec, LayerSpec, ModelSpec, MoeSpec, StateTensor
-from farspan.models.tensors import DTYPE_BYTES, QuantSpec, RopeSpec, Shard, WeightPart
+from farspan.models.tensors import DTYPE_BYTES, RopeSpec, Shard, WeightPart
 
 _ATTENTION, _INDEXER = WeightPart.ATTENTION, WeightPart.INDEXER
 _FP32 = DTYPE_BYTES["float32"]
@@ -129,13 +130,18 @@ def _layers(decoder: Decoder) -> None:
 def _expert_dtype(decoder: Decoder) -> None:
     """`expert_dtype` fp4 keeps the routed experts in MXFP4: 4 bits and one scale byte per 32 weights.
 
-    With no quantization_config beside it, everything else is taken to stay in the model's dtype.
+    A quantization_config beside it says how everything else is kept; without one, in the model's dtype. One that
+    names a format for the experts is believed.
     """
     reader = decoder.reader
     reader.expect("expert_dtype", "fp4", "fp8")
-    if reader.text("expert_dtype", "") == "fp4" and decoder.weights.quantization is None:
-        spec = QuantSpec("mxfp4", 4, 32, 8)
-        decoder.weights.quantization = Quantization(spec, included=(".experts",))
+    if reader.text("expert_dtype", "") != "fp4":
+        return
+    quantization = decoder.weights.quantization
+    if quantization is None:
+        decoder.weights.quantization = Quantization([(ModuleNames.experts(), MXFP4)])
+    elif not any(names.experts_only for names, _ in quantization.rules):
+        quantization.rules.insert(0, (ModuleNames.experts(), MXFP4))
 
 
 def _ropes(reader: ConfigReader, positions: int) -> list[RopeSpec]:

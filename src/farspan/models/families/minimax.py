@@ -58,7 +58,12 @@ def _moe(decoder: Decoder) -> tuple[MoeSpec, list[bool], int]:
 
 def read(reader: ConfigReader, name: str) -> ModelSpec:
     """Read a config of this family (see `farspan.models.families`)."""
-    decoder = flat(reader, name)
+    return read_into(flat(reader, name))
+
+
+def read_into(decoder: Decoder, notes: tuple[str, ...] = ()) -> ModelSpec:
+    """Read the layers of a decoder whose encoders, if any, are read already."""
+    reader = decoder.reader
     hidden, layers = decoder.hidden, decoder.num_layers
     heads, kv_heads = reader.integer("num_attention_heads"), reader.integer("num_key_value_heads")
     head_dim = reader.integer("head_dim")
@@ -102,4 +107,4 @@ def read(reader: ConfigReader, name: str) -> ModelSpec:
                 moe=moe if sparse[index] else None,
             )
         )
-    return decoder.build([rope_table(reader, head_dim, decoder.positions)])
+    return decoder.build([rope_table(reader, head_dim, decoder.positions)], notes)

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from farspan.models.families.config_fields import ConfigReader
 from farspan.models.tensors import RopeSpec
+
+# What `rope_parameters` calls the layers that a set is for, and which of ours they are.
+_LAYER_KINDS = {
+    "full_attention": "full",
+    "sliding_attention": "sliding",
+    "chunked_attention": "chunked",
+    "hybrid": "full",
+    "hybrid_sliding": "sliding",
+    "main": "full",
+}
 
 
 def rope_section(reader: ConfigReader) -> ConfigReader | None:
@@ -28,6 +40,43 @@ def rope_table(reader: ConfigReader, head_dim: int, positions: int) -> RopeSpec:
     return section_table(section, head_dim, positions, share, rotary)
 
 
+def rope_tables(reader: ConfigReader, head_dims: Mapping[str, int], positions: int) -> list[RopeSpec]:
+    """Read the RoPE fields of a decoder whose layer kinds (full, sliding ...) have `head_dims`.
+
+    `rope_parameters` holds one set for all layers, or one a kind (null for a kind that has none); older configs give
+    sliding layers a base of their own beside the common set.
+    """
+    own_base = "rope_local_base_freq" in reader or "swa_rope_theta" in reader
+    reader.ignore(
+        "rope_theta", "rope_local_base_freq", "swa_rope_theta", "local_rope_theta", "rotary_emb_base"
+    )
+    share = reader.number("partial_rotary_factor", reader.number("rotary_pct", 1.0))
+    rotary = reader.integer("rotary_dim", 0)
+    section = rope_section(reader)
+    sizes = {kind: size for kind, size in head_dims.items() if size}
+    if section is None:
+        return _distinct(RopeSpec(rotary or int(size * share), positions) for size in sizes.values())
+    nested = {
+        kind: name
+        for name, kind in _LAYER_KINDS.items()
+        if isinstance(section.fields.get(name), Mapping | None) and name in section.fields
+    }
+    if not nested:
+        full = section_table(section, next(iter(sizes.values()), 0), positions, share, rotary)
+        return [full, full] if own_base and len(sizes) > 1 else [full]
+    tables = []
+    for name, kind in _LAYER_KINDS.items():
+        own = section.section(name)
+        if own is not None and kind in sizes:
+            tables.append(section_table(own, sizes[kind], positions, share, rotary))
+    section.ignore(*section.fields)
+    return tables
+
+
+def _distinct(tables: Iterable[RopeSpec]) -> list[RopeSpec]:
+    return list(dict.fromkeys(tables))
+
+
 def section_table(
     section: ConfigReader, head_dim: int, positions: int, share: float = 1.0, rotary: int = 0
 ) -> RopeSpec:
@@ -35,17 +84,30 @@ def section_table(
     kind = section.text("rope_type", section.text("type", "default"))
     section.ignore("rope_theta", "type", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
     section.ignore("low_freq_factor", "high_freq_factor", "attention_factor", "long_factor", "short_factor")
-    section.ignore("mrope_interleaved")
+    section.ignore(
+        "mrope_interleaved", "llama_4_scaling_beta", "max_position_embeddings", "rope_type", "interleaved"
+    )
+    section.ignore("long_mscale", "short_mscale", "extrapolation_factor", "attn_factor", "alpha", "finetuned")
     share = section.number("partial_rotary_factor", share)
     factor = section.number("factor", 1.0)
     original = section.integer("original_max_position_embeddings", positions)
     multimodal = "mrope_section" in section
     section.ignore("mrope_section")
-    if kind in ("yarn", "deepseek_yarn"):
+    if kind in ("yarn", "deepseek_yarn", "xdrope"):
         positions = int(original * factor)
     elif kind in ("linear", "dynamic"):
         positions = int(positions * factor)
-    elif kind not in ("default", "llama3", "proportional", "longrope"):
+    elif kind not in (
+        "default",
+        "llama3",
+        "proportional",
+        "longrope",
+        "mrope",
+        "su",
+        "axial",
+        "dual_chunk",
+        "gptj",
+    ):
         section.refuse("rope_type", f"is {kind!r}, which farspan does not model")
     if multimodal:
         positions *= 4

@@ -71,33 +71,6 @@ def llama4(reader: ConfigReader, weights: WeightsBuilder, text_hidden: int) -> N
     _linear(weights, "projector", text_hidden, vision_out, bias=bias, part=_PROJECTOR)
 
 
-def qwen3(reader: ConfigReader, weights: WeightsBuilder, text_hidden: int) -> None:
-    """Qwen 3.5's tower and merger (transformers 5.23 models/qwen3_5/modeling_qwen3_5.py)."""
-    hidden, depth = reader.integer("hidden_size"), reader.integer("depth")
-    width, patch = reader.integer("intermediate_size"), reader.integer("patch_size")
-    temporal, merge = reader.integer("temporal_patch_size"), reader.integer("spatial_merge_size")
-    channels, positions = reader.integer("in_channels"), reader.integer("num_position_embeddings")
-    out = reader.integer("out_hidden_size")
-    if reader.integers("deepstack_visual_indexes", []):
-        reader.refuse("deepstack_visual_indexes", "is not empty, which farspan does not model")
-    if out != text_hidden:
-        reader.refuse("out_hidden_size", f"is {out}, not the language model's {text_hidden}")
-    reader.ignore("num_heads", "hidden_act")
-    reader.finish()
-    _linear(weights, "patch_embed", hidden, channels * temporal * patch * patch, Shard.REPLICATED)
-    weights.add(_VISION, "visual.pos_embed", positions, hidden)
-    _norm(weights, "blocks.norm1", hidden, copies=depth)
-    _norm(weights, "blocks.norm2", hidden, copies=depth)
-    _linear(weights, "blocks.qkv", 3 * hidden, hidden, copies=depth)
-    _linear(weights, "blocks.proj", hidden, hidden, copies=depth)
-    _linear(weights, "blocks.fc1", width, hidden, copies=depth)
-    _linear(weights, "blocks.fc2", hidden, width, copies=depth)
-    merged = hidden * merge**2
-    _norm(weights, "merger.norm", hidden)
-    _linear(weights, "merger.fc1", merged, merged, part=_PROJECTOR)
-    _linear(weights, "merger.fc2", out, merged, part=_PROJECTOR)
-
-
 def gemma4(reader: ConfigReader, weights: WeightsBuilder, text_hidden: int) -> None:
     """Gemma 4's tower and projector (transformers 5.23 models/gemma4/modeling_gemma4.py)."""
     hidden, depth = reader.integer("hidden_size"), reader.integer("num_hidden_layers")
@@ -127,6 +100,25 @@ def gemma4(reader: ConfigReader, weights: WeightsBuilder, text_hidden: int) -> N
         _norm(weights, "std_bias", hidden, bias=False)
         _norm(weights, "std_scale", hidden, bias=False)
     _linear(weights, "projection", text_hidden, hidden, Shard.REPLICATED, bias=False, part=_PROJECTOR)
+
+
+_K25_NAMES = {
+    "hidden_size": "vt_hidden_size",
+    "num_hidden_layers": "vt_num_hidden_layers",
+    "intermediate_size": "vt_intermediate_size",
+    "num_attention_heads": "vt_num_attention_heads",
+}
+
+
+def spelled_as_k25(reader: ConfigReader) -> ConfigReader:
+    """Kimi-VL's MoonViT config under the names of K2.5's."""
+    if "vt_hidden_size" in reader:
+        return reader
+    reader.ignore(*reader.fields)
+    fields = {new: reader.fields[old] for old, new in _K25_NAMES.items() if old in reader.fields}
+    for name in ("patch_size", "init_pos_emb_height", "init_pos_emb_width", "merge_kernel_size"):
+        fields[name] = reader.fields.get(name)
+    return reader.with_fields(fields)
 
 
 def moonvit(reader: ConfigReader, weights: WeightsBuilder, text_hidden: int) -> None:

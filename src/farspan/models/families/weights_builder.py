@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from farspan.models.families.quantization import Quantization
@@ -76,7 +77,7 @@ class WeightsBuilder:
         """Record the embedding and, unless it is tied, the output head."""
         self.add(WeightPart.EMBEDDING, "embed_tokens", vocab, hidden, shard=Shard.VOCAB)
         if not tied:
-            self.add(WeightPart.LM_HEAD, "lm_head", vocab, hidden, shard=Shard.VOCAB)
+            self.add(WeightPart.LM_HEAD, "lm_head", vocab, hidden, shard=Shard.VOCAB, quantizable=True)
 
     def build(self) -> tuple[WeightTensor, ...]:
         """Return the tensors, each marked with whether the quantization reaches it."""
@@ -85,12 +86,12 @@ class WeightsBuilder:
             if not tensor.quantizable or self.quantization is None:
                 built.append(replace(tensor, copies=len(layers)))
                 continue
-            reached = sum(self.quantization.reaches(self._full_name(tensor.name, layer)) for layer in layers)
-            if reached:
-                built.append(replace(tensor, copies=reached, quantized=True))
-            if reached < len(layers):
-                built.append(replace(tensor, copies=len(layers) - reached))
+            experts = tensor.part is WeightPart.EXPERTS
+            formats = Counter(
+                self.quantization.spec_of(self._full_name(tensor.name, layer), experts) for layer in layers
+            )
+            built += [replace(tensor, copies=copies, quant=spec) for spec, copies in formats.items()]
         return tuple(built)
 
     def _full_name(self, name: str, layer: int) -> str:
-        return self.prefix + name.replace("*", str(layer))
+        return name if name == "lm_head" else self.prefix + name.replace("*", str(layer))

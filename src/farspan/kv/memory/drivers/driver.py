@@ -1,6 +1,6 @@
 """Address space reserved once, physical memory mapped into it and taken out again: what a driver must do.
 
-The base class keeps the books and enforces the rules, so that every driver refuses the same mistakes; a driver
+The base class keeps count and enforces the rules, so that every driver refuses the same mistakes; a driver
 supplies the six calls underneath. Addresses are plain integers.
 """
 
@@ -276,11 +276,11 @@ class Driver(ABC):
         self._shut()
 
     def check_integrity(self) -> None:
-        """Raise AssertionError when the books do not balance."""
+        """Raise AssertionError when a count or a state is wrong."""
         for address, handle in self._mapped.items():
             assert handle.alive, "mapped memory is alive"
             assert handle.address == address, "a handle knows where it is mapped"
-            assert handle in self._handles, "mapped memory is on the books"
+            assert handle in self._handles, "mapped memory is counted"
         flat = [at for starts in self._mapped_starts.values() for at in starts]
         assert sorted(flat) == sorted(self._mapped), "every mapping belongs to one range"
         for base, starts in self._mapped_starts.items():

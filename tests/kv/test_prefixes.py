@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from farspan.kv.compaction import compact
 from farspan.kv.formats import KVFormat
 from farspan.kv.interface import retentions
 from farspan.kv.kinds import LayerKind
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.kvcache import ElasticKVCache
 from farspan.kv.memory.cap import Cap
-from farspan.kv.memory.compaction import compact
 from farspan.kv.memory.drivers.host import HostDriver
 from farspan.kv.memory.pages import PagePool
 from farspan.kv.memory.segments import SegmentPool

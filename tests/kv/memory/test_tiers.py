@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from farspan.kv.tree.host_tier import HostTier
+from farspan.kv.memory.host_tier import HostTier
 
 CPU = torch.device("cpu")
 PAGES = 64

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from farspan.kv.memory.drivers.driver import NoRoomError
+
 if TYPE_CHECKING:
     import torch
 
@@ -91,22 +93,33 @@ class HostTier:
     ) -> NDArray[np.int32] | None:
         """Copy pages of the device to the host and return their host pages; None when there is no room.
 
+        No room is also what the machine refuses: host memory within the budget, or device memory for the copy.
+
         Args:
             kind: Which kind of layers.
             layers: Each layer of the kind as uint8 [device pages, bytes of a page in the layer].
             pages: Device pages.
         """
+        import torch
 
         if len(pages) > self.room(kind):
             return None
         shelf = self._shelves[kind]
-        while len(shelf.free) < len(pages):
-            self._add_block(shelf)
+        try:
+            while len(shelf.free) < len(pages):
+                self._add_block(shelf)
+        except (
+            RuntimeError
+        ):  # of torch: neither ordinary nor pinned memory that runs out has a class of its own
+            return None
         cut = len(shelf.free) - len(pages)
         host = np.array(shelf.free[cut:], np.int32)
         del shelf.free[cut:]
         try:
             self._save(shelf, layers, pages, host)
+        except torch.OutOfMemoryError:
+            self.free(kind, host)
+            return None
         except BaseException:
             self.free(kind, host)
             raise
@@ -119,10 +132,27 @@ class HostTier:
         host: NDArray[np.int32],
         pages: NDArray[np.int32],
     ) -> None:
-        """Copy host pages into pages of the device; the host pages stay until they are freed."""
+        """Copy host pages into pages of the device; the host pages stay until they are freed.
+
+        Raises:
+            NoRoomError: The device has no memory for the copy.
+        """
         import torch
 
-        shelf = self._shelves[kind]
+        try:
+            self._fill(self._shelves[kind], layers, host, pages)
+        except torch.OutOfMemoryError as error:
+            raise NoRoomError("no device memory to copy pages back from the host") from error
+
+    def _fill(
+        self,
+        shelf: _Shelf,
+        layers: Sequence[torch.Tensor],
+        host: NDArray[np.int32],
+        pages: NDArray[np.int32],
+    ) -> None:
+        import torch
+
         with self._copying():
             for block, rows, chosen in _by_block(shelf, host):
                 index = torch.from_numpy(pages[chosen].astype(np.int64)).to(self._device)

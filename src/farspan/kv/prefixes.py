@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farspan.kv.kinds import LayerKind
+from farspan.kv.memory.host_tier import HostTier
 from farspan.kv.retention import usable
 from farspan.kv.sequence_pages import PageTable
 from farspan.kv.tree.cache_events import Listener, Location
-from farspan.kv.tree.host_tier import HostTier
 from farspan.kv.tree.radix import Cursor, RadixTree, Released, SecondaryPages, Victim
 from farspan.kv.tree.results import join
 
@@ -125,7 +125,7 @@ class PrefixStore:
         locations = tuple(Location) if host else (Location.DEVICE,)
         rules = []
         for index, kind in enumerate(self._kinds[1:], 1):
-            held = [each for location in locations for each in match.spans(index, location)]
+            held = [each for location in locations for each in match.secondary(index, location)]
             rules.append((kind.retention, [(each.start * size, each.stop * size) for each in held]))
         length = usable(rules, match.length + (match.host_length if host else 0), size)
         cursor = self._tree.back(match.host_cursor, length)
@@ -139,10 +139,10 @@ class PrefixStore:
         for index, kind in enumerate(self._kinds[1:], 1):
             first = kind.retention.first_needed(length) // size
             found = np.full(max(0, stop - first), _ON_HOST, np.int32)
-            for part in _clipped(match.spans(index), first, stop):
+            for part in _clipped(match.secondary(index), first, stop):
                 found[part.start - first : part.stop - first] = part.pages
             pages.append(SecondaryPages(first, found))
-            on_host.append(_clipped(match.spans(index, Location.HOST), first, stop))
+            on_host.append(_clipped(match.secondary(index, Location.HOST), first, stop))
         return Hit(length, cursor, tuple(pages), tuple(on_host))
 
     def secure(self, hit: Hit, take: TakePages) -> tuple[SecondaryPages, ...]:
@@ -194,7 +194,7 @@ class PrefixStore:
                         pages = self._load(kind, part.pages, take, None)
                         self._tier.free(
                             kind,
-                            self._tree.restore_spans(hit.cursor, kind, SecondaryPages(part.start, pages)),
+                            self._tree.restore_secondary(hit.cursor, kind, SecondaryPages(part.start, pages)),
                         )
                         count(kind, part.start, pages)
         except BaseException:
@@ -221,7 +221,7 @@ class PrefixStore:
         self._kinds[0].pool.share(taken)
         return join(insertion.existing_pages)
 
-    def keep_spans(self, cursor: Cursor, tables: Sequence[PageTable]) -> None:
+    def keep_secondary(self, cursor: Cursor, tables: Sequence[PageTable]) -> None:
         """Store what the other kinds of layers still hold of a sequence, so that it can be continued."""
         stop = cursor.position // self._page_tokens
         for index in range(1, len(self._kinds)):
@@ -262,15 +262,15 @@ class PrefixStore:
                         self._drop(victim)
 
     def check_integrity(self) -> list[NDArray[np.int32]]:
-        """Raise AssertionError when the books do not balance; return the pages that the tree uses, by kind."""
+        """Raise AssertionError when a count or a state is wrong; return the pages that the tree uses, by kind."""
         self._tree.check_integrity()
         held: dict[Location, list[list[NDArray[np.int32]]]] = {
             location: [[np.empty(0, np.int32)] for _ in self._kinds] for location in Location
         }
         for node in self._tree.nodes():
             held[node.location][0].append(node.pages.gather(node.start, node.end))
-            for (kind, location), spans in node.spans.items():
-                held[location][kind] += [span.pages for span in spans]
+            for (kind, location), pieces in node.secondary.items():
+                held[location][kind] += [piece.pages for piece in pieces]
         self._tier.check_integrity([np.concatenate(pages) for pages in held[Location.HOST]])
         return [np.concatenate(pages) for pages in held[Location.DEVICE]]
 
@@ -329,18 +329,18 @@ class PrefixStore:
         return bool(victims)
 
     def _strip(self) -> bool:
-        """Let go of the spans that the tree keeps along prefixes in use; whoever uses their pages counts them too.
+        """Let go of secondary pages that the tree keeps along prefixes in use; whoever uses them counts them too.
 
-        Requests that continued one another leave a span each on the same path. While it is locked none of them can be
+        Requests that continued one another leave some each on the same path. While it is locked none of them can be
         evicted, and together they may take the room that the request which locks it was promised.
         """
         freed = 0
         for node in list(self._tree.nodes()):
-            for (kind, location), spans in list(node.spans.items()):
+            for (kind, location), pieces in list(node.secondary.items()):
                 if location is Location.DEVICE:
                     cursor = Cursor(node.end * self._page_tokens, node)
-                    for span in list(spans):
-                        pages = self._tree.detach(cursor, kind, span.start, span.stop)
+                    for piece in list(pieces):
+                        pages = self._tree.detach(cursor, kind, piece.start, piece.stop)
                         freed += self._kinds[kind].pool.free(pages)
         return freed > 0
 
@@ -355,7 +355,7 @@ class PrefixStore:
 
     def _drop(self, victim: Victim) -> None:
         if victim.kind:
-            pages = {(victim.kind, victim.location): self._tree.drop_spans(victim)}
+            pages = {(victim.kind, victim.location): self._tree.drop_secondary(victim)}
             self._free(Released(pages))
         else:
             self._free(self._tree.remove(victim))

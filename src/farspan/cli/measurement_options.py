@@ -1,0 +1,45 @@
+"""Options that several of the verbs about measurements have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from farspan.cli.options import parse_fractions, parse_percentiles
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+fail_if_option: Decorator = click.option(
+    "--fail-if",
+    multiple=True,
+    metavar="CONDITION",
+    help="Exit with 1 when this holds at any point, such as 'ttft.p50 > 1.1 * plan'; may be given several times,"
+    " see docs/compare.md.",
+)
+
+
+def depths_option(default: str) -> Decorator:
+    """Return `--depths`."""
+    return click.option(
+        "--depths",
+        type=parse_fractions,
+        metavar="FRACTIONS",
+        default=default,
+        show_default=True,
+        help="Where the needle goes, 0 the start to 1 the end, such as 0.1,0.9.",
+    )
+
+
+def percentiles_option(default: str) -> Decorator:
+    """Return `--percentiles`, under vLLM's name too."""
+    return click.option(
+        "--percentiles",
+        "--metric-percentiles",
+        type=parse_percentiles,
+        metavar="NUMBERS",
+        default=default,
+        show_default=True,
+        help="Percentiles of every time.",
+    )
