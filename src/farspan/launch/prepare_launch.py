@@ -19,6 +19,7 @@ from farspan.launch.hubcache import ModelFiles, find_model_files
 from farspan.launch.launch_spec import INSIDE_PORT, Launch, is_loopback
 from farspan.launch.local import find_free_port
 from farspan.launch.manifest import LWS_LEADER, LWS_RANK
+from farspan.launch.plain_values import check_no_expansion, check_values
 from farspan.launch.server_records import check_name
 from farspan.models.config import engine_model_name, load_model
 from farspan.models.hub import is_hub_id
@@ -129,6 +130,7 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
     """
     _check(options)
     check_words(options.words)
+    _check_values(options)
     spec = load_model(options.model, weights=options.weights, allow_network=not options.offline)
     version = _version(options)
     context = options.context or spec.max_position_embeddings
@@ -223,6 +225,24 @@ def _check(options: ServeOptions) -> None:
         raise InputError(
             f"--api-key-env {options.api_key_env} is not set", f"export {options.api_key_env}=..."
         )
+
+
+def _check_values(options: ServeOptions) -> None:
+    cluster = options.runtime == "kubernetes"
+    named = {
+        "MODEL": options.model,
+        "--host": options.host,
+        "--head": options.head,
+        "--image": options.image,
+        "--model-path": options.model_path,
+        "--served-model-name": options.served_model_name,
+        "--revision": options.revision,
+        "--python": options.python,
+        "--engine-version": options.engine_version,
+    }
+    check_values(named, cluster=cluster)
+    for word in options.words if cluster else ():
+        check_no_expansion("a word after --", word)
 
 
 def _version(options: ServeOptions) -> str:

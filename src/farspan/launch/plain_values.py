@@ -1,0 +1,46 @@
+"""Names, paths and addresses that reach a command line or a manifest as they are, checked before they do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from farspan.engines.plain_secrets import check_no_secret
+from farspan.errors import InputError
+
+_LONGEST = 4096
+
+
+def check_values(values: Mapping[str, str], *, cluster: bool) -> None:
+    """Check what the user named, by option; an empty value is one that was not given.
+
+    Args:
+        values: Option to value.
+        cluster: Whether Kubernetes reads them, which puts a variable's value where `$(NAME)` stands.
+
+    Raises:
+        InputError: A value begins with a dash, holds a line break or another control character, or a secret.
+    """
+    for name, value in values.items():
+        if value.startswith("-"):
+            raise InputError(
+                f"{name} begins with a dash and would be read as an option", "write ./ before a path"
+            )
+        if any(not character.isprintable() for character in value) or value != value.strip():
+            raise InputError(
+                f"{name} holds a line break, a control character or a space at an end", "leave it out"
+            )
+        if len(value) > _LONGEST:
+            raise InputError(f"{name} is longer than {_LONGEST} characters", "shorten it")
+        if cluster:
+            check_no_expansion(name, value)
+        check_no_secret((value,))
+
+
+def check_no_expansion(name: str, value: str) -> None:
+    """Refuse what Kubernetes would replace by the value of an environment variable, a secret's among them.
+
+    Raises:
+        InputError: There is a `$(` in it.
+    """
+    if "$(" in value:
+        raise InputError(f"{name} holds $(, where Kubernetes puts the value of a variable", "leave it out")
