@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from farspan.engines.plain_secrets import check_no_secret
 from farspan.errors import InputError
@@ -10,11 +10,12 @@ from farspan.errors import InputError
 _LONGEST = 4096
 
 
-def check_values(values: Mapping[str, str], *, cluster: bool) -> None:
+def check_values(values: Mapping[str, str], words: Sequence[str] = (), *, cluster: bool) -> None:
     """Check what the user named, by option; an empty value is one that was not given.
 
     Args:
         values: Option to value.
+        words: The engine's own words, after `--`.
         cluster: Whether Kubernetes reads them, which puts a variable's value where `$(NAME)` stands.
 
     Raises:
@@ -31,16 +32,7 @@ def check_values(values: Mapping[str, str], *, cluster: bool) -> None:
             )
         if len(value) > _LONGEST:
             raise InputError(f"{name} is longer than {_LONGEST} characters", "shorten it")
-        if cluster:
-            check_no_expansion(name, value)
         check_no_secret((value,))
-
-
-def check_no_expansion(name: str, value: str) -> None:
-    """Refuse what Kubernetes would replace by the value of an environment variable, a secret's among them.
-
-    Raises:
-        InputError: There is a `$(` in it.
-    """
-    if "$(" in value:
-        raise InputError(f"{name} holds $(, where Kubernetes puts the value of a variable", "leave it out")
+    if cluster and any("$(" in value for value in (*values.values(), *words)):
+        # A secret's value among them: it would stand on the engine's command line.
+        raise InputError("a value holds $(, where Kubernetes puts the value of a variable", "leave it out")

@@ -19,7 +19,7 @@ from farspan.launch.hubcache import ModelFiles, find_model_files
 from farspan.launch.launch_spec import INSIDE_PORT, Launch, is_loopback
 from farspan.launch.local import find_free_port
 from farspan.launch.manifest import LWS_LEADER, LWS_RANK
-from farspan.launch.plain_values import check_no_expansion, check_values
+from farspan.launch.plain_values import check_values
 from farspan.launch.server_records import check_name
 from farspan.models.config import engine_model_name, load_model
 from farspan.models.hub import is_hub_id
@@ -228,7 +228,6 @@ def _check(options: ServeOptions) -> None:
 
 
 def _check_values(options: ServeOptions) -> None:
-    cluster = options.runtime == "kubernetes"
     named = {
         "MODEL": options.model,
         "--host": options.host,
@@ -240,9 +239,7 @@ def _check_values(options: ServeOptions) -> None:
         "--python": options.python,
         "--engine-version": options.engine_version,
     }
-    check_values(named, cluster=cluster)
-    for word in options.words if cluster else ():
-        check_no_expansion("a word after --", word)
+    check_values(named, options.words, cluster=options.runtime == "kubernetes")
 
 
 def _version(options: ServeOptions) -> str:
