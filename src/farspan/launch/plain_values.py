@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from farspan.engines.plain_secrets import check_no_secret
 from farspan.errors import InputError
 
+if TYPE_CHECKING:
+    from farspan.launch.prepare_launch import ServeOptions
+
 _LONGEST = 4096
+
+
+def check_options(options: ServeOptions) -> None:
+    """Check what a server is to be started with.
+
+    Raises:
+        InputError: A value would be misread, or holds a secret.
+    """
+    named = {
+        "MODEL": options.model,
+        "--host": options.host,
+        "--head": options.head,
+        "--image": options.image,
+        "--model-path": options.model_path,
+        "--served-model-name": options.served_model_name,
+        "--revision": options.revision,
+        "--python": options.python,
+        "--engine-version": options.engine_version,
+    }
+    check_values(named, options.words, cluster=options.runtime == "kubernetes")
 
 
 def check_values(values: Mapping[str, str], words: Sequence[str] = (), *, cluster: bool) -> None:

@@ -19,7 +19,7 @@ from farspan.launch.hubcache import ModelFiles, find_model_files
 from farspan.launch.launch_spec import INSIDE_PORT, Launch, is_loopback
 from farspan.launch.local import find_free_port
 from farspan.launch.manifest import LWS_LEADER, LWS_RANK
-from farspan.launch.plain_values import check_values
+from farspan.launch.plain_values import check_options
 from farspan.launch.server_records import check_name
 from farspan.models.config import engine_model_name, load_model
 from farspan.models.hub import is_hub_id
@@ -102,6 +102,8 @@ class ServeOptions:
     python: str = ""
     disk_bytes_per_s: float = 0.0
     offline: bool = False
+    ignore_fields: tuple[str, ...] = ()
+    rope_scaling: str = ""
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
@@ -130,8 +132,14 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
     """
     _check(options)
     check_words(options.words)
-    _check_values(options)
-    spec = load_model(options.model, weights=options.weights, allow_network=not options.offline)
+    check_options(options)
+    spec = load_model(
+        options.model,
+        weights=options.weights,
+        allow_network=not options.offline,
+        ignore_fields=options.ignore_fields,
+        rope_scaling=options.rope_scaling,
+    )
     version = _version(options)
     context = options.context or spec.max_position_embeddings
     flags, env, plan, notes = _plan(options, spec, context, version)
@@ -225,21 +233,6 @@ def _check(options: ServeOptions) -> None:
         raise InputError(
             f"--api-key-env {options.api_key_env} is not set", f"export {options.api_key_env}=..."
         )
-
-
-def _check_values(options: ServeOptions) -> None:
-    named = {
-        "MODEL": options.model,
-        "--host": options.host,
-        "--head": options.head,
-        "--image": options.image,
-        "--model-path": options.model_path,
-        "--served-model-name": options.served_model_name,
-        "--revision": options.revision,
-        "--python": options.python,
-        "--engine-version": options.engine_version,
-    }
-    check_values(named, options.words, cluster=options.runtime == "kubernetes")
 
 
 def _version(options: ServeOptions) -> str:
