@@ -16,6 +16,27 @@ class ResolvedVersion(NamedTuple):
     warning: str
 
 
+_RELEASE = re.compile(r"v?(\d+\.\d+(?:\.\d+)?(?:\.post\d+)?)(.*)", re.DOTALL)
+_EARLY = re.compile(r"[.+-]?(?:a|alpha|b|beta|rc|dev|nightly)[.-]?\d*(?:\b|[.+-].*)")
+
+
+def release_of(version: str) -> tuple[str, bool]:
+    """The release a version string names, and whether it precedes that release: `0.5.17rc1` and
+    `v0.5.17.dev3+g1a2b` are before 0.5.17; a local part such as `+cu129` says nothing.
+
+    Raises:
+        InputError: The text is not a version.
+    """
+    match = _RELEASE.fullmatch(version.strip())
+    if match is None:
+        raise InputError(f"{version!r} is not an engine version", "write it as 0.24.0 or 0.5.6.post2")
+    release, rest = match.groups()
+    early = _EARLY.match(rest) is not None
+    if rest and not early and not rest.startswith(("+", "-")):
+        raise InputError(f"{version!r} is not an engine version", "write it as 0.24.0 or 0.5.6.post2")
+    return release, early
+
+
 def version_key(version: str) -> tuple[int, ...]:
     """Numbers to compare versions by: `0.5.6.post2` is (0, 5, 6, 2), above `0.5.6` and below `0.5.7`.
 
