@@ -207,10 +207,10 @@ def rules_for(wanted: str) -> ChosenRules:
     release, early = release_of(wanted)
     key = version_key(release)
     if key > version_key(newest):
-        note = f"sglang {wanted} is newer than the newest release farspan has read: planned by the rules of {newest}"
+        note = f"sglang {wanted} is not known: planned as {newest}, the newest release farspan has read"
         return ChosenRules(rules_of(newest), note)
     if key < version_key(oldest):
-        note = f"sglang {wanted} is older than the oldest release farspan has read: planned by the rules of {oldest}"
+        note = f"sglang {wanted} is not known: planned as {oldest}, the oldest release farspan has read"
         return ChosenRules(rules_of(oldest), note)
     note = f"sglang {wanted} is planned as {release}, which it precedes" if early else ""
     return ChosenRules(rules_of(release), note)
