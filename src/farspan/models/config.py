@@ -12,6 +12,7 @@ from farspan.models import catalog
 from farspan.models.config_json import check_bounds, read_config_json
 from farspan.models.families import family_reader
 from farspan.models.families.config_fields import ConfigReader
+from farspan.models.image_item import largest_image
 from farspan.models.spec import ModelSpec
 
 WEIGHT_FORMATS: dict[str, object] = {
@@ -54,7 +55,7 @@ def spec_from_config(config: Mapping[str, object], name: str, source: str = "") 
             f"{source or name} describes layers without heads, or heads of size 0",
             "compare it with the config.json on the hub",
         )
-    return _only(spec)
+    return _only(replace(spec, image=largest_image(config)))
 
 
 def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:
