@@ -59,9 +59,7 @@ def spec_from_config(
             f"{source or name} describes layers without heads, or heads of size 0",
             "compare it with the config.json on the hub",
         )
-    return _only(
-        replace(spec, image=largest_image(config), other_architectures=tuple(architectures[1:]))
-    )
+    return _only(replace(spec, image=largest_image(config), other_architectures=tuple(architectures[1:])))
 
 
 def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:
