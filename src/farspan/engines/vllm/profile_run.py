@@ -116,7 +116,7 @@ def profile_run(config: VllmConfig, limits: BatchLimits) -> ProfileRun:
 
 def _distinct(layers: tuple[LayerSpec, ...]) -> list[LayerSpec]:
     """One layer of each shape."""
-    found = {}
+    found: dict[tuple[object, ...], LayerSpec] = {}
     for layer in layers:
         found.setdefault(
             (layer.attention, layer.num_heads, layer.num_kv_heads, layer.intermediate_size, layer.moe), layer
