@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 from farspan.engines.sglang.known_names import architectures_of
-from farspan.planner.versions import release_of, version_key
+from farspan.planner.versions import resolve_release, version_key
 from farspan.value_hash import ValueHash
 
 _SWA = frozenset({"Llama4ForConditionalGeneration", "GptOssForCausalLM", "MiMoV2FlashForCausalLM"})
@@ -128,13 +127,6 @@ class SglangRules(ValueHash):
         return architecture in architectures_of(self.version)
 
 
-class ChosenRules(NamedTuple):
-    """The rules a version string means, and what to say when they are not its own."""
-
-    rules: SglangRules
-    note: str
-
-
 @lru_cache(maxsize=64)
 def rules_of(version: str) -> SglangRules:
     """The rules of one release, post releases included: those of the last change at or before it."""
@@ -192,25 +184,11 @@ def rules_of(version: str) -> SglangRules:
     )
 
 
-def rules_for(wanted: str) -> ChosenRules:
-    """The rules to plan a version with; empty means the newest.
-
-    A release candidate, development or nightly build is planned as the release it precedes, anything newer than the
-    newest release read as that one, anything older than the oldest as the oldest; the note says so.
+def rules_for(wanted: str) -> tuple[SglangRules, str]:
+    """The rules to plan a version with (empty: the newest), and what to say when they are not its own.
 
     Raises:
         InputError: The text is not a version.
     """
-    newest, oldest = KNOWN_VERSIONS[-1], KNOWN_VERSIONS[0]
-    if not wanted:
-        return ChosenRules(rules_of(newest), "")
-    release, early = release_of(wanted)
-    key = version_key(release)
-    if key > version_key(newest):
-        note = f"sglang {wanted} is not known: planned as {newest}, the newest release farspan has read"
-        return ChosenRules(rules_of(newest), note)
-    if key < version_key(oldest):
-        note = f"sglang {wanted} is not known: planned as {oldest}, the oldest release farspan has read"
-        return ChosenRules(rules_of(oldest), note)
-    note = f"sglang {wanted} is planned as {release}, which it precedes" if early else ""
-    return ChosenRules(rules_of(release), note)
+    chosen = resolve_release("sglang", wanted, KNOWN_VERSIONS[0], KNOWN_VERSIONS[-1])
+    return rules_of(chosen.version), chosen.warning
