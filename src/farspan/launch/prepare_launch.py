@@ -19,6 +19,7 @@ from farspan.launch.hubcache import ModelFiles, find_model_files
 from farspan.launch.launch_spec import INSIDE_PORT, Launch, is_loopback
 from farspan.launch.local import find_free_port
 from farspan.launch.manifest import LWS_LEADER, LWS_RANK
+from farspan.launch.plain_values import check_options
 from farspan.launch.server_records import check_name
 from farspan.models.config import engine_model_name, load_model
 from farspan.models.hub import is_hub_id
@@ -101,6 +102,8 @@ class ServeOptions:
     python: str = ""
     disk_bytes_per_s: float = 0.0
     offline: bool = False
+    ignore_fields: tuple[str, ...] = ()
+    rope_scaling: str = ""
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
@@ -129,7 +132,14 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
     """
     _check(options)
     check_words(options.words)
-    spec = load_model(options.model, weights=options.weights, allow_network=not options.offline)
+    check_options(options)
+    spec = load_model(
+        options.model,
+        weights=options.weights,
+        allow_network=not options.offline,
+        ignore_fields=options.ignore_fields,
+        rope_scaling=options.rope_scaling,
+    )
     version = _version(options)
     context = options.context or spec.max_position_embeddings
     flags, env, plan, notes = _plan(options, spec, context, version)

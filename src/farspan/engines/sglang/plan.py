@@ -234,6 +234,8 @@ def server_flags(config: SglangConfig, context_length: int) -> tuple[str, ...]:
     words = ["--tp-size", str(config.tp), "--context-length", str(context_length)]
     if config.resolved.kv_dtype.value != "auto":
         words += ["--kv-cache-dtype", config.resolved.kv_dtype.value]
+    if config.model.config_overrides:
+        words += ["--json-model-override-args", config.model.config_overrides]
     return (*words, *config.passed_on)
 
 
