@@ -94,7 +94,7 @@ def command(
         live=live,
         seconds=seconds,
         port=port or 0,
-        key=api_key,
+        api_key=api_key,
         model=model,
         gpus=gpus,
         engine_version=engine_version,

@@ -25,7 +25,7 @@ def doctor(
     live: bool = False,
     seconds: float = WATCHED_S,
     port: int = 0,
-    key: str = "",
+    api_key: str = "",
     model: str = "",
     gpus: str = "",
     engine_version: str = "",
@@ -42,7 +42,7 @@ def doctor(
         live: Look at the running container or pod, beside its log.
         seconds: How long to watch a running server.
         port: The server's port inside its container or pod; 0 to find it.
-        key: The server's API key.
+        api_key: The server's API key.
         model: The model, where the log names only a folder.
         gpus: The GPUs, where the log does not name them: "8xH200".
         engine_version: The engine's version, where the log does not print it.
@@ -58,7 +58,7 @@ def doctor(
     is_process = isinstance(source, str) and source.startswith("pid:")
     if url or live or is_process:
         reach = reach_of(
-            source if isinstance(source, str) else "", url=url, container=container, port=port, key=key
+            source if isinstance(source, str) else "", url=url, container=container, port=port, key=api_key
         )
         seen = live_report(look(reach, seconds=seconds), hints)
         if not source or is_process:
