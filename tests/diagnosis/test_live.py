@@ -17,7 +17,7 @@ import pytest
 from farspan.diagnosis.diagnose import Report
 from farspan.diagnosis.live.live_view import LiveView
 from farspan.diagnosis.live.processes import Process, cpu_ticks, parse_stack, process_tree, watched
-from farspan.diagnosis.live.reach import Answer, PodReach, reach_of
+from farspan.diagnosis.live.reach import PodReach, Reply, reach_of
 from farspan.diagnosis.live.waits import findings_of
 from farspan.diagnosis.report_json import report_object
 from farspan.diagnosis.report_text import answer, report_lines
@@ -133,7 +133,7 @@ def test_its_own_arguments_and_version_are_taken_over() -> None:
 
 def view(**changes: object) -> LiveView:
     base: dict[str, object] = {
-        "where": "here", "engine": "sglang", "version": "", "health": Answer(200, b"", 0.1), "seconds": 5.0,
+        "where": "here", "engine": "sglang", "version": "", "health": Reply(200, b"", 0.1), "seconds": 5.0,
         "before": {Measure.RUNNING: 1.0}, "after": {Measure.RUNNING: 1.0, Measure.GENERATION_TOKENS: 1.0},
     }  # fmt: skip
     return LiveView(**{**base, **changes})  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from farspan.diagnosis.live.processes import Process
-from farspan.diagnosis.live.reach import Answer
+from farspan.diagnosis.live.reach import Reply
 from farspan.engines.metrics import Measure
 
 Frames = tuple[tuple[str, str], ...]
@@ -33,7 +33,7 @@ class LiveView:
     where: str
     engine: str
     version: str
-    health: Answer
+    health: Reply
     before: Mapping[Measure, float]
     after: Mapping[Measure, float]
     seconds: float

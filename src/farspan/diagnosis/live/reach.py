@@ -30,7 +30,7 @@ _PORTS = (8000, 30000)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """What came back of one request: status 0 when nothing did, and then why."""
 
     status: int
@@ -42,7 +42,7 @@ class Answer:
 class Reach(Protocol):
     """A way to a server."""
 
-    def get(self, path: str, timeout_s: float) -> Answer:
+    def get(self, path: str, timeout_s: float) -> Reply:
         """Ask the server for a path; never raises."""
 
     def pids(self) -> tuple[int, ...]:
@@ -69,7 +69,7 @@ class UrlReach:
         """The URL."""
         return self.url
 
-    def get(self, path: str, timeout_s: float) -> Answer:
+    def get(self, path: str, timeout_s: float) -> Reply:
         """Ask by HTTP; at most 8 MiB of the answer are read."""
         parts = urllib.parse.urlsplit(self.url)
         began = time.monotonic()
@@ -84,12 +84,12 @@ class UrlReach:
             headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
             connection.request("GET", parts.path.rstrip("/") + path, headers=headers)
             response = connection.getresponse()
-            return Answer(response.status, response.read(_MOST_BYTES), time.monotonic() - began)
+            return Reply(response.status, response.read(_MOST_BYTES), time.monotonic() - began)
         except (OSError, http.client.HTTPException) as error:
             why = (
                 "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
             )
-            return Answer(0, b"", time.monotonic() - began, why)
+            return Reply(0, b"", time.monotonic() - began, why)
         finally:
             connection.close()
 
@@ -120,17 +120,17 @@ class PodReach:
         """The pod's name."""
         return f"pod {self.namespace}/{self.pod}"
 
-    def get(self, path: str, timeout_s: float) -> Answer:
+    def get(self, path: str, timeout_s: float) -> Reply:
         """Ask through the API server's proxy."""
         began = time.monotonic()
         raw = f"/api/v1/namespaces/{self.namespace}/pods/{self.pod}:{self.port}/proxy{path}"
         done = _run(["kubectl", "get", "--raw", raw, f"--request-timeout={timeout_s:.0f}s"], timeout_s + 5)
         seconds = time.monotonic() - began
         if done is None:
-            return Answer(0, b"", seconds, "no answer in time")
+            return Reply(0, b"", seconds, "no answer in time")
         if done.returncode:
-            return Answer(0, b"", seconds, done.stderr.decode("utf-8", "replace").strip()[-200:])
-        return Answer(200, done.stdout[:_MOST_BYTES], seconds)
+            return Reply(0, b"", seconds, done.stderr.decode("utf-8", "replace").strip()[-200:])
+        return Reply(200, done.stdout[:_MOST_BYTES], seconds)
 
     def pids(self) -> tuple[int, ...]:
         """The pod's processes by its own numbers, where it has ps."""
