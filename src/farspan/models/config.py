@@ -14,6 +14,7 @@ from farspan.models import catalog
 from farspan.models.config_json import check_bounds
 from farspan.models.families import family_reader
 from farspan.models.families.config_fields import ConfigReader
+from farspan.models.image_item import largest_image
 from farspan.models.published_files import PublishedFiles, hold_to_checkpoint, read_published
 from farspan.models.rope_override import overridden, parse_override, scaling_override
 from farspan.models.spec import ModelSpec
@@ -59,7 +60,7 @@ def spec_from_config(
             f"{source or name} describes layers without heads, or heads of size 0",
             "compare it with the config.json on the hub",
         )
-    return _only(replace(spec, other_architectures=tuple(architectures[1:])))
+    return _only(replace(spec, image=largest_image(config), other_architectures=tuple(architectures[1:])))
 
 
 def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:
