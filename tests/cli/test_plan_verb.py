@@ -198,7 +198,15 @@ def test_a_sweep_has_a_row_a_context() -> None:
     ratios = [point["max_concurrency"] for point in points]
     assert ratios == sorted(ratios, reverse=True)
     missed = invoke(
-        *SCOUT, "--engine", "sglang", "--contexts", "128k,10M", "--as-given", "--", "--mem-fraction-static", "0.8"
+        *SCOUT,
+        "--engine",
+        "sglang",
+        "--contexts",
+        "128k,10M",
+        "--as-given",
+        "--",
+        "--mem-fraction-static",
+        "0.8",
     )
     assert missed.exit_code == 3
     title, heading, *rows, times, cure = missed.stdout.splitlines()
