@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from farspan.cli.options import EngineName
+from farspan.cli.options import EngineName, GpuNames, ModelName, RuntimeName
 from farspan.cli.output import json_option, print_json
 from farspan.cli.plan_options import engine_flags_argument, plan_options
 from farspan.sizes import format_seconds
@@ -38,11 +38,13 @@ Exit code: 0 it answered; 1 it did not start, or ended; 2 bad input; 130 interru
 @click.command(
     "serve", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
 )
-@click.argument("model")
+@click.argument("model", type=ModelName())
 @engine_flags_argument
 @click.option("--engine", type=EngineName(), default="vllm")
-@click.option("--runtime", type=click.Choice(["docker", "kubernetes", "local"]), default="docker")
-@click.option("--gpus", default="detect", help="GPUs of each machine: 8xH200, detect; none for a CPU.")
+@click.option("--runtime", type=RuntimeName(), default="docker")
+@click.option(
+    "--gpus", type=GpuNames(), default="detect", help="GPUs of each machine: 8xH200, detect; none for a CPU."
+)
 @plan_options
 @click.option("--force", is_flag=True, help="Start although it does not fit, or a flag breaks the plan.")
 @click.option("--name", default="", help="Name of the server.  [default: from model and engine]")

@@ -118,10 +118,10 @@ def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> 
         spec = spec_from_config(override_weights(config, weights) if weights else config, model)
         return _noted(spec, weights)
     close = catalog.suggestions(model)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(catalog.names())}"
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise NotFoundError(
         f"{model!r} is neither a file, nor a folder, nor a catalog name",
-        f"{hint} A hub id has an owner: owner/name",
+        f"{hint}farspan models lists those it knows; a hub id has an owner: owner/name",
     )
 
 

@@ -15,6 +15,7 @@ from farspan.launch.docker import DockerOptions
 from farspan.launch.manifest import ClusterOptions
 from farspan.launch.prepare_launch import ServeOptions, prepare
 from farspan.launch.runtime import IfExists, Runtime
+from farspan.launch.runtime_names import parse_runtime
 from farspan.launch.runtimes.choose import choose_runtime
 from farspan.launch.serve import RunningServer, ServeWatcher, describe, start_server
 from farspan.launch.server_records import StateFolder
@@ -167,7 +168,7 @@ def prepare_server(
     options = ServeOptions(
         model=model,
         engine=get_engine(engine) if isinstance(engine, str) else engine,
-        runtime=runtime,
+        runtime=parse_runtime(runtime),
         context=None if context is None else parse_tokens(str(context)),
         gpus=gpus,
         tp=tp,
