@@ -56,7 +56,7 @@ def test_a_demo_proves_its_contexts_and_leaves_nothing_running(tmp_path: Path) -
     assert sorted((r["context"], r["depth"]) for r in requests) == [(c, d) for c in SMALL for d in (0.1, 0.9)]
     assert all(r["prompt_tokens"] == r["context"] for r in requests)
     assert all(r["cached_tokens"] == 0 and r["score"] == 1.0 for r in requests)
-    assert all(r["ttft_s"] > 0 and r["itl_s"]["p50"] > 0 for r in requests)
+    assert all(r["ttft_s"] > 0 and r["tpot_s"] > 0 for r in requests)
     page = Path(document["report"]["html"]).read_text()
     assert "Every request was answered correctly; contexts are proven up to 9k tokens." in page
     assert servers_in(tmp_path / "out") == []
@@ -127,6 +127,31 @@ async def test_the_long_context_is_added_when_it_fits(
     assert outcome.bench.good
     assert {result.context for result in outcome.bench.results} == {600, 700}
     assert outcome.extra.startswith("500M needs about")
+
+
+async def test_what_nobody_asked_for_does_not_decide_when_time_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        demo,
+        "_server_command",
+        lambda checkpoint, port: [sys.executable, str(SCRIPTED), str(port), "", "3000"],
+    )
+    monkeypatch.setattr(demo, "DEFAULT_CONTEXTS", (600, 5000))
+    monkeypatch.setattr(demo, "_REPORT_S", 0.0)
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPTED.parent))
+    outcome = await run_demo(DemoOptions(tmp_path / "out", time_limit_s=8.0))
+    assert outcome.good
+    assert outcome.left_out == (5000,)
+    assert {result.context for result in outcome.bench.results} == {600}
+    assert outcome.server_tail == ()
+    page = outcome.report.html
+    assert page is not None
+    assert "timed" not in page.read_text()
+
+    asked = await run_demo(DemoOptions(tmp_path / "asked", (5000,), time_limit_s=8.0))
+    assert not asked.good
+    assert {result.status for result in asked.bench.results} == {Status.TIMED_OUT}
 
 
 async def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

@@ -110,6 +110,12 @@ class LiveWatcher(PlainWatcher):
         """Show the engine's state."""
         self._engine = printable(line)
 
+    def given_up(self, job: Job) -> None:
+        """Take the request from those under way."""
+        super().given_up(job)
+        self._running.pop(job, None)
+        self._ttft.pop(job, None)
+
     def finished(self, result: Result) -> None:
         """Move the request from those under way to those above the bar."""
         super().finished(result)

@@ -61,13 +61,15 @@ def _vllm(server_state: ServerState) -> Iterator[str]:
     by_length = server_state.version_below("0.21.0")
     if by_length is None:
         yield (
-            f"'KV cache size: {tokens:,.0f} tokens' means different things by version: to 0.20 it counts tokens as if "
+            f"'KV cache size: {tokens:,.0f} tokens' means different things by version: to 0.20 it counts "
+            "tokens as if "
             "every layer kept all of them, later it is concurrency x max-model-len. Read the concurrency instead."
         )
     elif by_length:
         yield (
             f"'KV cache size: {tokens:,.0f} tokens' is what fits if every layer keeps every token. A model with "
-            "sliding-window or chunked layers holds longer requests when hybrid KV groups are on: read the concurrency."
+            "sliding-window or chunked layers holds longer requests when hybrid KV groups are on: read "
+            "the concurrency."
         )
     else:
         yield (
@@ -96,7 +98,8 @@ def _sglang(server_state: ServerState) -> Iterator[str]:
     if full and window:
         yield (
             f"Full-attention layers hold {full:,.0f} tokens, window layers {window:,.0f} "
-            f"(--swa-full-tokens-ratio {window / full:.2f}); one long request needs the first, and of the second only "
+            f"(--swa-full-tokens-ratio {window / full:.2f}); one long request needs the first, and of the "
+            "second only "
             "its window."
         )
     rows = figures.get("max_running_requests")

@@ -73,10 +73,10 @@ def _state(report: Report) -> str:
         if server_state.stopped is not None:
             return "served and was stopped"
         return "is ready"
-    if server_state.died_itself or (report.worst is Severity.ERROR and not server_state.rates.lines):
-        return "did not start"
-    if server_state.stopped is not None:
+    if server_state.stopped is not None and not server_state.failed:
         return "was stopped before it was ready"
+    if server_state.failed or (report.worst is Severity.ERROR and not server_state.rates.lines):
+        return "did not start"
     if server_state.phase is None or server_state.phase is StartPhase.READY:
         return "serves (the log does not show its start)"
     return f"has not finished starting (last seen: {server_state.phase.value})"

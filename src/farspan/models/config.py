@@ -36,10 +36,8 @@ def spec_from_config(config: Mapping[str, object], name: str, source: str = "") 
     check_bounds(config, source or name)
     reader = ConfigReader(config, source or name)
     architectures = reader.texts("architectures", [])
-    if len(architectures) != 1:
-        reader.refuse(
-            "architectures", f"is {architectures}, not one architecture", "add the model's class name"
-        )
+    if not architectures:
+        reader.refuse("architectures", "is [] and names no class", "add the model's class name")
     try:
         spec = family_reader(architectures[0])(reader, name)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -54,7 +52,7 @@ def spec_from_config(config: Mapping[str, object], name: str, source: str = "") 
             f"{source or name} describes layers without heads, or heads of size 0",
             "compare it with the config.json on the hub",
         )
-    return _only(spec)
+    return _only(replace(spec, other_architectures=tuple(architectures[1:])))
 
 
 def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:

@@ -218,7 +218,7 @@ class ModelSpec(ValueHash):
 
     Args:
         name: Catalog name, or the folder the config came from.
-        architecture: `architectures[0]` of the config.
+        architecture: `architectures[0]` of the config, the class that engines build.
         model_type: The config's `model_type`.
         hidden_size: Width of the residual stream.
         vocab_size: Rows of the embedding.
@@ -231,6 +231,7 @@ class ModelSpec(ValueHash):
         kv_fp8: Whether the checkpoint asks for an FP8 KV cache when the KV dtype is auto.
         tie_word_embeddings: Whether the output head is the embedding.
         notes: What a reader of any figure must know: an assumption made, a published quantization.
+        other_architectures: The rest of the config's `architectures`: SGLang looks for some names anywhere among them.
     """
 
     name: str
@@ -247,8 +248,14 @@ class ModelSpec(ValueHash):
     kv_fp8: bool = False
     tie_word_embeddings: bool = False
     notes: tuple[str, ...] = field(default=())
+    other_architectures: tuple[str, ...] = ()
 
     __hash__ = ValueHash.__hash__
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """All names under the config's `architectures`."""
+        return (self.architecture, *self.other_architectures)
 
     @property
     def dtype_bytes(self) -> int:

@@ -12,6 +12,7 @@ import asyncio
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,6 +27,7 @@ from farspan.launch.local import LocalServer, find_free_port, import_path
 from farspan.launch.readiness import wait_ready
 from farspan.measurement.analysis.summary import summarise
 from farspan.measurement.http.ready import find_missing
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.observe.engine_observer import EngineObserver
 from farspan.measurement.options import BenchOptions
 from farspan.measurement.progress import Watcher
@@ -43,7 +45,9 @@ OUTPUT_TOKENS = 16
 HEADS = 2
 _REPORT_S = 5.0  # kept free for the report
 _METRICS_S = 0.5  # often enough for a picture of the KV cache's memory in a run of half a minute
-_SAFETY = 1.25  # on a predicted time: the machine may do other things too
+_SAFETY = 1.5  # on a predicted time: the machine may do other things too
+# Only of these does the server's log say more than the result.
+_SERVER_FAILED = (Status.SERVER_ERROR, Status.UNREACHABLE, Status.CUT, Status.REFUSED, Status.WRONG_LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,8 @@ class DemoOptions:
     Args:
         folder: Where the checkpoint, the results, the server's log and the report go; must be empty or
             missing.
-        contexts: Prompt lengths in tokens. None takes 4k, 16k and 64k, and 128k too when it fits the time.
+        contexts: Prompt lengths in tokens, all of which must be proven. None takes 4k, and as many of 16k, 64k and
+            128k as there is time for.
         depths: Where the needle goes.
         time_limit_s: Longest time for everything, in seconds.
         ready_limit_s: Longest time for the server to start, in seconds.
@@ -77,6 +82,8 @@ class DemoOutcome:
         startup_s: From starting the server to its first answer.
         total_s: From beginning to end.
         extra: Why 128k was or was not measured; empty when the contexts were given.
+        left_out: The contexts that there was no time for, though nobody asked for them.
+        unsent: How many requests were left unsent of those that must be proven.
         server_tail: The last lines of the server's log when something failed.
     """
 
@@ -87,15 +94,23 @@ class DemoOutcome:
     total_s: float
     extra: str
     server_tail: tuple[str, ...]
+    left_out: tuple[int, ...] = ()
+    unsent: int = 0
+
+    @property
+    def good(self) -> bool:
+        """Whether every answer is right, and every context is proven that must be."""
+        return not self.bench.failed and not self.unsent
 
     def to_json(self) -> dict[str, Any]:
         """Folder, verdict, times, the report's files, and the results."""
         return {
             "folder": str(self.folder),
-            "good": self.bench.good,
+            "good": self.good,
             "startup_s": self.startup_s,
             "total_s": self.total_s,
             "extra": self.extra,
+            "left_out": list(self.left_out),
             "report": self.report.to_json(),
             "bench": summarise(self.bench),
         }
@@ -132,7 +147,7 @@ async def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> D
         )
         watcher.step(f"the server answers after {format_seconds(startup_s)}")
 
-        async def sweep(contexts: tuple[int, ...]) -> BenchOutcome:
+        async def sweep(contexts: tuple[int, ...], *, keep_cut: bool = False) -> BenchOutcome:
             wanted = BenchOptions(
                 url=url,
                 run=options.folder / "run",
@@ -142,14 +157,21 @@ async def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> D
                 tokenizer=checkpoint,
                 in_order=True,
                 resume=True,
+                keep_cut=keep_cut,
                 time_limit_s=max(1.0, options.time_limit_s - _REPORT_S - (time.monotonic() - begun)),
             )
             return await run_bench(
                 wanted, watcher=watcher, observers=(EngineObserver(interval_s=_METRICS_S),)
             )
 
-        bench = await sweep(options.contexts or DEFAULT_CONTEXTS)
-        extra = ""
+        must = options.contexts or DEFAULT_CONTEXTS[:1]
+        may = () if options.contexts else DEFAULT_CONTEXTS[1:]
+        bench = await sweep(must, keep_cut=True)
+        unsent, extra = bench.unsent, ""
+        for context in may:
+            if not bench.good:
+                break
+            bench = await sweep((context,))
         if options.contexts is None and bench.good:
             left = options.time_limit_s - _REPORT_S - (time.monotonic() - begun)
             needed = len(options.depths) * predict_seconds(bench.results, EXTRA_CONTEXT) * _SAFETY
@@ -162,7 +184,11 @@ async def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> D
                 bench = await sweep((EXTRA_CONTEXT,))
             else:
                 watcher.step(f"{extra}: leaving it out")
-        tail = () if bench.good else server.tail()
+        proven = Counter(result.context for result in bench.results)
+        left_out = tuple(context for context in may if proven[context] < len(options.depths))
+        if left_out and not bench.failed:
+            watcher.step(f"not measured, no time left: {', '.join(map(format_tokens, left_out))}")
+        tail = server.tail() if any(result.status in _SERVER_FAILED for result in bench.failed) else ()
     report = await asyncio.to_thread(_write_report, options.folder)
     return DemoOutcome(
         folder=options.folder,
@@ -172,6 +198,8 @@ async def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> D
         total_s=time.monotonic() - begun,
         extra=extra,
         server_tail=tail,
+        left_out=left_out,
+        unsent=unsent,
     )
 
 

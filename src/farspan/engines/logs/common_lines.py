@@ -9,7 +9,8 @@ from farspan.engines.logs.log_line import ParsedLine
 from farspan.engines.logs.records import Access, EngineVersion, Event, Progress, StartPhase
 
 _ACCESS = re.compile(
-    r"\A\s{0,8}+(?P<address>[\w.:%\[\]-]{2,60}?):\d{1,5} - \"(?P<request>[^\"]{1,2000}+)\" (?P<status>[1-5]\d\d)\b"
+    r"\A\s{0,8}+(?P<address>[\w.:%\[\]-]{2,60}?):\d{1,5} - \"(?P<request>[^\"]{1,2000}+)\" "
+    r"(?P<status>[1-5]\d\d)\b"
 )
 
 

@@ -22,8 +22,9 @@ from farspan.engines.logs.records import (
     Throughput,
     Traffic,
     Where,
+    WorkBegins,
 )
-from farspan.engines.logs.tracebacks import Tracebacks
+from farspan.engines.logs.tracebacks import Traceback, Tracebacks
 from farspan.errors import InputError
 from farspan.planner.versions import version_key
 
@@ -58,6 +59,9 @@ class ServerState:
     ready: Where | None = None
     died: Where | None = None
     stopped: Where | None = None
+    stop_text: str = ""
+    percent: float | None = None
+    ready_at: float | None = None
     first_at: float | None = None
     last: Where = field(default_factory=Where)
     last_at: float | None = None
@@ -80,11 +84,15 @@ class ServerState:
             self.last_at = where.at
         if isinstance(event, Throughput):
             self.rates.see_throughput(event)
+            self.tracebacks.went_on(where)
         elif isinstance(event, Access):
             self.access_log.see(event)
         elif isinstance(event, Batch):
             self.engine = self.engine or "sglang"
             self.rates.see_batch(event)
+            self.tracebacks.went_on(where)
+        elif isinstance(event, WorkBegins):
+            self.rates.work_begins(event)
         elif isinstance(event, Traffic):
             self.access_log.answered += event.answered
         elif isinstance(event, LogMessage):
@@ -121,14 +129,17 @@ class ServerState:
         where = event.where
         self.started = self.started or where
         if event.phase is StartPhase.READY:
-            self.ready = self.ready or where
+            if self.ready is None:
+                self.ready, self.ready_at = where, where.at if where.at is not None else self.last_at
             self.died = None
         elif event.phase is StartPhase.DIED:
             self.died = self.died or where
-        elif event.phase is StartPhase.SHUTDOWN:
-            self.stopped = self.stopped or where
+        elif event.phase is StartPhase.SHUTDOWN and self.stopped is None:
+            self.stopped, self.stop_text = where, event.text
         if event.phase not in (StartPhase.DIED, StartPhase.SHUTDOWN):
             self.phase = event.phase
+            self.percent = event.percent if event.percent is not None else self.percent
+            self.tracebacks.went_on(where)
 
     @property
     def is_vllm(self) -> bool:
@@ -144,6 +155,21 @@ class ServerState:
     def died_itself(self) -> bool:
         """Whether it ended without having been told to."""
         return self.died is not None and (self.stopped is None or self.died.line < self.stopped.line)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended, or never came up, because of an error."""
+        if self.died_itself:
+            return True
+        if self.ready is not None or self.stopped is not None or self.rates.lines or self.access_log.answered:
+            return False
+        return next(self.tracebacks.fatal(), None) is not None
+
+    @property
+    def failure(self) -> Traceback | None:
+        """The first error of a server that failed; one that only passes on another where the log has no more."""
+        after = self.ready.line if self.ready is not None else 0
+        return self.tracebacks.first(after) if self.failed else None
 
     def version_below(self, version: str) -> bool | None:
         """Whether the engine is older than `version`; None when its version is not known."""

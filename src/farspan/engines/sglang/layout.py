@@ -95,7 +95,7 @@ def is_hybrid(model: ModelSpec, rules: SglangRules, *, ratio: float | None, off:
     if off or not any(layer.attention in _WINDOWED for layer in model.layers):
         return False
     if rules.hybrid_architectures is not None:
-        return model.architecture in rules.hybrid_architectures
+        return not rules.hybrid_architectures.isdisjoint(model.architectures)
     if model.architecture.startswith("Llama4"):
         return bool(ratio)
     return model.architecture not in rules.never_hybrid

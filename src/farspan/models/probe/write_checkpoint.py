@@ -28,12 +28,14 @@ class ProbeCheckpoint:
 
 
 def probe_config(design: ProbeDesign) -> dict[str, Any]:
-    """Return config.json of a design, in Llama4ForCausalLM's terms."""
+    """Return config.json of a design, in Llama4ForCausalLM's terms, so that every engine reads it alike."""
     words = vocabulary()
     layers = range(design.num_hidden_layers)
     rope_layers = [int((layer + 1) % 4 != 0) for layer in layers]
     return {
-        "architectures": ["Llama4ForCausalLM"],
+        # The first is the class that every engine builds. SGLang keeps windows apart from full layers, as it does for
+        # the real Scout, only where the second is named too.
+        "architectures": ["Llama4ForCausalLM", "Llama4ForConditionalGeneration"],
         "model_type": "llama4_text",
         "vocab_size": design.vocab_size,
         "hidden_size": design.hidden_size,
@@ -53,8 +55,9 @@ def probe_config(design: ProbeDesign) -> dict[str, Any]:
         "attn_temperature_tuning": True,
         "attn_scale": 0.1,
         "floor_scale": 8192,
-        # vLLM takes 0 as dense; transformers goes by moe_layers.
-        "interleave_moe_layer_step": 1 if design.num_local_experts else 0,
+        # vLLM and SGLang look for every step-th layer, and a step past the last one is dense to both; 0 is dense to
+        # vLLM and a mixture to SGLang. transformers goes by moe_layers.
+        "interleave_moe_layer_step": 1 if design.num_local_experts else design.num_hidden_layers + 1,
         "moe_layers": list(layers) if design.num_local_experts else [],
         "num_local_experts": design.num_local_experts or 1,
         "num_experts_per_tok": 1,
