@@ -145,4 +145,4 @@ def test_a_shell_completes_verbs_models_gpus_engines_and_runtimes() -> None:
 def test_an_engine_is_known_in_any_case(name: str) -> None:
     done = farspan("plan", "llama-4-scout", "--gpus", "1xH200", "--context", "8k", "--engine", name, "--json")
     assert done.returncode in (0, 3), done.stderr
-    assert json.loads(done.stdout)["engines"][0]["engine"] == name.lower()
+    assert name.lower() in json.loads(done.stdout)["engines"]
