@@ -168,7 +168,7 @@ def test_engines_side_by_side_survive_one_refusal() -> None:
 
 
 def test_sglang_at_ten_million_needs_fewer_rows_not_a_smaller_fraction() -> None:
-    asked = request(10_000_000, kv_dtype=KvDtype.FP8_E4M3)
+    asked = replace(request(10_000_000, kv_dtype=KvDtype.FP8_E4M3), as_given=True)
     for fraction in ("0.80", "0.75", "0.70", "0.65"):
         plan = plan_engine(replace(asked, engine_flags={"--mem-fraction-static": fraction}), SGLANG)
         assert not plan.starts
@@ -257,12 +257,16 @@ def test_what_a_plan_adds_is_said_and_can_be_refused(
     assert any(addition.split("=")[0].split()[0] in " ".join(pulled) for addition in added)
 
 
-def test_a_flag_that_sizes_sglang_by_hand_is_planned_as_it_is_and_others_are_not() -> None:
+def test_a_flag_that_sizes_sglang_by_hand_keeps_its_value_and_gets_others_beside_it() -> None:
     asked = request(10_000_000, kv_dtype=KvDtype.FP8_E4M3, version="0.5.16")
     for flags in ({"--mem-fraction-static": "0.65"}, {"--disable-cuda-graph": None}):
-        plan = plan_engine(asked.with_flags(flags), SGLANG)
+        by_hand = replace(asked, engine_flags=flags, as_given=True)
+        plan = plan_engine(by_hand, SGLANG)
         assert not plan.fits
         assert plan.added == ()
+        plan = plan_engine(replace(by_hand, as_given=False), SGLANG)
+        assert plan.fits
+        assert plan.added == ("--max-running-requests 8", "--swa-full-tokens-ratio 0.05")
     plan = plan_engine(asked.with_flags({"--port": "30000", "--trust-remote-code": None}), SGLANG)
     assert plan.fits
     assert plan.added[0] == "--max-running-requests 8"
@@ -274,7 +278,7 @@ def test_a_flag_that_sizes_sglang_by_hand_is_planned_as_it_is_and_others_are_not
     [(VLLM, {"--gpu-memory-utilization": "0.30"}), (SGLANG, {"--mem-fraction-static": "0.30"})],
 )
 def test_the_offload_lever_frees_what_it_moves(engine: Engine, flags: dict[str, str | None]) -> None:
-    asked = request(1_500_000, flags=flags)
+    asked = replace(request(1_500_000, flags=flags), as_given=True)
     plan = plan_engine(asked, engine)
     assert not plan.fits
     lever = next(
@@ -321,7 +325,7 @@ def test_every_kind_of_lever_is_offered() -> None:
         "newest version",
     ):
         assert lever in changes, (lever, changes)
-    new = replace(request(10_000_000, flags={"--mem-fraction-static": "0.65"}), tp=4)
+    new = replace(request(10_000_000, flags={"--mem-fraction-static": "0.65"}), tp=4, as_given=True)
     changes = " | ".join(lever.change for lever in levers(new, plan_engine(new, SGLANG), SGLANG))
     for lever in (
         "--max-running-requests 8",

@@ -19,6 +19,7 @@ Examples:
   docker logs scout 2>&1 | farspan doctor -
   farspan doctor container:scout
   farspan doctor pod:llm/scout-0 --previous --json
+  farspan doctor vllm.log --bundle report.md
   farspan doctor sglang.log --model llama-4-scout --gpus 8xH200 --engine-version 0.5.16
 
 Exit code: 0 no finding is an error, 1 one is, 2 bad input (no such log, or nothing of vLLM or SGLang in it).
@@ -36,6 +37,13 @@ Exit code: 0 no finding is an error, 1 one is, 2 bad input (no such log, or noth
 )
 @click.option("--container", default="", help="Of a pod with several containers, the one to read.")
 @click.option("--previous", is_flag=True, help="Of a pod, the log from before its last restart.")
+@click.option(
+    "--bundle",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Also write a report to paste: versions, findings and the log trimmed, without secrets, hosts, "
+    "paths and prompts.",
+)
 @json_option
 def command(
     source: str,
@@ -44,6 +52,7 @@ def command(
     engine_version: str,
     container: str,
     previous: bool,
+    bundle: str | None,
     as_json: bool,
 ) -> None:
     """Read the log of a vLLM or SGLang server and say what happened, why, and what to change.
@@ -58,6 +67,7 @@ def command(
         engine_version=engine_version,
         container=container,
         previous=previous,
+        bundle=bundle,
     )
     if as_json:
         print_json(report_object(report))

@@ -51,6 +51,9 @@ Exit code: 0 it fits, 3 it does not, 2 bad input.
 @click.option("--engine", type=EngineName(), help="One engine; all side by side when not given.")
 @plan_options
 @click.option("--contexts", help="Several contexts, one row each: 128k,1M,10M.")
+@click.option(
+    "--gpu-memory-gib", type=float, help="Memory of one GPU as torch sees it, for a kind farspan lacks."
+)
 @click.option("--available-kv-gib", type=float, help="KV memory of one GPU as the engine's log says.")
 @click.option(
     "--find", type=click.Choice(["context", "concurrency", "gpus"]), help="Search for the largest or fewest."

@@ -21,16 +21,20 @@ _OPTIONS = (
         "--kv-dtype",
         default="auto",
         show_default=True,
-        type=click.Choice([kind.value for kind in KvDtype]),
-        help="Type of the KV cache.",
+        metavar="TYPE",
+        help=f"Type of the KV cache: {', '.join(kind.value for kind in KvDtype)}; bf16, e4m3 ... in any case.",
     ),
-    click.option("--weights", type=click.Choice(list(WEIGHT_FORMATS)), help="Plan as if weights were kept so."),
+    click.option("--weights", type=click.Choice(list(WEIGHT_FORMATS), case_sensitive=False),
+                 help="Plan as if weights were kept so."),
     click.option(
         "--engine-version",
         default="",
         help="The engine's version.  [default: the installed one for a local server, else the newest known]",
     ),
     click.option("--accept-nearest-version", is_flag=True, help="Plan an unknown version as the nearest."),
+    click.option("--ignore-field", "ignore_fields", metavar="NAME", multiple=True,
+                 help="A field of the config that cannot change memory."),
+    click.option("--rope-scaling", default="", metavar="KIND:FACTOR", help="Reach further than the model: yarn:4."),
     click.option("--offline", is_flag=True, help="Never ask the Hugging Face hub for a config."),
 )  # fmt: skip
 

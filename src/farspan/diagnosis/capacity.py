@@ -11,6 +11,7 @@ from farspan.sizes import GIB
 PLAIN = {
     "weights_gib": "memory of the weights on one GPU, GiB",
     "weights_s": "time to load the weights, s",
+    "encoder_tokens": "tokens of images or video the encoder cache holds",
     "weight_read_s": "time to read the weights from disk, s",
     "compile_s": "time of torch.compile, s",
     "graphs_gib": "memory of the CUDA graphs on one GPU, GiB",

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from farspan.diagnosis.capacity import plain_terms
 from farspan.diagnosis.knowledge import knowledge
 from farspan.diagnosis.timeline import Entry, Timeline
+from farspan.diagnosis.work_done import start_terms, work_terms
 from farspan.engines.logs.findings import Evidence, Finding, Noise, Severity
 from farspan.engines.logs.records import (
     Access,
@@ -82,6 +83,7 @@ class Report:
             or server_state.rates.lines
             or server_state.access_log.answered
             or server_state.access_log.refused
+            or any(noise.harmless for noise in self.noise)
         )
 
     @property
@@ -205,12 +207,19 @@ class Doctor:
                 replace(finding, cause=f"In an earlier start: {finding.cause}") for finding in self._earlier
             )
         findings.sort(key=lambda finding: (_ORDER[finding.severity], finding.evidence.line))
+        timeline = tuple(copy.deepcopy(start.timeline).finish())
+        rated = replace(server_state, rates=copy.deepcopy(server_state.rates))
+        rated.rates.close(server_state.last.line)
         return Report(
             engine=server_state.engine,
             version=server_state.version or self._hints.engine_version,
-            timeline=tuple(copy.deepcopy(start.timeline).finish()),
+            timeline=timeline,
             capacity=dict(server_state.figures),
-            in_plain_terms=tuple(plain_terms(server_state)),
+            in_plain_terms=(
+                *plain_terms(server_state),
+                *work_terms(rated),
+                *start_terms(server_state, timeline),
+            ),
             findings=tuple(findings),
             noise=tuple(
                 noise for noise in start.noise.values() if noise.evidence.line not in server_state.explained

@@ -51,6 +51,9 @@ def answer(report: Report) -> str:
         lines = f"{report.lines:,} line{'' if report.lines == 1 else 's'}"
         return f"Nothing of vLLM, SGLang or the built-in engine in {lines}: is it the log of a server?"
     if worst is None or worst.severity is Severity.INFO:
+        harmless = next((noise for noise in report.noise if noise.harmless), None)
+        if harmless is not None and not report.engine and not report.timeline:
+            return f"Nothing is wrong: {harmless.why}"
         return f"{who} {state}. Nothing is wrong."
     count = sum(finding.severity is worst.severity for finding in report.findings)
     more = f" ({count - 1} more)" if count > 1 else ""
@@ -79,6 +82,8 @@ def _state(report: Report) -> str:
         return "did not start"
     if server_state.phase is None or server_state.phase is StartPhase.READY:
         return "serves (the log does not show its start)"
+    if not server_state.args and not server_state.version:
+        return f"is in its start (a part of a log: {server_state.phase.value})"
     return f"has not finished starting (last seen: {server_state.phase.value})"
 
 

@@ -14,23 +14,31 @@ from farspan.hardware.gpu import Gpu, Node, Origin
 
 # Product names hold more than the catalog's: "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB".
 _PRODUCTS = (
+    (r"\bGB300\b", "GB300"),
     (r"\bGB200\b", "GB200"),
+    (r"\bGB10\b", "GB10"),
+    (r"\bB300\b", "B300"),
     (r"\bB200\b", "B200"),
+    (r"\bGH200\b.*\b144", "GH200-144GB"),
     (r"\bGH200\b", "GH200"),
     (r"\bH200\b", "H200"),
+    (r"\bH800\b", "H800"),
     (r"\bH100 NVL\b", "H100-NVL"),
     (r"\bH100 PCIe\b", "H100-PCIe"),
     (r"\bH100\b", "H100"),
+    (r"\bH20-3e\b", "H20-141GB"),
     (r"\bH20\b", "H20"),
+    (r"\bA800\b", "A800-80GB"),
     (r"\bA100\b.*\b80GB\b", "A100-80GB"),
     (r"\bA100\b.*\b40GB\b", "A100-40GB"),
+    (r"\bV100\b.*\b32GB\b", "V100-32GB"),
+    (r"\bV100\b.*\b16GB\b", "V100-16GB"),
     (r"\bL40S\b", "L40S"),
-    (r"\bL4\b", "L4"),
-    (r"\bRTX PRO 6000\b", "RTX-PRO-6000"),
-    (r"\bRTX 6000 Ada\b", "RTX-6000-Ada"),
-    (r"\bA6000\b", "A6000"),
-    (r"\bRTX 5090\b", "RTX-5090"),
-    (r"\bRTX 4090\b", "RTX-4090"),
+    (r"\bRTX PRO (6000|5000|4500|4000)\b", r"RTX-PRO-\1"),
+    (r"\bRTX (6000|5000) Ada\b", r"RTX-\1-Ada"),
+    (r"\b(A6000|A5000|A4000|A10G|A10|A30|A40|L40|L20|L4|T4)\b", r"\1"),
+    (r"\bRTX ((?:3090|4070|4080|4090|5070|5080|5090)(?: Ti)?(?: SUPER)?(?: D)?)\b", r"RTX-\1"),
+    (r"\bRTX (4060|5060) Ti\b", r"RTX-\1-Ti-16GB"),
 )
 
 
@@ -41,8 +49,9 @@ def product_gpu(product: str) -> Gpu:
         NotFoundError: The catalog has no such card.
     """
     for pattern, name in _PRODUCTS:
-        if re.search(pattern, product):
-            return find_gpu(name)
+        match = re.search(pattern, product)
+        if match is not None:
+            return find_gpu(match.expand(name))
     raise NotFoundError(
         f"{product!r} is not a GPU farspan knows", "name a similar one, such as --gpus 8xH100"
     )

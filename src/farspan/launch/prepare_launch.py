@@ -101,6 +101,8 @@ class ServeOptions:
     python: str = ""
     disk_bytes_per_s: float = 0.0
     offline: bool = False
+    ignore_fields: tuple[str, ...] = ()
+    rope_scaling: str = ""
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
@@ -129,7 +131,13 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
     """
     _check(options)
     check_words(options.words)
-    spec = load_model(options.model, weights=options.weights, allow_network=not options.offline)
+    spec = load_model(
+        options.model,
+        weights=options.weights,
+        allow_network=not options.offline,
+        ignore_fields=options.ignore_fields,
+        rope_scaling=options.rope_scaling,
+    )
     version = _version(options)
     context = options.context or spec.max_position_embeddings
     flags, env, plan, notes = _plan(options, spec, context, version)

@@ -5,7 +5,7 @@ Modules are imported where they are used: a plan must answer in 0.3 s, and impor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ from farspan.errors import InputError
 from farspan.hardware.gpu import Node
 from farspan.hardware.node_spelling import parse_node
 from farspan.models.config import engine_model_name, load_model
-from farspan.models.spec import KvDtype, ModelSpec
+from farspan.models.rope_override import OVERRIDE_FLAGS
+from farspan.models.spec import KvDtype, ModelSpec, parse_kv_dtype
 from farspan.planner.answers import PlanAnswer, SearchAnswer, SweepAnswer
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.plan import plan_engines
@@ -45,6 +46,9 @@ def plan(
     find: str | None = None,
     as_given: bool = False,
     offline: bool = False,
+    ignore_fields: Sequence[str] = (),
+    rope_scaling: str = "",
+    gpu_memory_gib: float | None = None,
     engine_flags: Sequence[str] = (),
 ) -> PlanAnswer | SweepAnswer | SearchAnswer:
     """Plan a model on some GPUs: one context, several (`contexts`), or a search (`find`).
@@ -52,7 +56,7 @@ def plan(
     Args:
         model: A catalog name, a config.json, its folder, a hub id, or a ModelSpec.
         gpus: "8xH200", "detect", or a Node; several kinds, with commas, for `find="gpus"`.
-        tp: Tensor-parallel size; all GPUs when None.
+        tp: Tensor-parallel size; the largest the heads allow when None.
         engine: One engine; all of them side by side when None.
         engine_version: The engine's version; the newest known when empty.
         accept_nearest_version: Whether an unknown version is planned as the nearest.
@@ -66,17 +70,30 @@ def plan(
         find: "context", "concurrency" or "gpus".
         as_given: Whether exactly the flags given are judged, and none is added.
         offline: Whether the Hugging Face hub may not be asked.
+        ignore_fields: Unknown fields of the model's config that cannot change memory.
+        rope_scaling: RoPE scaling to plan with, such as "yarn:4".
+        gpu_memory_gib: Memory of one GPU as torch sees it, for a kind the catalog lacks, GiB.
         engine_flags: The engine's own flags, and NAME=VALUE for environment variables.
 
     Raises:
         InputError: Something given cannot be used, or no engine takes the request.
     """
+    flags = parse_engine_flags(tuple(engine_flags))
     spec = (
-        load_model(model, weights=weights or "", allow_network=not offline)
+        load_model(
+            model,
+            weights=weights or "",
+            allow_network=not offline,
+            ignore_fields=ignore_fields,
+            rope_scaling=rope_scaling,
+            override=_override(flags),
+        )
         if isinstance(model, str)
         else model
     )
-    nodes = [parse_node(part) for part in gpus.split(",")] if isinstance(gpus, str) else [gpus]
+    nodes = (
+        [parse_node(part, gpu_memory_gib) for part in gpus.split(",")] if isinstance(gpus, str) else [gpus]
+    )
     if len(nodes) > 1 and find != "gpus":
         raise InputError(f"--gpus {gpus} names several kinds", "name one, or ask --find gpus for each")
     if engine is None and (engine_version or engine_flags):
@@ -92,14 +109,14 @@ def plan(
         model=spec,
         gpu=node.gpu,
         gpus=node.count,
-        tp=tp if tp is not None else node.count,
+        tp=tp if tp is not None else spec.largest_tp(node.count),
         context=spec.max_position_embeddings if context is None else parse_tokens(str(context)),
         concurrency=concurrency,
-        kv_dtype=KvDtype(kv_dtype),
+        kv_dtype=parse_kv_dtype(kv_dtype),
         engine_version=engine_version,
         accept_nearest_version=accept_nearest_version,
         available_kv_bytes=None if available_kv_gib is None else round(available_kv_gib * GIB),
-        engine_flags=parse_engine_flags(tuple(engine_flags)),
+        engine_flags=flags,
         output_tokens=parse_tokens(str(output_tokens)),
         host_memory_bytes=node.host_memory_bytes,
         as_given=as_given,
@@ -122,6 +139,11 @@ def plan(
     if context is None:
         raise InputError("nothing is asked", "give --context, --contexts or --find context")
     return _plan(request, engine_model_name(model) if isinstance(model, str) else spec.name, engines)
+
+
+def _override(flags: Mapping[str, str | None]) -> str:
+    """The engine's own override of config fields, if one is given."""
+    return next((flags[name] or "" for name in OVERRIDE_FLAGS if name in flags), "")
 
 
 def _plan(request: PlanRequest, model_name: str, engines: tuple[Engine, ...]) -> PlanAnswer:

@@ -19,7 +19,7 @@ from farspan.launch.runtime_names import parse_runtime
 from farspan.launch.runtimes.choose import choose_runtime
 from farspan.launch.serve import RunningServer, ServeWatcher, describe, start_server
 from farspan.launch.server_records import StateFolder
-from farspan.models.spec import KvDtype
+from farspan.models.spec import KvDtype, parse_kv_dtype
 from farspan.sizes import parse_tokens
 
 
@@ -142,6 +142,8 @@ def prepare_server(
     model_path: str = "",
     revision: str = "main",
     offline: bool = False,
+    ignore_fields: Sequence[str] = (),
+    rope_scaling: str = "",
     python: str = "",
     image: str = "",
     shm_gib: int = 0,
@@ -178,7 +180,7 @@ def prepare_server(
         distributed=distributed,
         concurrency=concurrency,
         output_tokens=parse_tokens(str(output_tokens)),
-        kv_dtype=KvDtype(kv_dtype),
+        kv_dtype=parse_kv_dtype(kv_dtype),
         weights=weights or "",
         engine_version=engine_version,
         accept_nearest_version=accept_nearest_version,
@@ -197,6 +199,8 @@ def prepare_server(
         python=python,
         disk_bytes_per_s=disk_gbps * 1e9,
         offline=offline,
+        ignore_fields=tuple(ignore_fields),
+        rope_scaling=rope_scaling,
     )
     prepared = prepare(options)
     docker = DockerOptions(prepared.image, devices, shm_gib, tuple(docker_arg), compile_cache)

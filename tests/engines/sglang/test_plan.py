@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from farspan.engines.sglang.engine import ENGINE as SGLANG
 from farspan.engines.sglang.plan import outline_sglang, plan_sglang
 from farspan.engines.sglang.tables import radix_copy_bytes, request_rows
 from farspan.engines.sglang.versions import KNOWN_VERSIONS, rules_of
@@ -16,6 +17,8 @@ from farspan.errors import InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
+from farspan.planner.checked import check_overrides
+from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.ledger import Basis, LedgerPhase, MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
 
@@ -45,10 +48,11 @@ def request(
     flags: dict[str, str | None] | None = None,
     **changes: Any,
 ) -> PlanRequest:
+    """A question about Scout on eight H200; with flags, about exactly these."""
     base = PlanRequest(
         SCOUT, H200, 8, 8, context, kv_dtype=kv, engine_version=version, engine_flags=flags or {}
     )
-    return replace(base, **changes)
+    return replace(base, **{"as_given": bool(flags), **changes})
 
 
 def plan(version: str, context: int = 10_000_000, kv: KvDtype = FP8, **flags_and_changes: Any) -> EnginePlan:
@@ -155,7 +159,7 @@ def test_0_5_6_post2_cannot_serve_one_request_of_10m_at_all() -> None:
     assert found.pools["full"] * 12288 < 110 * GIB
 
 
-def test_flags_are_added_only_when_none_were_given() -> None:
+def test_flags_are_added_only_where_the_defaults_do_not_serve() -> None:
     bare = plan("0.5.16")
     assert bare.fits
     assert bare.flags[-4:] == ("--max-running-requests", "8", "--swa-full-tokens-ratio", "0.05")
@@ -166,6 +170,62 @@ def test_flags_are_added_only_when_none_were_given() -> None:
     short = plan("0.5.16", 100_000)
     assert short.fits
     assert not any("farspan adds" in warning for warning in short.warnings)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"--enable-hierarchical-cache": None},
+        {"--disable-radix-cache": None},
+        {"--disable-cuda-graph": None},
+        {"--cpu-offload-gb": "2"},
+        {"--mem-fraction-static": "0.85"},
+        {
+            "--enable-hierarchical-cache": None,
+            "--hicache-ratio": "1.5",
+            "--disable-radix-cache": None,
+            "--disable-cuda-graph": None,
+            "--cpu-offload-gb": "2",
+        },
+    ],
+)
+def test_a_flag_given_does_not_keep_the_plan_from_adding_others(flags: dict[str, str | None]) -> None:
+    found = plan("0.5.23", flags=flags, as_given=False)
+    assert found.fits
+    assert "--max-running-requests 8" in found.added
+    assert all(name in found.flags for name in flags)
+    # What is planned holds when it is given back word for word.
+    words = parse_engine_flags(found.flags[4:])
+    assert plan("0.5.23", flags=words).fits
+
+
+def test_a_flag_given_is_never_changed() -> None:
+    rows: dict[str, str | None] = {"--max-running-requests": "4096"}
+    found = plan("0.5.16", flags=rows, as_given=False)
+    assert not found.fits
+    assert found.flags.count("--max-running-requests") == 1
+    assert found.flags[found.flags.index("--max-running-requests") + 1] == "4096"
+
+
+def test_what_is_short_is_blamed_and_nothing_beside_it() -> None:
+    harmless: dict[str, str | None] = {"--disable-radix-cache": None, "--disable-cuda-graph": None}
+    asked = request("0.5.23", flags={**harmless, "--max-running-requests": "4096"}, as_given=False)
+    with pytest.raises(InputError, match=r"^--max-running-requests 4096 breaks the plan"):
+        check_overrides(asked, SGLANG)
+    assert check_overrides(request("0.5.23", flags=harmless, as_given=False), SGLANG).plan.fits
+
+
+def test_advice_about_the_prefix_tree_passes_its_own_check() -> None:
+    given = request("0.5.6.post2", 2_097_152, KvDtype.AUTO)
+    text = next(w for w in plan_sglang(given).warnings if "The prefix tree of" in w)
+    ways = text.rpartition(": add ")[2].rstrip(".").split(" or ")
+    assert len(ways) == 2
+    for way in ways:
+        asked = request(
+            "0.5.6.post2", 2_097_152, KvDtype.AUTO, flags=parse_engine_flags(way.split()), as_given=False
+        )
+        assert check_overrides(asked, SGLANG).plan.fits
+    assert "--mem-fraction-static" in ways[0]
 
 
 def test_a_prompt_above_the_window_pool_waits_for_ever_before_0_5_10() -> None:

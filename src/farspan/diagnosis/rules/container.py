@@ -197,6 +197,8 @@ def _start_unfinished(server_state: ServerState) -> Diagnosis | None:
         return None
     if server_state.rates.lines or server_state.access_log.answered:
         return None
+    if not server_state.args and not server_state.version:
+        return None  # a few lines of a log, pasted: nobody says that it ends there
     during = server_state.phase.value if server_state.phase is not None else "start"
     return Diagnosis(
         f"The log ends during the start ({during}) with no error: the server is still starting, or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from farspan.diagnosis.search_words import words_of
 from farspan.engines.logs.findings import Confidence, Severity
 from farspan.engines.logs.rule import Diagnosis, StateRule
 from farspan.engines.logs.server_state import ServerState
@@ -40,8 +41,10 @@ def _first_error(server_state: ServerState) -> Diagnosis | None:
     return Diagnosis(
         f"{error.short[:_SHOWN]}{where}{process}: {meaning}.",
         (
-            "no rule knows this one: search the engine's issues for the words of that line",
-            f"the lines above {error.evidence.line} show the way there",
+            f"no rule knows this one: search the engine's issues for {words_of(error)}",
+            f"the lines above {error.evidence.line} show the way there ({_versions(server_state)})",
+            "`farspan doctor LOG --bundle report.md` writes a report to paste, without secrets, hosts, "
+            "paths and prompts",
         ),
         Confidence.LIKELY,
         severity=Severity.WARNING if went_on else None,
@@ -68,6 +71,10 @@ def _elsewhere(wrapper: Traceback, server_state: ServerState) -> Diagnosis:
         Confidence.LIKELY,
         evidence=wrapper.evidence,
     )
+
+
+def _versions(server_state: ServerState) -> str:
+    return ", ".join(f"{name} {version}" for name, version in server_state.versions().items())
 
 
 FIRST_ERROR = StateRule(

@@ -88,6 +88,8 @@ class Rates:
     busiest: Throughput | None = None
     generation_tps: float = 0.0
     most_new_tokens: int = 0
+    new_tokens: int = 0
+    cached_tokens: int = 0
     _work_at: float | None = None
     _engines: dict[str, _Engine] = field(default_factory=dict)
     _batch_began: float | None = None
@@ -175,7 +177,10 @@ class Rates:
     def see_batch(self, batch: Batch) -> None:
         """Take in one of SGLang's batch lines."""
         self.lines += 1
-        where, prefill, new_tokens, _, running, queued, usage, generation_tps = batch
+        where, prefill, new_tokens, cached, running, queued, usage, generation_tps = batch
+        if prefill:
+            self.new_tokens += new_tokens
+            self.cached_tokens += cached
         self.generation_tps = max(self.generation_tps, generation_tps)
         self.most_new_tokens = max(self.most_new_tokens, new_tokens)
         self.last_usage = usage

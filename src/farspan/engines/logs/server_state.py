@@ -30,6 +30,19 @@ from farspan.planner.versions import version_key
 
 _ABSURD = 1e15  # no server has as many bytes, tokens or seconds; not-a-number is not below it either
 _DEVICE = compile_pattern(r"device_name=(?:NVIDIA_|AMD_)?([\w.-]+?)(?:,|\.json|_down)")
+_VERSIONS = compile_pattern(
+    r"/python(?P<python>3\.\d+)/|cudaDriverVersion (?P<cuda>\d{4,6})|NCCL version (?P<nccl>[\d.]+(?:\+cuda[\d.]+)?)"
+    r"|torch[ =]+(?P<torch>\d\.\d+\.\d+(?:\+\w+)?)|transformers[ =]+(?P<transformers>\d\.\d+\.\d+)"
+    r"|flashinfer/(?P<flashinfer>\d\.\d+\.\d+)"
+)
+_VERSION_NAMES = {
+    "python": "Python",
+    "cuda": "CUDA of the driver",
+    "nccl": "NCCL",
+    "torch": "torch",
+    "transformers": "transformers",
+    "flashinfer": "FlashInfer",
+}
 _CAPACITY = compile_pattern(r"total capacity of (\d+(?:\.\d+)?) GiB")
 
 
@@ -69,6 +82,7 @@ class ServerState:
     explained: frozenset[int] = frozenset()
     gpu_name: str = ""
     gpu_total_gib: float | None = None
+    other_versions: dict[str, str] = field(default_factory=dict)
     tracebacks: Tracebacks = field(default_factory=Tracebacks)
     rates: Rates = field(default_factory=Rates)
     access_log: AccessLog = field(default_factory=AccessLog)
@@ -98,6 +112,7 @@ class ServerState:
         elif isinstance(event, LogMessage):
             self.tracebacks.see(event)
             self._see_gpu(event.text)
+            self._see_versions(event.text)
             if self.first_error is None and event.level in ("ERROR", "CRITICAL") and event.text.strip():
                 self.first_error = Evidence(where.line, event.raw)
         elif isinstance(event, Figure):
@@ -115,6 +130,12 @@ class ServerState:
                 self.version = event.version
         else:
             self._see_progress(event)
+
+    def _see_versions(self, text: str) -> None:
+        for match in _VERSIONS.finditer(text) if len(self.other_versions) < len(_VERSION_NAMES) else ():
+            for group, name in _VERSION_NAMES.items():
+                if match[group] is not None:
+                    self.other_versions.setdefault(name, match[group])
 
     def _see_gpu(self, text: str) -> None:
         """Kernel settings name the GPU in their file names, and torch says how much memory it has."""
@@ -170,6 +191,19 @@ class ServerState:
         """The first error of a server that failed; one that only passes on another where the log has no more."""
         after = self.ready.line if self.ready is not None else 0
         return self.tracebacks.first(after) if self.failed else None
+
+    def versions(self) -> dict[str, str]:
+        """What the log tells of versions: the engine's, Python's, CUDA's, NCCL's."""
+        found = {
+            self.engine or "engine": self.version
+            or self.hints.engine_version
+            or f"{self.version_like or 'not'} logged"
+        }
+        if not self.version and self.version_like:
+            found[self.engine] = f"as {self.version_like} or later, by its arguments"
+        if self.gpu_name:
+            found["GPU"] = self.gpu_name
+        return {**found, **self.other_versions}
 
     def version_below(self, version: str) -> bool | None:
         """Whether the engine is older than `version`; None when its version is not known."""

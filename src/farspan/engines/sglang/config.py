@@ -32,8 +32,6 @@ class SglangConfig(ValueHash):
         resolved: Flags once SGLang's defaults are filled in.
         layout: Bytes a token.
         rope_covers: A context up to which no RoPE table is grown.
-        open_to_cures: Whether the flags given leave SGLang's memory as its defaults have it, so that farspan
-            may add flags; a server that somebody sized by hand is planned as it is.
         notes: Warnings about the version.
         passed_on: Words of the flags farspan does not write itself, as given.
         env: Environment variables, name and value, as given.
@@ -47,7 +45,6 @@ class SglangConfig(ValueHash):
     resolved: Resolved
     layout: SglangKvLayout
     rope_covers: int
-    open_to_cures: bool
     notes: tuple[str, ...]
     passed_on: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
@@ -100,7 +97,6 @@ def _config(
     model.check_tp(tp)
     request = PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags))
     given = read_flags(request, rules)
-    untouched = read_flags(request.with_flags({}), rules)
     resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
     hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
     return SglangConfig(
@@ -112,8 +108,6 @@ def _config(
         resolved=resolved,
         layout=kv_layout(model, resolved.kv_dtype, tp, rules, hybrid=hybrid),
         rope_covers=min((rope_covers(rope) for rope in model.ropes), default=model.max_position_embeddings),
-        open_to_cures=given
-        == untouched._replace(context_length=given.context_length, kv_dtype=given.kv_dtype),
         notes=(chosen.warning,) if chosen.warning else (),
         passed_on=passed_on(request.engine_flags),
         env=tuple(split_environment(request.engine_flags)[1].items()),

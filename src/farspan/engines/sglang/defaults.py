@@ -124,7 +124,8 @@ def resolve(
     prefill_sizes = 0
     if given.prefill_graphs and chunk > 0 and not multimodal and _captures_prefill(model):
         prefill_sizes = len(prefill_capture_sizes(chunk))
-    kv_dtype = _dsa_dtype(given.kv_dtype, model, gpu)
+    asked = KvDtype.FP8_E4M3 if given.kv_dtype is KvDtype.AUTO and model.kv_fp8 else given.kv_dtype
+    kv_dtype = _dsa_dtype(asked, model, gpu)
     backend = given.attention_backend or default_backend(model, gpu, rules)
     if backend == "fa3" and kv_dtype is KvDtype.FP8_E5M2:
         backend = "triton"  # FA3 reads E4M3 only

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from farspan.engines.sglang.config import SglangConfig
+from farspan.engines.sglang.flags import FRACTION, MAX_REQUESTS
 from farspan.engines.sglang.ledger import load_lines, make_ledger
 from farspan.engines.sglang.printed import printed_figures
 from farspan.engines.sglang.state import SglangServer, SglangState, build_state, is_hopeless, size_server
@@ -16,12 +18,22 @@ from farspan.planner.settle import settle
 from farspan.planner.timing import estimate_time
 from farspan.sizes import format_bytes
 
+_MOVE_THE_FRACTION = (
+    "--chunked-prefill-size",
+    "--max-prefill-tokens",
+    "--cuda-graph-max-bs",
+    "--cuda-graph-max-bs-decode",
+    "--cuda-graph-bs",
+    "--cuda-graph-bs-decode",
+)
+_FRACTIONS = ("0.90", "0.85", "0.80", "0.70")
+
 
 def plan_sglang(request: PlanRequest) -> EnginePlan:
     """What SGLang would do with a request.
 
-    Flags given by hand are planned as they are. Where none of them touches SGLang's memory and the defaults
-    do not fit, the plan adds the flags that cure it, and says so (not with `request.as_given`).
+    Flags given by hand are never changed. Where they and the defaults do not fit, the plan adds the flags that
+    cure it and that nobody gave, and says so (not with `request.as_given`).
 
     Raises:
         InputError: Unknown version, a flag SGLang refuses or farspan does not mirror, a TP size or context
@@ -76,7 +88,7 @@ def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
     """Plan with the flags given; with the first cure that serves where these say nothing of memory."""
     given = _Attempt(request)
     chosen = given
-    if given.server.config.open_to_cures and not request.as_given:
+    if not request.as_given:
         # A server that starts at last is worth showing, though it does not serve.
         chosen = settle(
             given,
@@ -88,18 +100,35 @@ def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
     if not chosen.added or outline:
         return plan
     why = _answer(given, outline=True).reason
-    note = f"SGLang's defaults do not serve this request ({why}): farspan adds {' '.join(chosen.added)}."
+    what = "The flags given alone do" if request.engine_flags else "SGLang's defaults do"
+    note = f"{what} not serve this request ({why}): farspan adds {' '.join(chosen.added)}."
     return replace(plan, warnings=(note, *plan.warnings))
 
 
 def _cured(given: _Attempt) -> Iterator[_Attempt]:
-    """Flags to try in turn when the defaults do not serve: fewer rows, then a smaller window pool too, where
-    window layers have one."""
+    """Flags to try in turn when the flags given do not serve, of those that nobody gave: fewer rows, then a smaller
+    window pool too, where window layers have one, then a fraction in place of a default that chunks or graphs of
+    another size than SGLang's have moved."""
     request = given.server.request
-    rows: dict[str, str | None] = {"--max-running-requests": str(max(8, request.concurrency))}
-    yield _Attempt(request, rows)
-    if given.server.config.layout.window_layers:
-        yield _Attempt(request, {**rows, "--swa-full-tokens-ratio": "0.05"})
+    added: dict[str, str | None] = {}
+    if not request.has_flag(*MAX_REQUESTS):
+        added["--max-running-requests"] = str(max(8, request.concurrency))
+        yield _Attempt(request, added)
+    if given.server.config.layout.window_layers and not request.has_flag("--swa-full-tokens-ratio"):
+        added = {**added, "--swa-full-tokens-ratio": "0.05"}
+        yield _Attempt(request, added)
+    if request.has_flag(*_MOVE_THE_FRACTION) and not request.has_flag(*FRACTION):
+        for fraction in _FRACTIONS:
+            yield _Attempt(request, {**added, "--mem-fraction-static": fraction})
+
+
+def _completed(request: PlanRequest, extra: Mapping[str, str | None]) -> str:
+    """`extra` and whatever else the request then needs, as words to paste; empty when it does not serve even so."""
+    plan = _plan(request.with_flags({**request.engine_flags, **extra}), outline=True)
+    if not plan.fits:
+        return ""
+    words = [name if value is None else f"{name} {value}" for name, value in extra.items()]
+    return " ".join((*words, *plan.added))
 
 
 def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
@@ -132,7 +161,9 @@ def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
         pools=pools,
         ledger=ledger,
         flags=server_flags(config, state.context_length),
-        warnings=config.notes if outline else (*config.notes, *start_warnings(state)),
+        warnings=config.notes
+        if outline
+        else (*config.notes, *start_warnings(state, partial(_completed, request))),
         time=estimate_time(
             request.model,
             request.gpu,
@@ -203,6 +234,8 @@ def server_flags(config: SglangConfig, context_length: int) -> tuple[str, ...]:
     words = ["--tp-size", str(config.tp), "--context-length", str(context_length)]
     if config.resolved.kv_dtype.value != "auto":
         words += ["--kv-cache-dtype", config.resolved.kv_dtype.value]
+    if config.model.config_overrides:
+        words += ["--json-model-override-args", config.model.config_overrides]
     return (*words, *config.passed_on)
 
 

@@ -229,7 +229,8 @@ def build_state(server: SglangServer) -> SglangState:
 def _graph_shape(config: SglangConfig, context_length: int, batch: int, rows: int) -> GraphShape:
     """The sizes an attention backend's graph state depends on."""
     chunk, window, top_k = _windows(config.model)
-    pattern = config.model.layers[0]
+    attending = [layer for layer in config.model.layers if not layer.attention.keeps_no_tokens]
+    pattern = attending[0] if attending else config.model.layers[0]
     return GraphShape(
         batch=batch,
         context_length=context_length,

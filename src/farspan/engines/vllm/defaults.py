@@ -88,6 +88,8 @@ def default_block_size(model: ModelSpec, gpu: Gpu, kv_dtype: KvDtype, rules: Vll
 
 def resolve_kv_dtype(model: ModelSpec, wanted: KvDtype) -> KvDtype:
     """The KV type as vLLM stores it: sparse MLA keeps FP8 in its own layout (config.py: DeepseekV32)."""
+    if wanted is KvDtype.AUTO and model.kv_fp8:
+        wanted = KvDtype.FP8  # layers/attention/attention.py: a checkpoint's kv_cache_scheme decides
     sparse_latent = any(
         layer.indexer is not None and layer.attention is AttentionKind.MLA for layer in model.layers
     )

@@ -44,7 +44,7 @@ def kv_layout(
     specs: dict[str, KvSpec] = {}
     for layer in model.layers:
         name = f"layers.{layer.index}.attn"
-        if layer.shares_kv_with is not None:
+        if layer.shares_kv_with is not None or layer.attention is AttentionKind.NONE:
             continue
         if layer.attention is AttentionKind.COMPRESSED:
             raise InputError(
@@ -66,7 +66,7 @@ def aligned_block(model: ModelSpec, rules: VllmRules, *, tp: int, kv_dtype: KvDt
     vllm 0.24.0 platforms/interface.py: _align_hybrid_block_size (0.12.0: HybridAttentionMambaModelConfig).
     """
     states = [layer.state_bytes(tp) for layer in model.layers_of(AttentionKind.LINEAR)]
-    attention = [layer for layer in model.layers if layer.attention is not AttentionKind.LINEAR]
+    attention = [layer for layer in model.layers if not layer.attention.keeps_no_tokens]
     if not states or not attention:
         return block_size
     token = _token_bytes(model, attention[0], tp, kv_dtype)
@@ -94,9 +94,7 @@ def _layer_spec(
 ) -> KvSpec:
     value_bytes = kv_dtype.value_bytes(model.dtype_bytes)
     if layer.attention is AttentionKind.LINEAR:
-        attention = next(
-            (other for other in model.layers if other.attention is not AttentionKind.LINEAR), None
-        )
+        attention = next((other for other in model.layers if not other.attention.keeps_no_tokens), None)
         page = block * _token_bytes(model, attention, tp, kv_dtype) if attention else None
         return KvSpec(
             SpecKind.STATE,

@@ -170,6 +170,8 @@ def server_flags(state: VllmState) -> tuple[str, ...]:
         words += ["--kv-cache-dtype", state.config.given.kv_dtype.value]
     if state.config.given.max_num_seqs is not None or state.requests_chosen:
         words += [MAX_NUM_SEQS, str(state.limits.requests)]
+    if state.request.model.config_overrides:
+        words += ["--hf-overrides", state.request.model.config_overrides]
     return (*words, *state.config.given.passed_on)
 
 

@@ -270,7 +270,7 @@ class DecoderReader:
         if self.family.single_block:
             return MLP in self.kinds
         if self._experts is None:
-            return not (self.family.linear.startswith("mamba") and set(self.kinds) == {LINEAR})
+            return self.family.norms > 1 or not self.family.linear
         return self.family.experts is not None and (
             self.family.experts.beside_dense or not all(self._experts[1])
         )

@@ -66,6 +66,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 # Fields that Hugging Face writes for every model, and loaders' and trainers' hints.
 _HARMLESS = frozenset(
     """
+    dual_chunk_attention_config per_layer_config num_image_tokens mtp_hidden_states_first
     _name_or_path activation activation_function activation_sparsity_pattern add_cross_attention
     altup_active_idx altup_coef_clip altup_correct_scale apply_residual_connection_post_layernorm architectures
     attention_in_multiplier attention_multiplier attention_out_multiplier attention_scale

@@ -269,6 +269,13 @@ FAMILIES: dict[str, Family] = {
             "fuse_rope",
         ),
     ),
+    "Ernie4_5_VLMoeForCausalLM": replace(
+        _USE_BIAS,
+        experts=Experts("range", ("moe_intermediate_size",), shared="count", correction=True),
+        code="ernie_vl",
+        harmless=("moe_capacity", "moe_gate", "moe_use_aux_free", "moe_multimodal_dispatch_use_allgather"),
+    ),
+    "LongcatFlashForCausalLM": Family(code="longcat"),
     "HunYuanDenseV1ForCausalLM": Family(
         qk_norm="head",
         qk_norm_if="use_qk_norm=true",

@@ -282,16 +282,17 @@ def _throughput_misread(server_state: ServerState) -> Diagnosis | None:
     )
     if longest is None or longest.seconds < _LEAST_SECONDS or longest.tokens < _LEAST_TOKENS:
         return Diagnosis(
-            cause + " The log's timestamps do not show when the work began.",
+            f"{cause} It was {logged * LOG_INTERVAL_S:,.0f} tokens; the log's timestamps do not show when "
+            "the work began.",
             ("measure instead: `farspan bench --url URL --contexts 1M`",),
             Confidence.STRONG,
             evidence=Evidence(line, f"Avg prompt throughput: {logged} tokens/s"),
         )
     low, high = longest.range_tps
     cause += (
-        f" By the timestamps about {longest.tokens:,.0f} prompt tokens took {longest.seconds:,.0f} s: "
-        f"{longest.tps:,.0f} "
-        f"tokens/s ({low:,.0f} to {high:,.0f})."
+        f" By the timestamps it was {longest.tokens:,.0f} tokens in {longest.seconds:,.0f} s: "
+        f"{longest.tps:,.0f} tokens/s "
+        f"({low:,.0f} to {high:,.0f})."
     )
     return Diagnosis(
         cause,

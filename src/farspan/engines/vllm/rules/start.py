@@ -15,7 +15,7 @@ ENTRYPOINT_DOUBLED = known(
         r"error: unrecognized arguments: (?:(?:.*?\s)?-m\s+vllm\.entrypoints|(?:vllm )?serve\b"
         r"|python3?\b|/bin/(?:ba)?sh\b)"
         r"|unrecognized arguments: .*\bvllm\.entrypoints\.openai\.api_server\b"
-        r"|invalid choice: '(?:vllm|python3?)'"
+        r"|invalid choice: '(?:vllm|python3?)'|\"vllm serve (?:python3?|vllm|-m|/bin/)"
     ),
     "The image's entrypoint already is `vllm serve` (older images: the API server), and the "
     "container's command "
