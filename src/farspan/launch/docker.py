@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from farspan.errors import LaunchError, UnsupportedError
+from farspan.errors import InputError, LaunchError, UnsupportedError
 from farspan.launch.launch_spec import INSIDE_PORT, Launch, digest, shm_bytes
 from farspan.launch.local import LocalServer, read_tail
 from farspan.launch.program import Program
@@ -45,6 +45,7 @@ def docker_argv(launch: Launch, options: DockerOptions) -> tuple[str, ...]:
     """The arguments of `docker`, secrets by name only.
 
     Raises:
+        InputError: A folder to mount has a colon in its path.
         UnsupportedError: A folder for compiled kernels is given, and the engine compiles none worth keeping.
     """
     command, files = launch.command, launch.files
@@ -61,6 +62,8 @@ def docker_argv(launch: Launch, options: DockerOptions) -> tuple[str, ...]:
         host = f"[{launch.host}]" if ":" in launch.host else launch.host
         words += ["--publish", f"{host}:{launch.port}:{INSIDE_PORT}"]
     for mount in files.mounts:
+        if ":" in f"{mount.host}{mount.inside}":
+            raise InputError(f"{mount.host} has a colon in its path, where docker ends it", "move the folder")
         words += ["--volume", f"{mount.host}:{mount.inside}{':ro' if mount.read_only else ''}"]
     if options.compile_cache is not None:
         words += ["--volume", f"{options.compile_cache}:{_kernel_folder(launch)}"]

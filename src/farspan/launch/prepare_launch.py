@@ -19,6 +19,7 @@ from farspan.launch.hubcache import ModelFiles, find_model_files
 from farspan.launch.launch_spec import INSIDE_PORT, Launch, is_loopback
 from farspan.launch.local import find_free_port
 from farspan.launch.manifest import LWS_LEADER, LWS_RANK
+from farspan.launch.plain_values import check_options
 from farspan.launch.server_records import check_name
 from farspan.models.config import engine_model_name, load_model
 from farspan.models.hub import is_hub_id
@@ -131,6 +132,7 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
     """
     _check(options)
     check_words(options.words)
+    check_options(options)
     spec = load_model(
         options.model,
         weights=options.weights,

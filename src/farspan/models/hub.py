@@ -58,6 +58,7 @@ def _download(model: str, file: str) -> tuple[bytes, str]:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     url = f"{endpoint}/{model}/resolve/main/{file}"
     request = urllib.request.Request(url)
+    url = re.sub(r"//[^/@]*@", "//", url)  # for errors: a mirror's address may hold a login
     token = os.environ.get("HF_TOKEN")
     if token:
         request.add_header("Authorization", f"Bearer {token}")

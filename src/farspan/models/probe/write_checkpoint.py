@@ -33,9 +33,7 @@ def probe_config(design: ProbeDesign) -> dict[str, Any]:
     layers = range(design.num_hidden_layers)
     rope_layers = [int((layer + 1) % 4 != 0) for layer in layers]
     return {
-        # The first is the class that every engine builds. SGLang keeps windows apart from full layers, as it does for
-        # the real Scout, only where the second is named too.
-        "architectures": ["Llama4ForCausalLM", "Llama4ForConditionalGeneration"],
+        "architectures": ["Llama4ForCausalLM"],
         "model_type": "llama4_text",
         "vocab_size": design.vocab_size,
         "hidden_size": design.hidden_size,
