@@ -12,6 +12,7 @@ from farspan.models import catalog
 from farspan.models.config_json import check_bounds, read_config_json
 from farspan.models.families import family_reader
 from farspan.models.families.config_fields import ConfigReader
+from farspan.models.hub_cache import resolve_folder, snapshot_model
 from farspan.models.spec import ModelSpec
 
 WEIGHT_FORMATS: dict[str, object] = {
@@ -82,9 +83,15 @@ def read_config_file(path: Path, weights: str = "") -> ModelSpec:
     Raises:
         InputError: There is no such file, it is not JSON, or farspan does not know what it describes.
     """
+    path = resolve_folder(path)
     file = path / "config.json" if path.is_dir() else path
     config = read_config_json(file)
-    name = file.resolve().parent.name if file.name == "config.json" else file.stem
+    # A snapshot's files are links into a folder of blobs: its name is the repository's.
+    model = snapshot_model(file.absolute().parent)
+    if model is not None:
+        name = model.rpartition("/")[2].lower()
+    else:
+        name = file.resolve().parent.name if file.name == "config.json" else file.stem
     return spec_from_config(override_weights(config, weights) if weights else config, name, str(file))
 
 
@@ -140,6 +147,18 @@ def engine_model_name(model: str) -> str:
     """What to call the model on an engine's command line: a folder, or a hub id for a catalog name."""
     path = Path(model).expanduser()
     if path.exists():
-        return str(path.parent if path.is_file() else path)
+        return str(path.parent if path.is_file() else resolve_folder(path))
     entry = catalog.find(model)
     return entry.hub_id if entry is not None else model
+
+
+def keeps_weights_so(model: str, weights: str, *, allow_network: bool = True) -> bool:
+    """Whether a model's own checkpoint keeps its weights in a format, so that `weights` changes nothing.
+
+    Raises:
+        InputError: As `load_model`.
+    """
+    from farspan.models.weights import rank_weight_bytes
+
+    own, asked = (load_model(model, weights=each, allow_network=allow_network) for each in ("", weights))
+    return rank_weight_bytes(own) == rank_weight_bytes(asked)
