@@ -135,7 +135,7 @@ def test_a_shell_completes_verbs_models_gpus_engines_and_runtimes() -> None:
     assert complete("farspan ", 1) == list(VERBS)
     assert complete("farspan pl", 1) == ["plan"]
     assert "llama-4-scout" in complete("farspan plan llama-4", 2)
-    assert complete("farspan plan llama-4-scout --gpus 8xh20", 4) == ["8xH200", "8xH20"]
+    assert complete("farspan plan llama-4-scout --gpus 8xh200", 4) == ["8xH200"]
     assert complete("farspan plan llama-4-scout --engine v", 4) == ["vllm"]
     assert complete("farspan serve llama-4-scout --runtime k", 4) == ["kubernetes"]
     assert "--context" in complete("farspan plan llama-4-scout --cont", 3)
