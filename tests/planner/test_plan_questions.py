@@ -147,15 +147,9 @@ def test_an_engine_that_is_not_known() -> None:
         get_engine("tgi")
 
 
-@pytest.mark.parametrize("engine", [VLLM, SGLANG])
-def test_an_unknown_version_says_which_are_known(engine: Engine) -> None:
-    with pytest.raises(InputError, match=r"it knows .*--accept-nearest-version to plan with"):
-        plan_engine(request(version="0.5.999" if engine is SGLANG else "0.999.0"), engine)
-    accepted = replace(
-        request(version="0.5.999" if engine is SGLANG else "0.999.0"), accept_nearest_version=True
-    )
-    plan = plan_engine(accepted, engine)
-    assert any("is not known: planned as" in warning for warning in plan.warnings)
+def test_a_newer_version_is_planned_by_the_newest_rules_and_said() -> None:
+    plan = plan_engine(request(version="0.999.0"), VLLM)
+    assert "vllm 0.999.0 is not known: planned as 0.33.0" in plan.warnings
 
 
 def test_engines_side_by_side_survive_one_refusal() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,6 +15,7 @@ from farspan.models.config_json import check_bounds
 from farspan.models.families import family_reader
 from farspan.models.families.config_fields import ConfigReader
 from farspan.models.hub_cache import resolve_folder, snapshot_model
+from farspan.models.image_item import largest_image
 from farspan.models.published_files import PublishedFiles, hold_to_checkpoint, read_published
 from farspan.models.rope_override import overridden, parse_override, scaling_override
 from farspan.models.spec import ModelSpec
@@ -60,7 +62,7 @@ def spec_from_config(
             f"{source or name} describes layers without heads, or heads of size 0",
             "compare it with the config.json on the hub",
         )
-    return _only(replace(spec, other_architectures=tuple(architectures[1:])))
+    return _only(replace(spec, image=largest_image(config), other_architectures=tuple(architectures[1:])))
 
 
 def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:
@@ -124,10 +126,24 @@ def load_model(
     if weights:
         config = override_weights(config, weights)
         notes = (f"planned with {weights} weights: give the engine a checkpoint kept so",)
+    elif not _says_quantization(config):
+        claimed = re.search(r"(?i)\b(nvfp4|mxfp4|fp8|awq|gptq|w4a16|w8a8|int4|int8)\b", found.name)
+        if claimed is not None:
+            notes += (
+                f"the name says {claimed[1]}, the config no quantization: its weights are counted unquantized; with "
+                "hf_quant_config.json beside it, or --weights, they are not",
+            )
     spec = spec_from_config(config, found.name, found.files.source, ignore_fields=ignore_fields)
     if found.files.weights_bytes and not weights:
         spec = hold_to_checkpoint(spec, found.files.weights_bytes)
     return _only(replace(spec, notes=spec.notes + notes, config_overrides=changed))
+
+
+def _says_quantization(config: Mapping[str, object]) -> bool:
+    text = config.get("text_config")
+    sections = [config, text if isinstance(text, Mapping) else {}]
+    names = ("quantization_config", "compression_config", "expert_dtype")
+    return any(section.get(name) is not None for section in sections for name in names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from farspan.errors import InputError
+from farspan.models.image_item import ImageItem
 from farspan.models.tensors import DTYPE_BYTES, QuantSpec, RopeSpec, WeightPart, WeightTensor
 from farspan.value_hash import ValueHash
 
@@ -261,6 +262,7 @@ class ModelSpec(ValueHash):
         kv_fp8: Whether the checkpoint asks for an FP8 KV cache when the KV dtype is auto.
         tie_word_embeddings: Whether the output head is the embedding.
         notes: What a reader of any figure must know: an assumption made, a published quantization.
+        image: The largest image it takes, or None without a vision tower.
         config_overrides: A JSON object of config fields that the engine must be given for what is planned.
         other_architectures: The rest of the config's `architectures`: SGLang looks for some names anywhere among them.
     """
@@ -279,6 +281,7 @@ class ModelSpec(ValueHash):
     kv_fp8: bool = False
     tie_word_embeddings: bool = False
     notes: tuple[str, ...] = field(default=())
+    image: ImageItem | None = None
     config_overrides: str = ""
     other_architectures: tuple[str, ...] = ()
 

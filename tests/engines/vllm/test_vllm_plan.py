@@ -13,7 +13,7 @@ from farspan.engines.vllm.hybrid import hybrid_state
 from farspan.engines.vllm.layout import kv_layout
 from farspan.engines.vllm.plan import outline_vllm, plan_vllm
 from farspan.engines.vllm.pool import VllmKvLayout
-from farspan.engines.vllm.versions import KNOWN_VERSIONS, RULES
+from farspan.engines.vllm.versions import KNOWN_VERSIONS, RULES, rules_for
 from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
@@ -99,13 +99,17 @@ def test_default_fraction_by_version() -> None:
 
 
 def test_graph_estimate_is_subtracted_from_0_20() -> None:
-    eager = plan(1_000_000, "0.24.0", "--enforce-eager")
-    assert eager.available_kv_bytes - plan(1_000_000, "0.24.0").available_kv_bytes == 502 * 2**20
-    assert "CUDA graphs" not in eager.ledger
-    old = plan(1_000_000, "0.12.0", "--enforce-eager")
-    assert old.available_kv_bytes == plan(1_000_000, "0.12.0").available_kv_bytes
+    compiled = plan(1_000_000, "0.24.0")
     off = plan(1_000_000, "0.24.0", "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS=0")
-    assert off.available_kv_bytes == eager.available_kv_bytes
+    assert off.available_kv_bytes - compiled.available_kv_bytes == 502 * 2**20
+    eager = plan(1_000_000, "0.24.0", "--enforce-eager")
+    assert "CUDA graphs" not in eager.ledger
+    # Eager ranks take nothing outside torch for compiled collectives either.
+    assert eager.available_kv_bytes > off.available_kv_bytes
+    one = plan(1_000_000, "0.19.0", "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS=1")
+    assert plan(1_000_000, "0.19.0").available_kv_bytes - one.available_kv_bytes == 502 * 2**20
+    old = plan(1_000_000, "0.12.0", "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS=1")
+    assert old.available_kv_bytes == plan(1_000_000, "0.12.0").available_kv_bytes
 
 
 def test_kv_memory_by_hand_bypasses_the_fraction() -> None:
@@ -233,12 +237,31 @@ class TestWarnings:
 
 
 class TestRefusals:
-    def test_unknown_version_names_the_known_and_the_nearest(self) -> None:
-        with pytest.raises(InputError, match=r"0\.12\.0.*0\.33\.0.*plan with 0\.24\.0"):
-            plan(1_000_000, "0.25.1")
-        answer = plan(1_000_000, "0.25.1", accept_nearest_version=True)
-        assert answer.version == "0.24.0"
-        assert "vllm 0.25.1 is not known: planned as 0.24.0" in answer.warnings
+    def test_every_release_is_planned_by_its_own_rules(self) -> None:
+        for version in ("0.9.2", "0.15.1", "0.19.0", "0.25.1", "0.30.0"):
+            assert plan(1_000_000, version).version == version
+        assert plan(1_000_000, "v0.19").version == "0.19.0"
+        assert rules_for("0.19.0")[0].near_ratio == rules_for("0.18.1")[0].near_ratio == 1.5
+        assert rules_for("0.17.1")[0].near_ratio == 1.25
+        assert rules_for("0.16.0")[0].sampler_bytes > 2 * rules_for("0.17.0")[0].sampler_bytes
+        assert rules_for("0.19.1")[0].default_utilization == 0.9
+        assert rules_for("0.20.2")[0].default_utilization == 0.92
+
+    @pytest.mark.parametrize(
+        ("written", "release", "said"),
+        [
+            ("0.24.0rc2", "0.24.0", "vllm 0.24.0rc2 is planned as 0.24.0"),
+            ("0.23.0.dev12+gabc123", "0.23.0", "vllm 0.23.0.dev12+gabc123 is planned as 0.23.0"),
+            ("0.24.0+cu128", "0.24.0", ""),
+            ("nightly", "0.33.0", "vllm nightly is planned by the newest rules"),
+            ("0.35.1", "0.33.0", "vllm 0.35.1 is not known: planned as 0.33.0"),
+            ("0.7.3", "0.9.0", "vllm 0.7.3 is older than farspan's rules: planned as 0.9.0"),
+        ],
+    )
+    def test_other_versions_are_read_as_a_release(self, written: str, release: str, said: str) -> None:
+        answer = plan(1_000_000, written)
+        assert answer.version == release
+        assert not said or said in answer.warnings
 
     def test_newest_is_the_default(self) -> None:
         assert plan(1_000_000, "").version == KNOWN_VERSIONS[-1]
@@ -271,7 +294,7 @@ class TestRefusals:
     def test_architecture_of_a_later_version(self) -> None:
         answer = plan(100_000, "0.12.0", model=load_model("gemma-4-26b-a4b"))
         assert not answer.starts
-        assert "0.20.0 does" in answer.reason
+        assert "0.19.0 does" in answer.reason
 
     def test_above_the_models_maximum(self) -> None:
         answer = plan(11_000_000, "0.24.0")

@@ -25,6 +25,10 @@ class VllmConfig(ValueHash):
         given: Flags as given.
         available_kv_bytes: The engine's own figure for KV memory on one GPU, when known.
         notes: Warnings about the version.
+        pp: Pipeline stages; `model` is then one of them.
+        first_stage: Whether this stage embeds tokens and images.
+        last_stage: Whether this stage samples.
+        expert_replicas: Data-parallel engines that share the experts between them.
     """
 
     model: ModelSpec
@@ -34,6 +38,10 @@ class VllmConfig(ValueHash):
     given: VllmFlags
     available_kv_bytes: int | None
     notes: tuple[str, ...]
+    pp: int = 1
+    first_stage: bool = True
+    last_stage: bool = True
+    expert_replicas: int = 1
 
     __hash__ = ValueHash.__hash__
 
@@ -52,7 +60,6 @@ def config_of(request: PlanRequest) -> VllmConfig:
         request.tp,
         request.kv_dtype,
         request.engine_version,
-        request.accept_nearest_version,
         request.available_kv_bytes,
     )
 
@@ -65,10 +72,9 @@ def _config(
     tp: int,
     kv_dtype: KvDtype,
     version: str,
-    accept_nearest: bool,
     available_kv_bytes: int | None,
 ) -> VllmConfig:
-    rules, chosen = rules_for(version, accept_nearest=accept_nearest)
+    rules, chosen = rules_for(version)
     model.check_tp(tp)
     request = PlanRequest(model, gpu, tp, tp, 1, kv_dtype=kv_dtype, engine_flags=dict(flags))
     notes = (chosen.warning,) if chosen.warning else ()

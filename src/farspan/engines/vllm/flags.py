@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError, UnsupportedError
@@ -17,6 +18,7 @@ from farspan.value_hash import ValueHash
 
 CHUNKED_HYBRID_ENV = "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE"
 GRAPH_ESTIMATE_ENV = "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS"
+FLASHINFER_SAMPLER_ENV = "VLLM_USE_FLASHINFER_SAMPLER"
 LONG_CONTEXT_ENV = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 MAX_MODEL_LEN = "--max-model-len"
@@ -42,7 +44,6 @@ _NOT_MIRRORED = {
     "--prefill-context-parallel-size": "prefill context parallelism",
     "--data-parallel-size": "data parallelism",
     "-dp": "data parallelism",
-    "--enable-expert-parallel": "expert parallelism",
     "--cpu-offload-params": "offload of some weights by name",
     "--offload-backend": "prefetching weight offload",
     "--offload-group-size": "prefetching weight offload",
@@ -70,6 +71,7 @@ _NOT_MIRRORED = {
 }
 _NEUTRAL = ("1", "0", "null", "none", "auto", "false", "{}")
 _FRACTION = ("--gpu-memory-utilization", "--device-memory-utilization")
+_COMPILATION = ("--compilation-config", "-cc", "-O")
 _QUANTIZATION = ("--quantization", "-q")
 _WEIGHT_BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}  # of --dtype
 _EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
@@ -105,6 +107,11 @@ class VllmFlags(ValueHash):
         calculate_kv_scales: Whether `--calculate-kv-scales` was given.
         cpu_offload_bytes: Weights to keep in the machine's memory, for each GPU.
         kv_offload_bytes: Machine memory for finished KV, all ranks together.
+        expert_parallel: Whether whole experts are shared out over the ranks.
+        flashinfer_sampler: VLLM_USE_FLASHINFER_SAMPLER, when given.
+        capture_sizes: Batch sizes of --compilation-config or --cudagraph-capture-sizes.
+        max_capture_size: Largest batch size captured, when given.
+        draft_tokens: Tokens a speculative method drafts a step.
         passed_on: Words of the flags farspan does not write itself, as given.
         env: Environment variables, name and value, as given.
     """
@@ -134,6 +141,11 @@ class VllmFlags(ValueHash):
     calculate_kv_scales: bool
     cpu_offload_bytes: int
     kv_offload_bytes: int
+    expert_parallel: bool
+    flashinfer_sampler: bool | None
+    capture_sizes: tuple[int, ...] | None
+    max_capture_size: int | None
+    draft_tokens: int
     passed_on: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
 
@@ -179,6 +191,9 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         )
     speculative = _json(spelled, "--speculative-config", "-sc")
     connector = _connector(spelled)
+    captures = _captures(spelled)
+    drafts = speculative.get("num_speculative_tokens", 0)
+    draft_tokens = drafts if isinstance(drafts, int) else 0
     return VllmFlags(
         max_model_len=length,
         auto_max_model_len=auto,
@@ -196,7 +211,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         connector=connector,
         kv_events=_given(spelled, "--kv-events-config"),
         speculative=str(speculative.get("method", "?")) if speculative else "",
-        enforce_eager=_switch(spelled, "--enforce-eager") is True,
+        enforce_eager=_switch(spelled, "--enforce-eager") is True or captures.none,
         prefix_caching=_switch(spelled, "--enable-prefix-caching"),
         async_scheduling=_switch(spelled, "--async-scheduling"),
         chunked_prefill=_switch(spelled, "--enable-chunked-prefill") is not False,
@@ -205,6 +220,11 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         calculate_kv_scales=_switch(spelled, "--calculate-kv-scales") is True,
         cpu_offload_bytes=_gib(spelled, "--cpu-offload-gb"),
         kv_offload_bytes=_gib(spelled, "--kv-offloading-size"),
+        expert_parallel=_switch(spelled, "--enable-expert-parallel") is True,
+        flashinfer_sampler=_env(spelled, FLASHINFER_SAMPLER_ENV),
+        capture_sizes=captures.sizes,
+        max_capture_size=captures.largest,
+        draft_tokens=draft_tokens,
         passed_on=_passed_on(spelled),
         env=tuple(split_environment(spelled.engine_flags)[1].items()),
     )
@@ -259,6 +279,33 @@ def _refuse_other_weights(request: PlanRequest) -> None:
             f"--quantization {method} quantizes weights that {model.name} keeps in {model.torch_dtype}",
             "drop it, and plan that checkpoint with --weights fp8 or int4",
         )
+
+
+class _Captures(NamedTuple):
+    """What the flags say about CUDA graphs: batch sizes, the largest, and whether none is captured."""
+
+    sizes: tuple[int, ...] | None = None
+    largest: int | None = None
+    none: bool = False
+
+
+def _captures(request: PlanRequest) -> _Captures:
+    """vllm config/compilation.py: cudagraph_capture_sizes, max_cudagraph_capture_size, cudagraph_mode, level."""
+    text = request.text_flag("", *_COMPILATION)
+    if text.isdigit():
+        return _Captures(none=text == "0")
+    given = _json(request, *_COMPILATION)
+    sizes = given.get("cudagraph_capture_sizes")
+    if request.has_flag("--cudagraph-capture-sizes"):
+        sizes = [int(word) for word in request.text_flag("", "--cudagraph-capture-sizes").split()]
+    largest = given.get("max_cudagraph_capture_size")
+    if request.has_flag("--max-cudagraph-capture-size"):
+        largest = request.int_flag(0, "--max-cudagraph-capture-size")
+    mode = str(given.get("cudagraph_mode", request.text_flag("", "--cudagraph-mode"))).upper()
+    listed = tuple(sorted({int(size) for size in sizes})) if isinstance(sizes, list) else None
+    return _Captures(
+        listed, int(largest) if isinstance(largest, int) and largest else None, mode in ("NONE", "0")
+    )
 
 
 def _given(request: PlanRequest, name: str) -> bool:

@@ -191,7 +191,7 @@ def _memory(config: VllmConfig, limits: BatchLimits, allow_env: bool) -> VllmMem
         in_flight=in_flight,
         capacity=layout.longest_request(num_blocks, in_flight),
         second_runner=on_second_runner(model, rules),
-        beside_tables=bytes_beside_tables(config, layout, num_blocks, budget),
+        beside_tables=bytes_beside_tables(config, limits, layout, num_blocks, budget),
         printed=printed,
     )
 

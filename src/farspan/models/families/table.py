@@ -544,6 +544,7 @@ FAMILIES: dict[str, Family] = {
         defaults=(("mamba_rms_norm", False),),
     ),
     "NemotronHForCausalLM": Family(
+        prefix="backbone.",
         linear="mamba2",
         single_block=True,
         norms=1,
