@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from farspan.cli.options import EngineName
-from farspan.cli.output import json_option, print_json
+from farspan.cli.options import EngineName, GpuNames, ModelName
+from farspan.cli.output import json_option, print_json, print_lines, terminal_width
 from farspan.cli.plan_options import engine_flags_argument, plan_options
 from farspan.errors import DoesNotFitError
 from farspan.planner.answers import PlanAnswer, SearchAnswer, SweepAnswer
@@ -41,10 +40,11 @@ Exit code: 0 it fits, 3 it does not, 2 bad input.
 
 
 @click.command("plan", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model")
+@click.argument("model", type=ModelName())
 @engine_flags_argument
 @click.option(
     "--gpus",
+    type=GpuNames(),
     default="detect",
     show_default=True,
     help="8xH200, H100, detect; several kinds with --find gpus.",
@@ -83,8 +83,7 @@ def command(model: str, engine_flags: tuple[str, ...], explain: bool, as_json: b
     if as_json:
         print_json(answer.to_json())
     else:
-        for line in _lines(answer, explain=explain):
-            click.echo(line)
+        print_lines(_lines(answer, explain=explain))
     if not answer.fits:
         sys.exit(DoesNotFitError.exit_code)
 
@@ -93,8 +92,7 @@ def _lines(answer: PlanAnswer | SweepAnswer | SearchAnswer, *, explain: bool) ->
     """The answer as text."""
     from farspan.planner import plan_text
 
-    # A file or a pipe gets whole lines.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = terminal_width()
     if isinstance(answer, PlanAnswer):
         yield from plan_text.answer_lines(
             answer.request,
