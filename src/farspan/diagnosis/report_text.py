@@ -75,6 +75,8 @@ def _state(report: Report) -> str:
             f"at {report.seen_at} "
             f"{'answers' if server_state.ready is not None else 'does not answer as it should'}"
         )
+    if any(finding.id == "port-in-use" for finding in report.findings):
+        return "did not start"  # some servers say that they are ready before they bind
     if server_state.ready is not None:
         if server_state.died_itself:
             return "served and then died"
