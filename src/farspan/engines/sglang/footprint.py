@@ -24,9 +24,8 @@ GRAPH_MIB_PER_BATCH = 2  # SGLang's own rule of thumb: reserve_for_graph_mb
 _WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SGLANG_FLASHINFER_WORKSPACE_SIZE
 
 
-# Experts in MXFP4: intermediate and hidden sizes are padded to multiples of 256 where flashinfer or AMD's kernels run
-# them (mxfp4.py: create_weights); on Hopper one server's weights took this much more than the checkpoint's.
-_MXFP4_PADDING, _MXFP4_ON_HOPPER = 256, 1.216
+# One gpt-oss-20b server on an H100 (0.5.16) held 2.05 GiB more than the checkpoint: this much of the padded experts.
+_MXFP4_ON_HOPPER = 1.069
 
 
 class LoggedSize(NamedTuple):
@@ -105,22 +104,9 @@ def _tensor_bytes(model: ModelSpec, tp: int, multimodal: bool, capability: int) 
     weights = rank_weight_bytes(model, tp)
     vision = weights.by_part.get(WeightPart.VISION, 0) + weights.by_part.get(WeightPart.PROJECTOR, 0)
     held = weights.total - (0 if multimodal else vision)
-    if model.quantization is not None and model.quantization.method == "mxfp4":
-        held += int(weights.by_part.get(WeightPart.EXPERTS, 0) * (_mxfp4_growth(model, tp, capability) - 1))
+    if capability == 9 and model.quantization is not None and model.quantization.method == "mxfp4":
+        held += int(weights.by_part.get(WeightPart.EXPERTS, 0) * (_MXFP4_ON_HOPPER - 1))
     return held
-
-
-def _mxfp4_growth(model: ModelSpec, tp: int, capability: int) -> float:
-    """How much larger MXFP4 experts are on the GPU than in the checkpoint."""
-    if capability == 9:
-        return _MXFP4_ON_HOPPER
-    if capability not in (0, 10):
-        return 1.0
-    width = next((layer.moe.intermediate_size for layer in model.layers if layer.moe), 0) // tp
-    padded = [
-        -(-size // _MXFP4_PADDING) * _MXFP4_PADDING / size for size in (width, model.hidden_size) if size
-    ]
-    return padded[0] * padded[1] if len(padded) == 2 else 1.0
 
 
 def fixed_bytes(config: SglangConfig, load: LoadSizes, sizes: PoolSizes) -> int:
