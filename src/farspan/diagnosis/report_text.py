@@ -70,6 +70,8 @@ def _name_server(report: Report) -> str:
 
 def _state(report: Report) -> str:
     server_state = report.server_state
+    if any(finding.id == "port-in-use" for finding in report.findings):
+        return "did not start"  # some servers say that they are ready before they bind
     if server_state.ready is not None:
         if server_state.died_itself:
             return "served and then died"
