@@ -32,6 +32,7 @@ VERBS = {
     "plan": "Say what fits, with which flags, and how long it takes, before anything is launched.",
     "probe": "Write the recall checkpoint, a tiny Llama 4 that copies back any needle.",
     "prompt": "Build one prompt of exactly N tokens.",
+    "prove": "Serve, measure and examine a model on engine after engine, and report.",
     "logs": "Show the log of a server farspan has started.",
     "report": "Turn run folders into one HTML page and a Markdown table.",
     "serve": "Start a server as planned, wait until it answers, and explain when it does not.",
