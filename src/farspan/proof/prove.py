@@ -22,7 +22,7 @@ from farspan.engines.logs.findings import Finding, Severity
 from farspan.errors import FarspanError, NetworkError
 from farspan.launch.launch_spec import Launch
 from farspan.launch.runtime import IfExists, Runtime
-from farspan.launch.serve import ServedModel, ServeWatcher, describe_flags, serving
+from farspan.launch.serve import ServeWatcher, describe_flags, serving
 from farspan.launch.server_records import StateFolder
 from farspan.launch.start_watch import StartError
 from farspan.measurement.analysis.plan_times import list_planned
@@ -35,10 +35,10 @@ from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.measurement.runs.run_folder import INFO_FILE
 from farspan.proof.campaign import Campaign, EngineProgress, Step
 from farspan.proof.engine_table import describe_engine
+from farspan.proof.keep_log import LOG_FILE, keep_log
 from farspan.reports.engine_rows import EngineRow
 from farspan.reports.write_report import DEFAULT_FORMATS, Format, ReportFiles, ReportOptions, write_report
 
-LOG_FILE = "server.log"
 PLAN_FILE = "plan.json"
 
 
@@ -290,7 +290,7 @@ class _EngineProof:
                     )
                 )
             finally:
-                self._keep_log(served)
+                keep_log(served, self.folder)
 
     def _plan(self, launch: Launch) -> Path | None:
         """Write the plan of the contexts measured; None where nothing was planned, or no time."""
@@ -314,10 +314,6 @@ class _EngineProof:
         if not self.options.concurrency:
             return ()
         return self.options.load_contexts or (min(self.options.contexts),)
-
-    def _keep_log(self, served: ServedModel) -> None:
-        if self.folder.is_dir() and served.log.exists():
-            shutil.copyfile(served.log, self.folder / LOG_FILE)
 
     async def _measure_server(self, url: str) -> None:
         """Measure a server that is there already; it stays."""
