@@ -61,6 +61,7 @@ def _plan_options_that_apply(command: Any) -> Any:
 @_plan_options_that_apply
 @depths_option("0.1,0.5,0.9")
 @click.option("--repeats", type=int, default=1, show_default=True, help="Requests at each context and depth.")
+@click.option("--warmup", type=int, default=0, show_default=True, help="Requests before those that count.")
 @click.option(
     "--output-tokens", default="200", show_default=True, metavar="SIZE", help="Tokens of an answer."
 )
@@ -125,10 +126,14 @@ def command(model: str, *, dry_run: bool, as_json: bool, **settings: Any) -> int
             click.echo(commands.text)
         return 0
     console = Console(stderr=True)
-    with terminate_like_interrupt():
-        proof: ProofResult = prove(
-            model, watcher=PlainWatcher(console), start_watcher=PlainStart(console), **settings
-        )
+    try:
+        with terminate_like_interrupt():
+            proof: ProofResult = prove(
+                model, watcher=PlainWatcher(console), start_watcher=PlainStart(console), **settings
+            )
+    except KeyboardInterrupt:
+        click.echo("farspan: what is done is kept; the same command goes on", err=True)
+        raise
     if as_json:
         print_json(proof.to_json())
         return proof.exit_code

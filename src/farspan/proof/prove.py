@@ -74,6 +74,7 @@ class ProveOptions:
         contexts: Prompt lengths in tokens.
         depths: Where the needle goes.
         repeats: Requests at each context and depth.
+        warmup: Requests before them, which are kept but do not count: kernels are compiled for the first.
         output_tokens: Tokens of an answer.
         concurrency: After the requests that are alone, so many at once; 0 for none.
         load_contexts: Prompt lengths of those.
@@ -92,6 +93,7 @@ class ProveOptions:
     contexts: tuple[int, ...]
     depths: tuple[float, ...] = (0.1, 0.5, 0.9)
     repeats: int = 1
+    warmup: int = 0
     output_tokens: int = 200
     concurrency: int = 0
     load_contexts: tuple[int, ...] = ()
@@ -110,6 +112,7 @@ class ProveOptions:
             "contexts": self.contexts,
             "depths": self.depths,
             "repeats": self.repeats,
+            "warmup": self.warmup,
             "output_tokens": self.output_tokens,
             "concurrency": self.concurrency,
             "load_contexts": self.load_contexts,
@@ -338,6 +341,7 @@ class _EngineProof:
             contexts=options.contexts,
             depths=options.depths,
             repeats=options.repeats,
+            warmup=options.warmup,
             output_tokens=options.output_tokens,
             tokenizer=options.tokenizer or alike.tokenizer,
             seed=self.campaign.seed,
@@ -357,6 +361,7 @@ class _EngineProof:
                     contexts=self._load_contexts,
                     depths=options.depths[:1],
                     repeats=1,
+                    warmup=0,
                     concurrencies=(options.concurrency,),
                 )
                 outcome = await self._bench(together)

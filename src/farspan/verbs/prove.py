@@ -94,6 +94,7 @@ def prove_options(
     output: str | Path | None = None,
     depths: Sequence[float] = (0.1, 0.5, 0.9),
     repeats: int = 1,
+    warmup: int = 0,
     output_tokens: str | int = 200,
     concurrency: int = 0,
     load_contexts: str | Sequence[str | int] | None = None,
@@ -122,6 +123,7 @@ def prove_options(
         output: The campaign's folder; proof/ and the model's name when None.
         depths: Where the needle goes.
         repeats: Requests at each context and depth.
+        warmup: Requests before them, at the first context, which are kept but do not count.
         output_tokens: Tokens of an answer.
         concurrency: After the requests that are alone, so many at once; 0 for none.
         load_contexts: Prompt lengths of those; the shortest of `contexts` when None.
@@ -182,6 +184,7 @@ def prove_options(
         contexts=lengths,
         depths=tuple(depths),
         repeats=repeats,
+        warmup=warmup,
         output_tokens=tokens,
         concurrency=concurrency,
         load_contexts=_read_tokens(load_contexts or ()),
@@ -273,7 +276,11 @@ def _list_commands(options: ProveOptions, engine: ProvenEngine) -> tuple[str, ..
         )
 
     by_hand = _ByHand.of(runtime, run)
-    lines = [*by_hand.start, bench(options.contexts, options.depths, "--repeats", str(options.repeats))]
+    warm = ("--warmup", str(options.warmup)) if options.warmup else ()
+    lines = [
+        *by_hand.start,
+        bench(options.contexts, options.depths, "--repeats", str(options.repeats), *warm),
+    ]
     if options.concurrency:
         load = options.load_contexts or (min(options.contexts),)
         lines.append(bench(load, options.depths[:1], "--concurrency", str(options.concurrency)))
