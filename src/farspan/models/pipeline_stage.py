@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -36,8 +35,3 @@ def stage_models(model: ModelSpec, sizes: tuple[int, ...]) -> tuple[ModelSpec, .
         stages.append(replace(model, layers=layers, weights=tuple(weights)))
         start += size
     return tuple(stages)
-
-
-def even_sizes(layers: int, stages: int, later: Sequence[int]) -> tuple[int, ...]:
-    """Layers of each stage: as even as they go, one more for the stages numbered in `later`."""
-    return tuple(layers // stages + (number in later) for number in range(stages))

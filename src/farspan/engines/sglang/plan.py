@@ -13,7 +13,7 @@ from farspan.engines.sglang.printed import printed_figures
 from farspan.engines.sglang.state import SglangServer, SglangState, build_state, is_hopeless, size_server
 from farspan.engines.sglang.warnings import start_warnings
 from farspan.errors import InputError
-from farspan.models.pipeline_stage import even_sizes, stage_models
+from farspan.models.pipeline_stage import stage_models
 from farspan.planner.ledger import LedgerPhase, MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.settle import settle
@@ -125,7 +125,7 @@ def _tightest_stage(request: PlanRequest, stages: int) -> PlanRequest:
             f"are {request.gpus} and {layers}",
             f"use --tp {max(1, request.gpus // max(1, stages))}",
         )
-    sizes = even_sizes(layers, stages, range(stages - layers % stages, stages))
+    sizes = tuple(layers // stages + (number >= stages - layers % stages) for number in range(stages))
     models = dict.fromkeys(stage_models(request.model, sizes))
     asked = [replace(request, model=model) for model in models]
     return min(asked, key=lambda one: size_server(one).memory.sizes.full_tokens)
