@@ -20,6 +20,7 @@ from farspan.launch.local import find_free_port
 from farspan.launch.manifest import LWS_LEADER, LWS_RANK
 from farspan.launch.model_location import describe_download, locate_model
 from farspan.launch.plain_values import check_options
+from farspan.launch.plan_arguments import list_plan_arguments
 from farspan.launch.server_records import check_name
 from farspan.models.config import keeps_weights_so, load_model
 from farspan.models.spec import KvDtype, ModelSpec
@@ -155,7 +156,7 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
     context = options.context or spec.max_position_embeddings
     if options.longest and options.gpus != NO_GPU:
         context = _longest_context(options, spec, version)
-    flags, env, plan, notes = _plan(options, spec, context, version)
+    flags, env, plan, notes, request = _plan(options, spec, context, version)
     version = plan.version if plan else version
     files = _files(options)
     container = options.runtime != "local"
@@ -207,6 +208,8 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
             *notes,
             *(plan.warnings if plan else ()),
         ),
+        request=request,
+        plan_arguments=list_plan_arguments(options, request),
     )
     image = (options.image or options.engine.image(version)) if container else ""
     worker = None
@@ -271,18 +274,18 @@ def _version(options: ServeOptions) -> str:
 
 def _plan(
     options: ServeOptions, spec: ModelSpec, context: int, version: str
-) -> tuple[tuple[str, ...], Mapping[str, str], EnginePlan | None, tuple[str, ...]]:
-    """Flags, environment, plan, and what the user must know."""
+) -> tuple[tuple[str, ...], Mapping[str, str], EnginePlan | None, tuple[str, ...], PlanRequest | None]:
+    """Flags, environment, plan, what the user must know, and what was planned."""
     given = parse_engine_flags(options.words)
     if options.gpus == NO_GPU:
-        return (*_flags_without_plan(options, spec, given, context), None, ())
+        return (*_flags_without_plan(options, spec, given, context), None, (), None)
     request = _request(options, spec, context, version)
     if request.tp % options.nodes:
         raise InputError(
             f"--tp {request.tp} is not a multiple of --nodes {options.nodes}", "use all GPUs of each"
         )
     checked = check_overrides(request, options.engine, force=options.force)
-    return split_lists(checked.flags, options.words), checked.plan.env, checked.plan, checked.notes
+    return split_lists(checked.flags, options.words), checked.plan.env, checked.plan, checked.notes, request
 
 
 def _longest_context(options: ServeOptions, spec: ModelSpec, version: str) -> int:
