@@ -14,6 +14,7 @@ from farspan.engines.sglang.versions import SglangRules
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
+from farspan.models.tensors import WeightPart
 
 MIB = 2**20
 
@@ -60,6 +61,9 @@ LONG_CONTEXT = 8192  # above it AITER takes 15 % off the fraction
 _TEXT_ONLY_BY_DEFAULT = frozenset(
     {"Gemma3ForConditionalGeneration", "Llama4ForConditionalGeneration", "Step3VLForConditionalGeneration"}
 )
+
+_VIT_LAYERS, _VIT_WIDTH = 24, 1024
+_DEPTH_TOWERS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v")
 
 
 class Resolved(NamedTuple):
@@ -124,7 +128,7 @@ def resolve(
     )
     multimodal = given.multimodal if given.multimodal is not None else _is_multimodal(model)
     prefill_sizes = 0
-    if given.prefill_graphs and chunk > 0 and not multimodal and _captures_prefill(model):
+    if given.prefill_graphs and chunk > 0 and not multimodal and _captures_prefill(given, model, gpu, rules):
         prefill_sizes = len(prefill_capture_sizes(_largest_prefill_graph(given, model, chunk, rules)))
     asked = KvDtype.FP8_E4M3 if given.kv_dtype is KvDtype.AUTO and model.kv_fp8 else given.kv_dtype
     kv_dtype = _dsa_dtype(asked, model, gpu)
@@ -153,17 +157,23 @@ def resolve(
             else 0
         )
         fraction = default_fraction(
-            smi, chunk, given.max_prefill_tokens, reserved_bs, tp, _prefill_reserve_mib(model, prefill_sizes)
+            smi,
+            chunk,
+            given.max_prefill_tokens,
+            reserved_bs,
+            tp * given.pipeline_stages,
+            _prefill_reserve_mib(model, prefill_sizes) + _groups_reserve_mib(given, reserved_bs),
         )
         if multimodal:
-            fraction *= 0.95  # for a vision tower of ViT-L's size (adjust_mem_fraction_for_vlm)
+            fraction *= _vision_factor(model)
     if decode == "aiter" and long_context:
         fraction *= 0.85
     return Resolved(
         kv_dtype=kv_dtype,
         mem_fraction_static=fraction,
         fraction_is_default=given.mem_fraction_static is None,
-        chunked_prefill_size=chunk,
+        # Each group of data-parallel attention takes its share (_handle_data_parallelism).
+        chunked_prefill_size=chunk // given.attention_groups if chunk > 0 else chunk,
         attention_backend=backend,
         decode_backend=decode,
         page_size=_page_size(given, model, backend, decode, rules),
@@ -283,10 +293,41 @@ def _is_multimodal(model: ModelSpec) -> bool:
     return model.has_vision and model.architecture not in _TEXT_ONLY_BY_DEFAULT
 
 
-def _captures_prefill(model: ModelSpec) -> bool:
-    """Breakable prefill graphs are off for recurrent layers of the KDA kind and for compressed attention."""
+def _vision_factor(model: ModelSpec) -> float:
+    """What the default fraction is multiplied by: 0.95, less for a tower larger than ViT-L
+    (`adjust_mem_fraction_for_vlm`, which reads the vision config's num_hidden_layers and hidden_size)."""
+    layers = max(
+        (weight.copies for weight in model.weights if weight.part is WeightPart.VISION), default=_VIT_LAYERS
+    )
+    width = model.image.hidden_size if model.image else _VIT_WIDTH
+    if model.model_type.startswith(_DEPTH_TOWERS):
+        layers = _VIT_LAYERS  # their configs call it depth, which is not read
+    if model.model_type == "qwen2_vl":
+        width = model.hidden_size  # its vision config's hidden_size is the language model's
+    ratio = layers * width**2 / (_VIT_LAYERS * _VIT_WIDTH**2)
+    return 0.95 * max(0.8, min(1.05, 1.0 - 0.1 * (ratio - 1.0)))
+
+
+def _captures_prefill(given: SglangFlags, model: ModelSpec, gpu: Gpu, rules: SglangRules) -> bool:
+    """Prefill graphs are off for recurrent layers of the KDA kind and for compressed attention, in some versions for
+    MLA, and where they are compiled (0.5.10 to 0.5.13) for what torch.compile cannot take."""
+    if _uses_mla(model) and not rules.prefill_graphs_with_mla:
+        return False
+    if given.attention_groups > 1 or given.pipeline_stages > 1 or given.context_ranks > 1:
+        return False
+    if rules.prefill_graphs_compiled and (
+        given.deterministic or given.hicache or given.cpu_offload_bytes or gpu.capability == (0, 0)
+    ):
+        return False
     kinds = {layer.attention for layer in model.layers}
     return AttentionKind.COMPRESSED not in kinds and "Kimi" not in model.architecture
+
+
+def _groups_reserve_mib(given: SglangFlags, graph_bs: int) -> float:
+    """What data-parallel attention reserves for its padded batches."""
+    if given.attention_groups == 1:
+        return 0.0
+    return graph_bs * given.attention_groups * (4.5 if graph_bs > 300 else 3.0)
 
 
 def _largest_prefill_graph(given: SglangFlags, model: ModelSpec, chunk: int, rules: SglangRules) -> int:

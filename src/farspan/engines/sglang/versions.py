@@ -65,6 +65,8 @@ class SglangRules(ValueHash):
         always_captures_largest: Whether the largest batch is captured though it is no multiple of the steps.
         reserves_for_graphs_off: Whether the default fraction leaves room for decode graphs that are off.
         prefill_graphs: Whether prefill is captured too, by default.
+        prefill_graphs_compiled: Whether it is compiled piece by piece, which fewer kinds of server allow.
+        prefill_graphs_with_mla: Whether it is captured for MLA too.
         newest_api: Whether flags are named as 0.5.14 and later name them (`--cuda-graph-max-bs-decode`).
         fa3_for_all: Whether FA3 is the default of every model on Hopper.
         trtllm_on_sm120: Whether TRT-LLM's kernels are the default on consumer Blackwell too.
@@ -105,6 +107,8 @@ class SglangRules(ValueHash):
     always_captures_largest: bool
     reserves_for_graphs_off: bool
     prefill_graphs: bool
+    prefill_graphs_compiled: bool
+    prefill_graphs_with_mla: bool
     newest_api: bool
     fa3_for_all: bool
     trtllm_on_sm120: bool
@@ -167,6 +171,8 @@ def rules_of(version: str) -> SglangRules:
         always_captures_largest=since("0.5.14"),
         reserves_for_graphs_off=not since("0.5.14"),
         prefill_graphs=since("0.5.10"),
+        prefill_graphs_compiled=not since("0.5.14"),
+        prefill_graphs_with_mla=since("0.5.17") or not since("0.5.14"),
         newest_api=since("0.5.14"),
         fa3_for_all=since("0.5.8"),
         trtllm_on_sm120=not since("0.5.7"),
