@@ -12,6 +12,11 @@ from farspan.launch.prepare_launch import ServeOptions, prepare
 
 @pytest.mark.parametrize(("gpus", "tp"), [("6xH100", "4"), ("h100x8", "8")])
 def test_the_heads_decide(gpus: str, tp: str) -> None:
-    options: dict[str, Any] = {"runtime": "docker", "gpus": gpus, "context": 8192, "environment": {"HOME": "/nowhere"}}
+    options: dict[str, Any] = {
+        "runtime": "docker",
+        "gpus": gpus,
+        "context": 8192,
+        "environment": {"HOME": "/nowhere"},
+    }
     words = prepare(ServeOptions(model="qwen3-8b", engine=get_engine("vllm"), **options)).launch.command.argv
     assert words[words.index("--tensor-parallel-size") + 1] == tp
