@@ -13,6 +13,7 @@ from farspan.engines.sglang.footprint import (
     full_pool_bytes,
     load_remainder,
     prefill_bytes,
+    prefill_graph_bytes,
     returned_bytes,
     workspace_bytes,
 )
@@ -183,11 +184,12 @@ def _graph_lines(state: SglangState) -> Iterator[Allocation]:
     if resolved.prefill_graph_sizes:
         yield Allocation(
             "CUDA graphs: prefill",
-            PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes * 2**20,
+            prefill_graph_bytes(state.config),
             LedgerPhase.GRAPHS,
             "--cuda-graph-max-bs-prefill",
-            f"{PREFILL_MIB_PER_SIZE} MiB x {resolved.prefill_graph_sizes} sizes (SGLang's rule of thumb)",
-            f"sglang {rules.version} reserve_for_graph_mb",
+            f"{PREFILL_MIB_PER_SIZE} MiB x {resolved.prefill_graph_sizes} sizes (SGLang's rule of thumb), and the "
+            f"activations of {resolved.prefill_graph_tokens:,} tokens",
+            f"sglang {rules.version} reserve_for_graph_mb; one log of 0.5.11",
             Basis.ASSUMED,
         )
     if captured:
@@ -213,7 +215,9 @@ def _runtime_lines(state: SglangState) -> Iterator[Allocation]:
         activations,
         LedgerPhase.RUNTIME,
         "--chunked-prefill-size",
-        f"{tokens:,} tokens x residual stream, QKV and the widest MLP",
+        f"{tokens:,} tokens x residual stream, QKV and the widest MLP"
+        if activations
+        else "in the memory of prefill's graphs",
         "counted from the layer sizes; no server was measured",
         Basis.ASSUMED,
     )
