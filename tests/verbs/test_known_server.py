@@ -19,7 +19,14 @@ from farspan.reports.report_run import load_report_runs
 from farspan.verbs.known_server import find_known_server
 from scripted import Script, serve_in_thread
 
-SCOUT = {"gpus": "8xH200", "engine": "vllm", "runtime": "local", "context": "1M", "offline": True}
+SCOUT = {
+    "gpus": "8xH200",
+    "engine": "vllm",
+    "runtime": "local",
+    "context": "1M",
+    "offline": True,
+    "engine_version": "0.24.0",
+}
 
 
 @pytest.fixture
@@ -45,7 +52,6 @@ def record(
     state: StateFolder, url: str, recall: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> ServerRecord:
     """A record as `farspan serve` writes it for this test's own process, of a plan on GPUs."""
-    monkeypatch.setattr("farspan.launch.prepare_launch._installed_version", lambda options: "0.24.0")
     prepared = farspan.serve("llama-4-scout", dry_run=True, name="scout", model_path=str(recall), **SCOUT)
     launch: Launch = prepared.runtime.launch
     (tmp_path / "the.log").write_text("INFO 06-01 10:00:00 [core.py:1] the log of the server\n")
