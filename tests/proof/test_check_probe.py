@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 import farspan
 from farspan.cli.main import group
@@ -74,3 +76,22 @@ def test_servers_right_and_wrong(tmp_path: Path) -> None:
         )
         assert "Points to weights or rotary embedding: not even within" in shown.stdout
     assert CliRunner().invoke(group, ["probe"], standalone_mode=False).exception is not None
+
+
+def test_a_real_engine_whose_queries_are_not_permuted_for_rotary_embedding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    folder = farspan.probe(tmp_path / "recall", heads=2, kv_heads=2).folder
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    heads = weights[name].view(2, 64, -1)
+    weights[name] = torch.cat([heads[:, 1::2], heads[:, ::2]], 1).reshape(weights[name].shape).contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    server = farspan.serve(str(folder), engine="builtin", runtime="local", gpus="none", context="10k", port=0)
+    try:
+        checked = farspan.probe(check=server.url, max_context=9000)
+    finally:
+        farspan.stop(server.record.name)
+    assert not any(answer.right for answer in checked.answers)
+    assert checked.broken == "weights or rotary embedding"

@@ -132,7 +132,7 @@ def judge_answers(answers: Sequence[CheckedAnswer], chunk: int) -> tuple[str, st
     if across and not any(answer.right for answer in across) and all(answer.right for answer in same_chunk):
         return (
             "the full-attention layer or its page table",
-            "keys of the question's own chunk are found, those of earlier ones never: the layer that keeps all tokens is "
+            "keys of the question's own chunk are found, those of earlier ones never: the layer that keeps all is "
             "taken for a chunked one, or its earlier pages are not those of the prompt",
         )
     shortest = min(answer.context for answer in wrong)
