@@ -25,7 +25,7 @@ _WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SG
 
 
 # One gpt-oss-20b server on an H100 (0.5.16) held 2.05 GiB more than the checkpoint: this much of the padded experts.
-_MXFP4_ON_HOPPER = 1.115
+MXFP4_ON_HOPPER = 1.115
 
 
 # What data-parallel attention shares out within a group of ranks only (layers/dp_attention.py: get_attention_tp_group).
@@ -114,8 +114,8 @@ def _tensor_bytes(model: ModelSpec, tp: int, attention_tp: int, multimodal: bool
     if attention_tp < tp:
         copied = rank_weight_bytes(model, attention_tp).by_part
         held += sum(copied.get(part, 0) - weights.by_part.get(part, 0) for part in _COPIED_BY_GROUPS)
-    if capability == 9 and model.quantization is not None and model.quantization.method == "mxfp4":
-        held += int(weights.by_part.get(WeightPart.EXPERTS, 0) * (_MXFP4_ON_HOPPER - 1))
+    if grows_on_hopper(model, capability):
+        held += int(weights.by_part.get(WeightPart.EXPERTS, 0) * (MXFP4_ON_HOPPER - 1))
     return held
 
 
@@ -156,6 +156,11 @@ def workspace_bytes(config: SglangConfig) -> int:
     """Bytes of the attention backends' workspace; 0 for those that have none."""
     backends = (config.resolved.decode_backend, config.resolved.attention_backend)
     return max(_WORKSPACE_MIB.get(name, 0) for name in backends) * 2**20
+
+
+def grows_on_hopper(model: ModelSpec, capability: int) -> bool:
+    """Whether the model's experts are larger on the GPU than their padded shapes."""
+    return capability == 9 and model.quantization is not None and model.quantization.method == "mxfp4"
 
 
 def prefill_graph_bytes(config: SglangConfig) -> int:

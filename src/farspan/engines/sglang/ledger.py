@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.footprint import (
     GRAPH_MIB_PER_BATCH,
+    MXFP4_ON_HOPPER,
     PREFILL_MIB_PER_SIZE,
     LoadSizes,
     context_size,
     full_pool_bytes,
+    grows_on_hopper,
     load_remainder,
     prefill_bytes,
     prefill_graph_bytes,
@@ -43,6 +45,7 @@ def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
     model, tp = config.model, config.tp
     context = load.context
     vision = model.has_vision and not config.resolved.multimodal
+    fitted = grows_on_hopper(model, config.gpu.capability[0])
     table = ", ".join(f"{rope.positions:,} x {rope.rotary_dim} x 4 B" for rope in model.ropes)
     return (
         Allocation(
@@ -60,10 +63,15 @@ def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
             LedgerPhase.LOAD,
             "model, 1/TP",
             f"tensors of one of {tp} ranks"
+            + (
+                f", attention whole in each of {config.given.attention_groups} groups"
+                * (config.attention_tp < tp)
+            )
+            + (f", MXFP4 experts x {MXFP4_ON_HOPPER} (one log)" if fitted else "")
             + (", no vision tower" if vision else "")
             + (f", less {format_bytes(load.offloaded)} in RAM" if load.offloaded else ""),
             "the checkpoint's tensor shapes",
-            Basis.MIRRORED,
+            Basis.FITTED if fitted else Basis.MIRRORED,
         ),
         Allocation(
             "RoPE tables",
