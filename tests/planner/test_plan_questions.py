@@ -150,6 +150,8 @@ def test_an_engine_that_is_not_known() -> None:
 def test_a_newer_version_is_planned_by_the_newest_rules_and_said() -> None:
     plan = plan_engine(request(version="0.999.0"), VLLM)
     assert "vllm 0.999.0 is not known: planned as 0.33.0" in plan.warnings
+    plan = plan_engine(request(version="0.5.999"), SGLANG)
+    assert any("sglang 0.5.999 is not known: planned as 0.5.23" in warning for warning in plan.warnings)
 
 
 def test_engines_side_by_side_survive_one_refusal() -> None:

@@ -24,6 +24,7 @@ Examples:
       --disable-hybrid-kv-cache-manager
   farspan plan llama-4-scout --gpus 8xH200 --contexts 128k,1M,2M,5M,10M --json
   farspan plan ./config.json --gpus detect --context 1M --find context
+  farspan plan llama-4-scout --gpus 8xH200 --context 128k --ttft 60s --itl 50ms --find concurrency
   farspan plan llama-4-scout --gpus H200,B200,L40S --context 1M --concurrency 32 --find gpus
 
 Flags after -- are the engine's own; NAME=VALUE there is an environment variable.
@@ -58,6 +59,16 @@ Exit code: 0 it fits, 3 it does not, 2 bad input.
 @click.option(
     "--find", type=click.Choice(["context", "concurrency", "gpus"]), help="Search for the largest or fewest."
 )
+@click.option(
+    "--ttft",
+    metavar="TIME",
+    help="Longest time to the first token, all requests sent at once: 60s. Also narrows --find.",
+)
+@click.option(
+    "--itl",
+    metavar="TIME",
+    help="Longest time between tokens with all requests decoding: 50ms. Also narrows --find.",
+)
 @click.option("--as-given", is_flag=True, help="Add no flag: judge exactly what is given.")
 @click.option("--explain", is_flag=True, help="Show formulas and sources.")
 @json_option
@@ -89,6 +100,7 @@ def _lines(answer: PlanAnswer | SweepAnswer | SearchAnswer, *, explain: bool) ->
             answer.plans,
             answer.refusals,
             answer.fixes,
+            goals=answer.goals,
             explain=explain,
             width=width,
         )
