@@ -15,14 +15,15 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from farspan.engines.builtin.engine import ENGINE
 from farspan.engines.command import Listen
+from farspan.engines.registry import get_engine
 from farspan.errors import InputError
+from farspan.launch.engine_python import check_modules
 from farspan.launch.local import LocalServer, find_free_port, import_path
 from farspan.launch.readiness import wait_ready
 from farspan.measurement.analysis.summary import summarise
@@ -239,11 +240,7 @@ def check_packages() -> None:
     Raises:
         InputError: One is missing.
     """
-    missing = [name for name in ("torch", "fastapi", "uvicorn") if find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"the built-in engine needs {', '.join(missing)}", "pip install 'farspan[builtin,report]'"
-        )
+    check_modules(get_engine("builtin"))
     check_drawing()
 
 
