@@ -20,6 +20,7 @@ from farspan.launch.local import find_free_port
 from farspan.launch.manifest import LWS_LEADER, LWS_RANK
 from farspan.launch.model_location import describe_download, locate_model
 from farspan.launch.plain_values import check_options
+from farspan.launch.plan_arguments import list_plan_arguments
 from farspan.launch.server_records import check_name
 from farspan.models.config import keeps_weights_so, load_model
 from farspan.models.spec import KvDtype, ModelSpec
@@ -151,7 +152,7 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
     )
     version = _version(options)
     context = options.context or spec.max_position_embeddings
-    flags, env, plan, notes = _plan(options, spec, context, version)
+    flags, env, plan, notes, request = _plan(options, spec, context, version)
     version = plan.version if plan else version
     files = _files(options)
     container = options.runtime != "local"
@@ -203,6 +204,8 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
             *notes,
             *(plan.warnings if plan else ()),
         ),
+        request=request,
+        plan_arguments=list_plan_arguments(options, request),
     )
     image = (options.image or options.engine.image(version)) if container else ""
     worker = None
@@ -269,11 +272,11 @@ def _version(options: ServeOptions) -> str:
 
 def _plan(
     options: ServeOptions, spec: ModelSpec, context: int, version: str
-) -> tuple[tuple[str, ...], Mapping[str, str], EnginePlan | None, tuple[str, ...]]:
-    """Flags, environment, plan, and what the user must know."""
+) -> tuple[tuple[str, ...], Mapping[str, str], EnginePlan | None, tuple[str, ...], PlanRequest | None]:
+    """Flags, environment, plan, what the user must know, and what was planned."""
     given = parse_engine_flags(options.words)
     if options.gpus == NO_GPU:
-        return (*_flags_without_plan(options, spec, given, context), None, ())
+        return (*_flags_without_plan(options, spec, given, context), None, (), None)
     node = parse_node(options.gpus)
     total = node.count * options.nodes
     request = PlanRequest(
@@ -295,7 +298,7 @@ def _plan(
             f"--tp {request.tp} is not a multiple of --nodes {options.nodes}", "use all GPUs of each"
         )
     checked = check_overrides(request, options.engine, force=options.force)
-    return split_lists(checked.flags, options.words), checked.plan.env, checked.plan, checked.notes
+    return split_lists(checked.flags, options.words), checked.plan.env, checked.plan, checked.notes, request
 
 
 def _flags_without_plan(

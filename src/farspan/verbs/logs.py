@@ -13,8 +13,8 @@ from typing import Any
 from farspan.errors import LaunchError, MissingPackageError, NotFoundError
 from farspan.launch.local import read_tail
 from farspan.launch.runtimes.process import is_alive
-from farspan.launch.serve import log_argv
 from farspan.launch.server_records import ServerRecord, StateFolder
+from farspan.launch.started_servers import log_argv
 
 _POLL_S = 0.2
 _PIECE_BYTES = 2**20

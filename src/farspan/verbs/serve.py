@@ -65,7 +65,8 @@ def serve(
 ) -> PreparedServer | RunningServer:
     """Plan a server, start it, and wait until it answers one token.
 
-    A start that fails leaves nothing behind. A server that stays (`detach`) is ended with `farspan.stop`.
+    A start that fails leaves its record and its log, nothing that runs. A server that stays (`detach`) is ended with
+    `farspan.stop`.
 
     Args:
         model: A catalog name, a checkpoint's folder, or a hub id.

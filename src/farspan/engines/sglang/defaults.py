@@ -157,7 +157,12 @@ def resolve(
             else 0
         )
         fraction = default_fraction(
-            smi, chunk, given.max_prefill_tokens, reserved_bs, tp, _prefill_reserve_mib(model, prefill_sizes)
+            smi,
+            chunk,
+            given.max_prefill_tokens,
+            reserved_bs,
+            tp * given.pipeline_stages,
+            _prefill_reserve_mib(model, prefill_sizes) + _groups_reserve_mib(given, reserved_bs),
         )
         if multimodal:
             fraction *= _vision_factor(model)
@@ -167,7 +172,8 @@ def resolve(
         kv_dtype=kv_dtype,
         mem_fraction_static=fraction,
         fraction_is_default=given.mem_fraction_static is None,
-        chunked_prefill_size=chunk,
+        # Each group of data-parallel attention takes its share (_handle_data_parallelism).
+        chunked_prefill_size=chunk // given.attention_groups if chunk > 0 else chunk,
         attention_backend=backend,
         decode_backend=decode,
         page_size=_page_size(given, model, backend, decode, rules),
@@ -307,12 +313,21 @@ def _captures_prefill(given: SglangFlags, model: ModelSpec, gpu: Gpu, rules: Sgl
     MLA, and where they are compiled (0.5.10 to 0.5.13) for what torch.compile cannot take."""
     if _uses_mla(model) and not rules.prefill_graphs_with_mla:
         return False
+    if given.attention_groups > 1 or given.pipeline_stages > 1:
+        return False
     if rules.prefill_graphs_compiled and (
         given.deterministic or given.hicache or given.cpu_offload_bytes or gpu.capability == (0, 0)
     ):
         return False
     kinds = {layer.attention for layer in model.layers}
     return AttentionKind.COMPRESSED not in kinds and "Kimi" not in model.architecture
+
+
+def _groups_reserve_mib(given: SglangFlags, graph_bs: int) -> float:
+    """What data-parallel attention reserves for its padded batches."""
+    if given.attention_groups == 1:
+        return 0.0
+    return graph_bs * given.attention_groups * (4.5 if graph_bs > 300 else 3.0)
 
 
 def _largest_prefill_graph(given: SglangFlags, model: ModelSpec, chunk: int, rules: SglangRules) -> int:

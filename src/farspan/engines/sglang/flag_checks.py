@@ -23,9 +23,6 @@ _KTRANSFORMERS = "experts on the CPU"
 NOT_MIRRORED = {
     "--config": "flags in a file that farspan does not see",
     "--encoder-only": "serving a vision encoder alone",
-    "--enable-dp-attention": "data-parallel attention",
-    "--attention-data-parallel-size": "data-parallel attention",
-    "--attn-dp-size": "data-parallel attention",
     "--moe-dense-tp-size": _LAYERS,
     "--moe-dp-size": _LAYERS,
     "--moe-data-parallel-size": _LAYERS,
@@ -34,8 +31,6 @@ NOT_MIRRORED = {
     "--enable-dense-mlp-attn-tp": _LAYERS,
     "--enable-shared-experts-attn-tp": _LAYERS,
     "--enable-layernorm-sp": _LAYERS,
-    "--pp-size": "pipeline parallelism",
-    "--pipeline-parallel-size": "pipeline parallelism",
     "--dcp-size": "decode context parallelism",
     "--decode-context-parallel-size": "decode context parallelism",
     "--attn-cp-size": _CONTEXT_PARALLEL,

@@ -28,6 +28,10 @@ _WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SG
 _MXFP4_ON_HOPPER = 1.115
 
 
+# What data-parallel attention shares out within a group of ranks only (layers/dp_attention.py: get_attention_tp_group).
+_COPIED_BY_GROUPS = (WeightPart.ATTENTION, WeightPart.INDEXER, WeightPart.EMBEDDING)
+
+
 class LoggedSize(NamedTuple):
     """Bytes that logs show and no code says, and which log."""
 
@@ -90,7 +94,10 @@ def load_sizes(config: SglangConfig, context_length: int) -> LoadSizes:
     model, tp = config.model, config.tp
     context = context_size(config).bytes
     offloaded = min(config.given.cpu_offload_bytes, offloadable_bytes(model, tp))
-    tensors = _tensor_bytes(model, tp, config.resolved.multimodal, config.gpu.capability[0]) - offloaded
+    tensors = _tensor_bytes(
+        config.model, tp, config.attention_tp, config.resolved.multimodal, config.gpu.capability[0]
+    )
+    tensors -= offloaded
     ropes = sum(rope_bytes(rope, context_length) for rope in model.ropes)
     before = config.gpu.memory_bytes - context
     remainder = load_remainder(config).bytes
@@ -99,11 +106,14 @@ def load_sizes(config: SglangConfig, context_length: int) -> LoadSizes:
 
 
 @lru_cache(maxsize=256)
-def _tensor_bytes(model: ModelSpec, tp: int, multimodal: bool, capability: int) -> int:
+def _tensor_bytes(model: ModelSpec, tp: int, attention_tp: int, multimodal: bool, capability: int) -> int:
     """Weights of one rank as SGLang holds them; without a vision tower for a server that takes text only."""
     weights = rank_weight_bytes(model, tp)
     vision = weights.by_part.get(WeightPart.VISION, 0) + weights.by_part.get(WeightPart.PROJECTOR, 0)
     held = weights.total - (0 if multimodal else vision)
+    if attention_tp < tp:
+        copied = rank_weight_bytes(model, attention_tp).by_part
+        held += sum(copied.get(part, 0) - weights.by_part.get(part, 0) for part in _COPIED_BY_GROUPS)
     if capability == 9 and model.quantization is not None and model.quantization.method == "mxfp4":
         held += int(weights.by_part.get(WeightPart.EXPERTS, 0) * (_MXFP4_ON_HOPPER - 1))
     return held

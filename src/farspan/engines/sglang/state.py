@@ -70,7 +70,7 @@ class SglangServer(NamedTuple):
         """Request slots."""
         given, rules = self.config.given, self.config.rules
         tokens, cap = self.memory.sizes.row_tokens, self.memory.state_cap
-        return request_rows(tokens, self.context_length, given.max_running_requests, rules, cap)
+        return request_rows(tokens, self.context_length, given.requests_per_group, rules, cap)
 
 
 class SglangState(NamedTuple):
@@ -185,7 +185,7 @@ def _split_settings(config: SglangConfig, context_length: int) -> SplitSettings:
         hybrid_ratio=given.hybrid_ratio,
         context_length=context_length,
         max_total_tokens=given.max_total_tokens,
-        max_running_requests=given.max_running_requests,
+        max_running_requests=given.requests_per_group,
         chunked_prefill_size=resolved.chunked_prefill_size,
         radix_cache=given.radix_cache,
         overlap=given.overlap,
@@ -238,7 +238,7 @@ def _graph_shape(config: SglangConfig, context_length: int, batch: int, rows: in
         chunk=chunk,
         window=max(chunk, window),
         split_pools=config.layout.window_layers > 0,
-        heads=max(1, pattern.num_heads // config.tp),
+        heads=max(1, pattern.num_heads // config.attention_tp),
         value_dim=pattern.value_head_dim or pattern.head_dim,
         rows=rows,
         uses_mla=config.layout.latent,
