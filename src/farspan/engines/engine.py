@@ -76,6 +76,7 @@ class Engine(ABC):
         context_flag: Its flag for the longest request.
         data_parallel_flags: Its spellings of the number of data-parallel replicas, the long one first; empty when it
             has none.
+        pipeline_flags: Its spellings of the number of pipeline stages, the long one first; empty when none is planned.
         memory_share_flag: Its flag for the share of a GPU's memory it may plan with; empty when it has none.
         memory_share: That share where the flag is not given, in most versions; None where it is worked out.
         step_tokens_flag: Its flag for the most prompt tokens of one step; empty when it has none.
@@ -106,6 +107,7 @@ class Engine(ABC):
     distributions: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     data_parallel_flags: tuple[str, ...] = ()
+    pipeline_flags: tuple[str, ...] = ()
     memory_share_flag: str = ""
     memory_share: float | None = None
     step_tokens_flag: str = ""

@@ -42,6 +42,7 @@ class ServeOptions:
         engine: The engine.
         runtime: "local", "docker" or "kubernetes".
         context: Longest request, prompt and answer together, in tokens; None for the model's.
+        longest: Serve the longest context that fits at that concurrency, in place of `context`.
         gpus: GPUs of one machine as in `farspan plan`; "none" for a CPU.
         tp: Tensor-parallel size; None for all GPUs of all machines.
         nodes: Machines.
@@ -79,6 +80,7 @@ class ServeOptions:
     engine: Engine
     runtime: str
     context: int | None = None
+    longest: bool = False
     gpus: str = "detect"
     tp: int | None = None
     nodes: int = 1
@@ -152,6 +154,8 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
     )
     version = _version(options)
     context = options.context or spec.max_position_embeddings
+    if options.longest and options.gpus != NO_GPU:
+        context = _longest_context(options, spec, version)
     flags, env, plan, notes, request = _plan(options, spec, context, version)
     version = plan.version if plan else version
     files = _files(options)
@@ -277,9 +281,28 @@ def _plan(
     given = parse_engine_flags(options.words)
     if options.gpus == NO_GPU:
         return (*_flags_without_plan(options, spec, given, context), None, (), None)
+    request = _request(options, spec, context, version)
+    if request.tp % options.nodes:
+        raise InputError(
+            f"--tp {request.tp} is not a multiple of --nodes {options.nodes}", "use all GPUs of each"
+        )
+    checked = check_overrides(request, options.engine, force=options.force)
+    return split_lists(checked.flags, options.words), checked.plan.env, checked.plan, checked.notes, request
+
+
+def _longest_context(options: ServeOptions, spec: ModelSpec, version: str) -> int:
+    """The longest context that fits at the wanted concurrency; the model's where none does."""
+    from farspan.planner.questions import largest_context
+
+    request = _request(options, spec, spec.max_position_embeddings, version)
+    return largest_context(request, options.engine) or spec.max_position_embeddings
+
+
+def _request(options: ServeOptions, spec: ModelSpec, context: int, version: str) -> PlanRequest:
+    """The question that the options put to the planner."""
     node = parse_node(options.gpus)
     total = node.count * options.nodes
-    request = PlanRequest(
+    return PlanRequest(
         model=spec,
         gpu=node.gpu,
         gpus=total,
@@ -289,16 +312,10 @@ def _plan(
         kv_dtype=options.kv_dtype,
         engine_version=version,
         accept_nearest_version=options.accept_nearest_version,
-        engine_flags=given,
+        engine_flags=parse_engine_flags(options.words),
         output_tokens=options.output_tokens,
         host_memory_bytes=node.host_memory_bytes,
     )
-    if request.tp % options.nodes:
-        raise InputError(
-            f"--tp {request.tp} is not a multiple of --nodes {options.nodes}", "use all GPUs of each"
-        )
-    checked = check_overrides(request, options.engine, force=options.force)
-    return split_lists(checked.flags, options.words), checked.plan.env, checked.plan, checked.notes, request
 
 
 def _flags_without_plan(

@@ -21,6 +21,7 @@ from farspan.launch.serve import RunningServer, ServeWatcher, describe, start_se
 from farspan.launch.server_records import StateFolder
 from farspan.models.spec import KvDtype, parse_kv_dtype
 from farspan.sizes import parse_tokens
+from farspan.verbs.plan import LONGEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,8 @@ def prepare_server(
         model=model,
         engine=get_engine(engine) if isinstance(engine, str) else engine,
         runtime=parse_runtime(runtime),
-        context=None if context is None else parse_tokens(str(context)),
+        context=None if context in (None, LONGEST) else parse_tokens(str(context)),
+        longest=context == LONGEST,
         gpus=gpus,
         tp=tp,
         nodes=nodes,

@@ -567,3 +567,18 @@ def test_sharing_experts_out_whole_changes_no_bytes() -> None:
     assert SGLANG.plan(asked.with_flags({"--ep-size": "8"})).pools == SGLANG.plan(asked).pools
     with pytest.raises(InputError, match="--ep-size 3 does not divide 8 ranks and 256 experts"):
         SGLANG.plan(asked.with_flags({"--ep-size": "3"}))
+
+
+def test_context_ranks_hold_the_tokens_of_one_cache_together() -> None:
+    big = load_model("deepseek-v3", allow_network=False)
+    asked = PlanRequest(big, H200, 8, 8, 100_000, engine_version="0.5.23", as_given=True)
+    fraction: dict[str, str | None] = {"--mem-fraction-static": "0.85"}
+    alone = SGLANG.plan(asked.with_flags(fraction))
+    shared = SGLANG.plan(asked.with_flags({**fraction, "--dcp-size": "8"}))
+    assert shared.pools["full"] == 8 * alone.pools["full"]
+    assert shared.capacity_tokens > 4_000_000
+    assert shared.available_kv_bytes == alone.available_kv_bytes
+    with pytest.raises(InputError, match="mirrored for MLA alone"):
+        plan("0.5.23", 100_000, flags={"--dcp-size": "2"})
+    with pytest.raises(InputError, match="--dcp-size 3 does not divide 8"):
+        SGLANG.plan(asked.with_flags({"--dcp-size": "3"}))

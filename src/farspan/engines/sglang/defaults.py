@@ -313,7 +313,7 @@ def _captures_prefill(given: SglangFlags, model: ModelSpec, gpu: Gpu, rules: Sgl
     MLA, and where they are compiled (0.5.10 to 0.5.13) for what torch.compile cannot take."""
     if _uses_mla(model) and not rules.prefill_graphs_with_mla:
         return False
-    if given.attention_groups > 1 or given.pipeline_stages > 1:
+    if given.attention_groups > 1 or given.pipeline_stages > 1 or given.context_ranks > 1:
         return False
     if rules.prefill_graphs_compiled and (
         given.deterministic or given.hicache or given.cpu_offload_bytes or gpu.capability == (0, 0)

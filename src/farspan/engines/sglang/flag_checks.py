@@ -31,8 +31,6 @@ NOT_MIRRORED = {
     "--enable-dense-mlp-attn-tp": _LAYERS,
     "--enable-shared-experts-attn-tp": _LAYERS,
     "--enable-layernorm-sp": _LAYERS,
-    "--dcp-size": "decode context parallelism",
-    "--decode-context-parallel-size": "decode context parallelism",
     "--attn-cp-size": _CONTEXT_PARALLEL,
     "--attention-context-parallel-size": _CONTEXT_PARALLEL,
     "--enable-prefill-context-parallel": _CONTEXT_PARALLEL,

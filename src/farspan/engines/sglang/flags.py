@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from farspan.engines.sglang.flag_checks import check_flags
 from farspan.engines.sglang.versions import SglangRules
-from farspan.errors import InputError
+from farspan.errors import InputError, UnsupportedError
 from farspan.models.spec import AttentionKind, KvDtype
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import EngineFlags, PlanRequest
@@ -18,6 +18,7 @@ FRACTION = ("--mem-fraction-static",)
 PIPELINE = ("--pp-size", "--pipeline-parallel-size")
 _EXPERTS = ("--ep-size", "--expert-parallel-size", "--ep")
 _ATTENTION_GROUPS = ("--attn-dp-size", "--attention-data-parallel-size")
+_CONTEXT_RANKS = ("--dcp-size", "--decode-context-parallel-size")
 _DATA_PARALLEL = ("--dp-size", "--data-parallel-size", "--dp")
 _TP = ("--tp-size", "--tensor-parallel-size", "--tp")
 _WRITTEN_BY_FARSPAN = (*_TP, *CONTEXT_LENGTH, "--kv-cache-dtype")
@@ -45,7 +46,7 @@ class HicacheFlags(NamedTuple):
 class SglangFlags(NamedTuple):
     """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit;
     `cpu_offload_bytes` of weights stay in the machine's memory, for each GPU; `attention_groups` of ranks each have a
-    KV cache of their own (data-parallel attention)."""
+    KV cache of their own (data-parallel attention); `context_ranks` share the tokens of a cache out between them."""
 
     context_length: int | None
     kv_dtype: KvDtype
@@ -76,6 +77,7 @@ class SglangFlags(NamedTuple):
     cpu_offload_bytes: int
     pipeline_stages: int
     attention_groups: int
+    context_ranks: int
 
     @property
     def requests_per_group(self) -> int | None:
@@ -156,6 +158,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
         cpu_offload_bytes=request.int_flag(0, "--cpu-offload-gb") * GIB,
         pipeline_stages=request.int_flag(1, *PIPELINE),
         attention_groups=attention_groups(request),
+        context_ranks=_context_ranks(request),
     )
 
 
@@ -206,6 +209,29 @@ def attention_groups(request: PlanRequest) -> int:
             f"give a number of groups that divides {request.tp}",
         )
     return groups
+
+
+def _context_ranks(request: PlanRequest) -> int:
+    """Ranks that share the tokens of one KV cache out between them.
+
+    Raises:
+        InputError: The ranks cannot be divided so.
+        UnsupportedError: The model's cache is not one latent a token.
+    """
+    ranks = request.int_flag(1, *_CONTEXT_RANKS)
+    if ranks == 1:
+        return 1
+    if ranks < 1 or request.tp % ranks:
+        raise InputError(
+            f"--dcp-size {ranks} does not divide {request.tp} ranks", "give one that divides them"
+        )
+    if any(layer.attention is not AttentionKind.MLA or layer.indexer for layer in request.model.layers):
+        raise UnsupportedError(
+            f"--dcp-size (decode context parallelism) is mirrored for MLA alone, and {request.model.name} has other "
+            "layers",
+            "plan without --dcp-size",
+        )
+    return ranks
 
 
 def _check_experts(request: PlanRequest) -> None:

@@ -187,7 +187,7 @@ def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
     request, config, limits = state.request, state.config, state.limits
     sizes, resolved = state.memory.sizes, config.resolved
     starts, fits, runs = state.starts, attempt.fits, state.left_running >= 0
-    pools = {"full": sizes.full_tokens}
+    pools = {"full": sizes.full_tokens * config.given.context_ranks}
     if sizes.window_tokens:
         pools["window"] = sizes.window_tokens
     if sizes.state_slots:
@@ -233,7 +233,8 @@ def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
 def _reason(state: SglangState, ledger: MemoryLedger) -> str:
     """One sentence: why it fits, or what breaks it and by how much."""
     request, limits, left = state.request, state.limits, state.left_started
-    pool = f"{state.memory.sizes.full_tokens:,} tokens"
+    held = state.memory.sizes.full_tokens * state.config.given.context_ranks
+    pool = f"{held:,} tokens"
     if state.fits:
         return (
             f"{request.context:,} tokens fit {limits.concurrency:.2f} times in a pool of {pool}, "
@@ -264,7 +265,7 @@ def _reason(state: SglangState, ledger: MemoryLedger) -> str:
                 f"a prompt above the window pool's {limits.hangs_above:,} tokens waits for ever: admission "
                 "up to 0.5.10 needs room for all of it there"
             )
-        lacking = request.context - state.memory.sizes.full_tokens
+        lacking = request.context - held
         return f"it starts, but the pool holds {pool}, {lacking:,} too few for one request"
     if state.left_running < 0:
         breaker = ledger.first_overflow()

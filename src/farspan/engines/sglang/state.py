@@ -66,6 +66,11 @@ class SglangServer(NamedTuple):
     memory: SglangMemory
 
     @property
+    def pool_tokens(self) -> int:
+        """Tokens that the ranks of one KV cache hold together."""
+        return self.memory.sizes.full_tokens * self.config.given.context_ranks
+
+    @property
     def rows(self) -> int:
         """Request slots."""
         given, rules = self.config.given, self.config.rules
@@ -143,7 +148,7 @@ def is_hopeless(server: SglangServer) -> bool:
     """Whether the pool, or the request table beside it, rules the request out before anything else is
     counted: most sets of flags that are tried for a long context."""
     memory = server.memory
-    if memory.sizes.full_tokens < server.request.context:
+    if server.pool_tokens < server.request.context:
         return True
     table = request_table_bytes(server.rows, server.context_length, server.config.rules)
     return memory.fixed + table > server.request.gpu.memory_bytes
