@@ -152,6 +152,7 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
         ignore_fields=options.ignore_fields,
         rope_scaling=options.rope_scaling,
     )
+    options = _with_tp(options, spec)
     version = _version(options)
     context = options.context or spec.max_position_embeddings
     if options.longest and options.gpus != NO_GPU:
@@ -217,6 +218,14 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
         others = replace(nodes, rank=LWS_RANK)
         worker = options.engine.command(model, flags, env, inside, others)
     return PreparedLaunch(launch, image, worker)
+
+
+def _with_tp(options: ServeOptions, spec: ModelSpec) -> ServeOptions:
+    """The options with the largest tensor-parallel size the heads allow, where none is given for one machine's GPUs."""
+    if options.tp is not None or options.gpus == NO_GPU or options.nodes > 1:
+        return options
+    total = parse_node(options.gpus).count
+    return replace(options, tp=spec.largest_tp(min(total, options.engine.most_ranks or total)))
 
 
 def plan_ranks(options: ServeOptions, plan: EnginePlan | None) -> int:

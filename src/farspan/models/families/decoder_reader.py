@@ -415,7 +415,7 @@ class DecoderReader:
             count=moe.num_experts + spare,
             hidden=self.hidden,
             bias=declared.router_bias,
-            correction=declared.correction,
+            correction=declared.correction and self.reader.text("topk_method", "noaux_tc") == "noaux_tc",
             name=f"{name}.gate",
         )
         blocks.experts(

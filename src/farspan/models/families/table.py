@@ -258,6 +258,7 @@ FAMILIES: dict[str, Family] = {
         experts=Experts(width=("intermediate_size",), name="block_sparse_moe"),
     ),
     "Ernie4_5ForCausalLM": _USE_BIAS,
+    "Ernie4_5_ForCausalLM": _USE_BIAS,
     "Ernie4_5_MoeForCausalLM": replace(
         _USE_BIAS,
         experts=Experts("range", ("moe_intermediate_size",), shared="count", correction=True),
@@ -294,6 +295,7 @@ FAMILIES: dict[str, Family] = {
     "ExaoneMoEForCausalLM": Family(qk_norm="head", windows="pattern", period=4, experts=_DEEPSEEK),
     "BailingMoeForCausalLM": _BAILING,
     "BailingMoeV2ForCausalLM": _BAILING,
+    "BailingMoEForCausalLM": _BAILING,
     "SolarOpenForCausalLM": Family(experts=_DEEPSEEK, qk_norm="head", qk_norm_if="use_qk_norm"),
     "AfmoeForCausalLM": Family(
         qk_norm="head",
