@@ -79,6 +79,7 @@ class Resolved(NamedTuple):
         page_size: Tokens a page.
         graph_bs: Batch sizes captured before the clamp to the request slots; empty when decode runs eager.
         prefill_graph_sizes: Token counts captured for prefill; 0 when it runs eager.
+        prefill_graph_tokens: The largest of them.
         multimodal: Whether the vision tower is loaded.
     """
 
@@ -91,6 +92,7 @@ class Resolved(NamedTuple):
     page_size: int
     graph_bs: tuple[int, ...]
     prefill_graph_sizes: int
+    prefill_graph_tokens: int
     multimodal: bool
 
 
@@ -127,9 +129,10 @@ def resolve(
         graph_max, always_include_max=rules.always_captures_largest
     )
     multimodal = given.multimodal if given.multimodal is not None else _is_multimodal(model)
-    prefill_sizes = 0
+    prefill_sizes = prefill_tokens = 0
     if given.prefill_graphs and chunk > 0 and not multimodal and _captures_prefill(given, model, gpu, rules):
-        prefill_sizes = len(prefill_capture_sizes(_largest_prefill_graph(given, model, chunk, rules)))
+        captured = prefill_capture_sizes(_largest_prefill_graph(given, model, chunk, rules))
+        prefill_sizes, prefill_tokens = len(captured), max(captured, default=0)
     asked = KvDtype.FP8_E4M3 if given.kv_dtype is KvDtype.AUTO and model.kv_fp8 else given.kv_dtype
     kv_dtype = _dsa_dtype(asked, model, gpu)
     common = given.attention_backend or default_backend(model, gpu, rules, deterministic=given.deterministic)
@@ -179,6 +182,7 @@ def resolve(
         page_size=_page_size(given, model, backend, decode, rules),
         graph_bs=graph_bs if decodes_in_graphs else (),
         prefill_graph_sizes=prefill_sizes,
+        prefill_graph_tokens=prefill_tokens,
         multimodal=multimodal,
     )
 

@@ -96,6 +96,7 @@ ENGINE = Sglang(
     key_variable=KEY_VARIABLE,
     context_flag="--context-length",
     data_parallel_flags=("--data-parallel-size", "--dp-size", "--dp"),
+    pipeline_flags=("--pipeline-parallel-size", "--pp-size"),
     memory_share_flag="--mem-fraction-static",
     step_tokens_flag="--chunked-prefill-size",
     eager_flags=("--disable-cuda-graph",),
