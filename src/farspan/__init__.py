@@ -20,10 +20,14 @@ _VERBS = {
     "doctor": "farspan.verbs.doctor",
     "export": "farspan.verbs.export",
     "import_run": "farspan.verbs.import_run",  # the verb is import, which Python keeps for itself
+    "list_gpus": "farspan.verbs.list_known",  # the verbs are gpus, models, versions; farspan.models is a package
+    "list_models": "farspan.verbs.list_known",
+    "list_versions": "farspan.verbs.list_known",
     "logs": "farspan.verbs.logs",
     "plan": "farspan.verbs.plan",
     "probe": "farspan.verbs.probe",
     "prompt": "farspan.verbs.prompt",
+    "prove": "farspan.verbs.prove",
     "report": "farspan.verbs.report",
     "serve": "farspan.verbs.serve",
     "status": "farspan.verbs.status",
@@ -53,10 +57,14 @@ if TYPE_CHECKING:
     from farspan.verbs.doctor import doctor as doctor
     from farspan.verbs.export import export as export
     from farspan.verbs.import_run import import_run as import_run
+    from farspan.verbs.list_known import list_gpus as list_gpus
+    from farspan.verbs.list_known import list_models as list_models
+    from farspan.verbs.list_known import list_versions as list_versions
     from farspan.verbs.logs import logs as logs
     from farspan.verbs.plan import plan as plan
     from farspan.verbs.probe import probe as probe
     from farspan.verbs.prompt import prompt as prompt
+    from farspan.verbs.prove import prove as prove
     from farspan.verbs.report import report as report
     from farspan.verbs.serve import serve as serve
     from farspan.verbs.status import status as status

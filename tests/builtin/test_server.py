@@ -1,21 +1,17 @@
 """The server over HTTP: OpenAI's shapes, exact counts, clear refusals, nothing left running."""
 
 import json
-import os
-import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from builtin_server import address, metrics, post, start
 from farspan.builtin.__main__ import serve
 from farspan.builtin.model import LlamaModel
 from farspan.diagnosis.examine import examine
@@ -23,26 +19,6 @@ from farspan.engines.logs.records import StartPhase
 from recall_prompts import WORDS, recall_prompt
 
 CHUNK = 256
-
-
-def start(
-    folder: Path | str, *options: str, output: IO[bytes] | None = None, **environment: str
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "farspan.builtin", str(folder), "--port", "0", *options],
-        stdout=output or subprocess.PIPE,
-        stderr=output or subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
-    )
-
-
-def address(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    match = re.search(r"http://\S+:\d+", line)
-    assert match, f"{line!r} {process.stderr.read() if process.stderr else ''}"
-    return match.group()
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +29,6 @@ def url(probe_folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         assert process.wait(timeout=20) in (0, -signal.SIGTERM)
-
-
-def post(url: str, path: str, body: Any) -> httpx.Response:
-    return httpx.post(url + path, json=body, timeout=60)
 
 
 def events(url: str, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -70,15 +42,6 @@ def events(url: str, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
 
 def words(token_ids: list[int]) -> str:
     return " ".join(WORDS.tokens[i] for i in token_ids)
-
-
-def metrics(url: str) -> dict[str, float]:
-    """Return every metric's value, summed over its labels."""
-    totals: dict[str, float] = {}
-    for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text):
-        for sample in family.samples:
-            totals[sample.name] = totals.get(sample.name, 0) + sample.value
-    return totals
 
 
 def test_completion_from_token_ids(url: str) -> None:

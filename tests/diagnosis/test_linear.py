@@ -106,13 +106,15 @@ def test_absurd_numbers(value: str) -> None:
         "request: {0}x",
         "INFO 11-22 20:00:00 [a.py:1] Model loading took {0} GiB memory and {0} seconds",
         "INFO 11-22 20:00:00 [a.py:1] non-default args: {{'max_model_len': {0}, 'tensor_parallel_size': {0}}}",
-        "INFO 11-22 20:00:00 [a.py:1] Engine {0}: Avg prompt throughput: {0} tokens/s, Avg generation throughput: {0} "
+        "INFO 11-22 20:00:00 [a.py:1] Engine {0}: Avg prompt throughput: {0} tokens/s, Avg generation "
+        "throughput: {0} "
         "tokens/s, Running: {0} reqs, Waiting: {0} reqs, GPU KV cache usage: {0}%, Prefix cache hit rate: {0}%",
         "[2026-11-22 20:00:00 TP0] max_total_num_tokens={0}, chunked_prefill_size={0}, max_prefill_tokens={0}, "
         "max_running_requests={0}, context_len={0}, available_gpu_mem={0} GB",
         "[2026-11-22 20:00:00 TP{0}] Prefill batch, #new-token: {0}, #running-req: {0}, token usage: {0}, "
         "#queue-req: {0}",
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {0} GiB. GPU 0 has a total capacity of {0} GiB "
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {0} GiB. GPU 0 has a total "
+        "capacity of {0} GiB "
         "of which {0} GiB is free",
         "ValueError: User-specified max_model_len ({0}) is greater than the derived max_model_len (x={0})",
         "ValueError: max seq len ({0}), ({0} GiB KV cache is needed, which is larger than the available KV cache "
@@ -127,3 +129,9 @@ def test_absurd_numbers(value: str) -> None:
     for line in lines:
         examine([line.format(value).encode()])
     examine(["\n".join(lines).format(value).encode()])
+
+
+def test_a_line_of_no_known_words_is_no_candidate() -> None:
+    """A pattern without words of its own would be tried on every line of every log."""
+    assert not knowledge().patterns.candidates(b"a quiet line that says nothing")
+    assert not knowledge().patterns.candidates(b"x")

@@ -81,4 +81,4 @@ def test_the_finding_says_both_rates() -> None:
     (finding,) = examine([lines.encode()]).findings
     assert finding.id == "throughput-misread"
     assert "981,184.7 tokens/s" in finding.cause
-    assert "9,811,847 prompt tokens took 2,964 s" in finding.cause
+    assert "9,811,847 tokens in 2,964 s: 3,310 tokens/s" in finding.cause

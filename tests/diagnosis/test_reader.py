@@ -101,7 +101,8 @@ def test_prefixes(line: str, process: str) -> None:
     [
         ("INFO 11-22 20:03:02 [k.py:1] GPU KV cache size: 3,919,664 tokens", {"kv_cache_tokens": 3_919_664}),
         (
-            "INFO 11-22 20:03:02 [k.py:1] CPU KV cache size: 356,962 tokens, Maximum concurrency for 65,536 tokens per "
+            "INFO 11-22 20:03:02 [k.py:1] CPU KV cache size: 356,962 tokens, Maximum concurrency for "
+            "65,536 tokens per "
             "request: 5.45x",
             {"kv_cache_tokens": 356_962, "max_model_len": 65_536, "max_concurrency": 5.45},
         ),
@@ -312,7 +313,8 @@ def test_batch_lines_of_sglang() -> None:
         "[2026-01-05 09:20:01 DP1 TP0] Decode batch, #running-req: 4, #full token: 12, full token usage: 0.30, "
         "#swa token: 9, swa token usage: 0.60, cuda graph: True, gen throughput (token/s): 25.10, #queue-req: 3, ",
         "2026-01-05T09:20:02.5Z \x1b[36m[2026-01-05 09:20:02 TP3]\x1b[0m Prefill batch [17], #new-seq: 1, "
-        "#new-token: 5, #cached-token: 0, full token usage: 0.10, mamba usage: 0.20, #running-req: 0, #queue-req: 0, ",
+        "#new-token: 5, #cached-token: 0, full token usage: 0.10, mamba usage: 0.20, #running-req: 0, "
+        "#queue-req: 0, ",
     )
     events = [event for event in read("\n".join(lines).encode()) if isinstance(event, Batch)]
     assert [tuple(event)[1:] for event in events] == [

@@ -137,3 +137,11 @@ def test_a_log_whose_beginning_is_lost(cut: float) -> None:
         data = b"\n".join([b"--- truncated", *lines[start:]])
         found = [finding.id for finding in examine([data]).findings]
         assert found[0] == id_
+
+
+def test_sglang_with_the_recall_checkpoint() -> None:
+    report = _report("sglang-0.5.16-recall")
+    assert report.engine == "sglang"
+    assert report.worst is None or report.worst.value != "error"
+    assert StartPhase.READY in {entry.phase for entry in report.timeline}
+    assert "Nothing is wrong" in answer(report)

@@ -13,6 +13,7 @@ from farspan.diagnosis.knowledge import all_rules, knowledge
 from farspan.diagnosis.report_json import report_object
 from farspan.engines.logs.findings import Severity
 from farspan.engines.logs.log_line import LineParser
+from wordings import LOOK_ALIKES, WORDINGS
 
 EVIDENCE = Path(__file__).parents[1] / "evidence"
 RULES = all_rules()
@@ -27,7 +28,13 @@ ALSO: dict[str, list[str]] = {
     # A doubled entrypoint and an unknown flag differ in what is not recognised.
     "unknown-flag.not": ["vllm-entrypoint-doubled"],
     "vllm-entrypoint-doubled.not": ["unknown-flag"],
+    # A start that was ended is not one whose log merely ends.
+    "start-unfinished.not": ["stopped-while-starting"],
 }
+# Failures that are no exception of a start: `test_states.py` has their logs.
+BY_HAND = {
+    "bad-flag-value", "client-disconnected", "stopped-unserved", "stopped-while-starting", "vllm-worker-ended",
+}  # fmt: skip
 
 
 def _report(name: str) -> Report:
@@ -38,8 +45,10 @@ def _names() -> list[str]:
     return sorted(path.name.removesuffix(".log") for path in EVIDENCE.glob("*.log"))
 
 
-def test_every_rule_has_both_logs_and_no_log_is_without_a_rule() -> None:
-    assert _names() == sorted([*IDS, *(f"{name}.not" for name in IDS)])
+def test_every_rule_has_a_log_and_a_look_alike_and_no_log_is_without_a_rule() -> None:
+    assert {name.removesuffix(".not") for name in _names()} <= set(IDS)
+    logged = {name for name in IDS if {name, f"{name}.not"} <= set(_names())}
+    assert set(IDS) == logged | (set(WORDINGS) & set(LOOK_ALIKES)) | (BY_HAND & set(LOOK_ALIKES))
     assert len(IDS) == len(set(IDS)) >= 60
 
 
@@ -50,7 +59,7 @@ def test_what_is_found_in_each_log(name: str) -> None:
     assert found == ALSO.get(name, own)
 
 
-@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("name", [name for name in IDS if name in _names()])
 def test_a_finding_can_be_acted_on(name: str) -> None:
     report = _report(name)
     finding = next(one for one in report.findings if one.id == name)
@@ -64,7 +73,7 @@ def test_a_finding_can_be_acted_on(name: str) -> None:
     json.dumps(report_object(report))
 
 
-@pytest.mark.parametrize("name", sorted(rule.id for rule in knowledge().rules))
+@pytest.mark.parametrize("name", sorted(rule.id for rule in knowledge().rules if rule.id in _names()))
 def test_the_evidence_is_the_line_it_names(name: str) -> None:
     finding = next(one for one in _report(name).findings if one.id == name)
     line = (EVIDENCE / f"{name}.log").read_text().split("\n")[finding.evidence.line - 1]
@@ -87,8 +96,8 @@ def test_sources_are_named() -> None:
         ("sglang-graph-tables-oom", ["512 requests x 2,097,152 tokens", "--max-running-requests 8"]),
         ("vllm-sampler-warmup-oom", ["1,024 dummy requests", "--gpu-memory-utilization 0.90"]),
         ("fp8-e5m2-asserts", ["--kv-cache-dtype fp8_e4m3", "is not the reason"]),
-        ("vllm-concurrency-below-one", ["3,932,160", "--max-model-len 3932160"]),
-        ("vllm-request-stuck", ["about 3,932,160 tokens", "will never start"]),
+        ("vllm-concurrency-below-one", ["3,919,664", "--max-model-len 3919664"]),
+        ("vllm-request-stuck", ["about 3,905,945 tokens", "will never start"]),
         ("vllm-free-memory", ["hold 15.9 GiB", "--gpu-memory-utilization 0.66"]),
         ("sglang-not-enough-memory", ["fraction of 0.58", "--mem-fraction-static 0.68"]),
         ("sglang-request-table", ["16.0 GiB", "--max-running-requests 8"]),

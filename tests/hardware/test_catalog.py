@@ -44,6 +44,17 @@ def test_every_name_finds_its_gpu() -> None:
         ("H200", "H200", 1),
         ("4 x a100", "A100-80GB", 4),
         ("2xRTX PRO 6000", "RTX-PRO-6000", 2),
+        ("8*H200", "H200", 8),
+        ("h200x8", "H200", 8),
+        ("H200:8", "H200", 8),
+        ("8 h200", "H200", 8),
+        ("H200 × 4", "H200", 4),
+        ("RTX4090", "RTX-4090", 1),
+        ("2x4090", "RTX-4090", 2),
+        ("4090:2", "RTX-4090", 2),
+        ("rtx 3090 ti", "RTX-3090-Ti", 1),
+        ("NVIDIA L20", "L20", 1),
+        ("mi355x", "MI355X", 1),
     ],
 )
 def test_parse_node(text: str, name: str, count: int) -> None:
@@ -55,6 +66,32 @@ def test_parse_node(text: str, name: str, count: int) -> None:
 def test_parse_node_refuses(text: str) -> None:
     with pytest.raises(InputError):
         parse_node(text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    """RTX-3090 RTX-4080-Super RTX-4090-D RTX-5070-Ti RTX-5080 RTX-PRO-4000 RTX-PRO-5000 A10 A10G A30 A40 A5000
+    A800-80GB T4 V100-32GB L4 L20 L40 H20 H800 B300 GB10 GB300 MI250X MI300X MI325X MI350X MI355X""".split(),  # noqa: SIM905
+)
+def test_cards_people_serve_on_are_known(name: str) -> None:
+    gpu = find_gpu(name)
+    assert gpu.link in ("NVLink", "PCIe", "Infinity Fabric")
+    assert gpu.memory_origin in (Origin.REPORTED, Origin.ASSUMED, Origin.MEASURED)
+    assert gpu.link_bandwidth >= 3e10
+    # What torch sees is less than the sticker, and no card here has less than 11 GiB.
+    assert 11 < gpu.memory_bytes / 2**30 < 290
+
+
+def test_a_gpu_the_catalog_lacks_is_planned_with_its_memory() -> None:
+    node = parse_node("4xZ9000", 140.0)
+    assert (node.count, node.gpu.memory_bytes) == (4, 140 * 2**30)
+    assert node.gpu.name == "Z9000 (rates assumed as H200's)"
+    assert node.gpu.memory_origin is Origin.GIVEN
+    assert parse_node("H100", 75.5).gpu.bandwidth == find_gpu("H100").bandwidth
+    with pytest.raises(InputError, match="not a memory size"):
+        parse_node("H100", -1)
+    with pytest.raises(InputError, match="--gpu-memory-gib"):
+        parse_node("4xZ9000")
 
 
 def test_an_unknown_gpu_names_a_close_one() -> None:

@@ -22,8 +22,21 @@ def test_vllm_in_an_image_takes_the_model_first() -> None:
     command = get_engine("vllm").command("/models/scout", ("--max-model-len", "1000"), {"A": "1"}, HERE)
     assert command.program == ("vllm", "serve")
     assert command.arguments[:3] == ("/models/scout", "--max-model-len", "1000")
-    assert command.arguments[3:] == ("--host", "127.0.0.1", "--port", "8000", "--served-model-name", "scout")
+    served = ("--host", "127.0.0.1", "--port", "8000", "--served-model-name", "scout")
+    assert command.arguments[3:] == ("--enable-prompt-tokens-details", *served)
     assert command.env == {"A": "1"}
+
+
+def test_a_server_reports_what_a_proof_needs_and_each_flag_once() -> None:
+    for name, flags in (
+        ("sglang", ("--enable-metrics", "--enable-cache-report")),
+        ("vllm", ("--enable-prompt-tokens-details",)),
+    ):
+        for given in ((), flags):
+            command = get_engine(name).command("/m", given, {}, HERE)
+            assert [command.argv.count(flag) for flag in flags] == [1] * len(flags)
+    follower = get_engine("vllm").command("/m", (), {}, HERE, Nodes(2, "1", "10.0.0.1"))
+    assert "--enable-prompt-tokens-details" not in follower.argv
 
 
 def test_sglang_answers_health_without_generating() -> None:
@@ -98,7 +111,9 @@ def test_the_ray_head_waits_for_the_others_and_then_serves(tmp_path: Path) -> No
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(tmp_path)},
     )
     assert done.stdout.splitlines()[:2] == ["ray start --head --port=6379", "asked twice"]
-    assert done.stdout.splitlines()[2].startswith("vllm serve /m --host 127.0.0.1")
+    assert done.stdout.splitlines()[2].startswith(
+        "vllm serve /m --enable-prompt-tokens-details --host 127.0.0.1"
+    )
 
 
 def test_several_machines_under_sglang() -> None:

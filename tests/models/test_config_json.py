@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from farspan.cli.main import group
 from farspan.errors import FarspanError, InputError
 from farspan.models import catalog
-from farspan.models.config import read_config_file, spec_from_config
+from farspan.models.config import load_model, spec_from_config
 from farspan.models.config_json import MAX_FILE_BYTES
 
 CONFIGS = [
@@ -60,17 +60,17 @@ def test_files_that_are_refused_before_they_are_read_further(
     file.write_bytes(content)
     started = time.monotonic()
     with pytest.raises(InputError, match=said) as refused:
-        read_config_file(file)
+        load_model(str(file))
     assert time.monotonic() - started < 5
     assert "\n" not in str(refused.value)
 
 
 def test_a_missing_file_and_a_folder_in_its_place(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
-        read_config_file(tmp_path / "config.json")
+        load_model(str(tmp_path / "config.json"))
     (tmp_path / "config.json").mkdir()
     with pytest.raises(InputError, match="cannot be read"):
-        read_config_file(tmp_path)
+        load_model(str(tmp_path))
 
 
 @settings(max_examples=150)

@@ -55,9 +55,9 @@ def test_what_no_flag_is_to_blame_for_says_what_would_help() -> None:
 
 
 def test_flags_farspan_does_not_mirror_are_passed_on_by_force_alone() -> None:
-    request = replace(REQUEST, engine_flags={"--enable-expert-parallel": None})
+    request = replace(REQUEST, engine_flags={"--enable-dbo": None})
     with pytest.raises(InputError, match="does not mirror"):
         check_overrides(request, VLLM)
     forced = check_overrides(request, VLLM, force=True)
-    assert forced.flags[-1] == "--enable-expert-parallel"
+    assert forced.flags[-1] == "--enable-dbo"
     assert "leaves out your flags" in forced.notes[0]

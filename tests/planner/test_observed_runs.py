@@ -105,7 +105,7 @@ def test_a_request_above_the_pool_waits_for_ever_on_vllm_0_12_0() -> None:
 )
 def test_sglang(version: str, context: str, kv_dtype: str, flags: str, *, starts: bool, fits: bool) -> None:
     asked = ["--engine", "sglang", "--engine-version", version, "--context", context, "--kv-dtype", kv_dtype]
-    code, answer = ask(*asked, "--", *flags.split())
+    code, answer = ask(*asked, "--as-given", "--", *flags.split())
     assert (answer["starts"], answer["fits"]) == (starts, fits)
     assert code == (FITS if fits else DOES_NOT_FIT)
 

@@ -147,15 +147,11 @@ def test_an_engine_that_is_not_known() -> None:
         get_engine("tgi")
 
 
-@pytest.mark.parametrize("engine", [VLLM, SGLANG])
-def test_an_unknown_version_says_which_are_known(engine: Engine) -> None:
-    with pytest.raises(InputError, match=r"it knows .*--accept-nearest-version to plan with"):
-        plan_engine(request(version="0.5.999" if engine is SGLANG else "0.999.0"), engine)
-    accepted = replace(
-        request(version="0.5.999" if engine is SGLANG else "0.999.0"), accept_nearest_version=True
-    )
-    plan = plan_engine(accepted, engine)
-    assert any("is not known: planned as" in warning for warning in plan.warnings)
+def test_a_newer_version_is_planned_by_the_newest_rules_and_said() -> None:
+    plan = plan_engine(request(version="0.999.0"), VLLM)
+    assert "vllm 0.999.0 is not known: planned as 0.33.0" in plan.warnings
+    plan = plan_engine(request(version="0.5.999"), SGLANG)
+    assert any("sglang 0.5.999 is not known: planned as 0.5.23" in warning for warning in plan.warnings)
 
 
 def test_engines_side_by_side_survive_one_refusal() -> None:
@@ -168,7 +164,7 @@ def test_engines_side_by_side_survive_one_refusal() -> None:
 
 
 def test_sglang_at_ten_million_needs_fewer_rows_not_a_smaller_fraction() -> None:
-    asked = request(10_000_000, kv_dtype=KvDtype.FP8_E4M3)
+    asked = replace(request(10_000_000, kv_dtype=KvDtype.FP8_E4M3), as_given=True)
     for fraction in ("0.80", "0.75", "0.70", "0.65"):
         plan = plan_engine(replace(asked, engine_flags={"--mem-fraction-static": fraction}), SGLANG)
         assert not plan.starts
@@ -257,12 +253,16 @@ def test_what_a_plan_adds_is_said_and_can_be_refused(
     assert any(addition.split("=")[0].split()[0] in " ".join(pulled) for addition in added)
 
 
-def test_a_flag_that_sizes_sglang_by_hand_is_planned_as_it_is_and_others_are_not() -> None:
+def test_a_flag_that_sizes_sglang_by_hand_keeps_its_value_and_gets_others_beside_it() -> None:
     asked = request(10_000_000, kv_dtype=KvDtype.FP8_E4M3, version="0.5.16")
     for flags in ({"--mem-fraction-static": "0.65"}, {"--disable-cuda-graph": None}):
-        plan = plan_engine(asked.with_flags(flags), SGLANG)
+        by_hand = replace(asked, engine_flags=flags, as_given=True)
+        plan = plan_engine(by_hand, SGLANG)
         assert not plan.fits
         assert plan.added == ()
+        plan = plan_engine(replace(by_hand, as_given=False), SGLANG)
+        assert plan.fits
+        assert plan.added == ("--max-running-requests 8", "--swa-full-tokens-ratio 0.05")
     plan = plan_engine(asked.with_flags({"--port": "30000", "--trust-remote-code": None}), SGLANG)
     assert plan.fits
     assert plan.added[0] == "--max-running-requests 8"
@@ -274,7 +274,7 @@ def test_a_flag_that_sizes_sglang_by_hand_is_planned_as_it_is_and_others_are_not
     [(VLLM, {"--gpu-memory-utilization": "0.30"}), (SGLANG, {"--mem-fraction-static": "0.30"})],
 )
 def test_the_offload_lever_frees_what_it_moves(engine: Engine, flags: dict[str, str | None]) -> None:
-    asked = request(1_500_000, flags=flags)
+    asked = replace(request(1_500_000, flags=flags), as_given=True)
     plan = plan_engine(asked, engine)
     assert not plan.fits
     lever = next(
@@ -321,7 +321,7 @@ def test_every_kind_of_lever_is_offered() -> None:
         "newest version",
     ):
         assert lever in changes, (lever, changes)
-    new = replace(request(10_000_000, flags={"--mem-fraction-static": "0.65"}), tp=4)
+    new = replace(request(10_000_000, flags={"--mem-fraction-static": "0.65"}), tp=4, as_given=True)
     changes = " | ".join(lever.change for lever in levers(new, plan_engine(new, SGLANG), SGLANG))
     for lever in (
         "--max-running-requests 8",
@@ -346,11 +346,14 @@ def test_data_parallel_replicas_multiply_requests_and_not_the_longest() -> None:
         assert together.ledger.gpu_bytes == alone.ledger.gpu_bytes
     with pytest.raises(InputError, match="5 replicas of 2 GPUs need 10"):
         plan_engine(replace(four, engine_flags={"--data-parallel-size": "5"}), VLLM)
-    with pytest.raises(InputError, match="shares the experts"):
-        plan_engine(replace(request(128_000), tp=4, engine_flags={"-dp": "2"}), VLLM)
+    experts = plan_engine(replace(request(128_000), tp=4, engine_flags={"-dp": "2"}), VLLM)
+    whole = plan_engine(replace(request(128_000), tp=4, gpus=4), VLLM)
+    assert experts.weights_bytes < 0.6 * whole.weights_bytes
+    assert any("share the experts out between them" in warning for warning in experts.warnings)
 
 
-def test_pipeline_parallelism_is_refused_with_its_reason() -> None:
-    for engine, flag in ((VLLM, "--pipeline-parallel-size"), (SGLANG, "--pp-size")):
-        with pytest.raises(InputError, match="pipeline parallelism"):
-            plan_engine(request(128_000, flags={flag: "2"}), engine)
+def test_pipeline_stages_take_gpus_of_their_own() -> None:
+    with pytest.raises(InputError, match="2 pipeline stages of 8 GPUs need 16, and there are 8; use --tp 4"):
+        plan_engine(request(128_000, flags={"--pipeline-parallel-size": "2"}), VLLM)
+    with pytest.raises(InputError, match=r"2 pipeline stages of 8 GPUs need 16 GPUs .*; use --tp 4"):
+        plan_engine(request(128_000, flags={"--pp-size": "2"}), SGLANG)

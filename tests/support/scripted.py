@@ -42,6 +42,7 @@ class Script:
     raw: bytes | None = None  # sent instead of the events
     reply: str | None = None
     hang: bool = False
+    hang_above: int | None = None  # never answer a prompt of more tokens
     recall: bool = False  # answer as the recall checkpoint does: what followed the last token's earlier self
     refuse_early: bool = False  # answer before the body has been read
     pieces: bool = False  # /generate sends each token alone, not the reply so far
@@ -110,6 +111,8 @@ class ScriptedServer:
             prompt = body["messages"][0]["content"] if chat else body["prompt"]
             asked = body["max_tokens"]
         words = prompt.split() if isinstance(prompt, str) else prompt
+        if script.hang_above is not None and len(words) > script.hang_above:
+            await asyncio.sleep(600)
         wanted = min(asked, script.stop_after or asked)
         if script.reply is not None:
             reply = [script.reply]

@@ -26,10 +26,12 @@ class AccessRules:
     Attributes:
         key: What every request but GET /health must carry as its bearer token; None for no key.
         hosts: The names clients may call the server by; addresses are always allowed. None for any name.
+        origins: Names of web sites whose pages may send requests; the server's own always may.
     """
 
     key: bytes | None = None
     hosts: frozenset[str] | None = None
+    origins: frozenset[str] = frozenset()
 
 
 def access_rules(key: bytes | None, address: str, allowed_hosts: str | None = None) -> AccessRules:
@@ -62,7 +64,7 @@ def access_rules(key: bytes | None, address: str, allowed_hosts: str | None = No
             raise InputError(
                 "--allowed-hosts has an empty name", "write names with commas between them, or *"
             )
-        return AccessRules(key, None if "*" in names else names)
+        return AccessRules(key) if "*" in names else AccessRules(key, names, names)
     if key is None and _is_loopback(address):
         return AccessRules(None, frozenset({"localhost", _plain(address)}))
     return AccessRules(key)
@@ -77,6 +79,7 @@ class AccessGate:
     def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
         self._app = app
         self._hosts = rules.hosts
+        self._origins = rules.origins
         self._key = None if rules.key is None else _digest(rules.key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,14 +116,12 @@ class AccessGate:
 
     def _is_from_elsewhere(self, headers: _Headers) -> bool:
         """Whether a browser says that a page of another origin sent the request; other clients say nothing."""
-        if any(value == b"cross-site" for value in _values(headers, b"sec-fetch-site")):
+        origins = _values(headers, b"origin")
+        if not origins and b"cross-site" in _values(headers, b"sec-fetch-site"):
             return True
         hosts = [_plain(host.decode("latin-1")) for host in _values(headers, b"host")]
-        for origin in _values(headers, b"origin"):
-            netloc = _netloc(origin.decode("latin-1"))
-            if netloc not in hosts and _host_name(netloc) not in (self._hosts or ()):
-                return True
-        return False
+        netlocs = [_netloc(origin.decode("latin-1")) for origin in origins]
+        return any(netloc not in hosts and _host_name(netloc) not in self._origins for netloc in netlocs)
 
 
 def _forbidden(message: str) -> JSONResponse:

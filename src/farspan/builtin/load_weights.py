@@ -62,7 +62,7 @@ def _index(folder: Path) -> dict[str, Path]:
     """Return the file each tensor lies in, from the shard index or from the files themselves."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        return {name: folder / file for name, file in read_json(index).get("weight_map", {}).items()}
+        return _read_index(index)
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -75,3 +75,18 @@ def _index(folder: Path) -> dict[str, Path]:
     if not found:
         raise CheckpointError(f"{folder} has no .safetensors file", "give a Hugging Face checkpoint folder")
     return found
+
+
+def _read_index(index: Path) -> dict[str, Path]:
+    """Return the file each tensor lies in, as a shard index says; all of them in its own folder."""
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict):
+        raise CheckpointError(f"{index} has no weight_map", "download the checkpoint again")
+    for file in files.values():
+        # An index comes with the checkpoint and may be anybody's: it names no file elsewhere.
+        if not isinstance(file, str) or file != Path(file).name or not file.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index} names {str(file)[:100]!r}, which is no safetensors file beside it",
+                "download the checkpoint again",
+            )
+    return {name: index.parent / file for name, file in files.items()}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from farspan.errors import CheckpointError
+from farspan.errors import CheckpointError, InputError
+from farspan.models.config_json import check_bounds, read_config_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +75,71 @@ def read_config(folder: Path) -> LlamaConfig:
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder", "give the folder that holds config.json")
-    raw = read_json(folder / "config.json")
-    prefix = ""
-    if raw.get("model_type") == "llama4" and "text_config" in raw:
-        prefix = "language_model."
-        raw = {**raw, **raw["text_config"]}
+    path = folder / "config.json"
+    raw = read_json(path)
     generation = folder / "generation_config.json"
     ends = read_json(generation).get("eos_token_id") if generation.is_file() else None
+    prefix = ""
     try:
-        return _parse(raw, prefix, raw.get("eos_token_id") if ends is None else ends)
-    except (KeyError, TypeError, ValueError) as error:
+        check_bounds(raw, str(path))
+        if raw.get("model_type") == "llama4" and "text_config" in raw:
+            prefix = "language_model."
+            raw = {**raw, **raw["text_config"]}
+        config = _parse(raw, prefix, raw.get("eos_token_id") if ends is None else ends)
+    except CheckpointError:
+        raise
+    except InputError as error:
+        raise CheckpointError(error.message, error.fix) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{folder / 'config.json'} lacks or garbles {error}", "check that the checkpoint is whole"
+            f"{path} lacks or garbles {error}", "check that the checkpoint is whole"
         ) from error
+    _check(config, path)
+    return config
+
+
+def _check(config: LlamaConfig, path: Path) -> None:
+    """Check what the model is built from, so that a config is refused here and not somewhere in torch.
+
+    Raises:
+        CheckpointError: A size is not positive, or a number is none.
+    """
+    sizes = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "intermediate_size_mlp",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "rope_theta",
+        "floor_scale",
+    )
+    for name in sizes:
+        if not getattr(config, name) > 0:
+            raise CheckpointError(f"{path}: {name} is {getattr(config, name)}", "it must be positive")
+    if not config.layers:
+        raise CheckpointError(
+            f"{path} describes a model without layers", "check that the checkpoint is whole"
+        )
+    if config.head_dim % 2:
+        raise CheckpointError(f"{path}: head_dim is {config.head_dim}", "it must be even")
+    has_experts = any(layer.moe for layer in config.layers)
+    if has_experts and not 1 <= config.num_experts_per_tok <= config.num_local_experts:
+        raise CheckpointError(
+            f"{path}: {config.num_experts_per_tok} of {config.num_local_experts} experts are to be taken",
+            "check num_experts_per_tok and num_local_experts",
+        )
+    scaling = config.rope_scaling
+    if scaling is not None and not (
+        min(scaling.factor, scaling.low_freq_factor, scaling.original_max_position_embeddings) > 0
+        and scaling.high_freq_factor > scaling.low_freq_factor
+    ):
+        raise CheckpointError(
+            f"{path}: the RoPE scaling {scaling} is impossible", "compare it with the hub's"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -96,19 +148,12 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: The file is missing, unreadable or not a JSON object.
     """
+    if not path.exists():
+        raise CheckpointError(f"{path.parent} has no {path.name}", "give a Hugging Face checkpoint folder")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path.parent} has no {path.name}", "give a Hugging Face checkpoint folder"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error}", "check that the checkpoint is whole"
-        ) from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is not a JSON object", "check that the checkpoint is whole")
-    return value
+        return read_config_json(path)
+    except InputError as error:
+        raise CheckpointError(error.message, "check that the checkpoint is whole") from error
 
 
 def _parse(raw: dict[str, Any], prefix: str, ends: Any) -> LlamaConfig:
@@ -128,6 +173,8 @@ def _parse(raw: dict[str, Any], prefix: str, ends: Any) -> LlamaConfig:
     count = int(raw["num_hidden_layers"])
     heads = int(raw["num_attention_heads"])
     kv_heads = int(raw.get("num_key_value_heads") or heads)
+    if count < 1 or heads < 1 or kv_heads < 1:
+        raise CheckpointError(f"{count} layers of {heads} heads and {kv_heads} KV heads are no model")
     if heads % kv_heads:
         raise CheckpointError(f"{kv_heads} KV heads do not divide {heads} attention heads")
     theta, scaling = _rope(raw)
@@ -157,7 +204,9 @@ def _parse(raw: dict[str, Any], prefix: str, ends: Any) -> LlamaConfig:
         num_experts_per_tok=int(raw.get("num_experts_per_tok", 1)),
         torch_dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
         bos_token_id=raw.get("bos_token_id"),
-        eos_token_ids=tuple(ends) if isinstance(ends, list) else () if ends is None else (int(ends),),
+        eos_token_ids=tuple(
+            int(end) for end in (ends if isinstance(ends, list) else [ends]) if end is not None
+        ),
     )
 
 
@@ -190,6 +239,8 @@ def _llama4_layers(raw: dict[str, Any], count: int) -> tuple[LayerConfig, ...]:
     if moe is None:
         moe = range(step - 1, count, step) if step > 0 else ()
     chunk = int(raw.get("attention_chunk_size") or 0)
+    if chunk < 0:
+        raise ValueError(f"attention_chunk_size, {chunk}")
     kinds = raw.get("layer_types") or ["chunked_attention" if rope else "full_attention" for rope in ropes]
     layers = []
     for i in range(count):

@@ -189,14 +189,14 @@ class EngineRunner:
     def _take_commands(self) -> bool:
         """Carry out what was asked for, waiting for something when there is no work; False when told to stop."""
         while True:
-            self._publish_state()
             busy = self._engine.has_work
+            # Memory is given back while nobody asks for anything, too. Requests that wait for room with nothing in
+            # progress wait for memory that others hold: that is looked at again in a moment, not in a loop.
+            stuck = busy and self._stepped and self._engine.num_running == 0
+            wait = _NO_ROOM_POLL_S if stuck else None if busy else self._engine.tick()
+            self._stepped = False
+            self._publish_state()
             try:
-                # Memory is given back while nobody asks for anything, too. Requests that wait for room with nothing in
-                # progress wait for memory that others hold: that is looked at again in a moment, not in a loop.
-                stuck = busy and self._stepped and self._engine.num_running == 0
-                wait = _NO_ROOM_POLL_S if stuck else None if busy else self._engine.tick()
-                self._stepped = False
                 command = self._commands.get(block=stuck or not busy, timeout=wait)
             except queue.Empty:
                 if busy:

@@ -43,7 +43,7 @@ class PlainWatcher(LineView, Watcher):
         """Say how much there is to do."""
         self._total, self._finished = total, 0
         earlier = f", {skipped} are there already" if skipped else ""
-        self.step(f"{total} requests to send{earlier}")
+        self.step(f"{total:,} {'request' if total == 1 else 'requests'} to send{earlier}")
 
     def finished(self, result: Result) -> None:
         """Write the request's line."""
@@ -109,6 +109,12 @@ class LiveWatcher(PlainWatcher):
     def progress(self, line: str) -> None:
         """Show the engine's state."""
         self._engine = printable(line)
+
+    def given_up(self, job: Job) -> None:
+        """Take the request from those under way."""
+        super().given_up(job)
+        self._running.pop(job, None)
+        self._ttft.pop(job, None)
 
     def finished(self, result: Result) -> None:
         """Move the request from those under way to those above the bar."""

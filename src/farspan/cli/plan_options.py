@@ -14,23 +14,31 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option("--tp", type=int, help="Tensor-parallel size.  [default: all GPUs]"),
-    click.option("--context", metavar="SIZE", help="Longest request, prompt and answer together: 128k, 2M, 2Mi."),
+    click.option(
+        "--context",
+        metavar="SIZE",
+        help="Longest request, prompt and answer together: 128k, 2M, 2Mi; max for the longest that fits.",
+    ),
     click.option("--concurrency", default=1, show_default=True, help="Requests of that length at once."),
     click.option("--output-tokens", metavar="SIZE", default="200", show_default=True, help="Tokens of the answer."),
     click.option(
         "--kv-dtype",
         default="auto",
         show_default=True,
-        type=click.Choice([kind.value for kind in KvDtype]),
-        help="Type of the KV cache.",
+        metavar="TYPE",
+        help=f"Type of the KV cache: {', '.join(kind.value for kind in KvDtype)}; bf16, e4m3 ... in any case.",
     ),
-    click.option("--weights", type=click.Choice(list(WEIGHT_FORMATS)), help="Plan as if weights were kept so."),
+    click.option("--weights", type=click.Choice(list(WEIGHT_FORMATS), case_sensitive=False),
+                 help="Plan as if weights were kept so."),
     click.option(
         "--engine-version",
         default="",
         help="The engine's version.  [default: the installed one for a local server, else the newest known]",
     ),
     click.option("--accept-nearest-version", is_flag=True, help="Plan an unknown version as the nearest."),
+    click.option("--ignore-field", "ignore_fields", metavar="NAME", multiple=True,
+                 help="A field of the config that cannot change memory."),
+    click.option("--rope-scaling", default="", metavar="KIND:FACTOR", help="Reach further than the model: yarn:4."),
     click.option("--offline", is_flag=True, help="Never ask the Hugging Face hub for a config."),
 )  # fmt: skip
 

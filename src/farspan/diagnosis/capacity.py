@@ -11,6 +11,7 @@ from farspan.sizes import GIB
 PLAIN = {
     "weights_gib": "memory of the weights on one GPU, GiB",
     "weights_s": "time to load the weights, s",
+    "encoder_tokens": "tokens of images or video the encoder cache holds",
     "weight_read_s": "time to read the weights from disk, s",
     "compile_s": "time of torch.compile, s",
     "graphs_gib": "memory of the CUDA graphs on one GPU, GiB",
@@ -61,13 +62,15 @@ def _vllm(server_state: ServerState) -> Iterator[str]:
     by_length = server_state.version_below("0.21.0")
     if by_length is None:
         yield (
-            f"'KV cache size: {tokens:,.0f} tokens' means different things by version: to 0.20 it counts tokens as if "
+            f"'KV cache size: {tokens:,.0f} tokens' means different things by version: to 0.20 it counts "
+            "tokens as if "
             "every layer kept all of them, later it is concurrency x max-model-len. Read the concurrency instead."
         )
     elif by_length:
         yield (
             f"'KV cache size: {tokens:,.0f} tokens' is what fits if every layer keeps every token. A model with "
-            "sliding-window or chunked layers holds longer requests when hybrid KV groups are on: read the concurrency."
+            "sliding-window or chunked layers holds longer requests when hybrid KV groups are on: read "
+            "the concurrency."
         )
     else:
         yield (
@@ -96,7 +99,8 @@ def _sglang(server_state: ServerState) -> Iterator[str]:
     if full and window:
         yield (
             f"Full-attention layers hold {full:,.0f} tokens, window layers {window:,.0f} "
-            f"(--swa-full-tokens-ratio {window / full:.2f}); one long request needs the first, and of the second only "
+            f"(--swa-full-tokens-ratio {window / full:.2f}); one long request needs the first, and of the "
+            "second only "
             "its window."
         )
     rows = figures.get("max_running_requests")

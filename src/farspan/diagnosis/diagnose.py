@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from farspan.diagnosis.capacity import plain_terms
 from farspan.diagnosis.knowledge import knowledge
 from farspan.diagnosis.timeline import Entry, Timeline
+from farspan.diagnosis.work_done import start_terms, work_terms
 from farspan.engines.logs.findings import Evidence, Finding, Noise, Severity
 from farspan.engines.logs.records import (
     Access,
@@ -28,11 +29,13 @@ from farspan.engines.logs.records import (
     StartPhase,
     Throughput,
 )
-from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch
+from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch, StateRule
 from farspan.engines.logs.server_state import Hints, ServerState
 
 _SIGHTINGS = 32
 _UNRECOGNISED = 40
+_SAME_ERROR = 12  # lines an error's text may go on for
+_CALM = ("DEBUG", "INFO", "WARNING")
 _DAILY = (Batch, Throughput, Access)
 
 
@@ -51,6 +54,7 @@ class Report:
         starts: How many times the server was started in this log.
         lines: How far the log was read.
         server_state: All that was gathered, for callers who need more.
+        seen_at: Where a running server was looked at; empty for a log.
     """
 
     engine: str
@@ -63,6 +67,7 @@ class Report:
     starts: int
     lines: int
     server_state: ServerState
+    seen_at: str = ""
 
     @property
     def worst(self) -> Severity | None:
@@ -80,6 +85,7 @@ class Report:
             or server_state.rates.lines
             or server_state.access_log.answered
             or server_state.access_log.refused
+            or any(noise.harmless for noise in self.noise)
         )
 
     @property
@@ -203,12 +209,19 @@ class Doctor:
                 replace(finding, cause=f"In an earlier start: {finding.cause}") for finding in self._earlier
             )
         findings.sort(key=lambda finding: (_ORDER[finding.severity], finding.evidence.line))
+        timeline = tuple(copy.deepcopy(start.timeline).finish())
+        rated = replace(server_state, rates=copy.deepcopy(server_state.rates))
+        rated.rates.close(server_state.last.line)
         return Report(
             engine=server_state.engine,
             version=server_state.version or self._hints.engine_version,
-            timeline=tuple(copy.deepcopy(start.timeline).finish()),
+            timeline=timeline,
             capacity=dict(server_state.figures),
-            in_plain_terms=tuple(plain_terms(server_state)),
+            in_plain_terms=(
+                *plain_terms(server_state),
+                *work_terms(rated),
+                *start_terms(server_state, timeline),
+            ),
             findings=tuple(findings),
             noise=tuple(
                 noise for noise in start.noise.values() if noise.evidence.line not in server_state.explained
@@ -218,28 +231,53 @@ class Doctor:
             server_state=server_state,
         )
 
+    @staticmethod
+    def _judge(
+        rule: Rule, start: _Start, server_state: ServerState, *, calm: bool
+    ) -> tuple[Finding | None, tuple[int, ...]]:
+        """What a rule says of its lines: of those logged as warnings (or less) if `calm`, else of the others."""
+        rule_matches = start.rule_matches.get(rule.id, ())
+        for rule_match in rule_matches:
+            counted = replace(rule_match, count=start.counts[rule.id])
+            diagnosis = _explain(rule, counted, server_state)
+            if diagnosis is None or _was_survived(rule, rule_match, diagnosis, server_state):
+                continue
+            is_error = (diagnosis.severity or rule.severity) is Severity.ERROR
+            is_calm = is_error and rule_match.message.level in _CALM
+            if is_calm is not calm or (is_calm and not server_state.failed):
+                continue
+            finding = _finding(rule.id, rule.severity, diagnosis, counted.evidence, rule.sources)
+            return finding, tuple(one.message.where.line for one in rule_matches)
+        return None, ()
+
+    @staticmethod
+    def _has_cause(found: Iterable[Finding], server_state: ServerState) -> bool:
+        """Whether a finding explains the first error, and is no consequence of it."""
+        errors = [one.evidence.line for one in found if one.severity is Severity.ERROR]
+        failure = server_state.failure
+        if failure is None or failure.is_wrapper:
+            return bool(errors)
+        return any(line <= failure.where.line + _SAME_ERROR for line in errors)
+
     def _findings(self, start: _Start) -> Iterable[Finding]:
         # Rates are closed on a copy: the log may go on.
         server_state = replace(start.server_state, rates=copy.deepcopy(start.server_state.rates))
         server_state.rates.close(server_state.last.line)
         found: list[Finding] = []
         explained: set[int] = set()
-        for rule in sorted(knowledge().rules, key=lambda rule: rule.general):
-            rule_matches = start.rule_matches.get(rule.id, ())
-            if rule.general and any(one.severity is Severity.ERROR for one in found):
-                continue
-            for rule_match in rule_matches:
-                counted = replace(rule_match, count=start.counts[rule.id])
-                diagnosis = _explain(rule, counted, server_state)
-                if diagnosis is not None:
-                    found.append(_finding(rule.id, rule.severity, diagnosis, counted.evidence, rule.sources))
-                    explained.update(one.message.where.line for one in rule_matches)
-                    break
+        for calm in (False, True):  # a warning is a cause only where nothing that was raised is one
+            for rule in sorted(knowledge().rules, key=lambda rule: rule.general):
+                if (rule.general or calm) and self._has_cause(found, server_state):
+                    continue
+                finding, lines = self._judge(rule, start, server_state, calm=calm)
+                if finding is not None:
+                    found.append(finding)
+                    explained.update(lines)
         server_state.explained = frozenset(explained)
         for state_rule in knowledge().state_rules:
-            if state_rule.only_unexplained and any(one.severity is Severity.ERROR for one in found):
+            if state_rule.only_unexplained and self._has_cause(found, server_state):
                 continue
-            diagnosis = state_rule.look(server_state)
+            diagnosis = _look(state_rule, server_state)
             if diagnosis is not None:
                 evidence = diagnosis.evidence or Evidence(server_state.last.line, "")
                 found.append(
@@ -248,11 +286,26 @@ class Doctor:
         return found
 
 
+def _was_survived(rule: Rule, rule_match: RuleMatch, diagnosis: Diagnosis, server_state: ServerState) -> bool:
+    """Whether a line that means the end of a start in one log was followed by a ready server in this."""
+    ready = server_state.ready
+    if (diagnosis.severity or rule.severity) is not Severity.ERROR or rule_match.was_ready or ready is None:
+        return False
+    return rule_match.message.where.line < ready.line
+
+
 def _explain(rule: Rule, rule_match: RuleMatch, server_state: ServerState) -> Diagnosis | None:
     try:
         return rule.explain(rule_match, server_state)
     except (ArithmeticError, ValueError):
         return None  # a figure in the line is absurd: thousands of digits, a division by 0
+
+
+def _look(rule: StateRule, server_state: ServerState) -> Diagnosis | None:
+    try:
+        return rule.look(server_state)
+    except (ArithmeticError, ValueError):
+        return None
 
 
 def _finding(

@@ -24,14 +24,14 @@ _SHAPES = 8_192
 _SHOWN = 64
 _SHAPE = 400
 _SCANNED = 64_000
-_FOLLOWED = 80
+_FOLLOWED = 40
 _DIGITS = b"0123456789"
 _REQUEST = b' - "'
 _LINE = re.compile(rb"[^\n]++")
 # How a line of uvicorn's access log ends that tells of a plain success, with and without colours.
 _SUCCESS = (b'" 200 OK', b'" 200 OK\r', b"200 OK\x1b[0m", b"200 OK\x1b[0m\r")
 # After these, lines that nobody knows belong to an error's text: a compiler's output, a message of several lines.
-_BEGINS_TEXT = (b"Traceback (most recent call last)", b"ERROR", b"Error", b"CRITICAL", b"usage: ")
+_BEGINS_TEXT = (b"Traceback (most recent call last)", b"ERROR", b"Error", b"CRITICAL", b"usage: ", b'File "')
 
 
 class LogReader:

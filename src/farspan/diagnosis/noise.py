@@ -32,6 +32,30 @@ HARMLESS: tuple[Harmless, ...] = (
         "Reducing Torch parallelism from",
         "Each worker uses fewer CPU threads so that they do not fight; set OMP_NUM_THREADS to choose.",
     ),
+    _harmless(
+        "fa3-fp8-e5m2",
+        "FlashAttention3 only supports fp8_e4m3",
+        "FlashAttention 3 reads an FP8 KV cache only as E4M3, so SGLang takes the triton backend: "
+        "right answers, slower "
+        "prefill of long prompts. --kv-cache-dtype fp8_e4m3 keeps fa3.",
+    ),
+    _harmless(
+        "hub-retry-local-path",
+        "Error retrieving safetensors",
+        "A question to the hub about a local folder; the folder itself is read.",
+    ),
+    _harmless(
+        "ray-object-store",
+        "The object store is using /tmp instead of /dev/shm",
+        "Ray's object store, which serving hardly uses, is on a disk; --shm-size 16g puts it in memory.",
+    ),
+    _harmless("socket-ipv6", "client socket cannot be initialized to connect to", "IPv6 was tried first; IPv4 works."),
+    _harmless("rlimit-nofile", "Fail to set RLIMIT_NOFILE", "The limit of open files stays as it is."),
+    _harmless(
+        "backend-by-default",
+        "Attention backend not explicitly specified",
+        "The backend that is best for this GPU is taken.",
+    ),
     _harmless("omp-threads-env", "OMP_NUM_THREADS", "A hint about CPU threads; GPU serving does not "
                                                     "depend on it."),
     _harmless(

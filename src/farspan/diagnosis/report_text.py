@@ -27,7 +27,7 @@ def report_lines(report: Report) -> Iterator[str]:
         yield from _timeline(report)
     if report.in_plain_terms:
         yield ""
-        yield "Capacity"
+        yield "Now" if report.seen_at else "Capacity"
         for sentence in report.in_plain_terms:
             yield f"  {sentence}"
     if report.noise:
@@ -51,6 +51,9 @@ def answer(report: Report) -> str:
         lines = f"{report.lines:,} line{'' if report.lines == 1 else 's'}"
         return f"Nothing of vLLM, SGLang or the built-in engine in {lines}: is it the log of a server?"
     if worst is None or worst.severity is Severity.INFO:
+        harmless = next((noise for noise in report.noise if noise.harmless), None)
+        if harmless is not None and not report.engine and not report.timeline:
+            return f"Nothing is wrong: {harmless.why}"
         return f"{who} {state}. Nothing is wrong."
     count = sum(finding.severity is worst.severity for finding in report.findings)
     more = f" ({count - 1} more)" if count > 1 else ""
@@ -67,18 +70,27 @@ def _name_server(report: Report) -> str:
 
 def _state(report: Report) -> str:
     server_state = report.server_state
+    if report.seen_at:
+        return (
+            f"at {report.seen_at} "
+            f"{'answers' if server_state.ready is not None else 'does not answer as it should'}"
+        )
+    if any(finding.id == "port-in-use" for finding in report.findings):
+        return "did not start"  # some servers say that they are ready before they bind
     if server_state.ready is not None:
         if server_state.died_itself:
             return "served and then died"
         if server_state.stopped is not None:
             return "served and was stopped"
         return "is ready"
-    if server_state.died_itself or (report.worst is Severity.ERROR and not server_state.rates.lines):
-        return "did not start"
-    if server_state.stopped is not None:
+    if server_state.stopped is not None and not server_state.failed:
         return "was stopped before it was ready"
+    if server_state.failed or (report.worst is Severity.ERROR and not server_state.rates.lines):
+        return "did not start"
     if server_state.phase is None or server_state.phase is StartPhase.READY:
         return "serves (the log does not show its start)"
+    if not server_state.args and not server_state.version:
+        return f"is in its start (a part of a log: {server_state.phase.value})"
     return f"has not finished starting (last seen: {server_state.phase.value})"
 
 
@@ -90,6 +102,8 @@ def _finding(finding: Finding) -> Iterator[str]:
     if finding.evidence.line:
         cut = "..." if len(text) > _EVIDENCE else ""
         yield f"  line {finding.evidence.line}{times}: {text[:_EVIDENCE]}{cut}"
+    elif text:
+        yield f"  seen: {text[:_EVIDENCE]}"
     for step in finding.fix:
         yield f"  -> {printable(step)}"
 

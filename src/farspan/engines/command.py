@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from farspan.engines.plain_secrets import check_no_secret
 from farspan.errors import InputError
 
 # Where the ranks of several machines meet.
@@ -23,7 +24,6 @@ _TAKEN = {
     "--headless": "--node-rank",
     "--distributed-executor-backend": "--distributed",
 }
-_SECRETS = {"--api-key": "--api-key-env", "--admin-api-key": "--api-key-env", "--hf-token": "HF_TOKEN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +94,11 @@ def check_words(words: Sequence[str]) -> None:
     Raises:
         InputError: A flag farspan sets itself, or a secret in plain sight.
     """
+    check_no_secret(words)
     for word in words:
         name = "--" + word.partition("=")[0].lstrip("-").replace("_", "-")
         if not word.startswith("--"):
             continue
-        if name in _SECRETS:
-            raise InputError(
-                f"{name} on a command line shows its value to every user of the machine",
-                "export HF_TOKEN, farspan passes it on by name"
-                if name == "--hf-token"
-                else "put the key into an environment variable and name that with --api-key-env",
-            )
         if name in _TAKEN:
             raise InputError(f"{name} is farspan's to set", f"give {_TAKEN[name]} before the --")
 

@@ -14,6 +14,7 @@ class Origin(StrEnum):
     MEASURED = "measured"  # read off a real card for this catalog
     REPORTED = "reported"  # what torch printed on such cards, in out-of-memory messages others published
     DOCUMENTED = "documented"  # the vendor's data sheet
+    GIVEN = "given"  # said by the user
     ASSUMED = "assumed"  # derived from a documented figure by a rule the docs state
 
 

@@ -1,25 +1,53 @@
-"""How people write a set of GPUs: `8xH200`, `H200`, or `detect`."""
+"""How people write a set of GPUs: `8xH200`, `8*h200`, `H200:8`, `h200x8`, `H200`, or `detect`."""
 
 from __future__ import annotations
 
 import re
 
 from farspan.errors import InputError
-from farspan.hardware.catalog import find_gpu
-from farspan.hardware.gpu import Node
+from farspan.hardware.catalog import find_gpu, given_gpu, known_gpu
+from farspan.hardware.gpu import Gpu, Node
+
+_NAME = r"[A-Za-z0-9][\w .-]*?"
+_COUNT_FIRST = re.compile(rf"(\d{{1,4}})\s*(?:[x×*]\s*|\s)({_NAME})", re.IGNORECASE)
+_NAME_FIRST = re.compile(rf"({_NAME})\s*[x×*:]\s*(\d{{1,4}})", re.IGNORECASE)
 
 
-def parse_node(text: str) -> Node:
-    """Read `8xH200`, `H200` or `detect` (this machine's GPUs, through NVML).
+def parse_node(text: str, memory_gib: float | None = None) -> Node:
+    """Read a set of GPUs of one kind, or `detect` (this machine's, through NVML).
+
+    Args:
+        text: The count and the name, in either order, in any case.
+        memory_gib: Memory of one GPU as torch sees it, for a kind the catalog lacks or knows otherwise.
 
     Raises:
-        InputError: The text is none of these, or detection fails.
+        InputError: The text is no set of GPUs, or detection fails.
+        NotFoundError: The catalog lacks the kind, and no memory is given.
     """
-    if text.strip().lower() == "detect":
+    wanted = text.strip()
+    if wanted.lower() == "detect":
         from farspan.hardware.detect import detect_node
 
         return detect_node()
-    match = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?([A-Za-z][\w .-]*|\d{4})\s*", text)
-    if match is None or match.group(1) == "0":
+    name, count = _split(wanted)
+    if not count:
         raise InputError(f"{text!r} is not a set of GPUs", "write it as 8xH200, H200 or detect")
-    return Node(find_gpu(match.group(2)), int(match.group(1) or 1))
+    return Node(_gpu(name, memory_gib), count)
+
+
+def _split(text: str) -> tuple[str, int]:
+    """The name and the count; count 0 for what is no set of GPUs."""
+    if known_gpu(text) is not None and re.fullmatch(_NAME, text):
+        return text, 1
+    match = _COUNT_FIRST.fullmatch(text)
+    if match is not None:
+        return match[2], int(match[1])
+    match = _NAME_FIRST.fullmatch(text)
+    if match is not None and (known_gpu(match[1]) is not None or ":" in text):
+        return match[1], int(match[2])
+    alone = re.fullmatch(r"[A-Za-z][\w .-]*|\d{4}", text)
+    return (text, 1) if alone else ("", 0)
+
+
+def _gpu(name: str, memory_gib: float | None) -> Gpu:
+    return find_gpu(name) if memory_gib is None else given_gpu(name, memory_gib)

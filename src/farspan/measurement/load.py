@@ -71,6 +71,7 @@ class Load:
         self._observers = observers
         self._limits = limits
         self._unreachable = 0
+        self._cut = 0
         self._in_flight: dict[Job, _InFlight] = {}
         self._deadline: float | None = None
         self._hang = ""
@@ -80,8 +81,8 @@ class Load:
 
     @property
     def unsent(self) -> int:
-        """Requests that have not left."""
-        return len(self._left)
+        """Requests that have not left, and those that count as if they had not."""
+        return len(self._left) + self._cut
 
     @property
     def loop_lag(self) -> Lag | None:
@@ -195,6 +196,11 @@ class Load:
         )
         if self._hang and result.status is Status.TIMED_OUT:
             result = _mark_hung(result, self._hang)
+        if result.status is Status.TIMED_OUT and not self._options.keep_cut and self._is_over():
+            self._cut += 1
+            self._must_stop()
+            self._watcher.given_up(job)
+            return
         self._unreachable = self._unreachable + 1 if result.status is Status.UNREACHABLE else 0
         await asyncio.to_thread(self._store.add, result)
         self._watcher.finished(result)
@@ -227,10 +233,13 @@ class Load:
             await asyncio.sleep(_LAG_CHECK_S)
             self._lags.append(max(0.0, time.perf_counter() - due))
 
+    def _is_over(self) -> bool:
+        return self._deadline is not None and time.perf_counter() >= self._deadline
+
     def _must_stop(self) -> bool:
         if self.stopped:
             return True
-        if self._deadline is not None and time.perf_counter() >= self._deadline:
+        if self._is_over():
             self.stopped = f"the time limit of {self._options.time_limit_s:g} s has passed"
         elif self._unreachable >= _UNREACHABLE_IN_A_ROW:
             self.stopped = f"the server at {self._options.url} no longer takes connections"

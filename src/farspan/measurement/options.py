@@ -55,6 +55,9 @@ class BenchOptions:
         limits: How long to wait for what.
         plan: A `farspan plan --json` file: where no first-token limit is given, it follows from the planned times.
         time_limit_s: When to stop the whole run, in seconds from the first request.
+        keep_cut: Whether a request that `time_limit_s` ends is kept as timed out; else it is as if it had never been
+            sent.
+        launched: How farspan started the server, for the run's environment; empty where it did not.
         percentiles: Which to report.
         goodput: Highest acceptable times in seconds by name (`GOODPUT_TIMES`).
     """
@@ -89,6 +92,8 @@ class BenchOptions:
     limits: Limits = field(default_factory=Limits)
     plan: Path | None = None
     time_limit_s: float | None = None
+    keep_cut: bool = True
+    launched: Mapping[str, Any] = field(default_factory=dict)
     percentiles: tuple[float, ...] = (50.0, 90.0, 99.0)
     goodput: Mapping[str, float] = field(default_factory=dict)
 

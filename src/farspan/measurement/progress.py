@@ -36,5 +36,8 @@ class Watcher:
     def progress(self, line: str) -> None:
         """The engine's state, about once a second while requests are under way; empty when it is not known."""
 
+    def given_up(self, job: Job) -> None:
+        """The time for the whole run is over before this request was; nothing is kept of it."""
+
     def finished(self, result: Result) -> None:
         """A request is over and its result is on disk."""

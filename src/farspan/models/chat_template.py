@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import jinja2
 
 _MARK = "farspan-user-message"
+_MAX_FILE_BYTES = 64 * 2**20  # some tokenizer_config.json list every added token
+_LONGEST_ERROR = 300  # characters
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,14 @@ class ChatTemplate:
         Raises:
             InputError: The template cannot be rendered, or refuses the messages.
         """
-        import jinja2
-
         try:
-            return self._compiled.render(messages=messages, add_generation_prompt=True, **self.variables)
-        except jinja2.TemplateError as error:
+            return self._compiled.render(
+                {**self.variables, "messages": messages, "add_generation_prompt": True}
+            )
+        except Exception as error:  # a template is a program: it can fail in any way
+            said = " ".join(str(error).split())[:_LONGEST_ERROR] or type(error).__name__
             raise InputError(
-                f"the chat template cannot be rendered ({error})", "use completions, without a chat template"
+                f"the chat template cannot be rendered ({said})", "use completions, without a chat template"
             ) from error
 
     @cached_property
@@ -89,27 +92,45 @@ def read_chat_template(folder: Path) -> ChatTemplate | None:
         InputError: A file is there and cannot be read.
     """
     config = _read_json(folder / "tokenizer_config.json")
-    variables = {
-        name: value["content"] if isinstance(value, dict) else value
+    texts = {
+        name: value.get("content") if isinstance(value, dict) else value
         for name, value in config.items()
-        if name.endswith("_token") and isinstance(value, (str, dict))
+        if name.endswith("_token")
     }
-    jinja = folder / "chat_template.jinja"
-    source: Any = jinja.read_text("utf-8") if jinja.is_file() else None
+    variables = {name: text for name, text in texts.items() if isinstance(text, str)}
+    source: Any = _read(folder / "chat_template.jinja") or None
     source = source or _read_json(folder / "chat_template.json").get("chat_template")
     source = source or config.get("chat_template")
     if isinstance(source, list):  # several named templates: the default one is meant
-        named = {entry["name"]: entry["template"] for entry in source}
-        source = named.get("default")
+        entries = [entry for entry in source if isinstance(entry, dict)]
+        source = next((entry.get("template") for entry in entries if entry.get("name") == "default"), None)
     return ChatTemplate(source, variables) if isinstance(source, str) else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> str:
+    """Return a file's text, none when it is not there."""
     if not path.is_file():
+        return ""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_FILE_BYTES + 1)
+        text = content.decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error})", "download the model's folder again") from error
+    if len(content) > _MAX_FILE_BYTES:
+        raise InputError(
+            f"{path} is larger than {_MAX_FILE_BYTES // 2**20} MiB", "download the model's folder again"
+        )
+    return text
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    text = _read(path)
+    if not text:
         return {}
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error})", "download the model's folder again") from error
     return content if isinstance(content, dict) else {}
 

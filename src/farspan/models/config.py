@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from farspan.errors import InputError, NotFoundError
+from farspan.errors import InputError, NotFoundError, UnsupportedError
 from farspan.models import catalog
-from farspan.models.config_json import check_bounds, read_config_json
+from farspan.models.config_json import check_bounds
 from farspan.models.families import family_reader
 from farspan.models.families.config_fields import ConfigReader
+from farspan.models.hub_cache import resolve_folder, snapshot_model
+from farspan.models.image_item import largest_image
+from farspan.models.published_files import PublishedFiles, hold_to_checkpoint, read_published
+from farspan.models.rope_override import overridden, parse_override, scaling_override
 from farspan.models.spec import ModelSpec
 
+_SAME_BYTES = 0.02
 WEIGHT_FORMATS: dict[str, object] = {
     "bf16": None,
     "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
@@ -22,24 +29,25 @@ WEIGHT_FORMATS: dict[str, object] = {
 }
 
 
-def spec_from_config(config: Mapping[str, object], name: str, source: str = "") -> ModelSpec:
+def spec_from_config(
+    config: Mapping[str, object], name: str, source: str = "", *, ignore_fields: Sequence[str] = ()
+) -> ModelSpec:
     """Read a config.json's content.
 
     Args:
         config: The JSON object.
         name: What to call the model.
         source: What to call the config in errors; the name when empty.
+        ignore_fields: Unknown fields that the user says cannot change memory.
 
     Raises:
         InputError: The architecture, or a field that may change memory, is not known; it is named.
     """
     check_bounds(config, source or name)
-    reader = ConfigReader(config, source or name)
+    reader = ConfigReader(config, source or name, allowed=frozenset(ignore_fields))
     architectures = reader.texts("architectures", [])
-    if len(architectures) != 1:
-        reader.refuse(
-            "architectures", f"is {architectures}, not one architecture", "add the model's class name"
-        )
+    if not architectures:
+        reader.refuse("architectures", "is [] and names no class", "add the model's class name")
     try:
         spec = family_reader(architectures[0])(reader, name)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -54,7 +62,7 @@ def spec_from_config(config: Mapping[str, object], name: str, source: str = "") 
             f"{source or name} describes layers without heads, or heads of size 0",
             "compare it with the config.json on the hub",
         )
-    return _only(spec)
+    return _only(replace(spec, image=largest_image(config), other_architectures=tuple(architectures[1:])))
 
 
 def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:
@@ -78,19 +86,15 @@ def override_weights(config: Mapping[str, object], weights: str) -> dict[str, ob
     return changed
 
 
-def read_config_file(path: Path, weights: str = "") -> ModelSpec:
-    """Read a config.json, or the one in a folder; `weights` as in `load_model`.
-
-    Raises:
-        InputError: There is no such file, it is not JSON, or farspan does not know what it describes.
-    """
-    file = path / "config.json" if path.is_dir() else path
-    config = read_config_json(file)
-    name = file.resolve().parent.name if file.name == "config.json" else file.stem
-    return spec_from_config(override_weights(config, weights) if weights else config, name, str(file))
-
-
-def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> ModelSpec:
+def load_model(
+    model: str,
+    *,
+    weights: str = "",
+    allow_network: bool = True,
+    ignore_fields: Sequence[str] = (),
+    rope_scaling: str = "",
+    override: str = "",
+) -> ModelSpec:
     """Find and read a model: an existing path, a catalog name or alias, or a hub id.
 
     Args:
@@ -99,36 +103,88 @@ def load_model(model: str, *, weights: str = "", allow_network: bool = True) -> 
             checkpoint's own.
         allow_network: Whether a hub id may be asked for over the network; the local Hugging Face cache is
             always looked at.
+        ignore_fields: Unknown fields of the config that the user says cannot change memory.
+        rope_scaling: RoPE scaling to plan with, such as `yarn:4`.
+        override: A JSON object of config fields, as an engine's override flag takes it.
 
     Raises:
-        InputError: Nothing of that name is found, or its config is not understood.
+        NotFoundError: Nothing of that name is found.
+        UnsupportedError: Its config is not understood.
+        InputError: Something given cannot be used.
     """
+    found = _find(model, allow_network=allow_network)
+    config, notes = dict(found.files.config), found.notes
+    changed = ""
+    if override:
+        config = overridden(config, parse_override(override))
+    if rope_scaling:
+        fields = scaling_override(config, rope_scaling)
+        config, changed = overridden(config, fields), json.dumps(fields, separators=(",", ":"))
+        notes += (
+            f"planned with {rope_scaling} RoPE scaling: a model reaches further than it was made for, less surely",
+        )
+    if weights:
+        config = override_weights(config, weights)
+        notes = (f"planned with {weights} weights: give the engine a checkpoint kept so",)
+    elif not _says_quantization(config):
+        claimed = re.search(r"(?i)\b(nvfp4|mxfp4|fp8|awq|gptq|w4a16|w8a8|int4|int8)\b", found.name)
+        if claimed is not None:
+            notes += (
+                f"the name says {claimed[1]}, the config no quantization: its weights are counted unquantized; with "
+                "hf_quant_config.json beside it, or --weights, they are not",
+            )
+    spec = spec_from_config(config, found.name, found.files.source, ignore_fields=ignore_fields)
+    if found.files.weights_bytes and not weights:
+        spec = hold_to_checkpoint(spec, found.files.weights_bytes)
+    return _only(replace(spec, notes=spec.notes + notes, config_overrides=changed))
+
+
+def _says_quantization(config: Mapping[str, object]) -> bool:
+    text = config.get("text_config")
+    sections = [config, text if isinstance(text, Mapping) else {}]
+    names = ("quantization_config", "compression_config", "expert_dtype")
+    return any(section.get(name) is not None for section in sections for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A model's files, what to call it, and what a reader must know of the files."""
+
+    files: PublishedFiles
+    name: str
+    notes: tuple[str, ...] = ()
+
+
+def _find(model: str, *, allow_network: bool) -> _Found:
     path = Path(model).expanduser()
-    if path.exists():
-        return _noted(read_config_file(path, weights), weights)
+    if path.suffix == ".gguf":
+        raise UnsupportedError(
+            f"{model} is a GGUF file, whose sizes farspan does not read",
+            "give the config.json of the model it was made from, with --weights int4",
+        )
+    if path.exists() or path.suffix == ".json":
+        path = resolve_folder(path)
+        file = path / "config.json" if path.is_dir() else path
+        # A snapshot's files are links into a folder of blobs: its name is the repository's.
+        snapshot_of = snapshot_model(file.absolute().parent)
+        if snapshot_of is not None:
+            name = snapshot_of.rpartition("/")[2].lower()
+        else:
+            name = file.resolve().parent.name if file.name == "config.json" else file.stem
+        return _Found(read_published(file), name)
     entry = catalog.find(model)
     if entry is not None:
-        config = entry.config()
-        spec = spec_from_config(override_weights(config, weights) if weights else config, entry.name)
-        return _noted(spec, weights, entry.notes())
+        return _Found(PublishedFiles(entry.config(), entry.name), entry.name, entry.notes())
     from farspan.models import hub
 
     if hub.is_hub_id(model):
-        config = hub.fetch_config(model, allow_network=allow_network)
-        spec = spec_from_config(override_weights(config, weights) if weights else config, model)
-        return _noted(spec, weights)
+        return _Found(hub.fetch_published(model, allow_network=allow_network), model)
     close = catalog.suggestions(model)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(catalog.names())}"
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise NotFoundError(
         f"{model!r} is neither a file, nor a folder, nor a catalog name",
-        f"{hint} A hub id has an owner: owner/name",
+        f"{hint}farspan models lists those it knows; a hub id has an owner: owner/name",
     )
-
-
-def _noted(spec: ModelSpec, weights: str, published: tuple[str, ...] = ()) -> ModelSpec:
-    """Add what a reader must know: the catalog's additions, or that the weights are not the own."""
-    own = (f"planned with {weights} weights: give the engine a checkpoint kept so",) if weights else published
-    return _only(replace(spec, notes=spec.notes + own))
 
 
 @lru_cache(maxsize=64)
@@ -142,6 +198,19 @@ def engine_model_name(model: str) -> str:
     """What to call the model on an engine's command line: a folder, or a hub id for a catalog name."""
     path = Path(model).expanduser()
     if path.exists():
-        return str(path.parent if path.is_file() else path)
+        return str(path.parent if path.is_file() else resolve_folder(path))
     entry = catalog.find(model)
     return entry.hub_id if entry is not None else model
+
+
+def keeps_weights_so(model: str, weights: str, *, allow_network: bool = True) -> bool:
+    """Whether a model's own checkpoint keeps its weights in a format, so that `weights` changes nothing.
+
+    Raises:
+        InputError: As `load_model`.
+    """
+    from farspan.models.weights import rank_weight_bytes
+
+    own, asked = (load_model(model, weights=each, allow_network=allow_network) for each in ("", weights))
+    # A checkpoint's own bytes are held to its index, which counts padding too.
+    return abs(rank_weight_bytes(own).total / rank_weight_bytes(asked).total - 1) < _SAME_BYTES

@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from farspan.errors import InputError
+from farspan.models.image_item import ImageItem
 from farspan.models.tensors import DTYPE_BYTES, QuantSpec, RopeSpec, WeightPart, WeightTensor
 from farspan.value_hash import ValueHash
 
@@ -56,6 +57,36 @@ class KvDtype(StrEnum):
         if self is KvDtype.AUTO:
             return model_dtype_bytes
         return 1 if self.is_fp8 else 2
+
+
+_KV_SPELLINGS = {
+    "bf16": KvDtype.BFLOAT16,
+    "fp16": KvDtype.FLOAT16,
+    "half": KvDtype.FLOAT16,
+    "float8": KvDtype.FP8,
+    "e4m3": KvDtype.FP8_E4M3,
+    "fp8e4m3": KvDtype.FP8_E4M3,
+    "float8_e4m3fn": KvDtype.FP8_E4M3,
+    "e5m2": KvDtype.FP8_E5M2,
+    "fp8e5m2": KvDtype.FP8_E5M2,
+    "float8_e5m2": KvDtype.FP8_E5M2,
+}
+
+
+def parse_kv_dtype(text: str | KvDtype) -> KvDtype:
+    """Read a KV cache type as people write it: `bf16`, `E4M3`, `fp8-e4m3`, in any case.
+
+    Raises:
+        InputError: It is no such type.
+    """
+    wanted = str(text).strip().lower().replace("-", "_")
+    found = _KV_SPELLINGS.get(wanted) or next((kind for kind in KvDtype if kind.value == wanted), None)
+    if found is None:
+        raise InputError(
+            f"--kv-dtype {text!r} is no KV cache type",
+            f"choose one of {', '.join(kind.value for kind in KvDtype)}",
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +249,7 @@ class ModelSpec(ValueHash):
 
     Args:
         name: Catalog name, or the folder the config came from.
-        architecture: `architectures[0]` of the config.
+        architecture: `architectures[0]` of the config, the class that engines build.
         model_type: The config's `model_type`.
         hidden_size: Width of the residual stream.
         vocab_size: Rows of the embedding.
@@ -231,6 +262,9 @@ class ModelSpec(ValueHash):
         kv_fp8: Whether the checkpoint asks for an FP8 KV cache when the KV dtype is auto.
         tie_word_embeddings: Whether the output head is the embedding.
         notes: What a reader of any figure must know: an assumption made, a published quantization.
+        image: The largest image it takes, or None without a vision tower.
+        config_overrides: A JSON object of config fields that the engine must be given for what is planned.
+        other_architectures: The rest of the config's `architectures`: SGLang looks for some names anywhere among them.
     """
 
     name: str
@@ -247,8 +281,16 @@ class ModelSpec(ValueHash):
     kv_fp8: bool = False
     tie_word_embeddings: bool = False
     notes: tuple[str, ...] = field(default=())
+    image: ImageItem | None = None
+    config_overrides: str = ""
+    other_architectures: tuple[str, ...] = ()
 
     __hash__ = ValueHash.__hash__
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """All names under the config's `architectures`."""
+        return (self.architecture, *self.other_architectures)
 
     @property
     def dtype_bytes(self) -> int:
@@ -288,6 +330,11 @@ class ModelSpec(ValueHash):
         """Bytes one request of `context` tokens must keep on one rank, each layer by its own rule."""
         width = kv_dtype.value_bytes(self.dtype_bytes)
         return sum(layer.kv_bytes(context, width, tp) for layer in self.layers)
+
+    def largest_tp(self, gpus: int) -> int:
+        """The largest tensor-parallel size up to `gpus` that the heads allow; `gpus` where none does."""
+        allowed = (tp for tp in range(gpus, 0, -1) if _tp_refusal(self, tp) is None)
+        return next(allowed, gpus)
 
     def check_tp(self, tp: int) -> None:
         """Refuse a tensor-parallel size the engines refuse.

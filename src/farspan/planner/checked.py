@@ -74,7 +74,7 @@ def check_overrides(request: PlanRequest, engine: MemoryModel, *, force: bool = 
 
 
 def _culprits(request: PlanRequest, engine: MemoryModel) -> list[str]:
-    """The flags without which the request fits: those that do it alone, else all of them."""
+    """The flags without which the request fits: those that do it alone, else the fewest that do it together."""
 
     def fits_without(*names: str) -> bool:
         kept = {name: value for name, value in request.engine_flags.items() if name not in names}
@@ -87,7 +87,14 @@ def _culprits(request: PlanRequest, engine: MemoryModel) -> list[str]:
     alone = [name for name in every if fits_without(name)]
     if alone:
         return [_written(name, request) for name in alone]
-    return [_written(name, request) for name in every] if every and fits_without(*every) else []
+    if not every or not fits_without(*every):
+        return []
+    blamed = every
+    for name in every:
+        others = [other for other in blamed if other != name]
+        if fits_without(*others):
+            blamed = others
+    return [_written(name, request) for name in blamed]
 
 
 def _written(name: str, request: PlanRequest) -> str:

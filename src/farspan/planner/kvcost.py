@@ -49,6 +49,7 @@ def _keeps(layer: LayerSpec) -> str:
         AttentionKind.CHUNKED_LOCAL: f"the current chunk of {layer.window:,}" if layer.window else "",
         AttentionKind.SLIDING_WINDOW: f"the last {layer.window:,} tokens" if layer.window else "",
         AttentionKind.LINEAR: "a state of fixed size",
+        AttentionKind.NONE: "nothing",
         AttentionKind.COMPRESSED: f"the last {layer.window:,} tokens" if layer.window else "",
     }[layer.attention]
     if layer.attention is AttentionKind.COMPRESSED and layer.tokens_per_entry:
@@ -59,7 +60,8 @@ def _keeps(layer: LayerSpec) -> str:
 def asked_kv_dtype(request: PlanRequest) -> KvDtype:
     """The KV type of the request, or of its engine flags where those name one farspan knows."""
     given = request.text_flag("", "--kv-cache-dtype")
-    return KvDtype(given) if given in {kind.value for kind in KvDtype} else request.kv_dtype
+    asked = KvDtype(given) if given in {kind.value for kind in KvDtype} else request.kv_dtype
+    return KvDtype.FP8 if asked is KvDtype.AUTO and request.model.kv_fp8 else asked
 
 
 def kv_cost(request: PlanRequest) -> KvCost:

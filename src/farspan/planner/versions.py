@@ -50,3 +50,61 @@ def resolve_version(
             f"add --accept-nearest-version to plan with {nearest}",
         )
     return ResolvedVersion(nearest, f"{engine} {wanted} is not known: planned as {nearest}")
+
+
+_PRE_RELEASE = re.compile(
+    r"(v?\d+\.\d+(?:\.\d+)?(?:\.post\d+)?)(?:[.-]?(?:rc|a|b|dev|nightly)\d*.*|\+.*)", re.IGNORECASE
+)
+_UNRELEASED = ("nightly", "latest", "main")
+
+
+def released_version(wanted: str) -> tuple[str, str]:
+    """The release that a version stands for, and how it was read.
+
+    `0.24.0rc2`, `0.24.0.dev12+gabc` and `0.24.0+cu128` are read as 0.24.0: a pre-release as the release it precedes.
+    `nightly`, `latest` and `main` are read as empty, the newest.
+
+    Returns:
+        The release, and a sentence when it is not what was written; empty for none.
+    """
+    text = wanted.strip()
+    if text.lower().split("-")[0] in _UNRELEASED:
+        return "", f"{wanted} is planned by the newest rules"
+    match = _PRE_RELEASE.fullmatch(text)
+    if match is None:
+        return text, ""
+    release = match.group(1)
+    return (
+        release,
+        "" if "+" in text and "dev" not in text else f"{wanted} is planned as {release.lstrip('v')}",
+    )
+
+
+def resolve_release(engine: str, wanted: str, oldest: str, newest: str) -> ResolvedVersion:
+    """The release to plan `wanted` as, when every release from `oldest` to `newest` has rules; empty: the newest.
+
+    One outside is planned by the nearest rules, with a warning.
+
+    Raises:
+        InputError: `wanted` is not a version.
+    """
+    if not wanted:
+        return ResolvedVersion(newest, "")
+    release, note = released_version(wanted)
+    warning = f"{engine} {note}" if note else ""
+    if not release:
+        return ResolvedVersion(newest, warning)
+    key = version_key(release)
+    if key > version_key(newest):
+        return ResolvedVersion(newest, f"{engine} {wanted} is not known: planned as {newest}")
+    if key < version_key(oldest):
+        return ResolvedVersion(
+            oldest, f"{engine} {wanted} is older than farspan's rules: planned as {oldest}"
+        )
+    return ResolvedVersion(canonical_version(release), warning)
+
+
+def canonical_version(text: str) -> str:
+    """A version as its engine writes it: three numbers, and `.postN` where there is one."""
+    major, minor, patch, post = version_key(text)
+    return f"{major}.{minor}.{patch}" + (f".post{post}" if post else "")

@@ -5,7 +5,7 @@ Modules are imported where they are used: a plan must answer in 0.3 s, and impor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,16 +15,20 @@ from farspan.errors import InputError
 from farspan.hardware.gpu import Node
 from farspan.hardware.node_spelling import parse_node
 from farspan.models.config import engine_model_name, load_model
-from farspan.models.spec import KvDtype, ModelSpec
+from farspan.models.rope_override import OVERRIDE_FLAGS
+from farspan.models.spec import KvDtype, ModelSpec, parse_kv_dtype
 from farspan.planner.answers import PlanAnswer, SearchAnswer, SweepAnswer
 from farspan.planner.engine_flags import parse_engine_flags
+from farspan.planner.load_time import NO_GOALS, TimeGoals
 from farspan.planner.plan import plan_engines
 from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.sizes import GIB, parse_token_list, parse_tokens
+from farspan.sizes import GIB, parse_seconds, parse_token_list, parse_tokens
 
 if TYPE_CHECKING:
     from farspan.planner.levers import Fix
     from farspan.planner.sweep import SweepPoint
+
+LONGEST = "max"  # as a context: the longest that fits
 
 
 def plan(
@@ -45,6 +49,11 @@ def plan(
     find: str | None = None,
     as_given: bool = False,
     offline: bool = False,
+    ignore_fields: Sequence[str] = (),
+    rope_scaling: str = "",
+    gpu_memory_gib: float | None = None,
+    ttft: str | float | None = None,
+    itl: str | float | None = None,
     engine_flags: Sequence[str] = (),
 ) -> PlanAnswer | SweepAnswer | SearchAnswer:
     """Plan a model on some GPUs: one context, several (`contexts`), or a search (`find`).
@@ -52,11 +61,12 @@ def plan(
     Args:
         model: A catalog name, a config.json, its folder, a hub id, or a ModelSpec.
         gpus: "8xH200", "detect", or a Node; several kinds, with commas, for `find="gpus"`.
-        tp: Tensor-parallel size; all GPUs when None.
+        tp: Tensor-parallel size; the largest the heads allow when None.
         engine: One engine; all of them side by side when None.
         engine_version: The engine's version; the newest known when empty.
         accept_nearest_version: Whether an unknown version is planned as the nearest.
-        context: Longest request in tokens, prompt and answer together: a number, or text such as "10M".
+        context: Longest request in tokens, prompt and answer together: a number, text such as "10M", or "max" for the
+            longest that fits.
         contexts: Several contexts.
         concurrency: Requests of that length at once.
         output_tokens: Tokens of the answer.
@@ -66,17 +76,32 @@ def plan(
         find: "context", "concurrency" or "gpus".
         as_given: Whether exactly the flags given are judged, and none is added.
         offline: Whether the Hugging Face hub may not be asked.
+        ignore_fields: Unknown fields of the model's config that cannot change memory.
+        rope_scaling: RoPE scaling to plan with, such as "yarn:4".
+        gpu_memory_gib: Memory of one GPU as torch sees it, for a kind the catalog lacks, GiB.
+        ttft: Longest time to the first token of any of `concurrency` requests sent at once: "60s", or seconds.
+        itl: Longest time between tokens while all of them decode: "50ms", or seconds.
         engine_flags: The engine's own flags, and NAME=VALUE for environment variables.
 
     Raises:
         InputError: Something given cannot be used, or no engine takes the request.
     """
+    flags = parse_engine_flags(tuple(engine_flags))
     spec = (
-        load_model(model, weights=weights or "", allow_network=not offline)
+        load_model(
+            model,
+            weights=weights or "",
+            allow_network=not offline,
+            ignore_fields=ignore_fields,
+            rope_scaling=rope_scaling,
+            override=_override(flags),
+        )
         if isinstance(model, str)
         else model
     )
-    nodes = [parse_node(part) for part in gpus.split(",")] if isinstance(gpus, str) else [gpus]
+    nodes = (
+        [parse_node(part, gpu_memory_gib) for part in gpus.split(",")] if isinstance(gpus, str) else [gpus]
+    )
     if len(nodes) > 1 and find != "gpus":
         raise InputError(f"--gpus {gpus} names several kinds", "name one, or ask --find gpus for each")
     if engine is None and (engine_version or engine_flags):
@@ -88,18 +113,21 @@ def plan(
             f"--available-kv-gib {available_kv_gib} is not a memory size", "copy it from the engine's log"
         )
     node = nodes[0]
+    goals = TimeGoals(*(None if goal is None else parse_seconds(str(goal)) for goal in (ttft, itl)))
+    if contexts and goals != NO_GOALS:
+        raise InputError("--ttft and --itl judge one context or a search", "ask --find context instead")
     request = PlanRequest(
         model=spec,
         gpu=node.gpu,
         gpus=node.count,
-        tp=tp if tp is not None else node.count,
-        context=spec.max_position_embeddings if context is None else parse_tokens(str(context)),
+        tp=tp if tp is not None else spec.largest_tp(max(1, node.count // _stages(flags))),
+        context=spec.max_position_embeddings if context in (None, LONGEST) else parse_tokens(str(context)),
         concurrency=concurrency,
-        kv_dtype=KvDtype(kv_dtype),
+        kv_dtype=parse_kv_dtype(kv_dtype),
         engine_version=engine_version,
         accept_nearest_version=accept_nearest_version,
         available_kv_bytes=None if available_kv_gib is None else round(available_kv_gib * GIB),
-        engine_flags=parse_engine_flags(tuple(engine_flags)),
+        engine_flags=flags,
         output_tokens=parse_tokens(str(output_tokens)),
         host_memory_bytes=node.host_memory_bytes,
         as_given=as_given,
@@ -108,7 +136,8 @@ def plan(
         all_engines() if engine is None else (get_engine(engine) if isinstance(engine, str) else engine,)
     )
     if find:
-        return _search([replace(request, gpu=other.gpu, gpus=other.count) for other in nodes], find, engines)
+        requests = [replace(request, gpu=other.gpu, gpus=other.count) for other in nodes]
+        return _search(requests, find, engines, goals)
     if contexts:
         from farspan.planner.sweep import sweep
 
@@ -121,10 +150,43 @@ def plan(
         return SweepAnswer(request, points, _fix_shortest(request, points, engines))
     if context is None:
         raise InputError("nothing is asked", "give --context, --contexts or --find context")
-    return _plan(request, engine_model_name(model) if isinstance(model, str) else spec.name, engines)
+    if context == LONGEST:
+        request = longest_request(request, engines)
+    return _plan(request, engine_model_name(model) if isinstance(model, str) else spec.name, engines, goals)
 
 
-def _plan(request: PlanRequest, model_name: str, engines: tuple[Engine, ...]) -> PlanAnswer:
+def longest_request(request: PlanRequest, engines: Sequence[Engine]) -> PlanRequest:
+    """The request at the longest context that some engine serves as often at once; at the model's where none does.
+
+    Raises:
+        InputError: Every engine refuses the request.
+    """
+    from farspan.planner.questions import largest_context
+
+    longest, refusals = 0, []
+    for engine in engines:
+        try:
+            longest = max(longest, largest_context(request, engine))
+        except InputError as error:
+            refusals.append(error)
+    if len(refusals) == len(engines):
+        raise refusals[0]
+    return request.at(longest) if longest else request
+
+
+def _stages(flags: Mapping[str, str | None]) -> int:
+    """Pipeline stages that the engine's own flags ask for: each takes GPUs of its own."""
+    names = {name for engine in all_engines() for name in engine.pipeline_flags}
+    given = next((flags[name] or "" for name in names if name in flags), "")
+    return max(1, int(given)) if given.isdigit() else 1
+
+
+def _override(flags: Mapping[str, str | None]) -> str:
+    """The engine's own override of config fields, if one is given."""
+    return next((flags[name] or "" for name in OVERRIDE_FLAGS if name in flags), "")
+
+
+def _plan(request: PlanRequest, model_name: str, engines: tuple[Engine, ...], goals: TimeGoals) -> PlanAnswer:
     plans, refusals = plan_engines(request, engines)
     alone = len(engines) == 1
     lacking = [plan for plan in plans if not (plan.fits_with_defaults if alone else plan.fits)]
@@ -134,7 +196,7 @@ def _plan(request: PlanRequest, model_name: str, engines: tuple[Engine, ...]) ->
 
         named = {engine.name: engine for engine in engines}
         fixes = {plan.engine: find_fix(request, plan, named[plan.engine]) for plan in lacking}
-    return PlanAnswer(request, model_name, tuple(plans), refusals, fixes)
+    return PlanAnswer(request, model_name, tuple(plans), refusals, fixes, goals)
 
 
 def _fix_shortest(
@@ -157,7 +219,9 @@ def _fix_shortest(
     }
 
 
-def _search(requests: list[PlanRequest], find: str, engines: tuple[Engine, ...]) -> SearchAnswer:
+def _search(
+    requests: list[PlanRequest], find: str, engines: tuple[Engine, ...], goals: TimeGoals
+) -> SearchAnswer:
     from farspan.planner.questions import Question, search
 
     try:
@@ -167,5 +231,5 @@ def _search(requests: list[PlanRequest], find: str, engines: tuple[Engine, ...])
             f"--find {find} is no question", f"ask one of {', '.join(kind.value for kind in Question)}"
         ) from None
     return SearchAnswer(
-        question, tuple((request, tuple(search(request, question, engines))) for request in requests)
+        question, tuple((request, tuple(search(request, question, engines, goals))) for request in requests)
     )

@@ -12,14 +12,16 @@ from farspan.engines.engine import Engine
 from farspan.engines.registry import get_engine
 from farspan.errors import InputError
 from farspan.launch.docker import DockerOptions
-from farspan.launch.manifest import ClusterOptions
+from farspan.launch.manifest import ClusterOptions, parse_toleration
 from farspan.launch.prepare_launch import ServeOptions, prepare
 from farspan.launch.runtime import IfExists, Runtime
+from farspan.launch.runtime_names import parse_runtime
 from farspan.launch.runtimes.choose import choose_runtime
 from farspan.launch.serve import RunningServer, ServeWatcher, describe, start_server
 from farspan.launch.server_records import StateFolder
-from farspan.models.spec import KvDtype
+from farspan.models.spec import KvDtype, parse_kv_dtype
 from farspan.sizes import parse_tokens
+from farspan.verbs.plan import LONGEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ def serve(
 ) -> PreparedServer | RunningServer:
     """Plan a server, start it, and wait until it answers one token.
 
-    A start that fails leaves nothing behind. A server that stays (`detach`) is ended with `farspan.stop`.
+    A start that fails leaves its record and its log, nothing that runs. A server that stays (`detach`) is ended with
+    `farspan.stop`.
 
     Args:
         model: A catalog name, a checkpoint's folder, or a hub id.
@@ -141,6 +144,8 @@ def prepare_server(
     model_path: str = "",
     revision: str = "main",
     offline: bool = False,
+    ignore_fields: Sequence[str] = (),
+    rope_scaling: str = "",
     python: str = "",
     image: str = "",
     shm_gib: int = 0,
@@ -154,6 +159,11 @@ def prepare_server(
     hf_secret: str = "",
     key_secret: str = "",
     node_selector: Sequence[str] = (),
+    runtime_class: str = "",
+    toleration: Sequence[str] = (),
+    memory_gib: int = 0,
+    pull_secret: Sequence[str] = (),
+    run_as_user: int = 0,
     service_type: str = "ClusterIP",
 ) -> PreparedServer:
     """Plan a server and decide what would run; starts nothing.
@@ -167,8 +177,9 @@ def prepare_server(
     options = ServeOptions(
         model=model,
         engine=get_engine(engine) if isinstance(engine, str) else engine,
-        runtime=runtime,
-        context=None if context is None else parse_tokens(str(context)),
+        runtime=parse_runtime(runtime),
+        context=None if context in (None, LONGEST) else parse_tokens(str(context)),
+        longest=context == LONGEST,
         gpus=gpus,
         tp=tp,
         nodes=nodes,
@@ -177,7 +188,7 @@ def prepare_server(
         distributed=distributed,
         concurrency=concurrency,
         output_tokens=parse_tokens(str(output_tokens)),
-        kv_dtype=KvDtype(kv_dtype),
+        kv_dtype=parse_kv_dtype(kv_dtype),
         weights=weights or "",
         engine_version=engine_version,
         accept_nearest_version=accept_nearest_version,
@@ -196,6 +207,11 @@ def prepare_server(
         python=python,
         disk_bytes_per_s=disk_gbps * 1e9,
         offline=offline,
+        ignore_fields=tuple(ignore_fields),
+        rope_scaling=rope_scaling,
+        volume=volume,
+        hf_secret=bool(hf_secret),
+        own_mounts=bool(docker_arg),
     )
     prepared = prepare(options)
     docker = DockerOptions(prepared.image, devices, shm_gib, tuple(docker_arg), compile_cache)
@@ -207,6 +223,11 @@ def prepare_server(
         hf_secret=hf_secret,
         key_secret=key_secret,
         node_selector=tuple(_label(text) for text in node_selector),
+        runtime_class=runtime_class,
+        tolerations=tuple(parse_toleration(text) for text in toleration),
+        memory_gib=memory_gib,
+        pull_secrets=tuple(pull_secret),
+        run_as_user=run_as_user,
         service_type=service_type,
         shm_gib=shm_gib,
     )

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from farspan.engines.sglang.defaults import default_backend
+from farspan.engines.sglang.engine import ENGINE as SGLANG
 from farspan.engines.sglang.plan import outline_sglang, plan_sglang
 from farspan.engines.sglang.tables import radix_copy_bytes, request_rows
 from farspan.engines.sglang.versions import KNOWN_VERSIONS, rules_of
@@ -16,6 +18,8 @@ from farspan.errors import InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
+from farspan.planner.checked import check_overrides
+from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.ledger import Basis, LedgerPhase, MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
 
@@ -45,10 +49,11 @@ def request(
     flags: dict[str, str | None] | None = None,
     **changes: Any,
 ) -> PlanRequest:
+    """A question about Scout on eight H200; with flags, about exactly these."""
     base = PlanRequest(
         SCOUT, H200, 8, 8, context, kv_dtype=kv, engine_version=version, engine_flags=flags or {}
     )
-    return replace(base, **changes)
+    return replace(base, **{"as_given": bool(flags), **changes})
 
 
 def plan(version: str, context: int = 10_000_000, kv: KvDtype = FP8, **flags_and_changes: Any) -> EnginePlan:
@@ -155,7 +160,7 @@ def test_0_5_6_post2_cannot_serve_one_request_of_10m_at_all() -> None:
     assert found.pools["full"] * 12288 < 110 * GIB
 
 
-def test_flags_are_added_only_when_none_were_given() -> None:
+def test_flags_are_added_only_where_the_defaults_do_not_serve() -> None:
     bare = plan("0.5.16")
     assert bare.fits
     assert bare.flags[-4:] == ("--max-running-requests", "8", "--swa-full-tokens-ratio", "0.05")
@@ -166,6 +171,62 @@ def test_flags_are_added_only_when_none_were_given() -> None:
     short = plan("0.5.16", 100_000)
     assert short.fits
     assert not any("farspan adds" in warning for warning in short.warnings)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"--enable-hierarchical-cache": None},
+        {"--disable-radix-cache": None},
+        {"--disable-cuda-graph": None},
+        {"--cpu-offload-gb": "2"},
+        {"--mem-fraction-static": "0.85"},
+        {
+            "--enable-hierarchical-cache": None,
+            "--hicache-ratio": "1.5",
+            "--disable-radix-cache": None,
+            "--disable-cuda-graph": None,
+            "--cpu-offload-gb": "2",
+        },
+    ],
+)
+def test_a_flag_given_does_not_keep_the_plan_from_adding_others(flags: dict[str, str | None]) -> None:
+    found = plan("0.5.23", flags=flags, as_given=False)
+    assert found.fits
+    assert "--max-running-requests 8" in found.added
+    assert all(name in found.flags for name in flags)
+    # What is planned holds when it is given back word for word.
+    words = parse_engine_flags(found.flags[4:])
+    assert plan("0.5.23", flags=words).fits
+
+
+def test_a_flag_given_is_never_changed() -> None:
+    rows: dict[str, str | None] = {"--max-running-requests": "4096"}
+    found = plan("0.5.16", flags=rows, as_given=False)
+    assert not found.fits
+    assert found.flags.count("--max-running-requests") == 1
+    assert found.flags[found.flags.index("--max-running-requests") + 1] == "4096"
+
+
+def test_what_is_short_is_blamed_and_nothing_beside_it() -> None:
+    harmless: dict[str, str | None] = {"--disable-radix-cache": None, "--disable-cuda-graph": None}
+    asked = request("0.5.23", flags={**harmless, "--max-running-requests": "4096"}, as_given=False)
+    with pytest.raises(InputError, match=r"^--max-running-requests 4096 breaks the plan"):
+        check_overrides(asked, SGLANG)
+    assert check_overrides(request("0.5.23", flags=harmless, as_given=False), SGLANG).plan.fits
+
+
+def test_advice_about_the_prefix_tree_passes_its_own_check() -> None:
+    given = request("0.5.6.post2", 2_097_152, KvDtype.AUTO)
+    text = next(w for w in plan_sglang(given).warnings if "The prefix tree of" in w)
+    ways = text.rpartition(": add ")[2].rstrip(".").split(" or ")
+    assert len(ways) == 2
+    for way in ways:
+        asked = request(
+            "0.5.6.post2", 2_097_152, KvDtype.AUTO, flags=parse_engine_flags(way.split()), as_given=False
+        )
+        assert check_overrides(asked, SGLANG).plan.fits
+    assert "--mem-fraction-static" in ways[0]
 
 
 def test_a_prompt_above_the_window_pool_waits_for_ever_before_0_5_10() -> None:
@@ -276,7 +337,6 @@ def test_the_ledger_adds_up_and_names_what_it_does_not_know() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"engine_version": "0.5.9"}, "not a version farspan knows"),
         ({"flags": {"--speculative-algorithm": "EAGLE"}}, "speculative decoding"),
         ({"flags": {"--hybrid-kvcache-ratio": "1"}}, "no --hybrid-kvcache-ratio"),
         ({"flags": {"--mem-fraction-static": "1.5"}}, "not between 0 and 1"),
@@ -306,10 +366,103 @@ def test_what_cannot_be_planned_is_refused_in_one_line(changes: dict[str, Any], 
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_version_is_planned_as_the_nearest_when_allowed() -> None:
-    found = plan("0.5.9", 100_000, accept_nearest_version=True)
-    assert found.version == "0.5.6.post2"
-    assert "0.5.9 is not known" in found.warnings[0]
+@pytest.mark.parametrize(
+    ("wanted", "planned", "words"),
+    [
+        ("0.5.9", "0.5.9", ""),
+        ("v0.5.10.post1", "0.5.10.post1", ""),
+        ("0.5.16+cu129", "0.5.16", ""),
+        ("0.5.17rc1", "0.5.17", "0.5.17rc1 is planned as 0.5.17"),
+        ("0.5.21.dev20260801+g1a2b3c4", "0.5.21", "is planned as 0.5.21"),
+        ("0.5.22-nightly-20260901", "0.5.22", "is planned as 0.5.22"),
+        ("0.4.9", "0.5.1", "older than farspan's rules: planned as 0.5.1"),
+        ("0.7.0", "0.5.23", "is not known: planned as 0.5.23"),
+    ],
+)
+def test_every_version_string_is_planned_and_others_than_releases_are_said(
+    wanted: str, planned: str, words: str
+) -> None:
+    found = plan(wanted, 100_000)
+    assert found.version == planned
+    assert found.fits
+    noted = [warning for warning in found.warnings if f"sglang {wanted}" in warning]
+    assert (words in noted[0]) if words else not noted
+
+
+def test_rules_change_where_the_releases_changed() -> None:
+    def releases(name: str, value: object) -> list[str]:
+        return [version for version in KNOWN_VERSIONS if getattr(rules_of(version), name) == value]
+
+    assert releases("radix_copies_indices", True)[-1] == "0.5.7"
+    assert releases("admits_by_smaller_pool", True)[-1] == "0.5.10"
+    assert releases("padding_row", True)[0] == "0.5.12"
+    assert releases("prefill_graphs", True)[0] == "0.5.10"
+    assert releases("triton_mask", False)[0] == "0.5.17"
+    assert releases("small_cards_grew", True)[0] == "0.5.20"
+    assert releases("hicache_must_exceed_device", True)[-1] == "0.5.14"
+    assert rules_of("0.5.10.post1") == replace(rules_of("0.5.10"), version="0.5.10.post1")
+
+
+def test_a_split_by_bytes_from_0_5_9_is_the_older_one_where_layers_are_alike() -> None:
+    found = {
+        v: plan(v, 100_000, KvDtype.AUTO, flags={"--max-running-requests": "8"}) for v in ("0.5.8", "0.5.9")
+    }
+    pools = [plan.pools for plan in found.values()]
+    assert pools[0]["full"] == pytest.approx(pools[1]["full"], abs=2)
+    assert pools[0]["window"] == pytest.approx(0.8 * pools[0]["full"], abs=2)
+
+
+@pytest.mark.parametrize(
+    ("version", "flags", "words", "fix"),
+    [
+        (
+            "0.5.23",
+            {"--mem-fraction-statc": "0.5"},
+            "has no flag --mem-fraction-statc",
+            "--mem-fraction-static",
+        ),
+        ("0.5.6.post2", {"--cuda-graph-max-bs-decode": "8"}, "has no flag", "--cuda-graph-max-bs"),
+        ("0.5.10", {"--hybrid-kvcache-ratio": "1"}, "does nothing any more", "--swa-full-tokens-ratio"),
+        ("0.5.23", {"--quantization": "fp8"}, "weights in bfloat16", "--weights fp8"),
+        ("0.5.23", {"--dtype": "float32"}, "weights of another size", "without --dtype"),
+        ("0.5.23", {"--load-format": "gguf"}, "not mirror", "--load-format"),
+        ("0.5.23", {"--enable-lora": None}, "LoRA", "without --enable-lora"),
+        ("0.5.23", {"--moe-a2a-backend": "deepep"}, "exchange", "without"),
+        ("0.5.23", {"--device": "cpu"}, "not a GPU", "--device"),
+    ],
+)
+def test_no_flag_passes_in_silence(version: str, flags: dict[str, str | None], words: str, fix: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        plan(version, 100_000, flags=flags)
+    assert fix in str(caught.value.fix)
+
+
+def test_flags_without_a_part_in_memory_pass_and_stay() -> None:
+    flags: dict[str, str | None] = {
+        "--enable-metrics": None,
+        "--dtype": "float16",
+        "--moe-a2a-backend": "none",
+        "--pp-size": "1",
+        "--schedule-policy": "fcfs",
+    }
+    found = plan("0.5.23", 100_000, flags=flags)
+    assert found.pools == plan("0.5.23", 100_000).pools
+    assert all(name in found.flags for name in flags)
+
+
+def test_deterministic_inference_chooses_its_backend() -> None:
+    b200, rules = find_gpu("B200"), rules_of("0.5.16")
+    qwen, deepseek = (load_model(name, allow_network=False) for name in ("qwen3-8b", "deepseek-v3"))
+    assert default_backend(qwen, b200, rules) == "trtllm_mha"
+    assert default_backend(qwen, b200, rules, deterministic=True) == "flashinfer"
+    assert default_backend(deepseek, b200, rules, deterministic=True) == "triton"
+    assert default_backend(qwen, H200, rules, deterministic=True) == "fa3"
+    given = replace(
+        PlanRequest(qwen, b200, 1, 1, 32_000, engine_version="0.5.16"),
+        engine_flags={"--enable-deterministic-inference": None},
+    )
+    workspaces = [line.formula for line in plan_sglang(given).ledger if line.name == "Attention workspace"]
+    assert workspaces == ["384 MiB"]
 
 
 def test_weights_above_the_fraction_leave_no_pool() -> None:
@@ -346,10 +499,15 @@ def test_window_pool_sized_by_requests_without_a_prefix_tree() -> None:
 @pytest.mark.parametrize("version", KNOWN_VERSIONS)
 def test_other_kinds_of_model_are_planned(name: str, version: str) -> None:
     model = load_model(name, allow_network=False)
-    found = plan_sglang(replace(request(version, 100_000, KvDtype.AUTO), model=model))
+    asked = replace(request(version, 100_000, KvDtype.AUTO), model=model)
+    if name.endswith("V3.2") and version in ("0.5.1", "0.5.2"):
+        with pytest.raises(InputError, match="has no implementation of DeepseekV32ForCausalLM"):
+            plan_sglang(asked)
+        return
+    found = plan_sglang(asked)
     assert found.starts, found.reason
     assert found.capacity_tokens > 100_000
-    hybrid = name.startswith("openai") and version != "0.5.6.post2"
+    hybrid = name.startswith("openai") and not rules_of(version).hybrid_flag
     assert ("window" in found.pools) == hybrid
 
 
@@ -359,3 +517,68 @@ def test_recurrent_layers_get_a_state_pool() -> None:
     assert found.starts
     assert found.pools["state slots"] > 0
     assert found.ledger["Recurrent state pool"].bytes % model.layers[0].state_bytes(4) == 0
+
+
+def test_a_pipeline_is_planned_by_its_tightest_stage() -> None:
+    whole = plan("0.5.23", 1_000_000, KvDtype.AUTO, gpus=16, flags={"--max-running-requests": "8"})
+    halves = plan(
+        "0.5.23", 1_000_000, KvDtype.AUTO, gpus=16, flags={"--max-running-requests": "8", "--pp-size": "2"}
+    )
+    assert halves.fits
+    # Half the layers a GPU, and the vision tower and embedding on the first stage alone.
+    assert 2 * whole.pools["full"] < halves.pools["full"] < 2.5 * whole.pools["full"]
+    assert halves.weights_bytes < 0.6 * whole.weights_bytes + 5 * GIB
+    assert halves.flags[halves.flags.index("--pp-size") + 1] == "2"
+    assert any("2 pipeline stages" in warning for warning in halves.warnings)
+    with pytest.raises(InputError, match="2 pipeline stages of 8 GPUs need 16") as caught:
+        plan("0.5.23", 1_000_000, flags={"--pp-size": "2"})
+    assert caught.value.fix == "use --tp 4"
+
+
+def test_a_model_larger_than_one_stages_gpus_fits_a_pipeline() -> None:
+    big = load_model("deepseek-v3", allow_network=False)
+    asked = PlanRequest(
+        big, find_gpu("H100"), 16, 8, 32_000, engine_version="0.5.23", engine_flags={"--pp-size": "2"}
+    )
+    assert SGLANG.plan(asked).fits
+    assert not SGLANG.plan(replace(asked, engine_flags={})).starts
+
+
+def test_groups_of_data_parallel_attention_have_pools_of_their_own() -> None:
+    big = load_model("deepseek-v3", allow_network=False)
+    asked = PlanRequest(big, H200, 8, 8, 100_000, concurrency=16, engine_version="0.5.23")
+    alone = SGLANG.plan(asked)
+    assert not alone.fits
+    grouped = SGLANG.plan(asked.with_flags({"--enable-dp-attention": None, "--dp-size": "8"}))
+    assert grouped.fits
+    assert grouped.max_concurrency == pytest.approx(8 * grouped.pools["full"] / 100_000)
+    # Attention and embedding whole on each GPU, experts shared out as before.
+    assert grouped.weights_bytes > alone.weights_bytes + 5 * GIB
+    assert any("8 groups of 1 ranks" in warning for warning in grouped.warnings)
+    newer = SGLANG.plan(asked.with_flags({"--attn-dp-size": "8"}))
+    assert newer.pools == grouped.pools
+    with pytest.raises(InputError, match="3 groups does not divide 8 ranks"):
+        SGLANG.plan(asked.with_flags({"--enable-dp-attention": None, "--dp-size": "3"}))
+
+
+def test_sharing_experts_out_whole_changes_no_bytes() -> None:
+    big = load_model("deepseek-v3", allow_network=False)
+    asked = PlanRequest(big, H200, 8, 8, 100_000, engine_version="0.5.16")
+    assert SGLANG.plan(asked.with_flags({"--ep-size": "8"})).pools == SGLANG.plan(asked).pools
+    with pytest.raises(InputError, match="--ep-size 3 does not divide 8 ranks and 256 experts"):
+        SGLANG.plan(asked.with_flags({"--ep-size": "3"}))
+
+
+def test_context_ranks_hold_the_tokens_of_one_cache_together() -> None:
+    big = load_model("deepseek-v3", allow_network=False)
+    asked = PlanRequest(big, H200, 8, 8, 100_000, engine_version="0.5.23", as_given=True)
+    fraction: dict[str, str | None] = {"--mem-fraction-static": "0.85"}
+    alone = SGLANG.plan(asked.with_flags(fraction))
+    shared = SGLANG.plan(asked.with_flags({**fraction, "--dcp-size": "8"}))
+    assert shared.pools["full"] == 8 * alone.pools["full"]
+    assert shared.capacity_tokens > 4_000_000
+    assert shared.available_kv_bytes == alone.available_kv_bytes
+    with pytest.raises(InputError, match="mirrored for MLA alone"):
+        plan("0.5.23", 100_000, flags={"--dcp-size": "2"})
+    with pytest.raises(InputError, match="--dcp-size 3 does not divide 8"):
+        SGLANG.plan(asked.with_flags({"--dcp-size": "3"}))

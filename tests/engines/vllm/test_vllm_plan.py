@@ -13,14 +13,14 @@ from farspan.engines.vllm.hybrid import hybrid_state
 from farspan.engines.vllm.layout import kv_layout
 from farspan.engines.vllm.plan import outline_vllm, plan_vllm
 from farspan.engines.vllm.pool import VllmKvLayout
-from farspan.engines.vllm.versions import KNOWN_VERSIONS, RULES
+from farspan.engines.vllm.versions import KNOWN_VERSIONS, RULES, rules_for
 from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.ledger import Basis, LedgerPhase
-from farspan.planner.request import EnginePlan
-from scout import GIB, request, scout
+from farspan.planner.request import EnginePlan, PlanRequest
+from scout import GIB, H200, request, scout
 
 AVAILABLE = 96_330_000_000
 HYBRID, FULL = 15_629_536, 3_919_648
@@ -99,13 +99,17 @@ def test_default_fraction_by_version() -> None:
 
 
 def test_graph_estimate_is_subtracted_from_0_20() -> None:
-    eager = plan(1_000_000, "0.24.0", "--enforce-eager")
-    assert eager.available_kv_bytes - plan(1_000_000, "0.24.0").available_kv_bytes == 502 * 2**20
-    assert "CUDA graphs" not in eager.ledger
-    old = plan(1_000_000, "0.12.0", "--enforce-eager")
-    assert old.available_kv_bytes == plan(1_000_000, "0.12.0").available_kv_bytes
+    compiled = plan(1_000_000, "0.24.0")
     off = plan(1_000_000, "0.24.0", "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS=0")
-    assert off.available_kv_bytes == eager.available_kv_bytes
+    assert off.available_kv_bytes - compiled.available_kv_bytes == 502 * 2**20
+    eager = plan(1_000_000, "0.24.0", "--enforce-eager")
+    assert "CUDA graphs" not in eager.ledger
+    # Eager ranks take nothing outside torch for compiled collectives either.
+    assert eager.available_kv_bytes > off.available_kv_bytes
+    one = plan(1_000_000, "0.19.0", "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS=1")
+    assert plan(1_000_000, "0.19.0").available_kv_bytes - one.available_kv_bytes == 502 * 2**20
+    old = plan(1_000_000, "0.12.0", "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS=1")
+    assert old.available_kv_bytes == plan(1_000_000, "0.12.0").available_kv_bytes
 
 
 def test_kv_memory_by_hand_bypasses_the_fraction() -> None:
@@ -233,12 +237,31 @@ class TestWarnings:
 
 
 class TestRefusals:
-    def test_unknown_version_names_the_known_and_the_nearest(self) -> None:
-        with pytest.raises(InputError, match=r"0\.12\.0.*0\.33\.0.*plan with 0\.24\.0"):
-            plan(1_000_000, "0.25.1")
-        answer = plan(1_000_000, "0.25.1", accept_nearest_version=True)
-        assert answer.version == "0.24.0"
-        assert "vllm 0.25.1 is not known: planned as 0.24.0" in answer.warnings
+    def test_every_release_is_planned_by_its_own_rules(self) -> None:
+        for version in ("0.9.2", "0.15.1", "0.19.0", "0.25.1", "0.30.0"):
+            assert plan(1_000_000, version).version == version
+        assert plan(1_000_000, "v0.19").version == "0.19.0"
+        assert rules_for("0.19.0")[0].near_ratio == rules_for("0.18.1")[0].near_ratio == 1.5
+        assert rules_for("0.17.1")[0].near_ratio == 1.25
+        assert rules_for("0.16.0")[0].sampler_bytes > 2 * rules_for("0.17.0")[0].sampler_bytes
+        assert rules_for("0.19.1")[0].default_utilization == 0.9
+        assert rules_for("0.20.2")[0].default_utilization == 0.92
+
+    @pytest.mark.parametrize(
+        ("written", "release", "said"),
+        [
+            ("0.24.0rc2", "0.24.0", "vllm 0.24.0rc2 is planned as 0.24.0"),
+            ("0.23.0.dev12+gabc123", "0.23.0", "vllm 0.23.0.dev12+gabc123 is planned as 0.23.0"),
+            ("0.24.0+cu128", "0.24.0", ""),
+            ("nightly", "0.33.0", "vllm nightly is planned by the newest rules"),
+            ("0.35.1", "0.33.0", "vllm 0.35.1 is not known: planned as 0.33.0"),
+            ("0.7.3", "0.9.0", "vllm 0.7.3 is older than farspan's rules: planned as 0.9.0"),
+        ],
+    )
+    def test_other_versions_are_read_as_a_release(self, written: str, release: str, said: str) -> None:
+        answer = plan(1_000_000, written)
+        assert answer.version == release
+        assert not said or said in answer.warnings
 
     def test_newest_is_the_default(self) -> None:
         assert plan(1_000_000, "").version == KNOWN_VERSIONS[-1]
@@ -246,7 +269,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            (("--pipeline-parallel-size=2",), "pipeline parallelism"),
+            (("--pipeline-parallel-size=2",), "2 pipeline stages of 8 GPUs need 16"),
+            (("--gpu-memory-utilisation=0.5",), "did you mean --gpu-memory-utilization"),
+            (("--calculate-kv-scales",), "drop it: it went in 0.28.0"),
+            (("--decode-context-parallel-size=2",), "needs full attention in every layer"),
             (("--tensor-parallel-size=4",), "contradicts --tp 8"),
             (("--gpu-memory-utilization=1.2",), "not above 0 and at most 1"),
             (("--gpu-memory-utilization=lots",), "is not a number"),
@@ -271,7 +297,7 @@ class TestRefusals:
     def test_architecture_of_a_later_version(self) -> None:
         answer = plan(100_000, "0.12.0", model=load_model("gemma-4-26b-a4b"))
         assert not answer.starts
-        assert "0.20.0 does" in answer.reason
+        assert "0.19.0 does" in answer.reason
 
     def test_above_the_models_maximum(self) -> None:
         answer = plan(11_000_000, "0.24.0")
@@ -418,8 +444,7 @@ def test_kv_offload_takes_host_memory_and_raises_no_request() -> None:
         ("--disable-sliding-window", None, "keep every token"),
         ("--mamba-ssm-cache-dtype", "float32", "recurrent states of another type"),
         ("--offload-backend", "prefetch", "prefetching weight offload"),
-        ("--dtype", "float32", "makes the weights of .* another size"),
-        ("--quantization", "fp8", "plan that checkpoint with --weights fp8"),
+        ("--quantization", "bitsandbytes", "plan that checkpoint with --weights fp8"),
     ],
 )
 def test_what_changes_memory_unmirrored_is_refused_by_name(
@@ -457,3 +482,72 @@ def test_the_fraction_has_two_spellings() -> None:
     other = plan_vllm(request(100_000, "0.33.0", engine_flags={"--device-memory-utilization": "0.5"}))
     assert one.available_kv_bytes == other.available_kv_bytes
     assert one.available_kv_bytes < plan_vllm(request(100_000, "0.33.0")).available_kv_bytes
+
+
+def test_a_fraction_given_by_hand_does_not_keep_the_plan_from_lowering_requests() -> None:
+    answer = plan(10_000_000, "0.33.0", "--gpu-memory-utilization=0.91")
+    assert answer.fits
+    assert any(added.startswith("--max-num-seqs") for added in answer.added)
+    assert not plan(10_000_000, "0.33.0", "--gpu-memory-utilization=0.91", as_given=True).starts
+
+
+def test_eager_steps_are_bound_by_launches() -> None:
+    eager, compiled = plan(1_000_000, "0.24.0", "--enforce-eager").time, plan(1_000_000, "0.24.0").time
+    assert eager is not None
+    assert compiled is not None
+    assert 0.068 <= eager.itl_expected_s <= 0.088
+    assert compiled.itl_expected_s < 0.03
+    assert "eager" in eager.basis
+
+
+def test_pipeline_stages_share_layers_and_the_last_one_samples() -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    flags: dict[str, str | None] = {"--pipeline-parallel-size": "2", "--gpu-memory-utilization": "0.95"}
+    asked = PlanRequest(model, find_gpu("H100"), 2, 1, 8192, engine_version="0.19.0", engine_flags=flags)
+    two, one = plan_vllm(asked), plan_vllm(replace(asked, engine_flags={"--gpu-memory-utilization": "0.95"}))
+    # A public server printed 66.54 GiB on its first stage and a cache of 1,075,312 tokens.
+    assert two.available_kv_bytes / 2**30 == pytest.approx(66.54, abs=0.3)
+    assert two.printed["GPU KV cache size"] == pytest.approx(1_075_312, rel=0.005)
+    assert two.capacity_tokens > 2 * one.capacity_tokens
+    with pytest.raises(InputError, match="2 pipeline stages of 1 GPUs need 2, and there are 1"):
+        plan_vllm(replace(asked, gpus=1))
+
+
+def test_context_ranks_share_the_tokens_of_a_latent_cache() -> None:
+    model = load_model("deepseek-v3", allow_network=False)
+    asked = PlanRequest(model, H200, 8, 8, 100_000, engine_version="0.33.0")
+    whole = plan_vllm(asked)
+    shared = plan_vllm(replace(asked, engine_flags={"--decode-context-parallel-size": "8"}))
+    assert shared.capacity_tokens == pytest.approx(8 * whole.capacity_tokens, rel=0.01)
+    with pytest.raises(InputError, match="does not fit TP 8 over 1 KV heads"):
+        plan_vllm(replace(asked, engine_flags={"--decode-context-parallel-size": "3"}))
+
+
+def test_a_dtype_and_online_fp8_change_the_weights() -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), 1, 1, 8192, engine_version="0.19.0")
+    changes: dict[str, dict[str, str | None]] = {
+        "own": {},
+        "float32": {"--dtype": "float32"},
+        "fp8": {"--quantization": "fp8"},
+    }
+    sizes = {
+        name: plan_vllm(replace(asked, engine_flags=flags)).weights_bytes / 2**30
+        for name, flags in changes.items()
+    }
+    # As printed by public servers of 0.19.0.
+    assert sizes == pytest.approx({"own": 14.99, "float32": 29.98, "fp8": 8.49}, abs=0.03)
+
+
+def test_a_draft_layer_takes_weights_and_kv() -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), 1, 1, 8192, engine_version="0.19.0")
+    draft: dict[str, str | None] = {
+        "--speculative-config": '{"method": "eagle3", "num_speculative_tokens": 3}'
+    }
+    with_draft = plan_vllm(replace(asked, engine_flags=draft))
+    assert with_draft.weights_bytes > plan_vllm(asked).weights_bytes
+    assert any("(assumed)" in warning for warning in with_draft.warnings)
+    unread: dict[str, str | None] = {"--speculative-config": '{"method": "draft_model", "model": "x"}'}
+    with pytest.raises(UnsupportedError, match="loads a draft that farspan does not read"):
+        plan_vllm(replace(asked, engine_flags=unread))

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from farspan.diagnosis.rules import gpu_memory, requests, start, table, unknown
+from farspan.diagnosis.rules import (
+    accuracy,
+    cluster,
+    container,
+    gpu_memory,
+    hub,
+    kernels,
+    requests,
+    start,
+    toolkit,
+    unknown,
+)
 from farspan.engines.logs.rule import Rule, StateRule
 
 RULES: tuple[Rule | StateRule, ...] = (
-    *table.RULES,
     *start.RULES,
+    *hub.RULES,
+    *toolkit.RULES,
+    *kernels.RULES,
+    *accuracy.RULES,
+    *cluster.RULES,
+    *container.RULES,
     *gpu_memory.RULES,
     *requests.RULES,
     *unknown.RULES,

@@ -1,9 +1,10 @@
-"""What clients send."""
+"""What clients do: strangers at the port, and clients that give up."""
 
 from __future__ import annotations
 
 from farspan.engines.logs.findings import Confidence, Evidence, Severity
-from farspan.engines.logs.rule import Diagnosis, StateRule
+from farspan.engines.logs.pattern import compile_pattern
+from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch, StateRule
 from farspan.engines.logs.server_state import ServerState
 
 _SHOWN = 3
@@ -44,4 +45,41 @@ STRANGERS = StateRule(
     means="The port is open to the Internet, and strangers try its handle.",
 )
 
-RULES = (STRANGERS,)
+_DISCONNECTED = compile_pattern(
+    r"Request is disconnected from the client side|Aborted request\(?s?\)? |Client disconnected"
+)
+
+
+def _disconnected(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
+    longest = server_state.rates.longest
+    count = "A client" if rule_match.count == 1 else f"{rule_match.count} times a client"
+    pace = ""
+    if longest is not None and longest.tps:
+        pace = (
+            f" The log shows {longest.tokens:,.0f} prompt tokens in {longest.seconds:.0f} s, "
+            f"{longest.tps:,.0f} tokens/s: a prompt of a million "
+            f"tokens takes {1e6 / longest.tps / 60:.0f} minutes or more at that rate."
+        )
+    return Diagnosis(
+        f"{count} gave up before its answer: the connection was closed from its side, and the "
+        f"request was aborted. Nothing failed in the "
+        f"server.{pace}",
+        (
+            "a longer timeout in the client, and in any proxy between (nginx: proxy_read_timeout); "
+            "stream the answer",
+            "`farspan bench` waits as long as it takes, and `farspan plan` says how long that is",
+        ),
+        Confidence.CERTAIN,
+    )
+
+
+DISCONNECTED = Rule(
+    id="client-disconnected",
+    means="A client gave up before its answer came.",
+    severity=Severity.WARNING,
+    pattern=_DISCONNECTED,
+    explain=_disconnected,
+    sources=("sglang srt/managers/tokenizer_manager.py", "vllm entrypoints/utils.py: with_cancellation"),
+)
+
+RULES: tuple[Rule | StateRule, ...] = (STRANGERS, DISCONNECTED)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from farspan.engines.logs.findings import Confidence, Evidence, Severity
+import difflib
+
+from farspan.engines.logs.findings import Confidence, Severity
 from farspan.engines.logs.pattern import compile_pattern
 from farspan.engines.logs.planned_server import spec_of
-from farspan.engines.logs.records import StartPhase
-from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch, StateRule
+from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch
 from farspan.engines.logs.server_state import ServerState
 from farspan.errors import InputError
 
@@ -191,88 +192,63 @@ UNKNOWN_FLAG = Rule(
 )
 
 
-_KILLED = compile_pattern(
-    r"(?P<who>Worker proc \S+|Engine core proc \S+|Subprocess \S+|[Pp]rocess \S+|scheduler\S*)?.{0,60}?"
-    r"(?:died unexpectedly|crashed with exit code|exit code:?|exited with code"
-    r"|exitcode)[^\d-]{0,8}(?P<code>-?\d+)"
-    r"|(?P<kernel>Out of memory: Killed process|OOMKilled|oom-kill)|^(?P<shell>Killed)\s*$"
+_BAD_VALUE = compile_pattern(
+    r"error: argument (?P<flag>-[\w/-]+): (?P<why>.{1,900})|error: the following arguments are "
+    r"required: (?P<required>.+)"
+    r"|error: (?P<ambiguous>ambiguous option: .+)"
 )
+_CHOICES = compile_pattern(r"invalid choice: '?(?P<given>[^' ]{0,100})'? \(choose from (?P<choices>.+?)\)?$")
+_NEEDS_JSON = {
+    "--compilation-config": "-O3 (no space), or JSON: --compilation-config '{\"mode\": 3}' (vLLM to 0.11: level)",
+    "--speculative-config": 'a JSON object: --speculative-config \'{"method": "ngram", '
+    '"num_speculative_tokens": 4}\'',
+    "--limit-mm-per-prompt": "a JSON object: --limit-mm-per-prompt '{\"image\": 2}'",
+    "--kv-transfer-config": "a JSON object in single quotes",
+    "--hf-overrides": "a JSON object in single quotes",
+}
 
 
-_SIGNAL_9 = ("-9", "137")
-
-
-def _killed(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis | None:
+def _bad_value(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:  # noqa: ARG001
     match = rule_match.match
-    outright = match["kernel"] is not None or match["shell"] is not None
-    if not outright and match["code"] not in _SIGNAL_9:
-        return None
-    stopped = server_state.stopped
-    if stopped is not None and stopped.line <= rule_match.message.where.line:
-        return None
+    if match["required"] is not None:
+        return Diagnosis(
+            f"The command line lacks {match['required'].strip()[:200]}, and the engine ended with code 2.",
+            (f"add {match['required'].strip()[:200]}; `--help` of this very version says how",),
+        )
+    if match["flag"] is None:
+        return Diagnosis(
+            f"A shortened flag could mean several: {match['ambiguous'][:200]}.",
+            ("write the flag out in full",),
+        )
+    flag, why = match["flag"].partition("/")[0], match["why"].strip()
+    choice = _CHOICES.search(why)
+    if choice is not None:
+        choices = [one.strip(" '\"") for one in choice["choices"].split(",")]
+        near = difflib.get_close_matches(choice["given"], choices, n=1, cutoff=0.4)
+        return Diagnosis(
+            f"{flag} has no value '{choice['given']}' in this version; the engine ended with code 2.",
+            (
+                *((f"{flag} {near[0]}, if that was meant",) if near else ()),
+                f"take one of {', '.join(choices[:30])}, or leave {flag} out",
+            ),
+        )
+    fix = [_NEEDS_JSON[flag]] if flag in _NEEDS_JSON else []
+    if "validation error" in why or "JSON" in why or "json" in why:
+        fix = fix or [f"{flag} takes a JSON object in single quotes"]
+    fix.append("`--help` of this very version says what it takes: values change from one version to the next")
     return Diagnosis(
-        "A process was killed with signal 9 from outside: nothing in the engine does that while it "
-        "starts or serves. "
-        "Most often the host or the container ran out of main memory (loading weights, HiCache, a long "
-        "prompt's text).",
-        (
-            "`dmesg | grep -i kill` on the host, or `docker inspect` (OOMKilled) and `kubectl describe "
-            "pod`, say so",
-            "give the container more memory, load from local disk instead of page cache, lower "
-            "--hicache-size or --swap-space",
-        ),
-        Confidence.STRONG if outright else Confidence.LIKELY,
+        f"{flag} was given a value this version does not take ({why[:200]}); the engine ended with code 2.",
+        tuple(fix),
     )
 
 
-KILLED = Rule(
-    id="killed",
-    means="A process was killed from outside, most often by the host's memory limit.",
+BAD_VALUE = Rule(
+    id="bad-flag-value",
+    means="A flag was given a value this version does not take, or a needed one is missing.",
     severity=Severity.ERROR,
-    pattern=_KILLED,
-    explain=_killed,
-    sources=("vllm-project/vllm#3895", "vllm-project/vllm#20657"),
-    general=True,
-)
-
-
-def _start_unfinished(server_state: ServerState) -> Diagnosis | None:
-    if (
-        server_state.started is None
-        or server_state.phase in (None, StartPhase.READY)
-        or server_state.ready is not None
-    ):
-        return None
-    if (
-        server_state.died is not None
-        or server_state.stopped is not None
-        or server_state.tracebacks.exceptions
-    ):
-        return None
-    if server_state.rates.lines or server_state.access_log.answered:
-        return None
-    during = server_state.phase.value if server_state.phase is not None else "start"
-    return Diagnosis(
-        f"The log ends during the start ({during}) with no error: the server is still starting, or it "
-        f"was killed from "
-        "outside (signal 9 leaves no line).",
-        (
-            "if the process is gone: `dmesg | grep -i kill`, `docker inspect` (OOMKilled, exit code "
-            "137), `kubectl describe pod`",
-            "a startup probe that is too short kills a server that only loads; `farspan plan` says how "
-            "long loading takes",
-        ),
-        Confidence.LIKELY,
-        evidence=Evidence(server_state.last.line, f"the last line, during {during}"),
-    )
-
-
-START_UNFINISHED = StateRule(
-    means="The log ends in the middle of a start, without an error.",
-    id="start-unfinished",
-    severity=Severity.WARNING,
-    look=_start_unfinished,
-    only_unexplained=True,
+    pattern=_BAD_VALUE,
+    explain=_bad_value,
+    sources=("argparse", "vllm engine/arg_utils.py", "sglang srt/server_args.py"),
 )
 
 RULES = (
@@ -280,6 +256,5 @@ RULES = (
     HEADS_NOT_DIVISIBLE,
     TOO_FEW_GPUS,
     UNKNOWN_FLAG,
-    KILLED,
-    START_UNFINISHED,
+    BAD_VALUE,
 )

@@ -9,7 +9,8 @@ from farspan.engines.logs.log_line import ParsedLine
 from farspan.engines.logs.records import Access, EngineVersion, Event, Progress, StartPhase
 
 _ACCESS = re.compile(
-    r"\A\s{0,8}+(?P<address>[\w.:%\[\]-]{2,60}?):\d{1,5} - \"(?P<request>[^\"]{1,2000}+)\" (?P<status>[1-5]\d\d)\b"
+    r"\A\s{0,8}+(?P<address>[\w.:%\[\]-]{2,60}?):\d{1,5} - \"(?P<request>[^\"]{1,2000}+)\" "
+    r"(?P<status>[1-5]\d\d)\b"
 )
 
 
@@ -31,5 +32,7 @@ COMMON_LINES: tuple[LinePattern, ...] = (
     line_pattern(r"Capturing CUDA graphs.*?(?P<percent>\d+)%\|", phase(StartPhase.GRAPHS)),
     line_pattern(r"Capturing batches.*?(?P<percent>\d+)%\|", phase(StartPhase.GRAPHS)),
     line_pattern(r"Application startup complete", _application_ready),
-    line_pattern(r"Application shutdown complete", phase(StartPhase.SHUTDOWN, done=True)),
+    line_pattern(
+        r"Application shutdown complete|Finished server process \[", phase(StartPhase.SHUTDOWN, done=True)
+    ),
 )

@@ -41,7 +41,8 @@ _VLLM = re.compile(
 )
 # SGLang: `[2026-11-22 20:21:52 DP0 TP0] text`, then `INFO:` for lines of its HTTP server.
 _SGLANG = re.compile(
-    r"\[(?P<stamp>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:[.,]\d{1,9}+)?(?P<ranks>(?: [A-Z]{1,12}+\d{1,9}+){0,8}+)\] ?"
+    r"\[(?P<stamp>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:[.,]\d{1,9}+)?(?P<ranks>(?: "
+    r"[A-Z]{1,12}+\d{1,9}+){0,8}+)\] ?"
 )
 _LEVEL = re.compile(r"(?P<level>DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL)(?::\s{1,20}+|\s{1,20}+)")
 _STAMP = re.compile(

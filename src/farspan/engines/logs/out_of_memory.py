@@ -8,10 +8,14 @@ from typing import NamedTuple
 from farspan.engines.logs.pattern import compile_pattern
 
 PATTERN = compile_pattern(
-    r"CUDA out of memory\. Tried to allocate (?P<wanted>\d+(?:\.\d+)?) (?P<unit>[KMG]iB)"
+    r"(?:CUDA|HIP|XPU) out of memory\. Tried to allocate (?P<wanted>\d+(?:\.\d+)?) (?P<unit>[KMG]iB)"
     r"(?:.{0,80}?total capacity of (?P<total>\d+(?:\.\d+)?) GiB)?"
     r"(?:.{0,80}?which (?P<free>\d+(?:\.\d+)?) (?P<free_unit>bytes|[KMG]iB) is free)?"
-    r"(?:.{0,200}?this process has (?P<used>\d+(?:\.\d+)?) GiB memory in use)?"
+    r"(?:.{0,200}?(?:this process|Process \d+) has (?P<used>\d+(?:\.\d+)?) GiB memory in use)?"
+    r"|(?:CUDA|HIP) (?:driver )?error:? ?(?:\(\d+\)|2)?:? ?out of memory|cudaErrorMemoryAllocation|"
+    r"hipErrorOutOfMemory"
+    r"|CUBLAS_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED)|Failed to CUDA (?:calloc|malloc)|Cuda failure (?:2 "
+    r")?'out of memory'"
 )
 _UNITS = {"bytes": 2.0**-30, "KiB": 2.0**-20, "MiB": 2.0**-10, "GiB": 1.0}
 
@@ -19,7 +23,7 @@ _UNITS = {"bytes": 2.0**-30, "KiB": 2.0**-20, "MiB": 2.0**-10, "GiB": 1.0}
 class OutOfMemory(NamedTuple):
     """The figures of one message, GiB; None where it does not say."""
 
-    wanted_gib: float
+    wanted_gib: float | None
     total_gib: float | None
     free_gib: float | None
     used_gib: float | None
@@ -33,12 +37,18 @@ class OutOfMemory(NamedTuple):
 
     def words(self) -> str:
         """The figures as part of a sentence."""
-        said = f"{self.wanted_gib:.2f} GiB wanted"
+        if self.wanted_gib is None:
+            return "the message has no figures"
+        said = f"{_size(self.wanted_gib)} wanted"
         if self.free_gib is not None:
-            said += f", {self.free_gib:.2f} GiB free"
+            said += f", {_size(self.free_gib)} free"
         if self.total_gib is not None:
             said += f" of {self.total_gib:.2f} GiB"
         return said
+
+
+def _size(gib: float) -> str:
+    return f"{gib:.2f} GiB" if gib >= 0.1 or not gib else f"{gib * 1024:.1f} MiB"
 
 
 def read(match: re.Match[str]) -> OutOfMemory:
@@ -48,6 +58,4 @@ def read(match: re.Match[str]) -> OutOfMemory:
         number = match[value]
         return None if number is None else float(number) * _UNITS[match[unit] if unit else "GiB"]
 
-    wanted = gib("wanted", "unit")
-    assert wanted is not None  # the pattern has it
-    return OutOfMemory(wanted, gib("total", ""), gib("free", "free_unit"), gib("used", ""))
+    return OutOfMemory(gib("wanted", "unit"), gib("total", ""), gib("free", "free_unit"), gib("used", ""))

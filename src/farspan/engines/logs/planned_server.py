@@ -151,6 +151,7 @@ def request_of(server_state: ServerState) -> PlanRequest | None:
         kv_dtype=kv_dtype,
         engine_version=planned_version(server_state),
         accept_nearest_version=True,
+        as_given=True,  # the server ran with these, and with nothing that a plan would add
         available_kv_bytes=round(available * GIB) if available and available > 0 else None,
         engine_flags=flags,
     )

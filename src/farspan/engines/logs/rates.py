@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from farspan.engines.logs.records import Batch, Throughput
+from farspan.engines.logs.records import Batch, Throughput, WorkBegins
 
 LOG_INTERVAL_S = 10.0
 _WINDOWS = 64
@@ -51,6 +51,7 @@ class _Engine:
     """One vLLM engine's stretch of work: from the first line with a request running to the first without."""
 
     began: float | None = None
+    is_exact: bool = False
     last_at: float | None = None
     tokens: float = 0.0
     logged: float = 0.0
@@ -83,21 +84,37 @@ class Rates:
     peak_usage: float = 0.0
     queue_stuck: bool = False
     preemptions: tuple[int, int] = (0, 0)
+    hit_rate: tuple[float, int] = (0.0, 0)
+    busiest: Throughput | None = None
+    generation_tps: float = 0.0
+    most_new_tokens: int = 0
+    new_tokens: int = 0
+    cached_tokens: int = 0
+    _work_at: float | None = None
     _engines: dict[str, _Engine] = field(default_factory=dict)
     _batch_began: float | None = None
     _batch_last: float | None = None
     _batch_tokens: float = 0.0
 
+    def work_begins(self, event: WorkBegins) -> None:
+        """Note that a request came in: what is logged next is of work that began here."""
+        if self._work_at is None:
+            self._work_at = event.where.at
+
     def see_throughput(self, sample: Throughput) -> None:
         """Take in one of vLLM's periodic lines."""
         self.lines += 1
-        where, prompt_tps, _, running, waiting, usage, name, preemptions, _ = sample
+        where, prompt_tps, generation_tps, running, waiting, usage, name, preemptions, hit_rate = sample
         if preemptions > self.preemptions[0]:
             self.preemptions = (preemptions, where.line)
         if usage > self.peak_usage:
             self.peak_usage = usage
         if prompt_tps > self.highest[0]:
             self.highest = (prompt_tps, where.line)
+        if self.busiest is None or (prompt_tps, generation_tps) > self.busiest[1:3]:
+            self.busiest = sample
+        if hit_rate:
+            self.hit_rate = (hit_rate, where.line)
         if running:
             self.stuck = None
         else:
@@ -115,7 +132,9 @@ class Rates:
         interval = since if 0 < since < 2 * LOG_INTERVAL_S else LOG_INTERVAL_S
         engine.last_at = at
         if engine.began is None and (running or waiting or prompt_tps):
-            engine.began = at - interval / 2
+            engine.is_exact = self._work_at is not None and self._work_at <= at
+            engine.began = self._work_at if engine.is_exact else at - interval / 2
+            self._work_at = None
         if prompt_tps and engine.began is not None:
             engine.tokens += prompt_tps * interval
             engine.logged = max(engine.logged, prompt_tps)
@@ -126,7 +145,8 @@ class Rates:
     def _finish(self, engine: _Engine) -> None:
         if engine.began is not None and engine.prompt_at is not None:
             # The tokens were counted somewhere within the interval before their line.
-            seconds = engine.prompt_at - LOG_INTERVAL_S / 2 - engine.began
+            late = 0.0 if engine.is_exact else LOG_INTERVAL_S / 2
+            seconds = engine.prompt_at - late - engine.began
             self._keep(Prefill(engine.prompt_line, engine.tokens, seconds, LOG_INTERVAL_S, engine.logged))
         engine.began, engine.tokens, engine.logged, engine.prompt_at = None, 0.0, 0.0, None
 
@@ -157,7 +177,12 @@ class Rates:
     def see_batch(self, batch: Batch) -> None:
         """Take in one of SGLang's batch lines."""
         self.lines += 1
-        where, prefill, new_tokens, _, running, queued, usage, _ = batch
+        where, prefill, new_tokens, cached, running, queued, usage, generation_tps = batch
+        if prefill:
+            self.new_tokens += new_tokens
+            self.cached_tokens += cached
+        self.generation_tps = max(self.generation_tps, generation_tps)
+        self.most_new_tokens = max(self.most_new_tokens, new_tokens)
         self.last_usage = usage
         if usage > self.peak_usage:
             self.peak_usage = usage

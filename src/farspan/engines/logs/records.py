@@ -119,6 +119,12 @@ class Throughput(NamedTuple):
     hit_rate: float | None = None
 
 
+class WorkBegins(NamedTuple):
+    """A line that a request causes as it comes in: what follows until its first answer token is prefill."""
+
+    where: Where
+
+
 class Batch(NamedTuple):
     """SGLang's line for a prefill or decode batch. `usage` is the larger of the pools', a fraction."""
 
@@ -168,4 +174,15 @@ class LogMessage(NamedTuple):
     times: int = 1
 
 
-Event = Progress | Arguments | EngineVersion | Figure | Throughput | Batch | Access | Traffic | LogMessage
+Event = (
+    Progress
+    | Arguments
+    | EngineVersion
+    | Figure
+    | Throughput
+    | WorkBegins
+    | Batch
+    | Access
+    | Traffic
+    | LogMessage
+)

@@ -22,13 +22,27 @@ from farspan.engines.logs.records import (
     Throughput,
     Traffic,
     Where,
+    WorkBegins,
 )
-from farspan.engines.logs.tracebacks import Tracebacks
+from farspan.engines.logs.tracebacks import Traceback, Tracebacks
 from farspan.errors import InputError
 from farspan.planner.versions import version_key
 
 _ABSURD = 1e15  # no server has as many bytes, tokens or seconds; not-a-number is not below it either
 _DEVICE = compile_pattern(r"device_name=(?:NVIDIA_|AMD_)?([\w.-]+?)(?:,|\.json|_down)")
+_VERSIONS = compile_pattern(
+    r"/python(?P<python>3\.\d+)/|cudaDriverVersion (?P<cuda>\d{4,6})|NCCL version (?P<nccl>[\d.]+(?:\+cuda[\d.]+)?)"
+    r"|torch[ =]+(?P<torch>\d\.\d+\.\d+(?:\+\w+)?)|transformers[ =]+(?P<transformers>\d\.\d+\.\d+)"
+    r"|flashinfer/(?P<flashinfer>\d\.\d+\.\d+)"
+)
+_VERSION_NAMES = {
+    "python": "Python",
+    "cuda": "CUDA of the driver",
+    "nccl": "NCCL",
+    "torch": "torch",
+    "transformers": "transformers",
+    "flashinfer": "FlashInfer",
+}
 _CAPACITY = compile_pattern(r"total capacity of (\d+(?:\.\d+)?) GiB")
 
 
@@ -58,6 +72,9 @@ class ServerState:
     ready: Where | None = None
     died: Where | None = None
     stopped: Where | None = None
+    stop_text: str = ""
+    percent: float | None = None
+    ready_at: float | None = None
     first_at: float | None = None
     last: Where = field(default_factory=Where)
     last_at: float | None = None
@@ -65,6 +82,7 @@ class ServerState:
     explained: frozenset[int] = frozenset()
     gpu_name: str = ""
     gpu_total_gib: float | None = None
+    other_versions: dict[str, str] = field(default_factory=dict)
     tracebacks: Tracebacks = field(default_factory=Tracebacks)
     rates: Rates = field(default_factory=Rates)
     access_log: AccessLog = field(default_factory=AccessLog)
@@ -80,16 +98,21 @@ class ServerState:
             self.last_at = where.at
         if isinstance(event, Throughput):
             self.rates.see_throughput(event)
+            self.tracebacks.went_on(where)
         elif isinstance(event, Access):
             self.access_log.see(event)
         elif isinstance(event, Batch):
             self.engine = self.engine or "sglang"
             self.rates.see_batch(event)
+            self.tracebacks.went_on(where)
+        elif isinstance(event, WorkBegins):
+            self.rates.work_begins(event)
         elif isinstance(event, Traffic):
             self.access_log.answered += event.answered
         elif isinstance(event, LogMessage):
             self.tracebacks.see(event)
             self._see_gpu(event.text)
+            self._see_versions(event.text)
             if self.first_error is None and event.level in ("ERROR", "CRITICAL") and event.text.strip():
                 self.first_error = Evidence(where.line, event.raw)
         elif isinstance(event, Figure):
@@ -108,6 +131,12 @@ class ServerState:
         else:
             self._see_progress(event)
 
+    def _see_versions(self, text: str) -> None:
+        for match in _VERSIONS.finditer(text) if len(self.other_versions) < len(_VERSION_NAMES) else ():
+            for group, name in _VERSION_NAMES.items():
+                if match[group] is not None:
+                    self.other_versions.setdefault(name, match[group])
+
     def _see_gpu(self, text: str) -> None:
         """Kernel settings name the GPU in their file names, and torch says how much memory it has."""
         if "device_name=" in text and not self.gpu_name:
@@ -121,14 +150,17 @@ class ServerState:
         where = event.where
         self.started = self.started or where
         if event.phase is StartPhase.READY:
-            self.ready = self.ready or where
+            if self.ready is None:
+                self.ready, self.ready_at = where, where.at if where.at is not None else self.last_at
             self.died = None
         elif event.phase is StartPhase.DIED:
             self.died = self.died or where
-        elif event.phase is StartPhase.SHUTDOWN:
-            self.stopped = self.stopped or where
+        elif event.phase is StartPhase.SHUTDOWN and self.stopped is None:
+            self.stopped, self.stop_text = where, event.text
         if event.phase not in (StartPhase.DIED, StartPhase.SHUTDOWN):
             self.phase = event.phase
+            self.percent = event.percent if event.percent is not None else self.percent
+            self.tracebacks.went_on(where)
 
     @property
     def is_vllm(self) -> bool:
@@ -144,6 +176,34 @@ class ServerState:
     def died_itself(self) -> bool:
         """Whether it ended without having been told to."""
         return self.died is not None and (self.stopped is None or self.died.line < self.stopped.line)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended, or never came up, because of an error."""
+        if self.died_itself:
+            return True
+        if self.ready is not None or self.stopped is not None or self.rates.lines or self.access_log.answered:
+            return False
+        return next(self.tracebacks.fatal(), None) is not None
+
+    @property
+    def failure(self) -> Traceback | None:
+        """The first error of a server that failed; one that only passes on another where the log has no more."""
+        after = self.ready.line if self.ready is not None else 0
+        return self.tracebacks.first(after) if self.failed else None
+
+    def versions(self) -> dict[str, str]:
+        """What the log tells of versions: the engine's, Python's, CUDA's, NCCL's."""
+        found = {
+            self.engine or "engine": self.version
+            or self.hints.engine_version
+            or f"{self.version_like or 'not'} logged"
+        }
+        if not self.version and self.version_like:
+            found[self.engine] = f"as {self.version_like} or later, by its arguments"
+        if self.gpu_name:
+            found["GPU"] = self.gpu_name
+        return {**found, **self.other_versions}
 
     def version_below(self, version: str) -> bool | None:
         """Whether the engine is older than `version`; None when its version is not known."""

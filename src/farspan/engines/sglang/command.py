@@ -12,6 +12,8 @@ from farspan.engines.command import MASTER_PORT, EngineCommand, Listen, Nodes
 KEY_VARIABLE = "SGLANG_API_KEY"
 # SGLang's image runs whatever it is given, and its runtime image has no `sglang` program (sgl-project/sglang#26897).
 IMAGE_PROGRAM = ("python3", "-m", "sglang.launch_server")
+# Both are off by default: /metrics, and cached tokens in an answer's usage, by which a run is known to be cold.
+_PROOF_FLAGS = ("--enable-metrics", "--enable-cache-report")
 
 
 def sglang_command(
@@ -23,7 +25,8 @@ def sglang_command(
     if listen.with_key:
         program = (program[0], "-c", _start_with_key())
         secrets = (KEY_VARIABLE,)
-    arguments = ("--model-path", model, *flags, *listen.flags, *_node_flags(nodes))
+    proof = (flag for flag in _PROOF_FLAGS if flag not in flags)
+    arguments = ("--model-path", model, *flags, *proof, *listen.flags, *_node_flags(nodes))
     return EngineCommand(program, arguments, env, secrets)
 
 

@@ -9,13 +9,12 @@ from farspan.engines.sglang.defaults import LONG_CONTEXT, Resolved, resolve
 from farspan.engines.sglang.flags import SglangFlags, passed_on, read_flags
 from farspan.engines.sglang.layout import SglangKvLayout, is_hybrid, kv_layout
 from farspan.engines.sglang.tables import rope_covers
-from farspan.engines.sglang.versions import KNOWN_VERSIONS, SglangRules, rules_of
+from farspan.engines.sglang.versions import SglangRules, rules_for
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
-from farspan.planner.versions import resolve_version
 from farspan.value_hash import ValueHash
 
 
@@ -32,8 +31,6 @@ class SglangConfig(ValueHash):
         resolved: Flags once SGLang's defaults are filled in.
         layout: Bytes a token.
         rope_covers: A context up to which no RoPE table is grown.
-        open_to_cures: Whether the flags given leave SGLang's memory as its defaults have it, so that farspan
-            may add flags; a server that somebody sized by hand is planned as it is.
         notes: Warnings about the version.
         passed_on: Words of the flags farspan does not write itself, as given.
         env: Environment variables, name and value, as given.
@@ -47,12 +44,16 @@ class SglangConfig(ValueHash):
     resolved: Resolved
     layout: SglangKvLayout
     rope_covers: int
-    open_to_cures: bool
     notes: tuple[str, ...]
     passed_on: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
 
     __hash__ = ValueHash.__hash__
+
+    @property
+    def attention_tp(self) -> int:
+        """Ranks that share one KV cache."""
+        return self.tp // self.given.attention_groups
 
     def decisive_context(self, context_length: int) -> int:
         """`context_length` where loading or the split of the pools depends on it, else 0."""
@@ -74,7 +75,6 @@ def config_of(request: PlanRequest) -> SglangConfig:
         request.tp,
         request.kv_dtype,
         request.engine_version,
-        request.accept_nearest_version,
         request.context > LONG_CONTEXT,
     )
 
@@ -87,12 +87,10 @@ def _config(
     tp: int,
     kv_dtype: KvDtype,
     version: str,
-    accept_nearest: bool,
     long_context: bool,
 ) -> SglangConfig:
-    chosen = resolve_version("sglang", version, KNOWN_VERSIONS, accept_nearest=accept_nearest)
-    rules = rules_of(chosen.version)
-    if model.architecture in rules.missing:
+    rules, note = rules_for(version)
+    if not rules.implements(model.architecture):
         raise InputError(
             f"sglang {rules.version} has no implementation of {model.architecture}",
             "choose a newer --engine-version, or plan it for vLLM",
@@ -100,7 +98,6 @@ def _config(
     model.check_tp(tp)
     request = PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags))
     given = read_flags(request, rules)
-    untouched = read_flags(request.with_flags({}), rules)
     resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
     hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
     return SglangConfig(
@@ -110,11 +107,9 @@ def _config(
         rules=rules,
         given=given,
         resolved=resolved,
-        layout=kv_layout(model, resolved.kv_dtype, tp, rules, hybrid=hybrid),
+        layout=kv_layout(model, resolved.kv_dtype, tp // given.attention_groups, rules, hybrid=hybrid),
         rope_covers=min((rope_covers(rope) for rope in model.ropes), default=model.max_position_embeddings),
-        open_to_cures=given
-        == untouched._replace(context_length=given.context_length, kv_dtype=given.kv_dtype),
-        notes=(chosen.warning,) if chosen.warning else (),
+        notes=(note,) if note else (),
         passed_on=passed_on(request.engine_flags),
         env=tuple(split_environment(request.engine_flags)[1].items()),
     )

@@ -14,6 +14,7 @@ from farspan.engines.sglang.versions import SglangRules
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
+from farspan.models.tensors import WeightPart
 
 MIB = 2**20
 
@@ -36,8 +37,8 @@ _SIZE_CLASSES = (
     (160 * 1024, 8192, 256, 512),
 )
 _LARGEST_CLASS = (16384, 512, 512)
-_SMALL_CARD_SINCE_0_5_23 = (4096, 48, 160)  # 20 to 35 GiB
-_FA3_BEFORE_0_5_16 = frozenset(
+_SMALL_CARD_SINCE_0_5_20 = (4096, 48, 160)  # 20 to 35 GiB
+_FA3_BEFORE_0_5_8 = frozenset(
     {
         "Llama4ForConditionalGeneration",
         "LlamaForCausalLM",
@@ -61,6 +62,9 @@ _TEXT_ONLY_BY_DEFAULT = frozenset(
     {"Gemma3ForConditionalGeneration", "Llama4ForConditionalGeneration", "Step3VLForConditionalGeneration"}
 )
 
+_VIT_LAYERS, _VIT_WIDTH = 24, 1024
+_DEPTH_TOWERS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v")
+
 
 class Resolved(NamedTuple):
     """What the server runs with once SGLang has filled in its defaults; nothing here depends on the context.
@@ -75,6 +79,7 @@ class Resolved(NamedTuple):
         page_size: Tokens a page.
         graph_bs: Batch sizes captured before the clamp to the request slots; empty when decode runs eager.
         prefill_graph_sizes: Token counts captured for prefill; 0 when it runs eager.
+        prefill_graph_tokens: The largest of them.
         multimodal: Whether the vision tower is loaded.
     """
 
@@ -87,6 +92,7 @@ class Resolved(NamedTuple):
     page_size: int
     graph_bs: tuple[int, ...]
     prefill_graph_sizes: int
+    prefill_graph_tokens: int
     multimodal: bool
 
 
@@ -119,20 +125,25 @@ def resolve(
     if rules.graph_bs_follows_requests and given.max_running_requests is not None:
         graph_max = min(graph_max, given.max_running_requests)
     graph_max = graph_max if given.graph_max_bs is None else given.graph_max_bs
-    graph_bs = given.graph_bs or capture_batch_sizes(graph_max, always_include_max=rules.newest_api)
+    graph_bs = given.graph_bs or capture_batch_sizes(
+        graph_max, always_include_max=rules.always_captures_largest
+    )
     multimodal = given.multimodal if given.multimodal is not None else _is_multimodal(model)
-    prefill_sizes = 0
-    if given.prefill_graphs and chunk > 0 and not multimodal and _captures_prefill(model):
-        prefill_sizes = len(prefill_capture_sizes(chunk))
-    kv_dtype = _dsa_dtype(given.kv_dtype, model, gpu)
-    backend = given.attention_backend or default_backend(model, gpu, rules)
-    if backend == "fa3" and kv_dtype is KvDtype.FP8_E5M2:
-        backend = "triton"  # FA3 reads E4M3 only
+    prefill_sizes = prefill_tokens = 0
+    if given.prefill_graphs and chunk > 0 and not multimodal and _captures_prefill(given, model, gpu, rules):
+        captured = prefill_capture_sizes(_largest_prefill_graph(given, model, chunk, rules))
+        prefill_sizes, prefill_tokens = len(captured), max(captured, default=0)
+    asked = KvDtype.FP8_E4M3 if given.kv_dtype is KvDtype.AUTO and model.kv_fp8 else given.kv_dtype
+    kv_dtype = _dsa_dtype(asked, model, gpu)
+    common = given.attention_backend or default_backend(model, gpu, rules, deterministic=given.deterministic)
+    if common == "fa3" and kv_dtype is KvDtype.FP8_E5M2:
+        common = "triton"  # FA3 reads E4M3 only
+    backend = given.prefill_backend or common
     if model.architecture.startswith("Llama4") and backend not in _LLAMA4_BACKENDS:
         raise InputError(f"SGLang refuses --attention-backend {backend} for Llama 4", "use fa3 or triton")
-    decode = given.decode_backend or backend
+    decode = given.decode_backend or common
     if (
-        rules.hybrid_flag
+        rules.hicache_moves_decode
         and given.hicache
         and given.hicache.io_backend == "kernel"
         and not given.decode_backend
@@ -142,25 +153,36 @@ def resolve(
     decodes_in_graphs = given.decode_graphs and decode not in ("torch_native", "flex_attention")
     fraction = given.mem_fraction_static
     if fraction is None:
-        # 0.5.6.post2 reserves for graphs even when they are off.
-        reserved_bs = max(given.graph_bs, default=graph_max) if decodes_in_graphs or rules.hybrid_flag else 0
+        # Up to 0.5.13 it reserves for graphs even when they are off.
+        reserved_bs = (
+            max(given.graph_bs, default=graph_max)
+            if decodes_in_graphs or rules.reserves_for_graphs_off
+            else 0
+        )
         fraction = default_fraction(
-            smi, chunk, given.max_prefill_tokens, reserved_bs, tp, _prefill_reserve_mib(model, prefill_sizes)
+            smi,
+            chunk,
+            given.max_prefill_tokens,
+            reserved_bs,
+            tp * given.pipeline_stages,
+            _prefill_reserve_mib(model, prefill_sizes) + _groups_reserve_mib(given, reserved_bs),
         )
         if multimodal:
-            fraction *= 0.95  # for a vision tower of ViT-L's size (adjust_mem_fraction_for_vlm)
+            fraction *= _vision_factor(model)
     if decode == "aiter" and long_context:
         fraction *= 0.85
     return Resolved(
         kv_dtype=kv_dtype,
         mem_fraction_static=fraction,
         fraction_is_default=given.mem_fraction_static is None,
-        chunked_prefill_size=chunk,
+        # Each group of data-parallel attention takes its share (_handle_data_parallelism).
+        chunked_prefill_size=chunk // given.attention_groups if chunk > 0 else chunk,
         attention_backend=backend,
         decode_backend=decode,
         page_size=_page_size(given, model, backend, decode, rules),
         graph_bs=graph_bs if decodes_in_graphs else (),
         prefill_graph_sizes=prefill_sizes,
+        prefill_graph_tokens=prefill_tokens,
         multimodal=multimodal,
     )
 
@@ -203,7 +225,7 @@ def prefill_capture_sizes(largest: int) -> tuple[int, ...]:
     return tuple(size for size in sizes if size <= largest)
 
 
-def default_backend(model: ModelSpec, gpu: Gpu, rules: SglangRules) -> str:
+def default_backend(model: ModelSpec, gpu: Gpu, rules: SglangRules, *, deterministic: bool = False) -> str:
     """The attention backend SGLang picks for a model on a GPU."""
     arch, major = model.architecture, gpu.capability[0]
     amd = gpu.capability == (0, 0)
@@ -213,15 +235,17 @@ def default_backend(model: ModelSpec, gpu: Gpu, rules: SglangRules) -> str:
         return "trtllm_mha" if major == 10 else "triton"
     if arch.startswith("MiMoV2") and major == 10:
         return "fa4"
+    if deterministic:  # _deterministic_attention_backend
+        return "fa3" if major < 10 else "triton" if _uses_mla(model) else "flashinfer"
     if _uses_mla(model):
         if _is_dsa(model):
-            return "dsa" if rules.newest_api else "nsa"
+            return rules.sparse_backend
         if major == 10:
             return "trtllm_mla" if arch == "DeepseekV3ForCausalLM" else "flashinfer"
         return "fa3" if major == 9 else "triton"
-    if major == 9 and (rules.newest_api or arch in _FA3_BEFORE_0_5_16):
+    if major == 9 and (rules.fa3_for_all or arch in _FA3_BEFORE_0_5_8):
         return "fa3"
-    if major == 10 or (major == 12 and not rules.newest_api):
+    if major == 10 or (major == 12 and rules.trtllm_on_sm120):
         return "trtllm_mha"
     return "aiter" if amd else "flashinfer"
 
@@ -230,8 +254,8 @@ def _size_class(smi: float, tp: int, rules: SglangRules) -> tuple[int, int]:
     """Chunk and largest graph batch for a card's size."""
     for upper, chunk, small, large in _SIZE_CLASSES:
         if smi < upper:
-            if upper == 35 * 1024 and rules.graph_bs_follows_requests:
-                chunk, small, large = _SMALL_CARD_SINCE_0_5_23
+            if upper == 35 * 1024 and rules.small_cards_grew:
+                chunk, small, large = _SMALL_CARD_SINCE_0_5_20
             return chunk, small if tp < 4 else large
     chunk, small, large = _LARGEST_CLASS
     return chunk, small if tp < 4 else large
@@ -247,9 +271,7 @@ def _page_size(given: SglangFlags, model: ModelSpec, backend: str, decode: str, 
         return 128
     if "trtllm_mla" in used and page not in (32, 64):
         return 64
-    if "trtllm_mha" in used and page not in (
-        (16, 32, 64, 128) if rules.graph_bs_follows_requests else (16, 32, 64)
-    ):
+    if "trtllm_mha" in used and page not in ((16, 32, 64, 128) if rules.trtllm_page_128 else (16, 32, 64)):
         return 64
     if backend == "fa4" and not _uses_mla(model):
         return 128
@@ -275,10 +297,48 @@ def _is_multimodal(model: ModelSpec) -> bool:
     return model.has_vision and model.architecture not in _TEXT_ONLY_BY_DEFAULT
 
 
-def _captures_prefill(model: ModelSpec) -> bool:
-    """Breakable prefill graphs are off for recurrent layers of the KDA kind and for compressed attention."""
+def _vision_factor(model: ModelSpec) -> float:
+    """What the default fraction is multiplied by: 0.95, less for a tower larger than ViT-L
+    (`adjust_mem_fraction_for_vlm`, which reads the vision config's num_hidden_layers and hidden_size)."""
+    layers = max(
+        (weight.copies for weight in model.weights if weight.part is WeightPart.VISION), default=_VIT_LAYERS
+    )
+    width = model.image.hidden_size if model.image else _VIT_WIDTH
+    if model.model_type.startswith(_DEPTH_TOWERS):
+        layers = _VIT_LAYERS  # their configs call it depth, which is not read
+    if model.model_type == "qwen2_vl":
+        width = model.hidden_size  # its vision config's hidden_size is the language model's
+    ratio = layers * width**2 / (_VIT_LAYERS * _VIT_WIDTH**2)
+    return 0.95 * max(0.8, min(1.05, 1.0 - 0.1 * (ratio - 1.0)))
+
+
+def _captures_prefill(given: SglangFlags, model: ModelSpec, gpu: Gpu, rules: SglangRules) -> bool:
+    """Prefill graphs are off for recurrent layers of the KDA kind and for compressed attention, in some versions for
+    MLA, and where they are compiled (0.5.10 to 0.5.13) for what torch.compile cannot take."""
+    if _uses_mla(model) and not rules.prefill_graphs_with_mla:
+        return False
+    if given.attention_groups > 1 or given.pipeline_stages > 1 or given.context_ranks > 1:
+        return False
+    if rules.prefill_graphs_compiled and (
+        given.deterministic or given.hicache or given.cpu_offload_bytes or gpu.capability == (0, 0)
+    ):
+        return False
     kinds = {layer.attention for layer in model.layers}
     return AttentionKind.COMPRESSED not in kinds and "Kimi" not in model.architecture
+
+
+def _groups_reserve_mib(given: SglangFlags, graph_bs: int) -> float:
+    """What data-parallel attention reserves for its padded batches."""
+    if given.attention_groups == 1:
+        return 0.0
+    return graph_bs * given.attention_groups * (4.5 if graph_bs > 300 else 3.0)
+
+
+def _largest_prefill_graph(given: SglangFlags, model: ModelSpec, chunk: int, rules: SglangRules) -> int:
+    """The most tokens captured for prefill: a chunk; up to 0.5.13 at most 2048 with MLA."""
+    if given.prefill_graph_max is not None:
+        return given.prefill_graph_max
+    return min(chunk, 2048) if _uses_mla(model) and not rules.newest_api else chunk
 
 
 def _prefill_reserve_mib(model: ModelSpec, sizes: int) -> float:

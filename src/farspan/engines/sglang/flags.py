@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from farspan.engines.sglang.flag_checks import check_flags
 from farspan.engines.sglang.versions import SglangRules
-from farspan.errors import InputError
+from farspan.errors import InputError, UnsupportedError
 from farspan.models.spec import AttentionKind, KvDtype
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import EngineFlags, PlanRequest
@@ -14,6 +15,11 @@ from farspan.sizes import GIB
 CONTEXT_LENGTH = ("--context-length",)
 MAX_REQUESTS = ("--max-running-requests",)
 FRACTION = ("--mem-fraction-static",)
+PIPELINE = ("--pp-size", "--pipeline-parallel-size")
+_EXPERTS = ("--ep-size", "--expert-parallel-size", "--ep")
+_ATTENTION_GROUPS = ("--attn-dp-size", "--attention-data-parallel-size")
+_CONTEXT_RANKS = ("--dcp-size", "--decode-context-parallel-size")
+_DATA_PARALLEL = ("--dp-size", "--data-parallel-size", "--dp")
 _TP = ("--tp-size", "--tensor-parallel-size", "--tp")
 _WRITTEN_BY_FARSPAN = (*_TP, *CONTEXT_LENGTH, "--kv-cache-dtype")
 _KV_NAMES = {
@@ -22,21 +28,6 @@ _KV_NAMES = {
     "bfloat16": KvDtype.BFLOAT16,
     "fp8_e4m3": KvDtype.FP8_E4M3,
     "fp8_e5m2": KvDtype.FP8_E5M2,
-}
-# Each changes the arithmetic in ways that are not mirrored: planning on would give a wrong answer.
-_NOT_MIRRORED = {
-    "--speculative-algorithm": "speculative decoding",
-    "--enable-dp-attention": "data-parallel attention",
-    "--pp-size": "pipeline parallelism",
-    "--pipeline-parallel-size": "pipeline parallelism",
-    "--dcp-size": "decode context parallelism",
-    "--enable-unified-memory": "the unified pool",
-    "--enable-hisparse": "HiSparse",
-    "--disaggregation-mode": "disaggregated prefill and decode",
-    "--enable-two-batch-overlap": "two-batch overlap",
-    "--cuda-graph-config": "CUDA graph settings as JSON (use --cuda-graph-max-bs-decode and the like)",
-    "--offload-group-size": "prefetching weight offload",
-    "--prefill-only-disable-kv-cache": "serving without a KV cache",
 }
 
 
@@ -54,7 +45,8 @@ class HicacheFlags(NamedTuple):
 
 class SglangFlags(NamedTuple):
     """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit;
-    `cpu_offload_bytes` of weights stay in the machine's memory, for each GPU."""
+    `cpu_offload_bytes` of weights stay in the machine's memory, for each GPU; `attention_groups` of ranks each have a
+    KV cache of their own (data-parallel attention); `context_ranks` share the tokens of a cache out between them."""
 
     context_length: int | None
     kv_dtype: KvDtype
@@ -65,11 +57,14 @@ class SglangFlags(NamedTuple):
     max_prefill_tokens: int
     page_size: int | None
     attention_backend: str | None
+    prefill_backend: str | None
     decode_backend: str | None
     graph_max_bs: int | None
     graph_bs: tuple[int, ...]
     decode_graphs: bool
     prefill_graphs: bool
+    prefill_graph_max: int | None
+    deterministic: bool
     swa_ratio: float
     hybrid_ratio: float | None
     hybrid_off: bool
@@ -80,6 +75,16 @@ class SglangFlags(NamedTuple):
     mamba_slots: int | None
     hicache: HicacheFlags | None
     cpu_offload_bytes: int
+    pipeline_stages: int
+    attention_groups: int
+    context_ranks: int
+
+    @property
+    def requests_per_group(self) -> int | None:
+        """Requests at once of one KV cache, as --max-running-requests shares them out."""
+        if self.max_running_requests is None:
+            return None
+        return max(1, self.max_running_requests // self.attention_groups)
 
 
 def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
@@ -91,7 +96,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
     """
     _refuse(request, rules)
     hicache = None
-    if request.has_flag("--enable-hierarchical-cache"):
+    if request.has_flag("--enable-hierarchical-cache", "--enable-hicache"):
         hicache = HicacheFlags(
             ratio=request.float_flag(2.0, "--hicache-ratio"),
             size_gb=request.int_flag(0, "--hicache-size"),
@@ -119,6 +124,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
         max_prefill_tokens=request.int_flag(16384, "--max-prefill-tokens"),
         page_size=_optional_int(request, "--page-size"),
         attention_backend=request.text_flag("", "--attention-backend") or None,
+        prefill_backend=request.text_flag("", "--prefill-attention-backend") or None,
         decode_backend=request.text_flag("", "--decode-attention-backend") or None,
         graph_max_bs=_optional_int(request, "--cuda-graph-max-bs-decode", "--cuda-graph-max-bs"),
         graph_bs=_batch_sizes(request),
@@ -130,18 +136,29 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
         and prefill_graph_backend != "disabled"
         and (
             bool(prefill_graph_backend)
-            or not (graphs_off or request.has_flag("--disable-prefill-cuda-graph"))
+            or not (
+                graphs_off
+                or request.has_flag("--disable-prefill-cuda-graph", "--disable-piecewise-cuda-graph")
+            )
         ),
+        prefill_graph_max=_optional_int(
+            request, "--cuda-graph-max-bs-prefill", "--piecewise-cuda-graph-max-tokens"
+        ),
+        deterministic=request.has_flag("--enable-deterministic-inference", "--rl-on-policy-target"),
         swa_ratio=swa_ratio,
         hybrid_ratio=_hybrid_ratio(request),
         hybrid_off=request.has_flag("--disable-hybrid-swa-memory"),
         radix_cache=not request.has_flag("--disable-radix-cache"),
-        overlap=not request.has_flag("--disable-overlap-schedule"),
+        # A pipeline runs without it (_handle_pipeline_parallelism).
+        overlap=not request.has_flag("--disable-overlap-schedule") and request.int_flag(1, *PIPELINE) == 1,
         multimodal=_multimodal(request),
         mamba_ratio=request.float_flag(0.9, "--mamba-full-memory-ratio"),
         mamba_slots=_optional_int(request, "--max-mamba-cache-size"),
         hicache=hicache,
         cpu_offload_bytes=request.int_flag(0, "--cpu-offload-gb") * GIB,
+        pipeline_stages=request.int_flag(1, *PIPELINE),
+        attention_groups=attention_groups(request),
+        context_ranks=_context_ranks(request),
     )
 
 
@@ -159,17 +176,13 @@ def passed_on(flags: EngineFlags) -> tuple[str, ...]:
 
 def _refuse(request: PlanRequest, rules: SglangRules) -> None:
     """Raise for flags that contradict the request or whose effect is not mirrored."""
-    for name, what in _NOT_MIRRORED.items():
-        if request.has_flag(name) and request.engine_flags[name] not in ("1", "null", "0", "{}"):
-            raise InputError(
-                f"{name} ({what}) changes SGLang's memory in a way farspan does not mirror",
-                f"plan without {name}",
-            )
+    check_flags(request, rules)
+    _check_experts(request)
     if request.has_flag(*_TP) and request.int_flag(0, *_TP) != request.tp:
         raise InputError(f"--tp-size {request.text_flag('', *_TP)} contradicts --tp {request.tp}", "give one")
     if request.has_flag("--hybrid-kvcache-ratio") and not rules.hybrid_flag:
         raise InputError(
-            f"sglang {rules.version} has no --hybrid-kvcache-ratio",
+            f"--hybrid-kvcache-ratio does nothing any more in sglang {rules.version}",
             "use --swa-full-tokens-ratio 0.05 instead",
         )
     page = _optional_int(request, "--page-size")
@@ -179,6 +192,56 @@ def _refuse(request: PlanRequest, rules: SglangRules) -> None:
     if page and chunk and chunk > 0 and chunk % page:
         raise InputError(
             f"--chunked-prefill-size {chunk} is not a multiple of --page-size {page}", "round it to one"
+        )
+
+
+def attention_groups(request: PlanRequest) -> int:
+    """Groups of ranks with a KV cache of their own; 1 without data-parallel attention.
+
+    Raises:
+        InputError: The ranks cannot be divided so.
+    """
+    names = _DATA_PARALLEL if request.has_flag("--enable-dp-attention") else ()
+    groups = request.int_flag(1, *_ATTENTION_GROUPS, *names)
+    if groups < 1 or request.tp % groups:
+        raise InputError(
+            f"data-parallel attention in {groups} groups does not divide {request.tp} ranks",
+            f"give a number of groups that divides {request.tp}",
+        )
+    return groups
+
+
+def _context_ranks(request: PlanRequest) -> int:
+    """Ranks that share the tokens of one KV cache out between them.
+
+    Raises:
+        InputError: The ranks cannot be divided so.
+        UnsupportedError: The model's cache is not one latent a token.
+    """
+    ranks = request.int_flag(1, *_CONTEXT_RANKS)
+    if ranks == 1:
+        return 1
+    if ranks < 1 or request.tp % ranks:
+        raise InputError(
+            f"--dcp-size {ranks} does not divide {request.tp} ranks", "give one that divides them"
+        )
+    if any(layer.attention is not AttentionKind.MLA or layer.indexer for layer in request.model.layers):
+        raise UnsupportedError(
+            f"--dcp-size (decode context parallelism) is mirrored for MLA alone, and {request.model.name} has other "
+            "layers",
+            "plan without --dcp-size",
+        )
+    return ranks
+
+
+def _check_experts(request: PlanRequest) -> None:
+    """Experts are shared out over ranks whole or in pieces: a rank holds as many bytes either way."""
+    ranks = request.int_flag(1, *_EXPERTS)
+    experts = max((layer.moe.num_experts for layer in request.model.layers if layer.moe), default=0)
+    if ranks < 1 or request.tp % ranks or (ranks > 1 and experts % ranks):
+        raise InputError(
+            f"--ep-size {ranks} does not divide {request.tp} ranks and {experts} experts",
+            f"give one that divides both, such as --ep-size {request.tp}",
         )
 
 

@@ -19,12 +19,56 @@ from farspan.models.tensors import WeightPart
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes
 from farspan.sizes import GIB
 
-_CONTEXT_ONE_GPU = int(0.67 * GIB)  # 139.80 GiB less the 139.13 GB free before loading (0.5.16, one H200)
-_CONTEXT_MANY_GPUS = int(0.90 * GIB)  # from what the pools of 0.5.6.post2 left over on 8x H200
-LOAD_REMAINDER = int(0.17 * GIB)  # 30.27 GB used by loading Scout less its tensors and RoPE table (0.5.16)
 PREFILL_MIB_PER_SIZE = 8
 GRAPH_MIB_PER_BATCH = 2  # SGLang's own rule of thumb: reserve_for_graph_mb
 _WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SGLANG_FLASHINFER_WORKSPACE_SIZE
+
+
+# One gpt-oss-20b server on an H100 (0.5.16) held 2.05 GiB more than the checkpoint: this much of the padded experts.
+MXFP4_ON_HOPPER = 1.115
+
+
+# What data-parallel attention shares out within a group of ranks only (layers/dp_attention.py: get_attention_tp_group).
+_COPIED_BY_GROUPS = (WeightPart.ATTENTION, WeightPart.INDEXER, WeightPart.EMBEDDING)
+
+
+class LoggedSize(NamedTuple):
+    """Bytes that logs show and no code says, and which log."""
+
+    bytes: int
+    source: str
+
+
+def context_size(config: SglangConfig) -> LoggedSize:
+    """Bytes gone before loading, by the link between the GPUs: no code says them, logs do."""
+    gpu, tp = config.gpu, config.tp
+    if gpu.capability == (0, 0):
+        gib, source = 4.0, "sglang 0.5.9 log of 8x MI355X: 287.60 GiB less 283.60 free"
+    elif gpu.link == "PCIe":
+        gib, source = 0.42, "sglang 0.4.3 log of 4x L4: 22.03 GiB less 21.63 free; one RTX 5090 in 0.5.16"
+    elif tp == 1:
+        gib, source = 0.67, "sglang 0.5.16 log of one H200: 139.80 GiB less 139.13 free"
+    elif gpu.name == "H200" and config.rules.hybrid_flag:
+        gib, source = 0.90, "sglang 0.5.6.post2 on 8x H200, what the pools left over"
+    elif tp < 4:
+        gib, source = 1.65, "logs of H100 pairs: 1.5 to 2.0 GiB gone"
+    else:
+        gib, source = 1.95, "sglang 0.5.16 log of 8x H200: 139.80 GiB less 137.9 free"
+    return LoggedSize(int(gib * GIB), source)
+
+
+def load_remainder(config: SglangConfig) -> LoggedSize:
+    """Bytes that loading takes beside the tensors of the checkpoint and the RoPE tables."""
+    if config.gpu.capability != (0, 0):
+        return LoggedSize(
+            int(0.17 * GIB), "sglang 0.5.16 log of Scout: 30.27 GB used by loading, less the lines above"
+        )
+    quantization = config.model.quantization
+    if quantization is not None and quantization.bits == 4:
+        return LoggedSize(
+            int(2.36 * GIB), "sglang 0.5.9 log of Kimi-K2.5 on 8x MI355X: 73.58 GB used by loading"
+        )
+    return LoggedSize(int(0.84 * GIB), "sglang 0.5.9 log of GLM-5-FP8 on 8x MI355X: 89.58 GB used by loading")
 
 
 class LoadSizes(NamedTuple):
@@ -35,6 +79,7 @@ class LoadSizes(NamedTuple):
     tensors: int
     offloaded: int
     ropes: int
+    remainder: int
     free_before: int
     free_after: int
 
@@ -47,20 +92,31 @@ class LoadSizes(NamedTuple):
 def load_sizes(config: SglangConfig, context_length: int) -> LoadSizes:
     """The driver's context, the weights of one rank and the RoPE tables, in bytes."""
     model, tp = config.model, config.tp
-    context = _CONTEXT_ONE_GPU if tp == 1 else _CONTEXT_MANY_GPUS
+    context = context_size(config).bytes
     offloaded = min(config.given.cpu_offload_bytes, offloadable_bytes(model, tp))
-    tensors = _tensor_bytes(model, tp, config.resolved.multimodal) - offloaded
+    tensors = _tensor_bytes(
+        config.model, tp, config.attention_tp, config.resolved.multimodal, config.gpu.capability[0]
+    )
+    tensors -= offloaded
     ropes = sum(rope_bytes(rope, context_length) for rope in model.ropes)
     before = config.gpu.memory_bytes - context
-    return LoadSizes(context, tensors, offloaded, ropes, before, before - tensors - ropes - LOAD_REMAINDER)
+    remainder = load_remainder(config).bytes
+    after = before - tensors - ropes - remainder
+    return LoadSizes(context, tensors, offloaded, ropes, remainder, before, after)
 
 
 @lru_cache(maxsize=256)
-def _tensor_bytes(model: ModelSpec, tp: int, multimodal: bool) -> int:
-    """Weights of one rank; without a vision tower for a server that takes text only."""
+def _tensor_bytes(model: ModelSpec, tp: int, attention_tp: int, multimodal: bool, capability: int) -> int:
+    """Weights of one rank as SGLang holds them; without a vision tower for a server that takes text only."""
     weights = rank_weight_bytes(model, tp)
     vision = weights.by_part.get(WeightPart.VISION, 0) + weights.by_part.get(WeightPart.PROJECTOR, 0)
-    return weights.total - (0 if multimodal else vision)
+    held = weights.total - (0 if multimodal else vision)
+    if attention_tp < tp:
+        copied = rank_weight_bytes(model, attention_tp).by_part
+        held += sum(copied.get(part, 0) - weights.by_part.get(part, 0) for part in _COPIED_BY_GROUPS)
+    if grows_on_hopper(model, capability):
+        held += int(weights.by_part.get(WeightPart.EXPERTS, 0) * (MXFP4_ON_HOPPER - 1))
+    return held
 
 
 def fixed_bytes(config: SglangConfig, load: LoadSizes, sizes: PoolSizes) -> int:
@@ -69,13 +125,13 @@ def fixed_bytes(config: SglangConfig, load: LoadSizes, sizes: PoolSizes) -> int:
     return (
         load.context
         + load.weights_bytes
-        + LOAD_REMAINDER
+        + load.remainder
         + sizes.state_bytes
         + pool_bytes(sizes.window_tokens, layout.window_layers, layout.window_layer_bytes, page)
         + full_pool_bytes(config, sizes)
         + index_bytes(sizes.full_tokens, sizes.window_tokens, page, config.rules)
         + workspace_bytes(config)
-        + PREFILL_MIB_PER_SIZE * config.resolved.prefill_graph_sizes * 2**20
+        + prefill_graph_bytes(config)
     )
 
 
@@ -102,13 +158,28 @@ def workspace_bytes(config: SglangConfig) -> int:
     return max(_WORKSPACE_MIB.get(name, 0) for name in backends) * 2**20
 
 
+def grows_on_hopper(model: ModelSpec, capability: int) -> bool:
+    """Whether the model's experts are larger on the GPU than their padded shapes."""
+    return capability == 9 and model.quantization is not None and model.quantization.method == "mxfp4"
+
+
+def prefill_graph_bytes(config: SglangConfig) -> int:
+    """Bytes of prefill's graphs: SGLang's own rule of thumb for each, and the memory they run in, as large as the
+    activations of the largest (one log of 0.5.11: 2.32 GiB for 16,384 tokens of Qwen3-8B; this says 2.4)."""
+    resolved = config.resolved
+    workspace = resolved.prefill_graph_tokens * _activation_bytes_per_token(config.model, config.tp)
+    return PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes * 2**20 + workspace
+
+
 def prefill_bytes(config: SglangConfig, prompt: int) -> tuple[int, int]:
     """Bytes a prompt of `prompt` tokens adds at run time: activations of a chunk, and the prefix tree's index
     copies."""
     chunk = config.resolved.chunked_prefill_size
     tokens = min(chunk if chunk > 0 else prompt, prompt)
     copied = config.rules.radix_copies_indices and config.given.radix_cache
-    activations = tokens * _activation_bytes_per_token(config.model, config.tp)
+    # A chunk that was captured runs in the graph's own memory.
+    eager = tokens > config.resolved.prefill_graph_tokens
+    activations = tokens * _activation_bytes_per_token(config.model, config.tp) if eager else 0
     return activations, radix_copy_bytes(prompt, chunk) if copied else 0
 
 

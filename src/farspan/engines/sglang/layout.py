@@ -65,7 +65,7 @@ def kv_layout(
             "read max_total_num_tokens off the log of a server with few requests",
         )
     width = kv_dtype.value_bytes(model.dtype_bytes)
-    kept = [layer for layer in model.layers if layer.attention is not AttentionKind.LINEAR]
+    kept = [layer for layer in model.layers if not layer.attention.keeps_no_tokens]
     if not kept:
         raise InputError(f"{model.name} has no attention layer", "SGLang's KV pool would be empty")
     windowed = [layer for layer in kept if layer.attention in _WINDOWED]
@@ -79,10 +79,12 @@ def kv_layout(
     return SglangKvLayout(
         full_layers=len(in_full),
         window_layers=len(windowed) if hybrid else 0,
-        full_layer_bytes=_layer_bytes(pattern, kv_dtype, width, tp, rules),
+        full_layer_bytes=_mean(
+            [_layer_bytes(layer, kv_dtype, width, tp, rules) for layer in full or [pattern]]
+        ),
         window_layer_bytes=windowed[0].kv_entry_bytes(width, tp) if hybrid else 0,
         window=(windowed[0].window or 0) if hybrid else 0,
-        stored_layer_bytes=_stored_bytes(pattern, kv_dtype, width, tp),
+        stored_layer_bytes=_mean([_stored_bytes(layer, kv_dtype, width, tp) for layer in full or [pattern]]),
         indexer_bytes=sum(layer.indexer_entry_bytes for layer in in_full) if latent else 0,
         state_bytes=sum(layer.state_bytes(tp) for layer in model.layers),
         latent=latent,
@@ -95,10 +97,15 @@ def is_hybrid(model: ModelSpec, rules: SglangRules, *, ratio: float | None, off:
     if off or not any(layer.attention in _WINDOWED for layer in model.layers):
         return False
     if rules.hybrid_architectures is not None:
-        return model.architecture in rules.hybrid_architectures
+        return not rules.hybrid_architectures.isdisjoint(model.architectures)
     if model.architecture.startswith("Llama4"):
         return bool(ratio)
     return model.architecture not in rules.never_hybrid
+
+
+def _mean(layer_bytes: list[int]) -> int:
+    """What one layer takes where all are alike, else the average (Nemotron NAS has KV heads of its own in each)."""
+    return -(-sum(layer_bytes) // len(layer_bytes))
 
 
 def _layer_bytes(layer: LayerSpec, kv_dtype: KvDtype, width: int, tp: int, rules: SglangRules) -> int:

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.footprint import (
     GRAPH_MIB_PER_BATCH,
-    LOAD_REMAINDER,
+    MXFP4_ON_HOPPER,
     PREFILL_MIB_PER_SIZE,
     LoadSizes,
+    context_size,
     full_pool_bytes,
+    grows_on_hopper,
+    load_remainder,
     prefill_bytes,
+    prefill_graph_bytes,
     returned_bytes,
     workspace_bytes,
 )
@@ -41,6 +45,7 @@ def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
     model, tp = config.model, config.tp
     context = load.context
     vision = model.has_vision and not config.resolved.multimodal
+    fitted = grows_on_hopper(model, config.gpu.capability[0])
     table = ", ".join(f"{rope.positions:,} x {rope.rotary_dim} x 4 B" for rope in model.ropes)
     return (
         Allocation(
@@ -49,9 +54,7 @@ def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
             LedgerPhase.LOAD,
             "GPUs" if tp > 1 else "",
             f"{context / GIB:.2f} GiB",
-            "sglang 0.5.16 log of one H200: 139.80 GiB less 139.13 free"
-            if tp == 1
-            else "sglang 0.5.6.post2 on 8x H200, what the pools left over",
+            context_size(config).source,
             Basis.FITTED,
         ),
         Allocation(
@@ -60,10 +63,15 @@ def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
             LedgerPhase.LOAD,
             "model, 1/TP",
             f"tensors of one of {tp} ranks"
+            + (
+                f", attention whole in each of {config.given.attention_groups} groups"
+                * (config.attention_tp < tp)
+            )
+            + (f", MXFP4 experts x {MXFP4_ON_HOPPER} (one log)" if fitted else "")
             + (", no vision tower" if vision else "")
             + (f", less {format_bytes(load.offloaded)} in RAM" if load.offloaded else ""),
             "the checkpoint's tensor shapes",
-            Basis.MIRRORED,
+            Basis.FITTED if fitted else Basis.MIRRORED,
         ),
         Allocation(
             "RoPE tables",
@@ -76,11 +84,11 @@ def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
         ),
         Allocation(
             "Other load-time buffers",
-            LOAD_REMAINDER,
+            load.remainder,
             LedgerPhase.LOAD,
             "",
-            "0.17 GiB",
-            "sglang 0.5.16 log of Scout: 30.27 GB used by loading, less the lines above",
+            f"{load.remainder / GIB:.2f} GiB",
+            load_remainder(config).source,
             Basis.FITTED,
         ),
     )
@@ -184,11 +192,12 @@ def _graph_lines(state: SglangState) -> Iterator[Allocation]:
     if resolved.prefill_graph_sizes:
         yield Allocation(
             "CUDA graphs: prefill",
-            PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes * 2**20,
+            prefill_graph_bytes(state.config),
             LedgerPhase.GRAPHS,
             "--cuda-graph-max-bs-prefill",
-            f"{PREFILL_MIB_PER_SIZE} MiB x {resolved.prefill_graph_sizes} sizes (SGLang's rule of thumb)",
-            f"sglang {rules.version} reserve_for_graph_mb",
+            f"{PREFILL_MIB_PER_SIZE} MiB x {resolved.prefill_graph_sizes} sizes (SGLang's rule of thumb), and the "
+            f"activations of {resolved.prefill_graph_tokens:,} tokens",
+            f"sglang {rules.version} reserve_for_graph_mb; one log of 0.5.11",
             Basis.ASSUMED,
         )
     if captured:
@@ -214,7 +223,9 @@ def _runtime_lines(state: SglangState) -> Iterator[Allocation]:
         activations,
         LedgerPhase.RUNTIME,
         "--chunked-prefill-size",
-        f"{tokens:,} tokens x residual stream, QKV and the widest MLP",
+        f"{tokens:,} tokens x residual stream, QKV and the widest MLP"
+        if activations
+        else "in the memory of prefill's graphs",
         "counted from the layer sizes; no server was measured",
         Basis.ASSUMED,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from farspan.engines.sglang.hicache import hicache_warnings
@@ -15,12 +16,20 @@ _WORTH_SAYING = GIB
 _SMALL_ROWS = 8
 
 
-def start_warnings(state: SglangState) -> tuple[str, ...]:
-    """Warnings about one planned server, the most costly mistake first."""
+def start_warnings(
+    state: SglangState, completed: Callable[[Mapping[str, str | None]], str]
+) -> tuple[str, ...]:
+    """Warnings about one planned server, the most costly mistake first.
+
+    Args:
+        state: The server.
+        completed: Flags to add, with whatever they need beside them, as words; empty when the server would not
+            serve with them.
+    """
     request, config, limits = state.request, state.config, state.limits
     found = [
         *_tables(state),
-        *_version_traps(state),
+        *_version_traps(state, completed),
         *offloaded_weights_warning(state.memory.load.offloaded),
     ]
     if limits.hangs_above:
@@ -41,8 +50,8 @@ def start_warnings(state: SglangState) -> tuple[str, ...]:
         )
     if config.resolved.fraction_is_default and config.resolved.multimodal:
         found.append(
-            "The default --mem-fraction-static of a multimodal model depends on its vision tower; farspan "
-            "takes one of ViT-L's size. Pass --mem-fraction-static to be exact."
+            "The default --mem-fraction-static of a multimodal model depends on the fields of its vision "
+            "tower's config; pass --mem-fraction-static to be exact."
         )
     return (*found, *hicache_warnings(config))
 
@@ -92,7 +101,7 @@ def _is_chunked(model: ModelSpec) -> bool:
     return any(layer.attention is AttentionKind.CHUNKED_LOCAL for layer in model.layers)
 
 
-def _version_traps(state: SglangState) -> list[str]:
+def _version_traps(state: SglangState, completed: Callable[[Mapping[str, str | None]], str]) -> list[str]:
     config, prompt, found = state.config, state.prompt, []
     rules, given, resolved = config.rules, config.given, config.resolved
     if (
@@ -113,7 +122,18 @@ def _version_traps(state: SglangState) -> list[str]:
     if rules.radix_copies_indices and given.radix_cache and copies > _WORTH_SAYING:
         found.append(
             f"The prefix tree of {rules.version} copies {format_bytes(copies)} of indices on the GPU during "
-            f"a prompt of {prompt:,} tokens, and takes CPU time that grows with its cube: add "
-            "--chunked-prefill-size 131072 or --disable-radix-cache."
+            f"a prompt of {prompt:,} tokens, and takes CPU time that grows with its cube"
+            + (f": add {' or '.join(ways)}." if (ways := _without_copies(state, completed)) else ".")
         )
     return found
+
+
+def _without_copies(state: SglangState, completed: Callable[[Mapping[str, str | None]], str]) -> list[str]:
+    """Flags that spare the prefix tree's copies, of those with which the request is still served."""
+    ways: tuple[Mapping[str, str | None], ...] = (
+        {"--chunked-prefill-size": "131072"},
+        {"--disable-radix-cache": None},
+    )
+    if state.config.given.chunked_prefill_size is not None:
+        ways = ways[1:]
+    return [words for way in ways if (words := completed(way))]

@@ -11,6 +11,8 @@ KEY_VARIABLE = "VLLM_API_KEY"
 # the same arguments mean different things. This program is in every version.
 IMAGE_PROGRAM = ("vllm", "serve")
 _RAY_PORT = 6379
+# Off by default: cached tokens in an answer's usage, by which a run is known to be cold.
+_CACHED_TOKENS = "--enable-prompt-tokens-details"
 
 
 def vllm_command(
@@ -19,6 +21,8 @@ def vllm_command(
     """The command of one server, or of one machine of it; see `farspan.engines.engine.Engine.command`."""
     program = _program(python, several=nodes.count > 1)
     secrets = (KEY_VARIABLE,) if listen.with_key and nodes.is_head else ()
+    if nodes.is_head and _CACHED_TOKENS not in flags:
+        flags = (*flags, _CACHED_TOKENS)
     if nodes.count > 1 and nodes.backend == "ray":
         return _ray_command(program, (model, *flags, *listen.flags), env, nodes, secrets)
     served = listen.flags if nodes.is_head else ("--served-model-name", listen.name, "--headless")

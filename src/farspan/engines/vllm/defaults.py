@@ -35,6 +35,9 @@ class BatchLimits(NamedTuple):
 def batch_limits(given: VllmFlags, gpu: Gpu, max_model_len: int, rules: VllmRules) -> BatchLimits:
     """Mirrors vllm engine/arg_utils.py: get_batch_defaults (API server) and what follows it."""
     tokens, requests = _default_batch(gpu, rules)
+    if rules.whole_prompts:
+        requests = 256
+        tokens = max(2048, max_model_len) if max_model_len <= 32768 else 2048
     if given.throughput_mode:
         tokens, requests = tokens * 2, requests * 2
     requests = given.max_num_seqs or requests
@@ -88,6 +91,8 @@ def default_block_size(model: ModelSpec, gpu: Gpu, kv_dtype: KvDtype, rules: Vll
 
 def resolve_kv_dtype(model: ModelSpec, wanted: KvDtype) -> KvDtype:
     """The KV type as vLLM stores it: sparse MLA keeps FP8 in its own layout (config.py: DeepseekV32)."""
+    if wanted is KvDtype.AUTO and model.kv_fp8:
+        wanted = KvDtype.FP8  # layers/attention/attention.py: a checkpoint's kv_cache_scheme decides
     sparse_latent = any(
         layer.indexer is not None and layer.attention is AttentionKind.MLA for layer in model.layers
     )

@@ -6,9 +6,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from farspan.engines.vllm.flag_checks import ONLINE_FP8, QUANTIZATION, TENSOR_PARALLEL, check_flags
 from farspan.engines.vllm.versions import VllmRules
-from farspan.errors import InputError, UnsupportedError
+from farspan.errors import InputError
 from farspan.models.spec import KvDtype
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
@@ -17,12 +19,12 @@ from farspan.value_hash import ValueHash
 
 CHUNKED_HYBRID_ENV = "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE"
 GRAPH_ESTIMATE_ENV = "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS"
+FLASHINFER_SAMPLER_ENV = "VLLM_USE_FLASHINFER_SAMPLER"
 LONG_CONTEXT_ENV = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 MAX_MODEL_LEN = "--max-model-len"
 MAX_NUM_SEQS = "--max-num-seqs"
-_TP = ("--tensor-parallel-size", "-tp")
-_WRITTEN_BY_FARSPAN = (MAX_MODEL_LEN, MAX_NUM_SEQS, "--kv-cache-dtype", *_TP)
+_WRITTEN_BY_FARSPAN = (MAX_MODEL_LEN, MAX_NUM_SEQS, "--kv-cache-dtype", *TENSOR_PARALLEL)
 DISABLE_HYBRID = "--disable-hybrid-kv-cache-manager"
 _DTYPES = {
     "auto": KvDtype.AUTO,
@@ -33,45 +35,17 @@ _DTYPES = {
     "fp8_e5m2": KvDtype.FP8_E5M2,
     "fp8_ds_mla": KvDtype.FP8_DS_MLA,
 }
-# Each changes the arithmetic in ways that are not mirrored: planning on would give a wrong answer.
-_NOT_MIRRORED = {
-    "--pipeline-parallel-size": "pipeline parallelism: its stages differ in layers, weights and profile run",
-    "-pp": "pipeline parallelism: its stages differ in layers, weights and profile run",
-    "--decode-context-parallel-size": "decode context parallelism",
-    "-dcp": "decode context parallelism",
-    "--prefill-context-parallel-size": "prefill context parallelism",
-    "--data-parallel-size": "data parallelism",
-    "-dp": "data parallelism",
-    "--enable-expert-parallel": "expert parallelism",
-    "--cpu-offload-params": "offload of some weights by name",
-    "--offload-backend": "prefetching weight offload",
-    "--offload-group-size": "prefetching weight offload",
-    "--offload-params": "prefetching weight offload",
-    "--enable-lora": "adapters and their buffers",
-    "--enable-eplb": "redundant experts",
-    "--enable-elastic-ep": "elastic expert parallelism",
-    "--enable-dbo": "two batches at once, each with buffers of its own",
-    "--ubatch-size": "several batches at once, each with buffers of its own",
-    "--disable-sliding-window": "windowed layers that keep every token",
-    "--swa-bounded-replay": "windowed layers that replay tokens",
-    "--mamba-cache-dtype": "recurrent states of another type",
-    "--mamba-ssm-cache-dtype": "recurrent states of another type",
-    "--mamba-block-size": "recurrent states kept at other distances",
-    "--mamba-cache-mode": "recurrent states kept at other distances",
-    "--use-replayssm": "recurrent states replayed from a buffer",
-    "--mm-ipc-gpu-memory-gb": "GPU memory for images handed over",
-    "--diffusion-config": "a diffusion model",
-    "--quantization-config": "weights quantized by another config",
-    "--spec-method": "speculative decoding in parts; --speculative-config is read",
-    "--spec-model": "speculative decoding in parts; --speculative-config is read",
-    "--kv-cache-dtype-skip-layers": "KV dtypes that differ by layer",
-    "VLLM_USE_V2_MODEL_RUNNER": "a model runner chosen by hand",
-    "VLLM_USE_V1": "the engine before V1",
-}
-_NEUTRAL = ("1", "0", "null", "none", "auto", "false", "{}")
 _FRACTION = ("--gpu-memory-utilization", "--device-memory-utilization")
-_QUANTIZATION = ("--quantization", "-q")
-_WEIGHT_BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}  # of --dtype
+_PP = ("--pipeline-parallel-size", "-pp")
+_DCP = ("--decode-context-parallel-size", "-dcp")
+_COMPILATION = ("--compilation-config", "-cc", "-O")
+_TORCH_DTYPES = {  # of --dtype
+    "float32": "float32",
+    "float": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "half": "float16",
+}
 _EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
 
 
@@ -105,6 +79,15 @@ class VllmFlags(ValueHash):
         calculate_kv_scales: Whether `--calculate-kv-scales` was given.
         cpu_offload_bytes: Weights to keep in the machine's memory, for each GPU.
         kv_offload_bytes: Machine memory for finished KV, all ranks together.
+        dtype: Type of unquantized weights, empty for the model's own.
+        quantize_fp8: Whether `--quantization fp8` makes FP8 of weights that are not quantized.
+        pipeline: Pipeline stages.
+        context_ranks: Ranks that share the tokens of a request's KV (decode context parallelism).
+        expert_parallel: Whether whole experts are shared out over the ranks.
+        flashinfer_sampler: VLLM_USE_FLASHINFER_SAMPLER, when given.
+        capture_sizes: Batch sizes of --compilation-config or --cudagraph-capture-sizes.
+        max_capture_size: Largest batch size captured, when given.
+        draft_tokens: Tokens a speculative method drafts a step.
         passed_on: Words of the flags farspan does not write itself, as given.
         env: Environment variables, name and value, as given.
     """
@@ -134,6 +117,15 @@ class VllmFlags(ValueHash):
     calculate_kv_scales: bool
     cpu_offload_bytes: int
     kv_offload_bytes: int
+    dtype: str
+    quantize_fp8: bool
+    pipeline: int
+    context_ranks: int
+    expert_parallel: bool
+    flashinfer_sampler: bool | None
+    capture_sizes: tuple[int, ...] | None
+    max_capture_size: int | None
+    draft_tokens: int
     passed_on: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
 
@@ -170,7 +162,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
             or asks for something whose memory is not mirrored.
     """
     spelled = request.with_flags(normalized(request.engine_flags))
-    _refuse(spelled, rules)
+    check_flags(spelled, rules)
     length, auto = _max_model_len(spelled, rules)
     fraction = spelled.float_flag(0.0, *_FRACTION) if spelled.has_flag(*_FRACTION) else None
     if fraction is not None and not 0 < fraction <= 1:
@@ -179,6 +171,9 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         )
     speculative = _json(spelled, "--speculative-config", "-sc")
     connector = _connector(spelled)
+    captures = _captures(spelled)
+    drafts = speculative.get("num_speculative_tokens", 0)
+    draft_tokens = drafts if isinstance(drafts, int) else 0
     return VllmFlags(
         max_model_len=length,
         auto_max_model_len=auto,
@@ -187,7 +182,8 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         max_num_batched_tokens=_human(spelled, "--max-num-batched-tokens"),
         max_num_seqs=_human(spelled, MAX_NUM_SEQS),
         block_size=_human(spelled, "--block-size"),
-        kv_cache_memory_bytes=_human(spelled, "--kv-cache-memory-bytes"),
+        kv_cache_memory_bytes=_human(spelled, "--kv-cache-memory-bytes")
+        or _human(spelled, "--kv-cache-memory"),
         num_blocks=_human(spelled, "--num-gpu-blocks-override"),
         hybrid=_hybrid(spelled),
         chunked_hybrid_env=_env(spelled, CHUNKED_HYBRID_ENV),
@@ -196,7 +192,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         connector=connector,
         kv_events=_given(spelled, "--kv-events-config"),
         speculative=str(speculative.get("method", "?")) if speculative else "",
-        enforce_eager=_switch(spelled, "--enforce-eager") is True,
+        enforce_eager=_switch(spelled, "--enforce-eager") is True or captures.none,
         prefix_caching=_switch(spelled, "--enable-prefix-caching"),
         async_scheduling=_switch(spelled, "--async-scheduling"),
         chunked_prefill=_switch(spelled, "--enable-chunked-prefill") is not False,
@@ -205,6 +201,15 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         calculate_kv_scales=_switch(spelled, "--calculate-kv-scales") is True,
         cpu_offload_bytes=_gib(spelled, "--cpu-offload-gb"),
         kv_offload_bytes=_gib(spelled, "--kv-offloading-size"),
+        dtype=_dtype(spelled),
+        quantize_fp8=spelled.text_flag("none", *QUANTIZATION).lower() in ONLINE_FP8,
+        pipeline=_positive(spelled, *_PP),
+        context_ranks=_positive(spelled, *_DCP),
+        expert_parallel=_switch(spelled, "--enable-expert-parallel") is True,
+        flashinfer_sampler=_env(spelled, FLASHINFER_SAMPLER_ENV),
+        capture_sizes=captures.sizes,
+        max_capture_size=captures.largest,
+        draft_tokens=draft_tokens,
         passed_on=_passed_on(spelled),
         env=tuple(split_environment(spelled.engine_flags)[1].items()),
     )
@@ -228,37 +233,49 @@ def uses_eagle(method: str) -> bool:
     return method in _EAGLE_METHODS
 
 
-def _refuse(request: PlanRequest, rules: VllmRules) -> None:
-    for name, what in _NOT_MIRRORED.items():
-        if request.has_flag(name) and (request.engine_flags[name] or "yes").lower() not in _NEUTRAL:
-            raise UnsupportedError(
-                f"{name} ({what}) changes vLLM's memory in a way farspan does not mirror",
-                f"plan without {name}",
-            )
-    if request.has_flag(*_TP) and request.int_flag(0, *_TP) != request.tp:
+def _dtype(request: PlanRequest) -> str:
+    text = request.text_flag("auto", "--dtype").lower()
+    if text == "auto":
+        return ""
+    if text not in _TORCH_DTYPES:
         raise InputError(
-            f"--tensor-parallel-size {request.text_flag('', *_TP)} contradicts --tp {request.tp}", "give one"
+            f"--dtype {text} is none of vLLM's", f"choose one of auto, {', '.join(_TORCH_DTYPES)}"
         )
-    _refuse_other_weights(request)
-    if request.has_flag("--calculate-kv-scales") and not rules.calculates_kv_scales:
-        raise InputError(f"vllm {rules.version} has no --calculate-kv-scales", "drop it: it went in 0.29.0")
+    return _TORCH_DTYPES[text]
 
 
-def _refuse_other_weights(request: PlanRequest) -> None:
-    """Raise for flags that make the weights, and with them the KV cache, another size than the checkpoint's."""
-    model = request.model
-    dtype = request.text_flag("auto", "--dtype").lower()
-    if _WEIGHT_BYTES.get(dtype, model.dtype_bytes) != model.dtype_bytes:
-        raise UnsupportedError(
-            f"--dtype {dtype} makes the weights of {model.name} another size, which farspan does not mirror",
-            "plan without --dtype",
-        )
-    method = request.text_flag("none", *_QUANTIZATION).lower()
-    if method not in _NEUTRAL and model.quantization is None:
-        raise UnsupportedError(
-            f"--quantization {method} quantizes weights that {model.name} keeps in {model.torch_dtype}",
-            "drop it, and plan that checkpoint with --weights fp8 or int4",
-        )
+def _positive(request: PlanRequest, *names: str) -> int:
+    value = request.int_flag(1, *names)
+    if value < 1:
+        raise InputError(f"{names[0]} {value} is not positive", "give at least 1")
+    return value
+
+
+class _Captures(NamedTuple):
+    """What the flags say about CUDA graphs: batch sizes, the largest, and whether none is captured."""
+
+    sizes: tuple[int, ...] | None = None
+    largest: int | None = None
+    none: bool = False
+
+
+def _captures(request: PlanRequest) -> _Captures:
+    """vllm config/compilation.py: cudagraph_capture_sizes, max_cudagraph_capture_size, cudagraph_mode, level."""
+    text = request.text_flag("", *_COMPILATION)
+    if text.isdigit():
+        return _Captures(none=text == "0")
+    given = _json(request, *_COMPILATION)
+    sizes = given.get("cudagraph_capture_sizes")
+    if request.has_flag("--cudagraph-capture-sizes"):
+        sizes = [int(word) for word in request.text_flag("", "--cudagraph-capture-sizes").split()]
+    largest = given.get("max_cudagraph_capture_size")
+    if request.has_flag("--max-cudagraph-capture-size"):
+        largest = request.int_flag(0, "--max-cudagraph-capture-size")
+    mode = str(given.get("cudagraph_mode", request.text_flag("", "--cudagraph-mode"))).upper()
+    listed = tuple(sorted({int(size) for size in sizes})) if isinstance(sizes, list) else None
+    return _Captures(
+        listed, int(largest) if isinstance(largest, int) and largest else None, mode in ("NONE", "0")
+    )
 
 
 def _given(request: PlanRequest, name: str) -> bool:

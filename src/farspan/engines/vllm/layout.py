@@ -25,6 +25,7 @@ def kv_layout(
     block_size: int,
     hybrid: bool,
     prefix_caching: bool,
+    context_ranks: int = 1,
 ) -> VllmKvLayout:
     """The KV layout of a model on one rank. Cached: nothing in it depends on context or memory.
 
@@ -36,6 +37,7 @@ def kv_layout(
         block_size: Tokens of a block, before a recurrent model raises it.
         hybrid: Whether hybrid groups are on.
         prefix_caching: Whether prefix caching is on (recurrent layers keep one more state).
+        context_ranks: Ranks that share the tokens of one request.
 
     Raises:
         InputError: A kind of attention whose cache is not mirrored, or layers vLLM cannot group.
@@ -44,7 +46,7 @@ def kv_layout(
     specs: dict[str, KvSpec] = {}
     for layer in model.layers:
         name = f"layers.{layer.index}.attn"
-        if layer.shares_kv_with is not None:
+        if layer.shares_kv_with is not None or layer.attention is AttentionKind.NONE:
             continue
         if layer.attention is AttentionKind.COMPRESSED:
             raise InputError(
@@ -57,7 +59,7 @@ def kv_layout(
             # One FP8 or bf16 key a token, on every rank (deepseek_v2.py: DeepseekV32IndexerCache).
             entry = layer.indexer.entry_bytes
             specs[f"{name}.indexer"] = KvSpec(SpecKind.MLA, block, 1, entry, 0, 1)
-    return make_layout(specs, rules, hybrid=hybrid)
+    return make_layout(specs, rules, hybrid=hybrid, context_ranks=context_ranks)
 
 
 def aligned_block(model: ModelSpec, rules: VllmRules, *, tp: int, kv_dtype: KvDtype, block_size: int) -> int:
@@ -66,7 +68,7 @@ def aligned_block(model: ModelSpec, rules: VllmRules, *, tp: int, kv_dtype: KvDt
     vllm 0.24.0 platforms/interface.py: _align_hybrid_block_size (0.12.0: HybridAttentionMambaModelConfig).
     """
     states = [layer.state_bytes(tp) for layer in model.layers_of(AttentionKind.LINEAR)]
-    attention = [layer for layer in model.layers if layer.attention is not AttentionKind.LINEAR]
+    attention = [layer for layer in model.layers if not layer.attention.keeps_no_tokens]
     if not states or not attention:
         return block_size
     token = _token_bytes(model, attention[0], tp, kv_dtype)
@@ -94,9 +96,7 @@ def _layer_spec(
 ) -> KvSpec:
     value_bytes = kv_dtype.value_bytes(model.dtype_bytes)
     if layer.attention is AttentionKind.LINEAR:
-        attention = next(
-            (other for other in model.layers if other.attention is not AttentionKind.LINEAR), None
-        )
+        attention = next((other for other in model.layers if not other.attention.keeps_no_tokens), None)
         page = block * _token_bytes(model, attention, tp, kv_dtype) if attention else None
         return KvSpec(
             SpecKind.STATE,

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from farspan.engines.vllm.budget import (
-    ACTIVATION_COPIES,
-    COLLECTIVE_BYTES,
-    CONTEXT_BYTES,
-    GRAPH_BYTES,
-    NON_TORCH_BYTES,
-    ProfileRun,
-    weight_bytes,
-)
+from farspan.engines.vllm.budget import CONTEXT_BYTES, rank_weights
 from farspan.engines.vllm.config import VllmConfig
 from farspan.engines.vllm.defaults import BatchLimits
+from farspan.engines.vllm.graphs import capture_sizes, graph_bytes
+from farspan.engines.vllm.profile_run import BUFFER_BYTES, ProfileRun, sampler_logit_bytes
 from farspan.engines.vllm.state import VllmState
 from farspan.engines.vllm.tables import ENTRY_BYTES, row_blocks
 from farspan.models.weights import rank_weight_bytes
 from farspan.planner.ledger import Allocation, Basis, LedgerPhase, MemoryLedger
 from farspan.sizes import format_bytes
 
-_FIT = "fitted to vllm 0.12.0 (Scout, TP 8) and 0.24.0 (one rank of it), both on H200"
+_FIT = "fitted to start-up logs of public servers, vllm 0.10.2 to 0.24.0 (docs/accuracy.md)"
 _V1_SOURCE = "vllm {version} v1/worker/block_table.py: MultiGroupBlockTable"
 _V2_SOURCE = "vllm {version} v1/worker/gpu/block_table.py: BlockTables"
 
@@ -36,14 +30,15 @@ def make_ledger(state: VllmState) -> MemoryLedger:
         *_table_lines(state),
         *_host_lines(state),
     ]
-    if not config.given.enforce_eager:
+    graphs = graph_bytes(config, state.limits)
+    if graphs:
         lines.append(
             Allocation(
                 name="CUDA graphs",
-                bytes=GRAPH_BYTES,
+                bytes=graphs,
                 when=LedgerPhase.GRAPHS,
-                grows_with="number of capture sizes; not with the context",
-                formula="0.70 GiB, as one server with 51 piecewise sizes took",
+                grows_with="capture sizes, layers and experts; not with the context",
+                formula=f"{len(capture_sizes(config, state.limits))} batch sizes, {config.model.num_layers} layers",
                 source=_FIT,
                 basis=Basis.FITTED,
             )
@@ -54,9 +49,10 @@ def make_ledger(state: VllmState) -> MemoryLedger:
 @lru_cache(maxsize=256)
 def _load_lines(config: VllmConfig, offloaded: int) -> tuple[Allocation, ...]:
     model, tp, rules = config.model, config.tp, config.rules
-    weights, rope = weight_bytes(model, tp)
+    loaded = rank_weights(config)
     parts = rank_weight_bytes(model, tp).by_part
     listed = ", ".join(f"{part.value} {format_bytes(size)}" for part, size in parts.items() if size)
+    listed += f", absorbed latent projections {format_bytes(loaded.absorbed)}" if loaded.absorbed else ""
     tables = " + ".join(f"{rope.positions:,} x {rope.rotary_dim}" for rope in model.ropes) or "none"
     return (
         Allocation(
@@ -70,7 +66,7 @@ def _load_lines(config: VllmConfig, offloaded: int) -> tuple[Allocation, ...]:
         ),
         Allocation(
             name="weights",
-            bytes=weights - offloaded,
+            bytes=loaded.weights - offloaded,
             when=LedgerPhase.LOAD,
             grows_with="parameters over --tensor-parallel-size",
             formula=listed + (f", less {format_bytes(offloaded)} in RAM" if offloaded else ""),
@@ -79,7 +75,7 @@ def _load_lines(config: VllmConfig, offloaded: int) -> tuple[Allocation, ...]:
         ),
         Allocation(
             name="RoPE tables",
-            bytes=rope,
+            bytes=loaded.rope,
             when=LedgerPhase.LOAD,
             grows_with="max_position_embeddings of the model, not --max-model-len",
             formula=f"({tables}) x {model.dtype_bytes} B, on every rank",
@@ -91,61 +87,75 @@ def _load_lines(config: VllmConfig, offloaded: int) -> tuple[Allocation, ...]:
 
 @lru_cache(maxsize=1024)
 def _profile_lines(config: VllmConfig, limits: BatchLimits, profile: ProfileRun) -> tuple[Allocation, ...]:
-    model, rules = config.model, config.rules
-    by_forward = profile.forward >= profile.sampler
+    """The profile run's peak in parts; they add up to what the budget loses."""
+    rules = config.rules
+    runner = f"vllm {rules.version} v1/worker/gpu_model_runner.py: profile_run"
     lines = [
-        Allocation(
-            name="kernels and workspaces outside torch",
-            bytes=NON_TORCH_BYTES,
-            when=LedgerPhase.PROFILE,
-            grows_with="",
-            formula="0.45 GiB",
-            source=_FIT,
-            basis=Basis.FITTED,
-        )
+        _profile_line("kernels and workspaces outside torch", profile.base, "", "kernels and handles", _FIT),
+        _profile_line(
+            "collectives (NCCL, custom all-reduce)",
+            profile.collectives,
+            "ranks, and how they are linked",
+            f"{config.tp} ranks over {config.gpu.link}",
+            _FIT,
+        ),
     ]
-    if config.tp > 1:
+    if profile.encoder > profile.images + profile.workspace + profile.step:
         lines.append(
-            Allocation(
-                name="collectives (NCCL, custom all-reduce)",
-                bytes=COLLECTIVE_BYTES,
-                when=LedgerPhase.PROFILE,
-                grows_with="ranks",
-                formula="1.57 GiB",
-                source=_FIT,
-                basis=Basis.FITTED,
+            _profile_line(
+                "vision tower at its largest images",
+                profile.encoder,
+                "--max-num-batched-tokens, --limit-mm-per-prompt",
+                "patches x 2 B x (2 x intermediate + 4.25 x hidden), and the pixels",
+                runner,
+                Basis.ASSUMED,
             )
         )
-    if profile.images:
-        lines.append(
-            Allocation(
-                name="images through the vision tower",
-                bytes=profile.images,
-                when=LedgerPhase.PROFILE,
-                grows_with="--limit-mm-per-prompt",
-                formula="0.50 GiB; 0 with --limit-mm-per-prompt '{\"image\": 0}'",
-                source=_FIT,
-                basis=Basis.FITTED,
-            )
-        )
+        return tuple(line for line in lines if line.bytes)
+    by_forward = profile.forward >= profile.sampler
+    lines += [
+        _profile_line(
+            "images through the vision tower",
+            profile.images,
+            "--max-num-batched-tokens, --limit-mm-per-prompt",
+            "pixels and outputs of the largest images, kept; 0 with --limit-mm-per-prompt '{\"image\": 0}'",
+            runner,
+            Basis.MIRRORED,
+        ),
+        _profile_line(
+            "buffers of the experts",
+            profile.workspace,
+            "--max-num-batched-tokens",
+            f"{limits.tokens:,} tokens x experts a token x two widths, kept between steps",
+            f"vllm {rules.version} model_executor/layers/fused_moe: TritonExperts.workspace_shapes",
+            Basis.MIRRORED,
+        ),
+        _profile_line(
+            "activations of the largest step" if by_forward else "sampler of the largest step",
+            profile.step,
+            "--max-num-batched-tokens" if by_forward else "--max-num-seqs",
+            _step_formula(config, limits, by_forward=by_forward),
+            _FIT,
+        ),
+    ]
+    return tuple(line for line in lines if line.bytes)
+
+
+def _profile_line(
+    name: str, size: int, grows_with: str, formula: str, source: str, basis: Basis = Basis.FITTED
+) -> Allocation:
+    return Allocation(name, size, LedgerPhase.PROFILE, grows_with, formula, source, basis)
+
+
+def _step_formula(config: VllmConfig, limits: BatchLimits, *, by_forward: bool) -> str:
+    model = config.model
     if by_forward:
-        formula = (
-            f"{ACTIVATION_COPIES} x {limits.tokens:,} tokens x {model.hidden_size} x {model.dtype_bytes} B"
-        )
-    else:
-        formula = f"{limits.requests} requests x {model.vocab_size:,} logits x {rules.sampler_bytes} B"
-    lines.append(
-        Allocation(
-            name="activations of the largest step" if by_forward else "sampler of the largest step",
-            bytes=max(profile.forward, profile.sampler),
-            when=LedgerPhase.PROFILE,
-            grows_with="--max-num-batched-tokens" if by_forward else "--max-num-seqs",
-            formula=formula,
-            source=_FIT,
-            basis=Basis.FITTED,
-        )
+        return f"{limits.tokens:,} tokens x {model.dtype_bytes} B x (3 x MLP width / TP + 4.25 x {model.hidden_size})"
+    rows = min(limits.requests, limits.tokens)
+    return (
+        f"{rows} requests x {model.vocab_size:,} logits x {sampler_logit_bytes(config):g} B, the hidden states of "
+        f"{limits.tokens + rows:,} tokens, {format_bytes(BUFFER_BYTES)} of buffers"
     )
-    return tuple(lines)
 
 
 def _host_lines(state: VllmState) -> list[Allocation]:

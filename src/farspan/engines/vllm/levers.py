@@ -25,7 +25,7 @@ from farspan.planner.request import EnginePlan, PlanRequest
 
 def _hybrid_groups(request: PlanRequest) -> PlanRequest | None:
     """Hybrid KV groups on: without the flag that turns them off, with the variable some versions need."""
-    rules, _ = rules_for(request.engine_version, accept_nearest=request.accept_nearest_version)
+    rules, _ = rules_for(request.engine_version)
     add: dict[str, str | None] = {}
     chunked = any(True for _ in request.model.layers_of(AttentionKind.CHUNKED_LOCAL))
     value = request.engine_flags.get(CHUNKED_HYBRID_ENV, "1" if rules.chunked_hybrid_default else "0")

@@ -15,7 +15,15 @@ from farspan.engines.logs.line_pattern import (
 )
 from farspan.engines.logs.log_line import ParsedLine
 from farspan.engines.logs.printed_args import read_dict, read_pairs
-from farspan.engines.logs.records import Arguments, EngineVersion, Event, Progress, StartPhase, Throughput
+from farspan.engines.logs.records import (
+    Arguments,
+    EngineVersion,
+    Event,
+    Progress,
+    StartPhase,
+    Throughput,
+    WorkBegins,
+)
 
 _RATE = r"(\d{1,12}+(?:\.\d{1,6}+)?+)"
 _THROUGHPUT = re.compile(
@@ -46,6 +54,10 @@ def _throughput(parsed: ParsedLine, match: re.Match[str]) -> list[Event]:
             float(hit_rate[1]) / 100 if hit_rate is not None else None,
         )
     ]
+
+
+def _work_begins(parsed: ParsedLine, match: re.Match[str]) -> list[Event]:  # noqa: ARG001
+    return [WorkBegins(parsed.where)]
 
 
 def _version(parsed: ParsedLine, match: re.Match[str]) -> list[Event]:
@@ -145,6 +157,28 @@ LINES: tuple[LinePattern, ...] = (
         rf"init engine \(profile, create kv cache, warmup model\) took (?P<init_engine_s>{NUMBER}) s",
         figures(StartPhase.GRAPHS, done=True, engine="vllm"),
     ),
+    # The first engine (V0), and the words of versions before 0.9.
+    line_pattern(
+        rf"model weights take (?P<weights_gib>{NUMBER})GiB;.*reserved for KV Cache is "
+        rf"(?P<available_kv_gib>-?{NUMBER})GiB",
+        figures(StartPhase.PROFILE, done=True, engine="vllm"),
+    ),
+    line_pattern(
+        rf"Loading model weights took (?P<gib>{NUMBER}) ?G[Bi]",
+        phase(StartPhase.WEIGHTS, done=True, engine="vllm", figure="weights_gib"),
+    ),
+    line_pattern(r"# (?:GPU|cuda|rocm) blocks: \d+", phase(StartPhase.KV, done=True, engine="vllm")),
+    line_pattern(
+        r"Capturing (?:cudagraphs for decoding|the model for CUDA graphs)",
+        phase(StartPhase.GRAPHS, engine="vllm"),
+    ),
+    line_pattern(
+        r"[Ee]ncoder cache will be initialized with a budget of (?P<encoder_tokens>\d{1,9}) tokens",
+        figures(StartPhase.PROFILE, done=False, engine="vllm"),
+    ),
+    # The first chat request causes this line: work begins here.
+    line_pattern(r"Detected the chat template content format", _work_begins),
+    line_pattern(r"Added request \S+|Aborted request\(s\)? \S+|Aborting request", nothing),
     # Its end.
     line_pattern(
         r"EngineCore failed to start|EngineCore encountered (?:a fatal error|an issue)"
@@ -154,7 +188,8 @@ LINES: tuple[LinePattern, ...] = (
         is_message=True,
     ),
     line_pattern(
-        r"\[shutdown\] API server: shutdown triggered|Shutting down FastAPI HTTP server|received signal=SIG",
+        r"\[shutdown\] API server: shutdown triggered|Shutting down FastAPI HTTP server|received signal=SIG"
+        r"|^KeyboardInterrupt: terminated|Received signal \d+, shutting down",
         ending(StartPhase.SHUTDOWN),
         is_message=True,
     ),

@@ -75,13 +75,15 @@ def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
 def _with_requests(request: PlanRequest, config: VllmConfig, *, allow_env: bool) -> _Verdict:
     """Judge a server; with fewer requests at once when the defaults do not fit the card.
 
-    A memory fraction given by hand is taken at its word, and so is `--max-num-seqs`.
+    `--max-num-seqs` given by hand is taken at its word, and so is a memory fraction above the default; no other flag
+    keeps the plan from adding it.
 
     Raises:
         GroupingError: vLLM cannot group the layers.
     """
     state = build_state(request, config, allow_env=allow_env)
-    by_hand = config.given.max_num_seqs is not None or config.given.gpu_memory_utilization is not None
+    raised = (config.given.gpu_memory_utilization or 0) > config.rules.default_utilization
+    by_hand = config.given.max_num_seqs is not None or raised
     if state.lacking > 0 and not by_hand and not request.as_given:
         default = state.limits.requests
         state = settle(
@@ -121,7 +123,7 @@ def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
         fits=verdict.fits,
         reason=verdict.refusal or _reason(state, fits=verdict.fits),
         weights_bytes=state.memory.budget.weights + state.memory.budget.rope,
-        available_kv_bytes=max(state.memory.budget.available, 0),
+        available_kv_bytes=max(state.memory.shown_available, 0),
         capacity_tokens=state.memory.capacity,
         max_concurrency=state.max_concurrency,
         printed=printed_figures(state, starts=not verdict.refusal),
@@ -139,6 +141,7 @@ def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
             prompt_tokens=max(1, request.context - request.output_tokens),
             output_tokens=request.output_tokens,
             kv_dtype=state.memory.kv_dtype,
+            eager=state.config.given.enforce_eager,
         ),
         added=_added(state),
     )
@@ -170,6 +173,8 @@ def server_flags(state: VllmState) -> tuple[str, ...]:
         words += ["--kv-cache-dtype", state.config.given.kv_dtype.value]
     if state.config.given.max_num_seqs is not None or state.requests_chosen:
         words += [MAX_NUM_SEQS, str(state.limits.requests)]
+    if state.request.model.config_overrides:
+        words += ["--hf-overrides", state.request.model.config_overrides]
     return (*words, *state.config.given.passed_on)
 
 

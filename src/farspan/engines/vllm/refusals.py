@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from farspan.engines.vllm.budget import gib
+from farspan.engines.vllm.dropped import has_no_loader, last_version_with
 from farspan.engines.vllm.flags import LONG_CONTEXT_ENV, MAX_MODEL_LEN, MAX_NUM_SEQS
 from farspan.engines.vllm.state import VllmState
 from farspan.engines.vllm.versions import first_version_with
@@ -20,6 +21,14 @@ def _by_config(state: VllmState) -> str:
     first = first_version_with(model.architecture, rules)
     if first:
         return f"vLLM {rules.version} does not know {model.architecture}; {first} does"
+    last = last_version_with(model.architecture, rules.version)
+    if last:
+        return f"vLLM {rules.version} has dropped {model.architecture}; {last} was the last version that serves it"
+    if model.quantization is not None and has_no_loader(model.quantization.method, rules.version):
+        return (
+            f"vLLM {rules.version} has no loader for {model.quantization.method} checkpoints: "
+            "give it one quantized otherwise, or take SGLang"
+        )
     if state.memory.hybrid.refusal:
         return state.memory.hybrid.refusal
     limit = model.max_position_embeddings

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
-from farspan.planner.versions import ResolvedVersion, resolve_version
+from farspan.planner.versions import ResolvedVersion, released_version, resolve_release, version_key
 from farspan.sizes import GIB
 from farspan.value_hash import ValueHash
 
@@ -78,7 +78,13 @@ class VllmRules(ValueHash):
         second_runner: Which models run on the second model runner by default.
         second_runner_models: Architectures that do, for Runner.LISTED and Runner.DENSE.
         aligns_tables: Whether rows of the block table are a multiple of 128 tokens long.
-        sampler_bytes: Bytes the sampler takes for each logit while it warms up.
+        sampler_bytes: Bytes the sampler takes for each logit while it warms up, beside the logit itself (fitted).
+        second_sampler_bytes: The same on the second model runner (read: it copies logits when it must change them).
+        new_kernels: Whether kernels and collectives outside torch take what they take from 0.18.0 on (fitted).
+        flashinfer_sampler: Whether FlashInfer samples by default.
+        keeps_workspace: Whether buffers of the experts are kept between steps.
+        whole_prompts: Whether a step holds a whole prompt, as the engine before V1 made it up to 32,768 tokens.
+        estimates_graphs: Whether the memory of CUDA graphs can be estimated and subtracted.
         prefix_caches_states: Whether prefix caching is on by default for models with recurrent layers.
         e5m2_meets_quantized_query: Whether FlashAttention on Hopper accepts E5M2 and then asserts E4M3.
         offload_needs_one_group: Whether `--cpu-offload-gb` stops a server with several KV groups.
@@ -111,7 +117,13 @@ class VllmRules(ValueHash):
     second_runner: Runner = Runner.NONE
     second_runner_models: frozenset[str] = frozenset()
     aligns_tables: bool = False
-    sampler_bytes: int = 30
+    sampler_bytes: float = 36.0
+    second_sampler_bytes: float = 0.0
+    new_kernels: bool = False
+    flashinfer_sampler: bool = False
+    keeps_workspace: bool = False
+    estimates_graphs: bool = False
+    whole_prompts: bool = False
     prefix_caches_states: bool = False
     e5m2_meets_quantized_query: bool = True
     smallest_window_block: bool = False
@@ -121,7 +133,7 @@ class VllmRules(ValueHash):
 
 
 _V0_12 = VllmRules("0.12.0", default_utilization=0.9)
-_V0_13 = replace(_V0_12, version="0.13.0", hybrid_preference=True)
+_V0_13 = replace(_V0_12, version="0.13.0", hybrid_preference=True, keeps_workspace=True)
 _V0_14 = replace(
     _V0_13,
     version="0.14.0",
@@ -135,6 +147,10 @@ _V0_20 = replace(
     default_utilization=0.92,
     offload_needs_one_group=False,
     subtracts_graphs=True,
+    estimates_graphs=True,
+    sampler_bytes=12.5,
+    new_kernels=True,
+    keeps_workspace=True,
     events_disable_hybrid=False,
     check=CapacityCheck.GROUPS,
     near_ratio=1.5,
@@ -156,7 +172,8 @@ _V0_24 = replace(
             "MistralForCausalLM",
         }
     ),
-    sampler_bytes=16,
+    flashinfer_sampler=True,
+    second_sampler_bytes=4.0,
     e5m2_meets_quantized_query=False,
 )
 _V0_27 = replace(
@@ -170,6 +187,7 @@ _V0_27 = replace(
     promotes=True,
     smallest_window_block=True,
     second_runner=Runner.DENSE,
+    second_sampler_bytes=0.0,
     second_runner_models=frozenset({"KimiK3ForConditionalGeneration"}),
     prefix_caches_states=True,
 )
@@ -192,30 +210,97 @@ _V0_33 = replace(_V0_32, version="0.33.0")
 RULES = {
     rules.version: rules for rules in (_V0_12, _V0_13, _V0_14, _V0_20, _V0_24, _V0_27, _V0_29, _V0_32, _V0_33)
 }
+# The versions whose planning code was run beside farspan's; the others' rules were read in their wheels.
 KNOWN_VERSIONS = tuple(RULES)
 
-# First version, of the known ones, whose registry lists the architecture. Older ones are not here.
+_V0_9 = replace(_V0_12, near_ratio=1.0)
+_V0_17 = replace(_V0_14, sampler_bytes=12.5)
+_V0_18 = replace(_V0_17, near_ratio=1.5, new_kernels=True, estimates_graphs=True)
+_V0_22 = replace(
+    _V0_20,
+    size_line=SizeLine.CAPACITY,
+    connector_support_checked=True,
+    flashinfer_sampler=True,
+    second_runner=Runner.LISTED,
+    second_runner_models=frozenset({"Qwen3ForCausalLM"}),
+    second_sampler_bytes=4.0,
+)
+_V0_23 = replace(
+    _V0_22,
+    second_runner_models=frozenset({"Qwen3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"}),
+)
+_V0_28 = replace(_V0_27, calculates_kv_scales=False, large_card_bytes=160 * GIB)
+
+# First release of each set of rules, oldest first; a release follows the last line not above it.
+_CHANGES: tuple[tuple[str, VllmRules], ...] = (
+    ("0.9.0", _V0_9),
+    ("0.12.0", _V0_12),
+    ("0.13.0", _V0_13),
+    ("0.14.0", _V0_14),
+    ("0.17.0", _V0_17),
+    ("0.18.0", _V0_18),
+    ("0.19.0", replace(_V0_18, check=CapacityCheck.GROUPS)),
+    ("0.20.0", _V0_20),
+    ("0.21.0", replace(_V0_20, size_line=SizeLine.CAPACITY)),
+    ("0.22.0", _V0_22),
+    ("0.23.0", _V0_23),
+    ("0.24.0", _V0_24),
+    ("0.26.0", replace(_V0_24, counts_batches_in_flight=True)),
+    ("0.27.0", _V0_27),
+    ("0.28.0", _V0_28),
+    ("0.29.0", _V0_29),
+    ("0.32.0", _V0_32),
+    ("0.33.0", _V0_33),
+)
+OLDEST_READ = _CHANGES[0][0]
+_FIRST_V1 = version_key("0.8.0")
+_CHANGE_KEYS = tuple(version_key(first) for first, _ in _CHANGES)
+
+# First version whose registry lists the architecture. Older ones are not here.
 _FIRST_SEEN = {
+    "Glm4MoeForCausalLM": "0.10.0",
+    "GptOssForCausalLM": "0.10.1",
+    "Qwen3NextForCausalLM": "0.10.2",
+    "Qwen3VLForConditionalGeneration": "0.11.0",
+    "Qwen3VLMoeForConditionalGeneration": "0.11.0",
+    "MiniMaxM2ForCausalLM": "0.11.1",
     "MiMoV2FlashForCausalLM": "0.14.0",
-    "Qwen3_5ForConditionalGeneration": "0.20.0",
-    "Qwen3_5MoeForConditionalGeneration": "0.20.0",
+    "KimiK25ForConditionalGeneration": "0.15.0",
+    "GlmMoeDsaForCausalLM": "0.16.0",
+    "Qwen3_5ForConditionalGeneration": "0.17.0",
+    "Qwen3_5MoeForConditionalGeneration": "0.17.0",
+    "Gemma4ForConditionalGeneration": "0.19.0",
     "DeepseekV4ForCausalLM": "0.20.0",
-    "Gemma4ForConditionalGeneration": "0.20.0",
-    "KimiK25ForConditionalGeneration": "0.20.0",
-    "GlmMoeDsaForCausalLM": "0.20.0",
-    "KimiK3ForConditionalGeneration": "0.27.1",
+    "KimiK3ForConditionalGeneration": "0.27.0",
 }
 
 
 @lru_cache(maxsize=256)
-def rules_for(wanted: str, *, accept_nearest: bool) -> tuple[VllmRules, ResolvedVersion]:
+def rules_for(wanted: str) -> tuple[VllmRules, ResolvedVersion]:
     """The rules of a version (empty: the newest known), and what was resolved.
 
+    A pre-release or a nightly is planned as the release it precedes, a release newer than all that were read by
+    the newest rules, one older by the oldest; the warning says so.
+
     Raises:
-        InputError: The version is not known and `accept_nearest` is False.
+        InputError: The text is not a version.
     """
-    resolved = resolve_version(ENGINE, wanted, KNOWN_VERSIONS, accept_nearest=accept_nearest)
-    return RULES[resolved.version], resolved
+    resolved = resolve_release(ENGINE, wanted, OLDEST_READ, KNOWN_VERSIONS[-1])
+    before_v1 = resolved.version == OLDEST_READ and version_key(released_version(wanted)[0]) < _FIRST_V1
+    rules = (
+        replace(_rules_of(resolved.version), whole_prompts=True) if before_v1 else _rules_of(resolved.version)
+    )
+    return rules, resolved
+
+
+@lru_cache(maxsize=256)
+def _rules_of(version: str) -> VllmRules:
+    """The rules that a release follows; the very record of a known version."""
+    if version in RULES:
+        return RULES[version]
+    key = version_key(version)
+    at = max(index for index, first in enumerate(_CHANGE_KEYS) if first <= key)
+    return replace(_CHANGES[at][1], version=version)
 
 
 # Architectures no known version lists, though their configs name them.
@@ -228,8 +313,6 @@ def is_listed(architecture: str) -> bool:
 
 
 def first_version_with(architecture: str, rules: VllmRules) -> str:
-    """The first known version that lists `architecture`, if `rules` is older than it; else empty."""
+    """The first version that lists `architecture`, if `rules` is older than it; else empty."""
     first = _FIRST_SEEN.get(architecture, "")
-    if first and KNOWN_VERSIONS.index(first) > KNOWN_VERSIONS.index(rules.version):
-        return first
-    return ""
+    return first if first and version_key(first) > version_key(rules.version) else ""

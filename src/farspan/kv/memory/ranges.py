@@ -142,13 +142,16 @@ class ZeroBackedRange(SegmentedRange):
         if start < 0 or start + len(handles) > self.segments or len(indices) < len(handles):
             super().map_segments(start, handles)  # which refuses it
         self._wait()
+        taken_away: list[int] = []
         try:
             for index in indices:
                 self._driver.unmap_zeros(self._address_of(index), self._segment)
+                taken_away.append(index)
             super().map_segments(start, handles)
         except FarspanError:
-            for index in indices:
-                self._read_as_zero(index)
+            for index in taken_away:
+                if not self.mapped(index):
+                    self._read_as_zero(index)
             raise
         self._fill_with_zeros(start, len(handles))
         self._wait()
@@ -161,9 +164,7 @@ class ZeroBackedRange(SegmentedRange):
         return handle
 
     def _read_as_zero(self, index: int) -> None:
-        at = self._address_of(index)
-        if not self.mapped(index) and not self._driver.reads_as_zero(at):
-            self._driver.map_zeros(at, self._segment)
+        self._driver.map_zeros(self._address_of(index), self._segment)
 
     def _fill_with_zeros(self, start: int, count: int) -> None:
         address, size = self._address_of(start), count * self._segment

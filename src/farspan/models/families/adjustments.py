@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from farspan.models.families import gemma3n
+from farspan.models.families import blocks, gemma3n
 from farspan.models.families.decoder import Decoder
 from farspan.models.tensors import DTYPE_BYTES, WeightPart
 
@@ -41,7 +41,21 @@ def hyper_connections(decoder: Decoder) -> None:
     decoder.reader.ignore("index_kpool")
 
 
+def ernie_vl(decoder: Decoder) -> None:
+    """ERNIE VL's vision experts, in the same layers as the text ones."""
+    reader = decoder.reader
+    count = reader.integer("vision_moe_num_experts", 0, zero=True)
+    width = reader.integer("vision_moe_intermediate_size", 0, zero=True)
+    for index, layer in enumerate(decoder.layers):
+        if count and layer.moe is not None:
+            weights = decoder.weights.at_layer(index)
+            blocks.router(weights, count=count, hidden=decoder.hidden, name="layers.*.mlp.vision_gate")
+            name = "layers.*.mlp.vision_experts"
+            blocks.experts(weights, count=count, hidden=decoder.hidden, width=width, name=name)
+
+
 ADJUSTMENTS: dict[str, Callable[[Decoder], None]] = {
+    "ernie_vl": ernie_vl,
     "falcon": falcon,
     "gemma3n": gemma3n.adjust,
     "hyper_connections": hyper_connections,

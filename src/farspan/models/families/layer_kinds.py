@@ -67,6 +67,7 @@ def layer_kinds(reader: ConfigReader, family: Family, layers: int) -> list[str]:
     listed = _listed(reader, layers)
     kinds = listed or _ruled(reader, family, layers)
     reader.ignore("layer_types", "layers_block_type", "full_attention_interval", "sliding_window_pattern")
+    reader.ignore("full_attn_idxs", "attn_layer_indices", "layer_group_size")
     positions = reader.integer("max_position_embeddings", 0)
     window = _window(reader)
     if window is None or (listed is None and positions and window >= positions):

@@ -13,15 +13,10 @@ def read(reader: ConfigReader, name: str) -> ModelSpec:
     """Read a config of this family (see `farspan.models.families`)."""
     decoder = flat(reader, name)
     hidden, layers = decoder.hidden, decoder.num_layers
-    shapes = {
-        prefix: (
-            reader.integer(f"{prefix}num_attention_heads"),
-            reader.integer(f"{prefix}num_key_value_heads"),
-            reader.integer(f"{prefix}head_dim"),
-            reader.integer(f"{prefix}v_head_dim"),
-        )
-        for prefix in ("", "swa_")
-    }
+    names = ("num_attention_heads", "num_key_value_heads", "head_dim", "v_head_dim")
+    full = tuple(reader.integer(name) for name in names)
+    own = tuple(reader.integer(f"swa_{name}", size) for name, size in zip(names, full, strict=True))
+    shapes = {"": full, "swa_": own}
     sinks = {
         "": reader.flag("add_full_attention_sink_bias", False),
         "swa_": reader.flag("add_swa_attention_sink_bias", False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from farspan.models.families import blocks
 from farspan.models.families.config_fields import ConfigReader
 from farspan.models.families.decoder import Decoder, flat
+from farspan.models.families.layer_kinds import sparse_layers
 from farspan.models.families.rope import rope_table
 from farspan.models.families.weights_builder import WeightsBuilder
 from farspan.models.spec import IndexerSpec, ModelSpec, MoeSpec
@@ -15,6 +16,8 @@ def _indexer(reader: ConfigReader, layers: int) -> tuple[IndexerSpec | None, lis
     """M3's block indexer and the layers that have one. Its keys are bf16 whatever the KV dtype
     (vllm 0.32.0 models/minimax_m3/common/indexer.py: MiniMaxM3IndexerCache)."""
     section = reader.section("sparse_attention_config")
+    if section is None and "index_n_heads" in reader:
+        return _own_fields(reader, layers)
     if section is None or not section.flag("use_sparse_attention", True):
         return None, [False] * layers
     frequency = section.per_layer("sparse_attention_freq", layers, [0, 1])
@@ -30,6 +33,20 @@ def _indexer(reader: ConfigReader, layers: int) -> tuple[IndexerSpec | None, lis
     section.ignore("sparse_block_size", "sparse_init_block", "sparse_local_block", "sparse_score_type")
     section.finish()
     return indexer, [bool(on) for on in frequency]
+
+
+def _own_fields(reader: ConfigReader, layers: int) -> tuple[IndexerSpec, list[bool]]:
+    """The same, as transformers 5.24 spells it."""
+    indexer = IndexerSpec(
+        num_heads=reader.integer("index_n_heads"),
+        head_dim=reader.integer("index_head_dim"),
+        top_k=reader.integer("index_topk_blocks"),
+        fp8_scale_block=0,
+    )
+    reader.ignore("index_block_size", "index_local_blocks")
+    return indexer, [
+        kind != "full_attention" for kind in reader.texts("layer_types", ["full_attention"] * layers)
+    ]
 
 
 def _indexer_weights(weights: WeightsBuilder, hidden: int, indexer: IndexerSpec) -> None:
@@ -50,10 +67,9 @@ def _moe(decoder: Decoder) -> tuple[MoeSpec, list[bool], int]:
         if shared:
             reader.refuse("shared_intermediate_size", f"is {shared}, which farspan does not model for M2")
         return MoeSpec(count, top_k, width), [True] * layers, 0
-    shared *= reader.integer("n_shared_experts", 0, zero=True)
+    shared *= reader.integer("n_shared_experts", 1, zero=True)
     moe = MoeSpec(count, top_k, reader.integer("moe_intermediate_size", width), shared)
-    sparse = reader.per_layer("moe_layer_freq", layers, [0, 1])
-    return moe, [bool(on) for on in sparse], reader.integer("dense_intermediate_size")
+    return moe, sparse_layers(reader, "all", layers), reader.integer("dense_intermediate_size")
 
 
 def read(reader: ConfigReader, name: str) -> ModelSpec:
@@ -67,7 +83,8 @@ def read_into(decoder: Decoder, notes: tuple[str, ...] = ()) -> ModelSpec:
     hidden, layers = decoder.hidden, decoder.num_layers
     heads, kv_heads = reader.integer("num_attention_heads"), reader.integer("num_key_value_heads")
     head_dim = reader.integer("head_dim")
-    norm = {"per_layer": "full", "per_head": "head"}[reader.text("qk_norm_type")]
+    usual = "per_layer" if decoder.architecture == "MiniMaxM2ForCausalLM" else "per_head"
+    norm = {"per_layer": "full", "per_head": "head"}[reader.text("qk_norm_type", usual)]
     moe, sparse, dense_width = _moe(decoder)
     indexer, indexed = _indexer(reader, layers)
     correction = reader.flag("use_routing_bias", False)
@@ -76,7 +93,9 @@ def read_into(decoder: Decoder, notes: tuple[str, ...] = ()) -> ModelSpec:
     reader.expect("hidden_act", "silu", "swigluoai")
     # MTP modules load for speculative decoding only; the rest chooses experts or shapes activations.
     reader.ignore("use_mtp", "num_mtp_modules", "mtp_transformer_layers", "num_nextn_predict_layers")
-    reader.ignore("first_k_dense_replace", "routed_scaling_factor", "scoring_func", "swiglu_alpha")
+    reader.ignore(
+        "layer_types", "first_k_dense_replace", "routed_scaling_factor", "scoring_func", "swiglu_alpha"
+    )
     reader.ignore("swiglu_limit", "use_gemma_norm")
     for index in range(layers):
         weights = decoder.weights.at_layer(index)

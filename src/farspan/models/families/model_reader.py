@@ -71,17 +71,21 @@ def _with_defaults(family: Family, reader: ConfigReader) -> Family:
 
 
 def _build(decoder: Decoder, family: Family, notes: tuple[str, ...]) -> ModelSpec:
-    from farspan.models.families.adjustments import ADJUSTMENTS
     from farspan.models.families.decoder_reader import read_layers
 
-    if family.code == "decilm":
-        from farspan.models.families import decilm
+    if family.code in ("decilm", "longcat"):
+        from farspan.models.families import decilm, longcat
 
-        ropes = decilm.read_layers(decoder)
+        ropes = (decilm if family.code == "decilm" else longcat).read_layers(decoder)
     else:
         ropes = read_layers(decoder, family)
-    if family.code in ADJUSTMENTS:
-        ADJUSTMENTS[family.code](decoder)
+    if family.code:
+        from farspan.models.families.adjustments import ADJUSTMENTS
+
+        if family.code in ADJUSTMENTS:
+            ADJUSTMENTS[family.code](decoder)
+    if "dual_chunk_attention_config" in decoder.reader:
+        notes += ("dual chunk attention: every key and value is kept, as without it",)
     spec = decoder.build(ropes, notes)
     passed_over = decoder.reader.assumed_fields()
     if passed_over:

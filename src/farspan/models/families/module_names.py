@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+# What families call the MLP of a layer, and what checkpoints put before its number: neither tells layers apart.
+_BLOCK = re.compile(r"\.(block_sparse_moe|feed_forward)\b")
+_PREFIX = re.compile(r"^(?:(?:model|language_model|backbone|decoder|thinker|llm)\.)*layers\.")
 _ONE_EXPERT = re.compile(r"(\.experts)\.\d+(\..*)?$")
 
 
@@ -40,9 +43,9 @@ class ModuleNames:
     def extend(self, names: Iterable[str]) -> None:
         """Add entries."""
         for name in names:
-            entry = _ONE_EXPERT.sub(r"\1", name)
+            entry = _plain(_ONE_EXPERT.sub(r"\1", name))
             if entry.startswith("re:"):
-                self._patterns.append(f"(?:{entry[3:]})")
+                self._patterns.append(f"(?:{name[3:]})")
             elif "*" in entry:
                 self._patterns.append(
                     rf"(?:(?:.*\.)?{re.escape(entry).replace(chr(92) + '*', '.*')}(?:\..*)?$)"
@@ -53,13 +56,19 @@ class ModuleNames:
 
     def match(self, name: str) -> bool:
         """Whether an entry names the module: a run of dotted parts of its name, a glob or a pattern."""
-        if self._literals and not self._literals.isdisjoint(_runs(name)):
+        plain = _plain(name)
+        if self._literals and not self._literals.isdisjoint(_runs(plain)):
             return True
         if not self._patterns:
             return False
         if self._compiled is None:
             self._compiled = re.compile("|".join(self._patterns))
-        return self._compiled.match(name) is not None
+        return any(self._compiled.match(spelling) is not None for spelling in {name, plain})
+
+
+def _plain(name: str) -> str:
+    """A name or pattern without what families and wrappers call the same thing by."""
+    return _PREFIX.sub("layers.", _BLOCK.sub(".mlp", name)) if not name.startswith("re:") else name
 
 
 def _runs(name: str) -> Iterable[str]:

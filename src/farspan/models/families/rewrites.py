@@ -185,10 +185,22 @@ def step(fields: Fields) -> Fields:
     return {key: value for key, value in changed.items() if key != "per_layer_config"}
 
 
+def ernie_vl(fields: Fields) -> Fields:
+    """ERNIE VL: text and vision experts are listed in pairs; the vision ones are added after the layers."""
+    changed = dict(fields)
+    for name in ("moe_num_experts", "moe_intermediate_size"):
+        value = changed.get(name)
+        if isinstance(value, list) and len(value) == 2:
+            changed[name] = value[0]
+            changed[f"vision_{name}"] = value[1]
+    return changed
+
+
 REWRITES: dict[str, Callable[[Fields], Fields]] = {
     "chatglm": chatglm,
     "hunyuan": hunyuan,
     "dbrx": dbrx,
+    "ernie_vl": ernie_vl,
     "mpt": mpt,
     "opt": opt,
     "falcon": falcon,

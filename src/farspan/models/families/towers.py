@@ -300,6 +300,14 @@ def _minimax(_: ConfigReader, weights: WeightsBuilder, built: Built, text_hidden
         _linear(weights, name, text_hidden, text_hidden, bias=True, part=_PROJECTOR)
 
 
+def _cohere(reader: ConfigReader, weights: WeightsBuilder, built: Built, text_hidden: int) -> None:
+    """Cohere's: pixels shuffled into a gated projection of the width the config gives."""
+    inputs = built.hidden * reader.integer("downsample_factor", 2) ** 2
+    width = reader.integer("alignment_intermediate_size", 36864)
+    _linear(weights, "projector.linear_1", width, inputs, bias=True, part=_PROJECTOR)
+    _linear(weights, "projector.linear_2", text_hidden, width // 2, bias=True, part=_PROJECTOR)
+
+
 def _linear_only(_: ConfigReader, weights: WeightsBuilder, built: Built, text_hidden: int) -> None:
     _linear(weights, "projector", text_hidden, built.hidden, bias=True, part=_PROJECTOR)
 
@@ -331,6 +339,7 @@ _JOINS: dict[str, Callable[[ConfigReader, WeightsBuilder, Built, int], None]] = 
     "step": _step,
     "minimax": _minimax,
     "linear": _linear_only,
+    "cohere": _cohere,
     "unshuffled": _unshuffled,
     "shuffled": _shuffled,
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 
 from farspan.models.families.quantization import Quantization
 from farspan.models.tensors import Shard, WeightPart, WeightTensor
+
+_BLOCK = re.compile(r"(\.\d+)\.(self_attn|linear_attn|mlp|mixer)\.")
 
 
 @dataclass
@@ -94,4 +97,9 @@ class WeightsBuilder:
         return tuple(built)
 
     def _full_name(self, name: str, layer: int) -> str:
-        return name if name == "lm_head" else self.prefix + name.replace("*", str(layer))
+        if name == "lm_head":
+            return name
+        full = self.prefix + name.replace("*", str(layer))
+        if self.prefix == "backbone.":  # Nemotron-H calls the block of every layer its mixer
+            return _BLOCK.sub(r"\1.mixer.", full)
+        return full

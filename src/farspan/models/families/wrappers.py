@@ -92,7 +92,10 @@ WRAPPERS: dict[str, Wrapper] = {
     "KimiK25ForConditionalGeneration": Wrapper(
         "DeepseekV3ForCausalLM", prefix="language_model.model.", tower="kimi_k25_vision"
     ),
-    "Cohere2VisionForConditionalGeneration": Wrapper(joins="llava", tied=True),
+    "Cohere2VisionForConditionalGeneration": Wrapper(joins="cohere", tied=True),
+    "Ernie4_5_VLMoeForConditionalGeneration": Wrapper(
+        "Ernie4_5_VLMoeForCausalLM", prefix="model.", note="assumed: its vision resampler is not counted"
+    ),
     "AriaForConditionalGeneration": Wrapper("AriaTextForCausalLM", joins="llava"),
     "Gemma3nForConditionalGeneration": Wrapper(
         "Gemma3nForCausalLM",

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farspan.models.probe.codes import gold_codes
-from farspan.models.probe.design import ID_BITS, ProbeDesign
+from farspan.models.probe.design import ID_BITS, ProbeDesign, rope_channels
 
 Tensor = NDArray[np.float32]
 
@@ -75,18 +75,27 @@ def _zero_mlp(design: ProbeDesign) -> dict[str, Tensor]:
 
 
 def _previous_token_head(design: ProbeDesign, attention: dict[str, Tensor]) -> None:
-    """Write layer 0: query and key from the constant channel, the key turned one position ahead; A goes to B."""
+    """Write layer 0: query and key from the constant channel, the key turned one position ahead; A goes to B.
+
+    The key is one turn ahead whether the engine pairs channels 2f and 2f+1 or f and f + head_dim/2 (`RopeChannels`): a
+    channel's partner in one layout is not read by the query in the other.
+    """
     d = design.head_dim
     norm = np.sqrt(4 / 3)  # what RMSNorm multiplies by before layer 0
     constant = 3 * d
     amplitude = np.sqrt(design.rope_gain * np.sqrt(d)) / (norm * design.constant)
-    angle = design.rope_frequencies()
-    even, odd = np.arange(0, d, 2), np.arange(1, d, 2)
+    chosen = rope_channels(design)
+    tangent = np.tan(design.rope_frequencies())
+    key = np.zeros(d)
+    key[chosen.channel] = chosen.weight
+    key[chosen.channel + 1] = chosen.weight * tangent[chosen.interleaved]
+    # A channel of the second half is the imaginary part of its pair: turned ahead, the real part becomes negative.
+    sign = np.where(chosen.channel < d // 2, 1.0, -1.0)
+    key[(chosen.channel + d // 2) % d] = sign * chosen.weight * tangent[chosen.halves]
     for head in range(design.num_attention_heads):
-        attention["q_proj"][head * d + even, constant] = amplitude
+        attention["q_proj"][head * d + chosen.channel, constant] = amplitude
     for head in range(design.num_key_value_heads):
-        attention["k_proj"][head * d + even, constant] = amplitude * np.cos(angle)
-        attention["k_proj"][head * d + odd, constant] = amplitude * np.sin(angle)
+        attention["k_proj"][head * d : (head + 1) * d, constant] = amplitude * key
     group = design.num_attention_heads // design.num_key_value_heads
     part, share = d // design.num_key_value_heads, d // design.num_attention_heads
     for head in range(design.num_key_value_heads):

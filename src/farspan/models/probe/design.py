@@ -70,7 +70,8 @@ class ProbeDesign:
     # position 10,000,000 are wrong by up to half a radian, independently in each pair, and 32 pairs that all tell
     # neighbours apart outvote that error, where the usual theta leaves the matter to three or four of them.
     rope_theta: float = 2.0
-    rope_gain: float = 4.0
+    # Half of the pairs carry the score in each layout (`rope_channels`), so each counts twice.
+    rope_gain: float = 8.0
     # Powers of two, so that bf16 and FP8 E4M3 hold every key and query entry exactly.
     query_gain: float = 16.0
     key_gain: float = 2.0
@@ -125,18 +126,55 @@ class ProbeDesign:
         return np.asarray(1.0 / np.float32(self.rope_theta) ** exponent, dtype=np.float64)
 
 
+@dataclass(frozen=True, slots=True)
+class RopeChannels:
+    """The channels of a head that the previous-token query reads, each of them a pair in both rotary layouts.
+
+    Hugging Face's Llama 4 turns channels 2f and 2f+1 together (interleaved); an engine that awaits permuted weights and
+    gets these turns f and f + head_dim/2 (halves). A query that is zero outside of these channels, and a key that
+    stands one turn ahead in both, scores the previous token highest either way.
+
+    Args:
+        channel: The channel, even; its partner in a half is never one of these.
+        interleaved: The frequency that turns it with the channel after it.
+        halves: The frequency that turns it with the channel half a head away.
+        weight: Of its key entry: the geometric mean of the two cosines, so that no frequency outweighs the others.
+    """
+
+    channel: NDArray[np.int64]
+    interleaved: NDArray[np.int64]
+    halves: NDArray[np.int64]
+    weight: NDArray[np.float64]
+
+
+def rope_channels(design: ProbeDesign) -> RopeChannels:
+    """Choose every other even channel of the first half and of the second, so that both layouts see the whole range."""
+    half = design.head_dim // 2
+    first = np.arange(0, half, 2)
+    channel = np.where(first % 4 == 0, first, first + half)
+    interleaved, halves = channel // 2, channel % half
+    cosine = np.cos(design.rope_frequencies())
+    return RopeChannels(channel, interleaved, halves, np.sqrt(cosine[interleaved] * cosine[halves]))
+
+
 def copy_leak(design: ProbeDesign) -> float:
     """Return the share of layer 0's attention that misses the previous token, at worst over a chunk, exact angles.
 
-    sum over d != 0 of exp(-rope_gain x sum_f (1 - cos(w_f d))), d from -1 (the token itself) to the chunk's length.
+    sum over d != 0 of exp(-rope_gain x sum_f a_f (1 - cos(w_f d))), d from -1 (the token itself) to the chunk's length,
+    with a_f the weight of a pair over the cosine of its frequency; the larger of the two rotary layouts.
     """
-    frequencies = design.rope_frequencies()
-    total = 0.0
-    for start in range(-1, design.attention_chunk_size, 65536):
-        distance = np.arange(start, min(start + 65536, design.attention_chunk_size))
-        gap = (1 - np.cos(np.outer(distance, frequencies))).sum(axis=1)
-        total += float(np.exp(-design.rope_gain * gap[distance != 0]).sum())
-    return total / (1 + total)
+    chosen, frequencies = rope_channels(design), design.rope_frequencies()
+    leaks = []
+    for pairs in (chosen.interleaved, chosen.halves):
+        turning = frequencies[pairs]
+        share = chosen.weight / np.cos(turning)
+        total = 0.0
+        for start in range(-1, design.attention_chunk_size, 65536):
+            distance = np.arange(start, min(start + 65536, design.attention_chunk_size))
+            gap = (share * (1 - np.cos(np.outer(distance, turning)))).sum(axis=1)
+            total += float(np.exp(-design.rope_gain * gap[distance != 0]).sum())
+        leaks.append(total / (1 + total))
+    return max(leaks)
 
 
 def recall_margin(design: ProbeDesign, kv_dtype: str = "bfloat16", copy_error: float | None = None) -> float:

@@ -28,7 +28,7 @@ class ProbeCheckpoint:
 
 
 def probe_config(design: ProbeDesign) -> dict[str, Any]:
-    """Return config.json of a design, in Llama4ForCausalLM's terms."""
+    """Return config.json of a design, in Llama4ForCausalLM's terms, so that every engine reads it alike."""
     words = vocabulary()
     layers = range(design.num_hidden_layers)
     rope_layers = [int((layer + 1) % 4 != 0) for layer in layers]
@@ -53,8 +53,9 @@ def probe_config(design: ProbeDesign) -> dict[str, Any]:
         "attn_temperature_tuning": True,
         "attn_scale": 0.1,
         "floor_scale": 8192,
-        # vLLM takes 0 as dense; transformers goes by moe_layers.
-        "interleave_moe_layer_step": 1 if design.num_local_experts else 0,
+        # vLLM and SGLang look for every step-th layer, and a step past the last one is dense to both; 0 is dense to
+        # vLLM and a mixture to SGLang. transformers goes by moe_layers.
+        "interleave_moe_layer_step": 1 if design.num_local_experts else design.num_hidden_layers + 1,
         "moe_layers": list(layers) if design.num_local_experts else [],
         "num_local_experts": design.num_local_experts or 1,
         "num_experts_per_tok": 1,

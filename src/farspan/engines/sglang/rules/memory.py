@@ -97,7 +97,7 @@ def _graph_tables_oom(rule_match: RuleMatch, server_state: ServerState) -> Diagn
         f"--max-running-requests {_FEW_ROWS}: shrinks these tables and the request-to-token table at once",
         f"or --cuda-graph-max-bs {_FEW_ROWS}, or --disable-cuda-graph (decode gets slower)",
     ]
-    if context is not None:
+    if context is not None and read.wanted_gib is not None:
         batch = round(read.wanted_gib * GIB / (context * 4))
         one = f"{read.wanted_gib:.2f} GiB"
         cause += (
@@ -137,6 +137,26 @@ def _capture_failed(rule_match: RuleMatch, server_state: ServerState) -> Diagnos
         for _, function in one.frames
     ):
         return None
+    if not why:
+        failure = server_state.tracebacks.first(max(rule_match.message.where.line - 60, 0))
+        inner = failure.short if failure is not None and not failure.is_wrapper else ""
+        fix = [
+            "--disable-cuda-graph starts without graphs (decode gets slower) and shows whether they "
+            "are the reason"
+        ]
+        if server_state.is_on("enable_torch_compile"):
+            fix.insert(0, "drop --enable-torch-compile: it does not go with every attention backend")
+        return Diagnosis(
+            "Capturing CUDA graphs failed and SGLang prints no reason"
+            + (f"; inside it: {inner[:200]}" if inner else "")
+            + (
+                ". --enable-torch-compile is on, which this attention backend may not be made for."
+                if len(fix) > 1
+                else "."
+            ),
+            tuple(fix),
+            Confidence.STRONG,
+        )
     if "out of memory" in why:
         fraction = server_state.number("mem_fraction_static")
         lower = (
@@ -163,7 +183,7 @@ CAPTURE_FAILED = Rule(
     id="sglang-capture-failed",
     means="SGLang could not capture its CUDA graphs.",
     severity=Severity.ERROR,
-    pattern=compile_pattern(r"Capture (?:cuda|CUDA) graph failed: (?P<why>.+)"),
+    pattern=compile_pattern(r"Capture (?:cuda|CUDA) graph failed: ?(?P<why>.*)"),
     explain=_capture_failed,
     sources=("sgl-project/sglang#4489", "sgl-project/sglang#5285", "sgl-project/sglang#9706"),
 )

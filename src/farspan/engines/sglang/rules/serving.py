@@ -10,22 +10,42 @@ from farspan.engines.logs.server_state import ServerState
 from farspan.engines.sglang.log_version import is_llama4
 from farspan.sizes import GIB
 
+_LONG_CHUNK = 1024
+_SMALL_CHUNK = 4096
 _INPUT_TOO_LONG = compile_pattern(
     r"Input length \((?P<length>\d+) tokens\) exceeds the maximum allowed length \((?P<most>\d+) tokens\)"
-    r"|Request length is longer than the KV cache pool size or the max context length\. Truncated\."
+    r"|The input \((?P<input>\d+) tokens\) is longer than the model's context length "
+    r"\((?P<context>\d+) tokens\)"
+    r"|Requested token count exceeds the model's maximum context length of (?P<limit>\d+) tokens.{0,40}?"
+    r"requested a total of (?P<total>\d+)(?: tokens: (?P<prompt>\d+) tokens from the input.{0,40}? "
+    r"and (?P<output>\d+))?"
+    r"|Request length is longer than the KV cache pool size or the max context length"
 )
 
 
 def _input_too_long(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
-    if rule_match.match["length"] is None:
+    match = rule_match.match
+    if match["length"] is None and match["input"] is None and match["limit"] is None:
         return Diagnosis(
             "A prompt was longer than the pool or the context and was cut without telling the client "
             "(--allow-auto-truncate): the answer is about a part of it.",
             ("drop --allow-auto-truncate: such a prompt is answered with 400 then",),
         )
-    length, most = int(rule_match.match["length"]), int(rule_match.match["most"])
+    length = int(match["length"] or match["input"] or match["total"])
+    most = int(match["most"] or match["context"] or match["limit"])
+    if match["output"] is not None and int(match["prompt"]) < most:
+        prompt, output = int(match["prompt"]), int(match["output"])
+        return Diagnosis(
+            f"Refused with 400: the prompt ({prompt:,} tokens) fits the {most:,} the server takes, "
+            f"but the client also reserves "
+            f"{output:,} tokens for the answer, and both together do not.",
+            (
+                f"a lower max_tokens in the client: {most - prompt:,} are left for this prompt",
+                f"or a --context-length of {length}, when the model allows it",
+            ),
+        )
     context, pool = server_state.context, server_state.figures.get("max_total_num_tokens")
-    by_pool = pool is not None and (context is None or pool < context)
+    by_pool = match["length"] is not None and pool is not None and (context is None or pool < context)
     limit = "the KV pool" if by_pool else "--context-length"
     fix: list[str] = []
     if by_pool:
@@ -38,7 +58,11 @@ def _input_too_long(rule_match: RuleMatch, server_state: ServerState) -> Diagnos
             "with window layers (from 0.5.16)"
         )
     else:
-        fix.append(f"--context-length {length + 1000}, when the model allows it")
+        answer = 1000
+        fix.append(
+            f"shorten the prompt, or --context-length {length + answer} (with {answer} for the "
+            f"answer), when the model allows it"
+        )
     return Diagnosis(
         f"A prompt of {length:,} tokens was refused: at most {most:,} are taken, because of {limit}.",
         tuple(fix),
@@ -117,15 +141,46 @@ QUEUE_STUCK = StateRule(
 def _watchdog(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
     stated = rule_match.match["limit"]
     limit = float(stated.rstrip(".")) if stated else (server_state.number("watchdog_timeout") or 300.0)
+    ranks = (server_state.number("pp_size") or 1) > 1 or (server_state.number("nnodes") or 1) > 1
+    small = server_state.rates.most_new_tokens
+    if not rule_match.was_ready and not server_state.rates.prefills and small < _LONG_CHUNK:
+        stages = " With pipeline parallelism one stage waits for another that waits for it." if ranks else ""
+        work = f" of {small:,} tokens" if small else ""
+        return Diagnosis(
+            f"The warm-up request{work} did not finish within --watchdog-timeout ({limit:.0f} s), "
+            f"and SGLang ended itself. Work so small "
+            f"takes no such time: a rank hangs.{stages}",
+            (
+                "find the rank: `py-spy dump --pid PID` of each scheduler process (the log has such "
+                "dumps beside the line, with the "
+                "rank's name), on every node; the one that is not in a receive or a collective is it",
+                "NCCL_DEBUG=INFO, and NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME of the right "
+                "network, where several nodes meet",
+                *(
+                    (
+                        "tensor parallelism alone (no --pp-size), or a newer version: pipeline "
+                        "scheduling was mended often",
+                    )
+                    if ranks
+                    else ()
+                ),
+                "a longer timeout cures nothing here; --skip-server-warmup shows whether real "
+                "requests hang, too",
+            ),
+            Confidence.STRONG,
+        )
+    chunk = server_state.number("chunked_prefill_size")
+    fix = [f"--watchdog-timeout {max(int(limit) * 12, 3600)}"]
+    if chunk is None or chunk > _SMALL_CHUNK:
+        fix.append(f"--chunked-prefill-size {_SMALL_CHUNK}: each chunk is shorter")
+    fix.append(
+        "if all chunks were quick until then, look for the rank that hangs: NCCL_DEBUG=INFO, py-spy dump"
+    )
     return Diagnosis(
         f"One batch took longer than --watchdog-timeout ({limit:.0f} s) and SGLang ended itself. "
-        f"With a very long "
-        "context the chunks at its end may take that long; else a rank hangs.",
-        (
-            f"--watchdog-timeout {max(int(limit) * 12, 3600)}",
-            "--chunked-prefill-size 4096: each chunk is shorter",
-            "if all chunks were quick until then, look for the rank that hangs: NCCL_DEBUG=INFO, py-spy dump",
-        ),
+        f"With a very long context the chunks at "
+        "its end may take that long; else a rank hangs.",
+        tuple(fix),
         Confidence.STRONG,
     )
 
@@ -264,6 +319,7 @@ HICACHE_DECODE_BACKEND = StateRule(
     look=_hicache_decode_backend,
     sources=("sglang 0.5.6.post2 srt/server_args.py",),
 )
+
 
 RULES = (
     INPUT_TOO_LONG,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 from farspan.engines.logs.findings import Confidence, Evidence, Severity
+from farspan.engines.logs.lower_memory import higher_share, smaller_batch
 from farspan.engines.logs.pattern import compile_pattern
 from farspan.engines.logs.planned_server import planned, spec_of
 from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch, StateRule
 from farspan.engines.logs.server_state import ServerState
+from farspan.engines.vllm.rules.longest_request import longest_request
 from farspan.sizes import GIB
 
 _CONTEXT_TOO_LONG = compile_pattern(
@@ -16,14 +18,19 @@ _CONTEXT_TOO_LONG = compile_pattern(
     r"is larger than "
     r"the available KV cache memory \((?P<has>\d+(?:\.\d+)?) GiB\)"
     r"(?:.*?estimated maximum model length is (?P<estimate>\d+))?"
+    r"|max seq len \((?P<v0_length>\d+)\) is larger than the maximum number of tokens that can be "
+    r"stored in KV cache \((?P<v0_holds>\d+)\)"
 )
 
 
 def _context_too_long(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
     match = rule_match.match
-    length, estimate = int(match["length"]), int(match["estimate"] or 0)
+    length = int(match["length"] or match["v0_length"])
+    estimate = int(match["estimate"] or match["v0_holds"] or 0)
     cause = (
-        f"One request of --max-model-len {length:,} needs {match['needed']} GiB of KV cache on a GPU and "
+        f"One request of --max-model-len {length:,} does not fit the KV cache, which holds {estimate:,} tokens."
+        if match["v0_length"]
+        else f"One request of --max-model-len {length:,} needs {match['needed']} GiB of KV cache on a GPU and "
         f"{match['has']} GiB are left."
     )
     fix: list[str] = []
@@ -46,11 +53,12 @@ def _context_too_long(rule_match: RuleMatch, server_state: ServerState) -> Diagn
             "keep their window only"
         )
     if not fix or plan is None:
-        fix.append(
-            "raise --gpu-memory-utilization (not above 0.94), use --kv-cache-dtype fp8_e4m3 (half the "
-            "bytes), or a "
-            "larger --tensor-parallel-size"
-        )
+        share = higher_share(server_state)
+        if share:
+            fix.append(f"or {share}")
+        if server_state.text("kv_cache_dtype") in ("", "auto"):
+            fix.append("--kv-cache-dtype fp8_e4m3: half the bytes a token")
+        fix.append("or a larger --tensor-parallel-size")
     fix.append(
         f"`farspan plan MODEL --gpus NxGPU --engine vllm --context {length}` shows every way with its cost"
     )
@@ -79,13 +87,14 @@ def _no_cache_blocks(rule_match: RuleMatch, server_state: ServerState) -> Diagno
     cause += f" ({', '.join(details)})." if details else "."
     plan = planned(server_state)
     fix = plan.steps() if plan is not None else ()
+    higher = higher_share(server_state)
     return Diagnosis(
         cause,
         (
             *fix,
-            "raise --gpu-memory-utilization (not above 0.94), or spread the weights: a larger "
-            "--tensor-parallel-size",
-            "lower --max-num-batched-tokens: the profile run takes less",
+            *((higher,) if higher else ()),
+            "spread the weights: a larger --tensor-parallel-size",
+            smaller_batch(server_state),
         ),
     )
 
@@ -249,7 +258,7 @@ def _concurrency_below_one(server_state: ServerState) -> Diagnosis | None:
     ratio, length = server_state.figures.get("max_concurrency"), server_state.figures.get("max_model_len")
     if ratio is None or length is None or ratio >= 1:
         return None
-    fits = int(ratio * length)
+    fits = longest_request(server_state) or int(ratio * length)
     cause = (
         f"The server accepts requests of {length:,.0f} tokens and its KV cache holds about {fits:,} "
         f"(concurrency "

@@ -2,30 +2,61 @@
 
 from __future__ import annotations
 
+import re
+
 from farspan.engines.logs.findings import Confidence, Evidence, Severity
 from farspan.engines.logs.pattern import compile_pattern
 from farspan.engines.logs.rates import LOG_INTERVAL_S
 from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch, StateRule, known
 from farspan.engines.logs.server_state import ServerState
+from farspan.engines.vllm.rules.longest_request import longest_request
 
 _PROMPT_TOO_LONG = compile_pattern(
-    r"maximum context length is (?P<most>\d+) tokens\.?(?:.*?(?:requested|has|contains at least) "
-    r"(?P<asked>\d+))?"
+    r"maximum context length is (?P<most>\d+) tokens(?:.{0,200}?requested (?P<output>\d+) output tokens.{0,80}?"
+    r"(?:contains at least|contains|has) (?P<input>\d+)|.{0,200}?(?:you )?requested (?P<all>\d+) tokens"
+    r"(?: \((?P<prompt>\d+) in the (?:messages|prompt), (?P<completion>\d+) in the completion)?"
+    r"|.{0,200}?(?:request has|prompt contains at least|contains at least|requested) (?P<asked>\d+))?"
+    r"|prompt \(length (?P<length>\d+)\).{0,80}? is longer than the maximum model length of (?P<limit>\d+)"
+    r"|'max_(?:completion_)?tokens' or 'max_tokens' is too large: (?P<large>\d+)"
 )
 
 
-def _prompt_too_long(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:  # noqa: ARG001
-    most, asked = int(rule_match.match["most"]), rule_match.match["asked"]
-    more = f" One asked for {int(asked):,}." if asked else ""
+def _count(match: re.Match[str], *names: str) -> int | None:
+    return next((int(match[name]) for name in names if match[name] is not None), None)
+
+
+def _prompt_too_long(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
+    match = rule_match.match
+    most = _count(match, "most", "limit") or server_state.context or 0
+    output, prompt = (
+        _count(match, "output", "completion", "large"),
+        _count(match, "input", "prompt", "length"),
+    )
+    whole = _count(match, "all", "asked")
+    longer = (
+        f"a --max-model-len above {most}: `farspan plan MODEL --engine vllm --find context` says how "
+        f"far it can go"
+        if most
+        else "a larger --max-model-len"
+    )
+    if output is not None and prompt is not None and prompt < most and output > most // 8:
+        return Diagnosis(
+            f"Refused with 400: the prompt ({prompt:,} tokens) fits the {most:,} the server takes, "
+            f"but the client also reserves "
+            f"{output:,} tokens for the answer (max_tokens), and both together do not.",
+            (
+                f"a lower max_tokens in the client: {most - prompt:,} are left for this prompt; "
+                f"leave it out and the server takes "
+                "what is left",
+                f"or {longer}",
+            ),
+        )
+    asked = prompt or whole
+    said = f" One had {asked:,}." if asked else ""
     return Diagnosis(
         f"Requests longer than the {most:,} tokens the server takes (prompt and answer together) "
-        f"were refused with "
-        f"400.{more}",
-        (
-            "shorten the prompt or max_tokens",
-            "or a larger --max-model-len: `farspan plan MODEL --engine vllm --find context` says how "
-            "far it can go",
-        ),
+        f"were refused with 400.{said}",
+        ("shorten the prompt (images count too) or max_tokens", f"or {longer}"),
     )
 
 
@@ -35,7 +66,11 @@ PROMPT_TOO_LONG = Rule(
     severity=Severity.WARNING,
     pattern=_PROMPT_TOO_LONG,
     explain=_prompt_too_long,
-    sources=("vllm entrypoints/openai/serving_engine.py", "ruipeterpan/specreason#4"),
+    sources=(
+        "vllm entrypoints/openai/serving_engine.py",
+        "vllm v1/engine/input_processor.py",
+        "ruipeterpan/specreason#4",
+    ),
 )
 
 
@@ -90,19 +125,56 @@ def _request_stuck(server_state: ServerState) -> Diagnosis | None:
     small = ratio is not None and ratio < 1
     who = "1 request waits" if stuck.waiting == 1 else f"{stuck.waiting} requests wait"
     cause = f"{who}{since} while nothing runs"
+    encoder = server_state.figures.get("encoder_tokens")
+    roomy = ratio is not None and ratio >= 1
     if small and ratio is not None and length is not None:
-        holds = int(ratio * length)
+        holds = longest_request(server_state) or int(ratio * length)
         cause += (
             f": the KV cache holds about {holds:,} tokens and the request is longer. It will never start."
         )
+    elif roomy and encoder and not stuck.peak_usage:
+        cause += (
+            f", and the KV cache is empty and has room for {ratio:.2f} requests of the longest "
+            f"length: it is not the KV cache. An image or "
+            f"video larger than the encoder cache ({encoder:,.0f} tokens) waits for room that never comes."
+        )
+        return Diagnosis(
+            cause,
+            (
+                "send a smaller item: fewer frames or pixels (--mm-processor-kwargs "
+                "'{\"max_pixels\": ...}', or fps and num_frames in the "
+                "request)",
+                f"or a larger encoder budget: --max-num-batched-tokens above {encoder:.0f}, which sizes it",
+                "newer versions refuse such an item at once instead of waiting",
+            ),
+            Confidence.STRONG,
+            evidence=Evidence(stuck.line, f"Running: 0 reqs, Waiting: {stuck.waiting} reqs", stuck.lines),
+        )
+    elif roomy:
+        cause += (
+            ", though the KV cache has room for a request of the longest length: it waits for "
+            "something else (a grammar that is compiled, "
+            "KV from another server, an adapter)."
+        )
     else:
         cause += ": most likely the request is longer than the KV cache can hold, and will never start."
-    fix = [
-        "cancel the request (the server recovers), and send one that fits",
-        "leave hybrid KV groups on (VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE=1 up to 0.13; never "
-        "--disable-hybrid-kv-cache-manager), or lower --max-model-len so that such a request is "
-        "refused at once",
-    ]
+    fix = ["cancel the request (the server recovers), and send one that fits"]
+    if roomy:
+        fix.append(
+            "`farspan doctor --url URL` looks at the running server; py-spy dump of the engine "
+            "process shows what it waits for"
+        )
+    elif server_state.version_below("0.14.0") is not False:
+        fix.append(
+            "leave hybrid KV groups on (VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE=1 up to 0.13; never "
+            "--disable-hybrid-kv-cache-manager), or lower --max-model-len so that such a request is "
+            "refused at once"
+        )
+    else:
+        fix.append(
+            "drop --disable-hybrid-kv-cache-manager where set, or lower --max-model-len so that it "
+            "is refused at once"
+        )
     evidence = Evidence(stuck.line, f"Running: 0 reqs, Waiting: {stuck.waiting} reqs", stuck.lines)
     return Diagnosis(cause, tuple(fix), Confidence.STRONG if small else Confidence.LIKELY, evidence=evidence)
 
@@ -119,13 +191,24 @@ REQUEST_STUCK = StateRule(
 def _step_timeout(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
     method = rule_match.match["method"]
     batch = server_state.number("max_num_batched_tokens")
+    several = (server_state.number("nnodes", "pipeline_parallel_size", "data_parallel_size") or 1) > 1
+    ray = server_state.text("distributed_executor_backend") == "ray"
     cause = (
         f"A worker did not finish {method} within VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS (300 s): one "
         f"step hung, or one "
         "prefill chunk at the far end of a very long prompt takes that long."
     )
     fix = [
-        "look for the first error of a worker above: when one rank dies or hangs in NCCL, the others wait",
+        "look for the first error of a worker above: when one rank dies or hangs in NCCL, the others "
+        "wait; `py-spy dump --pid PID` of "
+        "each worker, on every node, shows the one that hangs and where",
+        "NCCL_DEBUG=INFO shows the collective that does not finish"
+        + (
+            "; between nodes NCCL_SOCKET_IFNAME and NCCL_IB_HCA must name the right network, and "
+            "NCCL_IB_DISABLE=1 rules InfiniBand out"
+            if ray or several
+            else ""
+        ),
         "set VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS=1800 where steps are really that long",
     ]
     if batch is None or batch > 2048:
@@ -199,16 +282,17 @@ def _throughput_misread(server_state: ServerState) -> Diagnosis | None:
     )
     if longest is None or longest.seconds < _LEAST_SECONDS or longest.tokens < _LEAST_TOKENS:
         return Diagnosis(
-            cause + " The log's timestamps do not show when the work began.",
+            f"{cause} It was {logged * LOG_INTERVAL_S:,.0f} tokens; the log's timestamps do not show when "
+            "the work began.",
             ("measure instead: `farspan bench --url URL --contexts 1M`",),
             Confidence.STRONG,
             evidence=Evidence(line, f"Avg prompt throughput: {logged} tokens/s"),
         )
     low, high = longest.range_tps
     cause += (
-        f" By the timestamps about {longest.tokens:,.0f} prompt tokens took {longest.seconds:,.0f} s: "
-        f"{longest.tps:,.0f} "
-        f"tokens/s ({low:,.0f} to {high:,.0f})."
+        f" By the timestamps it was {longest.tokens:,.0f} tokens in {longest.seconds:,.0f} s: "
+        f"{longest.tps:,.0f} tokens/s "
+        f"({low:,.0f} to {high:,.0f})."
     )
     return Diagnosis(
         cause,

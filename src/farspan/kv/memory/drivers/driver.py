@@ -232,6 +232,7 @@ class Driver(ABC):
             DriverError: An address is outside a reserved range, or something is there already.
             NoRoomError: The device has no memory for its own tables.
         """
+        self.check_open()
         self._check_size(piece)
         self._check_unmapped(address, piece * count)
         self._map_zeros(address, piece, count)
@@ -244,10 +245,6 @@ class Driver(ABC):
             raise DriverError(f"no {piece} bytes that read as zero were mapped at {address:#x}")
         self._unmap(address, piece)
         del zeros[address]
-
-    def reads_as_zero(self, address: int) -> bool:
-        """Return whether a piece that reads as zero begins at an address."""
-        return address in self._zeros.get(self._range_of(address), {})
 
     # --- looking at it -----------------------------------------------------------------------------------------
 

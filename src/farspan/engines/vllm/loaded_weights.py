@@ -1,0 +1,68 @@
+"""What one rank's weights take once vLLM has loaded them: the checkpoint's bytes, and what loading adds."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from farspan.models.spec import ModelSpec
+from farspan.models.tensors import WeightPart
+from farspan.models.weights import offloadable_bytes, rank_weight_bytes, rope_table_bytes
+
+
+class LoadedWeights(NamedTuple):
+    """Bytes of one rank.
+
+    Args:
+        weights: All weights, copies included.
+        rope: RoPE tables.
+        absorbed: MLA's projections, kept a second time in the shape decoding multiplies with.
+        offloadable: What --cpu-offload-gb may keep in the machine's memory.
+    """
+
+    weights: int
+    rope: int
+    absorbed: int
+    offloadable: int
+
+
+@lru_cache(maxsize=1024)
+def loaded_weights(
+    model: ModelSpec, tp: int, *, expert_parallel: bool, expert_replicas: int
+) -> LoadedWeights:
+    """What a rank loads; vLLM keeps RoPE tables in the model's dtype.
+
+    Args:
+        model: The model, or one pipeline stage of it.
+        tp: Tensor-parallel size.
+        expert_parallel: Whether whole experts are shared out over the ranks.
+        expert_replicas: Data-parallel engines that share the experts between them.
+    """
+    parts = rank_weight_bytes(model, tp).by_part
+    experts = _expert_bytes(model, tp, parts.get(WeightPart.EXPERTS, 0), expert_parallel, expert_replicas)
+    absorbed = _absorbed_bytes(model, tp)
+    total = sum(parts.values()) - parts.get(WeightPart.EXPERTS, 0) + experts + absorbed
+    return LoadedWeights(
+        total, rope_table_bytes(model, model.dtype_bytes), absorbed, offloadable_bytes(model, tp)
+    )
+
+
+def _expert_bytes(model: ModelSpec, tp: int, split: int, expert_parallel: bool, replicas: int) -> int:
+    """Experts of one rank: an even share, or whole experts, a rank with one more counted."""
+    if not expert_parallel or not split:
+        return -(-split // replicas)
+    ranks = tp * replicas
+    count = max((layer.moe.num_experts for layer in model.layers if layer.moe), default=ranks)
+    whole = rank_weight_bytes(model, 1).by_part[WeightPart.EXPERTS]
+    return whole * -(-count // ranks) // count
+
+
+def _absorbed_bytes(model: ModelSpec, tp: int) -> int:
+    """W_UK and W_UV beside kv_b_proj (mla_attention.py: process_weights_after_loading)."""
+    total = 0
+    for layer in model.layers:
+        if layer.latent is not None:
+            latent = layer.latent
+            heads = -(-layer.num_heads // tp)
+            total += heads * latent.kv_lora_rank * (latent.nope_dim + latent.value_dim)
+    return total * model.dtype_bytes

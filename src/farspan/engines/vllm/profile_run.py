@@ -1,0 +1,204 @@
+"""What vLLM's profile run measures: the peak of torch's allocator, and what is taken outside it.
+
+The run pushes the largest images through the vision tower, one step of max_num_batched_tokens through the model,
+and max_num_seqs rows through the sampler (v1/worker/gpu_model_runner.py: profile_run). What is alive at each of
+these moments is read off that code; the bytes a logit takes, and everything outside torch, are fitted to servers
+whose logs are public (docs/accuracy.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from farspan.engines.vllm.config import VllmConfig
+from farspan.engines.vllm.defaults import BatchLimits, on_second_runner
+from farspan.models.image_item import ImageItem
+from farspan.models.spec import LayerSpec, ModelSpec
+from farspan.sizes import GIB
+
+# cuBLAS workspace and the runner's own buffers, alive beside any peak (46 servers, vLLM 0.19.0).
+BUFFER_BYTES = int(0.045 * GIB)
+# Widths of the hidden state alive in a layer: residual, input, normed input, output (CodeLlama, Granite).
+_HIDDEN_COPIES = 4.25
+_GATED_COPIES = 3  # gate and up in one tensor, and their product
+_PLAIN_COPIES = 2  # of a vision tower's MLP
+_ROTATED_COPIES = (
+    2.8  # widths more where the tower rotates queries and keys in float32 (Qwen3.5, 2x RTX 5090)
+)
+# MLA's chunked prefill workspace at most (mla_attention.py: determine_chunked_prefill_workspace_size).
+_LATENT_WORKSPACE_TOKENS = 65536
+# Kernels and handles outside torch: H100 servers with one GPU printed 0.07 to 0.17, from 0.18.0 on 0.24 to 0.27.
+_OUTSIDE_TORCH_OLD, _OUTSIDE_TORCH_NEW = int(0.22 * GIB), int(0.25 * GIB)
+# Collectives over NVLink in a compiled model: 0.10.2 on 2x H200, 0.12.0 on 8x H200, 0.19.0 on 2x and 4x H100.
+_COLLECTIVES_OLD, _COLLECTIVES_OLD_EIGHT, _COLLECTIVES_NEW = int(1.16 * GIB), int(0.52 * GIB), int(1.83 * GIB)
+# The rejection sampler's logits and probabilities beside the sampler's (Qwen3.5-9B with MTP, one RTX 5090).
+_DRAFT_LOGIT_BYTES = 17
+# FlashInfer's sampler, compiled at the first profile run: one server (0.24.0, one H200).
+_FLASHINFER_SAMPLER = int(1.75 * GIB)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRun:
+    """What the profile run takes, in bytes.
+
+    Args:
+        forward: Peak of one step through the layers.
+        sampler: Peak of the sampler, the hidden states of that step included.
+        workspace: Buffers of the experts, kept from the step on.
+        images: Inputs and outputs of the vision tower, kept until the run ends.
+        encoder: Peak of the vision tower while it works.
+        base: Kernels, handles and the sampler's modules outside torch.
+        collectives: What ranks exchange tokens with, outside torch.
+    """
+
+    forward: int
+    sampler: int
+    workspace: int
+    images: int
+    encoder: int
+    base: int
+    collectives: int
+
+    @property
+    def step(self) -> int:
+        """The larger of the forward pass and the sampler."""
+        return max(self.forward, self.sampler)
+
+    @property
+    def torch_peak(self) -> int:
+        """Peak of torch's allocator above the weights."""
+        return max(self.images + self.workspace + self.step, self.encoder)
+
+    @property
+    def non_torch(self) -> int:
+        """Everything outside torch's allocator."""
+        return self.base + self.collectives
+
+    @property
+    def total(self) -> int:
+        """Everything the budget loses to it."""
+        return self.torch_peak + self.non_torch
+
+
+def sampler_logit_bytes(config: VllmConfig) -> float:
+    """Bytes a logit takes at the sampler's peak."""
+    model, rules = config.model, config.rules
+    if on_second_runner(model, rules):
+        return model.dtype_bytes * (1 if config.tp == 1 else 2) + rules.second_sampler_bytes
+    return model.dtype_bytes + rules.sampler_bytes
+
+
+def profile_run(config: VllmConfig, limits: BatchLimits) -> ProfileRun:
+    """Predict what vLLM's profile run measures (gpu_worker.py: determine_available_memory)."""
+    model = config.model
+    hidden = limits.tokens * model.hidden_size * model.dtype_bytes
+    rows = min(limits.requests, limits.tokens)
+    sampler = 0
+    if config.last_stage:
+        logits = int(rows * model.vocab_size * sampler_logit_bytes(config))
+        if config.given.draft_tokens:
+            logits += rows * model.vocab_size * _DRAFT_LOGIT_BYTES
+        sampler = logits + hidden + rows * model.hidden_size * model.dtype_bytes + BUFFER_BYTES
+    forward = max(
+        (_layer_bytes(config, layer, limits.tokens) for layer in _distinct(model.layers)), default=0.0
+    )
+    between = 0 if config.pp == 1 else 2 * hidden
+    images, encoder = _image_bytes(config, limits)
+    base, collectives = _outside_torch(config)
+    return ProfileRun(
+        forward=int(forward) + between + (0 if config.pp == 1 else BUFFER_BYTES),
+        sampler=sampler,
+        workspace=max(
+            (_workspace(config, layer, limits.tokens) for layer in _distinct(model.layers)), default=0
+        ),
+        images=images,
+        encoder=encoder,
+        base=base,
+        collectives=collectives,
+    )
+
+
+def _distinct(layers: tuple[LayerSpec, ...]) -> list[LayerSpec]:
+    """One layer of each shape."""
+    found: dict[tuple[object, ...], LayerSpec] = {}
+    for layer in layers:
+        found.setdefault(
+            (layer.attention, layer.num_heads, layer.num_kv_heads, layer.intermediate_size, layer.moe), layer
+        )
+    return list(found.values())
+
+
+def _layer_bytes(config: VllmConfig, layer: LayerSpec, tokens: int) -> float:
+    """Most bytes alive in one layer of the step, the experts' kept buffers left out."""
+    model, tp = config.model, config.tp
+    width = tokens * model.dtype_bytes
+    mlp = layer.intermediate_size or (layer.moe.shared_intermediate_size if layer.moe else 0)
+    if mlp and tp > 1:
+        mlp = -(-mlp // tp)
+    peak = width * (_GATED_COPIES * mlp + _HIDDEN_COPIES * model.hidden_size)
+    heads = layer.num_heads / tp
+    if layer.latent is not None:
+        latent = layer.latent
+        workspace = min(_LATENT_WORKSPACE_TOKENS, max(8 * model.max_position_embeddings, tokens))
+        expanded = workspace * heads * (latent.nope_dim + latent.value_dim) * model.dtype_bytes
+        query = width * heads * (latent.nope_dim + latent.rope_dim + latent.value_dim)
+        return max(peak, expanded + query + 2 * width * model.hidden_size)
+    if layer.keeps_no_tokens and layer.shares_kv_with is None:
+        return peak
+    keys = layer.kv_heads_per_rank(tp) * (layer.head_dim + layer.value_head_dim)
+    attention = width * (2 * model.hidden_size + 2 * heads * layer.head_dim + keys)
+    return max(peak, attention)
+
+
+def _workspace(config: VllmConfig, layer: LayerSpec, tokens: int) -> int:
+    """Buffers the fused experts keep between steps (fused_moe: TritonExperts.workspace_shapes).
+
+    Before the workspace manager of 0.12.0 they were freed after each layer; the MXFP4 kernels keep none.
+    """
+    model, moe = config.model, layer.moe
+    if moe is None or not config.rules.keeps_workspace or _has_mxfp4(model):
+        return 0
+    inner = moe.intermediate_size
+    if not config.given.expert_parallel:
+        inner = -(-inner // (config.tp * config.expert_replicas))
+    gathered = tokens * config.expert_replicas
+    widths = max(inner, model.hidden_size) + max(2 * inner, model.hidden_size)
+    return gathered * moe.top_k * widths * model.dtype_bytes
+
+
+def _has_mxfp4(model: ModelSpec) -> bool:
+    return model.quantization is not None and model.quantization.method == "mxfp4"
+
+
+def _image_bytes(config: VllmConfig, limits: BatchLimits) -> tuple[int, int]:
+    """What the vision tower leaves behind, and its own peak (MultiModalBudget: get_encoder_budget)."""
+    model, image = config.model, config.model.image
+    if image is None or not config.given.images or not config.first_stage:
+        return 0, 0
+    items = max(1, limits.tokens // image.tokens)
+    pixels = items * image.pixels * model.dtype_bytes
+    kept = pixels + items * image.tokens * model.hidden_size * model.dtype_bytes
+    return kept, pixels + items * _tower_bytes(image, model.dtype_bytes)
+
+
+def _tower_bytes(image: ImageItem, dtype_bytes: int) -> int:
+    """Peak of the tower; ranks were not seen to share it out."""
+    copies = _HIDDEN_COPIES + (_ROTATED_COPIES if image.rotated else 0)
+    return int(
+        image.patches * dtype_bytes * (_PLAIN_COPIES * image.intermediate_size + copies * image.hidden_size)
+    )
+
+
+def _outside_torch(config: VllmConfig) -> tuple[int, int]:
+    """Kernels and handles, and collectives."""
+    rules, gpu, given = config.rules, config.gpu, config.given
+    base = _OUTSIDE_TORCH_NEW if rules.new_kernels else _OUTSIDE_TORCH_OLD
+    compiled = not given.enforce_eager
+    hopper = gpu.capability[0] == 9
+    if rules.flashinfer_sampler and given.flashinfer_sampler is not False and compiled and hopper:
+        base += _FLASHINFER_SAMPLER
+    if config.tp == 1 or gpu.link == "PCIe" or not compiled:
+        return base, 0
+    if rules.new_kernels:
+        return base, _COLLECTIVES_NEW + int(0.03 * GIB) * (config.tp - 2)
+    return base, _COLLECTIVES_OLD if config.tp < 8 else _COLLECTIVES_OLD_EIGHT

@@ -1,0 +1,120 @@
+"""The files of a published checkpoint that say what it is: config.json, and what may stand beside it.
+
+ModelOpt writes the quantization of a checkpoint into hf_quant_config.json, not always into config.json too; and the
+index of the weight files says how many bytes they hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from farspan.models.config_json import parse_config_json, read_config_json
+from farspan.models.spec import ModelSpec
+from farspan.models.tensors import Shard, WeightPart, WeightTensor
+from farspan.models.weights import checkpoint_bytes
+from farspan.sizes import format_bytes
+
+_QUANTIZATION_FILE = "hf_quant_config.json"
+_INDEX_FILE = "model.safetensors.index.json"
+# How far the layers a config describes may be from the files' size without a word.
+_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFiles:
+    """What was found.
+
+    Args:
+        config: The content of config.json, with the quantization that stands beside it.
+        source: What to call it in errors.
+        weights_bytes: Bytes of all weights as their index says; 0 without one.
+    """
+
+    config: Mapping[str, object]
+    source: str
+    weights_bytes: int = 0
+
+
+def read_published(file: Path) -> PublishedFiles:
+    """Read a config.json and what stands beside it.
+
+    Raises:
+        NotFoundError: There is no such file.
+        InputError: It cannot be read, or is not JSON.
+    """
+    config = read_config_json(file)
+    if file.name != "config.json":
+        return PublishedFiles(config, str(file))
+
+    def beside(name: str) -> bytes | None:
+        other = file.parent / name
+        return other.read_bytes() if other.is_file() else None
+
+    return complete(config, str(file), beside)
+
+
+def complete(
+    config: Mapping[str, object], source: str, beside: Callable[[str], bytes | None]
+) -> PublishedFiles:
+    """Add what the files beside a config say; `beside` returns a file's content, or None without it."""
+    if not _quantization(config):
+        content = beside(_QUANTIZATION_FILE)
+        if content is not None:
+            section = {
+                "quant_method": "modelopt",
+                **parse_config_json(content, f"{source}: {_QUANTIZATION_FILE}"),
+            }
+            config = {**config, "quantization_config": section}
+    index = beside(_INDEX_FILE)
+    return PublishedFiles(config, source, _total_size(index) if index is not None else 0)
+
+
+def _quantization(config: Mapping[str, object]) -> bool:
+    text = config.get("text_config")
+    sections = [config, text if isinstance(text, Mapping) else {}]
+    return any(section.get("quantization_config") is not None for section in sections)
+
+
+def _total_size(index: bytes) -> int:
+    """`metadata.total_size` of an index; 0 where it has none."""
+    try:
+        total = json.loads(index)["metadata"]["total_size"]
+    except (ValueError, KeyError, TypeError):
+        return 0
+    return int(total) if isinstance(total, int | float) and total > 0 else 0
+
+
+def hold_to_checkpoint(spec: ModelSpec, total: int) -> ModelSpec:
+    """Hold the weights read from a config against the bytes the checkpoint has.
+
+    Where the layers are only assumed, the files are right: everything but the embedding and the head becomes one
+    tensor of what is left. Where they are known, a difference is said: layers for speculative decoding that engines
+    load only on demand, or tensors kept in another type.
+    """
+    own = checkpoint_bytes(spec)
+    if abs(own - total) <= total * _TOLERANCE:
+        return spec
+    if not any(note.startswith("assumed") for note in spec.notes):
+        note = (
+            f"the checkpoint's index says {format_bytes(total)}, the layers that are loaded come to "
+            f"{format_bytes(own)}"
+        )
+        return replace(spec, notes=(*spec.notes, note))
+    outer = tuple(
+        tensor for tensor in spec.weights if tensor.part in (WeightPart.EMBEDDING, WeightPart.LM_HEAD)
+    )
+    kept = sum(tensor.count for tensor in outer) * spec.dtype_bytes
+    if kept >= total:
+        return spec
+    rest = WeightTensor(
+        "layers",
+        WeightPart.DENSE_MLP,
+        ((total - kept) // spec.dtype_bytes,),
+        Shard.SPLIT,
+        dtype_bytes=spec.dtype_bytes,
+    )
+    note = f"the weights are the {format_bytes(total)} that the checkpoint's index says"
+    return replace(spec, weights=(*outer, rest), quantization=None, notes=(*spec.notes, note))
