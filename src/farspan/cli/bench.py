@@ -49,7 +49,8 @@ Examples:
 
 \b
 Exit code: 0 every request was answered and right; 1 some request failed or was wrong, or a
---fail-if condition is true or cannot be judged; 2 bad input, or no request was answered at all."""
+--fail-if condition is true or cannot be judged; 2 bad input, or no request was answered at all;
+130 interrupted: farspan bench --resume --run DIR goes on."""
 
 
 @click.command(epilog=EPILOG, context_settings={"max_content_width": 110})

@@ -71,6 +71,7 @@ class Engine(ABC):
         title: As people write it.
         owned_by: What its /v1/models says under `owned_by`.
         distributions: Python distributions that carry it, the likeliest first; empty when it comes with farspan.
+        modules: Python modules it needs where it comes with farspan, which has them as an extra.
         key_variable: Environment variable its API key is handed over in.
         context_flag: Its flag for the longest request.
         data_parallel_flags: Its spellings of the number of data-parallel replicas, the long one first; empty when it
@@ -104,6 +105,7 @@ class Engine(ABC):
     shell_program: tuple[str, ...]
     metric_prefix: bytes
     distributions: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
     data_parallel_flags: tuple[str, ...] = ()
     pipeline_flags: tuple[str, ...] = ()
     memory_share_flag: str = ""

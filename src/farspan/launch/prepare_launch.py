@@ -12,7 +12,7 @@ from farspan.engines.command import EngineCommand, Listen, Nodes, check_words, s
 from farspan.engines.engine import Engine
 from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.node_spelling import parse_node
-from farspan.launch.engine_python import find_python, installed_version, tagged_version
+from farspan.launch.engine_python import check_modules, find_python, installed_version, tagged_version
 from farspan.launch.expected import DISK_BYTES_PER_S, expect_start
 from farspan.launch.hubcache import ModelFiles
 from farspan.launch.launch_spec import INSIDE_PORT, Launch, is_loopback
@@ -273,6 +273,8 @@ def _version(options: ServeOptions) -> str:
     if options.engine_version:
         return options.engine_version
     if not options.engine.distributions:
+        if options.runtime == "local" and not options.python:
+            check_modules(options.engine)
         return options.engine.newest_version
     if options.runtime == "local":
         return installed_version(options.engine, options.python or sys.executable)

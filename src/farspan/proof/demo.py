@@ -12,13 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from farspan.engines.builtin.engine import ENGINE
 from farspan.errors import InputError
+from farspan.launch.engine_python import check_modules
 from farspan.launch.local import read_tail
 from farspan.launch.prepare_launch import NO_GPU, ServeOptions, prepare
 from farspan.launch.runtime import Runtime
@@ -238,11 +238,7 @@ def check_packages() -> None:
     Raises:
         InputError: One is missing.
     """
-    missing = [name for name in ("torch", "fastapi", "uvicorn") if find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"the built-in engine needs {', '.join(missing)}", "pip install 'farspan[builtin,report]'"
-        )
+    check_modules(ENGINE)
     check_drawing()
 
 

@@ -134,12 +134,18 @@ def write_charts(
     Raises:
         InputError: As `write_report`.
     """
+    if folder.suffix.lower() == ".svg":
+        raise InputError(f"--charts {folder} is a folder, one file a chart", "pass a name without .svg")
     written = []
     for name, svg in render_charts(_load(runs, options or ReportOptions())).items():
         path = folder / f"{name}.svg"
         _write(path, svg + "\n")
         written.append(path)
     return tuple(written)
+
+
+# Files that people ask for and that a report does not come as; without this they became folders.
+_OTHER_FORMATS = frozenset({".pdf", ".svg", ".png", ".jpg", ".txt", ".xlsx", ".docx", ".ipynb"})
 
 
 def find_format(path: Path) -> Format | None:
@@ -159,6 +165,11 @@ def _write(path: Path, text: str) -> None:
 
 def _choose_targets(out: Path, formats: Sequence[Format]) -> dict[Format, Path]:
     form = find_format(out)
+    if form is None and out.suffix.lower() in _OTHER_FORMATS and not out.is_dir():
+        raise InputError(
+            f"{out}: a report is not written as {out.suffix}",
+            "write .html, which a browser prints as PDF, .md or .csv, or pass a folder",
+        )
     if form is None or out.is_dir():
         return {form: out / f"report.{form.value}" for form in formats}
     if tuple(formats) not in (DEFAULT_FORMATS, (form,)):

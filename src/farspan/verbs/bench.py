@@ -92,7 +92,8 @@ async def bench_async(
     if options.get("resume") and _says_nothing(url, engines, options):
         wanted, engines = _read_resumed(options)
     elif (url is None) == (engines is None):
-        raise InputError("there is not one way to find the server", "give either --url or --engines")
+        said = "no server is named" if url is None else "--url and --engines both name servers"
+        raise InputError(said, "give either --url or --engines")
     else:
         wanted = bench_options(url or next(iter((engines or {}).values()), ""), **options)
     known = KnownServers(watcher)
