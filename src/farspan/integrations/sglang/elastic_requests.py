@@ -49,7 +49,7 @@ class ElasticTable(ZeroBackedRows):
 
     def size_for(self, request: Any) -> int:
         """Return the bytes of a row that a request can come to write."""
-        most = request.sampling_params.max_new_tokens
+        most: int | None = request.sampling_params.max_new_tokens
         if most is None:
             return self.row_bytes
         return min(self.width, len(request.origin_input_ids) + most + _SLACK) * _ENTRY
