@@ -21,6 +21,7 @@ from farspan.launch.manifest import LWS_LEADER, LWS_RANK
 from farspan.launch.model_location import describe_download, locate_model
 from farspan.launch.plain_values import check_options
 from farspan.launch.plan_arguments import list_plan_arguments
+from farspan.launch.plan_question import longest_context, plan_question
 from farspan.launch.server_records import check_name
 from farspan.models.config import keeps_weights_so, load_model
 from farspan.models.spec import KvDtype, ModelSpec
@@ -156,7 +157,7 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
     version = _version(options)
     context = options.context or spec.max_position_embeddings
     if options.longest and options.gpus != NO_GPU:
-        context = _longest_context(options, spec, version)
+        context = longest_context(options, spec, version)
     flags, env, plan, notes, request = _plan(options, spec, context, version)
     version = plan.version if plan else version
     files = _files(options)
@@ -290,41 +291,13 @@ def _plan(
     given = parse_engine_flags(options.words)
     if options.gpus == NO_GPU:
         return (*_flags_without_plan(options, spec, given, context), None, (), None)
-    request = _request(options, spec, context, version)
+    request = plan_question(options, spec, context, version)
     if request.tp % options.nodes:
         raise InputError(
             f"--tp {request.tp} is not a multiple of --nodes {options.nodes}", "use all GPUs of each"
         )
     checked = check_overrides(request, options.engine, force=options.force)
     return split_lists(checked.flags, options.words), checked.plan.env, checked.plan, checked.notes, request
-
-
-def _longest_context(options: ServeOptions, spec: ModelSpec, version: str) -> int:
-    """The longest context that fits at the wanted concurrency; the model's where none does."""
-    from farspan.planner.questions import largest_context
-
-    request = _request(options, spec, spec.max_position_embeddings, version)
-    return largest_context(request, options.engine) or spec.max_position_embeddings
-
-
-def _request(options: ServeOptions, spec: ModelSpec, context: int, version: str) -> PlanRequest:
-    """The question that the options put to the planner."""
-    node = parse_node(options.gpus)
-    total = node.count * options.nodes
-    return PlanRequest(
-        model=spec,
-        gpu=node.gpu,
-        gpus=total,
-        tp=options.tp or min(total, options.engine.most_ranks or total),
-        context=context,
-        concurrency=options.concurrency,
-        kv_dtype=options.kv_dtype,
-        engine_version=version,
-        accept_nearest_version=options.accept_nearest_version,
-        engine_flags=parse_engine_flags(options.words),
-        output_tokens=options.output_tokens,
-        host_memory_bytes=node.host_memory_bytes,
-    )
 
 
 def _flags_without_plan(
