@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import sys
 from collections.abc import Iterator
@@ -76,6 +77,7 @@ def test_writing_where_only_zeros_are_faults(driver: HostDriver) -> None:
     view = driver.numpy(address, PAGE)
     child = os.fork()
     if not child:
+        faulthandler.disable()
         view[0] = 1
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == 11
