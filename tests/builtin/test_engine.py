@@ -272,14 +272,14 @@ def test_too_long_is_refused_with_the_reason(probe_model: LlamaModel) -> None:
 def test_what_fits_only_without_neighbours_is_refused_for_now(
     probe_model: LlamaModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = InferenceEngine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=1)))
-    engine.check(9_000, 11)
     measured = HostDriver.memory
-    monkeypatch.setattr(HostDriver, "memory", lambda driver: Memory(2**20, measured(driver).total))
+    monkeypatch.setattr(HostDriver, "memory", lambda driver: Memory(32 * 2**20, measured(driver).total))
+    taken = InferenceEngine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=1)))
     with pytest.raises(KVCacheShrunkError, match="KV cache and there are .* now, others hold the rest"):
-        engine.check(9_000, 11)
+        taken.check(100_000, 11)
+    taken.check(1_000, 11)
     monkeypatch.undo()
-    engine.check(9_000, 11)
+    InferenceEngine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=1))).check(100_000, 11)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
