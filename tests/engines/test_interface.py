@@ -46,7 +46,8 @@ def test_the_newest_version_is_what_an_unversioned_plan_means(engine: Engine) ->
     with pytest.raises(InputError, match="is not an engine version"):
         engine.outline(replace(REQUEST, engine_version="newest"))
     nearest = engine.plan(replace(REQUEST, engine_version="999.0.0", accept_nearest_version=True))
-    assert f"{engine.name} 999.0.0 is not known: planned as {engine.newest_version}" in nearest.warnings
+    said = f"{engine.name} 999.0.0 is not known: planned as {engine.newest_version}"
+    assert any(warning.startswith(said) for warning in nearest.warnings)
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=engine_names())

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from farspan.cli.main import group
 from farspan.engines.registry import get_engine
 from farspan.errors import UnsupportedError
+from farspan.launch.docker import docker_failure_fix
 from farspan.launch.local import find_free_port
 from farspan.launch.server_records import StateFolder
 from played import Fakes
@@ -196,6 +197,7 @@ def test_a_container_that_cannot_start_does_not_stay(fakes: Fakes) -> None:
     fakes.refuses_to_run()
     done = serve("--port", str(find_free_port()))
     assert "could not select device driver" in str(done.exception)
+    assert "NVIDIA Container Toolkit" in str(done.exception)
     assert fakes.argv("docker", "rm") == [["docker", "rm", "--force", "scout"]]
     assert not (fakes.folder / "container.json").exists()
 
@@ -275,3 +277,18 @@ def test_logs_come_from_docker(fakes: Fakes) -> None:
     assert fakes.argv("docker", "logs")[-1] == ["docker", "logs", "--tail", "5", "scout"]
     assert "EngineCore failed to start" in shown.output
     assert os.environ["FAKE_FOLDER"] == str(fakes.folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("nvidia-container-cli: initialization error: load library failed", "NVIDIA Container Toolkit"),
+        ("driver failed programming: Bind for 0.0.0.0:8000 failed: port is already allocated", "--port"),
+        ("permission denied while trying to connect to unix:///var/run/docker.sock", "docker group"),
+        ("manifest for vllm/vllm-openai:v9 not found: manifest unknown", "name and tag"),
+        ("write /var/lib/docker/tmp/x: no space left on device", "docker system df"),
+        ("something else", "docker run --help"),
+    ],
+)
+def test_what_docker_refuses_has_a_way_out(words: str, hint: str) -> None:
+    assert hint in docker_failure_fix(words)

@@ -259,3 +259,62 @@ def test_no_room_for_the_pod_is_said_while_waiting(fakes: Fakes, tmp_path: Path)
     done = farspan(*SCOUT, "--context", "1M", "--ready-limit", "5")
     assert done.return_value == 1
     assert "waiting: not scheduled: 0/4 nodes: 4 Insufficient nvidia.com/gpu." in done.stderr
+
+
+def test_what_a_cluster_demands_of_its_pods_is_written() -> None:
+    workload, _ = manifest(
+        *("--runtime-class", "nvidia", "--memory-gib", "512", "--pull-secret", "registry"),
+        *("--toleration", "nvidia.com/gpu:NoSchedule", "--toleration", "pool=gpu", "--run-as-user", "1000"),
+    )
+    validate(workload)
+    pod = workload["spec"]["template"]["spec"]
+    assert pod["runtimeClassName"] == "nvidia"
+    assert pod["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {"key": "pool", "operator": "Equal", "value": "gpu"},
+    ]
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "runAsGroup": 1000,
+        "fsGroup": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    engine = container(workload)
+    assert engine["resources"] == {
+        "requests": {"memory": "512Gi"},
+        "limits": {"nvidia.com/gpu": 8, "memory": "512Gi"},
+    }
+    assert engine["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"name": "HOME", "value": "/tmp"} in engine["env"]
+
+
+def test_a_pod_has_no_more_rights_than_it_needs() -> None:
+    workload, _ = manifest()
+    assert container(workload)["securityContext"] == {"allowPrivilegeEscalation": False}
+    assert workload["spec"]["template"]["spec"]["securityContext"] == {
+        "seccompProfile": {"type": "RuntimeDefault"}
+    }
+
+
+@pytest.mark.parametrize("text", ["", "=x", "a=b:Sometimes", "a b"])
+def test_a_taint_that_is_none_is_refused(text: str) -> None:
+    done = farspan(*SCOUT, "--dry-run", "--context", "1M", "--toleration", text)
+    assert "is no taint" in str(done.exception)
+
+
+def test_a_model_path_on_the_machines_is_written_as_the_pod_sees_it() -> None:
+    words = ("--volume", "/mnt/data/shared-models", "--volume-read-only")
+    workload, _ = manifest(*words, "--model-path", "/mnt/data/shared-models/hub/scout")
+    assert "/root/.cache/huggingface/hub/scout" in container(workload)["args"]
+
+
+def test_k8s_is_kubernetes_in_any_case() -> None:
+    words = [word if word != "kubernetes" else "K8s" for word in SCOUT]
+    done = farspan(*words, "--dry-run", "--context", "1M")
+    assert done.exit_code == 0, done.exception
+    assert "kind: Deployment" in done.stdout

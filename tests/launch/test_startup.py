@@ -126,6 +126,21 @@ async def test_a_start_that_dies_carries_the_finding(tmp_path: Path) -> None:
     assert caught.value.findings[0].id == "vllm-context-too-long"
     assert caught.value.findings[0].fix
     assert caught.value.tail
+    assert caught.value.explained
+
+
+async def test_a_start_that_dies_unexplained_keeps_its_last_lines(tmp_path: Path) -> None:
+    server = Watched(tmp_path / "log", exit_status=2)
+    server.log.write_text("farspan: ./m/model.safetensors cannot be read: download the checkpoint again\n")
+
+    async def refuse() -> str:
+        return "connection refused"
+
+    with pytest.raises(StartError, match="status 2") as caught:
+        await await_start(server, refuse, expected(), None, pause_s=0.01)
+    assert not caught.value.explained
+    assert "start-unfinished" not in [finding.id for finding in caught.value.findings]  # it did end
+    assert "cannot be read" in caught.value.tail[-1]
 
 
 async def test_health_alone_is_not_ready(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from farspan.errors import InputError, UnsupportedError
 from farspan.models import catalog
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype, parse_kv_dtype
-from farspan.models.weights import rank_weight_bytes
+from farspan.models.weights import checkpoint_bytes, rank_weight_bytes
 
 
 def _config(name: str = "qwen3-8b") -> dict[str, Any]:
@@ -51,11 +51,11 @@ def test_assumed_layers_weigh_what_the_index_says(tmp_path: Path) -> None:
 
 
 def test_known_layers_stay_and_a_difference_is_said(tmp_path: Path) -> None:
-    own = rank_weight_bytes(load_model("qwen3-8b")).total
+    own = checkpoint_bytes(load_model("qwen3-8b"))
     spec = load_model(_folder(tmp_path, _config(), **_index(own)))
     assert spec.notes == ()
     spec = load_model(_folder(tmp_path, _config(), **_index(own * 2)))
-    assert rank_weight_bytes(spec).total == own
+    assert checkpoint_bytes(spec) == own
     assert "index says" in spec.notes[0]
 
 

@@ -150,6 +150,8 @@ def test_an_engine_that_is_not_known() -> None:
 def test_a_newer_version_is_planned_by_the_newest_rules_and_said() -> None:
     plan = plan_engine(request(version="0.999.0"), VLLM)
     assert "vllm 0.999.0 is not known: planned as 0.33.0" in plan.warnings
+    plan = plan_engine(request(version="0.5.999"), SGLANG)
+    assert any("sglang 0.5.999 is not known: planned as 0.5.23" in warning for warning in plan.warnings)
 
 
 def test_engines_side_by_side_survive_one_refusal() -> None:
@@ -344,11 +346,14 @@ def test_data_parallel_replicas_multiply_requests_and_not_the_longest() -> None:
         assert together.ledger.gpu_bytes == alone.ledger.gpu_bytes
     with pytest.raises(InputError, match="5 replicas of 2 GPUs need 10"):
         plan_engine(replace(four, engine_flags={"--data-parallel-size": "5"}), VLLM)
-    with pytest.raises(InputError, match="shares the experts"):
-        plan_engine(replace(request(128_000), tp=4, engine_flags={"-dp": "2"}), VLLM)
+    experts = plan_engine(replace(request(128_000), tp=4, engine_flags={"-dp": "2"}), VLLM)
+    whole = plan_engine(replace(request(128_000), tp=4, gpus=4), VLLM)
+    assert experts.weights_bytes < 0.6 * whole.weights_bytes
+    assert any("share the experts out between them" in warning for warning in experts.warnings)
 
 
-def test_pipeline_parallelism_is_refused_with_its_reason() -> None:
-    for engine, flag in ((VLLM, "--pipeline-parallel-size"), (SGLANG, "--pp-size")):
-        with pytest.raises(InputError, match="pipeline parallelism"):
-            plan_engine(request(128_000, flags={flag: "2"}), engine)
+def test_pipeline_stages_take_gpus_of_their_own() -> None:
+    with pytest.raises(InputError, match="2 pipeline stages of 8 GPUs need 16, and there are 8; use --tp 4"):
+        plan_engine(request(128_000, flags={"--pipeline-parallel-size": "2"}), VLLM)
+    with pytest.raises(InputError, match="pipeline parallelism"):
+        plan_engine(request(128_000, flags={"--pp-size": "2"}), SGLANG)

@@ -19,11 +19,18 @@ from farspan.measurement.options import BenchOptions
 
 # What a verb has and its function has not: how the result is printed, and what is said on the way.
 ONLY_PRINTED = {"as_json", "explain", "form", "follow_up"}
+# Verbs whose function has another name: Python keeps import for itself, and farspan.models is a package.
+OTHER_NAMES = {
+    "gpus": "list_gpus",
+    "import": "import_run",
+    "models": "list_models",
+    "versions": "list_versions",
+}
 
 
 def test_every_verb_is_a_function_of_its_name() -> None:
     for verb in VERBS:
-        function = getattr(farspan, "import_run" if verb == "import" else verb)
+        function = getattr(farspan, OTHER_NAMES.get(verb, verb))
         assert callable(function), verb
         assert inspect.getdoc(function), verb
 
@@ -49,7 +56,7 @@ def test_every_verb_is_a_function_of_its_name() -> None:
 def test_options_are_arguments(verb: str) -> None:
     command = group.get_command(click.Context(group), verb)
     assert command is not None
-    functions = [getattr(farspan, "import_run" if verb == "import" else verb)]
+    functions = [getattr(farspan, OTHER_NAMES.get(verb, verb))]
     if verb == "serve":
         from farspan.verbs.serve import prepare_server
 
@@ -145,3 +152,10 @@ def test_statuses_as_verb_and_as_function(tmp_path: Path, monkeypatch: pytest.Mo
     assert farspan.status().all_ready
     with pytest.raises(farspan.FarspanError, match="started no server"):
         farspan.logs()
+
+
+@pytest.mark.parametrize("verb", ["gpus", "models", "versions"])
+def test_lists_as_verb_and_as_function(verb: str) -> None:
+    shown = json.loads(run(verb, "--json"))
+    assert shown == orjson.loads(orjson.dumps(getattr(farspan, f"list_{verb}")().to_json()))
+    assert len(shown) > 2

@@ -8,6 +8,7 @@ import click
 
 from farspan.cli.main import EXIT_BAD_INPUT, EXIT_FAILED
 from farspan.cli.output import json_option, print_json
+from farspan.diagnosis.live.look import WATCHED_S
 from farspan.diagnosis.report_json import report_object
 from farspan.diagnosis.report_text import report_lines
 from farspan.engines.logs.findings import Severity
@@ -19,6 +20,8 @@ Examples:
   docker logs scout 2>&1 | farspan doctor -
   farspan doctor container:scout
   farspan doctor pod:llm/scout-0 --previous --json
+  farspan doctor --url http://localhost:8000
+  farspan doctor pid:4711 --for 30
   farspan doctor vllm.log --bundle report.md
   farspan doctor sglang.log --model llama-4-scout --gpus 8xH200 --engine-version 0.5.16
 
@@ -27,7 +30,26 @@ Exit code: 0 no finding is an error, 1 one is, 2 bad input (no such log, or noth
 
 
 @click.command("doctor", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("source", metavar="FILE|-|container:NAME|pod:[NAMESPACE/]NAME")
+@click.argument("source", metavar="[FILE|-|container:NAME|pod:[NAMESPACE/]NAME|pid:N]", default="")
+@click.option("--url", default="", help="A running server to look at: what it does, and what it waits for.")
+@click.option(
+    "--live", is_flag=True, help="Look at the running container or pod, too, and not only at its log."
+)
+@click.option(
+    "--for",
+    "seconds",
+    type=click.FloatRange(1, 600),
+    default=WATCHED_S,
+    show_default=True,
+    help="How long to watch a running server, in seconds.",
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="The server's port inside its container or pod.")
+@click.option(
+    "--api-key",
+    default="",
+    envvar="OPENAI_API_KEY",
+    help="The running server's key; better from OPENAI_API_KEY.",
+)
 @click.option(
     "--model", default="", help="The model, where the log names only a folder: a catalog name or config.json."
 )
@@ -47,6 +69,11 @@ Exit code: 0 no finding is an error, 1 one is, 2 bad input (no such log, or noth
 @json_option
 def command(
     source: str,
+    url: str,
+    live: bool,
+    seconds: float,
+    port: int | None,
+    api_key: str,
     model: str,
     gpus: str,
     engine_version: str,
@@ -55,13 +82,19 @@ def command(
     bundle: str | None,
     as_json: bool,
 ) -> None:
-    """Read the log of a vLLM or SGLang server and say what happened, why, and what to change.
+    """Read the log of a vLLM or SGLang server, or look at a running one, and say what happened, why, and what to
+    change.
 
     Any version, several processes at once, colours, docker's and kubectl's prefixes, a cut beginning, gigabytes
     from a pipe.
     """
     report = doctor(
         source,
+        url=url,
+        live=live,
+        seconds=seconds,
+        port=port or 0,
+        api_key=api_key,
         model=model,
         gpus=gpus,
         engine_version=engine_version,

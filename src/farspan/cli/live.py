@@ -43,7 +43,7 @@ class PlainWatcher(LineView, Watcher):
         """Say how much there is to do."""
         self._total, self._finished = total, 0
         earlier = f", {skipped} are there already" if skipped else ""
-        self.step(f"{total} requests to send{earlier}")
+        self.step(f"{total:,} {'request' if total == 1 else 'requests'} to send{earlier}")
 
     def finished(self, result: Result) -> None:
         """Write the request's line."""

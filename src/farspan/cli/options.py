@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import click
 import orjson
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from farspan.engines.engine import Engine
 from farspan.engines.registry import engine_names, get_engine
 from farspan.errors import InputError
+from farspan.launch.runtime_names import RUNTIMES, parse_runtime
 
 
 class EngineName(click.ParamType[Engine]):
@@ -34,6 +37,83 @@ class EngineName(click.ParamType[Engine]):
             return get_engine(value)
         except InputError as error:
             self.fail(str(error), param, ctx)
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Complete an engine's name."""
+        return _complete(engine_names(), incomplete.lower())
+
+
+class RuntimeName(click.ParamType[str]):
+    """A way to run a server, in any case; k8s means kubernetes."""
+
+    name = "runtime"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        """What help shows in the value's place."""
+        return f"[{'|'.join(RUNTIMES)}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The runtime's one name; refused with what there is."""
+        try:
+            return parse_runtime(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Complete a runtime's name."""
+        return _complete(RUNTIMES, incomplete)
+
+
+class ModelName(click.ParamType[str]):
+    """A model: a name of the catalog, which a shell can complete; a file, a folder or a hub id, which it leaves."""
+
+    name = "model"
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Complete a model's name; files where it is the beginning of none."""
+        from farspan.models import catalog
+
+        return _complete(catalog.known_names(), incomplete.lower()) or [
+            CompletionItem(incomplete, type="file")
+        ]
+
+
+class GpuNames(click.ParamType[str]):
+    """GPUs such as 8xH200; a shell can complete the card's name."""
+
+    name = "gpus"
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Complete the name behind the number."""
+        from farspan.hardware.catalog import gpus
+
+        number, card = re.fullmatch(r"((?:.*,)?(?:\d+[xX*])?)(.*)", incomplete, re.DOTALL).groups()  # type: ignore[union-attr]
+        names = [gpu.name for gpu in gpus()] + ([] if number else ["detect"])
+        return [CompletionItem(f"{number}{name}") for name in names if name.lower().startswith(card.lower())]
+
+
+def _complete(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def parse_fractions(text: str) -> tuple[float, ...]:

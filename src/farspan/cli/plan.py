@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from farspan.cli.options import EngineName
-from farspan.cli.output import json_option, print_json
+from farspan.cli.options import EngineName, GpuNames, ModelName
+from farspan.cli.output import json_option, print_json, print_lines, terminal_width
 from farspan.cli.plan_options import engine_flags_argument, plan_options
 from farspan.errors import DoesNotFitError
 from farspan.planner.answers import PlanAnswer, SearchAnswer, SweepAnswer
@@ -25,6 +24,7 @@ Examples:
       --disable-hybrid-kv-cache-manager
   farspan plan llama-4-scout --gpus 8xH200 --contexts 128k,1M,2M,5M,10M --json
   farspan plan ./config.json --gpus detect --context 1M --find context
+  farspan plan llama-4-scout --gpus 8xH200 --context 128k --ttft 60s --itl 50ms --find concurrency
   farspan plan llama-4-scout --gpus H200,B200,L40S --context 1M --concurrency 32 --find gpus
 
 Flags after -- are the engine's own; NAME=VALUE there is an environment variable.
@@ -40,10 +40,11 @@ Exit code: 0 it fits, 3 it does not, 2 bad input.
 
 
 @click.command("plan", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model")
+@click.argument("model", type=ModelName())
 @engine_flags_argument
 @click.option(
     "--gpus",
+    type=GpuNames(),
     default="detect",
     show_default=True,
     help="8xH200, H100, detect; several kinds with --find gpus.",
@@ -57,6 +58,16 @@ Exit code: 0 it fits, 3 it does not, 2 bad input.
 @click.option("--available-kv-gib", type=float, help="KV memory of one GPU as the engine's log says.")
 @click.option(
     "--find", type=click.Choice(["context", "concurrency", "gpus"]), help="Search for the largest or fewest."
+)
+@click.option(
+    "--ttft",
+    metavar="TIME",
+    help="Longest time to the first token, all requests sent at once: 60s. Also narrows --find.",
+)
+@click.option(
+    "--itl",
+    metavar="TIME",
+    help="Longest time between tokens with all requests decoding: 50ms. Also narrows --find.",
 )
 @click.option("--as-given", is_flag=True, help="Add no flag: judge exactly what is given.")
 @click.option("--explain", is_flag=True, help="Show formulas and sources.")
@@ -72,8 +83,7 @@ def command(model: str, engine_flags: tuple[str, ...], explain: bool, as_json: b
     if as_json:
         print_json(answer.to_json())
     else:
-        for line in _lines(answer, explain=explain):
-            click.echo(line)
+        print_lines(_lines(answer, explain=explain))
     if not answer.fits:
         sys.exit(DoesNotFitError.exit_code)
 
@@ -82,8 +92,7 @@ def _lines(answer: PlanAnswer | SweepAnswer | SearchAnswer, *, explain: bool) ->
     """The answer as text."""
     from farspan.planner import plan_text
 
-    # A file or a pipe gets whole lines.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = terminal_width()
     if isinstance(answer, PlanAnswer):
         yield from plan_text.answer_lines(
             answer.request,
@@ -91,6 +100,7 @@ def _lines(answer: PlanAnswer | SweepAnswer | SearchAnswer, *, explain: bool) ->
             answer.plans,
             answer.refusals,
             answer.fixes,
+            goals=answer.goals,
             explain=explain,
             width=width,
         )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import click
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from farspan.cli.fitted_table import Column, print_table
 from farspan.escape_terminal import printable
 from farspan.measurement.analysis.advice import list_failures
 from farspan.measurement.analysis.load_curve import CurvePoint
@@ -34,27 +33,17 @@ def stdout_console() -> Console:
 def print_points(console: Console, outcome: BenchOutcome) -> None:
     """Print one row for every context and depth."""
     points = list_points(outcome.results)
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for name in (
-        "context",
-        "depth",
-        *(["at once"] if any(point.concurrency is not None for point in points) else []),
-        "counted",
-        "cached",
-        "TTFT",
-        "prefill tok/s",
-        "ITL p50",
-        "end to end",
-        "recall",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("labels")
-    for point in points[:_POINT_ROWS]:
-        table.add_row(*_cells(point))
-    console.print(table)
+    shown = points[:_POINT_ROWS]
+    if shown:
+        cells = list(zip(*(_cells(point) for point in shown), strict=True))
+        columns = [
+            Column(name, column, need, right=name != "status")
+            for (name, need), column in zip(_COLUMNS, cells, strict=True)
+            if name != "at once" or any(cell.plain for cell in column)
+        ]
+        print_table(console, columns, [", ".join(point.labels) for point in shown])
     if len(points) > _POINT_ROWS:
-        click.echo(f"{len(points) - _POINT_ROWS} more lengths are in the run folder.")
+        click.echo(f"{len(points) - _POINT_ROWS} more are in the run folder.")
 
 
 def print_planned(console: Console, outcome: BenchOutcome) -> None:
@@ -62,20 +51,24 @@ def print_planned(console: Console, outcome: BenchOutcome) -> None:
     plan = find_plan(outcome.folder, outcome.info.starts[-1].server.owned_by)
     if plan is None:
         return
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for name in ("context", "depth", "TTFT planned", "floor", "measured", "measured / planned"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("note")
-    for point in compare_with_plan(outcome.results, plan)[:_POINT_ROWS]:
-        times = [point.expected, point.floor, point.measured]
-        table.add_row(
-            format_tokens(point.context),
-            f"{point.depth:g}",
-            *("" if time is None else format_seconds(time) for time in times),
-            "" if point.ratio is None else f"{point.ratio:.2f}",
-            Text(point.note),
-        )
-    console.print(table)
+    points = compare_with_plan(outcome.results, plan)[:_POINT_ROWS]
+    if not points:
+        return
+    print_table(
+        console,
+        [
+            Column("context", [Text(format_tokens(point.context)) for point in points]),
+            Column("depth", [Text(f"{point.depth:g}") for point in points]),
+            Column("TTFT planned", [_seconds(point.expected) for point in points]),
+            Column("floor", [_seconds(point.floor) for point in points], need=1),
+            Column("measured", [_seconds(point.measured) for point in points]),
+            Column(
+                "measured / planned",
+                [Text("" if point.ratio is None else f"{point.ratio:.2f}") for point in points],
+            ),
+        ],
+        [point.note for point in points],
+    )
 
 
 def print_spreads(
@@ -88,26 +81,29 @@ def print_spreads(
         return
     spreads = list_run_spreads(outcome, percentiles)
     if max((spread.count for name, spread in spreads.items() if name != "itl_s"), default=0) > 1:
-        table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-        table.add_column("measure", no_wrap=True)
-        for name in ("values", "mean", "std", *(f"p{percent:g}" for percent in percentiles)):
-            table.add_column(name, justify="right", no_wrap=True)
         by_key = {measure.key: measure for measure in MEASURES.values()}
-        for name, spread in spreads.items():
-            measure = by_key[name]
-            values = [
-                measure.format(v) for v in (spread.mean, spread.deviation, *spread.percentiles.values())
-            ]
-            table.add_row(measure.name, str(spread.count), *values)
-        console.print(table)
+        rows = [
+            (by_key[name], spread, [spread.mean, spread.deviation, *spread.percentiles.values()])
+            for name, spread in spreads.items()
+        ]
+        names = ("mean", "std", *(f"p{percent:g}" for percent in percentiles))
+        columns = [
+            Column("measure", [Text(measure.name) for measure, _, _ in rows], right=False),
+            Column("values", [Text(str(spread.count)) for _, spread, _ in rows], need=3),
+        ]
+        for number, name in enumerate(names):
+            figures = [Text(measure.format(values[number])) for measure, _, values in rows]
+            columns.append(Column(name, figures, need={"std": 2, "mean": 1}.get(name, 0)))
+        print_table(console, columns)
         few = find_few(spreads)
         if few:
             click.echo(f"few-repeats: {few}")
     throughput = measure_throughput(outcome.results, resumed=len(outcome.info.starts) > 1)
     if throughput["requests_per_s"] is not None:
         click.echo(
-            f"throughput: {throughput['requests_per_s']:.3g} requests/s,"
-            f" {throughput['output_tokens_per_s']:.4g} output tokens/s, {throughput['tokens_per_s']:.4g} tokens/s"
+            f"throughput: {throughput['requests_per_s']:,.3g} requests/s,"
+            f" {throughput['output_tokens_per_s']:,.1f} output tokens/s,"
+            f" {throughput['tokens_per_s']:,.0f} tokens/s in all"
         )
     if goodput:
         within = share_good(outcome.results, goodput)
@@ -117,26 +113,34 @@ def print_spreads(
 
 def print_curve(console: Console, curve: Sequence[CurvePoint]) -> None:
     """Print throughput and latency, one row for every concurrency of every context."""
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     percents = next((list(one.percentiles) for point in curve for one in point.latency.values()), [])
-    times = [f"{MEASURES[name].title} p{percent:g}" for name in ("ttft", "tpot") for percent in percents]
-    for name in ("context", "concurrency", "requests", "requests/s", "output tokens/s", "tokens/s", *times):
-        table.add_column(name, justify="right")
-    for point in curve:
-        rates = (point.requests_per_s, point.output_tokens_per_s, point.tokens_per_s)
-        latency = [point.latency.get(name) for name in ("ttft", "tpot")]
-        table.add_row(
-            "mixed" if point.context is None else format_tokens(point.context),
-            str(point.concurrency),
-            str(point.requests) + (f", {point.failed} bad" if point.failed else ""),
-            *("" if rate is None else f"{rate:,.{0 if rate >= 100 else 2}f}" for rate in rates),
-            *(
-                "" if one is None else format_seconds(one.percentiles[percent])
-                for one in latency
-                for percent in percents
-            ),
-        )
-    console.print(table)
+
+    def rate(value: float | None) -> Text:
+        return Text("" if value is None else f"{value:,.{0 if value >= 100 else 2}f}")
+
+    def percentile(point: CurvePoint, name: str, percent: float) -> Text:
+        latency = point.latency.get(name)
+        return _seconds(None if latency is None else latency.percentiles[percent])
+
+    columns = [
+        Column("context", [Text("mixed" if p.context is None else format_tokens(p.context)) for p in curve]),
+        Column("concurrency", [Text(str(point.concurrency)) for point in curve]),
+        Column(
+            "requests",
+            [Text(f"{p.requests}{f', {p.failed} bad' if p.failed else ''}") for p in curve],
+            need=0 if any(point.failed for point in curve) else 2,
+        ),
+        Column("requests/s", [rate(point.requests_per_s) for point in curve], need=3),
+        Column("output tokens/s", [rate(point.output_tokens_per_s) for point in curve]),
+        Column("tokens/s", [rate(point.tokens_per_s) for point in curve], need=1),
+    ]
+    for name in ("ttft", "tpot"):
+        for number, percent in enumerate(percents):
+            figures = [percentile(point, name, percent) for point in curve]
+            columns.append(
+                Column(f"{MEASURES[name].title} p{percent:g}", figures, need=number + 3 if number else 0)
+            )
+    print_table(console, columns)
 
 
 def print_dry_run(plan: DryRun) -> None:
@@ -186,6 +190,27 @@ def count_requests(count: int) -> str:
     return f"{count:,} {'request' if count == 1 else 'requests'}"
 
 
+# The columns of a point, and how much each is needed (see `Column`).
+_COLUMNS = (
+    ("context", 0),
+    ("depth", 0),
+    ("at once", 0),
+    ("counted", 3),
+    ("cached", 5),
+    ("TTFT", 0),
+    ("prefill tokens/s", 0),
+    ("ITL p50", 1),
+    ("TPOT", 2),
+    ("end to end", 4),
+    ("recall", 0),
+    ("status", 0),
+)
+
+
+def _seconds(value: float | None) -> Text:
+    return Text("" if value is None else format_seconds(value))
+
+
 def _cells(point: Point) -> list[Text]:
     bad = set(point.statuses) - {"ok"}
     status = ", ".join(
@@ -196,14 +221,14 @@ def _cells(point: Point) -> list[Text]:
     return [
         Text(format_tokens(point.context)),
         Text(f"{point.depth:g}"),
-        *([] if point.concurrency is None else [Text(str(point.concurrency))]),
+        Text("" if point.concurrency is None else str(point.concurrency)),
         Text("unknown" if point.prompt_tokens is None else f"{point.prompt_tokens:,}"),
         Text("unknown" if point.cached_tokens is None else f"{point.cached_tokens:,}"),
-        Text("" if point.ttft_s is None else format_seconds(point.ttft_s)),
+        _seconds(point.ttft_s),
         Text("" if point.prefill_tokens_per_s is None else f"{point.prefill_tokens_per_s:,.0f}"),
-        Text("" if point.itl_s is None else format_seconds(point.itl_s)),
-        Text("" if point.e2e_s is None else format_seconds(point.e2e_s)),
+        _seconds(point.itl_s),
+        _seconds(point.tpot_s),
+        _seconds(point.e2e_s),
         Text(recall, style="" if point.recall in (None, 1.0) else "bold red"),
         Text(status, style="bold red" if bad else "green"),
-        Text(", ".join(point.labels)),
     ]

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 
-from farspan.cli.output import json_option
+from farspan.cli.output import json_option, print_json
 from farspan.errors import InputError
 from farspan.reports.write_report import Format, ReportOptions, render
 from farspan.verbs.report import report
@@ -98,11 +97,11 @@ def command(
         chosen = tuple(Format(form) for form in formats)
         if len(chosen) != 1 or as_json:
             raise InputError("standard output takes one format", "pass one --format, or a folder with -o")
-        click.echo(render(runs, chosen[0], ReportOptions(**how)), nl=False)
+        click.echo(render(runs, chosen[0], ReportOptions(**how)).encode(), nl=False)
         return
     files = report(*runs, output=output, formats=formats, charts=charts, **how)
     if as_json:
-        click.echo(orjson.dumps(files.to_json()))
+        print_json(files.to_json())
     elif charts is not None:
         click.echo("\n".join(str(path) for path in files.charts))
     else:

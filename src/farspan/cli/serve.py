@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from farspan.cli.options import EngineName
+from farspan.cli.options import EngineName, GpuNames, ModelName, RuntimeName
 from farspan.cli.output import json_option, print_json
 from farspan.cli.plan_options import engine_flags_argument, plan_options
 from farspan.sizes import format_seconds
@@ -38,11 +38,13 @@ Exit code: 0 it answered; 1 it did not start, or ended; 2 bad input; 130 interru
 @click.command(
     "serve", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
 )
-@click.argument("model")
+@click.argument("model", type=ModelName())
 @engine_flags_argument
 @click.option("--engine", type=EngineName(), default="vllm")
-@click.option("--runtime", type=click.Choice(["docker", "kubernetes", "local"]), default="docker")
-@click.option("--gpus", default="detect", help="GPUs of each machine: 8xH200, detect; none for a CPU.")
+@click.option("--runtime", type=RuntimeName(), default="docker")
+@click.option(
+    "--gpus", type=GpuNames(), default="detect", help="GPUs of each machine: 8xH200, detect; none for a CPU."
+)
 @plan_options
 @click.option("--force", is_flag=True, help="Start although it does not fit, or a flag breaks the plan.")
 @click.option("--name", default="", help="Name of the server.  [default: from model and engine]")
@@ -68,7 +70,11 @@ Exit code: 0 it answered; 1 it did not start, or ended; 2 bad input; 130 interru
 )
 @click.option("--model-path", default="", help="What the engine is given, where it is not MODEL.")
 @click.option("--revision", default="main", help="Branch, tag or commit of a hub id.")
-@click.option("--python", default="", help="Local: the Python that has the engine.  [default: this one]")
+@click.option(
+    "--python",
+    default="",
+    help="Local: Python, or conda environment, of the engine.  [default: this]",
+)
 @click.option("--image", default="", help="Containers: the image.  [default: the engine's of that version]")
 @click.option("--shm-gib", default=0, help="Containers: size of /dev/shm.  [default: from the plan]")
 @click.option("--devices", default="", help="Docker: GPUs by index or UUID, as 0,1.")
@@ -85,6 +91,19 @@ Exit code: 0 it answered; 1 it did not start, or ended; 2 bad input; 130 interru
 @click.option("--hf-secret", default="", metavar="NAME[:KEY]", help="Kubernetes: Secret with HF_TOKEN.")
 @click.option("--key-secret", default="", metavar="NAME[:KEY]", help="Kubernetes: Secret with the API key.")
 @click.option("--node-selector", multiple=True, metavar="LABEL=VALUE", help="Kubernetes: may be repeated.")
+@click.option("--runtime-class", default="", metavar="NAME", help="Kubernetes: such as nvidia.")
+@click.option(
+    "--toleration", multiple=True, metavar="KEY[=VALUE][:EFFECT]", help="Kubernetes: may be repeated."
+)
+@click.option(
+    "--memory-gib", default=0, help="Kubernetes: memory of each pod, /dev/shm in it.  [default: no limit]"
+)
+@click.option(
+    "--pull-secret", multiple=True, metavar="NAME", help="Kubernetes: for the image; may be repeated."
+)
+@click.option(
+    "--run-as-user", default=0, metavar="UID", help="Kubernetes: not as root.  [default: the image's own]"
+)
 @click.option(
     "--service-type", type=click.Choice(["ClusterIP", "NodePort", "LoadBalancer"]), default="ClusterIP"
 )
@@ -157,7 +176,7 @@ def _explain(error: StartError, name: str, *, as_json: bool) -> None:
     for finding in error.findings:
         for line in describe_finding(finding):
             click.echo(line, err=True)
-    if not error.findings:
+    if not error.explained:
         click.echo("Its last lines:", err=True)
         for line in error.tail:
             click.echo(f"  {printable(line)}", err=True)

@@ -54,6 +54,7 @@ class Report:
         starts: How many times the server was started in this log.
         lines: How far the log was read.
         server_state: All that was gathered, for callers who need more.
+        seen_at: Where a running server was looked at; empty for a log.
     """
 
     engine: str
@@ -66,6 +67,7 @@ class Report:
     starts: int
     lines: int
     server_state: ServerState
+    seen_at: str = ""
 
     @property
     def worst(self) -> Severity | None:

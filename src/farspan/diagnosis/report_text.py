@@ -27,7 +27,7 @@ def report_lines(report: Report) -> Iterator[str]:
         yield from _timeline(report)
     if report.in_plain_terms:
         yield ""
-        yield "Capacity"
+        yield "Now" if report.seen_at else "Capacity"
         for sentence in report.in_plain_terms:
             yield f"  {sentence}"
     if report.noise:
@@ -70,6 +70,13 @@ def _name_server(report: Report) -> str:
 
 def _state(report: Report) -> str:
     server_state = report.server_state
+    if report.seen_at:
+        return (
+            f"at {report.seen_at} "
+            f"{'answers' if server_state.ready is not None else 'does not answer as it should'}"
+        )
+    if any(finding.id == "port-in-use" for finding in report.findings):
+        return "did not start"  # some servers say that they are ready before they bind
     if server_state.ready is not None:
         if server_state.died_itself:
             return "served and then died"
@@ -95,6 +102,8 @@ def _finding(finding: Finding) -> Iterator[str]:
     if finding.evidence.line:
         cut = "..." if len(text) > _EVIDENCE else ""
         yield f"  line {finding.evidence.line}{times}: {text[:_EVIDENCE]}{cut}"
+    elif text:
+        yield f"  seen: {text[:_EVIDENCE]}"
     for step in finding.fix:
         yield f"  -> {printable(step)}"
 

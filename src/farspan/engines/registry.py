@@ -22,12 +22,12 @@ def engine_names() -> tuple[str, ...]:
 
 
 def get_engine(name: str) -> Engine:
-    """The engine of a name.
+    """The engine of a name, in any case.
 
     Raises:
         NotFoundError: There is none.
     """
-    module = ENGINE_MODULES.get(name)
+    module = ENGINE_MODULES.get(name.strip().lower())
     if module is None:
         near = difflib.get_close_matches(name.lower(), ENGINE_MODULES, n=1)
         meant = f"did you mean {near[0]}? " if near else ""

@@ -133,7 +133,7 @@ class Docker:
             words = read_tail(output, 12)
         if status:
             reason = " ".join(" ".join(words).split())
-            raise LaunchError(f"docker run failed: {reason[-600:]}", "see docker run --help")
+            raise LaunchError(f"docker run failed: {reason[-600:]}", docker_failure_fix(reason))
         if status is None:
             raise LaunchError(
                 f"docker run did not end within {_RUN_S:g} s", "pull the image first: docker pull"
@@ -185,6 +185,30 @@ class Docker:
         """The command that shows a container's log, or its last lines."""
         tail = ("--tail", str(lines)) if lines else ()
         return self.program.argv("logs", *(("--follow",) if follow else ()), *tail, name)
+
+
+def docker_failure_fix(reason: str) -> str:
+    """What to do about the words docker run fails with."""
+    lower = reason.lower()
+    if (
+        "could not select device driver" in lower
+        or "nvidia-container" in lower
+        or "unresolvable cdi" in lower
+    ):
+        return (
+            "docker cannot give GPUs to a container: install the NVIDIA Container Toolkit, run "
+            "sudo nvidia-ctk runtime configure --runtime=docker, restart docker, and try "
+            "docker run --rm --gpus all ubuntu nvidia-smi"
+        )
+    if "port is already allocated" in lower or "address already in use" in lower:
+        return "choose another --port; 0 takes a free one"
+    if "permission denied" in lower and "docker.sock" in lower:
+        return "join the docker group (sudo usermod -aG docker $USER) and log in again"
+    if "pull access denied" in lower or "manifest unknown" in lower or "not found" in lower:
+        return "check the image's name and tag, and whether docker login is needed"
+    if "no space left on device" in lower:
+        return "free space for docker: docker system df shows what it holds"
+    return "see docker run --help"
 
 
 def _no_answer(error: str) -> LaunchError:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from farspan.errors import InputError, NotFoundError
 from farspan.models.hub import is_hub_id
-from farspan.models.hub_cache import find_checkpoint, hub_cache, hub_home
+from farspan.models.hub_cache import (
+    find_checkpoint,
+    find_misplaced,
+    hub_cache,
+    hub_home,
+    is_complete,
+    resolve_folder,
+    snapshot_model,
+)
 
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 CONTAINER_HOME = "/root/.cache/huggingface"
@@ -36,6 +44,8 @@ class ModelFiles:
         env: Environment variables inside the container.
         secrets: Environment variables passed on by name, their values never looked at.
         downloads: Whether the engine will download the model.
+        cache: Where it will be downloaded to; None where that is not this machine, or nothing is.
+        notes: What to know about where it was found, one sentence each.
     """
 
     name: str
@@ -45,6 +55,8 @@ class ModelFiles:
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     downloads: bool = False
+    cache: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def is_writable(folder: Path) -> bool:
@@ -69,20 +81,36 @@ def find_model_files(
         container: Whether the engine runs in a container, for which a missing model needs a writable cache.
 
     Raises:
-        InputError: It is neither; or it must be downloaded and cannot be.
+        InputError: It is neither; files of it are missing; or it must be downloaded and cannot be.
     """
     path = Path(model).expanduser()
     if path.is_dir():
-        return _folder_files(path)
+        folder = resolve_folder(path)
+        _check_shards(folder)
+        return _folder_files(folder)
     if not is_hub_id(model):
         raise NotFoundError(
             f"{model!r} is neither a folder nor a hub id", "give the checkpoint's folder or owner/name"
         )
     cache = hub_cache(environment)
+    misplaced = find_misplaced(environment, model, revision)
     snapshot = find_checkpoint(cache, model, revision)
+    notes: tuple[str, ...] = ()
+    if misplaced is not None and snapshot is None:
+        home = hub_home(environment)
+        if not is_complete(misplaced):
+            raise NotFoundError(
+                f"{misplaced} is not complete, and lies in HF_HOME itself, where no engine looks",
+                f"set HF_HUB_CACHE={home} and finish the download: hf download {model}",
+            )
+        snapshot = misplaced
+        notes = (
+            f"HF_HOME is {home}, and the model lies in it instead of in its hub folder: it is given by its path. Set "
+            f"HF_HUB_CACHE={home} for other programs to find it.",
+        )
     if snapshot is not None:
         found = _folder_files(snapshot)
-        return ModelFiles(model, found.outside, found.inside, found.mounts, found.env)
+        return replace(found, name=model, notes=notes)
     if environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise NotFoundError(
             f"{model} is not complete in {cache} and HF_HUB_OFFLINE is set",
@@ -97,15 +125,38 @@ def find_model_files(
     if cache != hub_home(environment) / "hub":
         mounts.append(Mount(cache, f"{CONTAINER_HOME}/hub", read_only=False))
     tokens = tuple(name for name in _TOKENS if environment.get(name))
-    return ModelFiles(model, model, model, tuple(mounts), {"HF_HOME": CONTAINER_HOME}, tokens, downloads=True)
+    return ModelFiles(
+        model, model, model, tuple(mounts), {"HF_HOME": CONTAINER_HOME}, tokens, downloads=True, cache=cache
+    )
+
+
+def has_token(environment: Mapping[str, str]) -> bool:
+    """Whether a download could prove who asks: by a variable, or the file that `hf auth login` leaves."""
+    given = environment.get("HF_TOKEN_PATH")
+    file = Path(given).expanduser() if given else hub_home(environment) / "token"
+    return any(environment.get(name) for name in _TOKENS) or file.is_file()
+
+
+def _check_shards(folder: Path) -> None:
+    """Refuse a checkpoint whose index names files that are not there.
+
+    Raises:
+        NotFoundError: Some are missing.
+    """
+    if (folder / "model.safetensors.index.json").is_file() and not is_complete(folder):
+        model = snapshot_model(folder) or "owner/name"
+        raise NotFoundError(
+            f"{folder} lacks files that its model.safetensors.index.json names",
+            f"finish the download: hf download {model}",
+        )
 
 
 def _folder_files(folder: Path) -> ModelFiles:
     """A folder; when it is a snapshot, its files are links into the repository's blobs, which come along."""
     folder = folder.absolute()
-    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+    name = snapshot_model(folder)
+    if name is not None:
         repository = folder.parent.parent
-        name = repository.name.removeprefix("models--").replace("--", "/", 1)
         root = f"{CONTAINER_HOME}/hub/{repository.name}"
         inside = f"{root}/snapshots/{folder.name}"
         env = {"HF_HOME": CONTAINER_HOME, "HF_HUB_OFFLINE": "1"}

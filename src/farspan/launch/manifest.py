@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +37,11 @@ class ClusterOptions:
         hf_secret: NAME or NAME:KEY of the Secret that holds HF_TOKEN; empty for none.
         key_secret: NAME or NAME:KEY of the Secret that holds the API key; empty for none.
         node_selector: Labels a machine must have.
+        runtime_class: The RuntimeClass of the pods; empty for the cluster's.
+        tolerations: Taints of machines that are tolerated (see `parse_toleration`).
+        memory_gib: Memory requested and allowed, GiB; 0 for none said.
+        pull_secrets: Secrets that the image is pulled with.
+        run_as_user: User and group the engine runs as; 0 for the image's own, which is root.
         service_type: "ClusterIP", "NodePort" or "LoadBalancer".
         shm_gib: Size of /dev/shm in GiB; 0 for the plan's.
     """
@@ -46,8 +53,31 @@ class ClusterOptions:
     hf_secret: str = ""
     key_secret: str = ""
     node_selector: tuple[tuple[str, str], ...] = ()
+    runtime_class: str = ""
+    tolerations: tuple[Mapping[str, str], ...] = ()
+    memory_gib: int = 0
+    pull_secrets: tuple[str, ...] = ()
+    run_as_user: int = 0
     service_type: str = "ClusterIP"
     shm_gib: int = 0
+
+
+def parse_toleration(text: str) -> Mapping[str, str]:
+    """A toleration from KEY, KEY=VALUE, KEY:EFFECT or KEY=VALUE:EFFECT, as kubectl writes taints.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    match = re.fullmatch(
+        r"([A-Za-z0-9][\w./-]*)(?:=([\w.-]*))?(?::(NoSchedule|PreferNoSchedule|NoExecute))?", text
+    )
+    if match is None:
+        raise InputError(
+            f"--toleration {text!r} is no taint", "write it as nvidia.com/gpu, or pool=gpu:NoSchedule"
+        )
+    key, value, effect = match.groups()
+    same = {"operator": "Exists"} if value is None else {"operator": "Equal", "value": value}
+    return {"key": key, **same, **({"effect": effect} if effect else {})}
 
 
 def manifests(
@@ -160,14 +190,13 @@ def _pod(
         "command": list(command.program),
         "args": list(command.arguments),
         "env": _environment(options, command),
-        "resources": {"limits": {"nvidia.com/gpu": launch.gpus}} if launch.gpus else {},
+        "resources": _resources(launch, options),
+        "securityContext": _container_security(launch, options),
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
     }
     if serves:
         container["ports"] = [{"name": "http", "containerPort": INSIDE_PORT}]
         container.update(_probes(launch, options))
-    if launch.nodes.count > 1:
-        container["securityContext"] = {"capabilities": {"add": ["IPC_LOCK"]}}
     shm = options.shm_gib or shm_bytes(launch.context, max(launch.gpus, 1)) // GIB
     volumes: list[dict[str, Any]] = [
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm}Gi"}},
@@ -190,12 +219,45 @@ def _pod(
     }
     if options.node_selector:
         spec["nodeSelector"] = dict(options.node_selector)
+    if options.runtime_class:
+        spec["runtimeClassName"] = options.runtime_class
+    if options.tolerations:
+        spec["tolerations"] = [dict(toleration) for toleration in options.tolerations]
+    if options.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in options.pull_secrets]
+    spec["securityContext"] = _pod_security(options)
     return {"metadata": {"labels": dict(labels)}, "spec": spec}
+
+
+def _resources(launch: Launch, options: ClusterOptions) -> dict[str, Any]:
+    limits: dict[str, Any] = {"nvidia.com/gpu": launch.gpus} if launch.gpus else {}
+    if not options.memory_gib:
+        return {"limits": limits} if limits else {}
+    memory = {"memory": f"{options.memory_gib}Gi"}
+    return {"requests": memory, "limits": {**limits, **memory}}
+
+
+def _container_security(launch: Launch, options: ClusterOptions) -> dict[str, Any]:
+    """No more rights than the engine needs; ranks on several machines pin memory for the network."""
+    add = ["IPC_LOCK"] if launch.nodes.count > 1 else []
+    # Root keeps its capabilities: it must write to volumes that belong to others.
+    drop = ["ALL"] if options.run_as_user else []
+    capabilities = {**({"add": add} if add else {}), **({"drop": drop} if drop else {})}
+    return {"allowPrivilegeEscalation": False, **({"capabilities": capabilities} if capabilities else {})}
+
+
+def _pod_security(options: ClusterOptions) -> dict[str, Any]:
+    profile = {"seccompProfile": {"type": "RuntimeDefault"}}
+    user = options.run_as_user
+    if not user:
+        return profile
+    return {"runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "fsGroup": user, **profile}
 
 
 def _environment(options: ClusterOptions, command: EngineCommand) -> list[dict[str, Any]]:
     env: list[dict[str, Any]] = [
-        {"name": name, "value": value} for name, value in {"HF_HOME": CONTAINER_HOME, **command.env}.items()
+        {"name": name, "value": value}
+        for name, value in {"HF_HOME": CONTAINER_HOME, **_home(options), **command.env}.items()
     ]
     secrets = [(name, options.key_secret, "api-key") for name in command.secrets]
     if options.hf_secret:
@@ -204,6 +266,11 @@ def _environment(options: ClusterOptions, command: EngineCommand) -> list[dict[s
         secret, _, key = reference.partition(":")
         env.append({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key or default_key}}})
     return env
+
+
+def _home(options: ClusterOptions) -> dict[str, str]:
+    """A home that another user than root can write to."""
+    return {"HOME": "/tmp"} if options.run_as_user else {}
 
 
 def _probes(launch: Launch, options: ClusterOptions) -> dict[str, Any]:

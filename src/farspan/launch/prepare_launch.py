@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from farspan.engines.command import EngineCommand, Listen, Nodes, check_words, split_lists
 from farspan.engines.engine import Engine
-from farspan.errors import InputError, MissingPackageError, NotFoundError, UnsupportedError
+from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.node_spelling import parse_node
+from farspan.launch.engine_python import find_python, installed_version, tagged_version
 from farspan.launch.expected import DISK_BYTES_PER_S, expect_start
-from farspan.launch.hubcache import ModelFiles, find_model_files
+from farspan.launch.hubcache import ModelFiles
 from farspan.launch.launch_spec import INSIDE_PORT, Launch, is_loopback
 from farspan.launch.local import find_free_port
 from farspan.launch.manifest import LWS_LEADER, LWS_RANK
+from farspan.launch.model_location import describe_download, locate_model
 from farspan.launch.plain_values import check_options
 from farspan.launch.server_records import check_name
-from farspan.models.config import engine_model_name, load_model
-from farspan.models.hub import is_hub_id
+from farspan.models.config import keeps_weights_so, load_model
 from farspan.models.spec import KvDtype, ModelSpec
+from farspan.models.weights import rank_weight_bytes
 from farspan.planner.checked import check_overrides
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -68,6 +68,9 @@ class ServeOptions:
         python: The Python that has the engine (local); empty for this one.
         disk_bytes_per_s: How fast weights are read, bytes/s; 0 for the default.
         offline: Never ask the hub for a config.
+        volume: Kubernetes: where models are kept: "pvc:NAME" or a folder of the machines; empty for the pod's disk.
+        hf_secret: Whether a Kubernetes Secret holds HF_TOKEN.
+        own_mounts: Whether the user mounts folders of their own into the container.
         environment: This program's environment.
     """
 
@@ -104,6 +107,9 @@ class ServeOptions:
     offline: bool = False
     ignore_fields: tuple[str, ...] = ()
     rope_scaling: str = ""
+    volume: str = ""
+    hf_secret: bool = False
+    own_mounts: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
@@ -130,9 +136,12 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
         InputError: A flag breaks the plan (unless forced), the model cannot be found, a port or
             key is missing.
     """
+    if options.python:
+        options = replace(options, python=find_python(options.python, options.environment))
     _check(options)
     check_words(options.words)
     check_options(options)
+    _check_weights(options, parse_engine_flags(options.words))
     spec = load_model(
         options.model,
         weights=options.weights,
@@ -181,10 +190,19 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
             ranks,
             disk_bytes_per_s=options.disk_bytes_per_s or DISK_BYTES_PER_S,
             eager=any(name in flags for name in options.engine.eager_flags),
+            downloads=files.downloads,
         ),
         plan=plan,
         gpu="" if options.gpus == NO_GPU else parse_node(options.gpus).gpu.name,
-        warnings=(*notes, *_exposure(options, with_key=with_key), *(plan.warnings if plan else ())),
+        warnings=(
+            *_exposure(options, with_key=with_key),
+            *files.notes,
+            *describe_download(
+                files, rank_weight_bytes(spec).total, options.environment, with_secret=options.hf_secret
+            ),
+            *notes,
+            *(plan.warnings if plan else ()),
+        ),
     )
     image = (options.image or options.engine.image(version)) if container else ""
     worker = None
@@ -241,43 +259,10 @@ def _version(options: ServeOptions) -> str:
     if not options.engine.distributions:
         return options.engine.newest_version
     if options.runtime == "local":
-        return _installed_version(options)
+        return installed_version(options.engine, options.python or sys.executable)
     if options.image:
-        raise InputError("farspan cannot tell which version is in --image", "add --engine-version")
+        return tagged_version(options.image)
     return options.engine.newest_version
-
-
-def _installed_version(options: ServeOptions) -> str:
-    """The version of the engine in the user's Python.
-
-    Raises:
-        NotFoundError: There is no such Python.
-        MissingPackageError: It has no such engine.
-    """
-    code = (
-        "import sys\nfrom importlib.metadata import version\n"
-        "for name in sys.argv[1:]:\n    try: print(version(name)); break\n    except Exception: pass"
-    )
-    python = options.python or sys.executable
-    try:
-        done = subprocess.run(
-            [python, "-c", code, *options.engine.distributions],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    except OSError as error:
-        raise NotFoundError(
-            f"{python} cannot be run ({error.strerror})", "name another with --python"
-        ) from error
-    found = done.stdout.strip()
-    if not found:
-        raise MissingPackageError(
-            f"{options.engine.name} is not installed in {python}",
-            "name the Python that has it with --python, or use --runtime docker",
-        )
-    return found.partition("+")[0]
 
 
 def _plan(
@@ -336,22 +321,32 @@ def _flags_without_plan(
 
 
 def _files(options: ServeOptions) -> ModelFiles:
-    model = engine_model_name(options.model)
-    if options.model_path:
-        name = model if is_hub_id(model) else Path(model).name
-        files = ModelFiles(name, options.model_path, options.model_path)
-    elif options.runtime == "kubernetes":
-        if not is_hub_id(model):
-            raise InputError(
-                f"{model} is a folder of this machine",
-                "give --model-path with its folder in the cluster's --volume",
-            )
-        files = ModelFiles(model, model, model, downloads=True)
-    else:
-        files = find_model_files(
-            model, options.environment, revision=options.revision, container=options.runtime == "docker"
-        )
+    files = locate_model(
+        options.model,
+        options.runtime,
+        options.environment,
+        model_path=options.model_path,
+        revision=options.revision,
+        volume=options.volume,
+        own_container=bool(options.image) or options.own_mounts,
+    )
     return replace(files, name=options.served_model_name) if options.served_model_name else files
+
+
+def _check_weights(options: ServeOptions, given: Mapping[str, str | None]) -> None:
+    """Refuse to start a checkpoint other than the planned one.
+
+    Raises:
+        InputError: The weights are planned in a format that the checkpoint does not keep them in.
+    """
+    weights = options.weights
+    if not weights or options.model_path or options.force or given.get("--quantization") == weights:
+        return
+    if not keeps_weights_so(options.model, weights, allow_network=not options.offline):
+        raise InputError(
+            f"--weights {weights} plans a checkpoint that {options.model} is not",
+            f"give --model-path with the folder or hub id of one kept in {weights}, or drop --weights",
+        )
 
 
 def _nodes(options: ServeOptions) -> Nodes:

@@ -9,6 +9,7 @@ from typing import Any
 
 from farspan.diagnosis.diagnose import Doctor
 from farspan.diagnosis.log_reader import LogReader
+from farspan.diagnosis.rules.container import START_UNFINISHED
 from farspan.engines.logs.findings import Finding, Severity
 from farspan.engines.logs.records import StartPhase
 from farspan.engines.logs.server_state import Hints
@@ -19,6 +20,8 @@ from farspan.planner.request import EnginePlan
 
 _READ_BYTES = 8 * 2**20
 _DYING_S = 20.0
+# Exit statuses of a process that was killed from outside.
+_KILLED = (-9, 137)
 # The phases of the log reader by the names shown: some are too short, or too vague, for a line of their own.
 _PHASE_NAMES = {
     StartPhase.CONFIG: "engine",
@@ -49,6 +52,11 @@ class StartError(LaunchError):
     ) -> None:
         super().__init__(message, fix, tail)
         self.findings = findings
+
+    @property
+    def explained(self) -> bool:
+        """Whether a finding says what the server failed over; if not, its last lines are all there is."""
+        return any(finding.severity is Severity.ERROR for finding in self.findings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +300,12 @@ async def await_start(
         )
     except LaunchError as error:
         watch.finish()
-        findings = tuple(found for found in watch.findings() if found.severity is not Severity.INFO)
+        ended = server.exit_status not in (None, *_KILLED)
+        findings = tuple(
+            found
+            for found in watch.findings()
+            if found.severity is not Severity.INFO and not (ended and found.id == START_UNFINISHED.id)
+        )
         raise StartError(error.message, error.fix, error.tail or server.tail(), findings) from error
     watch.read()
     return StartReport(ready_s, watch.phases(), watch.compared(), watch.findings())

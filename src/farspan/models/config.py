@@ -14,11 +14,13 @@ from farspan.models import catalog
 from farspan.models.config_json import check_bounds
 from farspan.models.families import family_reader
 from farspan.models.families.config_fields import ConfigReader
+from farspan.models.hub_cache import resolve_folder, snapshot_model
 from farspan.models.image_item import largest_image
 from farspan.models.published_files import PublishedFiles, hold_to_checkpoint, read_published
 from farspan.models.rope_override import overridden, parse_override, scaling_override
 from farspan.models.spec import ModelSpec
 
+_SAME_BYTES = 0.02
 WEIGHT_FORMATS: dict[str, object] = {
     "bf16": None,
     "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
@@ -161,8 +163,14 @@ def _find(model: str, *, allow_network: bool) -> _Found:
             "give the config.json of the model it was made from, with --weights int4",
         )
     if path.exists() or path.suffix == ".json":
+        path = resolve_folder(path)
         file = path / "config.json" if path.is_dir() else path
-        name = file.resolve().parent.name if file.name == "config.json" else file.stem
+        # A snapshot's files are links into a folder of blobs: its name is the repository's.
+        snapshot_of = snapshot_model(file.absolute().parent)
+        if snapshot_of is not None:
+            name = snapshot_of.rpartition("/")[2].lower()
+        else:
+            name = file.resolve().parent.name if file.name == "config.json" else file.stem
         return _Found(read_published(file), name)
     entry = catalog.find(model)
     if entry is not None:
@@ -172,10 +180,10 @@ def _find(model: str, *, allow_network: bool) -> _Found:
     if hub.is_hub_id(model):
         return _Found(hub.fetch_published(model, allow_network=allow_network), model)
     close = catalog.suggestions(model)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(catalog.names())}"
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise NotFoundError(
         f"{model!r} is neither a file, nor a folder, nor a catalog name",
-        f"{hint} A hub id has an owner: owner/name",
+        f"{hint}farspan models lists those it knows; a hub id has an owner: owner/name",
     )
 
 
@@ -190,6 +198,19 @@ def engine_model_name(model: str) -> str:
     """What to call the model on an engine's command line: a folder, or a hub id for a catalog name."""
     path = Path(model).expanduser()
     if path.exists():
-        return str(path.parent if path.is_file() else path)
+        return str(path.parent if path.is_file() else resolve_folder(path))
     entry = catalog.find(model)
     return entry.hub_id if entry is not None else model
+
+
+def keeps_weights_so(model: str, weights: str, *, allow_network: bool = True) -> bool:
+    """Whether a model's own checkpoint keeps its weights in a format, so that `weights` changes nothing.
+
+    Raises:
+        InputError: As `load_model`.
+    """
+    from farspan.models.weights import rank_weight_bytes
+
+    own, asked = (load_model(model, weights=each, allow_network=allow_network) for each in ("", weights))
+    # A checkpoint's own bytes are held to its index, which counts padding too.
+    return abs(rank_weight_bytes(own).total / rank_weight_bytes(asked).total - 1) < _SAME_BYTES

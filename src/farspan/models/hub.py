@@ -7,7 +7,7 @@ import re
 
 from farspan.errors import NetworkError, NotFoundError
 from farspan.models.config_json import MAX_FILE_BYTES, parse_config_json
-from farspan.models.hub_cache import find_snapshot, hub_cache
+from farspan.models.hub_cache import find_misplaced, find_snapshot, hub_cache
 from farspan.models.published_files import PublishedFiles, complete, read_published
 
 _TIMEOUT_S = 10
@@ -30,7 +30,7 @@ def fetch_published(model: str, *, allow_network: bool = True) -> PublishedFiles
         NetworkError: The hub does not answer.
         InputError: The file is not a JSON object.
     """
-    snapshot = find_snapshot(hub_cache(), model)
+    snapshot = find_snapshot(hub_cache(), model) or find_misplaced(os.environ, model)
     if snapshot is not None and (snapshot / "config.json").is_file():
         return read_published(snapshot / "config.json")
     if not allow_network or os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:

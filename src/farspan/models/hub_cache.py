@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from farspan.errors import NotFoundError
+
 
 def hub_home(environment: Mapping[str, str] = os.environ) -> Path:
     """HF_HOME, or its default."""
@@ -58,3 +60,41 @@ def is_complete(folder: Path) -> bool:
             return False
         return all((folder / name).is_file() for name in named)
     return any(file.is_file() for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
+
+
+def find_misplaced(environment: Mapping[str, str], model: str, revision: str = "main") -> Path | None:
+    """The snapshot of a model whose repository lies in HF_HOME itself, complete or not: HF_HOME was set to the folder
+    of the snapshots, where programs look in its `hub`. None when there is none."""
+    home = hub_home(environment)
+    return None if home == hub_cache(environment) else find_snapshot(home, model, revision)
+
+
+def resolve_folder(path: Path) -> Path:
+    """The folder of a checkpoint that a path means: a repository of the cache (`models--owner--name`), or its
+    `snapshots`, stands for its newest snapshot, a complete one first; any other path for itself.
+
+    Raises:
+        NotFoundError: The repository holds no snapshot with a config.json.
+    """
+    repository = path.parent if path.name == "snapshots" else path
+    if not repository.name.startswith("models--") or not (repository / "snapshots").is_dir():
+        return path
+    model = repository.name.removeprefix("models--").replace("--", "/", 1)
+    newest = find_snapshot(repository.parent, model)
+    others = sorted((repository / "snapshots").iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)
+    folders = [*([newest] if newest else []), *others]
+    begun = [folder for folder in folders if (folder / "config.json").is_file()]
+    complete = [folder for folder in begun if is_complete(folder)]
+    if not begun:
+        raise NotFoundError(
+            f"{repository} holds no snapshot of {model}", f"finish the download: hf download {model}"
+        )
+    return (complete or begun)[0]
+
+
+def snapshot_model(folder: Path) -> str | None:
+    """The hub id of a snapshot's folder; None for any other folder."""
+    repository = folder.parent.parent
+    if folder.parent.name != "snapshots" or not repository.name.startswith("models--"):
+        return None
+    return repository.name.removeprefix("models--").replace("--", "/", 1)

@@ -14,7 +14,7 @@ from pathlib import Path
 from farspan.models.config_json import parse_config_json, read_config_json
 from farspan.models.spec import ModelSpec
 from farspan.models.tensors import Shard, WeightPart, WeightTensor
-from farspan.models.weights import rank_weight_bytes
+from farspan.models.weights import checkpoint_bytes
 from farspan.sizes import format_bytes
 
 _QUANTIZATION_FILE = "hf_quant_config.json"
@@ -94,7 +94,7 @@ def hold_to_checkpoint(spec: ModelSpec, total: int) -> ModelSpec:
     tensor of what is left. Where they are known, a difference is said: layers for speculative decoding that engines
     load only on demand, or tensors kept in another type.
     """
-    own = rank_weight_bytes(spec).total
+    own = checkpoint_bytes(spec)
     if abs(own - total) <= total * _TOLERANCE:
         return spec
     if not any(note.startswith("assumed") for note in spec.notes):

@@ -25,6 +25,8 @@ class WeightBreakdown:
 
 def _rank_elements(tensor: WeightTensor, tp: int) -> int:
     """Elements of all copies on one rank."""
+    if tensor.part is WeightPart.EXPERTS and tensor.quant is not None and tensor.quant.method == "mxfp4":
+        return _padded_experts(tensor, tp)
     if tensor.shard is Shard.REPLICATED or (tp == 1 and tensor.shard is not Shard.VOCAB):
         return tensor.count
     if tensor.shard is Shard.VOCAB:
@@ -33,6 +35,24 @@ def _rank_elements(tensor: WeightTensor, tp: int) -> int:
     if tensor.shard is Shard.KV_HEADS:
         return tensor.count // tensor.units * max(1, tensor.units // tp)
     return -(-tensor.count // tp)
+
+
+def _padded_experts(tensor: WeightTensor, tp: int) -> int:
+    """Elements of MXFP4 experts on one rank as kernels lay them out: the hidden size rounded up to 256, a rank's share
+    of the width to 128 (vllm 0.33.0 layers/fused_moe/oracle/mxfp4.py: mxfp4_round_up_hidden_size_and_intermediate_size;
+    sglang 0.5.23 srt/layers/quantization/mxfp4.py). gpt-oss's 2880 becomes 3072."""
+    if len(tensor.shape) != 3:
+        return -(-tensor.count // tp)
+    experts, rows, columns = tensor.shape
+    down = tensor.name.endswith("down_proj")
+    hidden, inner = (rows, columns) if down else (columns, rows)
+    sides = 1 if down else 2  # gate and up
+    width = _round_up(-(-inner // sides // tp), 128)
+    return tensor.copies * experts * _round_up(hidden, 256) * sides * width
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
 
 
 def tensor_bytes(tensor: WeightTensor, elements: int, dtype_bytes: int) -> int:
@@ -65,6 +85,12 @@ def rank_weight_bytes(model: ModelSpec, tp: int = 1) -> WeightBreakdown:
             for tensor in model.weights
         ]
     )
+
+
+@lru_cache(maxsize=64)
+def checkpoint_bytes(model: ModelSpec) -> int:
+    """Bytes of the weights as the checkpoint's files hold them, before any engine pads or divides them."""
+    return sum(tensor_bytes(tensor, tensor.count, model.dtype_bytes) for tensor in model.weights)
 
 
 _OUTSIDE_LAYERS = (WeightPart.EMBEDDING, WeightPart.LM_HEAD, WeightPart.VISION, WeightPart.PROJECTOR)

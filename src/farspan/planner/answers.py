@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from farspan.planner.load_time import NO_GOALS, TimeGoals
+
 if TYPE_CHECKING:
     from farspan.planner.document import PlanDocument
     from farspan.planner.levers import Fix
@@ -24,6 +26,7 @@ class PlanAnswer:
         plans: The engines that planned it.
         refusals: Those that refuse it, and why.
         fixes: By engine, what helps where it does not fit.
+        goals: Times to stay within.
     """
 
     request: PlanRequest
@@ -31,11 +34,12 @@ class PlanAnswer:
     plans: tuple[EnginePlan, ...]
     refusals: Mapping[str, str]
     fixes: Mapping[str, Fix]
+    goals: TimeGoals = NO_GOALS
 
     @property
     def fits(self) -> bool:
-        """Whether one of the engines serves it."""
-        return any(plan.fits for plan in self.plans)
+        """Whether one of the engines serves it, within the goals where there are any."""
+        return any(plan.fits and self.goals.met_by(self.request, plan) for plan in self.plans)
 
     def __getitem__(self, engine: str) -> EnginePlan:
         """The plan of one engine.

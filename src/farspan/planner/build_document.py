@@ -17,12 +17,14 @@ from farspan.planner.document_records import (
     KvRecord,
     LedgerRecord,
     LeverRecord,
+    LoadRecord,
     ParametersRecord,
     RequestRecord,
     TermRecord,
     TtftRecord,
 )
 from farspan.planner.kvcost import kv_cost
+from farspan.planner.load_time import BASIS, LoadEstimate, estimate_load
 from farspan.sizes import GIB
 
 if TYPE_CHECKING:
@@ -57,7 +59,10 @@ def build_plan(
         refusals: Those that refuse it, and why.
         fixes: Levers, by engine, for those where it does not fit with the defaults.
     """
-    records = {plan.engine: build_engine(request.context, plan, fixes.get(plan.engine)) for plan in plans}
+    records = {
+        plan.engine: build_engine(request.context, plan, fixes.get(plan.engine), estimate_load(request, plan))
+        for plan in plans
+    }
     records |= {engine: _refused(engine, request.context, why) for engine, why in refusals.items()}
     cost = kv_cost(request)
     kinds = tuple(KvKindRecord(kind.layers, kind.keeps, kind.bytes) for kind in cost.kinds)
@@ -96,8 +101,10 @@ def build_search_by_gpu(question: Question, searches: Mapping[str, SearchPlan]) 
     return SearchByGpu(question.value, dict(searches))
 
 
-def build_engine(context: int, plan: EnginePlan, fix: Fix | None = None) -> EngineRecord:
-    """Put one engine's plan into a record, with its levers where there are any."""
+def build_engine(
+    context: int, plan: EnginePlan, fix: Fix | None = None, load: LoadEstimate | None = None
+) -> EngineRecord:
+    """Put one engine's plan into a record, with its levers where there are any, and its times under load."""
     times = _times(plan.time)
     return EngineRecord(
         engine=plan.engine,
@@ -123,6 +130,7 @@ def build_engine(context: int, plan: EnginePlan, fix: Fix | None = None) -> Engi
         ttft_s=times[0],
         itl_s=times[1],
         prefill_tokens_per_s=times[2],
+        under_load=_load(load),
         levers=_levers(fix) if fix else (),
         fix=_fix(fix) if fix and not plan.fits else None,
     )
@@ -146,6 +154,20 @@ def _point(context: int, plan: EnginePlan) -> EngineRecord:
         ttft_s=ttft,
         itl_s=itl,
         prefill_tokens_per_s=rate,
+    )
+
+
+def _load(load: LoadEstimate | None) -> LoadRecord | None:
+    if load is None:
+        return None
+    return LoadRecord(
+        load.concurrency,
+        load.running,
+        _seconds(load.ttft_first_s),
+        _seconds(load.ttft_mean_s),
+        _seconds(load.ttft_last_s),
+        _seconds(load.itl_s),
+        BASIS,
     )
 
 

@@ -135,6 +135,19 @@ class ItlRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadRecord:
+    """Requests sent at once: see `farspan.planner.load_time.LoadEstimate`."""
+
+    concurrency: int
+    running: int
+    ttft_first_s: float
+    ttft_mean_s: float
+    ttft_last_s: float
+    itl_s: float
+    basis: str
+
+
+@dataclass(frozen=True, slots=True)
 class LeverRecord:
     """One change that helps, by itself: see `farspan.planner.levers.Lever`."""
 
@@ -162,7 +175,7 @@ TIME_KEYS = ("ttft_s", "itl_s", "prefill_tokens_per_s")
 PLAN_KEYS = (
     "engine", "version", "starts", "fits", "fits_with_defaults", "added", "reason", "weights_gib", "available_kv_gib",
     "available_kv_bytes", "capacity_tokens", "max_concurrency", "printed", "pools", "ledger", "free_gib", "flags",
-    "env", "warnings", *TIME_KEYS,
+    "env", "warnings", *TIME_KEYS, "under_load",
 )  # fmt: skip
 
 
@@ -198,6 +211,7 @@ class EngineRecord:
     ttft_s: TtftRecord | None = None
     itl_s: ItlRecord | None = None
     prefill_tokens_per_s: float | None = None
+    under_load: LoadRecord | None = None
     levers: tuple[LeverRecord, ...] = ()
     fix: FixRecord | None = None
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from farspan.planner.kvcost import kv_cost
+from farspan.planner.load_time import BASIS, NO_GOALS, TimeGoals, estimate_load
 from farspan.planner.text_layout import table, wrap
 from farspan.sizes import GIB, format_bytes, format_seconds, format_tokens
 
@@ -66,6 +67,24 @@ def _first_token(plan: EnginePlan) -> str:
     basis = "fitted" if time.fitted else "assumed"
     expected, floor = format_seconds(time.ttft_expected_s), format_seconds(time.ttft_floor_s)
     return f"one alone has its first token in {expected}, floor {floor}, {basis}"
+
+
+def load_line(request: PlanRequest, plan: EnginePlan, goals: TimeGoals) -> str:
+    """What several requests sent at once see; empty for one alone that has no goal to keep."""
+    load = estimate_load(request, plan) if request.concurrency > 1 or goals != NO_GOALS else None
+    if load is None:
+        return ""
+    waiting = (
+        f", {load.concurrency - load.running} of them waiting for room"
+        if load.running < load.concurrency
+        else ""
+    )
+    said = (
+        f"{load.concurrency} sent at once{waiting}: first tokens after {format_seconds(load.ttft_first_s)} to "
+        f"{format_seconds(load.ttft_last_s)}, {format_seconds(load.ttft_mean_s)} on average, then "
+        f"{format_seconds(load.itl_s)} a token with {load.running} decoding ({BASIS})"
+    )
+    return said if goals.met_by(request, plan) else f"TOO SLOW for the times asked for: {said}"
 
 
 def command_lines(plan: EnginePlan, model: str) -> list[str]:
@@ -242,6 +261,7 @@ def answer_lines(
     *,
     explain: bool,
     width: int | None = None,
+    goals: TimeGoals = NO_GOALS,
 ) -> Iterator[str]:
     """The whole answer.
 
@@ -253,11 +273,15 @@ def answer_lines(
         fixes: By engine: what helps where it does not fit.
         explain: Whether to show formulas and sources.
         width: Columns of the terminal; None for lines as long as they are.
+        goals: Times to stay within.
     """
     yield from wrap(answer_line(request, plans, refusals), width)
     yield from wrap(kv_line(request), width)
     for note in request.model.notes:
         yield from wrap(f"Note: {note}.", width)
+    for plan in plans:
+        if plan.fits and (line := load_line(request, plan, goals)):
+            yield from wrap(f"{plan.engine}: {line}.", width)
     yield ""
     if len(plans) + len(refusals) == 1:
         plan = plans[0]

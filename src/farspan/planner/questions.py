@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from farspan.errors import InputError
 from farspan.planner.bisection import last_holding
+from farspan.planner.load_time import NO_GOALS, TimeGoals
 from farspan.planner.memory_model import MemoryModel
 from farspan.planner.plan import check_request, plan_engine, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -52,7 +53,9 @@ class Fleet(NamedTuple):
 NO_FLEET = Fleet(0, 0, 0)
 
 
-def search(request: PlanRequest, question: Question, engines: Iterable[MemoryModel]) -> list[SearchResult]:
+def search(
+    request: PlanRequest, question: Question, engines: Iterable[MemoryModel], goals: TimeGoals = NO_GOALS
+) -> list[SearchResult]:
     """Put one question to several engines; one engine's refusal does not stop the others.
 
     Raises:
@@ -61,7 +64,7 @@ def search(request: PlanRequest, question: Question, engines: Iterable[MemoryMod
     asked, answers = list(engines), []
     for engine in asked:
         try:
-            answers.append(_search_one(request, question, engine))
+            answers.append(_search_one(request, question, engine, goals))
         except InputError as error:
             if len(asked) == 1:
                 raise
@@ -69,18 +72,20 @@ def search(request: PlanRequest, question: Question, engines: Iterable[MemoryMod
     return answers
 
 
-def _search_one(request: PlanRequest, question: Question, engine: MemoryModel) -> SearchResult:
+def _search_one(
+    request: PlanRequest, question: Question, engine: MemoryModel, goals: TimeGoals
+) -> SearchResult:
     servers = 1
     if question is Question.CONTEXT:
-        value = largest_context(request, engine)
+        value = largest_context(request, engine, goals)
         answered = replace(request, context=value) if value else None
     elif question is Question.GPUS:
-        fleet = fewest_gpus(request, engine)
+        fleet = fewest_gpus(request, engine, goals=goals)
         value, servers = fleet.gpus, fleet.servers
         each = -(-request.concurrency // max(1, servers))
         answered = replace(request, gpus=fleet.tp, tp=fleet.tp, concurrency=each) if value else None
     else:
-        value = largest_concurrency(request, engine)
+        value = largest_concurrency(request, engine, goals=goals)
         answered = replace(request, concurrency=value) if value else None
     plan = plan_engine(answered, engine) if answered else None
     return SearchResult(
@@ -88,8 +93,13 @@ def _search_one(request: PlanRequest, question: Question, engine: MemoryModel) -
     )
 
 
-def largest_context(request: PlanRequest, engine: MemoryModel) -> int:
-    """The longest context that fits `request.concurrency` times; 0 when not even a short one does.
+def _serves(request: PlanRequest, engine: MemoryModel, goals: TimeGoals) -> bool:
+    plan = engine.outline(request)
+    return plan.fits and goals.met_by(request, plan)
+
+
+def largest_context(request: PlanRequest, engine: MemoryModel, goals: TimeGoals = NO_GOALS) -> int:
+    """The longest context that fits `request.concurrency` times within the goals; 0 when not even a short one does.
 
     The server is planned with that context as its limit, so what it allocates for long contexts counts.
     """
@@ -99,12 +109,14 @@ def largest_context(request: PlanRequest, engine: MemoryModel) -> int:
     longest = last_holding(
         shortest,
         request.model.max_position_embeddings,
-        lambda context: engine.outline(request.at(context)).fits,
+        lambda context: _serves(request.at(context), engine, goals),
     )
     return longest if longest >= shortest else 0
 
 
-def largest_concurrency(request: PlanRequest, engine: MemoryModel, most: int = MOST_REQUESTS) -> int:
+def largest_concurrency(
+    request: PlanRequest, engine: MemoryModel, most: int = MOST_REQUESTS, *, goals: TimeGoals = NO_GOALS
+) -> int:
     """How many requests of `request.context` tokens run at once, up to `most`; 0 when none does.
 
     Each count is planned anew: an engine's plan may choose flags by how many requests are wanted.
@@ -112,7 +124,7 @@ def largest_concurrency(request: PlanRequest, engine: MemoryModel, most: int = M
     check_request(replace(request, concurrency=1))
 
     def fits(count: int) -> bool:
-        return engine.outline(replace(request, concurrency=count)).fits
+        return _serves(replace(request, concurrency=count), engine, goals)
 
     high = 1
     while high < most and fits(high):
@@ -120,7 +132,9 @@ def largest_concurrency(request: PlanRequest, engine: MemoryModel, most: int = M
     return last_holding(1, high, fits)
 
 
-def fewest_gpus(request: PlanRequest, engine: MemoryModel, most: int = MOST_GPUS) -> Fleet:
+def fewest_gpus(
+    request: PlanRequest, engine: MemoryModel, most: int = MOST_GPUS, *, goals: TimeGoals = NO_GOALS
+) -> Fleet:
     """The fewest GPUs of this kind that do: one server, or several alike where one cannot hold all requests.
 
     Every tensor-parallel size the model's heads allow is tried; among equals the fewest servers win. No GPUs
@@ -136,7 +150,7 @@ def fewest_gpus(request: PlanRequest, engine: MemoryModel, most: int = MOST_GPUS
         candidate = replace(request, gpus=tp, tp=tp)
         try:
             check_request(candidate)
-            held = largest_concurrency(candidate, engine, most=request.concurrency)
+            held = largest_concurrency(candidate, engine, most=request.concurrency, goals=goals)
         except InputError as error:
             refusal = error
             continue

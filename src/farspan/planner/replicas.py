@@ -46,7 +46,10 @@ def plan_replicas(
     names = engine.data_parallel_flags
     flags = {name: value for name, value in request.engine_flags.items() if name not in names}
     share = -(-request.concurrency // replicas)
-    plan = planner(replace(request, concurrency=share, engine_flags=flags, gpus=request.tp))
+    alone = replace(
+        request, concurrency=share, engine_flags=flags, gpus=request.gpus // replicas, replicas=replicas
+    )
+    plan = planner(alone)
     return replace(
         plan,
         reason=f"each of {replicas} replicas: {plan.reason}",

@@ -36,6 +36,7 @@ class PlanRequest:
             variables by their names.
         output_tokens: Tokens of the answer, for the time of a whole request.
         host_memory_bytes: RAM of the machine, when known.
+        replicas: Data-parallel engines of which this is one.
         as_given: Plan exactly the flags given: add none that would make the request fit.
     """
 
@@ -53,6 +54,7 @@ class PlanRequest:
     output_tokens: int = 200
     host_memory_bytes: int | None = None
     as_given: bool = False
+    replicas: int = 1
 
     def at(self, context: int) -> PlanRequest:
         """The same question about another context."""
@@ -79,6 +81,7 @@ class PlanRequest:
             self.output_tokens,
             self.host_memory_bytes,
             self.as_given,
+            self.replicas,
         )
 
     def has_flag(self, *names: str) -> bool:

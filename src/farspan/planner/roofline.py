@@ -102,7 +102,7 @@ def decode_rates(model: ModelSpec, tp: int, width: int) -> DecodeRates:
             most = min(most, float(layer.indexer.top_k))
         rates[most] = rates.get(most, 0.0) + layer.kv_entry_bytes(width, tp)
     kept = tuple((rate, most) for most, rate in rates.items())
-    return DecodeRates(kept, state, _active_weight_bytes(model, tp))
+    return DecodeRates(kept, state, active_weight_bytes(model, tp))
 
 
 def _linear_parameters(model: ModelSpec) -> int:
@@ -113,15 +113,21 @@ def _linear_parameters(model: ModelSpec) -> int:
     )
 
 
-def _active_weight_bytes(model: ModelSpec, tp: int) -> float:
-    """Weight bytes one rank reads for one token: each part's bytes times its active share."""
+def active_weight_bytes(model: ModelSpec, tp: int, tokens: int = 1) -> float:
+    """Weight bytes one rank reads for a step of `tokens` tokens.
+
+    Each part's bytes times the share that works on at least one of them, 1 - (1 - share of one token)^tokens: experts
+    are chosen independently and alike.
+    """
     bytes_by_part, active, total = (
         rank_weight_bytes(model, tp).by_part,
         active_parameters(model).by_part,
         total_parameters(model).by_part,
     )
     return sum(
-        bytes_by_part.get(part, 0) * count / total[part] for part, count in active.items() if total.get(part)
+        bytes_by_part.get(part, 0) * (1 - (1 - count / total[part]) ** tokens)
+        for part, count in active.items()
+        if total.get(part)
     )
 
 

@@ -53,7 +53,7 @@ def resolve_version(
 
 
 _PRE_RELEASE = re.compile(
-    r"(v?\d+\.\d+(?:\.\d+)?(?:\.post\d+)?)(?:[.-]?(?:rc|a|b|dev)\d*.*|\+.*)", re.IGNORECASE
+    r"(v?\d+\.\d+(?:\.\d+)?(?:\.post\d+)?)(?:[.-]?(?:rc|a|b|dev|nightly)\d*.*|\+.*)", re.IGNORECASE
 )
 _UNRELEASED = ("nightly", "latest", "main")
 

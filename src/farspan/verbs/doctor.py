@@ -1,22 +1,31 @@
-"""Say what happened to a server, why, and what to change, from its log."""
+"""Say what happened to a server, why, and what to change: from its log, or by looking at it as it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from farspan.diagnosis.bundle import LogExcerpt, bundle_lines
 from farspan.diagnosis.diagnose import Report
 from farspan.diagnosis.examine import examine
+from farspan.diagnosis.live.look import WATCHED_S, live_report, look
+from farspan.diagnosis.live.reach import reach_of
 from farspan.diagnosis.sources import read_source
+from farspan.engines.logs.findings import Severity
 from farspan.engines.logs.server_state import Hints
 from farspan.errors import InputError
 from farspan.hardware.node_spelling import parse_node
 
 
 def doctor(
-    source: str | Path | Iterable[bytes],
+    source: str | Path | Iterable[bytes] = "",
     *,
+    url: str = "",
+    live: bool = False,
+    seconds: float = WATCHED_S,
+    port: int = 0,
+    api_key: str = "",
     model: str = "",
     gpus: str = "",
     engine_version: str = "",
@@ -24,11 +33,16 @@ def doctor(
     previous: bool = False,
     bundle: str | Path | None = None,
 ) -> Report:
-    """Read a server's log and say what happened, why, and what to change.
+    """Read a server's log, or look at a running one, and say what happened, why, and what to change.
 
     Args:
         source: A file, "-" for standard input, "container:NAME", "pod:[NAMESPACE/]NAME", or the log's bytes in
-            pieces.
+            pieces. "pid:N", and a container or pod with `live`, are looked at as they run.
+        url: Where a running server answers, to be looked at.
+        live: Look at the running container or pod, beside its log.
+        seconds: How long to watch a running server.
+        port: The server's port inside its container or pod; 0 to find it.
+        api_key: The server's API key.
         model: The model, where the log names only a folder.
         gpus: The GPUs, where the log does not name them: "8xH200".
         engine_version: The engine's version, where the log does not print it.
@@ -37,9 +51,42 @@ def doctor(
         bundle: File to write a report to paste to, without secrets, hosts, paths and prompts; None for none.
 
     Raises:
-        InputError: There is no such log, or the bundle cannot be written.
+        InputError: There is no such log or server, or the bundle cannot be written.
     """
     hints = Hints(model=model, gpu=parse_node(gpus).gpu.name if gpus else "", engine_version=engine_version)
+    seen = None
+    is_process = isinstance(source, str) and source.startswith("pid:")
+    if url or live or is_process:
+        reach = reach_of(
+            source if isinstance(source, str) else "", url=url, container=container, port=port, key=api_key
+        )
+        seen = live_report(look(reach, seconds=seconds), hints)
+        if not source or is_process:
+            return seen
+    elif not source:
+        raise InputError(
+            "there is nothing to look at", "give a log, container:NAME, pod:NAME, pid:N, or --url URL"
+        )
+    report = _read(source, hints, container=container, previous=previous, bundle=bundle)
+    if seen is None:
+        return report
+    findings = sorted((*seen.findings, *report.findings), key=lambda one: list(Severity).index(one.severity))
+    return replace(
+        report,
+        findings=tuple(findings),
+        in_plain_terms=(*seen.in_plain_terms, *report.in_plain_terms),
+        seen_at=seen.seen_at,
+    )
+
+
+def _read(
+    source: str | Path | Iterable[bytes],
+    hints: Hints,
+    *,
+    container: str,
+    previous: bool,
+    bundle: str | Path | None,
+) -> Report:
     pieces = (
         read_source(str(source), container=container, previous=previous)
         if isinstance(source, str | Path)

@@ -19,9 +19,10 @@ from farspan.models.rope_override import OVERRIDE_FLAGS
 from farspan.models.spec import KvDtype, ModelSpec, parse_kv_dtype
 from farspan.planner.answers import PlanAnswer, SearchAnswer, SweepAnswer
 from farspan.planner.engine_flags import parse_engine_flags
+from farspan.planner.load_time import NO_GOALS, TimeGoals
 from farspan.planner.plan import plan_engines
 from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.sizes import GIB, parse_token_list, parse_tokens
+from farspan.sizes import GIB, parse_seconds, parse_token_list, parse_tokens
 
 if TYPE_CHECKING:
     from farspan.planner.levers import Fix
@@ -49,6 +50,8 @@ def plan(
     ignore_fields: Sequence[str] = (),
     rope_scaling: str = "",
     gpu_memory_gib: float | None = None,
+    ttft: str | float | None = None,
+    itl: str | float | None = None,
     engine_flags: Sequence[str] = (),
 ) -> PlanAnswer | SweepAnswer | SearchAnswer:
     """Plan a model on some GPUs: one context, several (`contexts`), or a search (`find`).
@@ -73,6 +76,8 @@ def plan(
         ignore_fields: Unknown fields of the model's config that cannot change memory.
         rope_scaling: RoPE scaling to plan with, such as "yarn:4".
         gpu_memory_gib: Memory of one GPU as torch sees it, for a kind the catalog lacks, GiB.
+        ttft: Longest time to the first token of any of `concurrency` requests sent at once: "60s", or seconds.
+        itl: Longest time between tokens while all of them decode: "50ms", or seconds.
         engine_flags: The engine's own flags, and NAME=VALUE for environment variables.
 
     Raises:
@@ -105,6 +110,9 @@ def plan(
             f"--available-kv-gib {available_kv_gib} is not a memory size", "copy it from the engine's log"
         )
     node = nodes[0]
+    goals = TimeGoals(*(None if goal is None else parse_seconds(str(goal)) for goal in (ttft, itl)))
+    if contexts and goals != NO_GOALS:
+        raise InputError("--ttft and --itl judge one context or a search", "ask --find context instead")
     request = PlanRequest(
         model=spec,
         gpu=node.gpu,
@@ -125,7 +133,8 @@ def plan(
         all_engines() if engine is None else (get_engine(engine) if isinstance(engine, str) else engine,)
     )
     if find:
-        return _search([replace(request, gpu=other.gpu, gpus=other.count) for other in nodes], find, engines)
+        requests = [replace(request, gpu=other.gpu, gpus=other.count) for other in nodes]
+        return _search(requests, find, engines, goals)
     if contexts:
         from farspan.planner.sweep import sweep
 
@@ -138,7 +147,7 @@ def plan(
         return SweepAnswer(request, points, _fix_shortest(request, points, engines))
     if context is None:
         raise InputError("nothing is asked", "give --context, --contexts or --find context")
-    return _plan(request, engine_model_name(model) if isinstance(model, str) else spec.name, engines)
+    return _plan(request, engine_model_name(model) if isinstance(model, str) else spec.name, engines, goals)
 
 
 def _override(flags: Mapping[str, str | None]) -> str:
@@ -146,7 +155,7 @@ def _override(flags: Mapping[str, str | None]) -> str:
     return next((flags[name] or "" for name in OVERRIDE_FLAGS if name in flags), "")
 
 
-def _plan(request: PlanRequest, model_name: str, engines: tuple[Engine, ...]) -> PlanAnswer:
+def _plan(request: PlanRequest, model_name: str, engines: tuple[Engine, ...], goals: TimeGoals) -> PlanAnswer:
     plans, refusals = plan_engines(request, engines)
     alone = len(engines) == 1
     lacking = [plan for plan in plans if not (plan.fits_with_defaults if alone else plan.fits)]
@@ -156,7 +165,7 @@ def _plan(request: PlanRequest, model_name: str, engines: tuple[Engine, ...]) ->
 
         named = {engine.name: engine for engine in engines}
         fixes = {plan.engine: find_fix(request, plan, named[plan.engine]) for plan in lacking}
-    return PlanAnswer(request, model_name, tuple(plans), refusals, fixes)
+    return PlanAnswer(request, model_name, tuple(plans), refusals, fixes, goals)
 
 
 def _fix_shortest(
@@ -179,7 +188,9 @@ def _fix_shortest(
     }
 
 
-def _search(requests: list[PlanRequest], find: str, engines: tuple[Engine, ...]) -> SearchAnswer:
+def _search(
+    requests: list[PlanRequest], find: str, engines: tuple[Engine, ...], goals: TimeGoals
+) -> SearchAnswer:
     from farspan.planner.questions import Question, search
 
     try:
@@ -189,5 +200,5 @@ def _search(requests: list[PlanRequest], find: str, engines: tuple[Engine, ...])
             f"--find {find} is no question", f"ask one of {', '.join(kind.value for kind in Question)}"
         ) from None
     return SearchAnswer(
-        question, tuple((request, tuple(search(request, question, engines))) for request in requests)
+        question, tuple((request, tuple(search(request, question, engines, goals))) for request in requests)
     )

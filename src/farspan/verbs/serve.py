@@ -12,9 +12,10 @@ from farspan.engines.engine import Engine
 from farspan.engines.registry import get_engine
 from farspan.errors import InputError
 from farspan.launch.docker import DockerOptions
-from farspan.launch.manifest import ClusterOptions
+from farspan.launch.manifest import ClusterOptions, parse_toleration
 from farspan.launch.prepare_launch import ServeOptions, prepare
 from farspan.launch.runtime import IfExists, Runtime
+from farspan.launch.runtime_names import parse_runtime
 from farspan.launch.runtimes.choose import choose_runtime
 from farspan.launch.serve import RunningServer, ServeWatcher, describe, start_server
 from farspan.launch.server_records import StateFolder
@@ -156,6 +157,11 @@ def prepare_server(
     hf_secret: str = "",
     key_secret: str = "",
     node_selector: Sequence[str] = (),
+    runtime_class: str = "",
+    toleration: Sequence[str] = (),
+    memory_gib: int = 0,
+    pull_secret: Sequence[str] = (),
+    run_as_user: int = 0,
     service_type: str = "ClusterIP",
 ) -> PreparedServer:
     """Plan a server and decide what would run; starts nothing.
@@ -169,7 +175,7 @@ def prepare_server(
     options = ServeOptions(
         model=model,
         engine=get_engine(engine) if isinstance(engine, str) else engine,
-        runtime=runtime,
+        runtime=parse_runtime(runtime),
         context=None if context is None else parse_tokens(str(context)),
         gpus=gpus,
         tp=tp,
@@ -200,6 +206,9 @@ def prepare_server(
         offline=offline,
         ignore_fields=tuple(ignore_fields),
         rope_scaling=rope_scaling,
+        volume=volume,
+        hf_secret=bool(hf_secret),
+        own_mounts=bool(docker_arg),
     )
     prepared = prepare(options)
     docker = DockerOptions(prepared.image, devices, shm_gib, tuple(docker_arg), compile_cache)
@@ -211,6 +220,11 @@ def prepare_server(
         hf_secret=hf_secret,
         key_secret=key_secret,
         node_selector=tuple(_label(text) for text in node_selector),
+        runtime_class=runtime_class,
+        tolerations=tuple(parse_toleration(text) for text in toleration),
+        memory_gib=memory_gib,
+        pull_secrets=tuple(pull_secret),
+        run_as_user=run_as_user,
         service_type=service_type,
         shm_gib=shm_gib,
     )

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from farspan.engines.sglang.defaults import capture_batch_sizes, default_fraction, prefill_capture_sizes
-from farspan.engines.sglang.versions import KNOWN_VERSIONS, SglangRules, rules_of
+from farspan.engines.sglang.versions import SglangRules, rules_of
 from sglang_cases import default_cases, graph_cases, our_defaults, our_graph_bytes, our_pools, pool_cases
+from sglang_golden import RECORDED_VERSIONS
 from sglang_process import Oracle
 
 pytestmark = pytest.mark.engines
@@ -27,7 +28,7 @@ EXAMPLES = settings(
 )
 
 
-@pytest.fixture(scope="module", params=KNOWN_VERSIONS)
+@pytest.fixture(scope="module", params=RECORDED_VERSIONS)
 def oracle(request: pytest.FixtureRequest) -> Iterator[tuple[Oracle, SglangRules]]:
     process = Oracle(request.param)
     yield process, rules_of(request.param)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from farspan.engines.sglang.defaults import default_backend
 from farspan.engines.sglang.engine import ENGINE as SGLANG
 from farspan.engines.sglang.plan import outline_sglang, plan_sglang
 from farspan.engines.sglang.tables import radix_copy_bytes, request_rows
@@ -336,7 +337,6 @@ def test_the_ledger_adds_up_and_names_what_it_does_not_know() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"engine_version": "0.5.9"}, "not a version farspan knows"),
         ({"flags": {"--speculative-algorithm": "EAGLE"}}, "speculative decoding"),
         ({"flags": {"--hybrid-kvcache-ratio": "1"}}, "no --hybrid-kvcache-ratio"),
         ({"flags": {"--mem-fraction-static": "1.5"}}, "not between 0 and 1"),
@@ -366,10 +366,103 @@ def test_what_cannot_be_planned_is_refused_in_one_line(changes: dict[str, Any], 
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_version_is_planned_as_the_nearest_when_allowed() -> None:
-    found = plan("0.5.9", 100_000, accept_nearest_version=True)
-    assert found.version == "0.5.6.post2"
-    assert "0.5.9 is not known" in found.warnings[0]
+@pytest.mark.parametrize(
+    ("wanted", "planned", "words"),
+    [
+        ("0.5.9", "0.5.9", ""),
+        ("v0.5.10.post1", "0.5.10.post1", ""),
+        ("0.5.16+cu129", "0.5.16", ""),
+        ("0.5.17rc1", "0.5.17", "0.5.17rc1 is planned as 0.5.17"),
+        ("0.5.21.dev20260801+g1a2b3c4", "0.5.21", "is planned as 0.5.21"),
+        ("0.5.22-nightly-20260901", "0.5.22", "is planned as 0.5.22"),
+        ("0.4.9", "0.5.1", "older than farspan's rules: planned as 0.5.1"),
+        ("0.7.0", "0.5.23", "is not known: planned as 0.5.23"),
+    ],
+)
+def test_every_version_string_is_planned_and_others_than_releases_are_said(
+    wanted: str, planned: str, words: str
+) -> None:
+    found = plan(wanted, 100_000)
+    assert found.version == planned
+    assert found.fits
+    noted = [warning for warning in found.warnings if f"sglang {wanted}" in warning]
+    assert (words in noted[0]) if words else not noted
+
+
+def test_rules_change_where_the_releases_changed() -> None:
+    def releases(name: str, value: object) -> list[str]:
+        return [version for version in KNOWN_VERSIONS if getattr(rules_of(version), name) == value]
+
+    assert releases("radix_copies_indices", True)[-1] == "0.5.7"
+    assert releases("admits_by_smaller_pool", True)[-1] == "0.5.10"
+    assert releases("padding_row", True)[0] == "0.5.12"
+    assert releases("prefill_graphs", True)[0] == "0.5.10"
+    assert releases("triton_mask", False)[0] == "0.5.17"
+    assert releases("small_cards_grew", True)[0] == "0.5.20"
+    assert releases("hicache_must_exceed_device", True)[-1] == "0.5.14"
+    assert rules_of("0.5.10.post1") == replace(rules_of("0.5.10"), version="0.5.10.post1")
+
+
+def test_a_split_by_bytes_from_0_5_9_is_the_older_one_where_layers_are_alike() -> None:
+    found = {
+        v: plan(v, 100_000, KvDtype.AUTO, flags={"--max-running-requests": "8"}) for v in ("0.5.8", "0.5.9")
+    }
+    pools = [plan.pools for plan in found.values()]
+    assert pools[0]["full"] == pytest.approx(pools[1]["full"], abs=2)
+    assert pools[0]["window"] == pytest.approx(0.8 * pools[0]["full"], abs=2)
+
+
+@pytest.mark.parametrize(
+    ("version", "flags", "words", "fix"),
+    [
+        (
+            "0.5.23",
+            {"--mem-fraction-statc": "0.5"},
+            "has no flag --mem-fraction-statc",
+            "--mem-fraction-static",
+        ),
+        ("0.5.6.post2", {"--cuda-graph-max-bs-decode": "8"}, "has no flag", "--cuda-graph-max-bs"),
+        ("0.5.10", {"--hybrid-kvcache-ratio": "1"}, "does nothing any more", "--swa-full-tokens-ratio"),
+        ("0.5.23", {"--quantization": "fp8"}, "weights in bfloat16", "--weights fp8"),
+        ("0.5.23", {"--dtype": "float32"}, "weights of another size", "without --dtype"),
+        ("0.5.23", {"--load-format": "gguf"}, "not mirror", "--load-format"),
+        ("0.5.23", {"--enable-lora": None}, "LoRA", "without --enable-lora"),
+        ("0.5.23", {"--moe-a2a-backend": "deepep"}, "exchange", "without"),
+        ("0.5.23", {"--device": "cpu"}, "not a GPU", "--device"),
+    ],
+)
+def test_no_flag_passes_in_silence(version: str, flags: dict[str, str | None], words: str, fix: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        plan(version, 100_000, flags=flags)
+    assert fix in str(caught.value.fix)
+
+
+def test_flags_without_a_part_in_memory_pass_and_stay() -> None:
+    flags: dict[str, str | None] = {
+        "--enable-metrics": None,
+        "--dtype": "float16",
+        "--moe-a2a-backend": "none",
+        "--pp-size": "1",
+        "--schedule-policy": "fcfs",
+    }
+    found = plan("0.5.23", 100_000, flags=flags)
+    assert found.pools == plan("0.5.23", 100_000).pools
+    assert all(name in found.flags for name in flags)
+
+
+def test_deterministic_inference_chooses_its_backend() -> None:
+    b200, rules = find_gpu("B200"), rules_of("0.5.16")
+    qwen, deepseek = (load_model(name, allow_network=False) for name in ("qwen3-8b", "deepseek-v3"))
+    assert default_backend(qwen, b200, rules) == "trtllm_mha"
+    assert default_backend(qwen, b200, rules, deterministic=True) == "flashinfer"
+    assert default_backend(deepseek, b200, rules, deterministic=True) == "triton"
+    assert default_backend(qwen, H200, rules, deterministic=True) == "fa3"
+    given = replace(
+        PlanRequest(qwen, b200, 1, 1, 32_000, engine_version="0.5.16"),
+        engine_flags={"--enable-deterministic-inference": None},
+    )
+    workspaces = [line.formula for line in plan_sglang(given).ledger if line.name == "Attention workspace"]
+    assert workspaces == ["384 MiB"]
 
 
 def test_weights_above_the_fraction_leave_no_pool() -> None:
@@ -406,10 +499,15 @@ def test_window_pool_sized_by_requests_without_a_prefix_tree() -> None:
 @pytest.mark.parametrize("version", KNOWN_VERSIONS)
 def test_other_kinds_of_model_are_planned(name: str, version: str) -> None:
     model = load_model(name, allow_network=False)
-    found = plan_sglang(replace(request(version, 100_000, KvDtype.AUTO), model=model))
+    asked = replace(request(version, 100_000, KvDtype.AUTO), model=model)
+    if name.endswith("V3.2") and version in ("0.5.1", "0.5.2"):
+        with pytest.raises(InputError, match="has no implementation of DeepseekV32ForCausalLM"):
+            plan_sglang(asked)
+        return
+    found = plan_sglang(asked)
     assert found.starts, found.reason
     assert found.capacity_tokens > 100_000
-    hybrid = name.startswith("openai") and version != "0.5.6.post2"
+    hybrid = name.startswith("openai") and not rules_of(version).hybrid_flag
     assert ("window" in found.pools) == hybrid
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from farspan.engines.sglang.versions import KNOWN_VERSIONS, SglangRules, rules_of
+from farspan.engines.sglang.versions import SglangRules, rules_of
 from sglang_cases import our_defaults, our_graph_bytes, our_pools
-from sglang_golden import GOLDEN
+from sglang_golden import GOLDEN, RECORDED_VERSIONS
 
 RECORDS: list[dict[str, Any]] = json.loads(GOLDEN.read_text(encoding="utf-8"))
 
@@ -23,7 +23,7 @@ def recorded(kind: str, rules: SglangRules) -> list[tuple[dict[str, Any], dict[s
     ]
 
 
-@pytest.mark.parametrize("version", KNOWN_VERSIONS)
+@pytest.mark.parametrize("version", RECORDED_VERSIONS)
 def test_recorded_pools(version: str) -> None:
     rules = rules_of(version)
     families: set[str] = set()
@@ -36,7 +36,7 @@ def test_recorded_pools(version: str) -> None:
     assert families == {"full", "chunked", "chunked+split", "window", "window+split", "mla", "recurrent"}
 
 
-@pytest.mark.parametrize("version", KNOWN_VERSIONS)
+@pytest.mark.parametrize("version", RECORDED_VERSIONS)
 def test_recorded_graph_state(version: str) -> None:
     rules = rules_of(version)
     cases = recorded("graph", rules)
@@ -45,7 +45,7 @@ def test_recorded_graph_state(version: str) -> None:
         assert our_graph_bytes(case, rules) == theirs["bytes"]
 
 
-@pytest.mark.parametrize("version", KNOWN_VERSIONS)
+@pytest.mark.parametrize("version", RECORDED_VERSIONS)
 def test_recorded_defaults(version: str) -> None:
     rules = rules_of(version)
     cases = recorded("defaults", rules)

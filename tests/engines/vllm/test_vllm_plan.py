@@ -269,7 +269,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            (("--pipeline-parallel-size=2",), "pipeline parallelism"),
+            (("--pipeline-parallel-size=2",), "2 pipeline stages of 8 GPUs need 16"),
+            (("--gpu-memory-utilisation=0.5",), "did you mean --gpu-memory-utilization"),
+            (("--calculate-kv-scales",), "drop it: it went in 0.28.0"),
+            (("--decode-context-parallel-size=2",), "needs full attention in every layer"),
             (("--tensor-parallel-size=4",), "contradicts --tp 8"),
             (("--gpu-memory-utilization=1.2",), "not above 0 and at most 1"),
             (("--gpu-memory-utilization=lots",), "is not a number"),
@@ -441,8 +444,7 @@ def test_kv_offload_takes_host_memory_and_raises_no_request() -> None:
         ("--disable-sliding-window", None, "keep every token"),
         ("--mamba-ssm-cache-dtype", "float32", "recurrent states of another type"),
         ("--offload-backend", "prefetch", "prefetching weight offload"),
-        ("--dtype", "float32", "makes the weights of .* another size"),
-        ("--quantization", "fp8", "plan that checkpoint with --weights fp8"),
+        ("--quantization", "bitsandbytes", "plan that checkpoint with --weights fp8"),
     ],
 )
 def test_what_changes_memory_unmirrored_is_refused_by_name(

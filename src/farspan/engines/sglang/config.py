@@ -9,13 +9,12 @@ from farspan.engines.sglang.defaults import LONG_CONTEXT, Resolved, resolve
 from farspan.engines.sglang.flags import SglangFlags, passed_on, read_flags
 from farspan.engines.sglang.layout import SglangKvLayout, is_hybrid, kv_layout
 from farspan.engines.sglang.tables import rope_covers
-from farspan.engines.sglang.versions import KNOWN_VERSIONS, SglangRules, rules_of
+from farspan.engines.sglang.versions import SglangRules, rules_for
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
-from farspan.planner.versions import resolve_version
 from farspan.value_hash import ValueHash
 
 
@@ -71,7 +70,6 @@ def config_of(request: PlanRequest) -> SglangConfig:
         request.tp,
         request.kv_dtype,
         request.engine_version,
-        request.accept_nearest_version,
         request.context > LONG_CONTEXT,
     )
 
@@ -84,12 +82,10 @@ def _config(
     tp: int,
     kv_dtype: KvDtype,
     version: str,
-    accept_nearest: bool,
     long_context: bool,
 ) -> SglangConfig:
-    chosen = resolve_version("sglang", version, KNOWN_VERSIONS, accept_nearest=accept_nearest)
-    rules = rules_of(chosen.version)
-    if model.architecture in rules.missing:
+    rules, note = rules_for(version)
+    if not rules.implements(model.architecture):
         raise InputError(
             f"sglang {rules.version} has no implementation of {model.architecture}",
             "choose a newer --engine-version, or plan it for vLLM",
@@ -108,7 +104,7 @@ def _config(
         resolved=resolved,
         layout=kv_layout(model, resolved.kv_dtype, tp, rules, hybrid=hybrid),
         rope_covers=min((rope_covers(rope) for rope in model.ropes), default=model.max_position_embeddings),
-        notes=(chosen.warning,) if chosen.warning else (),
+        notes=(note,) if note else (),
         passed_on=passed_on(request.engine_flags),
         env=tuple(split_environment(request.engine_flags)[1].items()),
     )

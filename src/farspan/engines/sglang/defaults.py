@@ -14,6 +14,7 @@ from farspan.engines.sglang.versions import SglangRules
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
+from farspan.models.tensors import WeightPart
 
 MIB = 2**20
 
@@ -36,8 +37,8 @@ _SIZE_CLASSES = (
     (160 * 1024, 8192, 256, 512),
 )
 _LARGEST_CLASS = (16384, 512, 512)
-_SMALL_CARD_SINCE_0_5_23 = (4096, 48, 160)  # 20 to 35 GiB
-_FA3_BEFORE_0_5_16 = frozenset(
+_SMALL_CARD_SINCE_0_5_20 = (4096, 48, 160)  # 20 to 35 GiB
+_FA3_BEFORE_0_5_8 = frozenset(
     {
         "Llama4ForConditionalGeneration",
         "LlamaForCausalLM",
@@ -60,6 +61,9 @@ LONG_CONTEXT = 8192  # above it AITER takes 15 % off the fraction
 _TEXT_ONLY_BY_DEFAULT = frozenset(
     {"Gemma3ForConditionalGeneration", "Llama4ForConditionalGeneration", "Step3VLForConditionalGeneration"}
 )
+
+_VIT_LAYERS, _VIT_WIDTH = 24, 1024
+_DEPTH_TOWERS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v")
 
 
 class Resolved(NamedTuple):
@@ -119,21 +123,24 @@ def resolve(
     if rules.graph_bs_follows_requests and given.max_running_requests is not None:
         graph_max = min(graph_max, given.max_running_requests)
     graph_max = graph_max if given.graph_max_bs is None else given.graph_max_bs
-    graph_bs = given.graph_bs or capture_batch_sizes(graph_max, always_include_max=rules.newest_api)
+    graph_bs = given.graph_bs or capture_batch_sizes(
+        graph_max, always_include_max=rules.always_captures_largest
+    )
     multimodal = given.multimodal if given.multimodal is not None else _is_multimodal(model)
     prefill_sizes = 0
-    if given.prefill_graphs and chunk > 0 and not multimodal and _captures_prefill(model):
-        prefill_sizes = len(prefill_capture_sizes(chunk))
+    if given.prefill_graphs and chunk > 0 and not multimodal and _captures_prefill(given, model, gpu, rules):
+        prefill_sizes = len(prefill_capture_sizes(_largest_prefill_graph(given, model, chunk, rules)))
     asked = KvDtype.FP8_E4M3 if given.kv_dtype is KvDtype.AUTO and model.kv_fp8 else given.kv_dtype
     kv_dtype = _dsa_dtype(asked, model, gpu)
-    backend = given.attention_backend or default_backend(model, gpu, rules)
-    if backend == "fa3" and kv_dtype is KvDtype.FP8_E5M2:
-        backend = "triton"  # FA3 reads E4M3 only
+    common = given.attention_backend or default_backend(model, gpu, rules, deterministic=given.deterministic)
+    if common == "fa3" and kv_dtype is KvDtype.FP8_E5M2:
+        common = "triton"  # FA3 reads E4M3 only
+    backend = given.prefill_backend or common
     if model.architecture.startswith("Llama4") and backend not in _LLAMA4_BACKENDS:
         raise InputError(f"SGLang refuses --attention-backend {backend} for Llama 4", "use fa3 or triton")
-    decode = given.decode_backend or backend
+    decode = given.decode_backend or common
     if (
-        rules.hybrid_flag
+        rules.hicache_moves_decode
         and given.hicache
         and given.hicache.io_backend == "kernel"
         and not given.decode_backend
@@ -143,13 +150,17 @@ def resolve(
     decodes_in_graphs = given.decode_graphs and decode not in ("torch_native", "flex_attention")
     fraction = given.mem_fraction_static
     if fraction is None:
-        # 0.5.6.post2 reserves for graphs even when they are off.
-        reserved_bs = max(given.graph_bs, default=graph_max) if decodes_in_graphs or rules.hybrid_flag else 0
+        # Up to 0.5.13 it reserves for graphs even when they are off.
+        reserved_bs = (
+            max(given.graph_bs, default=graph_max)
+            if decodes_in_graphs or rules.reserves_for_graphs_off
+            else 0
+        )
         fraction = default_fraction(
             smi, chunk, given.max_prefill_tokens, reserved_bs, tp, _prefill_reserve_mib(model, prefill_sizes)
         )
         if multimodal:
-            fraction *= 0.95  # for a vision tower of ViT-L's size (adjust_mem_fraction_for_vlm)
+            fraction *= _vision_factor(model)
     if decode == "aiter" and long_context:
         fraction *= 0.85
     return Resolved(
@@ -204,7 +215,7 @@ def prefill_capture_sizes(largest: int) -> tuple[int, ...]:
     return tuple(size for size in sizes if size <= largest)
 
 
-def default_backend(model: ModelSpec, gpu: Gpu, rules: SglangRules) -> str:
+def default_backend(model: ModelSpec, gpu: Gpu, rules: SglangRules, *, deterministic: bool = False) -> str:
     """The attention backend SGLang picks for a model on a GPU."""
     arch, major = model.architecture, gpu.capability[0]
     amd = gpu.capability == (0, 0)
@@ -214,15 +225,17 @@ def default_backend(model: ModelSpec, gpu: Gpu, rules: SglangRules) -> str:
         return "trtllm_mha" if major == 10 else "triton"
     if arch.startswith("MiMoV2") and major == 10:
         return "fa4"
+    if deterministic:  # _deterministic_attention_backend
+        return "fa3" if major < 10 else "triton" if _uses_mla(model) else "flashinfer"
     if _uses_mla(model):
         if _is_dsa(model):
-            return "dsa" if rules.newest_api else "nsa"
+            return rules.sparse_backend
         if major == 10:
             return "trtllm_mla" if arch == "DeepseekV3ForCausalLM" else "flashinfer"
         return "fa3" if major == 9 else "triton"
-    if major == 9 and (rules.newest_api or arch in _FA3_BEFORE_0_5_16):
+    if major == 9 and (rules.fa3_for_all or arch in _FA3_BEFORE_0_5_8):
         return "fa3"
-    if major == 10 or (major == 12 and not rules.newest_api):
+    if major == 10 or (major == 12 and rules.trtllm_on_sm120):
         return "trtllm_mha"
     return "aiter" if amd else "flashinfer"
 
@@ -231,8 +244,8 @@ def _size_class(smi: float, tp: int, rules: SglangRules) -> tuple[int, int]:
     """Chunk and largest graph batch for a card's size."""
     for upper, chunk, small, large in _SIZE_CLASSES:
         if smi < upper:
-            if upper == 35 * 1024 and rules.graph_bs_follows_requests:
-                chunk, small, large = _SMALL_CARD_SINCE_0_5_23
+            if upper == 35 * 1024 and rules.small_cards_grew:
+                chunk, small, large = _SMALL_CARD_SINCE_0_5_20
             return chunk, small if tp < 4 else large
     chunk, small, large = _LARGEST_CLASS
     return chunk, small if tp < 4 else large
@@ -248,9 +261,7 @@ def _page_size(given: SglangFlags, model: ModelSpec, backend: str, decode: str, 
         return 128
     if "trtllm_mla" in used and page not in (32, 64):
         return 64
-    if "trtllm_mha" in used and page not in (
-        (16, 32, 64, 128) if rules.graph_bs_follows_requests else (16, 32, 64)
-    ):
+    if "trtllm_mha" in used and page not in ((16, 32, 64, 128) if rules.trtllm_page_128 else (16, 32, 64)):
         return 64
     if backend == "fa4" and not _uses_mla(model):
         return 128
@@ -276,10 +287,39 @@ def _is_multimodal(model: ModelSpec) -> bool:
     return model.has_vision and model.architecture not in _TEXT_ONLY_BY_DEFAULT
 
 
-def _captures_prefill(model: ModelSpec) -> bool:
-    """Breakable prefill graphs are off for recurrent layers of the KDA kind and for compressed attention."""
+def _vision_factor(model: ModelSpec) -> float:
+    """What the default fraction is multiplied by: 0.95, less for a tower larger than ViT-L
+    (`adjust_mem_fraction_for_vlm`, which reads the vision config's num_hidden_layers and hidden_size)."""
+    layers = max(
+        (weight.copies for weight in model.weights if weight.part is WeightPart.VISION), default=_VIT_LAYERS
+    )
+    width = model.image.hidden_size if model.image else _VIT_WIDTH
+    if model.model_type.startswith(_DEPTH_TOWERS):
+        layers = _VIT_LAYERS  # their configs call it depth, which is not read
+    if model.model_type == "qwen2_vl":
+        width = model.hidden_size  # its vision config's hidden_size is the language model's
+    ratio = layers * width**2 / (_VIT_LAYERS * _VIT_WIDTH**2)
+    return 0.95 * max(0.8, min(1.05, 1.0 - 0.1 * (ratio - 1.0)))
+
+
+def _captures_prefill(given: SglangFlags, model: ModelSpec, gpu: Gpu, rules: SglangRules) -> bool:
+    """Prefill graphs are off for recurrent layers of the KDA kind and for compressed attention, in some versions for
+    MLA, and where they are compiled (0.5.10 to 0.5.13) for what torch.compile cannot take."""
+    if _uses_mla(model) and not rules.prefill_graphs_with_mla:
+        return False
+    if rules.prefill_graphs_compiled and (
+        given.deterministic or given.hicache or given.cpu_offload_bytes or gpu.capability == (0, 0)
+    ):
+        return False
     kinds = {layer.attention for layer in model.layers}
     return AttentionKind.COMPRESSED not in kinds and "Kimi" not in model.architecture
+
+
+def _largest_prefill_graph(given: SglangFlags, model: ModelSpec, chunk: int, rules: SglangRules) -> int:
+    """The most tokens captured for prefill: a chunk; up to 0.5.13 at most 2048 with MLA."""
+    if given.prefill_graph_max is not None:
+        return given.prefill_graph_max
+    return min(chunk, 2048) if _uses_mla(model) and not rules.newest_api else chunk
 
 
 def _prefill_reserve_mib(model: ModelSpec, sizes: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from farspan.engines.sglang.flag_checks import check_flags
 from farspan.engines.sglang.versions import SglangRules
 from farspan.errors import InputError
 from farspan.models.spec import AttentionKind, KvDtype
@@ -22,21 +23,6 @@ _KV_NAMES = {
     "bfloat16": KvDtype.BFLOAT16,
     "fp8_e4m3": KvDtype.FP8_E4M3,
     "fp8_e5m2": KvDtype.FP8_E5M2,
-}
-# Each changes the arithmetic in ways that are not mirrored: planning on would give a wrong answer.
-_NOT_MIRRORED = {
-    "--speculative-algorithm": "speculative decoding",
-    "--enable-dp-attention": "data-parallel attention",
-    "--pp-size": "pipeline parallelism",
-    "--pipeline-parallel-size": "pipeline parallelism",
-    "--dcp-size": "decode context parallelism",
-    "--enable-unified-memory": "the unified pool",
-    "--enable-hisparse": "HiSparse",
-    "--disaggregation-mode": "disaggregated prefill and decode",
-    "--enable-two-batch-overlap": "two-batch overlap",
-    "--cuda-graph-config": "CUDA graph settings as JSON (use --cuda-graph-max-bs-decode and the like)",
-    "--offload-group-size": "prefetching weight offload",
-    "--prefill-only-disable-kv-cache": "serving without a KV cache",
 }
 
 
@@ -65,11 +51,14 @@ class SglangFlags(NamedTuple):
     max_prefill_tokens: int
     page_size: int | None
     attention_backend: str | None
+    prefill_backend: str | None
     decode_backend: str | None
     graph_max_bs: int | None
     graph_bs: tuple[int, ...]
     decode_graphs: bool
     prefill_graphs: bool
+    prefill_graph_max: int | None
+    deterministic: bool
     swa_ratio: float
     hybrid_ratio: float | None
     hybrid_off: bool
@@ -91,7 +80,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
     """
     _refuse(request, rules)
     hicache = None
-    if request.has_flag("--enable-hierarchical-cache"):
+    if request.has_flag("--enable-hierarchical-cache", "--enable-hicache"):
         hicache = HicacheFlags(
             ratio=request.float_flag(2.0, "--hicache-ratio"),
             size_gb=request.int_flag(0, "--hicache-size"),
@@ -119,6 +108,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
         max_prefill_tokens=request.int_flag(16384, "--max-prefill-tokens"),
         page_size=_optional_int(request, "--page-size"),
         attention_backend=request.text_flag("", "--attention-backend") or None,
+        prefill_backend=request.text_flag("", "--prefill-attention-backend") or None,
         decode_backend=request.text_flag("", "--decode-attention-backend") or None,
         graph_max_bs=_optional_int(request, "--cuda-graph-max-bs-decode", "--cuda-graph-max-bs"),
         graph_bs=_batch_sizes(request),
@@ -130,8 +120,15 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
         and prefill_graph_backend != "disabled"
         and (
             bool(prefill_graph_backend)
-            or not (graphs_off or request.has_flag("--disable-prefill-cuda-graph"))
+            or not (
+                graphs_off
+                or request.has_flag("--disable-prefill-cuda-graph", "--disable-piecewise-cuda-graph")
+            )
         ),
+        prefill_graph_max=_optional_int(
+            request, "--cuda-graph-max-bs-prefill", "--piecewise-cuda-graph-max-tokens"
+        ),
+        deterministic=request.has_flag("--enable-deterministic-inference", "--rl-on-policy-target"),
         swa_ratio=swa_ratio,
         hybrid_ratio=_hybrid_ratio(request),
         hybrid_off=request.has_flag("--disable-hybrid-swa-memory"),
@@ -159,17 +156,12 @@ def passed_on(flags: EngineFlags) -> tuple[str, ...]:
 
 def _refuse(request: PlanRequest, rules: SglangRules) -> None:
     """Raise for flags that contradict the request or whose effect is not mirrored."""
-    for name, what in _NOT_MIRRORED.items():
-        if request.has_flag(name) and request.engine_flags[name] not in ("1", "null", "0", "{}"):
-            raise InputError(
-                f"{name} ({what}) changes SGLang's memory in a way farspan does not mirror",
-                f"plan without {name}",
-            )
+    check_flags(request, rules)
     if request.has_flag(*_TP) and request.int_flag(0, *_TP) != request.tp:
         raise InputError(f"--tp-size {request.text_flag('', *_TP)} contradicts --tp {request.tp}", "give one")
     if request.has_flag("--hybrid-kvcache-ratio") and not rules.hybrid_flag:
         raise InputError(
-            f"sglang {rules.version} has no --hybrid-kvcache-ratio",
+            f"--hybrid-kvcache-ratio does nothing any more in sglang {rules.version}",
             "use --swa-full-tokens-ratio 0.05 instead",
         )
     page = _optional_int(request, "--page-size")

@@ -19,12 +19,52 @@ from farspan.models.tensors import WeightPart
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes
 from farspan.sizes import GIB
 
-_CONTEXT_ONE_GPU = int(0.67 * GIB)  # 139.80 GiB less the 139.13 GB free before loading (0.5.16, one H200)
-_CONTEXT_MANY_GPUS = int(0.90 * GIB)  # from what the pools of 0.5.6.post2 left over on 8x H200
-LOAD_REMAINDER = int(0.17 * GIB)  # 30.27 GB used by loading Scout less its tensors and RoPE table (0.5.16)
 PREFILL_MIB_PER_SIZE = 8
 GRAPH_MIB_PER_BATCH = 2  # SGLang's own rule of thumb: reserve_for_graph_mb
 _WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SGLANG_FLASHINFER_WORKSPACE_SIZE
+
+
+# One gpt-oss-20b server on an H100 (0.5.16) held 2.05 GiB more than the checkpoint: this much of the padded experts.
+_MXFP4_ON_HOPPER = 1.115
+
+
+class LoggedSize(NamedTuple):
+    """Bytes that logs show and no code says, and which log."""
+
+    bytes: int
+    source: str
+
+
+def context_size(config: SglangConfig) -> LoggedSize:
+    """Bytes gone before loading, by the link between the GPUs: no code says them, logs do."""
+    gpu, tp = config.gpu, config.tp
+    if gpu.capability == (0, 0):
+        gib, source = 4.0, "sglang 0.5.9 log of 8x MI355X: 287.60 GiB less 283.60 free"
+    elif gpu.link == "PCIe":
+        gib, source = 0.42, "sglang 0.4.3 log of 4x L4: 22.03 GiB less 21.63 free; one RTX 5090 in 0.5.16"
+    elif tp == 1:
+        gib, source = 0.67, "sglang 0.5.16 log of one H200: 139.80 GiB less 139.13 free"
+    elif gpu.name == "H200" and config.rules.hybrid_flag:
+        gib, source = 0.90, "sglang 0.5.6.post2 on 8x H200, what the pools left over"
+    elif tp < 4:
+        gib, source = 1.65, "logs of H100 pairs: 1.5 to 2.0 GiB gone"
+    else:
+        gib, source = 1.95, "sglang 0.5.16 log of 8x H200: 139.80 GiB less 137.9 free"
+    return LoggedSize(int(gib * GIB), source)
+
+
+def load_remainder(config: SglangConfig) -> LoggedSize:
+    """Bytes that loading takes beside the tensors of the checkpoint and the RoPE tables."""
+    if config.gpu.capability != (0, 0):
+        return LoggedSize(
+            int(0.17 * GIB), "sglang 0.5.16 log of Scout: 30.27 GB used by loading, less the lines above"
+        )
+    quantization = config.model.quantization
+    if quantization is not None and quantization.bits == 4:
+        return LoggedSize(
+            int(2.36 * GIB), "sglang 0.5.9 log of Kimi-K2.5 on 8x MI355X: 73.58 GB used by loading"
+        )
+    return LoggedSize(int(0.84 * GIB), "sglang 0.5.9 log of GLM-5-FP8 on 8x MI355X: 89.58 GB used by loading")
 
 
 class LoadSizes(NamedTuple):
@@ -35,6 +75,7 @@ class LoadSizes(NamedTuple):
     tensors: int
     offloaded: int
     ropes: int
+    remainder: int
     free_before: int
     free_after: int
 
@@ -47,20 +88,25 @@ class LoadSizes(NamedTuple):
 def load_sizes(config: SglangConfig, context_length: int) -> LoadSizes:
     """The driver's context, the weights of one rank and the RoPE tables, in bytes."""
     model, tp = config.model, config.tp
-    context = _CONTEXT_ONE_GPU if tp == 1 else _CONTEXT_MANY_GPUS
+    context = context_size(config).bytes
     offloaded = min(config.given.cpu_offload_bytes, offloadable_bytes(model, tp))
-    tensors = _tensor_bytes(model, tp, config.resolved.multimodal) - offloaded
+    tensors = _tensor_bytes(model, tp, config.resolved.multimodal, config.gpu.capability[0]) - offloaded
     ropes = sum(rope_bytes(rope, context_length) for rope in model.ropes)
     before = config.gpu.memory_bytes - context
-    return LoadSizes(context, tensors, offloaded, ropes, before, before - tensors - ropes - LOAD_REMAINDER)
+    remainder = load_remainder(config).bytes
+    after = before - tensors - ropes - remainder
+    return LoadSizes(context, tensors, offloaded, ropes, remainder, before, after)
 
 
 @lru_cache(maxsize=256)
-def _tensor_bytes(model: ModelSpec, tp: int, multimodal: bool) -> int:
-    """Weights of one rank; without a vision tower for a server that takes text only."""
+def _tensor_bytes(model: ModelSpec, tp: int, multimodal: bool, capability: int) -> int:
+    """Weights of one rank as SGLang holds them; without a vision tower for a server that takes text only."""
     weights = rank_weight_bytes(model, tp)
     vision = weights.by_part.get(WeightPart.VISION, 0) + weights.by_part.get(WeightPart.PROJECTOR, 0)
-    return weights.total - (0 if multimodal else vision)
+    held = weights.total - (0 if multimodal else vision)
+    if capability == 9 and model.quantization is not None and model.quantization.method == "mxfp4":
+        held += int(weights.by_part.get(WeightPart.EXPERTS, 0) * (_MXFP4_ON_HOPPER - 1))
+    return held
 
 
 def fixed_bytes(config: SglangConfig, load: LoadSizes, sizes: PoolSizes) -> int:
@@ -69,7 +115,7 @@ def fixed_bytes(config: SglangConfig, load: LoadSizes, sizes: PoolSizes) -> int:
     return (
         load.context
         + load.weights_bytes
-        + LOAD_REMAINDER
+        + load.remainder
         + sizes.state_bytes
         + pool_bytes(sizes.window_tokens, layout.window_layers, layout.window_layer_bytes, page)
         + full_pool_bytes(config, sizes)

@@ -69,7 +69,7 @@ def hicache_warnings(config: SglangConfig) -> tuple[str, ...]:
     if rules.hybrid_flag and config.layout.window_layers > 0:
         found.append(f"{rules.version} cannot combine HiCache with --hybrid-kvcache-ratio.")
     chunked = any(layer.attention is AttentionKind.CHUNKED_LOCAL for layer in config.model.layers)
-    if rules.hybrid_flag and chunked and config.resolved.decode_backend == "flashinfer":
+    if rules.hicache_moves_decode and chunked and config.resolved.decode_backend == "flashinfer":
         found.append(
             f"HiCache's default I/O backend switches decode to FlashInfer in {rules.version}, which gives "
             "every layer of Llama 4 full attention: answers are silently wrong past 8192 tokens. Add "

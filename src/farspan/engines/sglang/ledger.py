@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.footprint import (
     GRAPH_MIB_PER_BATCH,
-    LOAD_REMAINDER,
     PREFILL_MIB_PER_SIZE,
     LoadSizes,
+    context_size,
     full_pool_bytes,
+    load_remainder,
     prefill_bytes,
     returned_bytes,
     workspace_bytes,
@@ -49,9 +50,7 @@ def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
             LedgerPhase.LOAD,
             "GPUs" if tp > 1 else "",
             f"{context / GIB:.2f} GiB",
-            "sglang 0.5.16 log of one H200: 139.80 GiB less 139.13 free"
-            if tp == 1
-            else "sglang 0.5.6.post2 on 8x H200, what the pools left over",
+            context_size(config).source,
             Basis.FITTED,
         ),
         Allocation(
@@ -76,11 +75,11 @@ def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
         ),
         Allocation(
             "Other load-time buffers",
-            LOAD_REMAINDER,
+            load.remainder,
             LedgerPhase.LOAD,
             "",
-            "0.17 GiB",
-            "sglang 0.5.16 log of Scout: 30.27 GB used by loading, less the lines above",
+            f"{load.remainder / GIB:.2f} GiB",
+            load_remainder(config).source,
             Basis.FITTED,
         ),
     )

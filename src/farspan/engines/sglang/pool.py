@@ -75,8 +75,8 @@ def solve_pools(
     page = settings.page_size
     if rules.hybrid_flag and layout.window_layers and page > 1:
         raise PoolError(f"sglang {rules.version} splits its pools at page size 1 only", "use --page-size 1")
-    if rules.hybrid_flag:
-        full, window, row_tokens = _split_before_0_5_16(rest, layout, settings)
+    if rules.splits_layers_alike or (rules.splits_profiled_tokens and layout.full_layers):
+        full, window, row_tokens = _split_profiled_tokens(rest, layout, settings, rules)
     elif layout.window_layers and _sized_by_requests(layout, settings, rules):
         window = _align_up(_request_cap(layout, settings), page)
         full = int((int(rest) - window * layout.window_cell_bytes) // layout.cell_bytes) // page * page
@@ -113,16 +113,19 @@ def pool_bytes(tokens: int, layers: int, layer_bytes: int, page_size: int) -> in
     return (tokens + page_size) * layers * layer_bytes if layers else 0
 
 
-def _split_before_0_5_16(
-    rest: float, layout: SglangKvLayout, settings: SplitSettings
+def _split_profiled_tokens(
+    rest: float, layout: SglangKvLayout, settings: SplitSettings, rules: SglangRules
 ) -> tuple[int, int, int]:
-    """0.5.6.post2: all layers alike first, then shared out (`init_memory_pool`, `set_num_token_hybrid`).
+    """Up to 0.5.10: tokens of all layers first, then shared out (`init_memory_pool`, `set_num_token_hybrid`; from
+    0.5.9 by bytes, `_resolve_hybrid_swa_tokens`).
 
     Returns full tokens, window tokens, and the tokens profiled before either.
     """
     layers = layout.full_layers + layout.window_layers
     page = settings.page_size
     cell = layers * layout.full_layer_bytes + layout.indexer_bytes
+    if not rules.splits_layers_alike:
+        cell = layout.cell_bytes + layout.window_cell_bytes
     profiled = int(rest // cell)
     tokens = _capped(profiled, settings) // page * page
     if not layout.window_layers:
@@ -133,14 +136,20 @@ def _split_before_0_5_16(
         window = 4 * tokens * share // (3 * share + 1)
         full = 4 * tokens - 12 * tokens * share // (3 * share + 1)
         return int(full // page * page), int(window // page * page), profiled
-    full = int(tokens * layers / (settings.swa_ratio * layout.window_layers + layout.full_layers))
-    return full, int(full * settings.swa_ratio), profiled
+    if rules.splits_layers_alike:
+        full = int(tokens * layers / (settings.swa_ratio * layout.window_layers + layout.full_layers))
+        window = int(full * settings.swa_ratio)
+    else:
+        full = int(tokens * cell / (layout.cell_bytes + settings.swa_ratio * layout.window_cell_bytes))
+        window = int(full * settings.swa_ratio)
+    return full // page * page, window // page * page, profiled
 
 
 def _sized_by_requests(layout: SglangKvLayout, settings: SplitSettings, rules: SglangRules) -> bool:
     """`SWARequestCapPoolConfigurator.is_applicable`."""
     return (
-        settings.max_running_requests is not None
+        rules.sizes_window_by_requests
+        and settings.max_running_requests is not None
         and not settings.radix_cache
         and (settings.chunked_prefill_size > 0 or not rules.sizing_needs_chunks)
         and layout.full_layers > 0
@@ -171,8 +180,8 @@ def _state_pool(
     if not per_request:
         return 0, 0
     budget = available * settings.mamba_ratio / (1 + settings.mamba_ratio)
-    if rules.hybrid_flag:
-        if settings.radix_cache:
+    if rules.state_slots_rule < 2:
+        if settings.radix_cache and not (rules.state_slots_rule and settings.mamba_slots):
             slots = int(budget // per_request)
         else:
             slots = settings.mamba_slots or settings.max_running_requests or 512
@@ -189,10 +198,10 @@ def _state_pool(
 
 def requests_by_state(slots: int, rules: SglangRules, *, radix_cache: bool, overlap: bool) -> int:
     """Requests the recurrent-state slots allow (`_calculate_mamba_ratio`): three slots a request while the
-    prefix tree keeps copies, and from 0.5.16 one or two more that track the state being written."""
+    prefix tree keeps copies, and from 0.5.14 one or two more that track the state being written."""
     if not radix_cache:
         return slots
-    tracking = (2 if overlap else 1) if rules.newest_api else 0
+    tracking = (2 if overlap else 1) if rules.tracks_states else 0
     return slots // (_MAMBA_SLOTS_PER_REQUEST + tracking)
 
 

@@ -78,13 +78,13 @@ def request_rows(
     rows = asked
     if rows is None:
         rows = min(max(int(tokens / context_length * _ROWS_PER_CONTEXT), _FEWEST_ROWS), _MOST_ROWS)
-    if rules.rows_capped_by_pool:
+    if rules.rows_capped_by_pool and (asked is None or rules.given_rows_capped):
         rows = min(rows, tokens // 2)
     return rows if state_cap is None else min(rows, state_cap)
 
 
 def request_table_bytes(rows: int, context_length: int, rules: SglangRules) -> int:
-    """`ReqToTokenPool`: int32 [rows (+1 padding row from 0.5.16), context + 4]."""
+    """`ReqToTokenPool`: int32 [rows (+1 padding row from 0.5.12), context + 4]."""
     return (rows + rules.padding_row) * (context_length + _EXTRA_COLUMNS) * INT32
 
 
@@ -220,9 +220,9 @@ def _trtllm_mha(shape: GraphShape, rules: SglangRules) -> tuple[GraphTable, ...]
     """`TRTLLMHAAttnBackend.init_cuda_graph_state`."""
     pages = _pages(shape.context_length, shape.page_size)
     tables = [_table("page_table", shape.batch, pages)]
-    if rules.hybrid_flag:
+    if rules.trtllm_strided_indices:
         tables.append(GraphTable("strided_indices", INT64, (pages,)))
-    elif shape.split_pools:
+    if rules.trtllm_swa_page_table and shape.split_pools:
         tables.append(_table("swa_page_table", shape.batch, pages))
         tables.append(GraphTable("swa_out_cache_loc", INT64, (shape.batch,)))
     tables.append(GraphTable("cache_seqlens", INT32, (shape.batch,)))

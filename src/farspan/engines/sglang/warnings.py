@@ -50,8 +50,8 @@ def start_warnings(
         )
     if config.resolved.fraction_is_default and config.resolved.multimodal:
         found.append(
-            "The default --mem-fraction-static of a multimodal model depends on its vision tower; farspan "
-            "takes one of ViT-L's size. Pass --mem-fraction-static to be exact."
+            "The default --mem-fraction-static of a multimodal model depends on the fields of its vision "
+            "tower's config; pass --mem-fraction-static to be exact."
         )
     return (*found, *hicache_warnings(config))
 

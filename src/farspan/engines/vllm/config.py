@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from farspan.engines.vllm.flags import VllmFlags, read_flags
+from farspan.engines.vllm.served_model import pipeline_stages, served_model
 from farspan.engines.vllm.versions import VllmRules, rules_for
+from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
-from farspan.models.spec import KvDtype, ModelSpec
+from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
 from farspan.planner.request import PlanRequest
 from farspan.value_hash import ValueHash
 
@@ -29,6 +31,7 @@ class VllmConfig(ValueHash):
         first_stage: Whether this stage embeds tokens and images.
         last_stage: Whether this stage samples.
         expert_replicas: Data-parallel engines that share the experts between them.
+        stages: The models of all pipeline stages.
     """
 
     model: ModelSpec
@@ -42,8 +45,15 @@ class VllmConfig(ValueHash):
     first_stage: bool = True
     last_stage: bool = True
     expert_replicas: int = 1
+    stages: tuple[ModelSpec, ...] = ()
 
     __hash__ = ValueHash.__hash__
+
+    def of_stage(self, index: int) -> VllmConfig:
+        """What one pipeline stage runs."""
+        return replace(
+            self, model=self.stages[index], first_stage=index == 0, last_stage=index == len(self.stages) - 1
+        )
 
 
 def config_of(request: PlanRequest) -> VllmConfig:
@@ -61,6 +71,8 @@ def config_of(request: PlanRequest) -> VllmConfig:
         request.kv_dtype,
         request.engine_version,
         request.available_kv_bytes,
+        request.gpus,
+        request.replicas,
     )
 
 
@@ -73,9 +85,69 @@ def _config(
     kv_dtype: KvDtype,
     version: str,
     available_kv_bytes: int | None,
+    gpus: int,
+    replicas: int,
 ) -> VllmConfig:
     rules, chosen = rules_for(version)
     model.check_tp(tp)
     request = PlanRequest(model, gpu, tp, tp, 1, kv_dtype=kv_dtype, engine_flags=dict(flags))
-    notes = (chosen.warning,) if chosen.warning else ()
-    return VllmConfig(model, gpu, tp, rules, read_flags(request, rules), available_kv_bytes, notes)
+    given = read_flags(request, rules)
+    if tp * given.pipeline > gpus:
+        raise InputError(
+            f"{given.pipeline} pipeline stages of {tp} GPUs need {tp * given.pipeline}, and there are {gpus}",
+            f"use --tp {max(1, gpus // given.pipeline)}",
+        )
+    served = served_model(model, given)
+    _check_context_ranks(served, given, tp)
+    notes = [chosen.warning] if chosen.warning else []
+    if given.speculative and served is not model:
+        notes.append(
+            "The draft layer is counted as large as the model's own layers are on average (assumed), with their KV."
+        )
+    if given.pipeline > 1:
+        notes.append(
+            f"Of {given.pipeline} pipeline stages the one with the least room decides; the figures are its own. Times "
+            f"are those of one group of {tp} GPUs: stages take turns on a token, and overlap on a long prompt."
+        )
+    shared = replicas if any(layer.moe for layer in model.layers) else 1
+    if shared > 1:
+        notes.append(
+            f"The {replicas} engines share the experts out between them; buffers of their exchange are not counted "
+            "(assumed)."
+        )
+    stages = pipeline_stages(served, given.pipeline)
+    return VllmConfig(
+        served,
+        gpu,
+        tp,
+        rules,
+        given,
+        available_kv_bytes,
+        tuple(notes),
+        pp=given.pipeline,
+        expert_replicas=shared,
+        stages=stages,
+    )
+
+
+def _check_context_ranks(model: ModelSpec, given: VllmFlags, tp: int) -> None:
+    """vllm config/model.py: verify_with_parallel_config; windows and states cannot be shared out.
+
+    Raises:
+        InputError: The ranks do not divide as the engine wants them.
+    """
+    ranks = given.context_ranks
+    if ranks == 1:
+        return
+    kinds = {layer.attention for layer in model.layers}
+    if not kinds <= {AttentionKind.FULL, AttentionKind.MLA}:
+        raise InputError(
+            f"--decode-context-parallel-size {ranks} needs full attention in every layer, and {model.name} has others",
+            "drop it",
+        )
+    heads = 1 if AttentionKind.MLA in kinds else model.num_kv_heads
+    if tp % ranks or tp // heads < ranks:
+        raise InputError(
+            f"--decode-context-parallel-size {ranks} does not fit TP {tp} over {heads} KV heads",
+            f"give one that divides {max(1, tp // heads)}",
+        )

@@ -35,6 +35,9 @@ class BatchLimits(NamedTuple):
 def batch_limits(given: VllmFlags, gpu: Gpu, max_model_len: int, rules: VllmRules) -> BatchLimits:
     """Mirrors vllm engine/arg_utils.py: get_batch_defaults (API server) and what follows it."""
     tokens, requests = _default_batch(gpu, rules)
+    if rules.whole_prompts:
+        requests = 256
+        tokens = max(2048, max_model_len) if max_model_len <= 32768 else 2048
     if given.throughput_mode:
         tokens, requests = tokens * 2, requests * 2
     requests = given.max_num_seqs or requests

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from farspan.engines.engine import Engine
 from farspan.engines.vllm.command import KEY_VARIABLE, vllm_command
 from farspan.engines.vllm.start_phases import START_FIGURES, START_SECONDS
-from farspan.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from farspan.engines.command import EngineCommand, Listen, Nodes
@@ -37,14 +36,6 @@ class Vllm(Engine):
         from farspan.engines.vllm.plan import outline_vllm
 
         return outline_vllm(request)
-
-    def check_replicas(self, request: PlanRequest) -> None:
-        if any(layer.moe for layer in request.model.layers):
-            raise UnsupportedError(
-                f"vLLM shares the experts of {request.model.name} out over all data-parallel ranks and gathers the "
-                "tokens of all of them in each step, which farspan does not mirror",
-                "plan one server and start several",
-            )
 
     @cached_property
     def _levers(self) -> tuple[LeverCandidate, ...]:

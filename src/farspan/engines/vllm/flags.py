@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from farspan.engines.vllm.known_flags import check_flag_names
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError, UnsupportedError
 from farspan.models.spec import KvDtype
@@ -37,13 +38,7 @@ _DTYPES = {
 }
 # Each changes the arithmetic in ways that are not mirrored: planning on would give a wrong answer.
 _NOT_MIRRORED = {
-    "--pipeline-parallel-size": "pipeline parallelism: its stages differ in layers, weights and profile run",
-    "-pp": "pipeline parallelism: its stages differ in layers, weights and profile run",
-    "--decode-context-parallel-size": "decode context parallelism",
-    "-dcp": "decode context parallelism",
     "--prefill-context-parallel-size": "prefill context parallelism",
-    "--data-parallel-size": "data parallelism",
-    "-dp": "data parallelism",
     "--cpu-offload-params": "offload of some weights by name",
     "--offload-backend": "prefetching weight offload",
     "--offload-group-size": "prefetching weight offload",
@@ -71,9 +66,18 @@ _NOT_MIRRORED = {
 }
 _NEUTRAL = ("1", "0", "null", "none", "auto", "false", "{}")
 _FRACTION = ("--gpu-memory-utilization", "--device-memory-utilization")
+_PP = ("--pipeline-parallel-size", "-pp")
+_DCP = ("--decode-context-parallel-size", "-dcp")
+_ONLINE_FP8 = ("fp8", "fp8_per_tensor", "fp8_per_block")
 _COMPILATION = ("--compilation-config", "-cc", "-O")
 _QUANTIZATION = ("--quantization", "-q")
-_WEIGHT_BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}  # of --dtype
+_TORCH_DTYPES = {  # of --dtype
+    "float32": "float32",
+    "float": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "half": "float16",
+}
 _EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
 
 
@@ -107,6 +111,10 @@ class VllmFlags(ValueHash):
         calculate_kv_scales: Whether `--calculate-kv-scales` was given.
         cpu_offload_bytes: Weights to keep in the machine's memory, for each GPU.
         kv_offload_bytes: Machine memory for finished KV, all ranks together.
+        dtype: Type of unquantized weights, empty for the model's own.
+        quantize_fp8: Whether `--quantization fp8` makes FP8 of weights that are not quantized.
+        pipeline: Pipeline stages.
+        context_ranks: Ranks that share the tokens of a request's KV (decode context parallelism).
         expert_parallel: Whether whole experts are shared out over the ranks.
         flashinfer_sampler: VLLM_USE_FLASHINFER_SAMPLER, when given.
         capture_sizes: Batch sizes of --compilation-config or --cudagraph-capture-sizes.
@@ -141,6 +149,10 @@ class VllmFlags(ValueHash):
     calculate_kv_scales: bool
     cpu_offload_bytes: int
     kv_offload_bytes: int
+    dtype: str
+    quantize_fp8: bool
+    pipeline: int
+    context_ranks: int
     expert_parallel: bool
     flashinfer_sampler: bool | None
     capture_sizes: tuple[int, ...] | None
@@ -183,6 +195,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
     """
     spelled = request.with_flags(normalized(request.engine_flags))
     _refuse(spelled, rules)
+    check_flag_names(spelled.engine_flags, rules.version)
     length, auto = _max_model_len(spelled, rules)
     fraction = spelled.float_flag(0.0, *_FRACTION) if spelled.has_flag(*_FRACTION) else None
     if fraction is not None and not 0 < fraction <= 1:
@@ -202,7 +215,8 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         max_num_batched_tokens=_human(spelled, "--max-num-batched-tokens"),
         max_num_seqs=_human(spelled, MAX_NUM_SEQS),
         block_size=_human(spelled, "--block-size"),
-        kv_cache_memory_bytes=_human(spelled, "--kv-cache-memory-bytes"),
+        kv_cache_memory_bytes=_human(spelled, "--kv-cache-memory-bytes")
+        or _human(spelled, "--kv-cache-memory"),
         num_blocks=_human(spelled, "--num-gpu-blocks-override"),
         hybrid=_hybrid(spelled),
         chunked_hybrid_env=_env(spelled, CHUNKED_HYBRID_ENV),
@@ -220,6 +234,10 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         calculate_kv_scales=_switch(spelled, "--calculate-kv-scales") is True,
         cpu_offload_bytes=_gib(spelled, "--cpu-offload-gb"),
         kv_offload_bytes=_gib(spelled, "--kv-offloading-size"),
+        dtype=_dtype(spelled),
+        quantize_fp8=spelled.text_flag("none", *_QUANTIZATION).lower() in _ONLINE_FP8,
+        pipeline=_positive(spelled, *_PP),
+        context_ranks=_positive(spelled, *_DCP),
         expert_parallel=_switch(spelled, "--enable-expert-parallel") is True,
         flashinfer_sampler=_env(spelled, FLASHINFER_SAMPLER_ENV),
         capture_sizes=captures.sizes,
@@ -261,24 +279,37 @@ def _refuse(request: PlanRequest, rules: VllmRules) -> None:
         )
     _refuse_other_weights(request)
     if request.has_flag("--calculate-kv-scales") and not rules.calculates_kv_scales:
-        raise InputError(f"vllm {rules.version} has no --calculate-kv-scales", "drop it: it went in 0.29.0")
+        raise InputError(f"vllm {rules.version} has no --calculate-kv-scales", "drop it: it went in 0.28.0")
 
 
 def _refuse_other_weights(request: PlanRequest) -> None:
-    """Raise for flags that make the weights, and with them the KV cache, another size than the checkpoint's."""
+    """Raise for a quantization made while loading whose size is not mirrored."""
     model = request.model
-    dtype = request.text_flag("auto", "--dtype").lower()
-    if _WEIGHT_BYTES.get(dtype, model.dtype_bytes) != model.dtype_bytes:
-        raise UnsupportedError(
-            f"--dtype {dtype} makes the weights of {model.name} another size, which farspan does not mirror",
-            "plan without --dtype",
-        )
     method = request.text_flag("none", *_QUANTIZATION).lower()
-    if method not in _NEUTRAL and model.quantization is None:
-        raise UnsupportedError(
-            f"--quantization {method} quantizes weights that {model.name} keeps in {model.torch_dtype}",
-            "drop it, and plan that checkpoint with --weights fp8 or int4",
+    if method in _NEUTRAL or method in _ONLINE_FP8 or model.quantization is not None:
+        return
+    raise UnsupportedError(
+        f"--quantization {method} quantizes weights that {model.name} keeps in {model.torch_dtype}",
+        "drop it, and plan that checkpoint with --weights fp8 or int4",
+    )
+
+
+def _dtype(request: PlanRequest) -> str:
+    text = request.text_flag("auto", "--dtype").lower()
+    if text == "auto":
+        return ""
+    if text not in _TORCH_DTYPES:
+        raise InputError(
+            f"--dtype {text} is none of vLLM's", f"choose one of auto, {', '.join(_TORCH_DTYPES)}"
         )
+    return _TORCH_DTYPES[text]
+
+
+def _positive(request: PlanRequest, *names: str) -> int:
+    value = request.int_flag(1, *names)
+    if value < 1:
+        raise InputError(f"{names[0]} {value} is not positive", "give at least 1")
+    return value
 
 
 class _Captures(NamedTuple):

@@ -25,6 +25,7 @@ def kv_layout(
     block_size: int,
     hybrid: bool,
     prefix_caching: bool,
+    context_ranks: int = 1,
 ) -> VllmKvLayout:
     """The KV layout of a model on one rank. Cached: nothing in it depends on context or memory.
 
@@ -36,6 +37,7 @@ def kv_layout(
         block_size: Tokens of a block, before a recurrent model raises it.
         hybrid: Whether hybrid groups are on.
         prefix_caching: Whether prefix caching is on (recurrent layers keep one more state).
+        context_ranks: Ranks that share the tokens of one request.
 
     Raises:
         InputError: A kind of attention whose cache is not mirrored, or layers vLLM cannot group.
@@ -57,7 +59,7 @@ def kv_layout(
             # One FP8 or bf16 key a token, on every rank (deepseek_v2.py: DeepseekV32IndexerCache).
             entry = layer.indexer.entry_bytes
             specs[f"{name}.indexer"] = KvSpec(SpecKind.MLA, block, 1, entry, 0, 1)
-    return make_layout(specs, rules, hybrid=hybrid)
+    return make_layout(specs, rules, hybrid=hybrid, context_ranks=context_ranks)
 
 
 def aligned_block(model: ModelSpec, rules: VllmRules, *, tp: int, kv_dtype: KvDtype, block_size: int) -> int:

@@ -121,7 +121,7 @@ def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
         fits=verdict.fits,
         reason=verdict.refusal or _reason(state, fits=verdict.fits),
         weights_bytes=state.memory.budget.weights + state.memory.budget.rope,
-        available_kv_bytes=max(state.memory.budget.available, 0),
+        available_kv_bytes=max(state.memory.shown_available, 0),
         capacity_tokens=state.memory.capacity,
         max_concurrency=state.max_concurrency,
         printed=printed_figures(state, starts=not verdict.refusal),

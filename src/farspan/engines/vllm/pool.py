@@ -21,6 +21,7 @@ class VllmKvLayout:
         layers: Spec of every layer, before grouping.
         groups: The KV groups.
         rules: The version's rules.
+        context_ranks: Ranks that share the tokens of one request: a block then holds as many times more of them.
         bytes_per_block: Bytes of one block of the pool: a page of every layer of the largest group.
         alike: One group of each kind, and how many of it there are.
     """
@@ -28,6 +29,7 @@ class VllmKvLayout:
     layers: LayerSpecs
     groups: tuple[KvGroup, ...]
     rules: VllmRules
+    context_ranks: int = 1
     bytes_per_block: int = field(init=False)
     alike: tuple[tuple[KvGroup, int], ...] = field(init=False)
 
@@ -50,9 +52,9 @@ class VllmKvLayout:
 
     def request_blocks(self, tokens: int, in_flight: int) -> int:
         """Blocks one request of `tokens` tokens holds, all groups together."""
-        blocks = 0
+        blocks, kept = 0, tokens if self.context_ranks == 1 else -(-tokens // self.context_ranks)
         for group, count in self.alike:
-            blocks += count * group.blocks(tokens, in_flight)
+            blocks += count * group.blocks(kept, in_flight)
         return blocks
 
     def concurrency(self, num_blocks: int, tokens: int, in_flight: int) -> float:
@@ -63,7 +65,7 @@ class VllmKvLayout:
         """Longest context of which `copies` requests fit in the pool without its placeholder; 0 for none."""
         usable = (num_blocks - NULL_BLOCKS) // copies
         # No group holds more tokens than the whole pool has slots, unless its cost does not grow with them.
-        limit = max(usable, 1) * max(group.spec.block_size for group in self.groups)
+        limit = max(usable, 1) * max(group.spec.block_size for group in self.groups) * self.context_ranks
         guess = self._longest_past_windows(usable, limit, in_flight)
         if guess:
             longer = self.request_blocks(guess + 1, in_flight)
@@ -81,15 +83,16 @@ class VllmKvLayout:
         if len(blocks) != 1:
             return 0
         fixed = sum(group.blocks(limit, in_flight) for group in self.groups if group not in growing)
-        return max(usable - fixed, 0) // len(growing) * blocks.pop()
+        return max(usable - fixed, 0) // len(growing) * blocks.pop() * self.context_ranks
 
     def needed_bytes(self, tokens: int, in_flight: int) -> int:
         """Bytes the engine believes one request of `tokens` tokens takes, by the check of this version."""
+        tokens = -(-tokens // self.context_ranks)
         if self.rules.check is CapacityCheck.LAYERS:
             return layers_bytes(self.layers, tokens, in_flight)
         counted = self.groups[:1] if self.rules.check is CapacityCheck.FIRST_GROUP else self.groups
         if counted is self.groups:
-            return self.bytes_per_block * self.request_blocks(tokens, in_flight)
+            return self.bytes_per_block * self.request_blocks(tokens * self.context_ranks, in_flight)
         return self.bytes_per_block * sum(group.blocks(tokens, in_flight) for group in counted)
 
     def check_bytes(self, available: int) -> int:
@@ -117,10 +120,12 @@ def layers_bytes(layers: LayerSpecs, tokens: int, in_flight: int) -> int:
     return sum(spec.blocks(tokens, in_flight) * spec.page_bytes for spec in layers.values())
 
 
-def make_layout(layers: LayerSpecs, rules: VllmRules, *, hybrid: bool) -> VllmKvLayout:
+def make_layout(
+    layers: LayerSpecs, rules: VllmRules, *, hybrid: bool, context_ranks: int = 1
+) -> VllmKvLayout:
     """Group the layers of a model.
 
     Raises:
         GroupingError: vLLM refuses these layers.
     """
-    return VllmKvLayout(layers, make_groups(layers, rules, hybrid=hybrid), rules)
+    return VllmKvLayout(layers, make_groups(layers, rules, hybrid=hybrid), rules, context_ranks)

@@ -44,5 +44,5 @@ def kv_cache_size_tokens(layout: VllmKvLayout, num_blocks: int, max_model_len: i
 def size_tokens(layout: VllmKvLayout, num_blocks: int, max_model_len: int, concurrency: float) -> int:
     """The same, where the concurrency is known already."""
     if layout.rules.size_line is SizeLine.DIVIDED:
-        return num_blocks // len(layout.groups) * layout.block_size
+        return num_blocks // len(layout.groups) * layout.block_size * layout.context_ranks
     return int(concurrency * max_model_len)

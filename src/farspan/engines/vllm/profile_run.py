@@ -28,9 +28,11 @@ _ROTATED_COPIES = (
 # MLA's chunked prefill workspace at most (mla_attention.py: determine_chunked_prefill_workspace_size).
 _LATENT_WORKSPACE_TOKENS = 65536
 # Kernels and handles outside torch: H100 servers with one GPU printed 0.07 to 0.17, from 0.18.0 on 0.24 to 0.27.
-_OUTSIDE_TORCH_OLD, _OUTSIDE_TORCH_NEW = int(0.2 * GIB), int(0.25 * GIB)
+_OUTSIDE_TORCH_OLD, _OUTSIDE_TORCH_NEW = int(0.22 * GIB), int(0.25 * GIB)
 # Collectives over NVLink in a compiled model: 0.10.2 on 2x H200, 0.12.0 on 8x H200, 0.19.0 on 2x and 4x H100.
-_COLLECTIVES_OLD, _COLLECTIVES_OLD_EIGHT, _COLLECTIVES_NEW = int(1.18 * GIB), int(0.54 * GIB), int(1.83 * GIB)
+_COLLECTIVES_OLD, _COLLECTIVES_OLD_EIGHT, _COLLECTIVES_NEW = int(1.16 * GIB), int(0.52 * GIB), int(1.83 * GIB)
+# The rejection sampler's logits and probabilities beside the sampler's (Qwen3.5-9B with MTP, one RTX 5090).
+_DRAFT_LOGIT_BYTES = 17
 # FlashInfer's sampler, compiled at the first profile run: one server (0.24.0, one H200).
 _FLASHINFER_SAMPLER = int(1.75 * GIB)
 
@@ -94,6 +96,8 @@ def profile_run(config: VllmConfig, limits: BatchLimits) -> ProfileRun:
     sampler = 0
     if config.last_stage:
         logits = int(rows * model.vocab_size * sampler_logit_bytes(config))
+        if config.given.draft_tokens:
+            logits += rows * model.vocab_size * _DRAFT_LOGIT_BYTES
         sampler = logits + hidden + rows * model.hidden_size * model.dtype_bytes + BUFFER_BYTES
     forward = max(
         (_layer_bytes(config, layer, limits.tokens) for layer in _distinct(model.layers)), default=0.0

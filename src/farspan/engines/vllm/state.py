@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -44,6 +44,7 @@ class VllmMemory:
         capacity: Longest single request in tokens.
         second_runner: Whether block tables are kept twice.
         beside_tables: Bytes of everything on the GPU but the block tables.
+        shown_available: "Available KV cache memory" of the log: that of the first pipeline stage.
         printed: What the server prints before its KV cache is laid out.
     """
 
@@ -60,6 +61,7 @@ class VllmMemory:
     capacity: int
     second_runner: bool
     beside_tables: int
+    shown_available: int
     printed: Mapping[str, str]
 
 
@@ -140,13 +142,14 @@ class VllmState(NamedTuple):
 
     def _layout_with(self, kv_dtype: KvDtype) -> VllmKvLayout:
         return kv_layout(
-            self.request.model,
+            self.config.model,
             self.config.rules,
             tp=self.request.tp,
             kv_dtype=kv_dtype,
             block_size=self.memory.block_size,
             hybrid=self.memory.hybrid.on,
             prefix_caching=self.memory.prefix_caching,
+            context_ranks=self.config.given.context_ranks,
         )
 
 
@@ -170,6 +173,7 @@ def _memory(config: VllmConfig, limits: BatchLimits, allow_env: bool) -> VllmMem
         block_size=block_size,
         hybrid=hybrid.on,
         prefix_caching=prefix_cached,
+        context_ranks=given.context_ranks,
     )
     budget = kv_budget(config, limits)
     num_blocks = given.num_blocks or layout.num_blocks(budget.available)
@@ -192,8 +196,23 @@ def _memory(config: VllmConfig, limits: BatchLimits, allow_env: bool) -> VllmMem
         capacity=layout.longest_request(num_blocks, in_flight),
         second_runner=on_second_runner(model, rules),
         beside_tables=bytes_beside_tables(config, limits, layout, num_blocks, budget),
+        shown_available=budget.available,
         printed=printed,
     )
+
+
+def _narrowest(config: VllmConfig, limits: BatchLimits, allow_env: bool) -> tuple[VllmMemory, VllmConfig]:
+    """The pipeline stage with the fewest blocks: all stages are given as many (get_kv_cache_configs)."""
+    if config.pp == 1:
+        return _memory(config, limits, allow_env), config
+    stages = [config.of_stage(index) for index in range(config.pp)]
+    memories = [_memory(stage, limits, allow_env) for stage in stages]
+    index = min(
+        range(config.pp), key=lambda index: (memories[index].num_blocks, memories[index].budget.available)
+    )
+    first = memories[0]
+    shown = replace(memories[index], shown_available=first.shown_available, printed=first.printed)
+    return shown, stages[index]
 
 
 def build_state(
@@ -210,13 +229,13 @@ def build_state(
     Raises:
         GroupingError: vLLM cannot group the layers.
     """
-    model, given = config.model, config.given
+    model, given = request.model, config.given
     max_model_len = given.max_model_len or request.context
     if given.auto_max_model_len:
         max_model_len = model.max_position_embeddings
     default = batch_limits(given, config.gpu, max_model_len, config.rules)
     limits = default if requests is None else default._replace(requests=requests)
-    memory = _memory(config, limits, allow_env)
+    memory, config = _narrowest(config, limits, allow_env)
     if given.auto_max_model_len:
         longest = memory.layout.estimated_max_model_len(memory.available, max_model_len, memory.in_flight)
         max_model_len = longest or max_model_len

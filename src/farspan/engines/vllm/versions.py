@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
-from farspan.planner.versions import ResolvedVersion, resolve_release, version_key
+from farspan.planner.versions import ResolvedVersion, released_version, resolve_release, version_key
 from farspan.sizes import GIB
 from farspan.value_hash import ValueHash
 
@@ -83,6 +83,7 @@ class VllmRules(ValueHash):
         new_kernels: Whether kernels and collectives outside torch take what they take from 0.18.0 on (fitted).
         flashinfer_sampler: Whether FlashInfer samples by default.
         keeps_workspace: Whether buffers of the experts are kept between steps.
+        whole_prompts: Whether a step holds a whole prompt, as the engine before V1 made it up to 32,768 tokens.
         estimates_graphs: Whether the memory of CUDA graphs can be estimated and subtracted.
         prefix_caches_states: Whether prefix caching is on by default for models with recurrent layers.
         e5m2_meets_quantized_query: Whether FlashAttention on Hopper accepts E5M2 and then asserts E4M3.
@@ -122,6 +123,7 @@ class VllmRules(ValueHash):
     flashinfer_sampler: bool = False
     keeps_workspace: bool = False
     estimates_graphs: bool = False
+    whole_prompts: bool = False
     prefix_caches_states: bool = False
     e5m2_meets_quantized_query: bool = True
     smallest_window_block: bool = False
@@ -251,6 +253,7 @@ _CHANGES: tuple[tuple[str, VllmRules], ...] = (
     ("0.33.0", _V0_33),
 )
 OLDEST_READ = _CHANGES[0][0]
+_FIRST_V1 = version_key("0.8.0")
 _CHANGE_KEYS = tuple(version_key(first) for first, _ in _CHANGES)
 
 # First version whose registry lists the architecture. Older ones are not here.
@@ -283,7 +286,11 @@ def rules_for(wanted: str) -> tuple[VllmRules, ResolvedVersion]:
         InputError: The text is not a version.
     """
     resolved = resolve_release(ENGINE, wanted, OLDEST_READ, KNOWN_VERSIONS[-1])
-    return _rules_of(resolved.version), resolved
+    before_v1 = resolved.version == OLDEST_READ and version_key(released_version(wanted)[0]) < _FIRST_V1
+    rules = (
+        replace(_rules_of(resolved.version), whole_prompts=True) if before_v1 else _rules_of(resolved.version)
+    )
+    return rules, resolved
 
 
 @lru_cache(maxsize=256)

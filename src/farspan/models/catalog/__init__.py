@@ -89,8 +89,29 @@ def find(text: str) -> CatalogEntry | None:
     return None
 
 
-def suggestions(text: str) -> list[str]:
-    """Names close to a mistyped one."""
-    import difflib
+def aliases() -> dict[str, tuple[str, ...]]:
+    """The short names of each model that has some."""
+    found: dict[str, list[str]] = {}
+    for short, name in _ALIASES.items():
+        found.setdefault(name, []).append(short)
+    return {name: tuple(short) for name, short in found.items()}
 
-    return difflib.get_close_matches(text.lower(), [*_ALIASES, *names()], n=2)
+
+def known_names() -> tuple[str, ...]:
+    """Every catalog name and short name, sorted."""
+    return tuple(sorted((*_ALIASES, *names())))
+
+
+def suggestions(text: str) -> list[str]:
+    """Names close to a mistyped one: those that hold it first, whatever stands between its words."""
+    import difflib
+    import re
+
+    def squeeze(name: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", name.lower().rpartition("/")[2])
+
+    wanted = squeeze(text)
+    short = set(aliases())
+    candidates = [*_ALIASES, *(name for name in names() if name not in short)]
+    holding = [name for name in candidates if len(wanted) > 2 and wanted in squeeze(name)]
+    return holding[:3] or difflib.get_close_matches(text.lower(), candidates, n=2)

@@ -71,7 +71,6 @@ def _with_defaults(family: Family, reader: ConfigReader) -> Family:
 
 
 def _build(decoder: Decoder, family: Family, notes: tuple[str, ...]) -> ModelSpec:
-    from farspan.models.families.adjustments import ADJUSTMENTS
     from farspan.models.families.decoder_reader import read_layers
 
     if family.code in ("decilm", "longcat"):
@@ -80,8 +79,11 @@ def _build(decoder: Decoder, family: Family, notes: tuple[str, ...]) -> ModelSpe
         ropes = (decilm if family.code == "decilm" else longcat).read_layers(decoder)
     else:
         ropes = read_layers(decoder, family)
-    if family.code in ADJUSTMENTS:
-        ADJUSTMENTS[family.code](decoder)
+    if family.code:
+        from farspan.models.families.adjustments import ADJUSTMENTS
+
+        if family.code in ADJUSTMENTS:
+            ADJUSTMENTS[family.code](decoder)
     if "dual_chunk_attention_config" in decoder.reader:
         notes += ("dual chunk attention: every key and value is kept, as without it",)
     spec = decoder.build(ropes, notes)

@@ -1,0 +1,98 @@
+"""The model that a server really runs: its dtype and weights as the flags change them, a draft head, one stage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+from farspan.engines.vllm.flags import VllmFlags
+from farspan.errors import UnsupportedError
+from farspan.models.spec import AttentionKind, LayerSpec, ModelSpec
+from farspan.models.tensors import DTYPE_BYTES, QuantSpec, Shard, WeightPart, WeightTensor
+
+_FIRST_STAGE = frozenset({WeightPart.EMBEDDING, WeightPart.VISION, WeightPart.PROJECTOR})
+_LAST_STAGE = frozenset({WeightPart.LM_HEAD})
+# Methods that draft with one more layer of the model's own width on its hidden states.
+_ONE_LAYER = frozenset({"mtp", "eagle", "eagle3"})
+_NO_WEIGHTS = frozenset({"", "ngram", "ngram_gpu", "suffix", "[ngram]"})
+
+
+@lru_cache(maxsize=256)
+def served_model(model: ModelSpec, given: VllmFlags) -> ModelSpec:
+    """The model with --dtype, --quantization and the draft head of --speculative-config.
+
+    Raises:
+        UnsupportedError: A draft whose size the flags do not say.
+    """
+    changed = model
+    if given.dtype and DTYPE_BYTES[given.dtype] != model.dtype_bytes:
+        changed = replace(changed, torch_dtype=given.dtype)
+    if given.quantize_fp8 and changed.quantization is None:
+        changed = _with_online_fp8(changed)
+    if given.speculative in _NO_WEIGHTS:
+        return changed
+    if given.speculative not in _ONE_LAYER:
+        raise UnsupportedError(
+            f"--speculative-config with method {given.speculative} loads a draft that farspan does not read",
+            "plan without it, and leave the draft's weights and KV free",
+        )
+    return _with_draft_layer(changed)
+
+
+def _with_online_fp8(model: ModelSpec) -> ModelSpec:
+    """Projections in FP8 with one scale a tensor (vllm layers/quantization/fp8.py: Fp8OnlineLinearMethod)."""
+    fp8 = QuantSpec("fp8", 8, 0, 0)
+    weights = tuple(
+        replace(tensor, quant=fp8 if tensor.quantizable and _is_inner(tensor) else tensor.quant)
+        for tensor in model.weights
+    )
+    return replace(model, weights=weights, quantization=fp8)
+
+
+def _is_inner(tensor: WeightTensor) -> bool:
+    return tensor.part not in (*_FIRST_STAGE, *_LAST_STAGE)
+
+
+def _with_draft_layer(model: ModelSpec) -> ModelSpec:
+    """One layer more, as large as the others on average, and the projection that joins token and hidden state."""
+    inner = sum(tensor.count for tensor in model.weights if _is_inner(tensor))
+    count = inner // model.num_layers + 2 * model.hidden_size * model.hidden_size
+    draft = WeightTensor("draft layer", WeightPart.DENSE_MLP, (count,), Shard.SPLIT)
+    attending = [layer for layer in model.layers if layer.attention is AttentionKind.FULL]
+    pattern = (attending or list(model.layers))[-1]
+    layer = replace(pattern, index=model.num_layers, shares_kv_with=None)
+    return replace(model, layers=(*model.layers, layer), weights=(*model.weights, draft))
+
+
+@lru_cache(maxsize=256)
+def pipeline_stages(model: ModelSpec, pp: int) -> tuple[ModelSpec, ...]:
+    """The stages of a model (vllm distributed/utils.py: get_pp_indices): layers as even as they go.
+
+    A stage's share of the layers' weights is its share of the layers; where layers differ in size that is an average.
+    """
+    if pp == 1:
+        return (model,)
+    sizes = [model.num_layers // pp] * pp
+    for index in range(2, model.num_layers % pp + 2):
+        sizes[-index] += 1
+    stages, start = [], 0
+    for index, size in enumerate(sizes):
+        layers = model.layers[start : start + size]
+        start += size
+        stages.append(_stage(model, layers, first=index == 0, last=index == pp - 1))
+    return tuple(stages)
+
+
+def _stage(model: ModelSpec, layers: tuple[LayerSpec, ...], *, first: bool, last: bool) -> ModelSpec:
+    weights = []
+    for tensor in model.weights:
+        if tensor.part in _FIRST_STAGE:
+            if first or (last and model.tie_word_embeddings and tensor.part is WeightPart.EMBEDDING):
+                weights.append(tensor)
+        elif tensor.part in _LAST_STAGE:
+            if last:
+                weights.append(tensor)
+        else:
+            copies = -(-tensor.copies * len(layers) // model.num_layers)
+            weights.append(replace(tensor, copies=copies))
+    return replace(model, layers=layers, weights=tuple(weights))

@@ -1,0 +1,94 @@
+"""Times of several requests sent at once: when the last one has its first token, and what a token takes then.
+
+A model of a queue, checked against no server: it says "assumed" wherever it is shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from farspan.planner.kvcost import asked_kv_dtype
+from farspan.planner.roofline import active_weight_bytes, decode_rates
+from farspan.planner.timing import choose_fit
+
+if TYPE_CHECKING:
+    from farspan.planner.request import EnginePlan, PlanRequest
+
+BASIS = (
+    "assumed: prompts are computed one after the other and tokens between them are free; "
+    "a batch reads its weights once and each request's cache"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadEstimate:
+    """What `concurrency` requests sent at the same moment see, in seconds.
+
+    Args:
+        concurrency: Requests sent.
+        running: How many of them run at once; the others wait for room.
+        ttft_first_s: The first one's first token.
+        ttft_mean_s: The mean over all.
+        ttft_last_s: The last one's first token.
+        itl_s: Time between tokens while `running` requests decode and no prompt is computed.
+    """
+
+    concurrency: int
+    running: int
+    ttft_first_s: float
+    ttft_mean_s: float
+    ttft_last_s: float
+    itl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimeGoals:
+    """Times to stay within when all requests are sent at once; None for no goal.
+
+    Args:
+        ttft_s: The last request's time to first token.
+        itl_s: Time between tokens of the full batch.
+    """
+
+    ttft_s: float | None = None
+    itl_s: float | None = None
+
+    def met_by(self, request: PlanRequest, plan: EnginePlan) -> bool:
+        """Whether a plan that fits also keeps to the times."""
+        if self.ttft_s is None and self.itl_s is None:
+            return True
+        load = estimate_load(request, plan)
+        return (
+            load is not None
+            and (self.ttft_s is None or load.ttft_last_s <= self.ttft_s)
+            and (self.itl_s is None or load.itl_s <= self.itl_s)
+        )
+
+
+NO_GOALS = TimeGoals()
+
+
+def estimate_load(request: PlanRequest, plan: EnginePlan) -> LoadEstimate | None:
+    """Estimate `request.concurrency` requests of the full context sent at once; None where not one fits.
+
+    Of n that run at once the k-th has its first token after k prompts, TTFT = k T with T the time of one alone; those
+    beyond n wait until a batch of n has ended, n T + (output - 1) ITL(n). ITL(n) is that of one request, plus what n
+    requests read more: their caches, and the weights that n tokens wake (all of a dense model's, more experts of a
+    mixture's: `roofline.active_weight_bytes`), over bandwidth and the fitted share of it.
+    """
+    time, running = plan.time, min(request.concurrency, int(plan.max_concurrency))
+    if time is None or running < 1:
+        return None
+    width = asked_kv_dtype(request).value_bytes(request.model.dtype_bytes)
+    rates = decode_rates(request.model, request.tp, width)
+    more = (running - 1) * rates.kv(request.context)
+    more += active_weight_bytes(request.model, request.tp, running) - rates.weights
+    fit, _, _ = choose_fit(plan.engine, plan.version, request.gpu.name, asked_kv_dtype(request), "")
+    itl = time.itl_expected_s + more / request.gpu.bandwidth / fit.decode
+    alone = time.ttft_expected_s
+    batch_s = running * alone + max(0, request.output_tokens - 1) * itl
+    firsts = [
+        (place // running) * batch_s + (place % running + 1) * alone for place in range(request.concurrency)
+    ]
+    return LoadEstimate(request.concurrency, running, firsts[0], sum(firsts) / len(firsts), firsts[-1], itl)
