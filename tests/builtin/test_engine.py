@@ -275,7 +275,7 @@ def test_what_fits_only_without_neighbours_is_refused_for_now(
     measured = HostDriver.memory
     monkeypatch.setattr(HostDriver, "memory", lambda driver: Memory(32 * 2**20, measured(driver).total))
     taken = InferenceEngine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=1)))
-    with pytest.raises(KVCacheShrunkError, match="KV cache and there are .* now, others hold the rest"):
+    with pytest.raises(KVCacheShrunkError, match=r"KV cache and there are .* now, others hold the rest"):
         taken.check(100_000, 11)
     taken.check(1_000, 11)
     monkeypatch.undo()
