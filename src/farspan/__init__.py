@@ -27,6 +27,7 @@ _VERBS = {
     "plan": "farspan.verbs.plan",
     "probe": "farspan.verbs.probe",
     "prompt": "farspan.verbs.prompt",
+    "prove": "farspan.verbs.prove",
     "report": "farspan.verbs.report",
     "serve": "farspan.verbs.serve",
     "status": "farspan.verbs.status",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from farspan.verbs.plan import plan as plan
     from farspan.verbs.probe import probe as probe
     from farspan.verbs.prompt import prompt as prompt
+    from farspan.verbs.prove import prove as prove
     from farspan.verbs.report import report as report
     from farspan.verbs.serve import serve as serve
     from farspan.verbs.status import status as status

@@ -97,3 +97,20 @@ class DefectError(FarspanError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "this is a defect of farspan: please report it with the command you ran")
+
+
+def install_command(extras: str) -> str:
+    """The command that adds optional packages to the farspan that runs: from where it was installed from, a checkout or
+    a file, else by name."""
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+    from pathlib import Path
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        origin = json.loads(distribution("farspan").read_text("direct_url.json") or "{}")
+        url = urlsplit(str(origin.get("url", "")))
+    except (PackageNotFoundError, ValueError, AttributeError):
+        url = urlsplit("")
+    path = unquote(url.path) if url.scheme == "file" else ""
+    return f"pip install '{path if path and Path(path).exists() else 'farspan'}[{extras}]'"

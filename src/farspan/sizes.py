@@ -15,6 +15,7 @@ _FACTORS = {
     "mi": 2**20,
     "gi": 2**30,
 }
+_POWER = re.compile(r"\s*([0-9]+)[eE]\+?0?([0-9])\s*")
 _PATTERN = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*")
 
 GIB = 2**30
@@ -29,7 +30,13 @@ def parse_tokens(text: str) -> int:
     match = _PATTERN.fullmatch(text)
     factor = _FACTORS.get(match.group(2).lower()) if match else None
     if match is None or factor is None:
-        raise InputError(f"{text!r} is not a token count", "write it as 8192, 10k, 6.5M or 2Mi")
+        power = _POWER.fullmatch(text)
+        meant = (
+            format_tokens(int(power.group(1)) * 10 ** int(power.group(2)))
+            if power
+            else "8192, 10k, 6.5M or 2Mi"
+        )
+        raise InputError(f"{text!r} is not a token count", f"write it as {meant}")
     number = match.group(1).replace("_", "").replace(",", "")
     whole, _, fraction = number.partition(".")
     scale = int(10 ** len(fraction))

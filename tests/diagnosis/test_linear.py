@@ -129,3 +129,9 @@ def test_absurd_numbers(value: str) -> None:
     for line in lines:
         examine([line.format(value).encode()])
     examine(["\n".join(lines).format(value).encode()])
+
+
+def test_a_line_of_no_known_words_is_no_candidate() -> None:
+    """A pattern without words of its own would be tried on every line of every log."""
+    assert not knowledge().patterns.candidates(b"a quiet line that says nothing")
+    assert not knowledge().patterns.candidates(b"x")

@@ -199,3 +199,25 @@ def test_a_warm_up_that_hangs_is_no_matter_of_the_timeout(flag: str) -> None:
     assert "a rank hangs" in finding.cause
     assert not any("--watchdog-timeout 3600" in step for step in finding.fix)
     assert ("pipeline" in " ".join(finding.fix)) is flag.startswith("pp")
+
+
+@pytest.mark.parametrize(
+    "child",
+    [
+        "free(): invalid pointer",
+        "double free or corruption (out)",
+        "malloc(): unaligned tcache chunk detected",
+    ],
+)
+def test_an_abort_of_the_c_library_is_read_without_a_traceback(child: str) -> None:
+    (finding, *_) = examine([f"{STARTED}{child}\nAborted (core dumped)\n".encode()]).findings
+    assert finding.id == "first-error"
+    assert child in finding.cause
+
+
+def test_a_server_that_ended_politely_has_ended() -> None:
+    log = READY + '(APIServer pid=1) INFO:     10.0.0.1:5000 - "GET /v1/models HTTP/1.1" 200 OK\n'
+    log += (
+        "(APIServer pid=1) INFO:     Shutting down\n(APIServer pid=1) INFO:     Finished server process [1]\n"
+    )
+    assert "served and was stopped. Nothing is wrong" in answer(examine([log.encode()]))

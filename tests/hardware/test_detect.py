@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from farspan.errors import InputError
+from farspan.errors import InputError, install_command
 from farspan.hardware import detect
 from farspan.hardware.gpu import Origin
 from farspan.hardware.node_spelling import parse_node
@@ -72,7 +73,7 @@ def test_unknown_mixed_and_missing_gpus_are_refused() -> None:
 
 def test_without_nvidia_ml_py_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with pytest.raises(InputError, match=r"farspan\[cuda\]"):
+    with pytest.raises(InputError, match=re.escape(install_command("cuda"))):
         parse_node("detect")
 
 
@@ -95,3 +96,25 @@ def test_host_memory(tmp_path: Path) -> None:
     meminfo.write_text("MemTotal:       131981020 kB\nMemFree: 1 kB\n")
     assert detect.host_memory_bytes(meminfo) == 131_981_020 * 1024
     assert detect.host_memory_bytes(tmp_path / "none") is None
+
+
+def test_gpus_are_found_without_the_nvml_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nfor i in 1 2; do echo 'NVIDIA H200, 143771, 615'; done\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    node = parse_node("detect")
+    assert (node.gpu.name, node.count) == ("H200", 2)
+    assert node.gpu.memory_bytes == (143771 - 615) * 2**20
+    assert abs(node.gpu.memory_bytes - 150_109_880_320) < 2**20  # what torch reports, less than a MiB off
+
+
+def test_a_driver_program_that_fails_is_as_good_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert detect.list_by_nvidia_smi() == []

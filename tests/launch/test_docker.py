@@ -189,8 +189,19 @@ def test_a_start_that_fails_is_diagnosed_and_leaves_nothing(fakes: Fakes) -> Non
     assert "vllm-context-too-long" in done.stderr
     assert "fix:" in done.stderr
     assert fakes.argv("docker", "rm") == [["docker", "rm", "--force", "scout"]]
-    assert StateFolder().records() == []
+    (record,) = StateFolder().records()
+    assert record.failed.startswith("the server ended with status 1")
     assert StateFolder().log_path("scout").read_text() == (EVIDENCE / "vllm-context-too-long.log").read_text()
+    shown = farspan("status")
+    assert shown.return_value == 1
+    assert "failed" in shown.stdout
+    assert "farspan stop scout forgets it" in shown.stdout
+    assert farspan("logs").stdout == (EVIDENCE / "vllm-context-too-long.log").read_text()
+    assert "did not start" in str(farspan("bench", "scout", "--contexts", "1k").exception)
+    assert fakes.argv("docker", "logs", "scout") == []
+    farspan("stop", "scout")
+    assert StateFolder().records() == []
+    assert len(fakes.argv("docker", "rm")) == 1
 
 
 def test_a_container_that_cannot_start_does_not_stay(fakes: Fakes) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 from pathlib import Path
 
 import pytest
 
-from farspan.errors import InputError, NotFoundError
-from farspan.launch.engine_python import find_python, tagged_version
+from farspan.engines.registry import get_engine
+from farspan.errors import InputError, MissingPackageError, NotFoundError, install_command
+from farspan.launch import engine_python
+from farspan.launch.engine_python import check_modules, find_python, tagged_version
 
 
 @pytest.mark.parametrize(
@@ -74,3 +78,32 @@ def test_a_program_or_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
         find_python(str(tmp_path / "nothing" / "python"), environment)
     with pytest.raises(NotFoundError, match="no bin/python"):
         find_python(str(tmp_path / "env" / "bin"), environment)
+
+
+def test_an_engine_without_its_modules_is_refused_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_modules(get_engine("builtin"))
+    monkeypatch.setattr(engine_python, "find_spec", lambda name: None if name == "torch" else name)
+    with pytest.raises(MissingPackageError, match=r"needs torch; pip install '.*\[builtin,report\]'"):
+        check_modules(get_engine("builtin"))
+    check_modules(get_engine("vllm"))
+
+
+def test_the_install_command_names_where_farspan_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Installed:
+        def __init__(self, url: str | None) -> None:
+            self.url = url
+
+        def read_text(self, name: str) -> str | None:
+            return None if self.url is None else json.dumps({"url": self.url})
+
+    checkout = tmp_path / "my farspan"
+    checkout.mkdir()
+    for url, target in (
+        (checkout.as_uri(), str(checkout)),
+        ((tmp_path / "gone").as_uri(), "farspan"),
+        (None, "farspan"),
+    ):
+        monkeypatch.setattr(importlib.metadata, "distribution", lambda name, url=url: Installed(url))
+        assert install_command("report") == f"pip install '{target}[report]'"

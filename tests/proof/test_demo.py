@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from farspan.engines.command import EngineCommand
 from farspan.errors import InputError, LaunchError
+from farspan.launch.runtimes.process import LocalRuntime
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.runs.run_folder import load_run
 from farspan.proof import demo
@@ -27,6 +30,18 @@ SMALL = (600, 9000)  # the second one is longer than a chunk of the checkpoint's
 def servers_in(folder: Path) -> list[psutil.Process]:
     """List the processes that were started for a demo in this folder."""
     return started_with(str(folder / "recall"))
+
+
+def serve_by(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """Let the demo's server be another Python program; PORT among its arguments is the port it must listen on."""
+    real = demo._prepare_server
+
+    def prepare(checkpoint: Path) -> LocalRuntime:
+        launch = real(checkpoint).launch
+        words = tuple(str(launch.port) if word == "PORT" else word for word in arguments)
+        return LocalRuntime(replace(launch, command=EngineCommand((sys.executable, *words), ())))
+
+    monkeypatch.setattr(demo, "_prepare_server", prepare)
 
 
 def start_demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -89,17 +104,14 @@ def test_however_it_is_ended_no_process_stays(tmp_path: Path, number: signal.Sig
 async def test_a_server_that_dies_is_one_error_with_its_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dying = [sys.executable, "-c", "print('no room for the weights'); raise SystemExit(7)"]
-    monkeypatch.setattr(demo, "_server_command", lambda checkpoint, port: dying)
+    serve_by(monkeypatch, "-c", "print('no room for the weights'); raise SystemExit(7)")
     with pytest.raises(LaunchError, match="status 7") as caught:
         await run_demo(DemoOptions(tmp_path / "out", (600,)))
     assert caught.value.tail == ("no room for the weights",)
 
 
 async def test_a_wrong_answer_fails_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        demo, "_server_command", lambda checkpoint, port: [sys.executable, str(SCRIPTED), str(port), "Wrong "]
-    )
+    serve_by(monkeypatch, str(SCRIPTED), "PORT", "Wrong ")
     monkeypatch.setenv("PYTHONPATH", str(SCRIPTED.parent))
     outcome = await run_demo(DemoOptions(tmp_path / "out", (600,)))
     assert not outcome.bench.good
@@ -111,9 +123,7 @@ async def test_a_wrong_answer_fails_the_demo(tmp_path: Path, monkeypatch: pytest
 async def test_the_long_context_is_added_when_it_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        demo, "_server_command", lambda checkpoint, port: [sys.executable, str(SCRIPTED), str(port)]
-    )
+    serve_by(monkeypatch, str(SCRIPTED), "PORT")
     monkeypatch.setattr(demo, "DEFAULT_CONTEXTS", (600, 700))
     monkeypatch.setattr(demo, "EXTRA_CONTEXT", 1000)
     monkeypatch.setenv("PYTHONPATH", str(SCRIPTED.parent))
@@ -132,15 +142,11 @@ async def test_the_long_context_is_added_when_it_fits(
 async def test_what_nobody_asked_for_does_not_decide_when_time_is_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        demo,
-        "_server_command",
-        lambda checkpoint, port: [sys.executable, str(SCRIPTED), str(port), "", "3000"],
-    )
+    serve_by(monkeypatch, str(SCRIPTED), "PORT", "", "3000")
     monkeypatch.setattr(demo, "DEFAULT_CONTEXTS", (600, 5000))
     monkeypatch.setattr(demo, "_REPORT_S", 0.0)
     monkeypatch.setenv("PYTHONPATH", str(SCRIPTED.parent))
-    outcome = await run_demo(DemoOptions(tmp_path / "out", time_limit_s=8.0))
+    outcome = await run_demo(DemoOptions(tmp_path / "out", time_limit_s=20.0))
     assert outcome.good
     assert outcome.left_out == (5000,)
     assert {result.context for result in outcome.bench.results} == {600}
@@ -149,7 +155,7 @@ async def test_what_nobody_asked_for_does_not_decide_when_time_is_short(
     assert page is not None
     assert "timed" not in page.read_text()
 
-    asked = await run_demo(DemoOptions(tmp_path / "asked", (5000,), time_limit_s=8.0))
+    asked = await run_demo(DemoOptions(tmp_path / "asked", (5000,), time_limit_s=5.0))
     assert not asked.good
     assert {result.status for result in asked.bench.results} == {Status.TIMED_OUT}
 

@@ -61,6 +61,7 @@ WORDINGS: dict[str, tuple[Wording, ...]] = {
             says=("compute_120a", "CUDA_HOME"),
         ),
         Wording(VLLM_V1, "RuntimeError: No supported CUDA architectures found for major versions [10]."),
+        Wording(SGLANG, "RuntimeError: FlashInfer requires GPUs with sm75 or higher", says=("ARCH_LIST",)),
     ),
     "wheels-do-not-match": (
         Wording(
@@ -189,6 +190,27 @@ WORDINGS: dict[str, tuple[Wording, ...]] = {
             "torch.distributed.DistBackendError: ncclInvalidUsage: Duplicate GPU detected : "
             "rank 1 and rank 0 both on 1b000",
         ),
+    ),
+    "peer-gone": (
+        Wording(
+            VLLM_V1,
+            "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed "
+            "by peer [10.0.0.3]:23312",
+        ),
+        Wording(
+            SGLANG,
+            "torch.distributed.DistBackendError: [3] is setting up NCCL communicator and retrieving "
+            "ncclUniqueId from [0] via c10d "
+            "key-value store by key '0', but store->get('0') got error: Connection reset by peer",
+        ),
+    ),
+    "weights-of-another-shape": (
+        Wording(
+            VLLM_V1,
+            "AssertionError: Attempted to load weight (torch.Size([2048, 5120])) into parameter "
+            "(torch.Size([1024, 5120]))",
+        ),
+        Wording(SGLANG, "AssertionError: assert param_data.shape == loaded_weight.shape"),
     ),
     "gloo-interface": (
         Wording(
@@ -511,6 +533,8 @@ WORDINGS: dict[str, tuple[Wording, ...]] = {
 
 # Lines a healthy server prints (or survives) that hold the words of a failure.
 LOOK_ALIKES: dict[str, tuple[str, ...]] = {
+    "peer-gone": ("WARNING 05-01 10:00:30 [x.py:1] Connection reset by peer while sending usage statistics",),
+    "weights-of-another-shape": ("WARNING 05-01 10:00:30 [x.py:1] loaded weight has another dtype",),
     "no-nvcc": ("WARNING 05-01 10:00:30 [x.py:1] Could not find nvcc, DeepGEMM is off",),
     "compiler-too-old": ("INFO 05-01 10:00:30 [x.py:1] ptxas info : Used 40 registers",),
     "wheels-do-not-match": (

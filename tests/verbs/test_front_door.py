@@ -47,6 +47,7 @@ def test_every_verb_is_a_function_of_its_name() -> None:
         "plan",
         "probe",
         "prompt",
+        "prove",
         "report",
         "serve",
         "status",
@@ -61,6 +62,11 @@ def test_options_are_arguments(verb: str) -> None:
         from farspan.verbs.serve import prepare_server
 
         functions.append(prepare_server)
+    if verb == "prove":
+        from farspan.verbs.prove import prove_options
+        from farspan.verbs.serve import prepare_server
+
+        functions += [prove_options, prepare_server]
     if verb == "bench":
         from farspan.verbs.bench import bench_dry_run, bench_options
 

@@ -12,7 +12,7 @@ import click
 
 from farspan.builtin.model_config import read_config
 from farspan.builtin.startlog import StartLog
-from farspan.errors import CheckpointError, FarspanError, InputError
+from farspan.errors import CheckpointError, FarspanError, InputError, install_command
 from farspan.kv.kv_options import KVOptions
 from farspan.sizes import format_bytes, parse_tokens
 
@@ -105,9 +105,7 @@ def serve(
         from farspan.builtin.server import create_app
         from farspan.builtin.server_tokenizer import ChatTokenizer
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"the built-in engine needs {error.name}", "pip install 'farspan[builtin]'"
-        ) from error
+        raise InputError(f"the built-in engine needs {error.name}", install_command("builtin")) from error
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("torch sees no CUDA device", "use --device cpu")
     rules = access_rules(os.environb.get(b"FARSPAN_API_KEY"), host, allowed_hosts)

@@ -26,6 +26,7 @@ from farspan.cli.points import (
     print_spreads,
     stdout_console,
 )
+from farspan.errors import InputError
 from farspan.escape_terminal import printable
 from farspan.measurement.http.wire import Api, PromptAs
 from farspan.measurement.lengths import parse_lengths
@@ -37,6 +38,7 @@ from farspan.verbs.bench import bench, bench_dry_run, default_run_folder
 EPILOG = """\b
 Examples:
   farspan bench --url http://localhost:8000 --contexts 10k,100k,1M
+  farspan bench llama-4-scout-vllm --contexts 10k,100k,1M
   farspan bench --url http://localhost:8000 --contexts 1M --depths 0.1,0.9 --run runs/a
   farspan bench --url http://localhost:8000 --contexts 1M,2M --depths 0.1,0.9 --run runs/a --resume
   farspan bench --url http://localhost:8000 --contexts 100k --concurrency 8 --api chat --json
@@ -47,10 +49,12 @@ Examples:
 
 \b
 Exit code: 0 every request was answered and right; 1 some request failed or was wrong, or a
---fail-if condition is true or cannot be judged; 2 bad input, or no request was answered at all."""
+--fail-if condition is true or cannot be judged; 2 bad input, or no request was answered at all;
+130 interrupted: farspan bench --resume --run DIR goes on."""
 
 
 @click.command(epilog=EPILOG, context_settings={"max_content_width": 110})
+@click.argument("server", required=False)
 @click.option("--url", "--base-url", help="The server's address, such as http://localhost:8000.")
 @click.option(
     "--engines",
@@ -234,6 +238,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
 @click.option("--metrics-url", help="Where the engine's metrics are.  [default: /metrics on the server]")
 @json_option
 def command(
+    server: str | None,
     url: str | None,
     engines: dict[str, str] | None,
     run: Path | None,
@@ -247,9 +252,15 @@ def command(
 ) -> int:
     """Send exact-length prompts to a server, check the answers and measure.
 
+    SERVER is an address, or the name of a server that farspan serve has started: its record tells
+    tokenizer, plan, flags and log.
+
     Every prompt has exactly as many tokens as asked for, starts like no other, and hides a needle that
     must come back. Results are kept in the run folder as they come in.
     """  # fmt: skip
+    if server and url:
+        raise InputError(f"both {server} and --url are given", "give one")
+    url = server or url
     options = {name: value for name, value in options.items() if is_given(name)}
     if dry_run:
         plan = bench_dry_run(url, run=run, **options)

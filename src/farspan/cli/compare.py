@@ -36,8 +36,8 @@ Exit code: 0 compared, 1 a --fail-if condition is true or cannot be judged, 2 ba
 def command(a: Path, b: Path, plan: Path | None, fail_if: tuple[str, ...], as_json: bool) -> int:
     """Compare run folder B with run folder A, measure by measure.
 
-    The ratio is B over A: the geometric mean with a 95 % confidence interval, by Student's t on
-    logarithms, of requests with the same prompt where the runs share them.
+    A and B are medians. The ratio is B over A: the geometric mean with a 95 % confidence interval, by Student's t on
+    logarithms, of requests with the same prompt where the runs share them; it need not be the medians' quotient.
     """
     result = compare(a, b, plan=plan, fail_if=fail_if)
     if as_json:
@@ -78,6 +78,10 @@ def _cells(row: Row) -> tuple[str, ...]:
         figure(row.b),
         "" if ratio is None else f"{ratio.ratio:.3f}",
         interval,
-        "" if ratio is None else f"{ratio.count}{' pairs' if ratio.paired else ''}",
+        "" if ratio is None else f"{ratio.count}{_pairs(ratio.count) if ratio.paired else ''}",
         row.verdict.value,
     )
+
+
+def _pairs(count: int) -> str:
+    return " pair" if count == 1 else " pairs"

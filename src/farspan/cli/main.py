@@ -36,6 +36,7 @@ VERBS = {
     "plan": "Say what fits, with which flags, and how long it takes, before anything is launched.",
     "probe": "Write the recall checkpoint, a tiny Llama 4 that copies back any needle.",
     "prompt": "Build one prompt of exactly N tokens.",
+    "prove": "Serve, measure and examine a model on engine after engine, and report.",
     "logs": "Show the log of a server farspan has started.",
     "models": "List the models farspan knows by name.",
     "report": "Turn run folders into one HTML page and a Markdown table.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -32,3 +33,23 @@ def print_lines(lines: Iterable[str]) -> None:
 def terminal_width() -> int | None:
     """Columns of the terminal; None for a file or a pipe, which gets whole lines."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def wrap_command(command: str, width: int) -> str:
+    """A shell command on lines no longer than a terminal where its words allow, ready to paste: each option begins a
+    line, or stays on the line of the one before, with its value."""
+    groups: list[str] = []
+    for word in shlex.split(command):
+        quoted = shlex.quote(word)
+        if groups and not word.startswith("-"):
+            groups[-1] += f" {quoted}"
+        else:
+            groups.append(quoted)
+    lines = [""]
+    for group in groups:
+        longer = f"{lines[-1]} {group}" if lines[-1].strip() else f"{lines[-1]}{group}"
+        if lines[-1].strip() and len(longer) > width - 2:
+            lines.append(f"    {group}")
+        else:
+            lines[-1] = longer
+    return " \\\n".join(lines)

@@ -14,7 +14,11 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option("--tp", type=int, help="Tensor-parallel size.  [default: all GPUs]"),
-    click.option("--context", metavar="SIZE", help="Longest request, prompt and answer together: 128k, 2M, 2Mi."),
+    click.option(
+        "--context",
+        metavar="SIZE",
+        help="Longest request, prompt and answer together: 128k, 2M, 2Mi; max for the longest that fits.",
+    ),
     click.option("--concurrency", default=1, show_default=True, help="Requests of that length at once."),
     click.option("--output-tokens", metavar="SIZE", default="200", show_default=True, help="Tokens of the answer."),
     click.option(

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from farspan.cli.options import EngineName, GpuNames, ModelName, RuntimeName
-from farspan.cli.output import json_option, print_json
+from farspan.cli.output import json_option, print_json, terminal_width, wrap_command
 from farspan.cli.plan_options import engine_flags_argument, plan_options
 from farspan.sizes import format_seconds
 
@@ -124,7 +124,9 @@ def command(**options: Any) -> int:
     if as_json:
         print_json(prepared.to_json())
         return 0
-    click.echo(prepared.text.rstrip("\n"))
+    width = terminal_width()
+    one_line = prepared.text.count("\n") == 0
+    click.echo(wrap_command(prepared.text, width) if width and one_line else prepared.text.rstrip("\n"))
     for warning in prepared.warnings:
         click.echo(f"! {warning}", err=True)
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from farspan.cli.output import json_option, print_json
-from farspan.launch.serve import ServerStatus
+from farspan.launch.started_servers import ServerStatus
 from farspan.planner.text_layout import table
 from farspan.sizes import format_seconds, format_tokens
 from farspan.verbs.status import status
@@ -26,7 +26,7 @@ Exit code: 0 all of them are ready, or there is none; 1 one is not; 2 bad input.
 @click.argument("name", required=False)
 @json_option
 def command(name: str | None, as_json: bool) -> int:
-    """Show the servers farspan has started, or one of them: ready, starting, not answering, or gone."""
+    """Show the servers farspan has started, or one of them: ready, starting, not answering, failed, or gone."""
     found = status(name)
     if as_json:
         print_json(found.to_json())
@@ -52,7 +52,7 @@ def _rows(servers: Sequence[ServerStatus]) -> list[list[str]]:
                 record.url or "-",
                 format_seconds(max(time.time() - record.started, 0.0)),
                 f"{server.why}; farspan stop {record.name} forgets it"
-                if server.state == "gone"
+                if server.state in ("gone", "failed")
                 else server.why,
             ]
         )

@@ -20,6 +20,9 @@ _ALARMS = (
     r"|[Ee]rror:|[Ff]atal|[Ff]ailed|FAILED|Killed|Aborted|Bus error|Segmentation fault|core dumped|terminate called"
     r"|SIG[A-Z]{3,4}\b|sigquit|exit ?code|exited with|timed out|[Tt]imeout|deprecat|out of memory|During handling of"
     r"|direct cause of|Assertion|not found|cannot open|undefined symbol|[Rr]efused|[Aa]ccess fault"
+    r"|free\(\): |double free|munmap_chunk|malloc|corrupted |ptxas |nvcc |nvlink |: error|Illegal "
+    r"instruction|OCI runtime"
+    r"|format error|make: \*\*\*|Desc Addr|descriptor"
 )
 
 

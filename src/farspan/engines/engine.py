@@ -71,10 +71,12 @@ class Engine(ABC):
         title: As people write it.
         owned_by: What its /v1/models says under `owned_by`.
         distributions: Python distributions that carry it, the likeliest first; empty when it comes with farspan.
+        modules: Python modules it needs where it comes with farspan, which has them as an extra.
         key_variable: Environment variable its API key is handed over in.
         context_flag: Its flag for the longest request.
         data_parallel_flags: Its spellings of the number of data-parallel replicas, the long one first; empty when it
             has none.
+        pipeline_flags: Its spellings of the number of pipeline stages, the long one first; empty when none is planned.
         memory_share_flag: Its flag for the share of a GPU's memory it may plan with; empty when it has none.
         memory_share: That share where the flag is not given, in most versions; None where it is worked out.
         step_tokens_flag: Its flag for the most prompt tokens of one step; empty when it has none.
@@ -103,7 +105,9 @@ class Engine(ABC):
     shell_program: tuple[str, ...]
     metric_prefix: bytes
     distributions: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
     data_parallel_flags: tuple[str, ...] = ()
+    pipeline_flags: tuple[str, ...] = ()
     memory_share_flag: str = ""
     memory_share: float | None = None
     step_tokens_flag: str = ""

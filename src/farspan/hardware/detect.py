@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from farspan.errors import InputError, MissingPackageError, NotFoundError
+from farspan.errors import InputError, MissingPackageError, NotFoundError, install_command
 from farspan.hardware.catalog import find_gpu
 from farspan.hardware.gpu import Gpu, Node, Origin
 
@@ -69,7 +71,7 @@ def open_nvml() -> Any:
     except ModuleNotFoundError:
         raise MissingPackageError(
             "detecting GPUs needs nvidia-ml-py, which is not installed",
-            "run pip install 'farspan[cuda]', or name the GPUs as in --gpus 8xH200",
+            f"run {install_command('cuda')}, or name the GPUs as in --gpus 8xH200",
         ) from None
     try:
         pynvml.nvmlInit()
@@ -102,7 +104,13 @@ def detect_node(nvml: Any = None) -> Node:
         InputError: The GPUs are of different kinds.
     """
     own = nvml is None
-    nvml = open_nvml() if own else nvml
+    try:
+        nvml = open_nvml() if own else nvml
+    except MissingPackageError:
+        listed = list_by_nvidia_smi()
+        if not listed:
+            raise
+        return _node(listed)
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
         names = [nvml.nvmlDeviceGetName(handle) for handle in handles]
@@ -113,10 +121,39 @@ def detect_node(nvml: Any = None) -> Node:
     finally:
         if own:
             nvml.nvmlShutdown()
-    if not handles:
+    return _node(list(zip(names, totals, strict=True)))
+
+
+def list_by_nvidia_smi() -> list[tuple[str, int]]:
+    """Product and bytes of each GPU as the driver's own program tells them, without any Python package; rounded down to
+    a MiB. Empty where there is no such program, or it fails."""
+    try:
+        done = subprocess.run(
+            [
+                "nvidia-smi",
+                "--query-gpu=name,memory.total,memory.reserved",
+                "--format=csv,noheader,nounits",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        rows = [line.rsplit(",", 2) for line in done.stdout.splitlines() if line.strip()]
+        return [(name.strip(), (int(total) - int(reserved)) * 2**20) for name, total, reserved in rows]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
+
+
+def _node(found: Sequence[tuple[str, int]]) -> Node:
+    """The node of GPUs by product and bytes, which must be of one kind."""
+    names = [name for name, _ in found]
+    if not found:
         raise NotFoundError("the NVIDIA driver reports no GPU", "name the GPUs as in --gpus 8xH200")
     if len(set(names)) > 1:
         kinds = ", ".join(sorted(set(names)))
         raise InputError(f"this machine has GPUs of different kinds ({kinds})", "name the ones to plan for")
-    gpu = replace(product_gpu(names[0]), memory_bytes=min(totals), memory_origin=Origin.MEASURED)
-    return Node(gpu, len(handles), host_memory_bytes())
+    gpu = replace(
+        product_gpu(names[0]), memory_bytes=min(total for _, total in found), memory_origin=Origin.MEASURED
+    )
+    return Node(gpu, len(found), host_memory_bytes())

@@ -6,10 +6,11 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from farspan.engines.engine import Engine
-from farspan.errors import InputError, MissingPackageError, NotFoundError
+from farspan.errors import InputError, MissingPackageError, NotFoundError, install_command
 
 # Where the installers of conda, mamba and their kin put their environments unless told otherwise.
 _CONDA_ROOTS = ("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", ".conda", "conda")
@@ -112,3 +113,16 @@ def tagged_version(image: str) -> str:
             f"the tag of --image {image} does not say which version is in it", "add --engine-version"
         )
     return match.group(1)
+
+
+def check_modules(engine: Engine) -> None:
+    """Refuse to start an engine that comes with farspan without the modules it needs.
+
+    Raises:
+        MissingPackageError: Some are not installed.
+    """
+    missing = [name for name in engine.modules if find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(
+            f"the {engine.title} needs {', '.join(missing)}", install_command("builtin,report")
+        )

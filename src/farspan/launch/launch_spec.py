@@ -7,12 +7,13 @@ import ipaddress
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from farspan.engines.command import EngineCommand, Nodes
 from farspan.engines.engine import Engine
 from farspan.launch.expected import ExpectedStart
 from farspan.launch.hubcache import ModelFiles
-from farspan.planner.request import EnginePlan
+from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.sizes import GIB
 
 # The engine's own port in a container; what is published outside is farspan's to choose.
@@ -40,6 +41,8 @@ class Launch:
         plan: The plan; None where there is no GPU to plan for.
         gpu: Catalog name of the GPUs; empty for none.
         warnings: What the user must know, one sentence each.
+        request: What was planned; None where nothing was.
+        plan_arguments: What `farspan.plan` takes to plan further contexts for the same server.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Launch:
     plan: EnginePlan | None = None
     gpu: str = ""
     warnings: tuple[str, ...] = field(default_factory=tuple)
+    request: PlanRequest | None = None
+    plan_arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def url(self) -> str:

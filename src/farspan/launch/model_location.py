@@ -84,7 +84,7 @@ def describe_download(
     owner = files.outside.partition("/")[0].lower()
     token = with_secret or (here and has_token(environment))
     if owner in _GATED_OWNERS and not token and not environment.get("HF_ENDPOINT"):
-        how = "export HF_TOKEN=..." if here else "make a Secret and add --hf-secret NAME:KEY"
+        how = "set HF_TOKEN" if here else "make a Secret and add --hf-secret NAME:KEY"
         said.append(
             f"{files.outside} is gated and there is no token: the download will be refused (401). Accept its licence "
             f"at https://huggingface.co/{files.outside}, then {how}."

@@ -12,7 +12,7 @@ from farspan.engines.command import EngineCommand, Listen, Nodes, check_words, s
 from farspan.engines.engine import Engine
 from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.node_spelling import parse_node
-from farspan.launch.engine_python import find_python, installed_version, tagged_version
+from farspan.launch.engine_python import check_modules, find_python, installed_version, tagged_version
 from farspan.launch.expected import DISK_BYTES_PER_S, expect_start
 from farspan.launch.hubcache import ModelFiles
 from farspan.launch.launch_spec import INSIDE_PORT, Launch, is_loopback
@@ -20,6 +20,8 @@ from farspan.launch.local import find_free_port
 from farspan.launch.manifest import LWS_LEADER, LWS_RANK
 from farspan.launch.model_location import describe_download, locate_model
 from farspan.launch.plain_values import check_options
+from farspan.launch.plan_arguments import list_plan_arguments
+from farspan.launch.plan_question import longest_context, plan_question
 from farspan.launch.server_records import check_name
 from farspan.models.config import keeps_weights_so, load_model
 from farspan.models.spec import KvDtype, ModelSpec
@@ -41,6 +43,7 @@ class ServeOptions:
         engine: The engine.
         runtime: "local", "docker" or "kubernetes".
         context: Longest request, prompt and answer together, in tokens; None for the model's.
+        longest: Serve the longest context that fits at that concurrency, in place of `context`.
         gpus: GPUs of one machine as in `farspan plan`; "none" for a CPU.
         tp: Tensor-parallel size; None for all GPUs of all machines.
         nodes: Machines.
@@ -78,6 +81,7 @@ class ServeOptions:
     engine: Engine
     runtime: str
     context: int | None = None
+    longest: bool = False
     gpus: str = "detect"
     tp: int | None = None
     nodes: int = 1
@@ -149,9 +153,12 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
         ignore_fields=options.ignore_fields,
         rope_scaling=options.rope_scaling,
     )
+    options = _with_tp(options, spec)
     version = _version(options)
     context = options.context or spec.max_position_embeddings
-    flags, env, plan, notes = _plan(options, spec, context, version)
+    if options.longest and options.gpus != NO_GPU:
+        context = longest_context(options, spec, version)
+    flags, env, plan, notes, request = _plan(options, spec, context, version)
     version = plan.version if plan else version
     files = _files(options)
     container = options.runtime != "local"
@@ -203,6 +210,8 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
             *notes,
             *(plan.warnings if plan else ()),
         ),
+        request=request,
+        plan_arguments=list_plan_arguments(options, request),
     )
     image = (options.image or options.engine.image(version)) if container else ""
     worker = None
@@ -210,6 +219,14 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
         others = replace(nodes, rank=LWS_RANK)
         worker = options.engine.command(model, flags, env, inside, others)
     return PreparedLaunch(launch, image, worker)
+
+
+def _with_tp(options: ServeOptions, spec: ModelSpec) -> ServeOptions:
+    """The options with the largest tensor-parallel size the heads allow, where none is given for one machine's GPUs."""
+    if options.tp is not None or options.gpus == NO_GPU or options.nodes > 1:
+        return options
+    total = parse_node(options.gpus).count
+    return replace(options, tp=spec.largest_tp(min(total, options.engine.most_ranks or total)))
 
 
 def plan_ranks(options: ServeOptions, plan: EnginePlan | None) -> int:
@@ -257,6 +274,8 @@ def _version(options: ServeOptions) -> str:
     if options.engine_version:
         return options.engine_version
     if not options.engine.distributions:
+        if options.runtime == "local" and not options.python:
+            check_modules(options.engine)
         return options.engine.newest_version
     if options.runtime == "local":
         return installed_version(options.engine, options.python or sys.executable)
@@ -267,33 +286,18 @@ def _version(options: ServeOptions) -> str:
 
 def _plan(
     options: ServeOptions, spec: ModelSpec, context: int, version: str
-) -> tuple[tuple[str, ...], Mapping[str, str], EnginePlan | None, tuple[str, ...]]:
-    """Flags, environment, plan, and what the user must know."""
+) -> tuple[tuple[str, ...], Mapping[str, str], EnginePlan | None, tuple[str, ...], PlanRequest | None]:
+    """Flags, environment, plan, what the user must know, and what was planned."""
     given = parse_engine_flags(options.words)
     if options.gpus == NO_GPU:
-        return (*_flags_without_plan(options, spec, given, context), None, ())
-    node = parse_node(options.gpus)
-    total = node.count * options.nodes
-    request = PlanRequest(
-        model=spec,
-        gpu=node.gpu,
-        gpus=total,
-        tp=options.tp or min(total, options.engine.most_ranks or total),
-        context=context,
-        concurrency=options.concurrency,
-        kv_dtype=options.kv_dtype,
-        engine_version=version,
-        accept_nearest_version=options.accept_nearest_version,
-        engine_flags=given,
-        output_tokens=options.output_tokens,
-        host_memory_bytes=node.host_memory_bytes,
-    )
+        return (*_flags_without_plan(options, spec, given, context), None, (), None)
+    request = plan_question(options, spec, context, version)
     if request.tp % options.nodes:
         raise InputError(
             f"--tp {request.tp} is not a multiple of --nodes {options.nodes}", "use all GPUs of each"
         )
     checked = check_overrides(request, options.engine, force=options.force)
-    return split_lists(checked.flags, options.words), checked.plan.env, checked.plan, checked.notes
+    return split_lists(checked.flags, options.words), checked.plan.env, checked.plan, checked.notes, request
 
 
 def _flags_without_plan(

@@ -1,13 +1,13 @@
-"""A server's life: started and watched until it answers, looked up, its log found, ended."""
+"""A server's start: watched until it answers, held or let go, recorded."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,13 @@ from typing import Any
 from farspan.diagnosis.examine import examine
 from farspan.engines.logs.findings import Severity
 from farspan.engines.logs.server_state import Hints
-from farspan.errors import LaunchError, MissingPackageError
-from farspan.launch.docker import Docker
-from farspan.launch.kubernetes import Cluster, is_ready
+from farspan.launch.launch_spec import Launch
 from farspan.launch.local import check_port
 from farspan.launch.runtime import IfExists, Running, Runtime, handle_existing
-from farspan.launch.runtimes.process import end_process, is_alive
 from farspan.launch.server_records import ServerRecord, StateFolder
 from farspan.launch.start_watch import StartError, StartReport, StartupWatch, await_start
 from farspan.measurement.http.ready import find_missing
 
-_ANSWER_S = 3.0
 _PIECE_BYTES = 2**20
 
 
@@ -107,8 +103,8 @@ async def start_server(
 ) -> RunningServer:
     """Start a server, wait until it answers one token, and stay with it until it ends; or let it go.
 
-    A start that fails, or is interrupted, leaves nothing behind. So does the end of this program, however it may
-    come, for a local server that was not let go.
+    A start that is interrupted leaves nothing behind; one that fails leaves its record and its log. The end of this
+    program, however it may come, ends a local server that was not let go.
 
     Args:
         runtime: What to start.
@@ -124,6 +120,77 @@ async def start_server(
         LaunchError: docker, kubectl or a process failed.
         InputError: There is one of that name.
     """
+    async with serving(
+        runtime,
+        state=state,
+        if_exists=if_exists,
+        ready_limit_s=ready_limit_s,
+        watcher=watcher,
+        environment=environment,
+    ) as served:
+        if detach:
+            served.let_go()
+        else:
+            await served.wait_for_end()
+        return RunningServer(served.record, served.report)
+
+
+class ServedModel:
+    """A server that answers, held by this program: it ends with the `serving` block, unless it is let go.
+
+    Args:
+        running: The server.
+        record: What farspan keeps of it.
+        report: How its start went.
+    """
+
+    def __init__(self, running: Running, record: ServerRecord, report: StartReport, hints: Hints) -> None:
+        self.record = record
+        self.report = report
+        self.is_let_go = False
+        self._running = running
+        self._hints = hints
+
+    @property
+    def url(self) -> str:
+        """Where this program reaches it, in a cluster too."""
+        return self._running.url
+
+    @property
+    def log(self) -> Path:
+        """Its log on this machine, as far as it has come."""
+        return self._running.log
+
+    def let_go(self) -> None:
+        """Leave it running when the block ends."""
+        self._running.let_go()
+        self.is_let_go = True
+
+    async def wait_for_end(self) -> None:
+        """Wait until the server ends, and raise why it did."""
+        await _wait_for_end(self._running, self._hints)
+
+
+@asynccontextmanager
+async def serving(
+    runtime: Runtime,
+    *,
+    state: StateFolder | None = None,
+    if_exists: IfExists = IfExists.REFUSE,
+    ready_limit_s: float | None = None,
+    watcher: ServeWatcher | None = None,
+    environment: Mapping[str, str] | None = None,
+    keep_found: bool = True,
+) -> AsyncIterator[ServedModel]:
+    """Start a server, wait until it answers one token, and end it with the block.
+
+    Args:
+        runtime, state, if_exists, ready_limit_s, watcher, environment: See `start_server`.
+        keep_found: Whether a server that was there already stays when the block ends.
+
+    Raises:
+        StartError, LaunchError, InputError: See `start_server`.
+    """
     state, watcher = state or StateFolder(), watcher or ServeWatcher()
     environment = os.environ if environment is None else environment
     launch = runtime.launch
@@ -138,7 +205,9 @@ async def start_server(
             check_port(launch.host, launch.port)
         log.unlink(missing_ok=True)
         running = runtime.start(log, secrets)
-    stays, is_let_go = found, False
+    stays = found and keep_found
+    served: ServedModel | None = None
+    failed: ServerRecord | None = None
     try:
         record = _record(runtime, running)
         state.save(record)
@@ -152,31 +221,35 @@ async def start_server(
             )
 
         hints = Hints(launch.files.name, launch.gpu, launch.version)
-        report = await await_start(
-            running,
-            check,
-            launch.expected,
-            launch.plan,
-            hints=hints,
-            limit_s=ready_limit_s,
-            on_change=watcher.progress,
-        )
-        record = replace(record, ready_s=report.ready_s)
-        state.save(record)
-        watcher.ready(report, record)
-        if detach:
-            running.let_go()
-            stays = is_let_go = True
-        else:
-            await _wait_for_end(running, hints)
+        try:
+            report = await await_start(
+                running,
+                check,
+                launch.expected,
+                launch.plan,
+                hints=hints,
+                limit_s=ready_limit_s,
+                on_change=watcher.progress,
+            )
+            record = replace(record, ready_s=report.ready_s)
+            state.save(record)
+            watcher.ready(report, record)
+            served = ServedModel(running, record, report, hints)
+            yield served
+        except StartError as error:
+            failed = replace(record, failed=error.message)
+            raise
     finally:
-        if not stays:
-            watcher.step(f"ending {launch.name}")
-            running.end()
-            state.remove(launch.name)
-        elif not is_let_go:
-            running.let_go()
-    return RunningServer(record, report)
+        if served is None or not served.is_let_go:
+            if stays:
+                running.let_go()
+            else:
+                watcher.step(f"ending {launch.name}")
+                running.end()
+                if failed is None:
+                    state.remove(launch.name)
+                else:
+                    state.save(failed)
 
 
 async def _wait_for_end(running: Running, hints: Hints) -> None:
@@ -221,95 +294,24 @@ def _record(runtime: Runtime, running: Running) -> ServerRecord:
         "digest": runtime.fingerprint(),
         "key_variable": next((launch.secrets[n] for n in launch.command.secrets if n in launch.secrets), ""),
         "plan": figures,
+        "flags": describe_flags(launch),
+        "tokenizer": launch.files.outside if Path(launch.files.outside).is_dir() else "",
+        "plan_document": _document(launch),
+        "plan_arguments": launch.plan_arguments,
         **runtime.record_fields(running),
     }
     return ServerRecord(**fields)
 
 
-@dataclass(frozen=True, slots=True)
-class ServerStatus:
-    """A server now.
-
-    Args:
-        record: What farspan keeps of it.
-        state: "ready", "starting", "not answering", "gone" or "unknown".
-        why: More words, where there are any.
-    """
-
-    record: ServerRecord
-    state: str
-    why: str = ""
+def describe_flags(launch: Launch) -> str:
+    """Environment and arguments of the engine, without the model and without values of secrets."""
+    env = [f"{name}={shlex.quote(value)}" for name, value in launch.command.env.items()]
+    return " ".join([*env, shlex.join(launch.command.arguments)])
 
 
-def find_status(record: ServerRecord) -> ServerStatus:
-    """Find out how a server is: whether what was started is still there, and whether it answers."""
-    try:
-        gone = _is_gone(record)
-        if not gone and record.runtime == "kubernetes":
-            ready = any(is_ready(pod) for pod in _cluster(record).pods(record.name))
-            waiting = "starting" if record.ready_s is None else "not answering"
-            return ServerStatus(record, "ready" if ready else waiting, "as its readiness probe says")
-    except (LaunchError, MissingPackageError) as error:
-        return ServerStatus(record, "unknown", error.message)
-    if gone:
-        return ServerStatus(record, "gone", gone)
-    if not record.url:
-        return ServerStatus(record, "ready", "works for machine 0, which answers")
-    why = _check_health(record.url)
-    if why:
-        return ServerStatus(record, "starting" if record.ready_s is None else "not answering", why)
-    return ServerStatus(record, "ready" if record.ready_s is not None else "starting")
+def _document(launch: Launch) -> dict[str, Any]:
+    from farspan.planner.build_document import build_plan
 
-
-def _is_gone(record: ServerRecord) -> str:
-    """Why a server is not there any more; empty while it is."""
-    if record.runtime == "local":
-        return "" if is_alive(record) else "its process has ended"
-    if record.runtime == "docker":
-        status = Docker().exit_status(record.container)
-        return "" if status is None else f"its container ended with status {status}, or was removed"
-    pods = _cluster(record).pods(record.name)
-    return "" if pods else "it has no pods"
-
-
-def _check_health(url: str) -> str:
-    """What is wrong with a server's health; empty when it answers."""
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=_ANSWER_S):
-            return ""
-    except urllib.error.HTTPError as error:
-        return f"/health answers {error.code}"
-    except OSError as error:
-        return " ".join(str(getattr(error, "reason", error)).split())
-
-
-def stop_server(
-    record: ServerRecord, state: StateFolder, *, on_step: Callable[[str], None] | None = None
-) -> None:
-    """End a server and forget it; its log stays. One that is gone is only forgotten.
-
-    Raises:
-        LaunchError: It does not end.
-    """
-    if on_step is not None:
-        on_step(f"ending {record.name}")
-    if record.runtime == "local":
-        end_process(record)
-    elif record.runtime == "docker":
-        Docker().stop(record.container)
-    else:
-        _cluster(record).delete(record.name, several_nodes=record.cluster.get("several_nodes") == "True")
-    state.remove(record.name)
-
-
-def log_argv(record: ServerRecord, *, follow: bool, lines: int | None = None) -> tuple[str, ...]:
-    """The command that shows a server's log; empty when the log is a file of this machine."""
-    if record.runtime == "docker":
-        return Docker().log_argv(record.container, follow=follow, lines=lines)
-    if record.runtime == "kubernetes":
-        return _cluster(record).log_argv(record.name, follow=follow, lines=lines)
-    return ()
-
-
-def _cluster(record: ServerRecord) -> Cluster:
-    return Cluster(record.cluster.get("context", ""), record.cluster.get("namespace", "default"))
+    if launch.plan is None or launch.request is None:
+        return {}
+    return build_plan(launch.request, [launch.plan], {}, {}).to_json()

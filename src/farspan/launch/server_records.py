@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from farspan.errors import InputError, NotFoundError
 
@@ -38,6 +39,11 @@ class ServerRecord:
         cluster: Kubernetes context and namespace.
         key_variable: Environment variable with the API key; empty for none.
         plan: Figures of the plan.
+        flags: The engine's arguments and environment, ready to paste.
+        tokenizer: Folder of this machine with the model's tokenizer; empty where there is none.
+        plan_document: The plan as `farspan plan --json` writes it; empty where nothing was planned.
+        plan_arguments: What `farspan.plan` takes to plan further contexts for it.
+        failed: Why it did not start, or ended by itself; empty otherwise.
     """
 
     name: str
@@ -57,6 +63,24 @@ class ServerRecord:
     cluster: Mapping[str, str] = field(default_factory=dict)
     key_variable: str = ""
     plan: Mapping[str, object] = field(default_factory=dict)
+    flags: str = ""
+    tokenizer: str = ""
+    plan_document: Mapping[str, Any] = field(default_factory=dict)
+    plan_arguments: Mapping[str, Any] = field(default_factory=dict)
+    failed: str = ""
+
+    def describe_launch(self) -> dict[str, Any]:
+        """List what a run keeps of how its server was started; no secret is in it."""
+        return {
+            "name": self.name,
+            "runtime": self.runtime,
+            "engine": self.engine,
+            "version": self.version,
+            "context": self.context,
+            "flags": self.flags,
+            "ready_s": self.ready_s,
+            "plan": dict(self.plan_document) or None,
+        }
 
 
 def state_folder(environment: Mapping[str, str] | None = None) -> Path:
@@ -124,15 +148,17 @@ class StateFolder:
         return sorted(found, key=lambda record: record.started)
 
     def find(self, name: str | None) -> ServerRecord:
-        """The record of that name, or the only one.
+        """The record of that name, or the only one; without a name one that failed counts only where no other is.
 
         Raises:
             NotFoundError: There is none.
             InputError: There are several, and no name is given.
         """
         records = self.records()
-        if name is None and len(records) == 1:
-            return records[0]
+        if name is None:
+            alone = [record for record in records if not record.failed] or records
+            if len(alone) == 1:
+                return alone[0]
         for record in records:
             if record.name == name:
                 return record

@@ -57,6 +57,7 @@ class BenchOptions:
         time_limit_s: When to stop the whole run, in seconds from the first request.
         keep_cut: Whether a request that `time_limit_s` ends is kept as timed out; else it is as if it had never been
             sent.
+        launched: How farspan started the server, for the run's environment; empty where it did not.
         percentiles: Which to report.
         goodput: Highest acceptable times in seconds by name (`GOODPUT_TIMES`).
     """
@@ -92,6 +93,7 @@ class BenchOptions:
     plan: Path | None = None
     time_limit_s: float | None = None
     keep_cut: bool = True
+    launched: Mapping[str, Any] = field(default_factory=dict)
     percentiles: tuple[float, ...] = (50.0, 90.0, 99.0)
     goodput: Mapping[str, float] = field(default_factory=dict)
 

@@ -68,7 +68,7 @@ def _read_options(run: Path, info: RunInfo) -> BenchOptions:
             ignore_eos=identity.ignore_eos,
             extra_body=had["extra_body"],
             limits=Limits(**had["limits"]),
-            plan=Path(plan) if plan else None,
+            plan=Path(plan) if plan and Path(plan).exists() else None,
             time_limit_s=had["time_limit_s"],
         )
     except (KeyError, TypeError, ValueError) as error:

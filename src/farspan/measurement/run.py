@@ -132,6 +132,7 @@ async def run_engines(
     watcher: Watcher | None = None,
     make_prompt: PromptMaker | None = None,
     make_observers: Callable[[], Observer] | None = None,
+    adapt: Callable[[BenchOptions], BenchOptions] = lambda options: options,
 ) -> dict[str, BenchOutcome]:
     """Measure several servers one after another with the same prompts, each into a folder of its own in the run
     folder.
@@ -143,6 +144,7 @@ async def run_engines(
         watcher: Its methods are called as the bench goes on.
         make_prompt: Makes the prompt of a job; None builds it with the first server's tokenizer.
         make_observers: Makes the observer of each server.
+        adapt: Adds what is known of a server to its options.
 
     Raises:
         InputError: As for `run_bench`; the engines before are measured then.
@@ -157,7 +159,7 @@ async def run_engines(
             api = options.api
             if api is Api.GENERATE and not name.lower().startswith("sglang"):
                 api = Api.COMPLETIONS
-            wanted = replace(options, url=url, run=options.run / name, seed=seed, api=api)
+            wanted = adapt(replace(options, url=url, run=options.run / name, seed=seed, api=api))
             outcomes[name] = await run_bench(
                 wanted,
                 watcher=watcher,
@@ -212,6 +214,7 @@ async def _describe_environment(options: BenchOptions, server: ServerInfo) -> di
         "server": server,
         "server_settings": without_secrets(settings),
         "plan": read_document(options.plan) if options.plan else None,
+        "launch": dict(options.launched) or None,
     }
 
 

@@ -56,9 +56,11 @@ def parse_engine_flags(words: Sequence[str]) -> dict[str, str | None]:
             if equals:
                 name = ""
         elif not name:
+            size = re.fullmatch(r"[0-9][0-9_,.]*[kKmM]i?", word)
+            meant = f"did you mean --context {word}? " if size else ""
             raise InputError(
-                f"{word!r} after -- belongs to no engine flag",
-                "write engine flags as --name value, variables as NAME=value",
+                f"{word!r} belongs to no engine flag",
+                f"{meant}write engine flags behind -- as --name value, variables as NAME=value",
             )
         else:
             before = flags[name]

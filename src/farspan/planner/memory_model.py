@@ -22,6 +22,10 @@ class MemoryModel(Protocol):
     def data_parallel_flags(self) -> tuple[str, ...]:
         """Its spellings of the number of replicas; empty when it has none."""
 
+    @property
+    def pipeline_flags(self) -> tuple[str, ...]:
+        """Its spellings of the number of pipeline stages; empty when none is planned."""
+
     def plan(self, request: PlanRequest) -> EnginePlan:
         """What it would do with a request.
 

@@ -380,7 +380,9 @@ def search_lines(
                 f"{answer.engine} {plan.version}" if plan else answer.engine,
                 f"{value} ({answer.servers} x TP {answer.tp})" if answer.servers > 1 else value,
                 format_seconds(plan.time.ttft_expected_s) if plan and plan.time else "-",
-                " ".join(plan.flags) if plan else why_not,
+                " ".join((*(f"{key}={value}" for key, value in plan.env.items()), *plan.flags))
+                if plan
+                else why_not,
             ]
         )
     if len(rows) > 1:

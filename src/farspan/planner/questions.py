@@ -16,6 +16,7 @@ from farspan.planner.request import EnginePlan, PlanRequest
 
 MOST_GPUS = 64
 MOST_REQUESTS = 2**16
+_STAGES = (1, 2, 4, 8)
 
 
 class Question(StrEnum):
@@ -43,11 +44,12 @@ class SearchResult:
 
 
 class Fleet(NamedTuple):
-    """`servers` servers alike, each a tensor-parallel group of `tp`: `gpus` in all."""
+    """`servers` servers alike, each `pp` pipeline stages of `tp` GPUs: `gpus` in all."""
 
     gpus: int
     tp: int
     servers: int
+    pp: int = 1
 
 
 NO_FLEET = Fleet(0, 0, 0)
@@ -83,7 +85,7 @@ def _search_one(
         fleet = fewest_gpus(request, engine, goals=goals)
         value, servers = fleet.gpus, fleet.servers
         each = -(-request.concurrency // max(1, servers))
-        answered = replace(request, gpus=fleet.tp, tp=fleet.tp, concurrency=each) if value else None
+        answered = replace(_staged(request, engine, fleet.tp, fleet.pp), concurrency=each) if value else None
     else:
         value = largest_concurrency(request, engine, goals=goals)
         answered = replace(request, concurrency=value) if value else None
@@ -137,17 +139,18 @@ def fewest_gpus(
 ) -> Fleet:
     """The fewest GPUs of this kind that do: one server, or several alike where one cannot hold all requests.
 
-    Every tensor-parallel size the model's heads allow is tried; among equals the fewest servers win. No GPUs
-    when `most` are not enough.
+    Every tensor-parallel size the model's heads allow is tried, with pipeline stages where the engine has them; among
+    equals the fewest stages win, then the fewest servers. No GPUs when `most` are not enough.
 
     Raises:
         InputError: The engine refuses the request at every size.
     """
     refusal, asked, best = None, False, NO_FLEET
-    for tp in valid_tps(request.model, most):
-        if best.gpus and tp > best.gpus:
-            break
-        candidate = replace(request, gpus=tp, tp=tp)
+    stages = _STAGES if engine.pipeline_flags and not request.has_flag(*engine.pipeline_flags) else (1,)
+    for tp, pp in ((tp, pp) for tp in valid_tps(request.model, most) for pp in stages):
+        if tp * pp > (best.gpus or most) or pp > request.model.num_layers:
+            continue
+        candidate = _staged(request, engine, tp, pp)
         try:
             check_request(candidate)
             held = largest_concurrency(candidate, engine, most=request.concurrency, goals=goals)
@@ -156,9 +159,18 @@ def fewest_gpus(
             continue
         asked = True
         servers = -(-request.concurrency // held) if held else 0
-        found = Fleet(tp * servers, tp, servers)
-        if servers and found.gpus <= most and (not best.gpus or found.gpus <= best.gpus):
+        found = Fleet(tp * pp * servers, tp, servers, pp)
+        better = (found.gpus, pp, servers) <= (best.gpus, best.pp, best.servers)
+        if servers and found.gpus <= most and (not best.gpus or better):
             best = found
     if refusal is not None and not asked:
         raise refusal
     return best
+
+
+def _staged(request: PlanRequest, engine: MemoryModel, tp: int, pp: int) -> PlanRequest:
+    """The request on one server of `pp` stages of `tp` GPUs."""
+    staged = replace(request, gpus=tp * pp, tp=tp)
+    if pp == 1:
+        return staged
+    return staged.with_flags({**request.engine_flags, engine.pipeline_flags[0]: str(pp)})

@@ -19,6 +19,8 @@ from farspan.planner.roofline import (
     prefill_rates,
 )
 from farspan.planner.timing_fits import (
+    EAGER_EXPERTS_S,
+    EAGER_LAYER_S,
     FITS,
     PREFIX_TREE_CHUNK,
     PREFIX_TREE_CHUNK_POWER,
@@ -94,11 +96,13 @@ def estimate_time(
     backend: str = "",
     chunk: int = PREFIX_TREE_CHUNK,
     prefix_tree: bool = False,
+    eager: bool = False,
 ) -> TimeEstimate:
     """Estimate one cold request alone on a server.
 
     `backend` is the prefill attention backend where it matters. `prefix_tree` says that the engine keeps a prefix
-    tree whose CPU time counts at this length, as SGLang does; `chunk` is its --chunked-prefill-size. Pure.
+    tree whose CPU time counts at this length, as SGLang does; `chunk` is its --chunked-prefill-size.
+    `eager` says that each step launches its kernels one by one, without CUDA graphs. Pure.
     """
     pace = _pace(model, gpu, tp, engine, version, kv_dtype, backend)
     fit, basis = pace.fit, pace.basis
@@ -125,18 +129,27 @@ def estimate_time(
             basis += "; prefix tree from CPU measurements of this version"
         else:
             basis += "; the prefix tree's CPU time was not measured for this version and is left out"
+    launches = eager_step_seconds(model) if eager else 0.0
+    if eager:
+        basis += "; eager steps launch each kernel by itself (one run, 48 layers in 68 to 88 ms)"
     itl_floor = pace.decode.weights + pace.decode.kv(prompt_tokens + output_tokens)
     return TimeEstimate(
         ttft_floor_s=floors.linear + floors.attention + floors.local,
         ttft_expected_s=expected,
         itl_floor_s=itl_floor,
-        itl_expected_s=fit.step_s + itl_floor / fit.decode,
+        itl_expected_s=max(fit.step_s + itl_floor / fit.decode, launches),
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         fitted=pace.fitted,
         basis=basis,
         terms=terms,
     )
+
+
+@lru_cache(maxsize=64)
+def eager_step_seconds(model: ModelSpec) -> float:
+    """What the CPU needs to launch one step's kernels one by one: no step without CUDA graphs is faster."""
+    return sum(EAGER_EXPERTS_S if layer.moe else EAGER_LAYER_S for layer in model.layers)
 
 
 class _Pace(NamedTuple):

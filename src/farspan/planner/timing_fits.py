@@ -38,6 +38,12 @@ _DECODE, _STEP_S = 0.46603, 0.0081454
 # A single run cannot tell linear from attention work: it borrows the linear efficiency three runs determine.
 _LINEAR = 0.27480
 
+# Seconds the CPU takes to launch one layer's kernels without CUDA graphs: one rank of Scout (48 layers) decoded in
+# 68 to 88 ms a token eager on one H200 (vLLM 0.24.0), where reading memory takes 10 to 13. A layer without experts
+# launches about a third as many (assumed).
+EAGER_EXPERTS_S = 0.078 / 48
+EAGER_LAYER_S = 0.0006
+
 # The first is the fallback where nothing closer was measured.
 FITS: tuple[Fit, ...] = (
     Fit(

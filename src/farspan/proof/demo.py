@@ -1,32 +1,32 @@
 """The demo: a real server, real requests, exact lengths and checked answers on this machine, in a few
 minutes.
 
-It writes the recall checkpoint, serves it with the built-in engine as a process of its own, sweeps context
-lengths with `farspan bench` and reports. Nothing in it is special to the demo: it is what a user would do
-by hand.
+It writes the recall checkpoint and proves it on the built-in engine as `farspan prove` proves any model: served as
+a process of its own, measured, reported. What is special is the time limit, and how many contexts fit into it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from farspan.engines.builtin.engine import ENGINE
-from farspan.engines.command import Listen
 from farspan.errors import InputError
-from farspan.launch.local import LocalServer, find_free_port, import_path
-from farspan.launch.readiness import wait_ready
+from farspan.launch.engine_python import check_modules
+from farspan.launch.local import read_tail
+from farspan.launch.prepare_launch import NO_GPU, ServeOptions, prepare
+from farspan.launch.runtime import Runtime
+from farspan.launch.runtimes.process import LocalRuntime
+from farspan.launch.serve import ServeWatcher, serving
+from farspan.launch.server_records import StateFolder
+from farspan.launch.start_watch import StartupWatch
 from farspan.measurement.analysis.summary import summarise
-from farspan.measurement.http.ready import find_missing
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.observe.engine_observer import EngineObserver
 from farspan.measurement.options import BenchOptions
@@ -34,6 +34,7 @@ from farspan.measurement.progress import Watcher
 from farspan.measurement.run import run_bench
 from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.measurement.runs.result import Result
+from farspan.proof.keep_log import keep_log
 from farspan.reports.drawing import check_drawing
 from farspan.reports.write_report import ReportFiles, write_report
 from farspan.sizes import format_seconds, format_tokens
@@ -136,20 +137,22 @@ async def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> D
     watcher.step("writing the recall checkpoint")
     checkpoint = options.folder / "recall"
     await asyncio.to_thread(write_probe, checkpoint, num_attention_heads=HEADS, num_key_value_heads=HEADS)
-    port = find_free_port()
-    url = f"http://127.0.0.1:{port}"
-    watcher.step(f"starting the built-in engine on {url}")
-    with LocalServer(
-        _server_command(checkpoint, port), log=options.folder / "server.log", environment=import_path()
+    runtime = _prepare_server(checkpoint)
+    launch = runtime.launch
+    watcher.step(f"starting the built-in engine on {launch.url}")
+    async with serving(
+        runtime,
+        state=StateFolder(options.folder / "servers"),
+        ready_limit_s=options.ready_limit_s,
+        watcher=_StartLines(watcher),
     ) as server:
-        startup_s = await wait_ready(
-            server, lambda: find_missing(url), limit_s=options.ready_limit_s, on_wait=watcher.waiting
-        )
+        startup_s = server.report.ready_s
         watcher.step(f"the server answers after {format_seconds(startup_s)}")
 
         async def sweep(contexts: tuple[int, ...], *, keep_cut: bool = False) -> BenchOutcome:
             wanted = BenchOptions(
-                url=url,
+                url=server.url,
+                launched=server.record.describe_launch(),
                 run=options.folder / "run",
                 contexts=contexts,
                 depths=options.depths,
@@ -188,8 +191,11 @@ async def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> D
         left_out = tuple(context for context in may if proven[context] < len(options.depths))
         if left_out and not bench.failed:
             watcher.step(f"not measured, no time left: {', '.join(map(format_tokens, left_out))}")
-        tail = server.tail() if any(result.status in _SERVER_FAILED for result in bench.failed) else ()
-    report = await asyncio.to_thread(_write_report, options.folder)
+        failed = any(result.status in _SERVER_FAILED for result in bench.failed)
+        tail = read_tail(server.log, 15) if failed else ()
+        keep_log(server, options.folder)
+        keep_log(server, options.folder / "run")
+    report = await asyncio.to_thread(write_report, [options.folder / "run"], options.folder)
     return DemoOutcome(
         folder=options.folder,
         bench=bench,
@@ -201,13 +207,6 @@ async def run_demo(options: DemoOptions, *, watcher: Watcher | None = None) -> D
         left_out=left_out,
         unsent=unsent,
     )
-
-
-def _write_report(folder: Path) -> ReportFiles:
-    """Write the demo's report, the server's log put beside the results it belongs to."""
-    run = folder / "run"
-    shutil.copyfile(folder / "server.log", run / "server.log")
-    return write_report([run], folder)
 
 
 def predict_seconds(results: Sequence[Result], context: int) -> float:
@@ -239,11 +238,7 @@ def check_packages() -> None:
     Raises:
         InputError: One is missing.
     """
-    missing = [name for name in ("torch", "fastapi", "uvicorn") if find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"the built-in engine needs {', '.join(missing)}", "pip install 'farspan[builtin,report]'"
-        )
+    check_modules(ENGINE)
     check_drawing()
 
 
@@ -259,9 +254,20 @@ def _claim(folder: Path) -> None:
         raise InputError(f"{folder} is not empty", "pass another folder with -o")
 
 
-def _server_command(checkpoint: Path, port: int) -> list[str]:
+class _StartLines(ServeWatcher):
+    """Shows how the start goes as the waiting of a demo."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def progress(self, seconds: float, watch: StartupWatch) -> None:
+        """Show the phase."""
+        self._watcher.waiting(seconds, watch.current)
+
+
+def _prepare_server(checkpoint: Path) -> Runtime:
     # No prompt comes twice, so that what a request leaves may go at once: the report shows memory come and go.
     # The checkpoint is tiny: with segments of the usual size one would hold most prompts.
     flags = ("--keep-prefixes-s", "0", "--kv-quiet-s", "1", "--kv-segment-mib", "2")
-    listen = Listen("127.0.0.1", port, checkpoint.name)
-    return list(ENGINE.command(str(checkpoint), flags, {}, listen, python=sys.executable).argv)
+    wanted = ServeOptions(str(checkpoint), ENGINE, "local", gpus=NO_GPU, name="demo", port=0, words=flags)
+    return LocalRuntime(prepare(wanted).launch)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from farspan.errors import InputError
+from farspan.errors import InputError, install_command
 from farspan.sizes import format_seconds, format_tokens
 
 WIDTH, HEIGHT = 430, 260
@@ -196,7 +196,7 @@ def check_drawing() -> None:
         import vl_convert  # noqa: F401
     except ImportError as error:
         raise InputError(
-            "the package that draws charts is not installed", "pip install 'farspan[report]'"
+            "the package that draws charts is not installed", install_command("report")
         ) from error
 
 

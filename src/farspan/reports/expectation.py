@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from farspan.errors import InputError
-from farspan.measurement.analysis.plan_beside_run import TtftPlan, choose_engine, find_plan_document
+from farspan.measurement.analysis.plan_beside_run import (
+    TtftPlan,
+    choose_engine,
+    find_launch_plan,
+    find_plan_document,
+)
 from farspan.measurement.analysis.plan_times import list_planned
 from farspan.planner.document import PlanDocument, PlanPart
 from farspan.planner.document_records import EngineRecord, LedgerRecord, RequestRecord
@@ -20,11 +25,13 @@ class Expectation:
         request: What was planned.
         times: Planned TTFT by context.
         answers: The engine's plans, the shortest context first; at least one.
+        launched: The plan that the server itself was started by, at its longest context.
     """
 
     request: RequestRecord
     times: TtftPlan
     answers: tuple[EngineRecord, ...]
+    launched: EngineRecord | None = None
 
     @property
     def engine(self) -> str:
@@ -73,12 +80,14 @@ class Expectation:
     @property
     def ledger(self) -> tuple[LedgerRecord, ...]:
         """Every line of one GPU's memory; only a plan of a single context has them."""
-        return tuple(line for line in self._longest.ledger if line.on_gpu and line.bytes > 0)
+        return tuple(
+            line for line in (self.launched or self._longest).ledger if line.on_gpu and line.bytes > 0
+        )
 
     @property
     def flags(self) -> tuple[str, ...]:
         """The planned command line flags."""
-        return self._longest.flags
+        return (self.launched or self._longest).flags
 
     @property
     def _longest(self) -> EngineRecord:
@@ -107,7 +116,13 @@ def find_expectation(folder: Path, engine: str | None, given: Path | None = None
     if document is None or times is None:
         return None
     (part,) = document.parts
-    return expect(part, next(iter(times.times.values())).engine)
+    name = next(iter(times.times.values())).engine
+    expectation = expect(part, name)
+    launched = find_launch_plan(folder)
+    if expectation is None or launched is None:
+        return expectation
+    answers = [answer for part in launched.parts for answer in part.answers_of(name) if not answer.refused]
+    return replace(expectation, launched=answers[-1] if answers else None)
 
 
 def expect(part: PlanPart, engine: str) -> Expectation | None:

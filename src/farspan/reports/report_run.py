@@ -117,7 +117,12 @@ class ReportRun:
         return None
 
     def flags(self) -> str:
-        """Return the settings that matter as command line flags; empty when the server reports none."""
+        """Return all that farspan started the server with, else those settings that matter and the server reports, as
+        command line flags; empty when neither is known.
+        """
+        launch = self.environment.get("launch")
+        if isinstance(launch, Mapping) and launch.get("flags"):
+            return str(launch["flags"])
         known: dict[str, object] = {}
         for name in _SHOWN_SETTINGS:
             value = self.argument(name)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from farspan.errors import InputError
 from farspan.reports.claim import KeyFigure, align_figures
 from farspan.reports.curves import CURVES, draw_curve
 from farspan.reports.drawing import Chart
+from farspan.reports.engine_rows import EngineRow
 from farspan.reports.memory_chart import draw_ledger
 from farspan.reports.report_page import ReportPage
 from farspan.reports.report_run import ReportRun
@@ -38,6 +39,7 @@ class RunReport(ReportPage):
         figures: Names of key figures, and the figure of every run, None where it has none.
         comparisons: The other runs beside the first.
         rows: Every context and depth of every run.
+        engines: The engines of a proof, those that have no run among them; empty for other reports.
     """
 
     template: ClassVar[str] = "report"
@@ -48,6 +50,7 @@ class RunReport(ReportPage):
     figures: tuple[tuple[str, tuple[KeyFigure | None, ...]], ...]
     comparisons: tuple[ComparedRun, ...]
     rows: tuple[PointRow, ...]
+    engines: tuple[EngineRow, ...] = ()
 
     @property
     def runs(self) -> tuple[ReportRun, ...]:
@@ -93,17 +96,21 @@ class RunReport(ReportPage):
         return {
             "runs": [export_section(section) for section in self.sections],
             "points": [export_point(row) for row in self.rows],
+            **({"engines": [asdict(engine) for engine in self.engines]} if self.engines else {}),
             "comparisons": [export_comparison(comparison) for comparison in self.comparisons],
         }
 
 
-def build_report(runs: Sequence[ReportRun], *, title: str = "", compare: bool = False) -> RunReport:
+def build_report(
+    runs: Sequence[ReportRun], *, title: str = "", compare: bool = False, engines: Sequence[EngineRow] = ()
+) -> RunReport:
     """Work out a report; runs without any success, or any request, have one too.
 
     Args:
         runs: One run or several.
         title: The heading; by default the model's name.
         compare: Put the comparison first; needs two runs.
+        engines: The engines of the proof that the runs are of.
 
     Raises:
         InputError: A comparison is asked for, and there are not two runs or they have nothing in common.
@@ -120,7 +127,7 @@ def build_report(runs: Sequence[ReportRun], *, title: str = "", compare: bool = 
     sections = tuple(build_section(run, groups) for run in runs)
     return RunReport(
         title=title or ", ".join(dict.fromkeys(run.model for run in runs)),
-        good=all(section.good for section in sections),
+        good=all(section.good for section in sections) and all(engine.good for engine in engines),
         comparison_first=compare,
         sections=sections,
         figures=align_figures([section.figures for section in sections]),
@@ -128,4 +135,5 @@ def build_report(runs: Sequence[ReportRun], *, title: str = "", compare: bool = 
             build_comparison(runs[0], run, compared[run.key]) for run in runs if run.key in compared
         ),
         rows=list_rows(runs, compared),
+        engines=tuple(engines),
     )

@@ -11,6 +11,7 @@ from typing import Any
 from farspan.errors import InputError
 from farspan.reports.data_files import render_csv, render_json
 from farspan.reports.drawing import check_drawing
+from farspan.reports.engine_rows import EngineRow
 from farspan.reports.plan_report import build_plan_report
 from farspan.reports.plan_series import is_plan, load_plans
 from farspan.reports.render import render_charts, render_html, render_markdown
@@ -38,6 +39,7 @@ class ReportOptions:
         template: A Jinja template for the page or the Markdown.
         logs: The servers' logs, in the order of the runs.
         plan: A plan for runs that were not started with one.
+        engines: The engines of a proof, those that have no run among them.
     """
 
     title: str = ""
@@ -45,6 +47,7 @@ class ReportOptions:
     template: Path | None = None
     logs: tuple[Path, ...] = ()
     plan: Path | None = None
+    engines: tuple[EngineRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ def write_report(
             cannot be used, or the package that draws is missing.
     """
     options = options or ReportOptions()
-    if out is None and all(map(is_plan, runs)):
+    if out is None and runs and all(map(is_plan, runs)):
         targets = {form: runs[0].with_suffix(f".{form.value}") for form in formats}
     else:
         targets = _choose_targets(out or next(run for run in runs if not is_plan(run)), formats)
@@ -131,12 +134,18 @@ def write_charts(
     Raises:
         InputError: As `write_report`.
     """
+    if folder.suffix.lower() == ".svg":
+        raise InputError(f"--charts {folder} is a folder, one file a chart", "pass a name without .svg")
     written = []
     for name, svg in render_charts(_load(runs, options or ReportOptions())).items():
         path = folder / f"{name}.svg"
         _write(path, svg + "\n")
         written.append(path)
     return tuple(written)
+
+
+# Files that people ask for and that a report does not come as; without this they became folders.
+_OTHER_FORMATS = frozenset({".pdf", ".svg", ".png", ".jpg", ".txt", ".xlsx", ".docx", ".ipynb"})
 
 
 def find_format(path: Path) -> Format | None:
@@ -156,6 +165,11 @@ def _write(path: Path, text: str) -> None:
 
 def _choose_targets(out: Path, formats: Sequence[Format]) -> dict[Format, Path]:
     form = find_format(out)
+    if form is None and out.suffix.lower() in _OTHER_FORMATS and not out.is_dir():
+        raise InputError(
+            f"{out}: a report is not written as {out.suffix}",
+            "write .html, which a browser prints as PDF, .md or .csv, or pass a folder",
+        )
     if form is None or out.is_dir():
         return {form: out / f"report.{form.value}" for form in formats}
     if tuple(formats) not in (DEFAULT_FORMATS, (form,)):
@@ -175,7 +189,7 @@ def _keep_plans(runs: Sequence[Path], targets: Mapping[Format, Path]) -> None:
 
 def _load(runs: Sequence[Path], options: ReportOptions) -> ReportPage:
     plans = [path for path in runs if is_plan(path)]
-    if len(plans) == len(runs):
+    if len(plans) == len(runs) and not options.engines:
         for given, name in (
             (options.compare, "--compare"),
             (options.logs, "--log"),
@@ -192,7 +206,7 @@ def _load(runs: Sequence[Path], options: ReportOptions) -> ReportPage:
     folders = [path for path in runs if path not in plans]
     options = replace(options, plan=plans[0]) if plans else options
     loaded = load_report_runs(folders, logs=options.logs, plan=options.plan)
-    return build_report(loaded, title=options.title, compare=options.compare)
+    return build_report(loaded, title=options.title, compare=options.compare, engines=options.engines)
 
 
 def _render(page: ReportPage, form: Format, options: ReportOptions) -> str:

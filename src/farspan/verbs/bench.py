@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from farspan.errors import InputError
+from farspan.launch.server_records import ServerRecord, StateFolder
 from farspan.measurement.analysis.breaches import judge_run, refuse_without_plan
 from farspan.measurement.analysis.point_values import parse_point_condition
 from farspan.measurement.bench_result import BenchResult
@@ -25,6 +26,7 @@ from farspan.measurement.progress import Watcher
 from farspan.measurement.resume import read_last_options
 from farspan.measurement.run import run_bench, run_engines
 from farspan.sizes import parse_tokens
+from farspan.verbs.known_server import add_what_is_known, find_known_server, keep_log
 
 
 def bench(
@@ -44,7 +46,8 @@ def bench(
     the run had: the server, the lengths and every other option that is not given anew.
 
     Args:
-        url: The server's address.
+        url: The server's address, or the name under which farspan started it. Of such a server the tokenizer, the key,
+            the flags, the plan and the log are taken from its record.
         engines: Several servers instead: name to address.
         fail_if: Conditions such as `ttft.p50 > 1.1 * plan`; `breaches` has those that hold.
         metrics_interval: Seconds between readings of the engine's metrics and of this machine's GPUs; 0 reads none.
@@ -89,21 +92,31 @@ async def bench_async(
     if options.get("resume") and _says_nothing(url, engines, options):
         wanted, engines = _read_resumed(options)
     elif (url is None) == (engines is None):
-        raise InputError("there is not one way to find the server", "give either --url or --engines")
+        said = "no server is named" if url is None else "--url and --engines both name servers"
+        raise InputError(said, "give either --url or --engines")
     else:
         wanted = bench_options(url or next(iter((engines or {}).values()), ""), **options)
+    known = KnownServers(watcher)
+    wanted = wanted if engines else known.adapt(wanted)
     if wanted.plan is None:
         refuse_without_plan(conditions)
     observe = partial(
         EngineObserver, interval_s=metrics_interval, metrics_url=metrics_url, quiet_s=hang_after
     )
-    if engines:
-        outcomes = await run_engines(
-            wanted, engines, watcher=watcher, make_observers=observe if metrics_interval else None
-        )
-    else:
-        observers = (observe(),) if metrics_interval else ()
-        outcomes = {"": await run_bench(wanted, watcher=watcher, observers=observers)}
+    try:
+        if engines:
+            outcomes = await run_engines(
+                wanted,
+                engines,
+                watcher=watcher,
+                make_observers=observe if metrics_interval else None,
+                adapt=known.adapt,
+            )
+        else:
+            observers = (observe(),) if metrics_interval else ()
+            outcomes = {"": await run_bench(wanted, watcher=watcher, observers=observers)}
+    finally:
+        known.keep_logs()
     breaches = [
         breach
         for outcome in outcomes.values()
@@ -112,6 +125,35 @@ async def bench_async(
         )
     ]
     return BenchResult(wanted, outcomes, tuple(breaches))
+
+
+class KnownServers:
+    """The servers of a bench that farspan has started, and the run folders that their logs go to.
+
+    Args:
+        watcher: Told of a log that cannot be copied.
+    """
+
+    def __init__(self, watcher: Watcher | None) -> None:
+        self._watcher = watcher or Watcher()
+        self._found: dict[Path, ServerRecord] = {}
+
+    def adapt(self, options: BenchOptions) -> BenchOptions:
+        """Add what is known of the server to the options of its measurement; a name becomes its address."""
+        record = find_known_server(options.url)
+        if record is None:
+            return options
+        self._found[options.run] = record
+        folder = StateFolder().folder
+        return add_what_is_known(
+            replace(options, url=record.url), record, lambda: folder / f"{record.name}.plan.json"
+        )
+
+    def keep_logs(self) -> None:
+        """Copy the servers' logs into their run folders."""
+        for folder, record in self._found.items():
+            if folder.is_dir() and (why := keep_log(record, folder)):
+                self._watcher.step(f"! {why}")
 
 
 def bench_dry_run(url: str | None = None, **options: Any) -> DryRun:

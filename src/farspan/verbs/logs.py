@@ -13,8 +13,8 @@ from typing import Any
 from farspan.errors import LaunchError, MissingPackageError, NotFoundError
 from farspan.launch.local import read_tail
 from farspan.launch.runtimes.process import is_alive
-from farspan.launch.serve import log_argv
-from farspan.launch.server_records import ServerRecord, StateFolder
+from farspan.launch.server_records import ServerRecord, StateFolder, check_name
+from farspan.launch.started_servers import log_argv
 
 _POLL_S = 0.2
 _PIECE_BYTES = 2**20
@@ -115,5 +115,11 @@ def logs(
     Raises:
         InputError: There is no such server, or several and no name.
     """
-    record = (state or StateFolder()).find(name)
+    state = state or StateFolder()
+    record = state.load(name) if name else None
+    if record is None and name and (left := state.folder / f"{check_name(name)}.log").is_file():
+        # A server that failed, or was stopped, is forgotten; its log stays.
+        gone = ServerRecord(name, "local", "", "", "", "", 0, left.stat().st_mtime, str(left))
+        return ServerLog(gone, (), False, lines)
+    record = state.find(name)
     return ServerLog(record, log_argv(record, follow=follow, lines=lines), follow, lines)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from farspan.planner.levers import Fix
     from farspan.planner.sweep import SweepPoint
 
+LONGEST = "max"  # as a context: the longest that fits
+
 
 def plan(
     model: str | ModelSpec,
@@ -63,7 +65,8 @@ def plan(
         engine: One engine; all of them side by side when None.
         engine_version: The engine's version; the newest known when empty.
         accept_nearest_version: Whether an unknown version is planned as the nearest.
-        context: Longest request in tokens, prompt and answer together: a number, or text such as "10M".
+        context: Longest request in tokens, prompt and answer together: a number, text such as "10M", or "max" for the
+            longest that fits.
         contexts: Several contexts.
         concurrency: Requests of that length at once.
         output_tokens: Tokens of the answer.
@@ -117,8 +120,8 @@ def plan(
         model=spec,
         gpu=node.gpu,
         gpus=node.count,
-        tp=tp if tp is not None else spec.largest_tp(node.count),
-        context=spec.max_position_embeddings if context is None else parse_tokens(str(context)),
+        tp=tp if tp is not None else spec.largest_tp(max(1, node.count // _stages(flags))),
+        context=spec.max_position_embeddings if context in (None, LONGEST) else parse_tokens(str(context)),
         concurrency=concurrency,
         kv_dtype=parse_kv_dtype(kv_dtype),
         engine_version=engine_version,
@@ -147,7 +150,35 @@ def plan(
         return SweepAnswer(request, points, _fix_shortest(request, points, engines))
     if context is None:
         raise InputError("nothing is asked", "give --context, --contexts or --find context")
+    if context == LONGEST:
+        request = longest_request(request, engines)
     return _plan(request, engine_model_name(model) if isinstance(model, str) else spec.name, engines, goals)
+
+
+def longest_request(request: PlanRequest, engines: Sequence[Engine]) -> PlanRequest:
+    """The request at the longest context that some engine serves as often at once; at the model's where none does.
+
+    Raises:
+        InputError: Every engine refuses the request.
+    """
+    from farspan.planner.questions import largest_context
+
+    longest, refusals = 0, []
+    for engine in engines:
+        try:
+            longest = max(longest, largest_context(request, engine))
+        except InputError as error:
+            refusals.append(error)
+    if len(refusals) == len(engines):
+        raise refusals[0]
+    return request.at(longest) if longest else request
+
+
+def _stages(flags: Mapping[str, str | None]) -> int:
+    """Pipeline stages that the engine's own flags ask for: each takes GPUs of its own."""
+    names = {name for engine in all_engines() for name in engine.pipeline_flags}
+    given = next((flags[name] or "" for name in names if name in flags), "")
+    return max(1, int(given)) if given.isdigit() else 1
 
 
 def _override(flags: Mapping[str, str | None]) -> str:

@@ -21,6 +21,7 @@ from farspan.launch.serve import RunningServer, ServeWatcher, describe, start_se
 from farspan.launch.server_records import StateFolder
 from farspan.models.spec import KvDtype, parse_kv_dtype
 from farspan.sizes import parse_tokens
+from farspan.verbs.plan import LONGEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ def serve(
 ) -> PreparedServer | RunningServer:
     """Plan a server, start it, and wait until it answers one token.
 
-    A start that fails leaves nothing behind. A server that stays (`detach`) is ended with `farspan.stop`.
+    A start that fails leaves its record and its log, nothing that runs. A server that stays (`detach`) is ended with
+    `farspan.stop`.
 
     Args:
         model: A catalog name, a checkpoint's folder, or a hub id.
@@ -176,7 +178,8 @@ def prepare_server(
         model=model,
         engine=get_engine(engine) if isinstance(engine, str) else engine,
         runtime=parse_runtime(runtime),
-        context=None if context is None else parse_tokens(str(context)),
+        context=None if context in (None, LONGEST) else parse_tokens(str(context)),
+        longest=context == LONGEST,
         gpus=gpus,
         tp=tp,
         nodes=nodes,

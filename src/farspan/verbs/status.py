@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from farspan.launch.serve import ServerStatus, find_status
 from farspan.launch.server_records import StateFolder
+from farspan.launch.started_servers import ServerStatus, find_status
 
 
 @dataclass(frozen=True, slots=True)

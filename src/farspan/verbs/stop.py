@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from farspan.errors import InputError
-from farspan.launch.serve import stop_server
 from farspan.launch.server_records import StateFolder
+from farspan.launch.started_servers import stop_server
 
 
 @dataclass(frozen=True, slots=True)

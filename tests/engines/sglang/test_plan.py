@@ -517,3 +517,68 @@ def test_recurrent_layers_get_a_state_pool() -> None:
     assert found.starts
     assert found.pools["state slots"] > 0
     assert found.ledger["Recurrent state pool"].bytes % model.layers[0].state_bytes(4) == 0
+
+
+def test_a_pipeline_is_planned_by_its_tightest_stage() -> None:
+    whole = plan("0.5.23", 1_000_000, KvDtype.AUTO, gpus=16, flags={"--max-running-requests": "8"})
+    halves = plan(
+        "0.5.23", 1_000_000, KvDtype.AUTO, gpus=16, flags={"--max-running-requests": "8", "--pp-size": "2"}
+    )
+    assert halves.fits
+    # Half the layers a GPU, and the vision tower and embedding on the first stage alone.
+    assert 2 * whole.pools["full"] < halves.pools["full"] < 2.5 * whole.pools["full"]
+    assert halves.weights_bytes < 0.6 * whole.weights_bytes + 5 * GIB
+    assert halves.flags[halves.flags.index("--pp-size") + 1] == "2"
+    assert any("2 pipeline stages" in warning for warning in halves.warnings)
+    with pytest.raises(InputError, match="2 pipeline stages of 8 GPUs need 16") as caught:
+        plan("0.5.23", 1_000_000, flags={"--pp-size": "2"})
+    assert caught.value.fix == "use --tp 4"
+
+
+def test_a_model_larger_than_one_stages_gpus_fits_a_pipeline() -> None:
+    big = load_model("deepseek-v3", allow_network=False)
+    asked = PlanRequest(
+        big, find_gpu("H100"), 16, 8, 32_000, engine_version="0.5.23", engine_flags={"--pp-size": "2"}
+    )
+    assert SGLANG.plan(asked).fits
+    assert not SGLANG.plan(replace(asked, engine_flags={})).starts
+
+
+def test_groups_of_data_parallel_attention_have_pools_of_their_own() -> None:
+    big = load_model("deepseek-v3", allow_network=False)
+    asked = PlanRequest(big, H200, 8, 8, 100_000, concurrency=16, engine_version="0.5.23")
+    alone = SGLANG.plan(asked)
+    assert not alone.fits
+    grouped = SGLANG.plan(asked.with_flags({"--enable-dp-attention": None, "--dp-size": "8"}))
+    assert grouped.fits
+    assert grouped.max_concurrency == pytest.approx(8 * grouped.pools["full"] / 100_000)
+    # Attention and embedding whole on each GPU, experts shared out as before.
+    assert grouped.weights_bytes > alone.weights_bytes + 5 * GIB
+    assert any("8 groups of 1 ranks" in warning for warning in grouped.warnings)
+    newer = SGLANG.plan(asked.with_flags({"--attn-dp-size": "8"}))
+    assert newer.pools == grouped.pools
+    with pytest.raises(InputError, match="3 groups does not divide 8 ranks"):
+        SGLANG.plan(asked.with_flags({"--enable-dp-attention": None, "--dp-size": "3"}))
+
+
+def test_sharing_experts_out_whole_changes_no_bytes() -> None:
+    big = load_model("deepseek-v3", allow_network=False)
+    asked = PlanRequest(big, H200, 8, 8, 100_000, engine_version="0.5.16")
+    assert SGLANG.plan(asked.with_flags({"--ep-size": "8"})).pools == SGLANG.plan(asked).pools
+    with pytest.raises(InputError, match="--ep-size 3 does not divide 8 ranks and 256 experts"):
+        SGLANG.plan(asked.with_flags({"--ep-size": "3"}))
+
+
+def test_context_ranks_hold_the_tokens_of_one_cache_together() -> None:
+    big = load_model("deepseek-v3", allow_network=False)
+    asked = PlanRequest(big, H200, 8, 8, 100_000, engine_version="0.5.23", as_given=True)
+    fraction: dict[str, str | None] = {"--mem-fraction-static": "0.85"}
+    alone = SGLANG.plan(asked.with_flags(fraction))
+    shared = SGLANG.plan(asked.with_flags({**fraction, "--dcp-size": "8"}))
+    assert shared.pools["full"] == 8 * alone.pools["full"]
+    assert shared.capacity_tokens > 4_000_000
+    assert shared.available_kv_bytes == alone.available_kv_bytes
+    with pytest.raises(InputError, match="mirrored for MLA alone"):
+        plan("0.5.23", 100_000, flags={"--dcp-size": "2"})
+    with pytest.raises(InputError, match="--dcp-size 3 does not divide 8"):
+        SGLANG.plan(asked.with_flags({"--dcp-size": "3"}))

@@ -60,3 +60,13 @@ def test_what_is_gone_before_loading_depends_on_the_link_and_the_ranks() -> None
         return context_size(config_of(request)).bytes / 2**30
 
     assert gone("L40S", 4) < gone("H100", 1) < gone("H100", 2) < gone("H100", 4) < gone("MI300X", 8)
+
+
+def test_prefill_graphs_take_what_one_server_logged() -> None:
+    server = next(one for one in SERVERS if one["model"] == "qwen3-8b")
+    ledger = plan_sglang(asked(server)).ledger
+    lines = {line.name: line.bytes / 2**30 for line in ledger}
+    assert lines["CUDA graphs: prefill"] == pytest.approx(2.32, abs=0.15)
+    assert lines["CUDA graphs: captured"] >= 0.6
+    # A chunk runs in that memory: it is not counted twice.
+    assert lines["Prefill activations"] == 0

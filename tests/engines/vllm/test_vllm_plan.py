@@ -19,8 +19,8 @@ from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.ledger import Basis, LedgerPhase
-from farspan.planner.request import EnginePlan
-from scout import GIB, request, scout
+from farspan.planner.request import EnginePlan, PlanRequest
+from scout import GIB, H200, request, scout
 
 AVAILABLE = 96_330_000_000
 HYBRID, FULL = 15_629_536, 3_919_648
@@ -482,3 +482,72 @@ def test_the_fraction_has_two_spellings() -> None:
     other = plan_vllm(request(100_000, "0.33.0", engine_flags={"--device-memory-utilization": "0.5"}))
     assert one.available_kv_bytes == other.available_kv_bytes
     assert one.available_kv_bytes < plan_vllm(request(100_000, "0.33.0")).available_kv_bytes
+
+
+def test_a_fraction_given_by_hand_does_not_keep_the_plan_from_lowering_requests() -> None:
+    answer = plan(10_000_000, "0.33.0", "--gpu-memory-utilization=0.91")
+    assert answer.fits
+    assert any(added.startswith("--max-num-seqs") for added in answer.added)
+    assert not plan(10_000_000, "0.33.0", "--gpu-memory-utilization=0.91", as_given=True).starts
+
+
+def test_eager_steps_are_bound_by_launches() -> None:
+    eager, compiled = plan(1_000_000, "0.24.0", "--enforce-eager").time, plan(1_000_000, "0.24.0").time
+    assert eager is not None
+    assert compiled is not None
+    assert 0.068 <= eager.itl_expected_s <= 0.088
+    assert compiled.itl_expected_s < 0.03
+    assert "eager" in eager.basis
+
+
+def test_pipeline_stages_share_layers_and_the_last_one_samples() -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    flags: dict[str, str | None] = {"--pipeline-parallel-size": "2", "--gpu-memory-utilization": "0.95"}
+    asked = PlanRequest(model, find_gpu("H100"), 2, 1, 8192, engine_version="0.19.0", engine_flags=flags)
+    two, one = plan_vllm(asked), plan_vllm(replace(asked, engine_flags={"--gpu-memory-utilization": "0.95"}))
+    # A public server printed 66.54 GiB on its first stage and a cache of 1,075,312 tokens.
+    assert two.available_kv_bytes / 2**30 == pytest.approx(66.54, abs=0.3)
+    assert two.printed["GPU KV cache size"] == pytest.approx(1_075_312, rel=0.005)
+    assert two.capacity_tokens > 2 * one.capacity_tokens
+    with pytest.raises(InputError, match="2 pipeline stages of 1 GPUs need 2, and there are 1"):
+        plan_vllm(replace(asked, gpus=1))
+
+
+def test_context_ranks_share_the_tokens_of_a_latent_cache() -> None:
+    model = load_model("deepseek-v3", allow_network=False)
+    asked = PlanRequest(model, H200, 8, 8, 100_000, engine_version="0.33.0")
+    whole = plan_vllm(asked)
+    shared = plan_vllm(replace(asked, engine_flags={"--decode-context-parallel-size": "8"}))
+    assert shared.capacity_tokens == pytest.approx(8 * whole.capacity_tokens, rel=0.01)
+    with pytest.raises(InputError, match="does not fit TP 8 over 1 KV heads"):
+        plan_vllm(replace(asked, engine_flags={"--decode-context-parallel-size": "3"}))
+
+
+def test_a_dtype_and_online_fp8_change_the_weights() -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), 1, 1, 8192, engine_version="0.19.0")
+    changes: dict[str, dict[str, str | None]] = {
+        "own": {},
+        "float32": {"--dtype": "float32"},
+        "fp8": {"--quantization": "fp8"},
+    }
+    sizes = {
+        name: plan_vllm(replace(asked, engine_flags=flags)).weights_bytes / 2**30
+        for name, flags in changes.items()
+    }
+    # As printed by public servers of 0.19.0.
+    assert sizes == pytest.approx({"own": 14.99, "float32": 29.98, "fp8": 8.49}, abs=0.03)
+
+
+def test_a_draft_layer_takes_weights_and_kv() -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), 1, 1, 8192, engine_version="0.19.0")
+    draft: dict[str, str | None] = {
+        "--speculative-config": '{"method": "eagle3", "num_speculative_tokens": 3}'
+    }
+    with_draft = plan_vllm(replace(asked, engine_flags=draft))
+    assert with_draft.weights_bytes > plan_vllm(asked).weights_bytes
+    assert any("(assumed)" in warning for warning in with_draft.warnings)
+    unread: dict[str, str | None] = {"--speculative-config": '{"method": "draft_model", "model": "x"}'}
+    with pytest.raises(UnsupportedError, match="loads a draft that farspan does not read"):
+        plan_vllm(replace(asked, engine_flags=unread))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from farspan.engines.logs.findings import Confidence, Severity
 from farspan.engines.logs.pattern import compile_pattern
-from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch
+from farspan.engines.logs.rule import Diagnosis, Rule, RuleMatch, known
 from farspan.engines.logs.server_state import ServerState
 
 _SCALES = compile_pattern(
@@ -152,4 +152,28 @@ UNUSED_WEIGHTS = Rule(
     sources=("vllm model_executor/models/utils.py: AutoWeightsLoader", "sglang srt/models: load_weights"),
 )
 
-RULES: tuple[Rule, ...] = (UNUSED_WEIGHTS, SCALES, NAN_LOGITS)
+RULES: tuple[Rule, ...] = (
+    UNUSED_WEIGHTS,
+    known(
+        "weights-of-another-shape",
+        "A tensor of the checkpoint has another shape than the model's.",
+        (
+            r"Attempted to load weight \(torch\.Size|param_data\.shape == loaded_weight\.shape|size "
+            r"mismatch for \S+: copying"
+            r"|loaded_weight\.shape\[.{1,40}\] == |shape mismatch.{0,80}load"
+        ),
+        "A tensor of the checkpoint has another shape than this version's model has for it: the "
+        "quantization's layout is another one, "
+        "the config.json belongs to another checkpoint, or the tensor-parallel size does not go with this layer.",
+        "config.json and weights must be of one repository and revision; download both again",
+        "the version of the engine that the model's card names, or the checkpoint the publisher made for it",
+        "--tensor-parallel-size 1 (SGLang: --tp-size) shows whether splitting is the reason",
+        sources=(
+            "vllm model_executor/model_loader/weight_utils.py: default_weight_loader",
+            "vllm model_executor/parameter.py",
+        ),
+        confidence=Confidence.STRONG,
+    ),
+    SCALES,
+    NAN_LOGITS,
+)

@@ -104,8 +104,8 @@ RULES: tuple[Rule, ...] = (
     known(
         "nccl-system-error",
         "NCCL could not set up its connections.",
-        r"unhandled system error|ncclSystemError|NCCL_ERROR_SYSTEM_ERROR|ncclRemoteError|ncclInternalError"
-        r"|NCCL error:? (?:internal error|remote process exited)|[Bb]ootstrap ?: no socket interface found",
+        r"unhandled system error|ncclSystemError|NCCL_ERROR_SYSTEM_ERROR|ncclInternalError"
+        r"|NCCL error:? (?:internal error)|[Bb]ootstrap ?: no socket interface found",
         "NCCL could not set up its connections between the ranks: most often too little shared "
         "memory, a network interface it "
         "must not use, or limits of the container.",
@@ -118,7 +118,7 @@ RULES: tuple[Rule, ...] = (
     known(
         "gloo-interface",
         "Gloo found no network interface, or one the others cannot reach.",
-        r"[Gg]loo connectFullMesh failed|Unable to find (?:address for|interface)|gloo/transport/tcp|"
+        r"[Gg]loo connectFullMesh failed|Unable to find (?:address for|interface)|"
         r"no address for interface"
         r"|ifa != nullptr",
         "Gloo, which carries the ranks' small messages, took a network interface that has no address "
@@ -131,6 +131,20 @@ RULES: tuple[Rule, ...] = (
         "one host: GLOO_SOCKET_IFNAME=lo works",
         sources=("pytorch/gloo transport/tcp", "vllm-project/vllm#9460", "sgl-project/sglang#3516"),
         confidence=Confidence.STRONG,
+    ),
+    known(
+        "peer-gone",
+        "A rank lost its connection to another, which has ended.",
+        (
+            r"Connection (?:closed|reset) by peer|ncclRemoteError|remote process exited|store->get\('0'\) got error"
+            r"|recvValue failed|Broken pipe.{0,60}TCPStore|Connection was likely closed"
+        ),
+        "A rank lost its connection to another one, which had ended before: this error is its consequence.",
+        "look for the first error of the other rank, on every node: that is the reason",
+        "no error anywhere: it was killed (dmesg -T, docker inspect), or a firewall cuts idle connections",
+        sources=("pytorch/gloo transport/tcp/pair.cc", "NVIDIA/nccl docs: ncclRemoteError"),
+        confidence=Confidence.STRONG,
+        general=True,
     ),
     known(
         "nccl-timeout",

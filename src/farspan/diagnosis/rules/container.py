@@ -12,7 +12,8 @@ _SOON_S = 600.0
 _NO_GPU = compile_pattern(
     r"Failed to infer device type|No (?P<kind>CUDA|HIP) GPUs are available|Found no NVIDIA driver"
     r"|no CUDA-capable device is detected|no ROCm-capable device is detected|hipErrorNoDevice"
-    r"|Device string must not be empty|No supported device detected|libcuda\.so\.1: cannot open shared object"
+    r"|could not select device driver|nvidia-container-cli: |Device string must not be empty|No supported "
+    r"device detected|libcuda\.so\.1: cannot open shared object"
 )
 
 

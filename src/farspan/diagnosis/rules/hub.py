@@ -221,7 +221,7 @@ RULES: tuple[Rule, ...] = (
         (
             r"Can't load (?:image processor|feature extractor|processor|tokenizer|video processor) for"
             r"|containing a preprocessor_config\.json|Unable to load vocabulary from file"
-            r"|Can't instantiate .{0,40}[Tt]okenizer|couldn't instantiate the backend tokenizer"
+            r"|Can't instantiate .{0,40}[Tt]okenizer|[Cc]ouldn't instantiate the backend tokenizer"
         ),
         "The folder given as the model has the weights but not all small files beside them: "
         "preprocessor_config.json "

@@ -170,7 +170,7 @@ _CAPABILITY = compile_pattern(
     r"|type fp8e4(?:nv|b8) not supported in this architecture|not supported on (?:this|the current) GPU"
     r"|requires (?:a )?(?:GPU|device)s? with (?:compute )?capability|requires compute capability|SM "
     r"?\d+ or (?:newer|higher)"
-    r"|FlashInfer requires GPUs with sm75|(?:FP8|fp8|NVFP4|MXFP4|nvfp4|mxfp4).{0,40}(?:requires|only "
+    r"|(?:FP8|fp8|NVFP4|MXFP4|nvfp4|mxfp4).{0,40}(?:requires|only "
     r"supported on).{0,40}(?:SM|sm|capability)"
 )
 

@@ -64,7 +64,8 @@ _ARCH = compile_pattern(
     r"'gpu-name'"
     r"|nvcc fatal\s*: Unsupported gpu architecture '(?P<nvcc>compute_\w+)'|Unsupported \.version \d"
     r"|ptxas .{0,60}Unsupported \.target '(?P<target>sm_\w+)'|SM \S+ requires CUDA"
-    r"|No supported CUDA architectures found for major versions|requires CUDA (?:version )?>?= "
+    r"|FlashInfer requires GPUs with sm\d+|No supported CUDA architectures found for major versions|"
+    r"requires CUDA (?:version )?>?= "
     r"?\d+\.\d+.{0,60}sm"
 )
 
@@ -74,6 +75,23 @@ def _arch_unknown(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis
     arch = match["ptxas"] or match["nvcc"] or match["target"] or ""
     text = rule_match.message.text
     named = f" ({arch})" if arch else ""
+    if "requires GPUs with sm" in text:
+        return Diagnosis(
+            "FlashInfer found no architecture it can compile for: the CUDA toolkit (or torch) here is "
+            "older than this GPU, so that "
+            "its architecture is left out, an architecture list in the environment names another GPU, or "
+            "the GPU is older than "
+            "Turing.",
+            (
+                "unset FLASHINFER_CUDA_ARCH_LIST and TORCH_CUDA_ARCH_LIST, or let them name this GPU",
+                "a toolkit and an image that know it: CUDA 12.8 or later for Blackwell (sm_100, sm_120), "
+                "13.0 for sm_121",
+                "GPUs before Turing: another attention backend, and VLLM_USE_FLASHINFER_SAMPLER=0 (vLLM) "
+                "or --sampling-backend "
+                "pytorch (SGLang)",
+            ),
+            Confidence.STRONG,
+        )
     if "ptxas" in text or "Unsupported .version" in text:
         return Diagnosis(
             f"The ptxas that comes with Triton is older than this GPU{named}: it cannot make code for it.",
@@ -198,8 +216,7 @@ def _library_missing(rule_match: RuleMatch, server_state: ServerState) -> Diagno
             ),
         )
     return Diagnosis(
-        f"{who[0].upper()}{who[1:]} was built for another version of torch: a function it calls is "
-        f"not there.",
+        f"The wheel of {who} was built for another version of torch: a function it calls is not there.",
         (
             same,
             f"reinstall that package for the installed torch: pip install --force-reinstall "

@@ -84,6 +84,7 @@ ENGINE = Builtin(
     name="builtin",
     title="built-in engine",
     owned_by="farspan",
+    modules=("torch", "fastapi", "uvicorn"),
     key_variable=KEY_VARIABLE,
     context_flag="--max-model-len",
     step_tokens_flag="--max-num-batched-tokens",

@@ -32,5 +32,7 @@ COMMON_LINES: tuple[LinePattern, ...] = (
     line_pattern(r"Capturing CUDA graphs.*?(?P<percent>\d+)%\|", phase(StartPhase.GRAPHS)),
     line_pattern(r"Capturing batches.*?(?P<percent>\d+)%\|", phase(StartPhase.GRAPHS)),
     line_pattern(r"Application startup complete", _application_ready),
-    line_pattern(r"Application shutdown complete", phase(StartPhase.SHUTDOWN, done=True)),
+    line_pattern(
+        r"Application shutdown complete|Finished server process \[", phase(StartPhase.SHUTDOWN, done=True)
+    ),
 )

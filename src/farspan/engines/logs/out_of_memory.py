@@ -14,7 +14,8 @@ PATTERN = compile_pattern(
     r"(?:.{0,200}?(?:this process|Process \d+) has (?P<used>\d+(?:\.\d+)?) GiB memory in use)?"
     r"|(?:CUDA|HIP) (?:driver )?error:? ?(?:\(\d+\)|2)?:? ?out of memory|cudaErrorMemoryAllocation|"
     r"hipErrorOutOfMemory"
-    r"|CUBLAS_STATUS_ALLOC_FAILED|Failed to CUDA (?:calloc|malloc)|Cuda failure (?:2 )?'out of memory'"
+    r"|CUBLAS_STATUS_(?:ALLOC_FAILED|NOT_INITIALIZED)|Failed to CUDA (?:calloc|malloc)|Cuda failure (?:2 "
+    r")?'out of memory'"
 )
 _UNITS = {"bytes": 2.0**-30, "KiB": 2.0**-20, "MiB": 2.0**-10, "GiB": 1.0}
 

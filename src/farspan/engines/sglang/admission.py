@@ -35,7 +35,7 @@ def admission(
     (schedule_policy.py: rem_total_tokens); later only the requests' windows and two chunks in flight.
     """
     rules, chunk, page_size = config.rules, config.resolved.chunked_prefill_size, config.resolved.page_size
-    pool = sizes.full_tokens
+    pool = sizes.full_tokens * config.given.context_ranks
     # validate_input_length refuses len >= min(context, pool) - 1 - 5.
     longest_prompt = min(context_length, pool) - 1 - 5 - 1
     longest = pool - 2

@@ -50,6 +50,11 @@ class SglangConfig(ValueHash):
 
     __hash__ = ValueHash.__hash__
 
+    @property
+    def attention_tp(self) -> int:
+        """Ranks that share one KV cache."""
+        return self.tp // self.given.attention_groups
+
     def decisive_context(self, context_length: int) -> int:
         """`context_length` where loading or the split of the pools depends on it, else 0."""
         decides = context_length > self.rope_covers or self.given.hybrid_ratio is not None
@@ -102,7 +107,7 @@ def _config(
         rules=rules,
         given=given,
         resolved=resolved,
-        layout=kv_layout(model, resolved.kv_dtype, tp, rules, hybrid=hybrid),
+        layout=kv_layout(model, resolved.kv_dtype, tp // given.attention_groups, rules, hybrid=hybrid),
         rope_covers=min((rope_covers(rope) for rope in model.ropes), default=model.max_position_embeddings),
         notes=(note,) if note else (),
         passed_on=passed_on(request.engine_flags),

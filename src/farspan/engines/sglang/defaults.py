@@ -79,6 +79,7 @@ class Resolved(NamedTuple):
         page_size: Tokens a page.
         graph_bs: Batch sizes captured before the clamp to the request slots; empty when decode runs eager.
         prefill_graph_sizes: Token counts captured for prefill; 0 when it runs eager.
+        prefill_graph_tokens: The largest of them.
         multimodal: Whether the vision tower is loaded.
     """
 
@@ -91,6 +92,7 @@ class Resolved(NamedTuple):
     page_size: int
     graph_bs: tuple[int, ...]
     prefill_graph_sizes: int
+    prefill_graph_tokens: int
     multimodal: bool
 
 
@@ -127,9 +129,10 @@ def resolve(
         graph_max, always_include_max=rules.always_captures_largest
     )
     multimodal = given.multimodal if given.multimodal is not None else _is_multimodal(model)
-    prefill_sizes = 0
+    prefill_sizes = prefill_tokens = 0
     if given.prefill_graphs and chunk > 0 and not multimodal and _captures_prefill(given, model, gpu, rules):
-        prefill_sizes = len(prefill_capture_sizes(_largest_prefill_graph(given, model, chunk, rules)))
+        captured = prefill_capture_sizes(_largest_prefill_graph(given, model, chunk, rules))
+        prefill_sizes, prefill_tokens = len(captured), max(captured, default=0)
     asked = KvDtype.FP8_E4M3 if given.kv_dtype is KvDtype.AUTO and model.kv_fp8 else given.kv_dtype
     kv_dtype = _dsa_dtype(asked, model, gpu)
     common = given.attention_backend or default_backend(model, gpu, rules, deterministic=given.deterministic)
@@ -157,7 +160,12 @@ def resolve(
             else 0
         )
         fraction = default_fraction(
-            smi, chunk, given.max_prefill_tokens, reserved_bs, tp, _prefill_reserve_mib(model, prefill_sizes)
+            smi,
+            chunk,
+            given.max_prefill_tokens,
+            reserved_bs,
+            tp * given.pipeline_stages,
+            _prefill_reserve_mib(model, prefill_sizes) + _groups_reserve_mib(given, reserved_bs),
         )
         if multimodal:
             fraction *= _vision_factor(model)
@@ -167,12 +175,14 @@ def resolve(
         kv_dtype=kv_dtype,
         mem_fraction_static=fraction,
         fraction_is_default=given.mem_fraction_static is None,
-        chunked_prefill_size=chunk,
+        # Each group of data-parallel attention takes its share (_handle_data_parallelism).
+        chunked_prefill_size=chunk // given.attention_groups if chunk > 0 else chunk,
         attention_backend=backend,
         decode_backend=decode,
         page_size=_page_size(given, model, backend, decode, rules),
         graph_bs=graph_bs if decodes_in_graphs else (),
         prefill_graph_sizes=prefill_sizes,
+        prefill_graph_tokens=prefill_tokens,
         multimodal=multimodal,
     )
 
@@ -307,12 +317,21 @@ def _captures_prefill(given: SglangFlags, model: ModelSpec, gpu: Gpu, rules: Sgl
     MLA, and where they are compiled (0.5.10 to 0.5.13) for what torch.compile cannot take."""
     if _uses_mla(model) and not rules.prefill_graphs_with_mla:
         return False
+    if given.attention_groups > 1 or given.pipeline_stages > 1 or given.context_ranks > 1:
+        return False
     if rules.prefill_graphs_compiled and (
         given.deterministic or given.hicache or given.cpu_offload_bytes or gpu.capability == (0, 0)
     ):
         return False
     kinds = {layer.attention for layer in model.layers}
     return AttentionKind.COMPRESSED not in kinds and "Kimi" not in model.architecture
+
+
+def _groups_reserve_mib(given: SglangFlags, graph_bs: int) -> float:
+    """What data-parallel attention reserves for its padded batches."""
+    if given.attention_groups == 1:
+        return 0.0
+    return graph_bs * given.attention_groups * (4.5 if graph_bs > 300 else 3.0)
 
 
 def _largest_prefill_graph(given: SglangFlags, model: ModelSpec, chunk: int, rules: SglangRules) -> int:

@@ -27,6 +27,14 @@ class Sglang(Engine):
 
         return KNOWN_VERSIONS
 
+    def _of_replicas(self, request: PlanRequest, *, outline: bool) -> EnginePlan:
+        from farspan.engines.sglang.flags import attention_groups
+
+        if request.engine_flags and attention_groups(request) > 1:
+            # The groups of data-parallel attention share the weights: they are one server.
+            return self.outline_server(request) if outline else self.plan_server(request)
+        return super()._of_replicas(request, outline=outline)
+
     def plan_server(self, request: PlanRequest) -> EnginePlan:
         from farspan.engines.sglang.plan import plan_sglang
 
@@ -88,6 +96,7 @@ ENGINE = Sglang(
     key_variable=KEY_VARIABLE,
     context_flag="--context-length",
     data_parallel_flags=("--data-parallel-size", "--dp-size", "--dp"),
+    pipeline_flags=("--pipeline-parallel-size", "--pp-size"),
     memory_share_flag="--mem-fraction-static",
     step_tokens_flag="--chunked-prefill-size",
     eager_flags=("--disable-cuda-graph",),

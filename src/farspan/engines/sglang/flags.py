@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from farspan.engines.sglang.flag_checks import check_flags
 from farspan.engines.sglang.versions import SglangRules
-from farspan.errors import InputError
+from farspan.errors import InputError, UnsupportedError
 from farspan.models.spec import AttentionKind, KvDtype
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import EngineFlags, PlanRequest
@@ -15,6 +15,11 @@ from farspan.sizes import GIB
 CONTEXT_LENGTH = ("--context-length",)
 MAX_REQUESTS = ("--max-running-requests",)
 FRACTION = ("--mem-fraction-static",)
+PIPELINE = ("--pp-size", "--pipeline-parallel-size")
+_EXPERTS = ("--ep-size", "--expert-parallel-size", "--ep")
+_ATTENTION_GROUPS = ("--attn-dp-size", "--attention-data-parallel-size")
+_CONTEXT_RANKS = ("--dcp-size", "--decode-context-parallel-size")
+_DATA_PARALLEL = ("--dp-size", "--data-parallel-size", "--dp")
 _TP = ("--tp-size", "--tensor-parallel-size", "--tp")
 _WRITTEN_BY_FARSPAN = (*_TP, *CONTEXT_LENGTH, "--kv-cache-dtype")
 _KV_NAMES = {
@@ -40,7 +45,8 @@ class HicacheFlags(NamedTuple):
 
 class SglangFlags(NamedTuple):
     """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit;
-    `cpu_offload_bytes` of weights stay in the machine's memory, for each GPU."""
+    `cpu_offload_bytes` of weights stay in the machine's memory, for each GPU; `attention_groups` of ranks each have a
+    KV cache of their own (data-parallel attention); `context_ranks` share the tokens of a cache out between them."""
 
     context_length: int | None
     kv_dtype: KvDtype
@@ -69,6 +75,16 @@ class SglangFlags(NamedTuple):
     mamba_slots: int | None
     hicache: HicacheFlags | None
     cpu_offload_bytes: int
+    pipeline_stages: int
+    attention_groups: int
+    context_ranks: int
+
+    @property
+    def requests_per_group(self) -> int | None:
+        """Requests at once of one KV cache, as --max-running-requests shares them out."""
+        if self.max_running_requests is None:
+            return None
+        return max(1, self.max_running_requests // self.attention_groups)
 
 
 def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
@@ -133,12 +149,16 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
         hybrid_ratio=_hybrid_ratio(request),
         hybrid_off=request.has_flag("--disable-hybrid-swa-memory"),
         radix_cache=not request.has_flag("--disable-radix-cache"),
-        overlap=not request.has_flag("--disable-overlap-schedule"),
+        # A pipeline runs without it (_handle_pipeline_parallelism).
+        overlap=not request.has_flag("--disable-overlap-schedule") and request.int_flag(1, *PIPELINE) == 1,
         multimodal=_multimodal(request),
         mamba_ratio=request.float_flag(0.9, "--mamba-full-memory-ratio"),
         mamba_slots=_optional_int(request, "--max-mamba-cache-size"),
         hicache=hicache,
         cpu_offload_bytes=request.int_flag(0, "--cpu-offload-gb") * GIB,
+        pipeline_stages=request.int_flag(1, *PIPELINE),
+        attention_groups=attention_groups(request),
+        context_ranks=_context_ranks(request),
     )
 
 
@@ -157,6 +177,7 @@ def passed_on(flags: EngineFlags) -> tuple[str, ...]:
 def _refuse(request: PlanRequest, rules: SglangRules) -> None:
     """Raise for flags that contradict the request or whose effect is not mirrored."""
     check_flags(request, rules)
+    _check_experts(request)
     if request.has_flag(*_TP) and request.int_flag(0, *_TP) != request.tp:
         raise InputError(f"--tp-size {request.text_flag('', *_TP)} contradicts --tp {request.tp}", "give one")
     if request.has_flag("--hybrid-kvcache-ratio") and not rules.hybrid_flag:
@@ -171,6 +192,56 @@ def _refuse(request: PlanRequest, rules: SglangRules) -> None:
     if page and chunk and chunk > 0 and chunk % page:
         raise InputError(
             f"--chunked-prefill-size {chunk} is not a multiple of --page-size {page}", "round it to one"
+        )
+
+
+def attention_groups(request: PlanRequest) -> int:
+    """Groups of ranks with a KV cache of their own; 1 without data-parallel attention.
+
+    Raises:
+        InputError: The ranks cannot be divided so.
+    """
+    names = _DATA_PARALLEL if request.has_flag("--enable-dp-attention") else ()
+    groups = request.int_flag(1, *_ATTENTION_GROUPS, *names)
+    if groups < 1 or request.tp % groups:
+        raise InputError(
+            f"data-parallel attention in {groups} groups does not divide {request.tp} ranks",
+            f"give a number of groups that divides {request.tp}",
+        )
+    return groups
+
+
+def _context_ranks(request: PlanRequest) -> int:
+    """Ranks that share the tokens of one KV cache out between them.
+
+    Raises:
+        InputError: The ranks cannot be divided so.
+        UnsupportedError: The model's cache is not one latent a token.
+    """
+    ranks = request.int_flag(1, *_CONTEXT_RANKS)
+    if ranks == 1:
+        return 1
+    if ranks < 1 or request.tp % ranks:
+        raise InputError(
+            f"--dcp-size {ranks} does not divide {request.tp} ranks", "give one that divides them"
+        )
+    if any(layer.attention is not AttentionKind.MLA or layer.indexer for layer in request.model.layers):
+        raise UnsupportedError(
+            f"--dcp-size (decode context parallelism) is mirrored for MLA alone, and {request.model.name} has other "
+            "layers",
+            "plan without --dcp-size",
+        )
+    return ranks
+
+
+def _check_experts(request: PlanRequest) -> None:
+    """Experts are shared out over ranks whole or in pieces: a rank holds as many bytes either way."""
+    ranks = request.int_flag(1, *_EXPERTS)
+    experts = max((layer.moe.num_experts for layer in request.model.layers if layer.moe), default=0)
+    if ranks < 1 or request.tp % ranks or (ranks > 1 and experts % ranks):
+        raise InputError(
+            f"--ep-size {ranks} does not divide {request.tp} ranks and {experts} experts",
+            f"give one that divides both, such as --ep-size {request.tp}",
         )
 
 

@@ -25,7 +25,11 @@ _WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SG
 
 
 # One gpt-oss-20b server on an H100 (0.5.16) held 2.05 GiB more than the checkpoint: this much of the padded experts.
-_MXFP4_ON_HOPPER = 1.115
+MXFP4_ON_HOPPER = 1.115
+
+
+# What data-parallel attention shares out within a group of ranks only (layers/dp_attention.py: get_attention_tp_group).
+_COPIED_BY_GROUPS = (WeightPart.ATTENTION, WeightPart.INDEXER, WeightPart.EMBEDDING)
 
 
 class LoggedSize(NamedTuple):
@@ -90,7 +94,10 @@ def load_sizes(config: SglangConfig, context_length: int) -> LoadSizes:
     model, tp = config.model, config.tp
     context = context_size(config).bytes
     offloaded = min(config.given.cpu_offload_bytes, offloadable_bytes(model, tp))
-    tensors = _tensor_bytes(model, tp, config.resolved.multimodal, config.gpu.capability[0]) - offloaded
+    tensors = _tensor_bytes(
+        config.model, tp, config.attention_tp, config.resolved.multimodal, config.gpu.capability[0]
+    )
+    tensors -= offloaded
     ropes = sum(rope_bytes(rope, context_length) for rope in model.ropes)
     before = config.gpu.memory_bytes - context
     remainder = load_remainder(config).bytes
@@ -99,13 +106,16 @@ def load_sizes(config: SglangConfig, context_length: int) -> LoadSizes:
 
 
 @lru_cache(maxsize=256)
-def _tensor_bytes(model: ModelSpec, tp: int, multimodal: bool, capability: int) -> int:
+def _tensor_bytes(model: ModelSpec, tp: int, attention_tp: int, multimodal: bool, capability: int) -> int:
     """Weights of one rank as SGLang holds them; without a vision tower for a server that takes text only."""
     weights = rank_weight_bytes(model, tp)
     vision = weights.by_part.get(WeightPart.VISION, 0) + weights.by_part.get(WeightPart.PROJECTOR, 0)
     held = weights.total - (0 if multimodal else vision)
-    if capability == 9 and model.quantization is not None and model.quantization.method == "mxfp4":
-        held += int(weights.by_part.get(WeightPart.EXPERTS, 0) * (_MXFP4_ON_HOPPER - 1))
+    if attention_tp < tp:
+        copied = rank_weight_bytes(model, attention_tp).by_part
+        held += sum(copied.get(part, 0) - weights.by_part.get(part, 0) for part in _COPIED_BY_GROUPS)
+    if grows_on_hopper(model, capability):
+        held += int(weights.by_part.get(WeightPart.EXPERTS, 0) * (MXFP4_ON_HOPPER - 1))
     return held
 
 
@@ -121,7 +131,7 @@ def fixed_bytes(config: SglangConfig, load: LoadSizes, sizes: PoolSizes) -> int:
         + full_pool_bytes(config, sizes)
         + index_bytes(sizes.full_tokens, sizes.window_tokens, page, config.rules)
         + workspace_bytes(config)
-        + PREFILL_MIB_PER_SIZE * config.resolved.prefill_graph_sizes * 2**20
+        + prefill_graph_bytes(config)
     )
 
 
@@ -148,13 +158,28 @@ def workspace_bytes(config: SglangConfig) -> int:
     return max(_WORKSPACE_MIB.get(name, 0) for name in backends) * 2**20
 
 
+def grows_on_hopper(model: ModelSpec, capability: int) -> bool:
+    """Whether the model's experts are larger on the GPU than their padded shapes."""
+    return capability == 9 and model.quantization is not None and model.quantization.method == "mxfp4"
+
+
+def prefill_graph_bytes(config: SglangConfig) -> int:
+    """Bytes of prefill's graphs: SGLang's own rule of thumb for each, and the memory they run in, as large as the
+    activations of the largest (one log of 0.5.11: 2.32 GiB for 16,384 tokens of Qwen3-8B; this says 2.4)."""
+    resolved = config.resolved
+    workspace = resolved.prefill_graph_tokens * _activation_bytes_per_token(config.model, config.tp)
+    return PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes * 2**20 + workspace
+
+
 def prefill_bytes(config: SglangConfig, prompt: int) -> tuple[int, int]:
     """Bytes a prompt of `prompt` tokens adds at run time: activations of a chunk, and the prefix tree's index
     copies."""
     chunk = config.resolved.chunked_prefill_size
     tokens = min(chunk if chunk > 0 else prompt, prompt)
     copied = config.rules.radix_copies_indices and config.given.radix_cache
-    activations = tokens * _activation_bytes_per_token(config.model, config.tp)
+    # A chunk that was captured runs in the graph's own memory.
+    eager = tokens > config.resolved.prefill_graph_tokens
+    activations = tokens * _activation_bytes_per_token(config.model, config.tp) if eager else 0
     return activations, radix_copy_bytes(prompt, chunk) if copied else 0
 
 

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.footprint import (
     GRAPH_MIB_PER_BATCH,
+    MXFP4_ON_HOPPER,
     PREFILL_MIB_PER_SIZE,
     LoadSizes,
     context_size,
     full_pool_bytes,
+    grows_on_hopper,
     load_remainder,
     prefill_bytes,
+    prefill_graph_bytes,
     returned_bytes,
     workspace_bytes,
 )
@@ -42,6 +45,7 @@ def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
     model, tp = config.model, config.tp
     context = load.context
     vision = model.has_vision and not config.resolved.multimodal
+    fitted = grows_on_hopper(model, config.gpu.capability[0])
     table = ", ".join(f"{rope.positions:,} x {rope.rotary_dim} x 4 B" for rope in model.ropes)
     return (
         Allocation(
@@ -59,10 +63,15 @@ def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
             LedgerPhase.LOAD,
             "model, 1/TP",
             f"tensors of one of {tp} ranks"
+            + (
+                f", attention whole in each of {config.given.attention_groups} groups"
+                * (config.attention_tp < tp)
+            )
+            + (f", MXFP4 experts x {MXFP4_ON_HOPPER} (one log)" if fitted else "")
             + (", no vision tower" if vision else "")
             + (f", less {format_bytes(load.offloaded)} in RAM" if load.offloaded else ""),
             "the checkpoint's tensor shapes",
-            Basis.MIRRORED,
+            Basis.FITTED if fitted else Basis.MIRRORED,
         ),
         Allocation(
             "RoPE tables",
@@ -183,11 +192,12 @@ def _graph_lines(state: SglangState) -> Iterator[Allocation]:
     if resolved.prefill_graph_sizes:
         yield Allocation(
             "CUDA graphs: prefill",
-            PREFILL_MIB_PER_SIZE * resolved.prefill_graph_sizes * 2**20,
+            prefill_graph_bytes(state.config),
             LedgerPhase.GRAPHS,
             "--cuda-graph-max-bs-prefill",
-            f"{PREFILL_MIB_PER_SIZE} MiB x {resolved.prefill_graph_sizes} sizes (SGLang's rule of thumb)",
-            f"sglang {rules.version} reserve_for_graph_mb",
+            f"{PREFILL_MIB_PER_SIZE} MiB x {resolved.prefill_graph_sizes} sizes (SGLang's rule of thumb), and the "
+            f"activations of {resolved.prefill_graph_tokens:,} tokens",
+            f"sglang {rules.version} reserve_for_graph_mb; one log of 0.5.11",
             Basis.ASSUMED,
         )
     if captured:
@@ -213,7 +223,9 @@ def _runtime_lines(state: SglangState) -> Iterator[Allocation]:
         activations,
         LedgerPhase.RUNTIME,
         "--chunked-prefill-size",
-        f"{tokens:,} tokens x residual stream, QKV and the widest MLP",
+        f"{tokens:,} tokens x residual stream, QKV and the widest MLP"
+        if activations
+        else "in the memory of prefill's graphs",
         "counted from the layer sizes; no server was measured",
         Basis.ASSUMED,
     )

@@ -7,11 +7,13 @@ from dataclasses import replace
 from functools import partial
 
 from farspan.engines.sglang.config import SglangConfig
-from farspan.engines.sglang.flags import FRACTION, MAX_REQUESTS
+from farspan.engines.sglang.flags import FRACTION, MAX_REQUESTS, PIPELINE, attention_groups
 from farspan.engines.sglang.ledger import load_lines, make_ledger
 from farspan.engines.sglang.printed import printed_figures
 from farspan.engines.sglang.state import SglangServer, SglangState, build_state, is_hopeless, size_server
 from farspan.engines.sglang.warnings import start_warnings
+from farspan.errors import InputError
+from farspan.models.pipeline_stage import stage_models
 from farspan.planner.ledger import LedgerPhase, MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.settle import settle
@@ -39,7 +41,7 @@ def plan_sglang(request: PlanRequest) -> EnginePlan:
         InputError: Unknown version, a flag SGLang refuses or farspan does not mirror, a TP size or context
             the model does not allow, an architecture this version does not implement.
     """
-    return _plan(request, outline=False)
+    return _plan_shared(request, outline=False)
 
 
 def outline_sglang(request: PlanRequest) -> EnginePlan:
@@ -48,7 +50,7 @@ def outline_sglang(request: PlanRequest) -> EnginePlan:
     Raises:
         InputError: As `plan_sglang`.
     """
-    return _plan(request, outline=True)
+    return _plan_shared(request, outline=True)
 
 
 class _Attempt:
@@ -84,6 +86,51 @@ class _Attempt:
         return self.state is not None and self.state.starts
 
 
+def _plan_shared(request: PlanRequest, *, outline: bool) -> EnginePlan:
+    """Plan the server whose room decides: one pipeline stage, one group of data-parallel attention."""
+    if not request.engine_flags:
+        return _plan(request, outline=outline)
+    stages, groups = request.int_flag(1, *PIPELINE), attention_groups(request)
+    if stages == groups == 1:
+        return _plan(request, outline=outline)
+    one = replace(request, concurrency=-(-request.concurrency // groups))
+    notes = []
+    if stages > 1:
+        one = _tightest_stage(one, stages)
+        notes.append(
+            f"Of {stages} pipeline stages the one with the least room decides; the figures are its own, and times are "
+            f"those of one stage of {request.tp} GPUs: stages take turns on a token and overlap on a long prompt."
+        )
+    if groups > 1:
+        notes.append(
+            f"Data-parallel attention: {groups} groups of {request.tp // groups} ranks, each with a KV cache of its "
+            "own; the longest request is that of one group, and concurrency is that of all."
+        )
+    plan = _plan(one, outline=outline)
+    warnings = plan.warnings if outline else (*plan.warnings, *notes)
+    return replace(plan, max_concurrency=plan.max_concurrency * groups, warnings=warnings)
+
+
+def _tightest_stage(request: PlanRequest, stages: int) -> PlanRequest:
+    """The question about the stage that holds the fewest tokens: all stages keep as many (the pools' sizes are
+    reduced to the least of all ranks). The last stages have one layer more where they do not divide evenly.
+
+    Raises:
+        InputError: There are not enough GPUs, or more stages than layers.
+    """
+    layers = request.model.num_layers
+    if stages < 1 or stages > layers or stages * request.tp > request.gpus:
+        raise InputError(
+            f"{stages} pipeline stages of {request.tp} GPUs need {stages * request.tp} GPUs and {stages} layers; there "
+            f"are {request.gpus} and {layers}",
+            f"use --tp {max(1, request.gpus // max(1, stages))}",
+        )
+    sizes = tuple(layers // stages + (number >= stages - layers % stages) for number in range(stages))
+    models = dict.fromkeys(stage_models(request.model, sizes))
+    asked = [replace(request, model=model) for model in models]
+    return min(asked, key=lambda one: size_server(one).memory.sizes.full_tokens)
+
+
 def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
     """Plan with the flags given; with the first cure that serves where these say nothing of memory."""
     given = _Attempt(request)
@@ -112,7 +159,8 @@ def _cured(given: _Attempt) -> Iterator[_Attempt]:
     request = given.server.request
     added: dict[str, str | None] = {}
     if not request.has_flag(*MAX_REQUESTS):
-        added["--max-running-requests"] = str(max(8, request.concurrency))
+        rows = max(8, request.concurrency) * given.server.config.given.attention_groups
+        added["--max-running-requests"] = str(rows)
         yield _Attempt(request, added)
     if given.server.config.layout.window_layers and not request.has_flag("--swa-full-tokens-ratio"):
         added = {**added, "--swa-full-tokens-ratio": "0.05"}
@@ -139,7 +187,7 @@ def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
     request, config, limits = state.request, state.config, state.limits
     sizes, resolved = state.memory.sizes, config.resolved
     starts, fits, runs = state.starts, attempt.fits, state.left_running >= 0
-    pools = {"full": sizes.full_tokens}
+    pools = {"full": sizes.full_tokens * config.given.context_ranks}
     if sizes.window_tokens:
         pools["window"] = sizes.window_tokens
     if sizes.state_slots:
@@ -185,7 +233,8 @@ def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
 def _reason(state: SglangState, ledger: MemoryLedger) -> str:
     """One sentence: why it fits, or what breaks it and by how much."""
     request, limits, left = state.request, state.limits, state.left_started
-    pool = f"{state.memory.sizes.full_tokens:,} tokens"
+    held = state.memory.sizes.full_tokens * state.config.given.context_ranks
+    pool = f"{held:,} tokens"
     if state.fits:
         return (
             f"{request.context:,} tokens fit {limits.concurrency:.2f} times in a pool of {pool}, "
@@ -216,7 +265,7 @@ def _reason(state: SglangState, ledger: MemoryLedger) -> str:
                 f"a prompt above the window pool's {limits.hangs_above:,} tokens waits for ever: admission "
                 "up to 0.5.10 needs room for all of it there"
             )
-        lacking = request.context - state.memory.sizes.full_tokens
+        lacking = request.context - held
         return f"it starts, but the pool holds {pool}, {lacking:,} too few for one request"
     if state.left_running < 0:
         breaker = ledger.first_overflow()

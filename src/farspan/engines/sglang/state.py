@@ -66,11 +66,16 @@ class SglangServer(NamedTuple):
     memory: SglangMemory
 
     @property
+    def pool_tokens(self) -> int:
+        """Tokens that the ranks of one KV cache hold together."""
+        return self.memory.sizes.full_tokens * self.config.given.context_ranks
+
+    @property
     def rows(self) -> int:
         """Request slots."""
         given, rules = self.config.given, self.config.rules
         tokens, cap = self.memory.sizes.row_tokens, self.memory.state_cap
-        return request_rows(tokens, self.context_length, given.max_running_requests, rules, cap)
+        return request_rows(tokens, self.context_length, given.requests_per_group, rules, cap)
 
 
 class SglangState(NamedTuple):
@@ -143,7 +148,7 @@ def is_hopeless(server: SglangServer) -> bool:
     """Whether the pool, or the request table beside it, rules the request out before anything else is
     counted: most sets of flags that are tried for a long context."""
     memory = server.memory
-    if memory.sizes.full_tokens < server.request.context:
+    if server.pool_tokens < server.request.context:
         return True
     table = request_table_bytes(server.rows, server.context_length, server.config.rules)
     return memory.fixed + table > server.request.gpu.memory_bytes
@@ -185,7 +190,7 @@ def _split_settings(config: SglangConfig, context_length: int) -> SplitSettings:
         hybrid_ratio=given.hybrid_ratio,
         context_length=context_length,
         max_total_tokens=given.max_total_tokens,
-        max_running_requests=given.max_running_requests,
+        max_running_requests=given.requests_per_group,
         chunked_prefill_size=resolved.chunked_prefill_size,
         radix_cache=given.radix_cache,
         overlap=given.overlap,
@@ -238,7 +243,7 @@ def _graph_shape(config: SglangConfig, context_length: int, batch: int, rows: in
         chunk=chunk,
         window=max(chunk, window),
         split_pools=config.layout.window_layers > 0,
-        heads=max(1, pattern.num_heads // config.tp),
+        heads=max(1, pattern.num_heads // config.attention_tp),
         value_dim=pattern.value_head_dim or pattern.head_dim,
         rows=rows,
         uses_mla=config.layout.latent,

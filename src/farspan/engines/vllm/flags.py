@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from farspan.engines.vllm.known_flags import check_flag_names
+from farspan.engines.vllm.flag_checks import ONLINE_FP8, QUANTIZATION, TENSOR_PARALLEL, check_flags
 from farspan.engines.vllm.versions import VllmRules
-from farspan.errors import InputError, UnsupportedError
+from farspan.errors import InputError
 from farspan.models.spec import KvDtype
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
@@ -24,8 +24,7 @@ LONG_CONTEXT_ENV = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 MAX_MODEL_LEN = "--max-model-len"
 MAX_NUM_SEQS = "--max-num-seqs"
-_TP = ("--tensor-parallel-size", "-tp")
-_WRITTEN_BY_FARSPAN = (MAX_MODEL_LEN, MAX_NUM_SEQS, "--kv-cache-dtype", *_TP)
+_WRITTEN_BY_FARSPAN = (MAX_MODEL_LEN, MAX_NUM_SEQS, "--kv-cache-dtype", *TENSOR_PARALLEL)
 DISABLE_HYBRID = "--disable-hybrid-kv-cache-manager"
 _DTYPES = {
     "auto": KvDtype.AUTO,
@@ -36,41 +35,10 @@ _DTYPES = {
     "fp8_e5m2": KvDtype.FP8_E5M2,
     "fp8_ds_mla": KvDtype.FP8_DS_MLA,
 }
-# Each changes the arithmetic in ways that are not mirrored: planning on would give a wrong answer.
-_NOT_MIRRORED = {
-    "--prefill-context-parallel-size": "prefill context parallelism",
-    "--cpu-offload-params": "offload of some weights by name",
-    "--offload-backend": "prefetching weight offload",
-    "--offload-group-size": "prefetching weight offload",
-    "--offload-params": "prefetching weight offload",
-    "--enable-lora": "adapters and their buffers",
-    "--enable-eplb": "redundant experts",
-    "--enable-elastic-ep": "elastic expert parallelism",
-    "--enable-dbo": "two batches at once, each with buffers of its own",
-    "--ubatch-size": "several batches at once, each with buffers of its own",
-    "--disable-sliding-window": "windowed layers that keep every token",
-    "--swa-bounded-replay": "windowed layers that replay tokens",
-    "--mamba-cache-dtype": "recurrent states of another type",
-    "--mamba-ssm-cache-dtype": "recurrent states of another type",
-    "--mamba-block-size": "recurrent states kept at other distances",
-    "--mamba-cache-mode": "recurrent states kept at other distances",
-    "--use-replayssm": "recurrent states replayed from a buffer",
-    "--mm-ipc-gpu-memory-gb": "GPU memory for images handed over",
-    "--diffusion-config": "a diffusion model",
-    "--quantization-config": "weights quantized by another config",
-    "--spec-method": "speculative decoding in parts; --speculative-config is read",
-    "--spec-model": "speculative decoding in parts; --speculative-config is read",
-    "--kv-cache-dtype-skip-layers": "KV dtypes that differ by layer",
-    "VLLM_USE_V2_MODEL_RUNNER": "a model runner chosen by hand",
-    "VLLM_USE_V1": "the engine before V1",
-}
-_NEUTRAL = ("1", "0", "null", "none", "auto", "false", "{}")
 _FRACTION = ("--gpu-memory-utilization", "--device-memory-utilization")
 _PP = ("--pipeline-parallel-size", "-pp")
 _DCP = ("--decode-context-parallel-size", "-dcp")
-_ONLINE_FP8 = ("fp8", "fp8_per_tensor", "fp8_per_block")
 _COMPILATION = ("--compilation-config", "-cc", "-O")
-_QUANTIZATION = ("--quantization", "-q")
 _TORCH_DTYPES = {  # of --dtype
     "float32": "float32",
     "float": "float32",
@@ -194,8 +162,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
             or asks for something whose memory is not mirrored.
     """
     spelled = request.with_flags(normalized(request.engine_flags))
-    _refuse(spelled, rules)
-    check_flag_names(spelled.engine_flags, rules.version)
+    check_flags(spelled, rules)
     length, auto = _max_model_len(spelled, rules)
     fraction = spelled.float_flag(0.0, *_FRACTION) if spelled.has_flag(*_FRACTION) else None
     if fraction is not None and not 0 < fraction <= 1:
@@ -235,7 +202,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         cpu_offload_bytes=_gib(spelled, "--cpu-offload-gb"),
         kv_offload_bytes=_gib(spelled, "--kv-offloading-size"),
         dtype=_dtype(spelled),
-        quantize_fp8=spelled.text_flag("none", *_QUANTIZATION).lower() in _ONLINE_FP8,
+        quantize_fp8=spelled.text_flag("none", *QUANTIZATION).lower() in ONLINE_FP8,
         pipeline=_positive(spelled, *_PP),
         context_ranks=_positive(spelled, *_DCP),
         expert_parallel=_switch(spelled, "--enable-expert-parallel") is True,
@@ -264,34 +231,6 @@ def normalized(flags: Mapping[str, str | None]) -> dict[str, str | None]:
 def uses_eagle(method: str) -> bool:
     """Whether a speculative method drafts with a model's hidden states (vllm: use_eagle)."""
     return method in _EAGLE_METHODS
-
-
-def _refuse(request: PlanRequest, rules: VllmRules) -> None:
-    for name, what in _NOT_MIRRORED.items():
-        if request.has_flag(name) and (request.engine_flags[name] or "yes").lower() not in _NEUTRAL:
-            raise UnsupportedError(
-                f"{name} ({what}) changes vLLM's memory in a way farspan does not mirror",
-                f"plan without {name}",
-            )
-    if request.has_flag(*_TP) and request.int_flag(0, *_TP) != request.tp:
-        raise InputError(
-            f"--tensor-parallel-size {request.text_flag('', *_TP)} contradicts --tp {request.tp}", "give one"
-        )
-    _refuse_other_weights(request)
-    if request.has_flag("--calculate-kv-scales") and not rules.calculates_kv_scales:
-        raise InputError(f"vllm {rules.version} has no --calculate-kv-scales", "drop it: it went in 0.28.0")
-
-
-def _refuse_other_weights(request: PlanRequest) -> None:
-    """Raise for a quantization made while loading whose size is not mirrored."""
-    model = request.model
-    method = request.text_flag("none", *_QUANTIZATION).lower()
-    if method in _NEUTRAL or method in _ONLINE_FP8 or model.quantization is not None:
-        return
-    raise UnsupportedError(
-        f"--quantization {method} quantizes weights that {model.name} keeps in {model.torch_dtype}",
-        "drop it, and plan that checkpoint with --weights fp8 or int4",
-    )
 
 
 def _dtype(request: PlanRequest) -> str:

@@ -52,7 +52,6 @@ def _load_lines(config: VllmConfig, offloaded: int) -> tuple[Allocation, ...]:
     loaded = rank_weights(config)
     parts = rank_weight_bytes(model, tp).by_part
     listed = ", ".join(f"{part.value} {format_bytes(size)}" for part, size in parts.items() if size)
-    listed += f", padding {format_bytes(loaded.padding)}" if loaded.padding else ""
     listed += f", absorbed latent projections {format_bytes(loaded.absorbed)}" if loaded.absorbed else ""
     tables = " + ".join(f"{rope.positions:,} x {rope.rotary_dim}" for rope in model.ropes) or "none"
     return (
@@ -72,7 +71,7 @@ def _load_lines(config: VllmConfig, offloaded: int) -> tuple[Allocation, ...]:
             grows_with="parameters over --tensor-parallel-size",
             formula=listed + (f", less {format_bytes(offloaded)} in RAM" if offloaded else ""),
             source=f"vllm {rules.version} v1/worker/gpu_model_runner.py: load_model",
-            basis=Basis.FITTED if loaded.padding else Basis.MIRRORED,
+            basis=Basis.MIRRORED,
         ),
         Allocation(
             name="RoPE tables",

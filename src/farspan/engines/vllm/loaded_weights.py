@@ -9,25 +9,19 @@ from farspan.models.spec import ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes, rope_table_bytes
 
-# The MXFP4 kernels pad widths to their tiles: gpt-oss-20b took 13.64 GiB on one GPU and 7.01 on each of two
-# (0.19.0, H100), its experts 1.086 and 1.123 times what the checkpoint keeps.
-_MXFP4_PADDING, _MXFP4_PADDING_SPLIT = 1.0857, 1.1227
-
 
 class LoadedWeights(NamedTuple):
     """Bytes of one rank.
 
     Args:
-        weights: All weights, padding and copies included.
+        weights: All weights, copies included.
         rope: RoPE tables.
-        padding: What the MXFP4 kernels pad the experts by.
         absorbed: MLA's projections, kept a second time in the shape decoding multiplies with.
         offloadable: What --cpu-offload-gb may keep in the machine's memory.
     """
 
     weights: int
     rope: int
-    padding: int
     absorbed: int
     offloadable: int
 
@@ -46,11 +40,10 @@ def loaded_weights(
     """
     parts = rank_weight_bytes(model, tp).by_part
     experts = _expert_bytes(model, tp, parts.get(WeightPart.EXPERTS, 0), expert_parallel, expert_replicas)
-    padding = _mxfp4_padding(model, tp, experts)
     absorbed = _absorbed_bytes(model, tp)
-    total = sum(parts.values()) - parts.get(WeightPart.EXPERTS, 0) + experts + padding + absorbed
+    total = sum(parts.values()) - parts.get(WeightPart.EXPERTS, 0) + experts + absorbed
     return LoadedWeights(
-        total, rope_table_bytes(model, model.dtype_bytes), padding, absorbed, offloadable_bytes(model, tp)
+        total, rope_table_bytes(model, model.dtype_bytes), absorbed, offloadable_bytes(model, tp)
     )
 
 
@@ -62,12 +55,6 @@ def _expert_bytes(model: ModelSpec, tp: int, split: int, expert_parallel: bool, 
     count = max((layer.moe.num_experts for layer in model.layers if layer.moe), default=ranks)
     whole = rank_weight_bytes(model, 1).by_part[WeightPart.EXPERTS]
     return whole * -(-count // ranks) // count
-
-
-def _mxfp4_padding(model: ModelSpec, tp: int, experts: int) -> int:
-    if model.quantization is None or model.quantization.method != "mxfp4":
-        return 0
-    return int(experts * ((_MXFP4_PADDING if tp == 1 else _MXFP4_PADDING_SPLIT) - 1))
 
 
 def _absorbed_bytes(model: ModelSpec, tp: int) -> int:

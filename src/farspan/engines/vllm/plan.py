@@ -75,13 +75,15 @@ def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
 def _with_requests(request: PlanRequest, config: VllmConfig, *, allow_env: bool) -> _Verdict:
     """Judge a server; with fewer requests at once when the defaults do not fit the card.
 
-    A memory fraction given by hand is taken at its word, and so is `--max-num-seqs`.
+    `--max-num-seqs` given by hand is taken at its word, and so is a memory fraction above the default; no other flag
+    keeps the plan from adding it.
 
     Raises:
         GroupingError: vLLM cannot group the layers.
     """
     state = build_state(request, config, allow_env=allow_env)
-    by_hand = config.given.max_num_seqs is not None or config.given.gpu_memory_utilization is not None
+    raised = (config.given.gpu_memory_utilization or 0) > config.rules.default_utilization
+    by_hand = config.given.max_num_seqs is not None or raised
     if state.lacking > 0 and not by_hand and not request.as_given:
         default = state.limits.requests
         state = settle(
@@ -139,6 +141,7 @@ def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
             prompt_tokens=max(1, request.context - request.output_tokens),
             output_tokens=request.output_tokens,
             kv_dtype=state.memory.kv_dtype,
+            eager=state.config.given.enforce_eager,
         ),
         added=_added(state),
     )

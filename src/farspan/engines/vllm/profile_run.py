@@ -23,7 +23,7 @@ _HIDDEN_COPIES = 4.25
 _GATED_COPIES = 3  # gate and up in one tensor, and their product
 _PLAIN_COPIES = 2  # of a vision tower's MLP
 _ROTATED_COPIES = (
-    2.5  # widths more where the tower rotates queries and keys in float32 (Qwen3.5, 2x RTX 5090)
+    2.8  # widths more where the tower rotates queries and keys in float32 (Qwen3.5, 2x RTX 5090)
 )
 # MLA's chunked prefill workspace at most (mla_attention.py: determine_chunked_prefill_workspace_size).
 _LATENT_WORKSPACE_TOKENS = 65536

@@ -7,7 +7,8 @@ from functools import lru_cache
 
 from farspan.engines.vllm.flags import VllmFlags
 from farspan.errors import UnsupportedError
-from farspan.models.spec import AttentionKind, LayerSpec, ModelSpec
+from farspan.models.pipeline_stage import stage_models
+from farspan.models.spec import AttentionKind, ModelSpec
 from farspan.models.tensors import DTYPE_BYTES, QuantSpec, Shard, WeightPart, WeightTensor
 
 _FIRST_STAGE = frozenset({WeightPart.EMBEDDING, WeightPart.VISION, WeightPart.PROJECTOR})
@@ -75,24 +76,4 @@ def pipeline_stages(model: ModelSpec, pp: int) -> tuple[ModelSpec, ...]:
     sizes = [model.num_layers // pp] * pp
     for index in range(2, model.num_layers % pp + 2):
         sizes[-index] += 1
-    stages, start = [], 0
-    for index, size in enumerate(sizes):
-        layers = model.layers[start : start + size]
-        start += size
-        stages.append(_stage(model, layers, first=index == 0, last=index == pp - 1))
-    return tuple(stages)
-
-
-def _stage(model: ModelSpec, layers: tuple[LayerSpec, ...], *, first: bool, last: bool) -> ModelSpec:
-    weights = []
-    for tensor in model.weights:
-        if tensor.part in _FIRST_STAGE:
-            if first or (last and model.tie_word_embeddings and tensor.part is WeightPart.EMBEDDING):
-                weights.append(tensor)
-        elif tensor.part in _LAST_STAGE:
-            if last:
-                weights.append(tensor)
-        else:
-            copies = -(-tensor.copies * len(layers) // model.num_layers)
-            weights.append(replace(tensor, copies=copies))
-    return replace(model, layers=layers, weights=tuple(weights))
+    return stage_models(model, tuple(sizes))

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, MAX_MODEL_LEN, MAX_NUM_SEQS, normalized
+from farspan.engines.vllm.flags import (
+    CHUNKED_HYBRID_ENV,
+    LONG_CONTEXT_ENV,
+    MAX_MODEL_LEN,
+    MAX_NUM_SEQS,
+    normalized,
+)
 from farspan.engines.vllm.printed import kv_cache_size_tokens
 from farspan.engines.vllm.state import VllmState
 from farspan.engines.vllm.versions import KNOWN_VERSIONS, CapacityCheck, SizeLine, is_listed
@@ -17,6 +23,7 @@ def warnings(state: VllmState, *, starts: bool) -> tuple[str, ...]:
     """Warnings about one planned server, the most costly mistake first."""
     return (
         *(_waits_for_ever(state) if starts else ()),
+        *_beyond_the_model(state),
         *_who_turned_hybrid_off(state),
         *_tables(state),
         *_fp8(state),
@@ -27,6 +34,17 @@ def warnings(state: VllmState, *, starts: bool) -> tuple[str, ...]:
         *_recurrent(state),
         *_unlisted(state),
     )
+
+
+def _beyond_the_model(state: VllmState) -> list[str]:
+    longest = state.request.model.max_position_embeddings
+    if state.max_model_len <= longest:
+        return []
+    return [
+        f"{MAX_MODEL_LEN} {state.max_model_len} is above the {longest:,} positions of the config: "
+        f"{LONG_CONTEXT_ENV} only silences the check, and answers beyond may be nonsense. "
+        "--rope-scaling gives the model a longer range."
+    ]
 
 
 def _unlisted(state: VllmState) -> list[str]:
@@ -62,8 +80,10 @@ def _who_turned_hybrid_off(state: VllmState) -> list[str]:
     if state.memory.hybrid.on or not any(spec.full_window or spec.full_chunk for spec in specs):
         return []
     return [
-        f"Hybrid KV groups are off ({state.memory.hybrid.off_because}): windowed layers keep every token, so the "
-        f"longest request is {state.memory.capacity:,} tokens."
+        f"Hybrid KV groups are off ({state.memory.hybrid.off_because}): windowed layers keep every token, so one "
+        f"request of {state.request.context:,} tokens takes "
+        f"{format_bytes(state.needed_blocks * state.layout.bytes_per_block)} of this server, and the longest is "
+        f"{state.memory.capacity:,} tokens."
     ]
 
 

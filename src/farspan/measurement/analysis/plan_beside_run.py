@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from farspan.engines.registry import find_served
 from farspan.errors import InputError, UnsupportedError
@@ -100,12 +101,30 @@ def find_plan_document(folder: Path) -> PlanDocument | None:
     Raises:
         UnsupportedError: A newer farspan wrote it.
     """
+    return _read_last([start.get("plan") for start in _read_starts(folder)], f"the plan of {folder}")
+
+
+def find_launch_plan(folder: Path) -> PlanDocument | None:
+    """Return the plan that farspan started the server of a run by; None when it did not.
+
+    Raises:
+        UnsupportedError: A newer farspan wrote it.
+    """
+    launches = [start.get("launch") for start in _read_starts(folder)]
+    plans = [launch.get("plan") for launch in launches if isinstance(launch, dict)]
+    return _read_last(plans, f"the launch plan of {folder}")
+
+
+def _read_starts(folder: Path) -> list[dict[str, Any]]:
     document = read_document(folder / ENVIRONMENT_FILE)
     starts = document.get("starts") if isinstance(document, dict) else None
-    plans = [start.get("plan") for start in starts or () if isinstance(start, dict)]
+    return [start for start in starts or () if isinstance(start, dict)]
+
+
+def _read_last(plans: Sequence[object], what: str) -> PlanDocument | None:
     known = [plan for plan in plans if plan is not None]
     try:
-        return PlanDocument.from_json(known[-1], f"the plan of {folder}") if known else None
+        return PlanDocument.from_json(known[-1], what) if known else None
     except UnsupportedError:
         raise
     except InputError:

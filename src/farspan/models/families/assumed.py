@@ -36,6 +36,8 @@ def assumed_family(fields: Mapping[str, object]) -> Family:
     """The plainest family that has what the fields speak of."""
     latent = _has(fields, "kv_lora_rank")
     family = Family(latent=latent, linear=_linear(fields))
+    if fields.get("hidden_act") in ("relu2", "xielu"):
+        family = replace(family, mlp="plain")
     if latent:
         family = replace(family, bias_qkv=False, bias_out=False)
     if _has(fields, "sliding_window_pattern"):

@@ -84,14 +84,14 @@ class Decoder:
         )
 
 
-def flat(reader: ConfigReader, name: str) -> Decoder:
-    """A decoder whose fields are at the top of the config."""
-    return Decoder(name, reader.texts("architectures")[0], reader, reader)
+def flat(reader: ConfigReader, name: str, *, tied: bool = False) -> Decoder:
+    """A decoder whose fields are at the top of the config; `tied` where the config does not say."""
+    return Decoder(name, reader.texts("architectures")[0], reader, reader, tied_by_default=tied)
 
 
-def nested(reader: ConfigReader, name: str, prefix: str) -> Decoder:
+def nested(reader: ConfigReader, name: str, prefix: str, *, tied: bool = False) -> Decoder:
     """A decoder under `text_config`, as multimodal models have it."""
     text = reader.section("text_config")
     if text is None:
         reader.refuse("text_config", "is missing", "use the model's complete config.json")
-    return Decoder(name, reader.texts("architectures")[0], reader, text, prefix)
+    return Decoder(name, reader.texts("architectures")[0], reader, text, prefix, tied_by_default=tied)

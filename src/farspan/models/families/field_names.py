@@ -9,7 +9,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "hidden_size": ("n_embd", "d_model", "dim"),
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("n_head", "n_heads", "num_heads"),
-    "num_key_value_heads": ("num_kv_heads", "n_head_kv", "num_query_groups"),
+    "num_key_value_heads": ("num_kv_heads", "n_head_kv", "num_query_groups", "num_attention_groups"),
     "max_position_embeddings": (
         "n_positions",
         "max_seq_len",
@@ -66,7 +66,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 # Fields that Hugging Face writes for every model, and loaders' and trainers' hints.
 _HARMLESS = frozenset(
     """
-    dual_chunk_attention_config per_layer_config num_image_tokens mtp_hidden_states_first
+    dual_chunk_attention_config num_image_tokens mtp_hidden_states_first
     _name_or_path activation activation_function activation_sparsity_pattern add_cross_attention
     altup_active_idx altup_coef_clip altup_correct_scale apply_residual_connection_post_layernorm architectures
     attention_in_multiplier attention_multiplier attention_out_multiplier attention_scale

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from farspan.models.families import blocks
 from farspan.models.families.config_fields import ConfigReader
-from farspan.models.families.decoder import Decoder, nested
+from farspan.models.families.decoder import Decoder, flat, nested
 from farspan.models.families.rope import section_table
 from farspan.models.families.weights_builder import WeightsBuilder
 from farspan.models.spec import AttentionKind, LayerSpec, ModelSpec, MoeSpec
@@ -63,10 +63,44 @@ def _per_layer_inputs(decoder: Decoder) -> int:
     return size
 
 
+def _full_head_dim(reader: ConfigReader) -> int:
+    """The head size of full layers: `global_head_dim`, or what transformers 5.24 writes for each such layer."""
+    own = reader.fields.get("per_layer_config")
+    reader.ignore("per_layer_config")
+    sizes = {
+        entry["head_dim"]
+        for entry in (own.values() if isinstance(own, Mapping) else ())
+        if isinstance(entry, Mapping) and isinstance(entry.get("head_dim"), int)
+    }
+    if len(sizes) > 1:
+        reader.refuse(
+            "per_layer_config", "gives full layers heads of different sizes, which farspan does not model"
+        )
+    return reader.integer("global_head_dim", sizes.pop() if sizes else 512)
+
+
+def _audio(reader: ConfigReader, weights: WeightsBuilder, text_hidden: int) -> None:
+    """The audio encoder: convolutions, then conformer blocks (transformers 5.24 models/gemma4: Gemma4AudioModel)."""
+    hidden, depth = reader.integer("hidden_size"), reader.integer("num_hidden_layers")
+    heads, kernel = reader.integer("num_attention_heads"), reader.integer("conv_kernel_size", 5)
+    first, second = reader.integers("subsampling_conv_channels", [128, 32])
+    out = reader.integer("output_proj_dims", 1536)
+    part, name = WeightPart.VISION, "audio_tower."
+    weights.add(part, name + "subsample", 9 * first * (1 + second) + first + second)
+    weights.linear(part, name + "input_proj", hidden, 32 * second, quantizable=False)
+    square, blocks_ = hidden * hidden, name + "layers."
+    # Two feed-forwards of four times the width, q, k, v, output and relative keys, a gated convolution.
+    weights.add(part, blocks_ + "projections", (2 * 8 + 5 + 3) * square, copies=depth)
+    weights.add(part, blocks_ + "norms", 9 * hidden + kernel * hidden + hidden // heads, copies=depth)
+    weights.linear(part, name + "output_proj", out, hidden, bias=True, quantizable=False)
+    weights.linear(WeightPart.PROJECTOR, "embed_audio", text_hidden, out, quantizable=False)
+    reader.ignore(*reader.fields)
+
+
 def _layers(decoder: Decoder) -> list[RopeSpec]:
     reader, hidden = decoder.reader, decoder.hidden
     heads, kv_heads = reader.integer("num_attention_heads"), reader.integer("num_key_value_heads")
-    head_dim, full_dim = reader.integer("head_dim"), reader.integer("global_head_dim", 512)
+    head_dim, full_dim = reader.integer("head_dim"), _full_head_dim(reader)
     window, width = reader.integer("sliding_window"), reader.integer("intermediate_size")
     keys_as_values = reader.flag("attention_k_eq_v", False)
     full_kv_heads = reader.integer("num_global_key_value_heads", kv_heads)
@@ -145,11 +179,15 @@ def _layers(decoder: Decoder) -> list[RopeSpec]:
 
 def read(reader: ConfigReader, name: str) -> ModelSpec:
     """Read a config of this family (see `farspan.models.families`)."""
-    decoder = nested(reader, name, "model.language_model.")
+    if "text_config" not in reader:
+        decoder = flat(reader, name, tied=True)
+        return decoder.build(_layers(decoder))
+    decoder = nested(reader, name, "model.language_model.", tied=True)
     ropes = _layers(decoder)
-    if "audio_config" in reader:
-        reader.refuse("audio_config", "describes an audio tower, which farspan does not model")
-    reader.ignore("audio_config", "audio_token_id", "boa_token_id", "boi_token_id", "eoa_token_id")
+    audio = reader.section("audio_config")
+    if audio is not None:
+        _audio(audio, decoder.weights, decoder.hidden)
+    reader.ignore("audio_token_id", "boa_token_id", "boi_token_id", "eoa_token_id")
     reader.ignore("eoa_token_index", "eoi_token_id", "image_token_id", "video_token_id")
     reader.ignore("vision_soft_tokens_per_image")
     tower = reader.section("vision_config")

@@ -13,14 +13,14 @@ SERVED = frozenset(
     AliceAIForCausalLM ArcticForCausalLM AudioFlamingo3ForConditionalGeneration
     AyaVisionForConditionalGeneration BagelForConditionalGeneration
     BailingMM2NativeForConditionalGeneration BailingMMNativeForConditionalGeneration
-    BailingMoEForCausalLM BailingMoeV2_5ForCausalLM BailingMoeV3ForCausalLM
+    BailingMoeV2_5ForCausalLM BailingMoeV3ForCausalLM
     BailingMoeV3VLForConditionalGeneration BeeForConditionalGeneration Blip2ForConditionalGeneration
     ChameleonForConditionalGeneration CohereCompassForConditionalGeneration
     Cosmos3EdgeForConditionalGeneration Cosmos3ForConditionalGeneration DeepseekOCR2ForCausalLM
     DeepseekOCRForCausalLM DeepseekV41ForCausalLM DeepseekV4ForConditionalGeneration
     DeepseekVL2ForCausalLM DeepseekVLV2ForCausalLM DiffLlamaForCausalLM DogeForCausalLM
     DomynEdgeForCausalLM DoryForCausalLM Dots3NoteForCausalLM DotsOCRForCausalLM DotsVLMForCausalLM
-    Ernie4_5_ForCausalLM Ernie4_5_VLMoeForConditionalGeneration Exaone4_5_ForConditionalGeneration
+    Ernie4_5_VLMoeForConditionalGeneration Exaone4_5_ForConditionalGeneration
     Fairseq2LlamaForCausalLM FunAudioChatForConditionalGeneration FuyuForCausalLM GLM4VForCausalLM
     GPTNeoForCausalLM Gemma4UnifiedForConditionalGeneration GigaChat35ForCausalLM
     Glm4MoeVForConditionalGeneration Granite4VisionForConditionalGeneration

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from farspan.errors import install_command
 from farspan.kv.memory.drivers.driver import Driver, DriverError, Fence, Handle, Memory, NoRoomError
 from farspan.sizes import format_bytes
 
@@ -36,7 +37,7 @@ class CudaDriver(Driver):
         try:
             self._api: Any = import_module("cuda.bindings.driver")
         except ImportError as error:
-            raise DriverError("cuda-bindings is not installed", "pip install farspan[cuda]") from error
+            raise DriverError("cuda-bindings is not installed", install_command("cuda")) from error
         self.device = device
         self._streams = streams or self._current_stream
         try:

@@ -1,0 +1,112 @@
+"""The servers there are: how each is, its log, its end."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from farspan.errors import LaunchError, MissingPackageError
+from farspan.launch.docker import Docker
+from farspan.launch.kubernetes import Cluster, is_ready
+from farspan.launch.runtimes.process import end_process, is_alive
+from farspan.launch.server_records import ServerRecord, StateFolder
+
+_ANSWER_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """A server now.
+
+    Args:
+        record: What farspan keeps of it.
+        state: "ready", "starting", "not answering", "failed", "gone" or "unknown".
+        why: More words, where there are any.
+    """
+
+    record: ServerRecord
+    state: str
+    why: str = ""
+
+
+def find_status(record: ServerRecord) -> ServerStatus:
+    """Find out how a server is: whether what was started is still there, and whether it answers."""
+    if record.failed:
+        return ServerStatus(record, "failed", record.failed)
+    try:
+        gone = find_gone(record)
+        if not gone and record.runtime == "kubernetes":
+            ready = any(is_ready(pod) for pod in _cluster(record).pods(record.name))
+            waiting = "starting" if record.ready_s is None else "not answering"
+            return ServerStatus(record, "ready" if ready else waiting, "as its readiness probe says")
+    except (LaunchError, MissingPackageError) as error:
+        return ServerStatus(record, "unknown", error.message)
+    if gone:
+        return ServerStatus(record, "gone", gone)
+    if not record.url:
+        return ServerStatus(record, "ready", "works for machine 0, which answers")
+    why = _check_health(record.url)
+    if why:
+        return ServerStatus(record, "starting" if record.ready_s is None else "not answering", why)
+    return ServerStatus(record, "ready" if record.ready_s is not None else "starting")
+
+
+def find_gone(record: ServerRecord) -> str:
+    """Why a server is not there any more; empty while it is."""
+    if record.runtime == "local":
+        return "" if is_alive(record) else "its process has ended"
+    if record.runtime == "docker":
+        status = Docker().exit_status(record.container)
+        return "" if status is None else f"its container ended with status {status}, or was removed"
+    pods = _cluster(record).pods(record.name)
+    return "" if pods else "it has no pods"
+
+
+def _check_health(url: str) -> str:
+    """What is wrong with a server's health; empty when it answers."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=_ANSWER_S):
+            return ""
+    except urllib.error.HTTPError as error:
+        return f"/health answers {error.code}"
+    except OSError as error:
+        return " ".join(str(getattr(error, "reason", error)).split())
+
+
+def stop_server(
+    record: ServerRecord, state: StateFolder, *, on_step: Callable[[str], None] | None = None
+) -> None:
+    """End a server and forget it; its log stays. One that is gone, or failed, is only forgotten.
+
+    Raises:
+        LaunchError: It does not end.
+    """
+    if record.failed:
+        state.remove(record.name)  # it was ended when it failed
+        return
+    if on_step is not None:
+        on_step(f"ending {record.name}")
+    if record.runtime == "local":
+        end_process(record)
+    elif record.runtime == "docker":
+        Docker().stop(record.container)
+    else:
+        _cluster(record).delete(record.name, several_nodes=record.cluster.get("several_nodes") == "True")
+    state.remove(record.name)
+
+
+def log_argv(record: ServerRecord, *, follow: bool, lines: int | None = None) -> tuple[str, ...]:
+    """The command that shows a server's log; empty when the log is a file of this machine."""
+    if record.failed:
+        return ()  # what was started is gone; its log was kept
+    if record.runtime == "docker":
+        return Docker().log_argv(record.container, follow=follow, lines=lines)
+    if record.runtime == "kubernetes":
+        return _cluster(record).log_argv(record.name, follow=follow, lines=lines)
+    return ()
+
+
+def _cluster(record: ServerRecord) -> Cluster:
+    return Cluster(record.cluster.get("context", ""), record.cluster.get("namespace", "default"))

@@ -1,0 +1,398 @@
+"""A proof as one campaign: engine after engine is served, measured, examined and stopped, and one report compares them.
+
+Every step that is done is on disk; a campaign that was killed is gone on with by the same command. However it ends, no
+server of it stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from farspan.diagnosis.examine import examine
+from farspan.diagnosis.sources import read_source
+from farspan.engines.logs.findings import Finding, Severity
+from farspan.errors import FarspanError, NetworkError
+from farspan.launch.launch_spec import Launch
+from farspan.launch.runtime import IfExists, Runtime
+from farspan.launch.serve import ServeWatcher, describe_flags, serving
+from farspan.launch.server_records import StateFolder
+from farspan.launch.start_watch import StartError
+from farspan.measurement.analysis.plan_times import list_planned
+from farspan.measurement.http.target import ask_server, normalise_url
+from farspan.measurement.observe.engine_observer import EngineObserver
+from farspan.measurement.options import BenchOptions
+from farspan.measurement.progress import Watcher
+from farspan.measurement.run import run_bench
+from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.runs.run_folder import INFO_FILE
+from farspan.proof.campaign import Campaign, EngineProgress, Step
+from farspan.proof.engine_table import describe_engine
+from farspan.proof.keep_log import LOG_FILE, keep_log
+from farspan.reports.engine_rows import EngineRow
+from farspan.reports.write_report import DEFAULT_FORMATS, Format, ReportFiles, ReportOptions, write_report
+
+PLAN_FILE = "plan.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenEngine:
+    """One engine to prove, or one server that is there already.
+
+    Args:
+        name: Its name in the campaign.
+        runtime: What to start; None where there is a server already, or nothing can be started.
+        url: The server that is there already.
+        refused: Why it cannot be started, found before anything was; None when it can.
+        adapt: Adds what is known of a server that is there to the options of its measurement.
+        find_log: Copies the log of a server that is there to a file; says why it could not.
+    """
+
+    name: str
+    runtime: Runtime | None = None
+    url: str = ""
+    refused: FarspanError | None = None
+    adapt: Callable[[BenchOptions], BenchOptions] = lambda options: options
+    find_log: Callable[[Path], str] = lambda _: "farspan did not start it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProveOptions:
+    """What to prove.
+
+    Args:
+        folder: The campaign's folder.
+        model: The model, for the report's heading.
+        engines: The engines, in the order to go through.
+        contexts: Prompt lengths in tokens.
+        depths: Where the needle goes.
+        repeats: Requests at each context and depth.
+        warmup: Requests before them, which are kept but do not count: kernels are compiled for the first.
+        output_tokens: Tokens of an answer.
+        concurrency: After the requests that are alone, so many at once; 0 for none.
+        load_contexts: Prompt lengths of those.
+        tokenizer: The servers' tokenizer; None finds it by the record or what the server names.
+        seed: Decides the prompts, the same for every engine; None takes a fresh one, or the campaign's own.
+        ready_limit_s: Longest start of a server; None for three times the planned one and ten minutes.
+        retry_failed: Whether engines that failed, and requests that did, are tried again.
+        metrics_s: Seconds between readings of the engine's metrics.
+        formats: What the report is written as.
+        state: Where the records of servers are; the user's own folder when None.
+    """
+
+    folder: Path
+    model: str
+    engines: tuple[ProvenEngine, ...]
+    contexts: tuple[int, ...]
+    depths: tuple[float, ...] = (0.1, 0.5, 0.9)
+    repeats: int = 1
+    warmup: int = 0
+    output_tokens: int = 200
+    concurrency: int = 0
+    load_contexts: tuple[int, ...] = ()
+    tokenizer: Path | str | None = None
+    seed: int | None = None
+    ready_limit_s: float | None = None
+    retry_failed: bool = False
+    metrics_s: float = 1.0
+    formats: tuple[Format, ...] = DEFAULT_FORMATS
+    state: StateFolder | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What a campaign can only be gone on with under the same."""
+        return {
+            "model": self.model,
+            "contexts": self.contexts,
+            "depths": self.depths,
+            "repeats": self.repeats,
+            "warmup": self.warmup,
+            "output_tokens": self.output_tokens,
+            "concurrency": self.concurrency,
+            "load_contexts": self.load_contexts,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ProofResult:
+    """What a campaign has proven.
+
+    Args:
+        folder: Where everything is.
+        engines: One row an engine, failures included.
+        progress: The same as the campaign keeps it.
+        report: The report's files.
+    """
+
+    folder: Path
+    engines: tuple[EngineRow, ...]
+    progress: tuple[EngineProgress, ...]
+    report: ReportFiles
+
+    @property
+    def good(self) -> bool:
+        """Whether every engine started, and answered every request right."""
+        return all(engine.good for engine in self.engines)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when good, else 1."""
+        return 0 if self.good else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The folder, the verdict, every engine and the report's files."""
+        return {
+            "folder": str(self.folder),
+            "good": self.good,
+            "engines": [
+                {**asdict(progress), **asdict(row)}
+                for row, progress in zip(self.engines, self.progress, strict=True)
+            ],
+            "report": self.report.to_json(),
+        }
+
+
+async def run_prove(
+    options: ProveOptions,
+    *,
+    watcher: Watcher | None = None,
+    start_watcher: ServeWatcher | None = None,
+) -> ProofResult:
+    """Prove every engine, one after the other, and write one report of all.
+
+    Args:
+        options: What to prove.
+        watcher: Its methods are called as a measurement goes on.
+        start_watcher: Its methods are called as a server starts.
+
+    Raises:
+        InputError: The folder cannot be used, or no engine can be planned at all.
+    """
+    watcher, start_watcher = watcher or Watcher(), start_watcher or ServeWatcher()
+    refusals = [engine.refused for engine in options.engines if engine.refused is not None]
+    if len(refusals) == len(options.engines):
+        raise refusals[0]
+    with Campaign(options.folder, options.settings(), options.seed or secrets.randbits(31)) as campaign:
+        if campaign.is_resumed:
+            watcher.step(f"going on with {campaign.folder}")
+        for engine in options.engines:
+            await _EngineProof(options, campaign, engine, watcher, start_watcher).run()
+        progress = tuple(campaign.progress(engine.name) for engine in options.engines)
+        rows = tuple(describe_engine(one, campaign.folder / one.name) for one in progress)
+        report = await asyncio.to_thread(_write, options, rows)
+        return ProofResult(campaign.folder, rows, progress, report)
+
+
+def _write(options: ProveOptions, rows: Sequence[EngineRow]) -> ReportFiles:
+    folders = [options.folder / row.name for row in rows]
+    runs = [folder for folder in folders if (folder / INFO_FILE).is_file()]
+    chosen = ReportOptions(title=Path(options.model).name, engines=tuple(rows))
+    return write_report(runs, options.folder, formats=options.formats, options=chosen)
+
+
+@dataclass(slots=True)
+class _EngineProof:
+    """The proof of one engine."""
+
+    options: ProveOptions
+    campaign: Campaign
+    engine: ProvenEngine
+    watcher: Watcher
+    start_watcher: ServeWatcher
+    progress: EngineProgress = field(init=False)
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.progress = self.campaign.progress(self.engine.name)
+        self.folder = self.campaign.folder / self.engine.name
+
+    async def run(self) -> None:
+        """Do what is not done yet. What fails is noted, and the next engine's turn comes."""
+        progress, name = self.progress, self.engine.name
+        if self.options.retry_failed and progress.is_over and not progress.good:
+            progress.forget_failure()
+        if progress.is_over:
+            self.watcher.step(f"{name}: done before")
+            return
+        self.watcher.step(f"{name}: {self._describe()}")
+        try:
+            if self.engine.refused is not None:
+                raise self.engine.refused
+            if not {Step.MEASURED, Step.LOADED} <= set(progress.steps):
+                if self.engine.runtime is None:
+                    await self._measure_server(self.engine.url)
+                else:
+                    await self._serve(self.engine.runtime)
+            self._examine()
+        except StartError as error:
+            progress.findings = [_keep(finding) for finding in error.findings]
+            if error.tail and not error.findings:
+                error = StartError(f"{error.message}: {error.tail[-1].strip()}", error.fix, error.tail)
+            self._keep_start_log()
+            self._fail(error)
+        except FarspanError as error:
+            self._fail(error)
+
+    def _describe(self) -> str:
+        runtime = self.engine.runtime
+        if runtime is None:
+            return self.engine.url or "cannot be started"
+        launch = runtime.launch
+        return f"{launch.engine.name} {launch.version}, {launch.runtime}"
+
+    def _keep_start_log(self) -> None:
+        """Keep the log of a start that failed beside the run folder, which a later try needs empty."""
+        if self.engine.runtime is not None:
+            log = (self.options.state or StateFolder()).log_path(self.engine.runtime.launch.name)
+            if log.exists():
+                shutil.copyfile(log, self.campaign.folder / f"{self.engine.name}.log")
+
+    def _fail(self, error: FarspanError) -> None:
+        if not self.progress.findings:
+            self.progress.findings = self._find()
+        self.progress.failed, self.progress.fix = error.message, error.fix
+        self.campaign.save()
+        self.watcher.step(f"{self.engine.name}: {error}")
+
+    async def _serve(self, runtime: Runtime) -> None:
+        """Start the server, measure it, and end it."""
+        progress, launch = self.progress, runtime.launch
+        progress.engine, progress.version = launch.engine.name, launch.version
+        progress.flags = describe_flags(launch)
+        progress.planned_start_s = launch.expected.total_s
+        progress.starts += 1
+        self.campaign.save()
+        state = self.options.state or StateFolder()
+        # What a kill leaves behind on this machine is on its way out; in a cluster it stays, its weights loaded.
+        stayed = launch.runtime == "kubernetes" and runtime.find(state) == runtime.fingerprint()
+        async with serving(
+            runtime,
+            state=state,
+            if_exists=IfExists.REUSE if stayed else IfExists.REPLACE,
+            keep_found=False,
+            ready_limit_s=self.options.ready_limit_s,
+            watcher=self.start_watcher,
+        ) as served:
+            progress.ready_s = served.report.ready_s
+            progress.compared = [asdict(row) for row in served.report.compared]
+            self.campaign.save()
+            try:
+                await self._measure(
+                    BenchOptions(
+                        url=served.url,
+                        run=self.folder,
+                        tokenizer=served.record.tokenizer or None,
+                        plan=self._plan(launch),
+                        launched=served.record.describe_launch(),
+                    )
+                )
+            finally:
+                keep_log(served, self.folder)
+
+    def _plan(self, launch: Launch) -> Path | None:
+        """Write the plan of the contexts measured; None where nothing was planned, or no time."""
+        if launch.request is None:
+            return None
+        from farspan.planner.build_document import build_sweep
+        from farspan.planner.sweep import sweep
+
+        points = sweep(
+            launch.request, sorted({*self.options.contexts, *self._load_contexts}), (launch.engine,)
+        )
+        document = build_sweep(launch.request, tuple(points))
+        if not list_planned(document):
+            return None
+        path = self.campaign.folder / f"{self.engine.name}.{PLAN_FILE}"
+        path.write_bytes(orjson.dumps(document.to_json(), option=orjson.OPT_INDENT_2))
+        return path
+
+    @property
+    def _load_contexts(self) -> tuple[int, ...]:
+        if not self.options.concurrency:
+            return ()
+        return self.options.load_contexts or (min(self.options.contexts),)
+
+    async def _measure_server(self, url: str) -> None:
+        """Measure a server that is there already; it stays."""
+        server = await ask_server(normalise_url(url))
+        progress = self.progress
+        progress.engine, progress.version = server.owned_by or "", server.version or ""
+        wanted = self.engine.adapt(BenchOptions(url=url, run=self.folder))
+        progress.flags = str(wanted.launched.get("flags") or "")
+        progress.ready_s = wanted.launched.get("ready_s")
+        self.campaign.save()
+        try:
+            await self._measure(wanted)
+        finally:
+            if self.folder.is_dir() and (why := self.engine.find_log(self.folder)):
+                self.watcher.step(f"{self.engine.name}: its log is not in the report: {why}")
+
+    async def _measure(self, alike: BenchOptions) -> None:
+        """Send every context alone, then so many at once; each request is on disk as it ends."""
+        options, progress = self.options, self.progress
+        alone = replace(
+            alike,
+            contexts=options.contexts,
+            depths=options.depths,
+            repeats=options.repeats,
+            warmup=options.warmup,
+            output_tokens=options.output_tokens,
+            tokenizer=options.tokenizer or alike.tokenizer,
+            seed=self.campaign.seed,
+            in_order=True,
+            resume=True,
+            retry_failed=options.retry_failed,
+        )
+        outcome: BenchOutcome | None = None
+        if Step.MEASURED not in progress.steps:
+            outcome = await self._bench(alone)
+            progress.right = outcome.good
+            self.campaign.done(progress, Step.MEASURED)
+        if Step.LOADED not in progress.steps:
+            if options.concurrency:
+                together = replace(
+                    alone,
+                    contexts=self._load_contexts,
+                    depths=options.depths[:1],
+                    repeats=1,
+                    warmup=0,
+                    concurrencies=(options.concurrency,),
+                )
+                outcome = await self._bench(together)
+                progress.right = outcome.good
+            self.campaign.done(progress, Step.LOADED)
+
+    async def _bench(self, wanted: BenchOptions) -> BenchOutcome:
+        observers = (EngineObserver(interval_s=self.options.metrics_s),) if self.options.metrics_s else ()
+        outcome = await run_bench(wanted, watcher=self.watcher, observers=observers)
+        if outcome.unsent:
+            raise NetworkError(
+                f"{outcome.stopped}, {outcome.unsent} requests not sent",
+                "read the log; then go on with --retry-failed",
+            )
+        return outcome
+
+    def _examine(self) -> None:
+        """Read the server's log for what went wrong."""
+        self.progress.findings = self._find()
+        self.campaign.done(self.progress, Step.EXAMINED)
+
+    def _find(self) -> list[dict[str, Any]]:
+        log = self.folder / LOG_FILE
+        found = examine(read_source(str(log))).findings if log.is_file() else ()
+        return [_keep(finding) for finding in found if finding.severity is not Severity.INFO]
+
+
+def _keep(finding: Finding) -> dict[str, Any]:
+    return {
+        "id": finding.id,
+        "severity": finding.severity.value,
+        "cause": finding.cause,
+        "fix": list(finding.fix),
+    }

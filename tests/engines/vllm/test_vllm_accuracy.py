@@ -1,0 +1,51 @@
+"""The planner against what public vLLM servers printed at start: the table of docs/accuracy.md."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from farspan.sizes import GIB
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def accuracy() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("accuracy", ROOT / "benchmarks" / "accuracy.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_nine_in_ten_servers_are_within_half_a_percent_or_a_third_of_a_gibibyte(accuracy: ModuleType) -> None:
+    compared = accuracy.compare_servers()
+    assert len(compared) >= 40
+    assert sum(one.right for one in compared) >= 0.9 * len(compared)
+
+
+def test_none_is_promised_more_than_it_has_and_all_that_ran_start(accuracy: ModuleType) -> None:
+    for one in accuracy.compare_servers():
+        assert one.off_gib <= 0.3, one.server
+        assert one.plan.starts or not one.server["tokens"], one.server
+
+
+def test_weights_are_what_servers_print(accuracy: ModuleType) -> None:
+    for one in accuracy.compare_servers():
+        if one.server["weights_gib"]:
+            assert one.plan.weights_bytes / GIB == pytest.approx(one.server["weights_gib"], rel=0.015), (
+                one.server
+            )
+
+
+def test_the_page_holds_the_table_of_today(accuracy: ModuleType) -> None:
+    compared = accuracy.compare_servers()
+    page = accuracy.PAGE.read_text("utf-8")
+    assert accuracy.summary(compared) in page
+    for line in accuracy.table(compared):
+        assert line in page

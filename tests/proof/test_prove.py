@@ -1,0 +1,235 @@
+"""`farspan prove`: the built-in engine as two engines' stand-ins, real processes, killed and resumed at every step."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import farspan
+from farspan.errors import InputError, NotFoundError
+from farspan.measurement.runs.run_folder import load_run
+from farspan.proof.campaign import STATE_FILE, Campaign, Step
+from processes import started_with
+from scripted import Script, serve_in_thread
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTEXTS = (1000, 2000)
+DEPTHS = (0.1, 0.9)
+
+
+@pytest.fixture(scope="module")
+def recall(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return farspan.probe(tmp_path_factory.mktemp("prove") / "recall", heads=2, kv_heads=2).folder
+
+
+class Prove:
+    """The farspan program with a campaign of three engines, the last of which cannot start."""
+
+    def __init__(self, folder: Path, recall: Path) -> None:
+        self.out = folder / "out"
+        self._recall = recall
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "src"),
+            "XDG_STATE_HOME": str(folder / "state"),
+        }
+        self.records = folder / "state" / "farspan" / "servers"
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        words = (
+            "--engines", "a=builtin,b=builtin,c=builtin", "--flags", "c=--dtype float8", "--runtime", "local", "--gpus",
+            "none", "--contexts", "1k,2k", "--depths", "0.1,0.9", "--output-tokens", "16", "--concurrency", "2",
+            "--port", "0", "-o", str(self.out),
+        )  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-m", "farspan", "prove", str(self._recall), *words, *more],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end_when(self, is_time: Callable[[], bool], number: signal.Signals) -> str:
+        """Start it, send a signal at a moment, and see that nothing of it stays."""
+        process = self.start()
+        try:
+            wait(is_time, process)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=40)
+        finally:
+            process.kill()
+        assert process.returncode == (130 if number == signal.SIGINT else -number), err
+        assert "Traceback" not in err
+        wait(lambda: not self.servers())
+        return err
+
+    def servers(self) -> list[psutil.Process]:
+        return started_with("farspan.builtin", str(self._recall))
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        path = self.out / STATE_FILE
+        document = json.loads(path.read_bytes()) if path.exists() else {"engines": []}
+        return {engine["name"]: engine for engine in document["engines"]}
+
+    def sent(self, name: str) -> int:
+        path = self.out / name / "requests.jsonl"
+        return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def wait(is_time: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + 120
+    while not is_time():
+        assert time.monotonic() < deadline, "it did not come to that"
+        if process is not None and process.poll() is not None:
+            pytest.fail(f"it ended before: {process.communicate()[1]}")
+        time.sleep(0.01)
+
+
+def test_killed_at_every_step_it_goes_on_and_leaves_nothing(tmp_path: Path, recall: Path) -> None:
+    prove = Prove(tmp_path, recall)
+    prove.end_when(lambda: len(prove.servers()) == 2, signal.SIGKILL)  # the guard and the server: it starts
+    assert prove.state()["a"]["steps"] == []
+    err = prove.end_when(lambda: prove.sent("a") >= 1, signal.SIGINT)
+    assert "the same command goes on" in err
+    prove.end_when(lambda: prove.state().get("a", {}).get("steps") == ["measured"], signal.SIGKILL)
+    a = load_run(prove.out / "a").results
+    prove.end_when(lambda: prove.sent("b") >= 1, signal.SIGKILL)
+    assert prove.state()["a"]["steps"] == ["measured", "loaded", "examined"]
+    process = prove.start("--json")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert "a: done before" in err
+    document = json.loads(out)
+    engines = {engine["name"]: engine for engine in document["engines"]}
+    assert [engines[name]["good"] for name in "abc"] == [True, True, False]
+    assert engines["c"]["outcome"].startswith("did not start: the server ended with status 2")
+    assert "'float8' is not one of" in engines["c"]["outcome"]
+    for name in "ab":
+        results = load_run(prove.out / name).results
+        assert len(results) == len(CONTEXTS) * len(DEPTHS) + 2
+        assert all(result.score == 1.0 for result in results)
+        assert sum(result.concurrency == 2 for result in results) == 2
+        assert (prove.out / name / "server.log").stat().st_size
+    assert {r.job: r.ttft_s for r in a}.items() <= {
+        r.job: r.ttft_s for r in load_run(prove.out / "a").results
+    }.items()
+    seeds = {load_run(prove.out / name).info.identity.seed for name in "ab"}
+    assert len(seeds) == 1, "both engines get the same prompts"
+    page = Path(document["report"]["html"]).read_text()
+    assert "Engine by engine" in page
+    assert "did not start" in page
+    text = Path(document["report"]["markdown"]).read_text()
+    assert "| c (built-in engine 0.1.0) | not proven: did not start" in text
+    assert prove.servers() == []
+    assert [path.stem.split("-")[1] for path in prove.records.glob("*.json")] == ["c"], (
+        "farspan logs shows why"
+    )
+
+
+def test_commands_of_a_dry_run(recall: Path, tmp_path: Path) -> None:
+    commands = farspan.prove(
+        str(recall), dry_run=True, engines="builtin", gpus="none", runtime="local", contexts="1k,2k", concurrency=3,
+        output=tmp_path / "out",
+    )  # fmt: skip
+    serve, alone, together, doctor, stop = commands.engines["builtin"]
+    assert "-m farspan.builtin" in serve
+    assert "--contexts 1k,2k --depths 0.1,0.5,0.9 --output-tokens 200 --repeats 1" in alone
+    assert "--contexts 1k --depths 0.1 --output-tokens 200 --concurrency 3" in together
+    assert doctor.startswith("farspan doctor")
+    assert stop == "kill %1; wait"
+    assert commands.report == f"farspan report {tmp_path}/out/builtin -o {tmp_path}/out"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_server_that_is_there_is_proven_and_stays(
+    recall: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with serve_in_thread() as server:
+        server.script = Script(recall=True)
+        server.card = {"id": "recall", "owned_by": "vllm", "root": str(recall)}
+        proof = farspan.prove(
+            url=server.url, contexts=[1000], output_tokens=16, output=tmp_path / "out", metrics_interval=0
+        )
+        assert proof.good
+        assert proof.exit_code == 0
+        (row,) = proof.engines
+        assert (row.name, row.engine, row.outcome) == ("server", "vLLM 1.2.3", "right up to 1k")
+        asked = len(server.requests)
+        again = farspan.prove(
+            url=server.url, contexts=[1000], output_tokens=16, output=tmp_path / "out", metrics_interval=0
+        )
+        assert again.good
+        assert len(server.requests) == asked, "what is done is not done again"
+        server.script = Script(reply="Wrong ")
+        wrong = farspan.prove(
+            url=server.url, contexts=[1000], output_tokens=16, output=tmp_path / "wrong", metrics_interval=0
+        )
+        assert wrong.exit_code == 1
+        assert wrong.engines[0].outcome == "3 of 3 requests failed or were wrong"
+        server.script = Script(recall=True)
+        mended = farspan.prove(
+            url=server.url, contexts=[1000], output_tokens=16, output=tmp_path / "wrong", metrics_interval=0,
+            retry_failed=True,
+        )  # fmt: skip
+        assert mended.good
+
+
+def test_a_campaign_of_failures_alone_has_a_report(
+    recall: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    proof = farspan.prove(
+        str(recall), engines="builtin", flags=["--dtype float8"], runtime="local", gpus="none", contexts="1k", port=0,
+        output=tmp_path / "out", formats=["html", "md", "json", "csv"],
+    )  # fmt: skip
+    assert proof.exit_code == 1
+    assert all("did not start" in path.read_text() for path in proof.report.written if path.suffix != ".csv")
+    assert (tmp_path / "out" / "builtin.log").stat().st_size
+
+
+def test_what_cannot_be_proven_is_said_before_anything_starts(recall: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="not an engine"):
+        farspan.prove(
+            str(recall), engines="vlm", contexts="1k", gpus="none", runtime="local", output=tmp_path / "a"
+        )
+    with pytest.raises(InputError, match="two engines are called vllm"):
+        farspan.prove(str(recall), engines="vllm,vllm", contexts="1k", output=tmp_path / "a")
+    with pytest.raises(InputError, match="no engine"):
+        farspan.prove(str(recall), engines="vllm@", contexts="1k", output=tmp_path / "a")
+    with pytest.raises(InputError, match="nothing is to be proven"):
+        farspan.prove(str(recall), output=tmp_path / "a")
+    with pytest.raises(InputError, match="neither a model nor --url"):
+        farspan.prove(contexts="1k", output=tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_campaign_is_gone_on_with_as_it_was(tmp_path: Path) -> None:
+    with Campaign(tmp_path / "c", {"contexts": (1, 2)}, 7) as campaign:
+        campaign.done(campaign.progress("a"), Step.MEASURED)
+        with pytest.raises(InputError, match="another farspan is at work"):
+            Campaign(tmp_path / "c", {"contexts": (1, 2)}, 8)
+    with Campaign(tmp_path / "c", {"contexts": (1, 2)}, 8) as campaign:
+        assert campaign.seed == 7
+        assert campaign.progress("a").steps == ["measured"]
+        assert campaign.is_resumed
+    with pytest.raises(InputError, match=r"has contexts \[1, 2\], not \[3\]"):
+        Campaign(tmp_path / "c", {"contexts": (3,)}, 8)
+    (tmp_path / "c" / f"{STATE_FILE}.tmp").write_text("{ torn")
+    (tmp_path / "c" / STATE_FILE).write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        Campaign(tmp_path / "c", {"contexts": (1, 2)}, 8)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine").touch()
+    with pytest.raises(InputError, match="holds no campaign"):
+        Campaign(tmp_path / "other", {}, 8)
