@@ -56,3 +56,14 @@ def test_recorded_defaults(version: str) -> None:
         if case["graphs"]:
             assert mine["graph_bs"] == theirs["graph_bs"]
         assert mine["fraction"] == pytest.approx(theirs["fraction"], abs=0.0011)
+
+
+def test_recorded_graph_state_of_versions_between() -> None:
+    """0.5.18 and 0.5.20, whose own backends answered on a CPU like the others'; their pools were not asked."""
+    records: list[dict[str, Any]] = json.loads(
+        GOLDEN.with_name("golden_graphs.json").read_text(encoding="utf-8")
+    )
+    versions = {record["version"] for record in records}
+    assert versions == {"0.5.18", "0.5.20"}
+    for record in records:
+        assert our_graph_bytes(record["case"], rules_of(record["version"])) == record["bytes"], record

@@ -184,7 +184,7 @@ def _triton(shape: GraphShape, rules: SglangRules) -> tuple[GraphTable, ...]:
         GraphTable("attention logits", 4, (logits,)),
         GraphTable("num_kv_splits", INT32, (batch,)),
     ]
-    if not rules.triton_mask:
+    if rules.triton_uneven_batch:
         tables.append(GraphTable("uneven_batch", INT32, (1,)))
     if rules.triton_mask:
         tables.append(GraphTable("custom_mask", 1, (batch, context)))

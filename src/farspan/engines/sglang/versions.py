@@ -59,6 +59,7 @@ class SglangRules(ValueHash):
         trtllm_swa_page_table: Whether TRT-LLM's does.
         trtllm_strided_indices: Whether TRT-LLM's graph state holds indices of every page's first token.
         triton_mask: Whether triton's graph state holds a byte a token and batch row.
+        triton_uneven_batch: Whether it holds a flag for batches of uneven lengths.
         small_cards_grew: Whether cards of 20 to 35 GiB get larger chunks and batches.
         trtllm_page_128: Whether TRT-LLM takes pages of 128 tokens.
         graph_bs_follows_requests: Whether the largest graph batch defaults to --max-running-requests.
@@ -101,6 +102,7 @@ class SglangRules(ValueHash):
     trtllm_swa_page_table: bool
     trtllm_strided_indices: bool
     triton_mask: bool
+    triton_uneven_batch: bool
     small_cards_grew: bool
     trtllm_page_128: bool
     graph_bs_follows_requests: bool
@@ -165,6 +167,7 @@ def rules_of(version: str) -> SglangRules:
         trtllm_swa_page_table=since("0.5.9"),
         trtllm_strided_indices=not since("0.5.14"),
         triton_mask=not since("0.5.17"),
+        triton_uneven_batch=since("0.5.19"),
         small_cards_grew=since("0.5.20"),
         trtllm_page_128=since("0.5.17"),
         graph_bs_follows_requests=since("0.5.22"),
