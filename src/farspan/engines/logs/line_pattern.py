@@ -93,7 +93,8 @@ def ending(which: StartPhase) -> MakeEvents:
 
     def make(parsed: ParsedLine, match: re.Match[str]) -> list[Event]:  # noqa: ARG001
         done = which is StartPhase.DIED
-        return [Progress(parsed.where, which, done=done, text=parsed.text.strip()[:_TEXT])]
+        text = parsed.text.partition("Traceback (most recent call last)")[0].strip(" :")
+        return [Progress(parsed.where, which, done=done, text=text[:_TEXT])]
 
     return make
 

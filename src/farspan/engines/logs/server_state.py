@@ -113,7 +113,8 @@ class ServerState:
             self.tracebacks.see(event)
             self._see_gpu(event.text)
             self._see_versions(event.text)
-            if self.first_error is None and event.level in ("ERROR", "CRITICAL") and event.text.strip():
+            is_error = event.level in ("ERROR", "CRITICAL") and event.text.strip()
+            if self.first_error is None and is_error and not event.text.startswith("Traceback "):
                 self.first_error = Evidence(where.line, event.raw)
         elif isinstance(event, Figure):
             if abs(event.value) < _ABSURD:
