@@ -46,7 +46,6 @@ WORDS = (
     "!!python/object:os.system",
     "&a *a",
     "|\n  two lines\n",
-    "---\nkind: Pod",
     "# none",
     "[1, 2",
     "{",
