@@ -4,8 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-# Where there is no GPU, torch is its CPU build: 0.2 GB to download instead of gigabytes of CUDA libraries.
-TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null || echo --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
+# Where there is no GPU, torch is its CPU build: 0.2 GB to download instead of gigabytes of CUDA libraries. An index that
+# cannot be reached is left out.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+ASK_INDEX := import urllib.request; urllib.request.urlopen("$(CPU_INDEX)/torch/", timeout=5)
+TORCH_INDEX ?= $(shell { ! command -v nvidia-smi >/dev/null && $(PYTHON) -c '$(ASK_INDEX)' 2>/dev/null; } && echo --extra-index-url $(CPU_INDEX))
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 ENGINES_VENV ?= .venv-engines
 # The planner is checked against these releases' own arithmetic, imported as plain Python.

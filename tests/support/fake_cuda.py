@@ -43,6 +43,7 @@ class CUmemLocationType(IntEnum):
 
 
 class CUmemAccess_flags(IntEnum):  # noqa: N801
+    CU_MEM_ACCESS_FLAGS_PROT_READ = 1
     CU_MEM_ACCESS_FLAGS_PROT_READWRITE = 3
 
 
@@ -239,13 +240,16 @@ class FakeCuda:
         self, address: int, size: int, access: list[CUmemAccessDesc], count: int
     ) -> tuple[CUresult]:
         right = (
-            count == len(access) == 1 and access[0].flags == 3 and access[0].location == CUmemLocation(1, 0)
+            count == len(access) == 1
+            and access[0].flags in (1, 3)
+            and access[0].location == CUmemLocation(1, 0)
         )
         covered = [(at, one) for at, one in self.mappings.items() if address <= at < address + size]
         if not right or sum(one.size for _, one in covered) != size:
             return (CUresult.CUDA_ERROR_INVALID_VALUE,)
         for at, one in covered:
-            self._place(at, one.size, self.files[one.handle][0], mmap.PROT_READ | mmap.PROT_WRITE)
+            # The flags are the system's own: 1 is PROT_READ, 3 is PROT_READ | PROT_WRITE.
+            self._place(at, one.size, self.files[one.handle][0], access[0].flags)
             one.access = True
         return (CUresult.CUDA_SUCCESS,)
 
@@ -258,6 +262,17 @@ class FakeCuda:
             )
         del self.mappings[address]
         self._place(address, size, -1, _PROT_NONE)
+        return (CUresult.CUDA_SUCCESS,)
+
+    def cuMemsetD8(self, address: int, value: int, count: int) -> tuple[CUresult]:  # noqa: N802
+        found = self._mapping_at(address)
+        if not self._contexts_here() or found is None or not found.access:
+            return (CUresult.CUDA_ERROR_INVALID_VALUE,)
+        ctypes.memset(address, value, count)
+        return (CUresult.CUDA_SUCCESS,)
+
+    def cuCtxSynchronize(self) -> tuple[CUresult]:  # noqa: N802
+        self.finish()
         return (CUresult.CUDA_SUCCESS,)
 
     def cuEventCreate(self, flags: int) -> tuple[CUresult, int]:  # noqa: N802

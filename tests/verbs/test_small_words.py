@@ -69,3 +69,10 @@ def test_a_command_wraps_and_pastes_as_it_was(width: int) -> None:
     wrapped = wrap_command(shlex.join(words), width)
     assert shlex.split(wrapped.replace("\\\n", "")) == words
     assert max(map(len, wrapped.splitlines())) <= max(width, 36)
+
+
+def test_an_answer_longer_than_the_context_is_refused() -> None:
+    how = {"gpus": "8xH200", "engine": "vllm", "offline": True}
+    with pytest.raises(InputError, match="leaves no room for a prompt"):
+        farspan.plan("llama-4-scout", context="1M", output_tokens="2M", **how)
+    assert farspan.plan("llama-4-scout", context=128, **how).fits

@@ -22,13 +22,16 @@ from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.load_time import NO_GOALS, TimeGoals
 from farspan.planner.plan import plan_engines
 from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.sizes import GIB, parse_seconds, parse_token_list, parse_tokens
+from farspan.sizes import GIB, format_tokens, parse_seconds, parse_token_list, parse_tokens
 
 if TYPE_CHECKING:
     from farspan.planner.levers import Fix
     from farspan.planner.sweep import SweepPoint
 
 LONGEST = "max"  # as a context: the longest that fits
+
+# Tokens of an answer where none are said; a context shorter than that is planned all the same.
+_USUAL_ANSWER = 200
 
 
 def plan(
@@ -112,6 +115,7 @@ def plan(
         raise InputError(
             f"--available-kv-gib {available_kv_gib} is not a memory size", "copy it from the engine's log"
         )
+    _check_answer(context, parse_tokens(str(output_tokens)))
     node = nodes[0]
     goals = TimeGoals(*(None if goal is None else parse_seconds(str(goal)) for goal in (ttft, itl)))
     if contexts and goals != NO_GOALS:
@@ -184,6 +188,20 @@ def _stages(flags: Mapping[str, str | None]) -> int:
 def _override(flags: Mapping[str, str | None]) -> str:
     """The engine's own override of config fields, if one is given."""
     return next((flags[name] or "" for name in OVERRIDE_FLAGS if name in flags), "")
+
+
+def _check_answer(context: str | int | None, answer: int) -> None:
+    """Refuse an answer that leaves no room for a prompt.
+
+    Raises:
+        InputError: It does.
+    """
+    if context not in (None, LONGEST) and answer >= (length := parse_tokens(str(context))) > _USUAL_ANSWER:
+        raise InputError(
+            f"--output-tokens {format_tokens(answer)} leaves no room for a prompt in a context of "
+            f"{format_tokens(length)}",
+            "a context is prompt and answer together",
+        )
 
 
 def _plan(request: PlanRequest, model_name: str, engines: tuple[Engine, ...], goals: TimeGoals) -> PlanAnswer:

@@ -6,7 +6,7 @@ comes back pays nothing, another pool that needs the memory gets it, and otherwi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,14 +36,20 @@ class Backing:
     Args:
         pool: Where segments come from.
         sizes: Bytes of address space of each range.
+        new_range: Makes a range of so many bytes.
     """
 
-    def __init__(self, pool: SegmentPool, sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        pool: SegmentPool,
+        sizes: Sequence[int],
+        new_range: Callable[[SegmentPool, int], SegmentedRange] = SegmentedRange,
+    ) -> None:
         self._pool = pool
         self.ranges: list[SegmentedRange] = []
         try:
             for size in sizes:
-                self.ranges.append(SegmentedRange(pool, size))
+                self.ranges.append(new_range(pool, size))
         except FarspanError:
             self.close()
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from farspan.errors import FarspanError
@@ -113,3 +113,62 @@ class SegmentedRange:
         if not 0 < size <= self.size:
             raise DriverError(f"a view of {size} bytes over a range of {self.size}")
         return size
+
+
+class ZeroBackedRange(SegmentedRange):
+    """A range of which every address can be read: zero where no segment is, and in a segment that nobody wrote yet.
+
+    What is read past the end of its data, as kernels do that gather a rectangle of rows, needs this. Writing where no
+    segment is faults.
+
+    Args:
+        pool: Whose segments back it.
+        size: Bytes; rounded up to whole segments.
+        wait: Returns when nothing queued on the device touches the range any more; called around every exchange.
+    """
+
+    def __init__(self, pool: SegmentPool, size: int, wait: Callable[[], None]) -> None:
+        super().__init__(pool, size)
+        self._wait = wait
+        try:
+            self._driver.map_zeros(self.address, self._segment, self.segments)
+        except FarspanError:
+            self._driver.release(self.address, self.size)
+            raise
+
+    def map_segments(self, start: int, handles: Sequence[Handle]) -> None:
+        """See `SegmentedRange.map_segments`; the segments are zero."""
+        indices = [index for index in range(start, start + len(handles)) if not self.mapped(index)]
+        if start < 0 or start + len(handles) > self.segments or len(indices) < len(handles):
+            super().map_segments(start, handles)  # which refuses it
+        self._wait()
+        taken_away: list[int] = []
+        try:
+            for index in indices:
+                self._driver.unmap_zeros(self._address_of(index), self._segment)
+                taken_away.append(index)
+            super().map_segments(start, handles)
+        except FarspanError:
+            for index in taken_away:
+                if not self.mapped(index):
+                    self._read_as_zero(index)
+            raise
+        self._fill_with_zeros(start, len(handles))
+        self._wait()
+
+    def unmap_segment(self, index: int) -> Handle:
+        """See `SegmentedRange.unmap_segment`; the segment reads as zero from now on."""
+        self._wait()
+        handle = super().unmap_segment(index)
+        self._read_as_zero(index)
+        return handle
+
+    def _read_as_zero(self, index: int) -> None:
+        self._driver.map_zeros(self._address_of(index), self._segment)
+
+    def _fill_with_zeros(self, start: int, count: int) -> None:
+        address, size = self._address_of(start), count * self._segment
+        if self._driver.touchable:
+            self._driver.numpy(address, size).fill(0)
+        else:
+            self._driver.tensor(address, size).zero_()

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from farspan.errors import install_command
+from farspan.errors import FarspanError, install_command
 from farspan.kv.memory.drivers.driver import Driver, DriverError, Fence, Handle, Memory, NoRoomError
 from farspan.sizes import format_bytes
 
@@ -51,6 +51,7 @@ class CudaDriver(Driver):
             raise DriverError(f"GPU {device} has no virtual memory management", "use the host driver")
         self._context = self._call("cuDevicePrimaryCtxRetain", self._number)
         self._properties, self._access = self._describe()
+        self._zero_pieces: dict[int, Handle] = {}  # size -> physical memory full of zeros
         minimum = self._api.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
         self.granularity = int(self._call("cuMemGetAllocationGranularity", self._properties, minimum))
 
@@ -107,6 +108,38 @@ class CudaDriver(Driver):
     def _unmap(self, address: int, size: int) -> None:
         self._call("cuMemUnmap", address, size)
 
+    def _map_zeros(self, address: int, piece: int, count: int) -> None:
+        key = self._zero_piece(piece, address).key
+        done = 0
+        try:
+            for _ in range(count):
+                self._call("cuMemMap", address + done * piece, piece, 0, key, 0)
+                done += 1
+            self._call("cuMemSetAccess", address, piece * count, [self._reading], 1)
+        except FarspanError:
+            for index in range(done):
+                self._call("cuMemUnmap", address + index * piece, piece)
+            raise
+
+    def _zero_piece(self, piece: int, address: int) -> Handle:
+        """Return memory full of zeros, made when first asked for; `address`, not mapped yet, is written through."""
+        if piece not in self._zero_pieces:
+            handle = self.create(piece)
+            try:
+                with self._in_context():
+                    self._call("cuMemMap", address, piece, 0, handle.key, 0)
+                    try:
+                        self._call("cuMemSetAccess", address, piece, [self._access], 1)
+                        self._call("cuMemsetD8", address, 0, piece)
+                        self._call("cuCtxSynchronize")
+                    finally:
+                        self._call("cuMemUnmap", address, piece)
+            except FarspanError:
+                self.destroy(handle)
+                raise
+            self._zero_pieces[piece] = handle
+        return self._zero_pieces[piece]
+
     def _allow_access(self, address: int, size: int) -> None:
         # One call for all that was just mapped: it is the dearest of the three.
         self._call("cuMemSetAccess", address, size, [self._access], 1)
@@ -148,7 +181,9 @@ class CudaDriver(Driver):
         properties.type = api.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
         access = api.CUmemAccessDesc()
         access.flags = api.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-        for location in (properties.location, access.location):
+        self._reading = api.CUmemAccessDesc()
+        self._reading.flags = api.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READ
+        for location in (properties.location, access.location, self._reading.location):
             location.type = api.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
             location.id = self.device
         return properties, access

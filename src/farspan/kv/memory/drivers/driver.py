@@ -95,6 +95,9 @@ class Driver(ABC):
         self._mapped: dict[int, Handle] = {}  # address -> what is mapped there
         self._mapped_starts: dict[int, list[int]] = {}  # range -> addresses mapped in it, ascending
         self._handles: set[Handle] = set()
+        self._zeros: dict[
+            int, dict[int, int]
+        ] = {}  # range -> address of a piece that reads as zero -> its size
         self._closed = False
 
     # --- address space -----------------------------------------------------------------------------------------
@@ -120,7 +123,10 @@ class Driver(ABC):
             raise DriverError(f"no range of {size} bytes was reserved at {address:#x}")
         if self._mapped_starts[address]:
             raise DriverError(f"the range at {address:#x} still has memory mapped in it", "unmap it first")
+        for at, piece in list(self._zeros.get(address, {}).items()):
+            self.unmap_zeros(at, piece)
         self._release(address, size)
+        self._zeros.pop(address, None)
         del self._ranges[address], self._mapped_starts[address]
         self._starts.remove(address)
 
@@ -215,6 +221,31 @@ class Driver(ABC):
         del starts[bisect_right(starts, address) - 1]
         return handle
 
+    # --- addresses that read as zero ---------------------------------------------------------------------------
+
+    def map_zeros(self, address: int, piece: int, count: int = 1) -> None:
+        """Make `count` pieces of `piece` bytes from `address` on read as zero; writing there faults. All or none.
+
+        One piece of memory stands behind all. `unmap_zeros` takes one away before other memory is mapped there.
+
+        Raises:
+            DriverError: An address is outside a reserved range, or something is there already.
+            NoRoomError: The device has no memory for its own tables.
+        """
+        self.check_open()
+        self._check_size(piece)
+        self._check_unmapped(address, piece * count)
+        self._map_zeros(address, piece, count)
+        zeros = self._zeros.setdefault(self._range_of(address), {})
+        zeros.update(dict.fromkeys(range(address, address + piece * count, piece), piece))
+
+    def unmap_zeros(self, address: int, piece: int) -> None:
+        """Take away one piece that reads as zero. Nothing queued may still read it."""
+        if (zeros := self._zeros.get(self._range_of(address), {})).get(address) != piece:
+            raise DriverError(f"no {piece} bytes that read as zero were mapped at {address:#x}")
+        self._unmap(address, piece)
+        del zeros[address]
+
     # --- looking at it -----------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -268,10 +299,10 @@ class Driver(ABC):
             return
         for address, handle in list(self._mapped.items()):
             self.unmap(address, handle.size)
-        for handle in list(self._handles):
-            self.destroy(handle)
         for address, size in list(self._ranges.items()):
             self.release(address, size)
+        for handle in list(self._handles):
+            self.destroy(handle)
         self._closed = True
         self._shut()
 
@@ -315,6 +346,9 @@ class Driver(ABC):
     def _unmap(self, address: int, size: int) -> None: ...
 
     @abstractmethod
+    def _map_zeros(self, address: int, piece: int, count: int) -> None: ...
+
+    @abstractmethod
     def _allow_access(self, address: int, size: int) -> None: ...
 
     @abstractmethod
@@ -354,6 +388,11 @@ class Driver(ABC):
         place = bisect_right(starts, address)
         before = place and starts[place - 1] + self._mapped[starts[place - 1]].size > address
         after = place < len(starts) and starts[place] < address + size
-        if before or after:
+        zeros = self._zeros.get(base, {})
+        piece = next(
+            iter(zeros.values()), size
+        )  # a range has pieces of one size, whole ones from its start on
+        begin = address - (address - base) % piece
+        if before or after or any(at in zeros for at in range(begin, address + size, piece)):
             raise DriverError(f"part of [{address:#x}, +{size}) is mapped already", "unmap it first")
         return starts

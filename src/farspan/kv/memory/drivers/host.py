@@ -171,6 +171,11 @@ class HostDriver(Driver):
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
         self._mmap(address, size, _PROT_NONE, flags, -1, 0)
 
+    def _map_zeros(self, address: int, piece: int, count: int) -> None:
+        # The kernel has a page of zeros of its own.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
+        self._mmap(address, piece * count, mmap.PROT_READ, flags, -1, 0)
+
     def _mmap(self, address: int, size: int, protection: int, flags: int, file: int, offset: int) -> None:
         if self._libc.mmap(address, size, protection, flags, file, offset) == _MAP_FAILED:
             code = ctypes.get_errno()

@@ -1,0 +1,219 @@
+"""A real SGLang with and without the plug-in at a 10M context, on one GPU: a table and JSON.
+
+    python benchmarks/sglang_plugin.py --site SITE [-o plugin.json] [--contexts 100k,1M] [--only plugin]
+
+SITE is a folder with SGLang 0.5.16's packages. The server gets `--context-length 10000000` and otherwise its default
+flags, but for what `--flags` says: the kernels that are there. The model is the recall checkpoint, so that an answer is
+right or wrong. First SGLang as it is (its end and the line that says why), then with the plug-in: the GPU's memory when
+ready, with each prompt, and idle again; every prompt is sent twice, the second time out of the prefix cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from farspan.models.probe import vocabulary, write_probe
+from farspan.prompts.exact_builder import build_prompt
+from farspan.prompts.load_tokenizer import load_tokenizer
+from farspan.sizes import parse_token_list
+
+CONTEXT = 10_000_000
+PORT = 31_877
+ENTRY = "[sglang.srt.plugins]\nfarspan = farspan.integrations.sglang.plugin:register\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--site", type=Path, required=True)
+    parser.add_argument("--contexts", type=parse_token_list, default=(100_000, 1_000_000))
+    parser.add_argument(
+        "--flags", default="--attention-backend triton --disable-cuda-graph --skip-server-warmup"
+    )
+    parser.add_argument("--start-s", type=float, default=240.0)
+    parser.add_argument("--logs", type=Path, default=Path.cwd())
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--only", choices=["stock", "plugin"])
+    arguments = parser.parse_args()
+    answer: dict[str, Any] = {"flags": arguments.flags, "context": CONTEXT, "runs": {}}
+    with tempfile.TemporaryDirectory() as home:
+        model = checkpoint(Path(home))
+        found = Path(home) / "site"
+        metadata = found / "farspan_plugin-0.dist-info"  # what an installed farspan has
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: farspan-plugin\nVersion: 0\n")
+        (metadata / "entry_points.txt").write_text(ENTRY)
+        for name, extra in (("stock", ""), ("plugin", "--radix-cache-backend farspan")):
+            if arguments.only in (None, name):
+                answer["runs"][name] = run(name, extra, model, found, arguments)
+                print(name, json.dumps(answer["runs"][name], indent=1), flush=True)
+                if arguments.output:
+                    arguments.output.write_text(json.dumps(answer, indent=1))
+    print(table(answer["runs"].get("plugin", {})))
+
+
+def checkpoint(home: Path) -> Path:
+    """Write the recall checkpoint in the form that SGLang's Llama 4 reads: the text part of a model with images."""
+    folder = write_probe(home / "recall", max_position_embeddings=CONTEXT + 4096).folder
+    config = json.loads((folder / "config.json").read_text())
+    text = {key: value for key, value in config.items() if key != "architectures"}
+    text["interleave_moe_layer_step"] = config["num_hidden_layers"] + 1
+    vision = {
+        "model_type": "llama4_vision_model",
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 256,
+        "vision_output_dim": 64,
+        "image_size": 28,
+        "patch_size": 14,
+        "projector_input_dim": 64,
+        "projector_output_dim": 64,
+    }
+    config = {
+        "architectures": ["Llama4ForConditionalGeneration"],
+        "model_type": "llama4",
+        "text_config": text,
+        "vision_config": vision,
+        "torch_dtype": config["torch_dtype"],
+        "boi_token_index": 1,
+        "eoi_token_index": 1,
+        "image_token_index": 1,
+        "bos_token_id": config["bos_token_id"],
+        "eos_token_id": config["eos_token_id"],
+        "tie_word_embeddings": False,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {f"language_model.{name}": each for name, each in weights.items()}, folder / "model.safetensors"
+    )
+    return folder
+
+
+def run(name: str, extra: str, model: Path, found: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Start a server, ask it, stop it; return what was seen."""
+    log = arguments.logs / f"sglang-{name}.log"
+    command = [
+        sys.executable,
+        "-m",
+        "sglang.launch_server",
+        "--model-path",
+        str(model),
+        "--port",
+        str(PORT),
+        "--context-length",
+        str(CONTEXT),
+        *shlex.split(arguments.flags),
+        *shlex.split(extra),
+    ]
+    paths = [str(found), str(Path(__file__).parents[1] / "src"), str(arguments.site)]
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = ":".join([*paths, *filter(None, [os.environ.get("PYTHONPATH", "")])])
+    seen: dict[str, Any] = {"command": " ".join(command[1:]), "gpu_before": gpu_bytes(), "answers": []}
+    begun = time.monotonic()
+    with log.open("wb") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+    try:
+        seen["ready"] = wait(server, begun + arguments.start_s)
+        seen["seconds"] = round(time.monotonic() - begun, 1)
+        if seen["ready"]:
+            seen["gpu_ready"] = gpu_bytes()
+            tokenizer = load_tokenizer(model)
+            for context in arguments.contexts:
+                prompt = build_prompt(tokenizer, tokens=context, depth=0.1, seed=context, output_tokens=8)
+                for again in (False, True):
+                    seen["answers"].append({"tokens": context, "again": again} | ask(prompt))
+            time.sleep(25)
+            seen["gpu_idle"] = gpu_bytes()
+            seen["ready_at_the_end"] = server.poll() is None and get("/health") == 200
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+    lines = log.read_text("utf-8", "replace").splitlines()
+    pattern = r"out of memory|OutOfMemory|farspan|max_total_num_tokens|leak|Traceback|Error:"
+    seen["log"] = [line[:400] for line in lines if re.search(pattern, line)][-20:]
+    seen["pool"] = next((line[:300] for line in lines if "max_total_num_tokens" in line), None)
+    time.sleep(5)
+    return seen
+
+
+def ask(prompt: Any) -> dict[str, Any]:
+    body = {
+        "input_ids": prompt.token_ids.tolist(),
+        "sampling_params": {"max_new_tokens": 8, "temperature": 0, "ignore_eos": True},
+    }
+    begun = time.monotonic()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{PORT}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=400) as response:
+            answer = json.load(response)
+    except (urllib.error.URLError, TimeoutError, OSError) as error:
+        return {"error": str(error), "seconds": round(time.monotonic() - begun, 2)}
+    words = vocabulary().tokens
+    ids = answer.get("output_ids")
+    text = " ".join(words[each] for each in ids) if ids else answer.get("text", "")
+    meta = answer.get("meta_info", {})
+    return {
+        "right": prompt.score(text) == 1.0,
+        "seconds": round(time.monotonic() - begun, 2),
+        "prompt_tokens": meta.get("prompt_tokens"),
+        "cached_tokens": meta.get("cached_tokens"),
+        "gpu": gpu_bytes(),
+    }
+
+
+def wait(server: subprocess.Popen[bytes], until: float) -> bool:
+    while time.monotonic() < until and server.poll() is None:
+        if get("/health") == 200:
+            return True
+        time.sleep(1)
+    return False
+
+
+def get(path: str) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}", timeout=5) as response:
+            return int(response.status)
+    except (urllib.error.URLError, TimeoutError, OSError):
+        return 0
+
+
+def gpu_bytes() -> int:
+    """Return the memory in use on the first GPU, all processes together."""
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0"]
+    return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]) * 2**20
+
+
+def table(seen: dict[str, Any]) -> str:
+    lines = ["| tokens | again | right | cached | seconds | GPU, GiB |", "|---|---|---|---|---|---|"]
+    for row in seen.get("answers", []):
+        lines.append(
+            f"| {row['tokens']:,} | {row['again']} | {row.get('right', row.get('error'))} | {row.get('cached_tokens')} "
+            f"| {row['seconds']} | {row.get('gpu', 0) / 2**30:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What farspan adds to programs of others, beside them and unmodified."""

@@ -1,0 +1,194 @@
+"""SGLang's table of requests and their tokens, in elastic memory: a row costs what its request can need.
+
+SGLang makes it for every request that could ever run, each at the full context: 76 GiB for 2048 requests of 10M tokens.
+A row has memory to the end of the prompt and of what may be generated, from the moment the request gets it, because
+kernels write there without asking; everything beyond reads as zero, because they also read past a row's end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from farspan.errors import InputError, UnsupportedError
+from farspan.integrations.sglang.adapters import Adapter
+from farspan.kv.memory.cap import Cap
+from farspan.kv.memory.drivers.cuda import CudaDriver
+from farspan.kv.memory.drivers.driver import Driver, NoRoomError
+from farspan.kv.memory.drivers.host import HostDriver
+from farspan.kv.memory.segments import SegmentPool
+from farspan.kv.memory.zero_backed_rows import ZeroBackedRows, table_segment_bytes
+from farspan.sizes import format_bytes
+
+QUIET_VARIABLE = "FARSPAN_QUIET_S"
+
+_ENTRY = 4  # bytes of a token's slot
+# Tokens a row is longer than its request can get: the overlap scheduler runs a step ahead, pages are rounded up.
+_SLACK = 1024
+# Left to the device beside what a request is admitted for: a neighbour may take memory between the two.
+_HEADROOM = 256 * 2**20
+
+
+class ElasticTable(ZeroBackedRows):
+    """The table itself: int32, one row a request and one for padding, which is always backed whole."""
+
+    def __init__(
+        self, driver: Driver, rows: int, width: int, wait: Callable[[], None], quiet_s: float
+    ) -> None:
+        self.width = width
+        segment = table_segment_bytes(driver.granularity, rows * width * _ENTRY)
+        headroom = _HEADROOM if driver.name == "cuda" else 0
+        pool = SegmentPool(driver, segment, Cap(headroom_bytes=headroom), quiet_s=quiet_s)
+        super().__init__(pool, rows, width * _ENTRY, wait)
+        self.hold([(0, width * _ENTRY)])
+
+    def size_for(self, request: Any) -> int:
+        """Return the bytes of a row that a request can come to write."""
+        most: int | None = request.sampling_params.max_new_tokens
+        if most is None:
+            return self.row_bytes
+        return min(self.width, len(request.origin_input_ids) + most + _SLACK) * _ENTRY
+
+    def describe(self) -> str:
+        """Return a line for the log."""
+        return (
+            f"farspan: request table of {self.rows:,} rows of {self.width:,} tokens, "
+            f"{format_bytes(self.rows * self.row_bytes)} of addresses, {format_bytes(self.mapped_bytes)} of memory"
+        )
+
+
+def elastic_pool(adapter: Adapter, size: int, width: int, device: str) -> Any:
+    """Return a request pool of SGLang's own kind, of `size` requests, whose table is elastic."""
+    base = import_module("sglang.srt.mem_cache.memory_pool").ReqToTokenPool
+    driver, wait = _open_driver(device)
+    table = ElasticTable(driver, size + 1, width, wait, _quiet_s())
+    kind = _elastic_kind(base, adapter)
+    return (_with_bare_rows(kind) if adapter.row_calls else _with_requests(kind, adapter))(
+        size, width, device, table
+    )
+
+
+def _elastic_kind(base: Any, adapter: Adapter) -> Any:
+    class ElasticReqToTokenPool(base):  # type: ignore[misc]
+        """See `ReqToTokenPool`; what that says of rows holds, and their memory follows them."""
+
+        def __init__(self, size: int, max_context_len: int, device: str, table: ElasticTable) -> None:
+            # One column of SGLang's own, with everything else of the pool, and then the real table.
+            super().__init__(size, 1, device, False)
+            self.max_context_len = max_context_len
+            self.elastic_table = table
+            self.req_to_token = table.tensor(torch.int32)
+            self.rows_are_backed = False
+
+        def available_size(self) -> int:
+            """Return the requests that could be admitted now: rows are free, and there is memory for them."""
+            return min(len(self.free_slots), self.elastic_table.affordable())
+
+        def alloc(self, reqs: list[Any]) -> list[int] | None:
+            """Give each request a row that is backed to where it can end; None, and no change, without room."""
+            table = self.elastic_table
+            rows = [adapter.row(each) for each in reqs]
+            fresh = self.next_rows(rows.count(None))
+            if fresh is None:
+                return None
+            order = iter(fresh)
+            sizes = [
+                (next(order) if row is None else row, table.size_for(each))
+                for row, each in zip(rows, reqs, strict=True)
+            ]
+            try:
+                table.hold(sizes)
+            except NoRoomError:
+                return None
+            self.rows_are_backed = True
+            try:
+                taken: list[int] | None = super().alloc(reqs)
+            finally:
+                self.rows_are_backed = False
+            return taken
+
+        def next_rows(self, count: int) -> list[int] | None:
+            """Return the rows that are given out next, None when there are not so many; low ones come first.
+
+            They share segments, and are backed already by those who had them before.
+            """
+            self.free_slots.sort(reverse=adapter.takes_last)
+            if count > len(self.free_slots):
+                return None
+            left = len(self.free_slots) - count
+            return list(self.free_slots[left:] if adapter.takes_last else self.free_slots[:count])
+
+        def clear(self) -> None:
+            """Take all rows back."""
+            super().clear()
+            for row in range(1, self.elastic_table.rows):
+                self.elastic_table.release(row)
+
+    return ElasticReqToTokenPool
+
+
+def _with_requests(kind: Any, adapter: Adapter) -> Any:
+    class ElasticRequestRows(kind):  # type: ignore[misc]
+        """A pool whose rows are given back by requests."""
+
+        def free(self, req: Any) -> None:
+            """Take a request's row back."""
+            row = adapter.row(req)
+            super().free(req)
+            self.elastic_table.release(row)
+
+    return ElasticRequestRows
+
+
+def _with_bare_rows(kind: Any) -> Any:
+    class ElasticBareRows(kind):  # type: ignore[misc]
+        """A pool whose rows are also taken and given back without a request."""
+
+        def alloc_rows(self, need_size: int) -> list[int] | None:
+            """Take rows; those that no request was named for are backed whole."""
+            if not self.rows_are_backed:
+                rows = self.next_rows(need_size)
+                if rows is None:
+                    return None
+                try:
+                    self.elastic_table.hold([(row, self.elastic_table.row_bytes) for row in rows])
+                except NoRoomError:
+                    return None
+            taken: list[int] | None = super().alloc_rows(need_size)
+            return taken
+
+        def free_rows(self, indices: list[int]) -> None:
+            """Take rows back."""
+            super().free_rows(indices)
+            for row in indices:
+                self.elastic_table.release(row)
+
+    return ElasticBareRows
+
+
+def _open_driver(device: str) -> tuple[Driver, Callable[[], None]]:
+    """Return the driver of the device SGLang computes on, and what waits for its queued work."""
+    if torch.device(device).type == "cpu":
+        return HostDriver(), lambda: None
+    if torch.device(device).type != "cuda":
+        raise UnsupportedError(
+            f"the plug-in has no elastic memory on the device {device}", "use an NVIDIA GPU or the CPU"
+        )
+    number = torch.cuda.current_device()
+    return CudaDriver(number), partial(torch.cuda.synchronize, number)
+
+
+def _quiet_s() -> float:
+    text = os.environ.get(QUIET_VARIABLE, "10")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise InputError(f"{QUIET_VARIABLE} is {text!r}", "set it to a number of seconds, 0 or more")
+    return seconds
