@@ -1,6 +1,6 @@
 """Soak of the built-in server: random good and bad clients, on a device that refuses memory at random.
 
-    python benchmarks/soak.py [--duration 1800] [--seed 0] [-o soak.json]
+    python benchmarks/soak.py [--duration 1800] [--seed 0] [--most-free-mib 1024] [--refusals 0.6] [-o soak.json]
 
 Afterwards: every answer was right or refused for want of memory, nothing leaks (memory, files, threads, processes),
 the memory of the process is within 10 % of what it was after the first minute, every gauge is zero, the cache's books
@@ -52,6 +52,19 @@ GAUGES = (
     "kv_cache_host_tokens",
     "kv_cache_host_bytes",
 )
+# A server of one line, in a process of its own that has nothing else to do.
+CONTROL = """
+import asyncio
+async def answer(reader, writer):
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n")
+    writer.close()
+async def main():
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    print(f"on http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
 
 
 @dataclass(frozen=True)
@@ -70,13 +83,20 @@ def main() -> None:
     parser.add_argument("--duration", type=float, default=1800.0, help="seconds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clients", type=int, default=6, help="requests at once")
+    parser.add_argument(
+        "--most-free-mib", type=int, default=1024, help="the most memory the device says is free"
+    )
+    parser.add_argument(
+        "--refusals", type=float, default=0.6, help="the greatest share of its calls it refuses"
+    )
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         folder = write_probe(
             Path(home) / "probe", num_attention_heads=4, num_key_value_heads=2, attention_chunk_size=CHUNK
         ).folder
-        result, wrong = soak(folder, arguments.duration, arguments.seed, arguments.clients)
+        device = (arguments.most_free_mib, arguments.refusals)
+        result, wrong = soak(folder, arguments.duration, arguments.seed, arguments.clients, device)
     print(json.dumps(result, indent=1))
     for line in wrong:
         print(f"soak: {line}", file=sys.stderr)
@@ -85,25 +105,40 @@ def main() -> None:
     sys.exit(1 if wrong else 0)
 
 
-def soak(folder: Path, duration: float, seed: int, at_once: int) -> tuple[dict[str, object], list[str]]:
-    """Run a server under random clients; return the figures, and what was not as it should be."""
+def soak(
+    folder: Path, duration: float, seed: int, at_once: int, device: tuple[int, float]
+) -> tuple[dict[str, object], list[str]]:
+    """Run a server under random clients; return the figures, and what was not as it should be.
+
+    Args:
+        folder: The checkpoint.
+        duration: Seconds.
+        seed: Decides what is sent, and what the device refuses.
+        at_once: Requests at once.
+        device: The most memory it says is free, MiB, and the greatest share of calls it refuses.
+    """
     log = folder.parent / "server.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
             [
                 sys.executable,
                 str(Path(__file__).with_name("soak_server.py")),
-                *(str(seed), str(folder), "--port", "0", "--max-model-len", str(MAX_MODEL_LEN)),
+                *map(str, (seed, *device, folder)),
+                *("--port", "0", "--max-model-len", str(MAX_MODEL_LEN)),
                 *("--max-num-batched-tokens", "512", "--kv-host-gib", "0.03", "--kv-quiet-s", "2"),
             ],
             stdout=subprocess.PIPE,
             stderr=output,
         )
+    control = subprocess.Popen([sys.executable, "-c", CONTROL], stdout=subprocess.PIPE)
     try:
         url = _address(server)
         clients = Clients(url, seed, CHUNK, LONGEST_PROMPT)
-        start, end, health, memory = asyncio.run(_drive(clients, url, server.pid, duration, at_once))
+        watch = Watch(url, _address(control), server.pid)
+        start, end = asyncio.run(_drive(clients, watch, duration, at_once))
     finally:
+        control.kill()
+        control.wait()
         server.send_signal(signal.SIGTERM)
         try:
             code = server.wait(timeout=60)
@@ -111,48 +146,73 @@ def soak(folder: Path, duration: float, seed: int, at_once: int) -> tuple[dict[s
             server.kill()
             code = server.wait()
     text = log.read_text(errors="replace")
-    wrong = _faults(clients.tally, start, end, health, code, text)
-    figures = _figures(clients.tally, start, end, health, duration, seed, code, text)
-    return {**figures, "rss_mib_over_time": memory}, wrong
+    wrong = _faults(clients.tally, start, end, watch.health, code, text)
+    figures = {
+        "seconds": duration,
+        "seed": seed,
+        "most_free_mib": device[0],
+        "refusals": device[1],
+        **_figures(clients.tally, start, end, code, text),
+        **_times("health", watch.health),
+        **_times("control", watch.control),
+        "rss_mib_over_time": watch.memory,
+    }
+    return figures, wrong
 
 
-async def _drive(
-    clients: Clients, url: str, pid: int, duration: float, at_once: int
-) -> tuple[AtRest, AtRest, list[float], list[int]]:
+async def _drive(clients: Clients, watch: Watch, duration: float, at_once: int) -> tuple[AtRest, AtRest]:
     clock = asyncio.get_running_loop().time
     warm_up = min(WARM_UP_S, duration / 4)
     await clients.run(clock() + warm_up, at_once)
-    start = await _at_rest(url, pid)
-    health: list[float] = []
-    memory: list[int] = []
-    done = threading.Event()
-    watching = threading.Thread(target=_watch, args=(url, pid, health, memory, done))
-    watching.start()
+    start = await _at_rest(watch.url, watch.process.pid)
+    watch.thread.start()
     try:
         await clients.run(clock() + duration - warm_up, at_once)
     finally:
-        done.set()
-        watching.join()
-    return start, await _at_rest(url, pid), health, memory
+        watch.done.set()
+        watch.thread.join()
+    return start, await _at_rest(watch.url, watch.process.pid)
 
 
-def _watch(url: str, pid: int, seconds: list[float], memory: list[int], done: threading.Event) -> None:
-    """Ask /health as a probe does, on a connection of its own each time, and note the memory now and then."""
-    process = psutil.Process(pid)
+class Watch:
+    """Asks for /health again and again, and a server that does nothing else, and notes the memory now and then.
+
+    Args:
+        url: The server's address.
+        control_url: The other's: what it takes long for, the machine is to blame for.
+        pid: The server's process.
+    """
+
+    def __init__(self, url: str, control_url: str, pid: int) -> None:
+        self.url = url
+        self.process = psutil.Process(pid)
+        self.health: list[float] = []
+        self.control: list[float] = []
+        self.memory: list[int] = []
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._run, args=(control_url,))
+
+    def _run(self, control_url: str) -> None:
+        while not self.done.wait(HEALTH_EVERY_S):
+            self.health.append(_time_health(self.url))
+            self.control.append(_time_health(control_url))
+            if len(self.health) % RSS_EVERY == 0:
+                self.memory.append(round(self.process.memory_info().rss / MIB))
+
+
+def _time_health(url: str) -> float:
+    """Ask for /health as a probe does, on a connection of its own; return the seconds, infinite without a 200."""
     address = urlsplit(url)
-    while not done.wait(HEALTH_EVERY_S):
-        started = time.monotonic()
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
-        try:
-            connection.request("GET", "/health")
-            status = connection.getresponse().status
-        except OSError:
-            status = 0
-        finally:
-            connection.close()
-        seconds.append(time.monotonic() - started if status == 200 else float("inf"))
-        if len(seconds) % RSS_EVERY == 0:
-            memory.append(round(process.memory_info().rss / MIB))
+    started = time.monotonic()
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+    try:
+        connection.request("GET", "/health")
+        status = connection.getresponse().status
+    except OSError:
+        status = 0
+    finally:
+        connection.close()
+    return time.monotonic() - started if status == 200 else float("inf")
 
 
 async def _at_rest(url: str, pid: int) -> AtRest:
@@ -205,20 +265,8 @@ def _faults(tally: Tally, start: AtRest, end: AtRest, health: list[float], code:
     return faults
 
 
-def _figures(
-    tally: Tally,
-    start: AtRest,
-    end: AtRest,
-    health: list[float],
-    duration: float,
-    seed: int,
-    code: int,
-    log: str,
-) -> dict[str, object]:
-    ordered = sorted(health)
+def _figures(tally: Tally, start: AtRest, end: AtRest, code: int, log: str) -> dict[str, object]:
     return {
-        "seconds": duration,
-        "seed": seed,
         "cpus": os.cpu_count(),
         "outcomes": dict(sorted(tally.outcomes.items())),
         "rss_start_mib": round(start.rss_bytes / MIB, 1),
@@ -226,12 +274,20 @@ def _figures(
         "files": [start.files, end.files],
         "threads": [start.threads, end.threads],
         "kv_mapped_mib": [round(start.mapped_bytes / MIB, 1), round(end.mapped_bytes / MIB, 1)],
-        "health_checks": len(ordered),
-        "health_median_s": round(ordered[len(ordered) // 2], 4) if ordered else None,
-        "health_p99_s": round(ordered[int(len(ordered) * 0.99)], 4) if ordered else None,
-        "health_worst_s": round(ordered[-1], 4) if ordered else None,
         "memory_refusals": int((re.findall(r"soak: (\d+) refusals", log) or [0])[-1]),
         "exit_code": code,
+    }
+
+
+def _times(name: str, seconds: list[float]) -> dict[str, object]:
+    ordered = sorted(seconds)
+    if not ordered:
+        return {}
+    return {
+        f"{name}_checks": len(ordered),
+        f"{name}_median_s": round(ordered[len(ordered) // 2], 4),
+        f"{name}_p99_s": round(ordered[int(len(ordered) * 0.99)], 4),
+        f"{name}_worst_s": round(ordered[-1], 4),
     }
 
 

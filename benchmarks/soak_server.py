@@ -1,9 +1,10 @@
 """The built-in server on a device that refuses memory at random, for `benchmarks/soak.py`.
 
-    python benchmarks/soak_server.py SEED FOLDER [options of python -m farspan.builtin]
+    python benchmarks/soak_server.py SEED MOST_FREE_MIB REFUSALS FOLDER [options of python -m farspan.builtin]
 
-Every few seconds the device changes its mind: how much memory it says is free, and how often it refuses to create or
-map a segment all the same. The seed decides. When the server ends, the KV cache's books are checked.
+Every few seconds the device changes its mind: how much memory it says is free, up to MOST_FREE_MIB, and what share of
+the calls that create or map a segment it refuses all the same, up to REFUSALS. The seed decides. When the server ends,
+the KV cache's books are checked.
 """
 
 from __future__ import annotations
@@ -26,13 +27,21 @@ _MOOD_S = 3.0
 
 
 class MoodyDevice:
-    """Decides what a driver's calls do; patched into the host driver."""
+    """Decides what a driver's calls do; patched into the host driver.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        seed: Decides what it does when.
+        most_free: The most bytes it says are free.
+        refusals: The greatest share of calls that it refuses.
+    """
+
+    def __init__(self, seed: int, most_free: int, refusals: float) -> None:
         self._random = random.Random(seed)
         self._until = time.monotonic() + _KIND_S
         self._refusals = 0.0
         self._free = GIB
+        self._amounts = (most_free, most_free, most_free // 4, most_free // 16, most_free // 40)
+        self._shares = (0.0, 0.0, 0.0, refusals / 12, refusals / 3, refusals)
         self.refused = 0
 
     def patch(self, driver: type[HostDriver]) -> None:
@@ -61,8 +70,8 @@ class MoodyDevice:
     def _think(self) -> None:
         if time.monotonic() >= self._until:
             self._until = time.monotonic() + _MOOD_S
-            self._refusals = self._random.choice((0.0, 0.0, 0.0, 0.05, 0.2, 0.6))
-            self._free = self._random.choice((GIB, GIB, 256 * MIB, 64 * MIB, 24 * MIB))
+            self._refusals = self._random.choice(self._shares)
+            self._free = self._random.choice(self._amounts)
 
 
 def check_books_at_the_end(device: MoodyDevice) -> None:
@@ -79,7 +88,7 @@ def check_books_at_the_end(device: MoodyDevice) -> None:
 
 
 if __name__ == "__main__":
-    moody = MoodyDevice(int(sys.argv.pop(1)))
+    moody = MoodyDevice(int(sys.argv.pop(1)), int(sys.argv.pop(1)) * MIB, float(sys.argv.pop(1)))
     moody.patch(HostDriver)
     check_books_at_the_end(moody)
     main()

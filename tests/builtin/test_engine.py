@@ -16,8 +16,10 @@ from farspan.builtin.sampling import sample
 from farspan.builtin.sampling_params import SamplingParams
 from farspan.builtin.scheduler import FinishReason, Request
 from farspan.errors import InputError
-from farspan.kv.interface import KVCacheError, NoRoomError, PageRun, SequenceKV
+from farspan.kv.interface import KVCacheError, KVCacheShrunkError, NoRoomError, PageRun, SequenceKV
 from farspan.kv.kv_options import KVOptions
+from farspan.kv.memory.drivers.driver import Memory
+from farspan.kv.memory.drivers.host import HostDriver
 from farspan.kv.memory.segments import SegmentPool
 from recall_prompts import WORDS, recall_prompt
 
@@ -265,6 +267,19 @@ def test_too_long_is_refused_with_the_reason(probe_model: LlamaModel) -> None:
         InferenceEngine(probe_model, EngineOptions(max_model_len=30_000_000))
     with pytest.raises(InputError, match="max_num_seqs is 0"):
         EngineOptions(max_num_seqs=0)
+
+
+def test_what_fits_only_without_neighbours_is_refused_for_now(
+    probe_model: LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = HostDriver.memory
+    monkeypatch.setattr(HostDriver, "memory", lambda driver: Memory(32 * 2**20, measured(driver).total))
+    taken = InferenceEngine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=1)))
+    with pytest.raises(KVCacheShrunkError, match=r"KV cache and there are .* now, others hold the rest"):
+        taken.check(100_000, 11)
+    taken.check(1_000, 11)
+    monkeypatch.undo()
+    InferenceEngine(probe_model, EngineOptions(kv=KVOptions(capacity_gib=1))).check(100_000, 11)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])

@@ -296,3 +296,15 @@ def test_planning_imports_nothing_heavy() -> None:
         check=True,
     )
     assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_longest_context_is_planned_with_all_that_it_needs() -> None:
+    asked = (*SCOUT, "--engine", "vllm", "--engine-version", "0.12.0")
+    longest = invoke(*asked, "--context", "max")
+    assert longest.exit_code == 0
+    assert longest.output.startswith("10Mi fits")
+    found = invoke(*asked, "--find", "context")
+    assert "10,485,760" in found.output
+    assert "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE=1" in found.output
+    none = invoke(*asked, "--context", "max", "--concurrency", "100000")
+    assert none.exit_code == 3

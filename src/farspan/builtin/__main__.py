@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -145,6 +146,9 @@ def serve(
         f"{str(model.dtype).removeprefix('torch.')}, max_model_len {engine.max_model_len}, "
         f"KV cache {format_bytes(statistics.mapped_bytes)}, growing to {format_bytes(statistics.capacity_bytes)}"
     )
+    # What is here now stays: a collection that walked all of torch's objects would hold every thread, /health's too.
+    gc.collect()
+    gc.freeze()
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=75)
     uvicorn.Server(config).run(sockets=[listener])
     log.stopped()

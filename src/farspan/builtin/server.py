@@ -35,6 +35,7 @@ from farspan.builtin.server_tokenizer import ChatTokenizer, StreamDecoder
 from farspan.builtin.text_jobs import TextJob
 from farspan.builtin.text_pool import ReadText, TextFailedError, TextPool
 from farspan.errors import FarspanError
+from farspan.kv.interface import KVCacheShrunkError
 
 _LOG = logging.getLogger(__name__)
 _OPEN = AccessRules()
@@ -322,7 +323,7 @@ def _error(error: Exception) -> tuple[dict[str, Any], int]:
         return error_body(str(error), error.kind, error.status), error.status
     if isinstance(error, RefusedBodyError):
         return error_body(str(error), "invalid_request_error", error.status), error.status
-    if isinstance(error, RequestNoRoomError):
+    if isinstance(error, RequestNoRoomError | KVCacheShrunkError):
         return error_body(str(error), "server_error", 503), 503
     if isinstance(error, EngineStoppedError | RequestFailedError):
         return error_body(str(error), "internal_error", 500), 500

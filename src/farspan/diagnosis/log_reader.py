@@ -53,7 +53,6 @@ class LogReader:
         self._following = 0
         self._shapes: dict[bytes, int] = {}
         self._withheld: dict[bytes, tuple[LogMessage, int]] = {}
-        self.bytes_read = 0
 
     @property
     def lines_read(self) -> int:
@@ -62,7 +61,6 @@ class LogReader:
 
     def feed(self, data: bytes) -> list[Event]:
         """Read more of the log and return what it says."""
-        self.bytes_read += len(data)
         events: list[Event] = []
         for at in range(0, len(data), _WINDOW):
             self._feed_window(data[at : at + _WINDOW], events)

@@ -12,11 +12,13 @@ _HUB_FLAGS = ("--hf-token",)
 # `--api-k` is `--api-key` to argparse.
 _SHORTEST_ABBREVIATION = 5
 _SECRET_NAME = re.compile(
-    r"(^|[-._])(api[-_.]?key|(hf|hub|auth|access|bearer|api|admin)[-_.]token|password|passwd|secret|credentials?)$",
+    r"(^|[-._])(api[-_.]?key|(access|private|secret)[-_.]?key|authorization|(hf|hub|auth|access|bearer|api|admin)[-_.]token|password|passwd|secret|credentials?)$",
     re.IGNORECASE,
 )
 _ASSIGNED = re.compile(r"[\"']?([A-Za-z][\w.-]*)[\"']?\s*[:=]")
-_SECRET_VARIABLE = re.compile(r"(^|_)(API_?KEY|TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?)$")
+_SECRET_VARIABLE = re.compile(
+    r"(^|_)((API|ACCESS|PRIVATE|SECRET)_?KEY|TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?)$"
+)
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 _BEARER = re.compile(r"\bbearer\s+\S", re.IGNORECASE)
 _URL_WITH_LOGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s@]+@", re.IGNORECASE)

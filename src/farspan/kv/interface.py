@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KVCache",
     "KVCacheError",
+    "KVCacheShrunkError",
     "KVStatistics",
     "LayerRetention",
     "NoRoomError",
@@ -37,6 +38,10 @@ __all__ = [
 
 class KVCacheError(KVError):
     """A request can never fit the cache it was opened on."""
+
+
+class KVCacheShrunkError(KVCacheError):
+    """A request does not fit what others leave of the memory now; it may fit later."""
 
 
 class PageRun(NamedTuple):
@@ -151,7 +156,8 @@ class KVCache(ABC):
         """Return the bytes that a sequence of at most `max_length` positions needs.
 
         Raises:
-            KVCacheError: It could not fit even an empty cache.
+            KVCacheError: It could not fit even an empty cache; a KVCacheShrunkError where it could, had others not
+                taken the memory.
         """
 
     @abstractmethod

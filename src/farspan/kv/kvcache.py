@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from farspan.kv.compaction import compact
 from farspan.kv.formats import KVFormat, LayerStore
-from farspan.kv.interface import KVCache, KVCacheError, KVStatistics, NoRoomError
+from farspan.kv.interface import KVCache, KVCacheError, KVCacheShrunkError, KVStatistics, NoRoomError
 from farspan.kv.kinds import LayerKind, group_layers
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.memory.cap import Cap
@@ -126,9 +126,16 @@ class ElasticKVCache(KVCache):
         needed = self._size.needed_bytes(max_length)
         capacity = self._capacity_bytes()
         if needed > capacity:
-            raise KVCacheError(
+            too_large = (
                 f"{max_length} tokens need {format_bytes(needed)} of KV cache and there are "
-                f"{format_bytes(capacity)}",
+                f"{format_bytes(capacity)}"
+            )
+            if needed <= (_cap(self._options).fixed_bytes or self._driver.memory().total):
+                raise KVCacheShrunkError(
+                    f"{too_large} now, others hold the rest", "send it again later, or shorten the prompt"
+                )
+            raise KVCacheError(
+                too_large,
                 "shorten the prompt or start the server with a larger --kv-cache-gib",
             )
         return needed

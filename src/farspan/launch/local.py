@@ -39,9 +39,10 @@ def check_port(host: str, port: int) -> None:
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name that cannot be one is a UnicodeError
+        reason = getattr(error, "strerror", None) or "it is no host name"
         raise LaunchError(
-            f"cannot listen on {host}:{port} ({error.strerror})", "choose another --port; 0 takes a free one"
+            f"cannot listen on {host}:{port} ({reason})", "choose another --port; 0 takes a free one"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,19 @@ if TYPE_CHECKING:
     from farspan.launch.prepare_launch import ServeOptions
 
 _LONGEST = 4096
+_SHORTEST_SECRET = 8  # anything shorter stands in ordinary words by chance
+_SECRET_VARIABLES = (
+    *(
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "FARSPAN_API_KEY",
+        "VLLM_API_KEY",
+        "SGLANG_API_KEY",
+        "OPENAI_API_KEY",
+    ),
+)
+_DEVICES = re.compile(r"[A-Za-z0-9,./:_-]*")
+_ENV_FLAG = re.compile(r"^(-e|--env)=?")
 
 
 def check_options(options: ServeOptions) -> None:
@@ -32,6 +46,60 @@ def check_options(options: ServeOptions) -> None:
         "--engine-version": options.engine_version,
     }
     check_values(named, options.words, cluster=options.runtime == "kubernetes")
+    _check_secret_values((*named.values(), *options.words), options)
+    key = options.environment.get(options.api_key_env, "")
+    if key and (not key.isascii() or not key.isprintable() or key != key.strip()):
+        raise InputError(
+            "the API key holds characters that no header carries",
+            "use letters, digits and punctuation of ASCII",
+        )
+
+
+def check_runtime_values(
+    options: ServeOptions, values: Mapping[str, str], docker_words: Sequence[str]
+) -> None:
+    """Check what only docker or Kubernetes is given.
+
+    Args:
+        options: Whose environment holds the secrets.
+        values: Option to value.
+        docker_words: Arguments for docker run, passed on as they are.
+
+    Raises:
+        InputError: A value would be misread, or holds a secret.
+    """
+    check_values(values, cluster=options.runtime == "kubernetes")
+    _check_words(docker_words)
+    check_no_secret(docker_words)
+    for word in docker_words:
+        check_no_secret((_ENV_FLAG.sub("", word),))
+    _check_secret_values((*values.values(), *docker_words), options)
+    if not _DEVICES.fullmatch(values.get("--devices", "")):
+        raise InputError(
+            "--devices is not a list of GPUs", "write indexes or UUIDs with commas between, as 0,1"
+        )
+    if ":" in values.get("--compile-cache", ""):
+        raise InputError(
+            "--compile-cache has a colon in its path, where docker ends it", "choose another folder"
+        )
+
+
+def _check_words(words: Sequence[str]) -> None:
+    if any("\0" in word or any("\ud800" <= character <= "\udfff" for character in word) for word in words):
+        raise InputError(
+            "a word holds a NUL or bytes that are not UTF-8, which cannot be passed on", "leave it out"
+        )
+
+
+def _check_secret_values(texts: Sequence[str], options: ServeOptions) -> None:
+    """Refuse the very value of a secret, whatever it is called and wherever it stands."""
+    for name in (options.api_key_env, *_SECRET_VARIABLES):
+        secret = options.environment.get(name, "")
+        if len(secret) >= _SHORTEST_SECRET and any(secret in text for text in texts):
+            raise InputError(
+                f"the value of {name} stands on the command line, where every user of the machine reads it",
+                "leave it out: farspan passes it on by name",
+            )
 
 
 def check_values(values: Mapping[str, str], words: Sequence[str] = (), *, cluster: bool) -> None:
@@ -57,6 +125,7 @@ def check_values(values: Mapping[str, str], words: Sequence[str] = (), *, cluste
         if len(value) > _LONGEST:
             raise InputError(f"{name} is longer than {_LONGEST} characters", "shorten it")
         check_no_secret((value,))
+    _check_words(words)
     if cluster and any("$(" in value for value in (*values.values(), *words)):
         # A secret's value among them: it would stand on the engine's command line.
         raise InputError("a value holds $(, where Kubernetes puts the value of a variable", "leave it out")

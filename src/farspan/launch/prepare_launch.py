@@ -19,7 +19,7 @@ from farspan.launch.launch_spec import INSIDE_PORT, Launch, is_loopback
 from farspan.launch.local import find_free_port
 from farspan.launch.manifest import LWS_LEADER, LWS_RANK
 from farspan.launch.model_location import describe_download, locate_model
-from farspan.launch.plain_values import check_options
+from farspan.launch.plain_values import check_options, check_values
 from farspan.launch.plan_arguments import list_plan_arguments
 from farspan.launch.plan_question import longest_context, plan_question
 from farspan.launch.server_records import check_name
@@ -161,6 +161,7 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
     flags, env, plan, notes, request = _plan(options, spec, context, version)
     version = plan.version if plan else version
     files = _files(options)
+    check_values({"the model's name": files.name}, cluster=options.runtime == "kubernetes")
     container = options.runtime != "local"
     with_key = bool(options.api_key_env) or options.cluster_key
     port = options.port or find_free_port()

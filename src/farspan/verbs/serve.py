@@ -13,6 +13,7 @@ from farspan.engines.registry import get_engine
 from farspan.errors import InputError
 from farspan.launch.docker import DockerOptions
 from farspan.launch.manifest import ClusterOptions, parse_toleration
+from farspan.launch.plain_values import check_runtime_values
 from farspan.launch.prepare_launch import ServeOptions, prepare
 from farspan.launch.runtime import IfExists, Runtime
 from farspan.launch.runtime_names import parse_runtime
@@ -212,6 +213,23 @@ def prepare_server(
         volume=volume,
         hf_secret=bool(hf_secret),
         own_mounts=bool(docker_arg),
+    )
+    check_runtime_values(
+        options,
+        {
+            "--devices": devices,
+            "--compile-cache": "" if compile_cache is None else str(compile_cache),
+            "--namespace": namespace,
+            "--kube-context": kube_context,
+            "--volume": volume,
+            "--hf-secret": hf_secret,
+            "--key-secret": key_secret,
+            "--runtime-class": runtime_class,
+            **{f"--node-selector {index}": text for index, text in enumerate(node_selector, 1)},
+            **{f"--toleration {index}": text for index, text in enumerate(toleration, 1)},
+            **{f"--pull-secret {index}": text for index, text in enumerate(pull_secret, 1)},
+        },
+        docker_arg,
     )
     prepared = prepare(options)
     docker = DockerOptions(prepared.image, devices, shm_gib, tuple(docker_arg), compile_cache)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -175,8 +175,3 @@ def planned(server_state: ServerState) -> PlannedServer | None:
         levers[-1].plan if levers else None,
         longest,
     )
-
-
-def with_context(request: PlanRequest, context: int) -> PlanRequest:
-    """The same question for another context length."""
-    return replace(request, context=context)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from farspan.engines.logs.access import AccessLog
@@ -164,16 +163,6 @@ class ServerState:
             self.tracebacks.went_on(where)
 
     @property
-    def is_vllm(self) -> bool:
-        """Whether the log is vLLM's, or may be."""
-        return self.engine in ("vllm", "")
-
-    @property
-    def is_sglang(self) -> bool:
-        """Whether the log is SGLang's, or may be."""
-        return self.engine in ("sglang", "")
-
-    @property
     def died_itself(self) -> bool:
         """Whether it ended without having been told to."""
         return self.died is not None and (self.stopped is None or self.died.line < self.stopped.line)
@@ -252,24 +241,3 @@ class ServerState:
     def model(self) -> str:
         """The model as the user names it, else as the server was given it."""
         return self.hints.model or self.text("model", "model_tag", "model_path")
-
-    def summary_args(self) -> Mapping[str, object]:
-        """The arguments that decide memory, for the reader of a report."""
-        return {
-            name: self.args[name] for name in _MEMORY_ARGS if self.args.get(name) not in (None, False, "auto")
-        }
-
-
-_MEMORY_ARGS = (
-    "max_model_len",
-    "context_length",
-    "gpu_memory_utilization",
-    "mem_fraction_static",
-    "tensor_parallel_size",
-    "tp_size",
-    "kv_cache_dtype",
-    "max_num_seqs",
-    "max_running_requests",
-    "max_num_batched_tokens",
-    "chunked_prefill_size",
-)

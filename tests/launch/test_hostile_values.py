@@ -1,0 +1,280 @@
+"""Secrets and hostile values through whole launches: what runs is exactly what was meant, or one line says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from farspan.cli.main import group
+from farspan.errors import FarspanError
+from farspan.launch.local import find_free_port
+from played import Fakes
+
+ROOT = Path(__file__).resolve().parents[2]
+STARTED = ROOT / "tests" / "evidence" / "real" / "vllm-0.24.0-scout-shard.log"
+SCOUT = ("serve", "llama-4-scout", "--gpus", "8xH200", "--offline", "--context", "1M", "--name", "scout")
+KEY, TOKEN = "sesame-" + "4" * 12, "hf_" + "aB3" * 8
+READY = {
+    "conditions": [{"type": "Ready", "status": "True"}],
+    "containerStatuses": [{"restartCount": 0, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}],
+}
+# Whatever a shell, YAML, a template or a terminal would make of these: an engine gets them as they are.
+WORDS = (
+    "a b  c",
+    "'; touch /tmp/x #",
+    '"quoted"',
+    "`id`",
+    "$HOME",
+    "${HOME}",
+    "%s {0} {{x}}",
+    "yes",
+    "~",
+    "null",
+    "0x1f",
+    "1e3",
+    "key: value",
+    "!!python/object:os.system",
+    "&a *a",
+    "|\n  two lines\n",
+    "# none",
+    "[1, 2",
+    "{",
+    "",
+    "\u202eabc",
+    "zażółć \U0001f680",
+    "back\\slash",
+    "a" * 20_000,
+)
+FLAGS = tuple(part for index, word in enumerate(WORDS) for part in (f"--own-{index}", word))
+
+
+def farspan(*arguments: str) -> Result:
+    return CliRunner().invoke(group, arguments, standalone_mode=False)  # as the farspan program does
+
+
+def check_refused(done: Result, *never: str) -> None:
+    """It ended with an error of the tree, or a usage error, whose text is one line and repeats no secret."""
+    assert done.exit_code != 0, done.output
+    error = done.exception
+    assert isinstance(error, FarspanError) or type(error).__module__.startswith("click"), repr(error)
+    said = done.output + str(error)
+    assert not any(secret in said for secret in never)
+
+
+@pytest.fixture
+def secrets(monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    monkeypatch.setenv("SCOUT_KEY", KEY)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return KEY, TOKEN
+
+
+def seen_by_others() -> Iterator[str]:
+    """Every command line of this machine."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            yield " ".join(process.cmdline())
+
+
+def written(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            yield path.read_text(errors="replace")
+
+
+def test_docker_gets_secrets_by_name_alone(fakes: Fakes, secrets: tuple[str, str]) -> None:
+    fakes.play(log=STARTED)
+    done = farspan(
+        *SCOUT, "--detach", "--json", "--port", str(find_free_port()), "--api-key-env", "SCOUT_KEY"
+    )
+    assert done.exit_code == 0, (done.output, done.exception)
+    (run,) = (call for call in fakes.calls if call["argv"][1] == "run")
+    assert run["secrets"] == {"VLLM_API_KEY": KEY, "HF_TOKEN": TOKEN}  # the client's environment alone
+    commands = [" ".join(call["argv"]) + call["stdin"] for call in fakes.calls]
+    records = list(written(fakes.folder.parent / "state"))
+    assert records
+    for secret in secrets:
+        assert not any(secret in text for text in (*commands, *records, *seen_by_others(), done.output))
+    for call in fakes.calls:
+        if call["argv"][1] != "run":  # the key, under the engine's name, is nobody else's
+            assert "VLLM_API_KEY" not in call["secrets"]
+
+
+def test_a_cluster_gets_secrets_by_reference_alone(fakes: Fakes, secrets: tuple[str, str]) -> None:
+    fakes.play(log=STARTED, pods=[READY])
+    references = ("--key-secret", "keys:api", "--hf-secret", "hub")
+    done = farspan(*SCOUT, "--runtime", "kubernetes", "--detach", "--json", *references)
+    assert done.exit_code == 0, (done.output, done.exception)
+    texts = [" ".join(call["argv"]) + call["stdin"] for call in fakes.calls]
+    applied = (fakes.folder / "applied.yaml").read_text()
+    assert "secretKeyRef" in applied
+    records = list(written(fakes.folder.parent / "state"))
+    for secret in secrets:
+        assert not any(secret in text for text in (*texts, *records, applied, *seen_by_others(), done.output))
+    assert all("VLLM_API_KEY" not in call["secrets"] for call in fakes.calls)
+
+
+SPELLINGS = (
+    ("--api-key", KEY),
+    (f"--api-key={KEY}",),
+    ("--api_key", KEY),
+    (f"--API_KEY={KEY}",),
+    ("--api-k", KEY),
+    ("-api-key", KEY),
+    ("--own", KEY),
+    ("--own", f"x{KEY}y"),
+    (f"--own={KEY}",),
+    (KEY,),
+    ("--hf-token", TOKEN),
+    ("--hf_t", TOKEN),
+    ("--own", f'{{"token": "{TOKEN}"}}'),
+    ("--own", f"Authorization: Basic {KEY}"),
+    ("--aws-secret-access-key", "AbC"),
+    ("--own", f"https://me:{KEY}@hub.example/x"),
+    ("--own", f"https://hub.example/x?token={TOKEN}"),
+)
+
+
+@pytest.mark.parametrize("runtime", ["local", "docker", "kubernetes"])
+def test_no_spelling_of_a_secret_among_the_flags_starts_anything(
+    fakes: Fakes, secrets: tuple[str, str], runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    fakes.play(log=STARTED, pods=[READY])
+    with_key = () if runtime == "kubernetes" else ("--api-key-env", "SCOUT_KEY")
+    version = ("--engine-version", "0.24.0")
+    for words in SPELLINGS:
+        check_refused(farspan(*SCOUT, *version, "--runtime", runtime, *with_key, "--", *words), *secrets)
+    assert fakes.calls == []
+    assert not any(secret in text for secret in secrets for text in written(fakes.folder.parent / "state"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--docker-arg", f"--env=HF_TOKEN={TOKEN}"),
+        ("--docker-arg", "-e", "--docker-arg", f"HF_TOKEN={TOKEN}"),
+        ("--docker-arg", f"--env=ANY={KEY}"),
+        ("--docker-arg", f"-eVLLM_API_KEY={KEY}"),
+        ("--served-model-name", KEY),
+        ("--image", f"registry.example/{TOKEN}/vllm"),
+        ("--runtime", "kubernetes", "--node-selector", f"a={TOKEN}"),
+        ("--runtime", "kubernetes", "--hf-secret", TOKEN),
+        ("--runtime", "kubernetes", "--volume", f"/data/{TOKEN}"),
+    ],
+)
+def test_no_option_takes_a_secret(fakes: Fakes, secrets: tuple[str, str], options: tuple[str, ...]) -> None:
+    key = () if "kubernetes" in options else ("--api-key-env", "SCOUT_KEY")
+    check_refused(farspan(*SCOUT, *key, *options), *secrets)
+    assert fakes.calls == []
+
+
+def test_a_cluster_gets_every_word_as_it_is(fakes: Fakes) -> None:
+    fakes.play(log=STARTED, pods=[READY])
+    name = "a b '\"`id`%s: \U0001f680"
+    done = farspan(
+        *SCOUT, "--runtime", "kubernetes", "--detach", "--served-model-name", name, "--volume", "/data: {x}/ż",
+        *("--node-selector", "gpu=yes", "--force", "--", *FLAGS),
+    )  # fmt: skip
+    assert done.exit_code == 0, (done.output[-500:], done.exception)
+    (text,) = (call["stdin"] for call in fakes.calls if "apply" in call["argv"])
+    workload, service = yaml.safe_load_all(text)
+    pod = workload["spec"]["template"]["spec"]
+    arguments = pod["containers"][0]["args"]
+    assert arguments[arguments.index("--served-model-name") + 1] == name
+    for flag, word in zip(FLAGS[::2], WORDS, strict=True):
+        assert arguments[arguments.index(flag) + 1] == word
+    assert pod["nodeSelector"] == {"gpu": "yes"}
+    assert pod["volumes"][1]["hostPath"]["path"] == "/data: {x}/ż"
+    assert (workload["kind"], service["kind"]) == ("Deployment", "Service")
+
+
+HOSTILE = ("a\nb", "a\rb", "a\x1b[2Jb", "-x", "--privileged", " a", "x" * 5_000, "a\udcffb")
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=ascii)
+def test_every_option_refuses_what_would_be_misread(fakes: Fakes, value: str) -> None:
+    everywhere = (
+        *(
+            "--served-model-name",
+            "--image",
+            "--model-path",
+            "--revision",
+            "--host",
+            "--head",
+            "--engine-version",
+        ),
+        *("--name", "--devices", "--compile-cache"),
+    )
+    cluster = ("--namespace", "--kube-context", "--volume", "--hf-secret", "--key-secret", "--node-selector")
+    for option in everywhere:
+        check_refused(farspan(*SCOUT, f"{option}={value}"))
+    for option in cluster:
+        given = (
+            f"{option}=a={value}"
+            if option == "--node-selector" and value[0] not in "- "
+            else f"{option}={value}"
+        )
+        check_refused(farspan(*SCOUT, "--runtime", "kubernetes", given))
+    check_refused(farspan("serve", "--gpus", "8xH200", "--offline", "--", value))
+    assert fakes.calls == []
+
+
+@pytest.mark.parametrize("word", ["a\x00b", "a\udcffb"], ids=ascii)
+@pytest.mark.parametrize("runtime", ["docker", "kubernetes"])
+def test_words_that_no_program_can_be_given_are_refused(fakes: Fakes, runtime: str, word: str) -> None:
+    check_refused(farspan(*SCOUT, "--runtime", runtime, "--force", "--", "--own", word))
+    check_refused(farspan(*SCOUT, "--runtime", "docker", "--docker-arg", word))
+    assert fakes.calls == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--host", "a" * 70 + ".example"),
+        ("--host", "nowhere.invalid"),
+        ("--host", "127.0.0.1:80:80"),
+        ("--devices", '0",capabilities="all'),
+        ("--compile-cache", "/tmp/a:/etc"),
+        ("--served-model-name", "$(HF_TOKEN)", "--runtime", "kubernetes"),
+    ],
+)
+def test_values_with_a_meaning_of_their_own_are_refused(fakes: Fakes, options: tuple[str, ...]) -> None:
+    fakes.play(log=STARTED)
+    check_refused(farspan(*SCOUT, *options))
+    assert not any(call["argv"][1] in ("run", "apply") for call in fakes.calls)
+
+
+@pytest.mark.parametrize("key", ["a\nb", "a\r\nX-Evil: 1", " ", "schlüssel", "\udcff"], ids=ascii)
+def test_a_key_that_no_header_can_carry_is_refused(
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("SCOUT_KEY", key)
+    check_refused(farspan(*SCOUT, "--api-key-env", "SCOUT_KEY"))
+    assert fakes.calls == []
+
+
+def test_the_program_says_one_line(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "XDG_STATE_HOME": str(tmp_path)}
+    arguments = [*SCOUT, "--served-model-name", "a\nb\x1b[2J", "--", "--api-key", KEY]
+    for extra in ([], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "farspan", arguments[0], *extra, *arguments[1:]],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=100,
+        )
+        assert done.returncode == 2
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert not any(text in done.stderr + done.stdout for text in (KEY, "\x1b"))
+        assert not done.stdout or json.loads(done.stdout)
