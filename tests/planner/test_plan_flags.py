@@ -34,7 +34,7 @@ def test_engine_flags(words: list[str], flags: dict[str, str | None]) -> None:
 
 
 def test_a_word_without_a_flag_is_refused() -> None:
-    with pytest.raises(InputError, match=r"'0\.85' after -- belongs to no engine flag"):
+    with pytest.raises(InputError, match=r"'0\.85' belongs to no engine flag; write engine flags behind --"):
         parse_engine_flags(["0.85"])
     with pytest.raises(InputError, match="belongs to no engine flag"):
         parse_engine_flags(["--a=1", "2"])

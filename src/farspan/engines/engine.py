@@ -147,7 +147,7 @@ class Engine(ABC):
 
     @abstractmethod
     def outline_server(self, request: PlanRequest) -> EnginePlan:
-        """The plan of `plan_server` without ledger and warnings, as fast as it can be: for sweeps and searches.
+        """The plan of `plan_server` without ledger and remarks, as fast as it can be: for sweeps and searches.
 
         Raises:
             InputError: As `plan_server`.
@@ -162,7 +162,7 @@ class Engine(ABC):
         return replace(self._of_replicas(request, outline=False), program=self.shell_program)
 
     def outline(self, request: PlanRequest) -> EnginePlan:
-        """The plan of `plan` without ledger and warnings.
+        """The plan of `plan` without ledger and remarks.
 
         Raises:
             InputError: As `plan`.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from farspan.planner.kvcost import kv_cost
 from farspan.planner.load_time import BASIS, NO_GOALS, TimeGoals, estimate_load
+from farspan.planner.remarks import Remarks
 from farspan.planner.text_layout import table, wrap
 from farspan.sizes import GIB, format_bytes, format_seconds, format_tokens
 
@@ -231,8 +232,8 @@ def engine_lines(
     elif fix is not None:
         yield from _fix_lines(fix, model, width)
         yield ""
-    for warning in plan.warnings:
-        yield from wrap(f"! {warning}", width)
+    for line in Remarks(plan.warnings, plan.notes).lines():
+        yield from wrap(line, width)
     for line in _times(plan, explain=explain):
         yield from wrap(line, width)
     if plan.printed:
@@ -278,7 +279,7 @@ def answer_lines(
     yield from wrap(answer_line(request, plans, refusals), width)
     yield from wrap(kv_line(request), width)
     for note in request.model.notes:
-        yield from wrap(f"Note: {note}.", width)
+        yield from wrap(f"note: {note}.", width)
     for plan in plans:
         if plan.fits and (line := load_line(request, plan, goals)):
             yield from wrap(f"{plan.engine}: {line}.", width)
@@ -300,8 +301,8 @@ def answer_lines(
         elif plan.fits:
             yield ""
             yield from command_lines(plan, model)
-            for warning in plan.warnings:
-                yield from wrap(f"! {warning}", width)
+            for line in Remarks(plan.warnings, plan.notes).lines():
+                yield from wrap(line, width)
         elif fix is not None:
             yield ""
             yield from wrap(cure_line(f"{plan.engine} {plan.version}", fix), width)
