@@ -94,7 +94,9 @@ def test_a_looping_template_is_ended_and_its_process_goes_on(probe_folder: Path,
 
 def test_a_text_that_is_read_forever_ends_its_process(probe_folder: Path, tmp_path: Path) -> None:
     """The template's own limit is looked at between two of Python's instructions, and here is one that never ends."""
-    folder = checkpoint(probe_folder, tmp_path / "power", chat_template="{{ (messages|length + 6) ** (9 ** 9) % 3 }}")
+    folder = checkpoint(
+        probe_folder, tmp_path / "power", chat_template="{{ (messages|length + 6) ** (9 ** 9) % 3 }}"
+    )
 
     async def read_forever() -> None:
         async with texts(folder, processor_s=1.0) as (pool, worker):
@@ -112,7 +114,5 @@ def test_only_processor_time_is_counted() -> None:
     limited = "from farspan.builtin.text_worker import *; allow_processor_time(1); "
     waits = subprocess.run([sys.executable, "-c", limited + "time.sleep(3)"], timeout=100, check=False)
     assert waits.returncode == 0
-    loops = subprocess.run(
-        [sys.executable, "-c", limited + "\nwhile True: pass"], timeout=100, check=False
-    )
+    loops = subprocess.run([sys.executable, "-c", limited + "\nwhile True: pass"], timeout=100, check=False)
     assert loops.returncode == -signal.SIGXCPU

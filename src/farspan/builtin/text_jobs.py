@@ -153,7 +153,9 @@ class _Deadline:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
     def _expire(self, _: int, __: FrameType | None) -> None:
-        raise TemplateTimeoutError(f"the chat template took longer than {self._seconds:.1f} s of processor time")
+        raise TemplateTimeoutError(
+            f"the chat template took longer than {self._seconds:.1f} s of processor time"
+        )
 
 
 def _json(body: memoryview) -> dict[str, Any]:
