@@ -51,11 +51,11 @@ class ProofCommands:
         return {"engines": {name: list(lines) for name, lines in self.engines.items()}, "report": self.report}
 
 
-@overload
-# Tokens of the context that an engine does not give to a request: SGLang shortens an answer so that up to seven are left.
+# SGLang shortens an answer so that up to seven tokens of the context are left.
 KEPT_BY_ENGINES = 16
 
 
+@overload
 def prove(model: str = "", *, dry_run: Literal[True], **settings: Any) -> ProofCommands: ...
 @overload
 def prove(model: str = "", *, dry_run: Literal[False] = False, **settings: Any) -> ProofResult: ...
@@ -158,7 +158,8 @@ def prove_options(
     else:
         mark = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=3).hexdigest()
         common = {
-            "runtime": runtime, "gpus": gpus, "context": max(lengths) + tokens + KEPT_BY_ENGINES, "output_tokens": tokens, "port": port,
+            "runtime": runtime, "gpus": gpus, "context": max(lengths) + tokens + KEPT_BY_ENGINES,
+            "output_tokens": tokens, "port": port,
             **serving,
         }  # fmt: skip
         entries = _read_engines(engines)
