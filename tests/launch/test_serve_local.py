@@ -113,7 +113,9 @@ def test_detached_it_answers_outlives_and_is_stopped(farspan: Farspan) -> None:
     assert "no server" in farspan.run("status")[1]
 
 
-def test_odd_names_of_folders_and_models_reach_the_process_as_they_are(tmp_path: Path, checkpoint: Path) -> None:
+def test_odd_names_of_folders_and_models_reach_the_process_as_they_are(
+    tmp_path: Path, checkpoint: Path
+) -> None:
     odd = "a  b 'c' \"$(id)\" `id` ;#&|<>*?! {0} %s $HOME ~ back\\slash zażółć \U0001f680"
     folder = tmp_path / "--port=1" / odd
     folder.parent.mkdir()
