@@ -24,7 +24,9 @@ SERVERS = Path(__file__).with_name("vllm_servers.json")
 PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
 BEGIN, END = "<!-- vllm servers -->\n", "<!-- end -->\n"
 RELATIVE, ABSOLUTE = 0.005, 0.3  # what counts as right: half a percent, or 0.3 GiB
-LEFT_OUT = "Left out of these figures, because the planner is wrong there or too little is known of the server:"
+LEFT_OUT = (
+    "Left out of these figures, because the planner is wrong there or too little is known of the server:"
+)
 _SHOWN = ("--pipeline-parallel-size", "--quantization", "--dtype", "--gpu-memory-utilization")
 
 

@@ -59,4 +59,7 @@ def test_the_page_shows_the_servers_left_out_with_their_errors(accuracy: ModuleT
     for line in (*accuracy.left_out_table(left_out), accuracy.overall(accuracy.compare_servers(), left_out)):
         assert line in page
     readme = (ROOT / "README.md").read_text("utf-8")
-    assert f"{len(accuracy.compare_servers())} of {len(accuracy.compare_servers()) + len(left_out)} public" in readme
+    assert (
+        f"{len(accuracy.compare_servers())} of {len(accuracy.compare_servers()) + len(left_out)} public"
+        in readme
+    )
