@@ -40,8 +40,8 @@ def validate(
 ) -> Validation:
     """Compare what a server printed at start with its plan: weights, KV memory, tokens, requests, graphs.
 
-    The plan is the one given. Without it, and without model and GPUs, it is the one that a server of farspan was started
-    by. Else it is what the planner says of the arguments in the log.
+    The plan is the one given. Without it, and without model and GPUs, it is the one that a server of farspan was
+    started by. Else it is what the planner says of the arguments in the log.
 
     Args:
         source: A log file, "-" for standard input, "container:NAME", "pod:[NAMESPACE/]NAME", the name or address of a
@@ -132,7 +132,7 @@ def _of_document(document: PlanDocument, name: str, engine: Engine, server: Serv
     chosen = nearest_plan(answers, server.context)
     if chosen is None:
         raise InputError(
-            f"{name} has no plan of {engine.name}, which is what the log is of",
+            f"there is no plan of {engine.name}, which is what the log is of; the plan is {name}",
             f"plan it with --engine {engine.name} --json",
         )
     return chosen
