@@ -151,3 +151,16 @@ def test_a_warning_has_a_mark_and_an_explanation_is_a_note() -> None:
     )
     assert "\n! --max-model-len 16777216 is above the 10,485,760 positions of the config" in beyond
     assert "\nnote: vLLM reads --max-model-len 16M as 16,777,216: its capital units are binary." in beyond
+
+
+def test_a_request_is_shown_with_what_it_keeps_on_that_server() -> None:
+    off = shown("--context", "1M", "--engine", "vllm", "--engine-version", "0.12.0")
+    assert (
+        "One request of 1M keeps 22.9 GiB of bfloat16 KV on each GPU of this server: hybrid KV groups are off"
+        in off
+    )
+    assert "Its layers need 5.9 GiB" in off
+    on = shown("--context", "10M", "--engine", "vllm", "--engine-version", "0.12.0")
+    assert "One request of 10M keeps 57.4 GiB of bfloat16 KV on each GPU:" in on
+    several = shown("--context", "1M")
+    assert "One request of 1M keeps 5.9 GiB of bfloat16 KV on each GPU:" in several
