@@ -87,18 +87,7 @@ def _hybrid_turned_on(state: VllmState) -> list[str]:
 
 
 def _hybrid_is_off(state: VllmState) -> list[str]:
-    if state.memory.env_chosen:
-<<<<<<< HEAD:src/farspan/engines/vllm/remarks.py
-        return []
-    specs = [spec for group in state.layout.groups for spec in group.distinct]
-    if state.memory.hybrid.on or not any(spec.full_window or spec.full_chunk for spec in specs):
-=======
-        return [
-            f"vLLM {state.rules.version} keeps every token in every layer unless {CHUNKED_HYBRID_ENV}=1 is "
-            "set: this plan sets it."
-        ]
-    if not state.keeps_all_tokens:
->>>>>>> main:src/farspan/engines/vllm/warnings.py
+    if state.memory.env_chosen or not state.keeps_all_tokens:
         return []
     return [
         f"Hybrid KV groups are off ({state.memory.hybrid.off_because}): windowed layers keep every token, so one "
