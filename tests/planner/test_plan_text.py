@@ -129,3 +129,16 @@ def test_a_sweep_says_which_flags_each_row_needs() -> None:
     assert needs["10M", "sglang"].endswith("--max-running-requests 8 --swa-full-tokens-ratio 0.05")
     assert "--" not in needs["128k", "vllm"]
     assert "Times are of one request alone on the server." in rows
+
+
+def test_a_request_is_shown_with_what_it_keeps_on_that_server() -> None:
+    off = shown("--context", "1M", "--engine", "vllm", "--engine-version", "0.12.0")
+    assert (
+        "One request of 1M keeps 22.9 GiB of bfloat16 KV on each GPU of this server: hybrid KV groups are off"
+        in off
+    )
+    assert "Its layers need 5.9 GiB" in off
+    on = shown("--context", "10M", "--engine", "vllm", "--engine-version", "0.12.0")
+    assert "One request of 10M keeps 57.4 GiB of bfloat16 KV on each GPU:" in on
+    several = shown("--context", "1M")
+    assert "One request of 1M keeps 5.9 GiB of bfloat16 KV on each GPU:" in several

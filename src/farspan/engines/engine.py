@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,14 @@ class StartSeconds:
     basis: str
 
 
+class FigureKind(StrEnum):
+    """What a figure of a start is, which says how near a plan must come to it."""
+
+    MEMORY = "memory"  # GiB of one GPU
+    ROOM = "room"  # tokens or requests that the memory for KV holds
+    SETTING = "setting"  # follows from the arguments alone
+
+
 @dataclass(frozen=True, slots=True)
 class StartFigure:
     """A figure an engine prints while it starts and a plan predicts.
@@ -54,12 +63,17 @@ class StartFigure:
     Args:
         logged: Its name among the figures of the log reader.
         means: What it is, with its unit.
-        printed: What its name begins with among the plan's printed figures.
+        printed: What its name begins with among the plan's printed figures; empty where it is none of them.
+        kind: What it is.
+        ledger: What the names of the ledger's lines begin with that it is the sum of or, where it is printed, that it
+            rests on.
     """
 
     logged: str
     means: str
     printed: str
+    kind: FigureKind = FigureKind.MEMORY
+    ledger: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

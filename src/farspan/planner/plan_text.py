@@ -102,14 +102,21 @@ def command_lines(plan: EnginePlan, model: str) -> list[str]:
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
-def kv_line(request: PlanRequest) -> str:
-    """What one request keeps, in one line."""
+def kv_line(request: PlanRequest, plan: EnginePlan | None = None) -> str:
+    """What one request keeps, in one line; of one engine's plan, what it keeps on that server."""
     cost = kv_cost(request)
     kinds = ", ".join(
         f"{kind.layers} layers keep {kind.keeps} ({format_bytes(kind.bytes)})" for kind in cost.kinds
     )
-    what = f"{format_tokens(request.context)} keeps {format_bytes(cost.bytes)} of {cost.dtype} KV"
-    return f"One request of {what} on each GPU: {kinds}."
+    length = format_tokens(request.context)
+    if plan is not None and plan.request_kv_bytes is not None and plan.request_kv_reason:
+        return (
+            f"One request of {length} keeps {format_bytes(plan.request_kv_bytes)} of {cost.dtype} KV on each GPU of "
+            f"this server: {plan.request_kv_reason}. Its layers need {format_bytes(cost.bytes)}: {kinds}."
+        )
+    return (
+        f"One request of {length} keeps {format_bytes(cost.bytes)} of {cost.dtype} KV on each GPU: {kinds}."
+    )
 
 
 def time_line(plan: EnginePlan) -> str:
@@ -276,7 +283,7 @@ def answer_lines(
         goals: Times to stay within.
     """
     yield from wrap(answer_line(request, plans, refusals), width)
-    yield from wrap(kv_line(request), width)
+    yield from wrap(kv_line(request, plans[0] if len(plans) + len(refusals) == 1 else None), width)
     for note in request.model.notes:
         yield from wrap(f"Note: {note}.", width)
     for plan in plans:

@@ -151,6 +151,9 @@ class EnginePlan:
         time: How long one request takes.
         added: Flags and variables in `flags` and `env` that nobody gave: farspan set them to make it fit.
         program: What starts the engine by hand, `{model}` standing for the model; empty in outlines.
+        request_kv_bytes: What one request of the asked context takes of the KV room of one GPU, rounded as the engine
+            rounds; None where pools of several kinds share the room.
+        request_kv_reason: Why that is more than the layers need, in words; empty where it is not.
     """
 
     engine: str
@@ -171,6 +174,8 @@ class EnginePlan:
     time: TimeEstimate | None = None
     added: tuple[str, ...] = ()
     program: tuple[str, ...] = ()
+    request_kv_bytes: int | None = None
+    request_kv_reason: str = ""
 
     @property
     def fits_with_defaults(self) -> bool:

@@ -144,6 +144,10 @@ def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
             eager=state.config.given.enforce_eager,
         ),
         added=_added(state),
+        request_kv_bytes=state.request_kv_bytes,
+        request_kv_reason=(
+            f"hybrid KV groups are off ({state.memory.hybrid.off_because})" if state.keeps_all_tokens else ""
+        ),
     )
 
 

@@ -76,13 +76,12 @@ def _who_turned_hybrid_off(state: VllmState) -> list[str]:
             f"vLLM {state.rules.version} keeps every token in every layer unless {CHUNKED_HYBRID_ENV}=1 is "
             "set: this plan sets it."
         ]
-    specs = [spec for group in state.layout.groups for spec in group.distinct]
-    if state.memory.hybrid.on or not any(spec.full_window or spec.full_chunk for spec in specs):
+    if not state.keeps_all_tokens:
         return []
     return [
         f"Hybrid KV groups are off ({state.memory.hybrid.off_because}): windowed layers keep every token, so one "
         f"request of {state.request.context:,} tokens takes "
-        f"{format_bytes(state.needed_blocks * state.layout.bytes_per_block)} of this server, and the longest is "
+        f"{format_bytes(state.request_kv_bytes)} of this server, and the longest is "
         f"{state.memory.capacity:,} tokens."
     ]
 
