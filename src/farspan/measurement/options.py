@@ -15,7 +15,9 @@ from farspan.measurement.http.wire import Api, PromptAs
 from farspan.measurement.lengths import Lengths
 from farspan.measurement.runs.job import Job, LoadPhase
 from farspan.measurement.schedule import plan_arrivals, plan_jobs
+from farspan.measurement.shared_length import SharedLength
 
+_GROUP_SIZE = 4
 GOODPUT_TIMES = ("ttft", "tpot", "e2el")
 
 
@@ -29,6 +31,9 @@ class BenchOptions:
         contexts: Prompt lengths in tokens, as the server counts them, template included.
         lengths: Draw the lengths from this instead.
         requests: Number of measured requests, instead of `repeats` of each.
+        shared_prefix: Send groups of requests that share so much of their prompts: the first of each finds nothing
+            cached, the others what they share. `repeats` then counts groups.
+        group_size: Requests in a group; None is 4, or one more than are to be under way at a time.
         model: The model's name; None takes the first one the server lists.
         depths: Where the needle goes, 0 the start to 1 the end; every context is sent at every depth.
         repeats: Requests at each context and depth; with `lengths`, requests.
@@ -67,6 +72,8 @@ class BenchOptions:
     contexts: tuple[int, ...] = ()
     lengths: Lengths | None = None
     requests: int | None = None
+    shared_prefix: SharedLength | None = None
+    group_size: int | None = None
     model: str | None = None
     depths: tuple[float, ...] = (0.5,)
     repeats: int = 1
@@ -115,6 +122,7 @@ class BenchOptions:
             ("--output-tokens", self.output_tokens),
             ("--concurrency", self.concurrency),
             ("--num-prompts", self.requests),
+            ("--group-size", self.group_size),
             *(("--concurrency", one) for one in self.concurrencies),
         ):
             if value is not None and value < 1:
@@ -136,6 +144,7 @@ class BenchOptions:
                 "there is not one source of prompt lengths and a depth",
                 "give either --contexts 10k,100k or --length-distribution uniform:1k,100k",
             )
+        self._check_shared()
         for depth in self.depths:
             if not 0 <= depth <= 1:
                 raise InputError(f"depth {depth:g} is outside 0 to 1", "give depths such as 0.1,0.9")
@@ -147,6 +156,26 @@ class BenchOptions:
                 raise InputError(f"--goodput knows no {name!r}", f"use one of {', '.join(GOODPUT_TIMES)}")
         if self.retry_failed and not self.resume:
             raise InputError("--retry-failed says what to do with an earlier run", "add --resume")
+
+    def _check_shared(self) -> None:
+        if self.shared_prefix is None:
+            if self.group_size is not None:
+                raise InputError("--group-size is of requests that share a prefix", "add --shared-prefix 90%")
+            return
+        if self.rate is not None or self.concurrencies or self.lengths is not None:
+            raise InputError(
+                "--shared-prefix sends the first of a group alone and then the others",
+                "give --contexts and at most one --concurrency with it, and no --rate",
+            )
+        if self.group_size == 1:
+            raise InputError("--group-size is 1: nothing is shared", "give 2 or more")
+        for context in self.contexts:
+            self.shared_prefix.of(context)
+
+    @property
+    def requests_in_group(self) -> int:
+        """Requests that share a prefix: as given, or enough to have several behind the first."""
+        return self.group_size or max(_GROUP_SIZE, 1 + (self.at_once or 1))
 
     def plan_jobs(self, seed: int) -> tuple[Job, ...]:
         """List the requests of the run, in the order they are sent."""
@@ -162,6 +191,8 @@ class BenchOptions:
             warmup=self.warmup,
             cooldown=self.cooldown,
             concurrencies=self.concurrencies,
+            shared=self.shared_prefix,
+            group_size=self.requests_in_group,
         )
 
     def plan_arrivals(self, count: int, seed: int) -> tuple[float, ...] | None:
@@ -177,6 +208,8 @@ class BenchOptions:
             "contexts": self.contexts,
             "length_distribution": self.lengths.text if self.lengths else None,
             "num_prompts": self.requests,
+            "shared_prefix": self.shared_prefix.text if self.shared_prefix else None,
+            "group_size": self.requests_in_group if self.shared_prefix else None,
             "depths": self.depths,
             "repeats": self.repeats,
             "output_tokens": self.output_tokens,

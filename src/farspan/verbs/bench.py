@@ -25,6 +25,7 @@ from farspan.measurement.options import BenchOptions, DryRun, plan_dry_run
 from farspan.measurement.progress import Watcher
 from farspan.measurement.resume import read_last_options
 from farspan.measurement.run import run_bench, run_engines
+from farspan.measurement.shared_length import SharedLength, parse_shared_length
 from farspan.sizes import parse_tokens
 from farspan.verbs.known_server import add_what_is_known, find_known_server, keep_log
 
@@ -171,6 +172,7 @@ def bench_options(
     run: str | Path | None = None,
     contexts: Sequence[str | int] | None = None,
     lengths: str | Lengths | None = None,
+    shared_prefix: str | SharedLength | None = None,
     concurrency: str | int | Sequence[int] | None = None,
     api: str | Api = Api.COMPLETIONS,
     prompt_as: str | PromptAs = PromptAs.IDS,
@@ -188,6 +190,7 @@ def bench_options(
         run: The run folder; runs/ and the time when None.
         contexts: Prompt lengths as the server counts them: numbers, or text such as "10M".
         lengths: A distribution to draw them from instead, such as "lognormal:50k,0.7".
+        shared_prefix: Send groups of requests whose prompts share their first tokens: "90%" of them, or "100k".
         concurrency: Requests under way at a time; several, or "1,4,16", are gone through one after another.
         api: completions, chat, or SGLang's generate.
         prompt_as: ids or text.
@@ -207,6 +210,7 @@ def bench_options(
         run=Path(run) if run is not None else default_run_folder(),
         contexts=tuple(parse_tokens(str(context)) for context in contexts or ()),
         lengths=parse_lengths(lengths) if isinstance(lengths, str) else lengths,
+        shared_prefix=parse_shared_length(shared_prefix) if isinstance(shared_prefix, str) else shared_prefix,
         api=Api(api),
         prompt_as=PromptAs(prompt_as),
         limits=Limits(connect_timeout, first_token_timeout, idle_timeout),

@@ -12,6 +12,7 @@ from farspan.measurement.analysis.advice import list_failures
 from farspan.measurement.analysis.load_curve import CurvePoint, list_curve
 from farspan.measurement.analysis.measures import MEASURES, PointKey, choose_timed, group_points, list_values
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
+from farspan.measurement.analysis.shared_prefixes import list_shared
 from farspan.measurement.analysis.spread import Spread, find_few, list_spreads, measure_throughput, share_good
 from farspan.measurement.analysis.statistics import statistic
 from farspan.measurement.runs.bench_outcome import BenchOutcome
@@ -21,10 +22,10 @@ from farspan.measurement.runs.result import Result
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """All requests of one context, depth and concurrency.
+    """All requests of one context, depth and concurrency, and of one part that is cached by design.
 
-    Times are medians over the requests they can be trusted for: answered, of the right length and not
-    warm. When there is none, over whatever was measured; `trusted` then is 0 and the labels say why.
+    Times are medians over the requests they can be trusted for: answered, of the right length and
+    cached as meant. When there is none, over whatever was measured; `trusted` then is 0 and the labels say why.
 
     Args:
         requests: How many requests were made.
@@ -34,6 +35,7 @@ class Point:
         statuses: How the requests ended, by count.
         labels: Every label that any of them carries.
         concurrency: How many requests they were sent among, in a run that goes through several; else None.
+        expected_cached_tokens: Prompt tokens that are cached by design; None where no prefix is shared.
     """
 
     context: int
@@ -51,6 +53,12 @@ class Point:
     labels: tuple[str, ...]
     concurrency: int | None = None
     tpot_s: float | None = None
+    expected_cached_tokens: int | None = None
+
+    @property
+    def key(self) -> PointKey:
+        """What its requests have in common."""
+        return PointKey(self.context, self.depth, self.concurrency, self.expected_cached_tokens)
 
 
 def list_points(results: Sequence[Result]) -> tuple[Point, ...]:
@@ -69,6 +77,7 @@ def _sum_up(key: PointKey, results: Sequence[Result]) -> Point:
         context=key.context,
         depth=results[0].depth,
         concurrency=key.concurrency,
+        expected_cached_tokens=key.expected_cached_tokens,
         requests=len(results),
         trusted=sum(result.is_trusted for result in results),
         prompt_tokens=_most_frequent([result.prompt_tokens for result in results]),
@@ -95,7 +104,8 @@ _REQUEST_KEYS = (
     "prompt_tokens", "cached_tokens", "output_tokens", "ttft_s", "itl_s", "e2e_s", "bytes_sent_s",
     "body_bytes", "prefill_tokens_per_s", "finish_reason", "score", "answer", "reply", "labels", "evidence",
     "phase", "started_at", "prompt_id", "queue_s", "tpot_s", "decode_tokens_per_s", "connected_s", "late_s",
-    "most_at_once", "client_lag_s", "concurrency",
+    "most_at_once", "client_lag_s", "concurrency", "shared_tokens", "member",
+    "expected_cached_tokens",
 )  # fmt: skip
 
 
@@ -153,6 +163,7 @@ def summarise(
         "measures": {name: spread.as_dict() for name, spread in spreads.items()},
         "throughput": measure_throughput(outcome.results, resumed=resumed or bool(curve)),
         "curve": [point.to_json() for point in curve],
+        "shared_prefixes": [asdict(point) | {"ratio": point.ratio} for point in list_shared(outcome.results)],
         "goodput": share_good(outcome.results, goodput) if goodput else None,
         "client": {
             "loop_lag_s": asdict(outcome.loop_lag) if outcome.loop_lag else None,
