@@ -54,6 +54,10 @@ WORDS = (
     "zażółć \U0001f680",
     "back\\slash",
     "a" * 20_000,
+    "- item",
+    "---\nkind",
+    "-",
+    "-0.5",
 )
 FLAGS = tuple(part for index, word in enumerate(WORDS) for part in (f"--own-{index}", word))
 
@@ -198,7 +202,26 @@ def test_a_cluster_gets_every_word_as_it_is(fakes: Fakes) -> None:
     assert (workload["kind"], service["kind"]) == ("Deployment", "Service")
 
 
-HOSTILE = ("a\nb", "a\rb", "a\x1b[2Jb", "-x", "--privileged", " a", "x" * 5_000, "a\udcffb")
+def test_docker_gets_every_word_as_it_is(fakes: Fakes) -> None:
+    fakes.play(log=STARTED)
+    name = "a b '\"`id`%s: $HOME \U0001f680"
+    done = farspan(
+        *(*SCOUT, "--runtime", "docker", "--detach", "--port", str(find_free_port())),
+        *("--served-model-name", name, "--force", "--", *FLAGS, "--own-equals=--x=y", "ENGINE_X=- y"),
+    )
+    assert done.exit_code == 0, (done.output[-500:], done.exception)
+    (run,) = (call["argv"] for call in fakes.calls if call["argv"][1] == "run")
+    assert run[run.index("--served-model-name") + 1] == name
+    for flag, word in zip(FLAGS[::2], WORDS, strict=True):
+        assert run[run.index(flag) + 1] == word
+    assert "--own-equals=--x=y" in run
+    assert (
+        "ENGINE_X=- y" in run[: run.index("--served-model-name")]
+    )  # a variable, not one of the engine's words
+    assert "ENGINE_X" not in run
+
+
+HOSTILE = ("a\nb", "a\x00b", "a\rb", "a\x1b[2Jb", "-x", "--privileged", " a", "x" * 5_000, "a\udcffb")
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=ascii)

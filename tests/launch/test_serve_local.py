@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -110,6 +111,26 @@ def test_detached_it_answers_outlives_and_is_stopped(farspan: Farspan) -> None:
     assert farspan.run("stop")[0] == 0
     assert farspan.processes() == []
     assert "no server" in farspan.run("status")[1]
+
+
+def test_odd_names_of_folders_and_models_reach_the_process_as_they_are(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    odd = "a  b 'c' \"$(id)\" `id` ;#&|<>*?! {0} %s $HOME ~ back\\slash zażółć \U0001f680"
+    folder = tmp_path / "--port=1" / odd
+    folder.parent.mkdir()
+    folder.symlink_to(checkpoint, target_is_directory=True)
+    farspan = Farspan(tmp_path / f"state of {odd}", folder)
+    code, out, err = farspan.run(*farspan.serve("--detach", "--json", "--served-model-name", odd))
+    try:
+        assert code == 0, err
+        url = json.loads(out)["server"]["url"]
+        assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == odd
+        words = next(process.cmdline() for process in farspan.processes() if odd in process.cmdline())
+        assert str(folder) in words
+    finally:
+        assert farspan.run("stop")[0] == 0
+    assert farspan.processes() == []
 
 
 def test_in_the_foreground_it_does_not_outlive_farspan_killed(farspan: Farspan) -> None:

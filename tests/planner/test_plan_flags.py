@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from farspan.errors import InputError
-from farspan.planner.engine_flags import parse_engine_flags
+from farspan.planner.engine_flags import flag_words, parse_engine_flags
 from farspan.planner.versions import resolve_version, version_key
 
 
@@ -27,6 +27,10 @@ from farspan.planner.versions import resolve_version, version_key
             {"VLLM_X": "0", "--enforce-eager": None, "VLLM_Y": "a b"},
         ),
         (["--limit-mm-per-prompt", "image=0"], {"--limit-mm-per-prompt": "image=0"}),
+        (["--own", "- item"], {"--own": "- item"}),
+        (["--own", "---\nkind", "--x"], {"--own": "---\nkind", "--x": None}),
+        (["--own=--x"], {"--own": "--x"}),
+        (["--own", "-.5", "--own=- a=b"], {"--own": "- a=b"}),
     ],
 )
 def test_engine_flags(words: list[str], flags: dict[str, str | None]) -> None:
@@ -34,10 +38,30 @@ def test_engine_flags(words: list[str], flags: dict[str, str | None]) -> None:
 
 
 def test_a_word_without_a_flag_is_refused() -> None:
-    with pytest.raises(InputError, match=r"'0\.85' after -- belongs to no engine flag"):
+    with pytest.raises(InputError, match=r"'0\.85' belongs to no engine flag"):
         parse_engine_flags(["0.85"])
     with pytest.raises(InputError, match="belongs to no engine flag"):
         parse_engine_flags(["--a=1", "2"])
+
+
+def test_the_words_for_a_flag_read_back_as_the_same_flag() -> None:
+    for value in (
+        None,
+        "",
+        "a b",
+        "- item",
+        "---\nkind",
+        "-",
+        "--",
+        "-1",
+        "-x",
+        "--x",
+        "--x=y",
+        "-x=- y",
+        "=",
+        "a=b",
+    ):
+        assert parse_engine_flags(flag_words("--own", value)) == {"--own": value}
 
 
 def test_versions_sort_as_released() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,8 +28,11 @@ from farspan.errors import FarspanError
 _WORKERS = 3
 _LIGHT_BYTES = 256 * 1024
 _RETIRED_AFTER_BYTES = 8 * 2**20  # a process keeps the memory that a large text took
-_BASE_S = 20.0
-_S_PER_MIB = 20.0
+_PROCESSOR_S = 20.0  # and as much again for each MiB, see text_worker
+# On the wall clock, in case a process waits for something that never comes.
+_BASE_S = 600.0
+_S_PER_MIB = 300.0
+_END_S = 5.0
 
 
 class TextFailedError(FarspanError):
@@ -70,10 +74,19 @@ class TextPool:
         vocab_size: Token ids are below it.
         max_model_len: Longest prompt plus output, in tokens.
         limit: The most bytes of a body.
+        processor_s: Processor time that a small body may take.
     """
 
-    def __init__(self, folder: Path, vocab_size: int, max_model_len: int, limit: int) -> None:
-        self._arguments = (str(folder), str(vocab_size), str(max_model_len), str(limit))
+    def __init__(
+        self,
+        folder: Path,
+        vocab_size: int,
+        max_model_len: int,
+        limit: int,
+        *,
+        processor_s: float = _PROCESSOR_S,
+    ) -> None:
+        self._arguments = (str(folder), *map(str, (vocab_size, max_model_len, limit, processor_s)))
         self._idle: list[_TextWorker] = []
         self._all: list[_TextWorker] = []
         self._free = asyncio.Semaphore(_WORKERS)
@@ -113,7 +126,7 @@ class TextPool:
                     reply = await worker.ask(job, body)
             except TimeoutError:
                 worker.kill()
-                raise TextFailedError(500, "internal_error", "the text took too long to read") from None
+                raise _too_long() from None
             except BaseException:
                 worker.kill()
                 raise
@@ -151,6 +164,8 @@ class _TextWorker:
             except OSError:
                 answer = b""
             if not answer:
+                if await self._ended_by() == signal.SIGXCPU:
+                    raise _too_long()
                 raise TextFailedError(
                     500, "internal_error", "the process that read the text died", "look at the server's log"
                 )
@@ -158,9 +173,20 @@ class _TextWorker:
         finally:
             os.close(reply)
 
+    async def _ended_by(self) -> int:
+        """Return the signal that ended the process, 0 for none."""
+        try:
+            return -await asyncio.to_thread(self.process.wait, _END_S)
+        except subprocess.TimeoutExpired:
+            return 0
+
     def kill(self) -> None:
         self.process.kill()
         self._socket.close()
+
+
+def _too_long() -> TextFailedError:
+    return TextFailedError(500, "internal_error", "the text took too long to read")
 
 
 def _read(reply: int) -> ReadText:

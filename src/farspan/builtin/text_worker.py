@@ -1,19 +1,22 @@
 """`python -m farspan.builtin.text_worker`: the process in which the built-in server reads what clients send.
 
 Started by `farspan.builtin.text_pool`; speaks to it over a socket. A message is a job's name with two files, the body
-and an empty one for the reply; the answer is one byte. The reply file holds the length of a JSON header in 8 bytes,
+and an empty one for the reply; the answer is one byte. A job that takes too much processor time ends the process with
+SIGXCPU. The reply file holds the length of a JSON header in 8 bytes,
 the header, and the payload.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import resource
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +31,20 @@ _PR_SET_PDEATHSIG = 1
 _BASE_BYTES = 2 * 2**30
 _BYTES_PER_BODY_BYTE = 48  # a tokenizer keeps about 200 bytes a token of a text
 _WRITE_BYTES = 2**30
+_PROCESSOR_S_PER_MIB = 20.0
+_START_PROCESSOR_S = 120.0  # reading the tokenizer and the template
 
 
 def main() -> None:
     """Serve jobs until the server closes the socket."""
-    descriptor, folder, vocab_size, max_model_len, limit = sys.argv[1:]
+    descriptor, folder, vocab_size, max_model_len, limit, base_s = sys.argv[1:]
     if hasattr(ctypes.CDLL(None), "prctl"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the server's to handle
     most = _BASE_BYTES + _BYTES_PER_BODY_BYTE * int(limit)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # SIGXCPU would write one, with what clients sent
+    allow_processor_time(_START_PROCESSOR_S)
     work = TextWork(ChatTokenizer(Path(folder)), int(vocab_size), int(max_model_len))
     with socket.socket(fileno=int(descriptor)) as connection:
         while True:
@@ -46,11 +53,21 @@ def main() -> None:
                 return
             body, reply = files
             try:
+                allow_processor_time(float(base_s) + _PROCESSOR_S_PER_MIB * os.fstat(body).st_size / 2**20)
                 _write(reply, *_answer(work, TextJob(message.decode()), body))
             finally:
                 os.close(body)
                 os.close(reply)
             connection.send(b"\n")
+
+
+def allow_processor_time(seconds: float) -> None:
+    """Let this process run for so long from now on, waiting not counted; then the kernel sends it SIGXCPU."""
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    until = math.ceil(time.process_time() + seconds)
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (until if most == resource.RLIM_INFINITY else min(until, most), most)
+    )
 
 
 def _answer(work: TextWork, job: TextJob, body: int) -> tuple[dict[str, Any], memoryview]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from farspan import __version__
-from farspan.errors import NotFoundError
+from farspan.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -64,6 +64,14 @@ _MEANT = {
 
 class LazyGroup(click.Group):
     """A click group that imports a verb's module only when that verb is called."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read what stands before the verb; a NUL, of which paths make a ValueError, is refused here for all verbs."""
+        if any("\0" in word for word in args):
+            raise InputError(
+                "a word of the command line holds a NUL, which no program can be given", "leave it out"
+            )
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the verbs, sorted."""

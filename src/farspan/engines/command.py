@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from farspan.engines.plain_secrets import check_no_secret
 from farspan.errors import InputError
+from farspan.planner.engine_flags import is_flag
 
 # Where the ranks of several machines meet.
 MASTER_PORT = 29501
@@ -97,7 +98,7 @@ def check_words(words: Sequence[str]) -> None:
     check_no_secret(words)
     for word in words:
         name = "--" + word.partition("=")[0].lstrip("-").replace("_", "-")
-        if not word.startswith("--"):
+        if not word.startswith("--") or not is_flag(word):
             continue
         if name in _TAKEN:
             raise InputError(f"{name} is farspan's to set", f"give {_TAKEN[name]} before the --")
@@ -108,7 +109,7 @@ def split_lists(flags: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
     lists: dict[str, list[str]] = {}
     name = ""
     for word in words:
-        if word.startswith("--"):
+        if word.startswith("--") and is_flag(word):
             name, _, value = word.partition("=")
             name = "--" + name.lstrip("-").replace("_", "-")
             lists[name] = [value] if value else []

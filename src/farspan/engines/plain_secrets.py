@@ -15,13 +15,14 @@ _SECRET_NAME = re.compile(
     r"(^|[-._])(api[-_.]?key|(access|private|secret)[-_.]?key|authorization|(hf|hub|auth|access|bearer|api|admin)[-_.]token|password|passwd|secret|credentials?)$",
     re.IGNORECASE,
 )
-_ASSIGNED = re.compile(r"[\"']?([A-Za-z][\w.-]*)[\"']?\s*[:=]")
+# Names are read from their first character alone, so that a long word is read once.
+_ASSIGNED = re.compile(r"(?<![\w.-])([\w.-]+)[\"']?\s*[:=]")
 _SECRET_VARIABLE = re.compile(
     r"(^|_)((API|ACCESS|PRIVATE|SECRET)_?KEY|TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?)$"
 )
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 _BEARER = re.compile(r"\bbearer\s+\S", re.IGNORECASE)
-_URL_WITH_LOGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s@]+@", re.IGNORECASE)
+_URL_WITH_LOGIN = re.compile(r"(?<![a-z0-9+.-])[a-z0-9+.-]+://[^/\s@]+@", re.IGNORECASE)
 
 
 def check_no_secret(words: Sequence[str]) -> None:
@@ -39,7 +40,8 @@ def check_no_secret(words: Sequence[str]) -> None:
             raise InputError("a Hugging Face token stands on the command line", _FIX_HUB)
         if _URL_WITH_LOGIN.search(word) or _BEARER.search(word):
             raise InputError("a login stands on the command line, in a URL or a header", _FIX_VALUE)
-        for name in _ASSIGNED.findall(word):
+        for written in _ASSIGNED.findall(word):
+            name = written.lstrip("0123456789_.-")
             if _SECRET_NAME.search(name) or _SECRET_VARIABLE.search(name):
                 raise InputError(f"{name[:40]} on a command line shows its value to every user", _FIX_VALUE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from farspan.errors import DoesNotFitError, FarspanError, InputError
+from farspan.planner.engine_flags import flag_words, split_environment
 from farspan.planner.levers import find_fix
 from farspan.planner.memory_model import MemoryModel
 from farspan.planner.plan import plan_engine
@@ -45,9 +46,9 @@ def check_overrides(request: PlanRequest, engine: MemoryModel, *, force: bool = 
             raise
         # The engine may know what farspan does not: plan without, pass them on.
         plan = plan_engine(replace(request, engine_flags={}), engine)
-        kept = [
-            word for name, value in request.engine_flags.items() for word in (name, value) if word is not None
-        ]
+        given, variables = split_environment(request.engine_flags)
+        kept = [word for name, value in given.items() for word in flag_words(name, value)]
+        plan = replace(plan, env={**plan.env, **variables})
         return CheckedPlan(plan, (*plan.flags, *kept), (f"The plan leaves out your flags: {error}.",))
     if plan.fits:
         return CheckedPlan(plan, plan.flags)

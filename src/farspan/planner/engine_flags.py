@@ -23,12 +23,22 @@ _SHORT = {
     "-n": "--nnodes",
     "-r": "--node-rank",
 }
-_NUMBER = re.compile(r"-\d+(\.\d+)?")
+# What argparse takes for the name of a flag: a value such as `- item`, or a document that begins with ---, is none.
+_NAME = re.compile(r"--?[^\s=-][^\s=]*(=.*)?", re.DOTALL)
+_NUMBER = re.compile(r"-(\d+|\d*\.\d+)")
 _VARIABLE = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)", re.DOTALL)
 
 
-def _is_name(word: str) -> bool:
-    return word.startswith("-") and _NUMBER.fullmatch(word) is None
+def is_flag(word: str) -> bool:
+    """Whether a word is a flag, alone or with its value behind `=`; numbers and words with blanks are values."""
+    return _NAME.fullmatch(word) is not None and _NUMBER.fullmatch(word) is None
+
+
+def flag_words(name: str, value: str | None) -> tuple[str, ...]:
+    """The words that give an engine this flag and exactly this value; a value like a flag stands behind `=`."""
+    if value is None:
+        return (name,)
+    return (f"{name}={value}",) if is_flag(value) else (name, value)
 
 
 def parse_engine_flags(words: Sequence[str]) -> dict[str, str | None]:
@@ -48,7 +58,7 @@ def parse_engine_flags(words: Sequence[str]) -> dict[str, str | None]:
         if variable is not None:
             flags[variable.group(1)] = variable.group(2)
             name = ""
-        elif _is_name(word):
+        elif is_flag(word):
             name, equals, value = word.partition("=")
             name = _SHORT.get(name, name)
             name = "--" + name.lstrip("-").replace("_", "-")

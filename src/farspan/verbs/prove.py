@@ -51,6 +51,10 @@ class ProofCommands:
         return {"engines": {name: list(lines) for name, lines in self.engines.items()}, "report": self.report}
 
 
+# SGLang shortens an answer so that up to seven tokens of the context are left.
+KEPT_BY_ENGINES = 16
+
+
 @overload
 def prove(model: str = "", *, dry_run: Literal[True], **settings: Any) -> ProofCommands: ...
 @overload
@@ -154,7 +158,8 @@ def prove_options(
     else:
         mark = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=3).hexdigest()
         common = {
-            "runtime": runtime, "gpus": gpus, "context": max(lengths) + tokens, "output_tokens": tokens, "port": port,
+            "runtime": runtime, "gpus": gpus, "context": max(lengths) + tokens + KEPT_BY_ENGINES,
+            "output_tokens": tokens, "port": port,
             **serving,
         }  # fmt: skip
         entries = _read_engines(engines)

@@ -9,6 +9,7 @@ from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.kv.kv_options import KVOptions
 from farspan.models.spec import KvDtype, ModelSpec
+from farspan.planner.engine_flags import flag_words
 from farspan.planner.request import PlanRequest
 from farspan.sizes import GIB
 
@@ -83,7 +84,7 @@ def _read(
         cap_bytes=int(request.float_flag(0.0, "--kv-cache-gib") * GIB)
         if request.has_flag("--kv-cache-gib")
         else None,
-        passed_on=tuple([word for pair in kept for word in pair]),
+        passed_on=tuple([word for pair in kept for word in flag_words(*pair)]),
     )
 
 

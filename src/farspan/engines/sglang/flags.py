@@ -8,7 +8,7 @@ from farspan.engines.sglang.flag_checks import check_flags
 from farspan.engines.sglang.versions import SglangRules
 from farspan.errors import InputError, UnsupportedError
 from farspan.models.spec import AttentionKind, KvDtype
-from farspan.planner.engine_flags import split_environment
+from farspan.planner.engine_flags import flag_words, split_environment
 from farspan.planner.request import EngineFlags, PlanRequest
 from farspan.sizes import GIB
 
@@ -168,9 +168,10 @@ def passed_on(flags: EngineFlags) -> tuple[str, ...]:
     for name, value in split_environment(flags)[0].items():
         if name in _WRITTEN_BY_FARSPAN:
             continue
-        words.append(name)
-        if value is not None:
-            words += value.split() if name.startswith("--cuda-graph-bs") else [value]
+        if value is not None and name.startswith("--cuda-graph-bs"):
+            words += [name, *value.split()]
+        else:
+            words += flag_words(name, value)
     return tuple(words)
 
 

@@ -12,7 +12,7 @@ from farspan.engines.vllm.flag_checks import ONLINE_FP8, QUANTIZATION, TENSOR_PA
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError
 from farspan.models.spec import KvDtype
-from farspan.planner.engine_flags import split_environment
+from farspan.planner.engine_flags import flag_words, split_environment
 from farspan.planner.request import PlanRequest
 from farspan.sizes import GIB
 from farspan.value_hash import ValueHash
@@ -219,7 +219,7 @@ def _passed_on(request: PlanRequest) -> tuple[str, ...]:
     words: list[str] = []
     for name, value in split_environment(request.engine_flags)[0].items():
         if name not in _WRITTEN_BY_FARSPAN:
-            words += [name] if value is None else [name, value]
+            words += flag_words(name, value)
     return tuple(words)
 
 
