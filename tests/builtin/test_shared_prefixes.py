@@ -84,3 +84,26 @@ def test_a_server_without_a_prefix_cache_is_found_out(probe_folder: Path, tmp_pa
     assert ["cache-missed" in request["labels"] for request in document["requests"]] == [False, *[True] * 3]
     (point,) = document["shared_prefixes"]
     assert (point["cold"], point["warm"], point["missed"], point["ratio"]) == (1, 0, 3, None)
+
+
+def test_a_traces_blocks_are_found_cached(url: str, tmp_path: Path) -> None:
+    blocks = [[1, 2, 3], [1, 2, 4], [1, 5], [1, 2, 3, 6], [7]]
+    trace = tmp_path / "trace.jsonl"
+    with trace.open("w") as file:
+        for number, ids in enumerate(blocks):
+            row = {"timestamp": 10 * number, "input_length": 512 * len(ids) - 12, "output_length": 2 + number}
+            file.write(json.dumps(row | {"hash_ids": ids}) + "\n")
+    command = ["bench", "--url", url, "--trace", str(trace), "--concurrency", "1", "--ignore-eos", "--json"]
+    document = json.loads(call(*command, "--run", str(tmp_path / "run")))
+    requests = sorted(document["requests"], key=lambda request: request["repeat"])
+    # Of the fourth all of the first but what its last block lacks.
+    assert [request["expected_cached_tokens"] for request in requests] == [None, 1024, 512, 1524, None]
+    for number, request in enumerate(requests):
+        assert request["status"] == "ok"
+        assert request["prompt_tokens"] == 512 * len(blocks[number]) - 12
+        assert request["output_tokens"] == 2 + number
+        expected = request["expected_cached_tokens"] or 0
+        assert expected - PAGE < request["cached_tokens"] < expected + PAGE
+        assert not {"warm", "cache-missed"}.intersection(request["labels"])
+    assert document["shared_prefixes"] == []
+    call("report", str(tmp_path / "run"), "--format", "html", "-o", str(tmp_path / "report.html"))

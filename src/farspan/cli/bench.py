@@ -47,6 +47,7 @@ Examples:
   farspan bench --url http://localhost:8000 --contexts 100k --concurrency 1,4,16,50 --output-tokens 200
   farspan bench --url http://localhost:8000 --length-distribution lognormal:50k,0.7 --num-prompts 200 --rate 0.5
   farspan bench --url http://localhost:8000 --contexts 100k,1M --shared-prefix 90% --repeats 3
+  farspan bench --url http://localhost:8000 --trace conversation_trace.jsonl --trace-speed 2 --ignore-eos
   farspan bench --engines vllm@http://a:8000,sglang@http://b:30000 --contexts 1M --repeats 5 --run runs/both
   farspan bench --url http://localhost:8000 --contexts 1M --plan plan.json --fail-if 'ttft.p50 > 1.1 * plan'
 
@@ -81,6 +82,18 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     metavar="SHAPE",
     help="Draw the prompt lengths instead: uniform:1k,100k, normal:50k,10k, lognormal:50k,0.7 or"
     " weights:1k=8,100k=2.",
+)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Send the requests of a trace in Mooncake's format, which aiperf reads, at its times.",
+)
+@click.option(
+    "--trace-speed",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="With --trace: how much faster than it was recorded.",
 )
 @depths_option("0.5")
 @click.option(

@@ -40,6 +40,8 @@ def _read_options(run: Path, info: RunInfo) -> BenchOptions:
     identity, had = info.identity, info.starts[-1].arguments
     if identity.task == IMPORTED_TASK:
         raise InputError(f"{run} was measured by another tool", "start a run of your own")
+    if had.get("trace"):
+        raise InputError(f"{run} is of a trace, which is sent at its times", "start another run")
     shared = had.get("shared_prefix")
     lengths, plan, prompts = had.get("length_distribution"), had.get("plan"), had.get("prompts")
     try:

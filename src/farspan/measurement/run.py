@@ -39,6 +39,7 @@ from farspan.measurement.runs.environment import describe_machine, read_document
 from farspan.measurement.runs.job import Job, LoadPhase
 from farspan.measurement.runs.result import Result
 from farspan.measurement.runs.run_folder import INFO_FILE, Identity, RunStore, load_info, new_start, open_run
+from farspan.measurement.trace import BLOCK_TOKENS
 
 
 async def run_bench(
@@ -67,7 +68,11 @@ async def run_bench(
     server = await ask_server(normalise_url(options.url), model=options.model, api_key=options.api_key)
     seed = _choose_seed(options, [options.run])
     jobs = options.plan_jobs(seed)
-    check_lengths(server, tuple(dict.fromkeys(job.context for job in jobs)), options.output_tokens)
+    outputs = {job.output_tokens for job in jobs}
+    for output in sorted(outputs):
+        check_lengths(
+            server, tuple(dict.fromkeys(job.context for job in jobs if job.output_tokens == output)), output
+        )
     times = read_plan_times(options.plan) if options.plan else PlanTimes({})
     if make_prompt is None:
         make_prompt = await asyncio.to_thread(_prompt_maker, server, options, watcher)
@@ -75,7 +80,7 @@ async def run_bench(
         model=server.model,
         api=options.api.value,
         prompt_as=choose_form(options.api, options.prompt_as).value,
-        task=options.task,
+        task="trace" if options.trace else options.task,
         seed=seed,
         ignore_eos=options.ignore_eos,
     )
@@ -228,6 +233,7 @@ async def _describe_environment(options: BenchOptions, server: ServerInfo) -> di
 
 def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -> PromptMaker:
     from farspan.measurement.server_tokenizer import load_server_tokenizer
+    from farspan.prompts.block_prompt import build_block_prompt
     from farspan.prompts.exact_builder import build_prompt
     from farspan.prompts.shared_prefix import SharedPrefix
 
@@ -236,6 +242,15 @@ def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -
         watcher.step(f"tokenizer: {source}")
 
     def make(job: Job) -> Any:
+        if options.trace is not None:
+            return build_block_prompt(
+                tokenizer,
+                tokens=job.context,
+                blocks=options.trace.requests[job.repeat].blocks,
+                block_tokens=BLOCK_TOKENS,
+                seed=job.seed,
+                output_tokens=job.output_tokens,
+            )
         return build_prompt(
             tokenizer,
             tokens=job.context,

@@ -11,6 +11,7 @@ from typing import Any
 from farspan.measurement.lengths import Lengths
 from farspan.measurement.runs.job import Job, LoadPhase
 from farspan.measurement.shared_length import SharedLength
+from farspan.measurement.trace import TracedRequest
 
 
 def plan_jobs(
@@ -129,6 +130,22 @@ def _plan_sweep(
     last = [job for job in jobs if job.phase is LoadPhase.MEASURED][-1:]
     jobs += [replace(job, phase=LoadPhase.COOLDOWN, repeat=i) for job in last for i in range(cooldown)]
     return tuple(jobs)
+
+
+def plan_traced_jobs(requests: Sequence[TracedRequest], *, seed: int) -> tuple[Job, ...]:
+    """List the requests of a trace, in order; those of which an earlier one has the first tokens follow it."""
+    return tuple(
+        Job(
+            request.input_tokens,
+            0.0,
+            number,
+            seed,
+            request.output_tokens,
+            shared_tokens=request.cacheable_tokens,
+            member=1 if request.cacheable_tokens else 0,
+        )
+        for number, request in enumerate(requests)
+    )
 
 
 def plan_arrivals(count: int, *, rate: float, burstiness: float, seed: int) -> tuple[float, ...]:

@@ -151,7 +151,7 @@ def _write_row(row: Row) -> tuple[str, ...]:
     ratio = row.ratio
     count = "" if ratio is None else f"{ratio.count:,}{' pairs' if ratio.paired else ''}"
     return (
-        f"{row.context:,}" + (" warm" if row.expected_cached_tokens else ""),
+        f"{row.context:,}" + (" warm" if row.warm else ""),
         f"{row.depth:g}",
         _MEASURES.get(row.measure, row.measure),
         write_measure(row.measure, row.a),

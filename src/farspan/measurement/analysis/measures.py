@@ -121,26 +121,23 @@ class PointKey(NamedTuple):
         context: Prompt tokens asked for.
         depth: Where the needle was; None for all depths together.
         concurrency: How many requests it was sent among, in a run that goes through several; else None.
-        expected_cached_tokens: Prompt tokens that are cached by design; None where no prefix is shared.
+        warm: Whether part of the prompt is cached by design; None where no prefix is shared.
     """
 
     context: int
     depth: float | None
     concurrency: int | None = None
-    expected_cached_tokens: int | None = None
+    warm: bool | None = None
 
     def __str__(self) -> str:
         depth = "" if self.depth is None else f", depth {self.depth:g}"
         among = "" if self.concurrency is None else f", concurrency {self.concurrency}"
-        cached = ""
-        if self.expected_cached_tokens is not None:
-            tokens = self.expected_cached_tokens
-            cached = f", {format_tokens(tokens)} of it cached" if tokens else ", cold"
+        cached = "" if self.warm is None else ", warm" if self.warm else ", cold"
         return f"{format_tokens(self.context)}{depth}{among}{cached}"
 
 
 def group_points(results: Sequence[Result], *, all_depths: bool = False) -> dict[PointKey, list[Result]]:
-    """Group the measured requests by context, depth, concurrency and what is cached by design, in ascending
+    """Group the measured requests by context, depth, concurrency and whether they are warm by design, in ascending
     order.
 
     Args:
@@ -149,7 +146,7 @@ def group_points(results: Sequence[Result], *, all_depths: bool = False) -> dict
     """
     measured = [result for result in results if result.phase is LoadPhase.MEASURED]
     measured.sort(
-        key=lambda r: (r.context, r.depth, r.concurrency or 0, r.expected_cached_tokens or 0, r.repeat)
+        key=lambda r: (r.context, r.depth, r.concurrency or 0, bool(r.expected_cached_tokens), r.repeat)
     )
     groups: dict[PointKey, list[Result]] = {}
     for result in measured:
@@ -157,7 +154,7 @@ def group_points(results: Sequence[Result], *, all_depths: bool = False) -> dict
             result.context,
             None if all_depths else result.depth,
             result.concurrency,
-            result.expected_cached_tokens,
+            None if result.expected_cached_tokens is None else result.expected_cached_tokens > 0,
         )
         groups.setdefault(key, []).append(result)
     return groups

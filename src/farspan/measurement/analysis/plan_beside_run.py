@@ -153,7 +153,7 @@ def compare_with_plan(results: Sequence[Result], plan: TtftPlan) -> tuple[Planne
         expected, floor = (None, None) if planned is None else (planned.expected_s, planned.floor_s)
         measured = lookup_point("ttft.median", group)
         note = ""
-        if key.expected_cached_tokens:
+        if key.warm:
             expected = floor = None
             note = f"{key}: the plan's times are of prompts that are computed in full"
         elif expected is None:

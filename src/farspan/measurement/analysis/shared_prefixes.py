@@ -48,7 +48,11 @@ def list_shared(results: Sequence[Result]) -> tuple[SharedPoint, ...]:
             if result.shared_tokens:
                 key = (result.context, result.depth, result.shared_tokens)
                 groups.setdefault(key, []).append(result)
-    return tuple(_sum_up(*key, group) for key, group in groups.items())
+    return tuple(
+        _sum_up(*key, group)
+        for key, group in groups.items()
+        if any(not result.expected_cached_tokens for result in group)  # a trace has none
+    )
 
 
 def _sum_up(context: int, depth: float, shared_tokens: int, results: Sequence[Result]) -> SharedPoint:

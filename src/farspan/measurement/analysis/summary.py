@@ -22,7 +22,7 @@ from farspan.measurement.runs.result import Result
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """All requests of one context, depth and concurrency, and of one part that is cached by design.
+    """All requests of one context, depth and concurrency, all cold or all warm by design.
 
     Times are medians over the requests they can be trusted for: answered, of the right length and
     cached as meant. When there is none, over whatever was measured; `trusted` then is 0 and the labels say why.
@@ -35,7 +35,9 @@ class Point:
         statuses: How the requests ended, by count.
         labels: Every label that any of them carries.
         concurrency: How many requests they were sent among, in a run that goes through several; else None.
-        expected_cached_tokens: Prompt tokens that are cached by design; None where no prefix is shared.
+        expected_cached_tokens: Prompt tokens that are cached by design, the most frequent value; None where no prefix
+            is shared.
+        warm: Whether that is any; None likewise.
     """
 
     context: int
@@ -54,11 +56,12 @@ class Point:
     concurrency: int | None = None
     tpot_s: float | None = None
     expected_cached_tokens: int | None = None
+    warm: bool | None = None
 
     @property
     def key(self) -> PointKey:
         """What its requests have in common."""
-        return PointKey(self.context, self.depth, self.concurrency, self.expected_cached_tokens)
+        return PointKey(self.context, self.depth, self.concurrency, self.warm)
 
 
 def list_points(results: Sequence[Result]) -> tuple[Point, ...]:
@@ -77,7 +80,8 @@ def _sum_up(key: PointKey, results: Sequence[Result]) -> Point:
         context=key.context,
         depth=results[0].depth,
         concurrency=key.concurrency,
-        expected_cached_tokens=key.expected_cached_tokens,
+        expected_cached_tokens=_most_frequent([result.expected_cached_tokens for result in results]),
+        warm=key.warm,
         requests=len(results),
         trusted=sum(result.is_trusted for result in results),
         prompt_tokens=_most_frequent([result.prompt_tokens for result in results]),

@@ -29,6 +29,7 @@ class Job:
         concurrency: How many requests it is sent among, in a run that goes through several; else None.
         shared_tokens: The first tokens of the prompt that it shares with the others of its group; 0 shares none.
         member: Which of its group it is, from 0; the first of a group is sent, and over, before the others.
+            Of a trace: 1 when an earlier request has its first tokens, and `repeat` is its place.
     """
 
     context: int
