@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farspan.errors import InputError
+from farspan.measurement.resume import read_last_options
 from farspan.measurement.run import run_bench
 from farspan.measurement.trace import BLOCK_TOKENS, Trace, read_trace
 from farspan.verbs.bench import bench_dry_run, bench_options
@@ -167,5 +168,7 @@ async def test_requests_leave_at_the_traces_times(server: ScriptedServer, tmp_pa
     plan = bench_dry_run(None, trace=path, trace_speed=4.0, requests=2)
     assert plan.requests == 2
     assert plan.last_leaves_s == pytest.approx(0.15)
+    with pytest.raises(InputError, match="sent at its times"):
+        read_last_options(outcome.folder)
     with pytest.raises(InputError, match="sent at its times"):
         bench_options(server.url, run=tmp_path / "run", trace=path, resume=True).check()
