@@ -14,8 +14,8 @@ import torch
 
 from farspan.builtin.attention import attend_runs
 from farspan.kv.interface import PageRun
-from farspan.kv.kvcache import open_driver
 from farspan.kv.memory.cap import Cap
+from farspan.kv.memory.drivers.choose import open_driver
 from farspan.kv.memory.pages import PagePool
 from farspan.kv.memory.segments import SegmentPool
 

@@ -32,6 +32,7 @@ _VERBS = {
     "serve": "farspan.verbs.serve",
     "status": "farspan.verbs.status",
     "stop": "farspan.verbs.stop",
+    "validate": "farspan.verbs.validate",
 }
 _LIBRARY = {
     "FarspanError": "farspan.errors",
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from farspan.verbs.serve import serve as serve
     from farspan.verbs.status import status as status
     from farspan.verbs.stop import stop as stop
+    from farspan.verbs.validate import validate as validate
 
 
 def __getattr__(name: str) -> Any:

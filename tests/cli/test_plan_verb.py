@@ -28,6 +28,7 @@ KEYS = {
     "ledger",
     "flags",
     "warnings",
+    "notes",
     "ttft_s",
 }
 

@@ -95,7 +95,7 @@ def test_metrics_levers_lines_and_rules_are_this_engines(engine: Engine) -> None
 
 def test_what_is_no_engine_is_not_found() -> None:
     with pytest.raises(NotFoundError, match=r"did you mean sglang\? choose one of vllm, sglang, builtin"):
-        get_engine("SGLang")
+        get_engine("SGLag")
     with pytest.raises(FarspanError, match="choose one of"):
         get_engine("tgi")
 

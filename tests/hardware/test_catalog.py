@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from farspan.errors import InputError
@@ -99,3 +102,10 @@ def test_an_unknown_gpu_names_a_close_one() -> None:
         parse_node("8xH2000")
     with pytest.raises(InputError, match="known are H200"):
         find_gpu("voodoo2")
+
+
+def test_the_pages_count_the_cards() -> None:
+    root = Path(__file__).parents[2]
+    page, changes = ((root / name).read_text() for name in ("docs/gpus.md", "CHANGELOG.md"))
+    assert f"\n{len(gpus())}, under the names people use" in page
+    assert re.findall(r"(\d+) GPUs instead of 18", changes) == [str(len(gpus()))]

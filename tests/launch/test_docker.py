@@ -303,3 +303,13 @@ def test_logs_come_from_docker(fakes: Fakes) -> None:
 )
 def test_what_docker_refuses_has_a_way_out(words: str, hint: str) -> None:
     assert hint in docker_failure_fix(words)
+
+
+def test_what_explains_the_plan_is_a_note(fakes: Fakes) -> None:
+    found = dry("--context", "10M")
+    assert any("figures are for the whole server" in note for note in found["notes"])
+    assert not any("figures are for the whole server" in warning for warning in found["warnings"])
+    assert any("this plan sets --max-num-seqs" in warning for warning in found["warnings"])
+    done = farspan(*SCOUT, "--dry-run", "--context", "10M")
+    assert "note: The figures are for the whole server" in done.stderr
+    assert "! With the default --max-num-seqs" in done.stderr

@@ -1,5 +1,8 @@
 """No secret on a command line or in a manifest, however it is written; no value that is read as something else."""
 
+import contextlib
+import time
+
 import pytest
 
 from farspan.engines.plain_secrets import check_no_secret
@@ -93,3 +96,11 @@ def test_variables_of_a_cluster_are_not_expanded_into_values() -> None:
     with pytest.raises(InputError, match="Kubernetes puts the value"):
         check_values({"--served-model-name": "$(HF_TOKEN)"}, cluster=True)
     check_values({"MODEL": "owner/name", "--model-path": "/a b/'c'", "--image": ""}, cluster=True)
+
+
+@pytest.mark.parametrize("piece", ["a", "a.", "_", "9", "a:", "a ", "://", "a@", "bearer", "-", "token-"])
+def test_a_long_word_is_read_once(piece: str) -> None:
+    started = time.process_time()
+    with contextlib.suppress(InputError):
+        check_no_secret([piece * 200_000])
+    assert time.process_time() - started < 5  # well under a second when the time grows with the length

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from farspan.errors import InputError
 from farspan.measurement.analysis.labels import Surroundings, find_labels
-from farspan.measurement.analysis.shared_prefixes import list_shared
-from farspan.measurement.analysis.summary import list_points, summarise
+from farspan.measurement.analysis.summary import list_points, list_shared, summarise
 from farspan.measurement.http.client import Exchange
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.wire import Usage

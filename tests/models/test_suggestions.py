@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from farspan.models import catalog
+from farspan.verbs.list_known import list_models
 
 
 @pytest.mark.parametrize(
@@ -25,3 +26,13 @@ def test_a_near_name_is_offered(text: str, offered: str) -> None:
 
 def test_nothing_is_offered_for_nonsense() -> None:
     assert catalog.suggestions("zzzzzzzz") == []
+
+
+def test_only_models_that_an_engine_plans_are_offered() -> None:
+    planned = list_models().models
+    assert catalog.offered_names() == tuple(
+        sorted({*(model.name for model in planned), *(short for model in planned for short in model.aliases)})
+    )
+    assert "deepseek-v3" in catalog.suggestions("deepseek")
+    assert "deepseek-v4-flash" not in catalog.suggestions("deepseek-v4-flsh")
+    assert catalog.find("deepseek-v4-flash") is not None

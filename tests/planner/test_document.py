@@ -269,3 +269,17 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "half.json").write_text('{"engines": ')
     with pytest.raises(InputError, match="cannot be read as a plan"):
         PlanDocument.load(tmp_path / "half.json")
+
+
+def test_notes_stand_beside_warnings_and_version_1_has_none() -> None:
+    value = orjson.loads(orjson.dumps(_documents()[0]))
+    entry = value["engines"]["vllm"]
+    assert any("figures are for the whole server" in note for note in entry["notes"])
+    assert not any("figures are for the whole server" in warning for warning in entry["warnings"])
+    alone = _plan(_scout(), (get_engine("vllm"),)).to_json()
+    assert alone["warnings"] == alone["engines"]["vllm"]["warnings"]
+    assert alone["notes"] == list(load_model("llama-4-scout").notes)
+    del entry["notes"], value["format_version"]
+    (old,) = PlanDocument.from_json(value).answers_of("vllm")
+    assert old.notes == ()
+    assert list(old.warnings) == entry["warnings"]

@@ -284,7 +284,7 @@ def test_the_offload_lever_frees_what_it_moves(engine: Engine, flags: dict[str, 
     assert lever.bytes_freed == pytest.approx(moved, rel=0.02)
     assert lever.plan.weights_bytes == plan.weights_bytes - moved
     assert lever.plan.ledger.host_bytes - plan.ledger.host_bytes == moved
-    assert any("over PCIe" in warning for warning in lever.plan.warnings)
+    assert any("over PCIe" in note for note in lever.plan.notes)
     if lever.fits and moved > 2**30:
         less = asked.with_flags({**asked.engine_flags, "--cpu-offload-gb": str(moved // 2**30 - 1)})
         assert not plan_engine(less, engine).fits
@@ -349,7 +349,7 @@ def test_data_parallel_replicas_multiply_requests_and_not_the_longest() -> None:
     experts = plan_engine(replace(request(128_000), tp=4, engine_flags={"-dp": "2"}), VLLM)
     whole = plan_engine(replace(request(128_000), tp=4, gpus=4), VLLM)
     assert experts.weights_bytes < 0.6 * whole.weights_bytes
-    assert any("share the experts out between them" in warning for warning in experts.warnings)
+    assert any("share the experts out between them" in note for note in experts.notes)
 
 
 def test_pipeline_stages_take_gpus_of_their_own() -> None:

@@ -129,3 +129,38 @@ def test_a_sweep_says_which_flags_each_row_needs() -> None:
     assert needs["10M", "sglang"].endswith("--max-running-requests 8 --swa-full-tokens-ratio 0.05")
     assert "--" not in needs["128k", "vllm"]
     assert "Times are of one request alone on the server." in rows
+
+
+def test_a_warning_has_a_mark_and_an_explanation_is_a_note() -> None:
+    text = shown("--context", "10M", "--engine", "vllm")
+    assert "\n! With the default --max-num-seqs 1024 the block tables alone would take" in text
+    assert '\nnote: The "GPU KV cache size: ' in text
+    assert "\nnote: The figures are for the whole server, not for one GPU" in text
+    assert "! The figures" not in text
+    both = shown("--context", "1M")
+    assert "\nnote: The figures are for the whole server, not for one GPU" in both
+    beyond = shown(
+        "--context",
+        "1M",
+        "--engine",
+        "vllm",
+        "--",
+        "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1",
+        "--max-model-len",
+        "16M",
+    )
+    assert "\n! --max-model-len 16777216 is above the 10,485,760 positions of the config" in beyond
+    assert "\nnote: vLLM reads --max-model-len 16M as 16,777,216: its capital units are binary." in beyond
+
+
+def test_a_request_is_shown_with_what_it_keeps_on_that_server() -> None:
+    off = shown("--context", "1M", "--engine", "vllm", "--engine-version", "0.12.0")
+    assert (
+        "One request of 1M keeps 22.9 GiB of bfloat16 KV on each GPU of this server: hybrid KV groups are off"
+        in off
+    )
+    assert "Its layers need 5.9 GiB" in off
+    on = shown("--context", "10M", "--engine", "vllm", "--engine-version", "0.12.0")
+    assert "One request of 10M keeps 57.4 GiB of bfloat16 KV on each GPU:" in on
+    several = shown("--context", "1M")
+    assert "One request of 1M keeps 5.9 GiB of bfloat16 KV on each GPU:" in several

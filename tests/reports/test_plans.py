@@ -204,7 +204,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("plans")
     plan(folder / "sweep.json", *SCOUT, "--contexts", "128k,1M,10M")
     single = plan(folder / "single.json", *SCOUT, "--context", "10M", "--concurrency", "4")
-    for key in ("reason", "warnings", "flags", "version"):
+    for key in ("reason", "warnings", "notes", "flags", "version"):
         value = single["engines"]["vllm"][key]
         single["engines"]["vllm"][key] = [HOSTILE] if isinstance(value, list) else HOSTILE
     for line in (*single["engines"]["vllm"]["levers"], *single["engines"]["vllm"]["ledger"]):
@@ -290,3 +290,18 @@ def test_a_narrow_page_keeps_its_columns(browser: Any, tmp_path: Path) -> None:
     assert min(widths) >= 100
     assert page.evaluate("document.documentElement.scrollWidth") == 400
     context.close()
+
+
+def test_what_explains_a_plan_is_a_note_beside_its_warnings(tmp_path: Path) -> None:
+    path = tmp_path / "scout.json"
+    engine = plan(path, *SCOUT, "--context", "10M", "--engine", "vllm")["engines"]["vllm"]
+    text = render([path], Format.MARKDOWN)
+    warnings, notes = text.split("## Mind")[1].split("## Notes")
+    assert len(engine["warnings"]) > 0
+    assert warnings.count("\n- ") == len(engine["warnings"])
+    assert notes.split("\n## ")[0].count("\n- ") == len(engine["notes"]) == 2
+    assert "block tables alone" in warnings
+    assert "The figures are for the whole server" in notes
+    html = render([path], Format.HTML)
+    assert html.index('<section id="warnings">') < html.index('<section id="notes">')
+    assert json.loads(render([path], Format.JSON))["plans"][0]["notes"] == engine["notes"]

@@ -52,6 +52,7 @@ def test_every_verb_is_a_function_of_its_name() -> None:
         "serve",
         "status",
         "stop",
+        "validate",
     ],
 )
 def test_options_are_arguments(verb: str) -> None:

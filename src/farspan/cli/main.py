@@ -43,6 +43,7 @@ VERBS = {
     "serve": "Start a server as planned, wait until it answers, and explain when it does not.",
     "status": "Show the servers farspan has started, and how they are.",
     "stop": "End servers farspan has started.",
+    "validate": "Hold a plan against what its server printed, figure by figure.",
     "versions": "List the engine versions farspan plans exactly.",
 }
 

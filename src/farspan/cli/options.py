@@ -88,7 +88,7 @@ class ModelName(click.ParamType[str]):
         """Complete a model's name; files where it is the beginning of none."""
         from farspan.models import catalog
 
-        return _complete(catalog.known_names(), incomplete.lower()) or [
+        return _complete(catalog.offered_names(), incomplete.lower()) or [
             CompletionItem(incomplete, type="file")
         ]
 

@@ -14,9 +14,14 @@ from farspan.measurement.analysis.advice import list_failures
 from farspan.measurement.analysis.load_curve import CurvePoint
 from farspan.measurement.analysis.measures import MEASURES
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
-from farspan.measurement.analysis.shared_prefixes import list_shared
 from farspan.measurement.analysis.spread import find_few, measure_throughput, share_good
-from farspan.measurement.analysis.summary import Point, list_points, list_run_curve, list_run_spreads
+from farspan.measurement.analysis.summary import (
+    Point,
+    list_points,
+    list_run_curve,
+    list_run_spreads,
+    list_shared,
+)
 from farspan.measurement.options import DryRun
 from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.sizes import format_seconds, format_tokens

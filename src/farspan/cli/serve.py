@@ -12,6 +12,7 @@ from rich.console import Console
 from farspan.cli.options import EngineName, GpuNames, ModelName, RuntimeName
 from farspan.cli.output import json_option, print_json, terminal_width, wrap_command
 from farspan.cli.plan_options import engine_flags_argument, plan_options
+from farspan.planner.remarks import Remarks
 from farspan.sizes import format_seconds
 
 if TYPE_CHECKING:
@@ -127,8 +128,8 @@ def command(**options: Any) -> int:
     width = terminal_width()
     one_line = prepared.text.count("\n") == 0
     click.echo(wrap_command(prepared.text, width) if width and one_line else prepared.text.rstrip("\n"))
-    for warning in prepared.warnings:
-        click.echo(f"! {warning}", err=True)
+    for line in Remarks(prepared.warnings, prepared.notes).lines():
+        click.echo(line, err=True)
     return 0
 
 

@@ -14,9 +14,10 @@ from rich.text import Text
 from farspan.cli.lines import LineView
 from farspan.engines.logs.findings import Finding, Severity
 from farspan.escape_terminal import printable
+from farspan.launch.compared_figures import ComparedFigure
 from farspan.launch.serve import ServeWatcher
 from farspan.launch.server_records import ServerRecord
-from farspan.launch.start_watch import ComparedFigure, PhaseView, StartReport, StartupWatch
+from farspan.launch.start_watch import PhaseView, StartReport, StartupWatch
 from farspan.sizes import format_seconds
 
 _LESS = 0.97  # of the plan, below which a figure is pointed out

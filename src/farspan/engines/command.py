@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from farspan.engines.plain_secrets import check_no_secret
 from farspan.errors import InputError
-from farspan.planner.engine_flags import is_flag
 
 # Where the ranks of several machines meet.
 MASTER_PORT = 29501
@@ -95,6 +94,8 @@ def check_words(words: Sequence[str]) -> None:
     Raises:
         InputError: A flag farspan sets itself, or a secret in plain sight.
     """
+    from farspan.planner.engine_flags import is_flag
+
     check_no_secret(words)
     for word in words:
         name = "--" + word.partition("=")[0].lstrip("-").replace("_", "-")
@@ -106,6 +107,8 @@ def check_words(words: Sequence[str]) -> None:
 
 def split_lists(flags: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
     """Undo the joining of a list of values: planned flags hold `1 2 4` as one word where the user wrote three."""
+    from farspan.planner.engine_flags import is_flag
+
     lists: dict[str, list[str]] = {}
     name = ""
     for word in words:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,14 @@ class StartSeconds:
     basis: str
 
 
+class FigureKind(StrEnum):
+    """What a figure of a start is, which says how near a plan must come to it."""
+
+    MEMORY = "memory"  # GiB of one GPU
+    ROOM = "room"  # tokens or requests that the memory for KV holds
+    SETTING = "setting"  # follows from the arguments alone
+
+
 @dataclass(frozen=True, slots=True)
 class StartFigure:
     """A figure an engine prints while it starts and a plan predicts.
@@ -54,12 +63,17 @@ class StartFigure:
     Args:
         logged: Its name among the figures of the log reader.
         means: What it is, with its unit.
-        printed: What its name begins with among the plan's printed figures.
+        printed: What its name begins with among the plan's printed figures; empty where it is none of them.
+        kind: What it is.
+        ledger: What the names of the ledger's lines begin with that it is the sum of or, where it is printed, that it
+            rests on.
     """
 
     logged: str
     means: str
     printed: str
+    kind: FigureKind = FigureKind.MEMORY
+    ledger: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,7 +161,7 @@ class Engine(ABC):
 
     @abstractmethod
     def outline_server(self, request: PlanRequest) -> EnginePlan:
-        """The plan of `plan_server` without ledger and warnings, as fast as it can be: for sweeps and searches.
+        """The plan of `plan_server` without ledger and remarks, as fast as it can be: for sweeps and searches.
 
         Raises:
             InputError: As `plan_server`.
@@ -162,7 +176,7 @@ class Engine(ABC):
         return replace(self._of_replicas(request, outline=False), program=self.shell_program)
 
     def outline(self, request: PlanRequest) -> EnginePlan:
-        """The plan of `plan` without ledger and warnings.
+        """The plan of `plan` without ledger and remarks.
 
         Raises:
             InputError: As `plan`.

@@ -26,6 +26,7 @@ from farspan.kv.interface import KVCache, KVCacheError, KVCacheShrunkError, KVSt
 from farspan.kv.kinds import LayerKind, group_layers
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.memory.cap import Cap
+from farspan.kv.memory.drivers.choose import open_driver
 from farspan.kv.memory.drivers.driver import Driver
 from farspan.kv.memory.page_guard import debug_wanted
 from farspan.kv.memory.pages import PagePool
@@ -390,18 +391,3 @@ def _cap(options: KVOptions) -> Cap:
     if options.capacity_gib is None:
         return Cap(share=options.share)
     return Cap(int(options.capacity_gib * GIB))
-
-
-def open_driver(device: torch.device) -> Driver:
-    """Return the driver of a device's memory.
-
-    Raises:
-        InputError: The device has none, or a package it needs is missing.
-    """
-    if device.type == "cuda":
-        from farspan.kv.memory.drivers.cuda import CudaDriver
-
-        return CudaDriver(device.index or 0)
-    from farspan.kv.memory.drivers.host import HostDriver
-
-    return HostDriver()

@@ -41,6 +41,7 @@ class Launch:
         plan: The plan; None where there is no GPU to plan for.
         gpu: Catalog name of the GPUs; empty for none.
         warnings: What the user must know, one sentence each.
+        notes: What explains the plan, one sentence each.
         request: What was planned; None where nothing was.
         plan_arguments: What `farspan.plan` takes to plan further contexts for the same server.
     """
@@ -61,6 +62,7 @@ class Launch:
     plan: EnginePlan | None = None
     gpu: str = ""
     warnings: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = ()
     request: PlanRequest | None = None
     plan_arguments: Mapping[str, Any] = field(default_factory=dict)
 

@@ -211,6 +211,7 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
             *notes,
             *(plan.warnings if plan else ()),
         ),
+        notes=plan.notes if plan else (),
         request=request,
         plan_arguments=list_plan_arguments(options, request),
     )

@@ -87,6 +87,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
         "planned_start_s": {name: round(seconds, 1) for name, seconds in launch.expected.phases.items()},
         "planned_start_basis": launch.expected.basis,
         "warnings": list(launch.warnings),
+        "notes": list(launch.notes),
         "plan": build_engine(launch.context, launch.plan).to_json() if launch.plan else None,
     }
 

@@ -14,6 +14,7 @@ from farspan.engines.logs.findings import Finding, Severity
 from farspan.engines.logs.records import StartPhase
 from farspan.engines.logs.server_state import Hints
 from farspan.errors import LaunchError
+from farspan.launch.compared_figures import ComparedFigure, compare_printed
 from farspan.launch.expected import ExpectedStart
 from farspan.launch.readiness import Check, Watched, wait_ready
 from farspan.planner.request import EnginePlan
@@ -78,20 +79,6 @@ class PhaseView:
     done: bool = False
     percent: float | None = None
     rate: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedFigure:
-    """A figure the engine printed beside the plan's."""
-
-    what: str
-    planned: float
-    got: float
-
-    @property
-    def ratio(self) -> float:
-        """What it got over what was planned."""
-        return self.got / self.planned if self.planned else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,15 +199,7 @@ class StartupWatch:
 
     def compared(self) -> tuple[ComparedFigure, ...]:
         """What the engine printed, beside what the plan said it would."""
-        figures = self._doctor.server_state.figures
-        rows = []
-        for figure in self._expected.figures:
-            named = (value for key, value in self._printed.items() if key.startswith(figure.printed))
-            planned = next(named, None)
-            if figure.logged in figures and planned is not None:
-                number = float(str(planned).split()[0])  # some plans say "27.80 GiB"
-                rows.append(ComparedFigure(figure.means, number, figures[figure.logged]))
-        return tuple(rows)
+        return compare_printed(self._expected.figures, self._printed, self._doctor.server_state.figures)
 
     def findings(self) -> tuple[Finding, ...]:
         """What the doctor has found so far, the worst first."""

@@ -127,6 +127,7 @@ def build_engine(
         flags=tuple(plan.flags),
         env=dict(plan.env),
         warnings=tuple(plan.warnings),
+        notes=tuple(plan.notes),
         ttft_s=times[0],
         itl_s=times[1],
         prefill_tokens_per_s=times[2],

@@ -138,9 +138,11 @@ class SinglePlan(PlanDocument):
 
     def _body(self) -> dict[str, Any]:
         plans = {engine: self._write_plan(plan) for engine, plan in self.plans.items()}
-        # A single engine's keys stand at the top too.
+        # A single engine's keys stand at the top too, where the request has none of that name: `notes` are its own.
         only = next(iter(plans.values())) if len(plans) == 1 else {}
-        body = {**write_record(self.request), "kv": write_record(self.kv) if self.kv else None, **only}
+        request = write_record(self.request)
+        top = {key: value for key, value in only.items() if key not in request}
+        body = {**request, "kv": write_record(self.kv) if self.kv else None, **top}
         for key in ("fits", "fits_with_defaults"):
             body[key] = any(plan[key] for plan in plans.values())
         return {**body, "engines": plans}

@@ -175,7 +175,7 @@ TIME_KEYS = ("ttft_s", "itl_s", "prefill_tokens_per_s")
 PLAN_KEYS = (
     "engine", "version", "starts", "fits", "fits_with_defaults", "added", "reason", "weights_gib", "available_kv_gib",
     "available_kv_bytes", "capacity_tokens", "max_concurrency", "printed", "pools", "ledger", "free_gib", "flags",
-    "env", "warnings", *TIME_KEYS, "under_load",
+    "env", "warnings", "notes", *TIME_KEYS, "under_load",
 )  # fmt: skip
 
 
@@ -208,6 +208,7 @@ class EngineRecord:
     flags: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     ttft_s: TtftRecord | None = None
     itl_s: ItlRecord | None = None
     prefill_tokens_per_s: float | None = None

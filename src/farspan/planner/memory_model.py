@@ -34,7 +34,7 @@ class MemoryModel(Protocol):
         """
 
     def outline(self, request: PlanRequest) -> EnginePlan:
-        """The same without ledger and warnings.
+        """The same without ledger and remarks.
 
         Raises:
             InputError: It refuses the request.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from farspan.planner.kvcost import kv_cost
 from farspan.planner.load_time import BASIS, NO_GOALS, TimeGoals, estimate_load
+from farspan.planner.remarks import Remarks
 from farspan.planner.text_layout import table, wrap
 from farspan.sizes import GIB, format_bytes, format_seconds, format_tokens
 
@@ -102,14 +103,21 @@ def command_lines(plan: EnginePlan, model: str) -> list[str]:
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
-def kv_line(request: PlanRequest) -> str:
-    """What one request keeps, in one line."""
+def kv_line(request: PlanRequest, plan: EnginePlan | None = None) -> str:
+    """What one request keeps, in one line; of one engine's plan, what it keeps on that server."""
     cost = kv_cost(request)
     kinds = ", ".join(
         f"{kind.layers} layers keep {kind.keeps} ({format_bytes(kind.bytes)})" for kind in cost.kinds
     )
-    what = f"{format_tokens(request.context)} keeps {format_bytes(cost.bytes)} of {cost.dtype} KV"
-    return f"One request of {what} on each GPU: {kinds}."
+    length = format_tokens(request.context)
+    if plan is not None and plan.request_kv_bytes is not None and plan.request_kv_reason:
+        return (
+            f"One request of {length} keeps {format_bytes(plan.request_kv_bytes)} of {cost.dtype} KV on each GPU of "
+            f"this server: {plan.request_kv_reason}. Its layers need {format_bytes(cost.bytes)}: {kinds}."
+        )
+    return (
+        f"One request of {length} keeps {format_bytes(cost.bytes)} of {cost.dtype} KV on each GPU: {kinds}."
+    )
 
 
 def time_line(plan: EnginePlan) -> str:
@@ -231,8 +239,8 @@ def engine_lines(
     elif fix is not None:
         yield from _fix_lines(fix, model, width)
         yield ""
-    for warning in plan.warnings:
-        yield from wrap(f"! {warning}", width)
+    for line in Remarks(plan.warnings, plan.notes).lines():
+        yield from wrap(line, width)
     for line in _times(plan, explain=explain):
         yield from wrap(line, width)
     if plan.printed:
@@ -276,9 +284,9 @@ def answer_lines(
         goals: Times to stay within.
     """
     yield from wrap(answer_line(request, plans, refusals), width)
-    yield from wrap(kv_line(request), width)
+    yield from wrap(kv_line(request, plans[0] if len(plans) + len(refusals) == 1 else None), width)
     for note in request.model.notes:
-        yield from wrap(f"Note: {note}.", width)
+        yield from wrap(f"note: {note}.", width)
     for plan in plans:
         if plan.fits and (line := load_line(request, plan, goals)):
             yield from wrap(f"{plan.engine}: {line}.", width)
@@ -300,8 +308,8 @@ def answer_lines(
         elif plan.fits:
             yield ""
             yield from command_lines(plan, model)
-            for warning in plan.warnings:
-                yield from wrap(f"! {warning}", width)
+            for line in Remarks(plan.warnings, plan.notes).lines():
+                yield from wrap(line, width)
         elif fix is not None:
             yield ""
             yield from wrap(cure_line(f"{plan.engine} {plan.version}", fix), width)

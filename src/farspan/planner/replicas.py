@@ -55,8 +55,8 @@ def plan_replicas(
         reason=f"each of {replicas} replicas: {plan.reason}",
         max_concurrency=plan.max_concurrency * replicas,
         flags=(*plan.flags, names[0], str(replicas)) if plan.flags else (),
-        warnings=(
-            *plan.warnings,
+        notes=(
+            *plan.notes,
             f"Data parallelism is {replicas} servers alike: the longest request is that of one of them, and the "
             "figures printed and the memory are those of each.",
         ),

@@ -147,10 +147,14 @@ class EnginePlan:
         ledger: Every allocation on one GPU.
         flags: The engine's arguments, ready to paste, one word an item.
         env: Environment variables the flags need.
-        warnings: Where a common belief is wrong or a trap is near; one sentence each.
+        warnings: What breaks or may break a server, a request or the plan itself; one sentence each.
+        notes: What explains the figures; one sentence each.
         time: How long one request takes.
         added: Flags and variables in `flags` and `env` that nobody gave: farspan set them to make it fit.
         program: What starts the engine by hand, `{model}` standing for the model; empty in outlines.
+        request_kv_bytes: What one request of the asked context takes of the KV room of one GPU, rounded as the engine
+            rounds; None where pools of several kinds share the room.
+        request_kv_reason: Why that is more than the layers need, in words; empty where it is not.
     """
 
     engine: str
@@ -168,9 +172,12 @@ class EnginePlan:
     flags: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     time: TimeEstimate | None = None
     added: tuple[str, ...] = ()
     program: tuple[str, ...] = ()
+    request_kv_bytes: int | None = None
+    request_kv_reason: str = ""
 
     @property
     def fits_with_defaults(self) -> bool:

@@ -188,7 +188,7 @@ def prefill_seconds(model: ModelSpec, gpu: Gpu, tp: int, kv_dtype: KvDtype) -> P
     return prefill_rates(model, tp).over(linear_peak, attention_peak)
 
 
-def offloaded_weights_warning(offloaded: int) -> list[str]:
+def offloaded_weights_note(offloaded: int) -> list[str]:
     """What the times leave out when `offloaded` bytes of weights a GPU stay in the machine's memory."""
     if not offloaded:
         return []

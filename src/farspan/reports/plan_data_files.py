@@ -53,5 +53,6 @@ def export_plan_section(section: PlanSection) -> dict[str, Any]:
         ],
         "remedy": {"changes": series.remedy[0], "flags": series.remedy[1]} if series.remedy[1] else None,
         "warnings": list(series.warnings),
+        "notes": list(series.notes),
         "trust": [asdict(trust) for trust in section.trust],
     }

@@ -72,7 +72,7 @@ class PlanSeries:
         added: Flags that the planner added to the engine's defaults.
         changes: What else would help, each alone, where it does not fit.
         remedy: What makes it fit together, and those flags; empty when nothing does or need be.
-        warnings: The plan's own.
+        warnings, notes: The plan's own.
         bases: Ledger lines and their bytes by basis: `mirrored`, `fitted`, `assumed`.
         gpu_basis: Where the GPU's memory is from.
     """
@@ -92,6 +92,7 @@ class PlanSeries:
     changes: tuple[LeverRecord, ...]
     remedy: tuple[str, str]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
     bases: Mapping[str, tuple[int, float]]
     gpu_basis: str
 
@@ -166,6 +167,7 @@ def _read_engine(part: PlanPart, engine: str) -> PlanSeries:
         changes=last.levers if last else (),
         remedy=(" ".join(fix.changes), _write_command(fix.env, fix.flags)) if fix else ("", ""),
         warnings=last.warnings if last else (),
+        notes=last.notes if last else (),
         bases=_sum_bases(last.ledger if last else ()),
         gpu_basis=request.gpu_memory_basis,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from farspan.measurement.analysis.comparison import Comparison, Row
-from farspan.measurement.analysis.shared_prefixes import SharedPoint, list_shared
+from farspan.measurement.analysis.summary import SharedPoint, list_shared
 from farspan.measurement.runs.result import Result
 from farspan.reports.claim import (
     KeyFigure,

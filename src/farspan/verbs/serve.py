@@ -45,6 +45,11 @@ class PreparedServer:
         """What to know before it is started."""
         return tuple(self.runtime.launch.warnings)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What explains its plan."""
+        return tuple(self.runtime.launch.notes)
+
     def to_json(self) -> dict[str, Any]:
         """Runtime, engine, argv or manifest, names of environment variables, and the plan."""
         return describe(self.runtime)

@@ -51,7 +51,7 @@ def test_the_host_tier_does_not_raise_the_longest_request() -> None:
     with_tier, larger = plan("0.5.16"), plan("0.5.16", hicache_ratio="4")
     assert larger.ledger.host_bytes > 1.9 * with_tier.ledger.host_bytes
     assert larger.capacity_tokens == with_tier.capacity_tokens
-    assert any("does not raise the longest request" in warning for warning in larger.warnings)
+    assert any("does not raise the longest request" in note for note in larger.notes)
 
 
 def test_a_size_in_gigabytes_overrides_the_ratio() -> None:

@@ -218,7 +218,7 @@ def test_what_is_short_is_blamed_and_nothing_beside_it() -> None:
 
 def test_advice_about_the_prefix_tree_passes_its_own_check() -> None:
     given = request("0.5.6.post2", 2_097_152, KvDtype.AUTO)
-    text = next(w for w in plan_sglang(given).warnings if "The prefix tree of" in w)
+    text = next(w for w in plan_sglang(given).notes if "The prefix tree of" in w)
     ways = text.rpartition(": add ")[2].rstrip(".").split(" or ")
     assert len(ways) == 2
     for way in ways:
@@ -304,14 +304,14 @@ def test_page_size_above_1_with_llama_4_on_fa3_is_warned_of_in_0_5_6_post2() -> 
 
 def test_e5m2_falls_back_to_triton_and_says_so() -> None:
     found = plan("0.5.16", 1_000_000, KvDtype.FP8_E5M2, flags={"--max-running-requests": "8"})
-    assert any("E4M3 only" in warning for warning in found.warnings)
+    assert any("E4M3 only" in note for note in found.notes)
     assert any("triton" in line.source for line in found.ledger if line.when is LedgerPhase.GRAPHS)
 
 
 def test_tensor_parallel_beyond_the_kv_heads_copies_them() -> None:
     model = load_model("llama-3.1-405b", allow_network=False)
     found = plan_sglang(replace(request("0.5.16", 100_000), model=model, gpus=16, tp=16))
-    assert any("each rank keeps a copy" in warning for warning in found.warnings)
+    assert any("each rank keeps a copy" in note for note in found.notes)
     at_8 = plan_sglang(replace(request("0.5.16", 100_000), model=model, gpus=8, tp=8))
     assert found.printed["K size"] / found.pools["full"] == pytest.approx(
         at_8.printed["K size"] / at_8.pools["full"], rel=1e-3
@@ -529,7 +529,7 @@ def test_a_pipeline_is_planned_by_its_tightest_stage() -> None:
     assert 2 * whole.pools["full"] < halves.pools["full"] < 2.5 * whole.pools["full"]
     assert halves.weights_bytes < 0.6 * whole.weights_bytes + 5 * GIB
     assert halves.flags[halves.flags.index("--pp-size") + 1] == "2"
-    assert any("2 pipeline stages" in warning for warning in halves.warnings)
+    assert any("2 pipeline stages" in note for note in halves.notes)
     with pytest.raises(InputError, match="2 pipeline stages of 8 GPUs need 16") as caught:
         plan("0.5.23", 1_000_000, flags={"--pp-size": "2"})
     assert caught.value.fix == "use --tp 4"
@@ -554,7 +554,7 @@ def test_groups_of_data_parallel_attention_have_pools_of_their_own() -> None:
     assert grouped.max_concurrency == pytest.approx(8 * grouped.pools["full"] / 100_000)
     # Attention and embedding whole on each GPU, experts shared out as before.
     assert grouped.weights_bytes > alone.weights_bytes + 5 * GIB
-    assert any("8 groups of 1 ranks" in warning for warning in grouped.warnings)
+    assert any("8 groups of 1 ranks" in note for note in grouped.notes)
     newer = SGLANG.plan(asked.with_flags({"--attn-dp-size": "8"}))
     assert newer.pools == grouped.pools
     with pytest.raises(InputError, match="3 groups does not divide 8 ranks"):

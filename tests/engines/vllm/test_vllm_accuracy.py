@@ -49,3 +49,17 @@ def test_the_page_holds_the_table_of_today(accuracy: ModuleType) -> None:
     assert accuracy.summary(compared) in page
     for line in accuracy.table(compared):
         assert line in page
+
+
+def test_the_page_shows_the_servers_left_out_with_their_errors(accuracy: ModuleType) -> None:
+    left_out = accuracy.compare_left_out()
+    assert {one.server["model"].split("-")[0] for one in left_out} == {"Qwen3", "gemma"}
+    assert not any(one.right for one in left_out)
+    page = accuracy.PAGE.read_text("utf-8")
+    for line in (*accuracy.left_out_table(left_out), accuracy.overall(accuracy.compare_servers(), left_out)):
+        assert line in page
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert (
+        f"{len(accuracy.compare_servers())} of {len(accuracy.compare_servers()) + len(left_out)} public"
+        in readme
+    )

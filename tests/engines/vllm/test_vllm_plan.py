@@ -57,7 +57,7 @@ def test_capital_million_is_binary_and_said_so() -> None:
     answer = plan(10_000_000, "0.24.0", "--max-model-len=10M")
     assert "--max-model-len" in answer.flags
     assert "10485760" in answer.flags
-    assert any("10M as 10,485,760" in warning for warning in answer.warnings)
+    assert any("10M as 10,485,760" in note for note in answer.notes)
 
 
 def test_underscores_and_short_names() -> None:
@@ -183,26 +183,30 @@ class TestHybrid:
         assert "speculative decoding" in refused.reason
 
 
-class TestWarnings:
+class TestRemarks:
     def has(self, answer: EnginePlan, text: str) -> bool:
         return any(text in warning for warning in answer.warnings)
 
+    def notes(self, answer: EnginePlan, text: str) -> bool:
+        """Whether a note says it, and no warning."""
+        return any(text in note for note in answer.notes) and not self.has(answer, text)
+
     def test_fp8_is_not_needed_for_10m(self) -> None:
         answer = plan(10_000_000, "0.12.0", kv_dtype=KvDtype.FP8_E4M3, available_kv_bytes=AVAILABLE)
-        assert self.has(answer, "FP8 is not needed for 10,000,000 tokens")
-        assert not self.has(plan(10_000_000, "0.12.0"), "FP8 is not needed")
+        assert self.notes(answer, "FP8 is not needed for 10,000,000 tokens")
+        assert not self.notes(plan(10_000_000, "0.12.0"), "FP8 is not needed")
 
     def test_printed_size_is_not_the_longest_request(self) -> None:
-        assert self.has(plan(10_000_000, "0.12.0"), "the same with hybrid groups on and off")
-        assert self.has(plan(10_000_000, "0.24.0"), "changes when that flag does")
-        assert not self.has(plan(100_000, "0.12.0", model=load_model("llama-3.1-8b")), "KV cache size")
+        assert self.notes(plan(10_000_000, "0.12.0"), "the same with hybrid groups on and off")
+        assert self.notes(plan(10_000_000, "0.24.0"), "changes when that flag does")
+        assert not self.notes(plan(100_000, "0.12.0", model=load_model("llama-3.1-8b")), "KV cache size")
 
     def test_tp_does_not_multiply(self) -> None:
-        assert self.has(plan(10_000_000, "0.24.0"), "Do not multiply them by TP")
-        assert not self.has(plan(10_000, "0.24.0", model=load_model("qwen3-0.6b"), gpus=1, tp=1), "by TP")
+        assert self.notes(plan(10_000_000, "0.24.0"), "Do not multiply them by TP")
+        assert not self.notes(plan(10_000, "0.24.0", model=load_model("qwen3-0.6b"), gpus=1, tp=1), "by TP")
         copies = plan(10_000, "0.24.0", model=load_model("qwen3-30b-a3b"))
-        assert self.has(copies, "above the 4 KV heads")
-        assert self.has(
+        assert self.notes(copies, "above the 4 KV heads")
+        assert self.notes(
             plan(10_000, "0.24.0", model=load_model("deepseek-v3")), "copy of the whole latent cache"
         )
 
@@ -413,7 +417,7 @@ def test_weight_offload_moves_bytes_from_the_gpu_to_the_host() -> None:
     assert moved.ledger["weights kept in RAM"].bytes == 8 * GIB
     assert moved.ledger["weights kept in RAM"].on_host
     assert moved.ledger.free_bytes == pytest.approx(plain.ledger.free_bytes, abs=2**22)
-    assert any("over PCIe" in warning for warning in moved.warnings)
+    assert any("over PCIe" in note for note in moved.notes)
     # The embedding and the output head stay: no more than the layers' weights can go.
     everything = plan(1_000_000, "0.24.0", "--cpu-offload-gb=1000")
     assert everything.weights_bytes > 2 * GIB
@@ -433,7 +437,7 @@ def test_kv_offload_takes_host_memory_and_raises_no_request() -> None:
     plain, tiered = plan(1_000_000, "0.24.0"), plan(1_000_000, "0.24.0", "--kv-offloading-size=800")
     assert tiered.capacity_tokens == plain.capacity_tokens
     assert tiered.ledger["finished KV kept in RAM"].bytes == 100 * GIB
-    assert any("does not raise the longest request" in warning for warning in tiered.warnings)
+    assert any("does not raise the longest request" in note for note in tiered.notes)
 
 
 @pytest.mark.parametrize(
@@ -547,7 +551,7 @@ def test_a_draft_layer_takes_weights_and_kv() -> None:
     }
     with_draft = plan_vllm(replace(asked, engine_flags=draft))
     assert with_draft.weights_bytes > plan_vllm(asked).weights_bytes
-    assert any("(assumed)" in warning for warning in with_draft.warnings)
+    assert any("(assumed)" in note for note in with_draft.notes)
     unread: dict[str, str | None] = {"--speculative-config": '{"method": "draft_model", "model": "x"}'}
     with pytest.raises(UnsupportedError, match="loads a draft that farspan does not read"):
         plan_vllm(replace(asked, engine_flags=unread))

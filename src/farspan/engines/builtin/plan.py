@@ -12,10 +12,11 @@ from farspan.engines.builtin.flags import read_flags
 from farspan.engines.builtin.layout import cache_size
 from farspan.engines.builtin.ledger import make_ledger
 from farspan.engines.builtin.pool import bytes_of, concurrent_sequences, longest_sequence
+from farspan.engines.builtin.remarks import find_remarks
 from farspan.engines.builtin.state import BuiltinState, build_state
-from farspan.engines.builtin.warnings import warnings
 from farspan.models.spec import KvDtype
 from farspan.planner.ledger import MemoryLedger
+from farspan.planner.remarks import Remarks
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.settle import settle
 from farspan.planner.timing import estimate_time
@@ -35,7 +36,7 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
 
 
 def outline_builtin(request: PlanRequest) -> EnginePlan:
-    """The same plan without ledger and warnings, for sweeps and searches.
+    """The same plan without ledger and remarks, for sweeps and searches.
 
     Raises:
         InputError: As `plan_builtin`.
@@ -72,6 +73,7 @@ def _answer(state: BuiltinState, *, outline: bool) -> EnginePlan:
     if state.free > 0:
         at_once = concurrent_sequences(size, request.context, state.cap)
         concurrency = min(at_once, float(state.flags.sequences))
+    remarks = Remarks() if outline else find_remarks(raised=state.raised)
     return EnginePlan(
         engine="builtin",
         version=__version__,
@@ -95,7 +97,8 @@ def _answer(state: BuiltinState, *, outline: bool) -> EnginePlan:
         },
         ledger=MemoryLedger((), request.gpu.memory_bytes) if outline else make_ledger(state),
         flags=server_flags(state),
-        warnings=() if outline else warnings(raised=state.raised),
+        warnings=remarks.warnings,
+        notes=remarks.notes,
         time=estimate_time(
             request.model,
             request.gpu,

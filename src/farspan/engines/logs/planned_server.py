@@ -124,8 +124,13 @@ def planned_version(server_state: ServerState) -> str:
     return logged[0] if logged is not None else server_state.version_like
 
 
-def request_of(server_state: ServerState) -> PlanRequest | None:
-    """The question the server's own arguments ask; None when the log does not show model, GPU and context."""
+def request_of(server_state: ServerState, *, logged_kv: bool = True) -> PlanRequest | None:
+    """The question the server's own arguments ask; None when the log does not show model, GPU and context.
+
+    Args:
+        server_state: What the log tells.
+        logged_kv: Whether the KV memory that vLLM printed stands in the place of the plan's own.
+    """
     spec, gpu, engine = spec_of(server_state), gpu_of(server_state), find_served(server_state.engine)
     if spec is None or gpu is None or engine is None or not engine.logged_flags:
         return None
@@ -141,7 +146,8 @@ def request_of(server_state: ServerState) -> PlanRequest | None:
         if value is None or value is False or value == engine.logged_defaults.get(name):
             continue
         flags[f"--{name.replace('_', '-')}"] = None if value is True else str(value)
-    available = server_state.figures.get("available_kv_gib") if server_state.engine == "vllm" else None
+    takes_kv = logged_kv and server_state.engine == "vllm"
+    available = server_state.figures.get("available_kv_gib") if takes_kv else None
     return PlanRequest(
         model=spec,
         gpu=gpu,

@@ -31,7 +31,7 @@ class SglangConfig(ValueHash):
         resolved: Flags once SGLang's defaults are filled in.
         layout: Bytes a token.
         rope_covers: A context up to which no RoPE table is grown.
-        notes: Warnings about the version.
+        warnings: What to know about the version.
         passed_on: Words of the flags farspan does not write itself, as given.
         env: Environment variables, name and value, as given.
     """
@@ -44,7 +44,7 @@ class SglangConfig(ValueHash):
     resolved: Resolved
     layout: SglangKvLayout
     rope_covers: int
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     passed_on: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
 
@@ -109,7 +109,7 @@ def _config(
         resolved=resolved,
         layout=kv_layout(model, resolved.kv_dtype, tp // given.attention_groups, rules, hybrid=hybrid),
         rope_covers=min((rope_covers(rope) for rope in model.ropes), default=model.max_position_embeddings),
-        notes=(note,) if note else (),
+        warnings=(note,) if note else (),
         passed_on=passed_on(request.engine_flags),
         env=tuple(split_environment(request.engine_flags)[1].items()),
     )

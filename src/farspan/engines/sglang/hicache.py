@@ -7,6 +7,7 @@ from typing import NamedTuple
 from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.pool import PoolSizes
 from farspan.models.spec import AttentionKind
+from farspan.planner.remarks import Remarks
 from farspan.sizes import GIB, format_bytes
 
 _RESERVE_BYTES = 10 * GIB  # HICACHE_HOST_MEMORY_RESERVE_BYTES
@@ -57,15 +58,16 @@ def host_tier(config: SglangConfig, sizes: PoolSizes, host_memory_bytes: int | N
     return HicacheTier(full, window, total, ratio, refusal)
 
 
-def hicache_warnings(config: SglangConfig) -> tuple[str, ...]:
+def hicache_remarks(config: SglangConfig) -> Remarks:
     """What HiCache does not do, and where it goes wrong."""
     if config.given.hicache is None:
-        return ()
+        return Remarks()
     rules = config.rules
-    found = [
+    found = []
+    note = (
         "HiCache keeps finished prefixes in RAM for reuse; it does not raise the longest request: every "
         "token of a running request must be in the GPU's pool."
-    ]
+    )
     if rules.hybrid_flag and config.layout.window_layers > 0:
         found.append(f"{rules.version} cannot combine HiCache with --hybrid-kvcache-ratio.")
     chunked = any(layer.attention is AttentionKind.CHUNKED_LOCAL for layer in config.model.layers)
@@ -75,7 +77,7 @@ def hicache_warnings(config: SglangConfig) -> tuple[str, ...]:
             "every layer of Llama 4 full attention: answers are silently wrong past 8192 tokens. Add "
             "--decode-attention-backend fa3."
         )
-    return tuple(found)
+    return Remarks(tuple(found), (note,))
 
 
 def _host_tokens(device_tokens: int, ratio: float, size_gb: int, cell: int, page: int) -> int:

@@ -33,7 +33,7 @@ def sglang_levers(outline: Callable[[PlanRequest], EnginePlan]) -> tuple[LeverCa
     """SGLang's levers: those that cost nothing first, then speed, then exactness, then money.
 
     Args:
-        outline: Plans SGLang without ledger and warnings.
+        outline: Plans SGLang without ledger and remarks.
     """
     return (
         LeverCandidate(

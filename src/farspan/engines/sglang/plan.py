@@ -10,11 +10,12 @@ from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.flags import FRACTION, MAX_REQUESTS, PIPELINE, attention_groups
 from farspan.engines.sglang.ledger import load_lines, make_ledger
 from farspan.engines.sglang.printed import printed_figures
+from farspan.engines.sglang.remarks import find_remarks
 from farspan.engines.sglang.state import SglangServer, SglangState, build_state, is_hopeless, size_server
-from farspan.engines.sglang.warnings import start_warnings
 from farspan.errors import InputError
 from farspan.models.pipeline_stage import stage_models
 from farspan.planner.ledger import LedgerPhase, MemoryLedger
+from farspan.planner.remarks import Remarks
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.settle import settle
 from farspan.planner.timing import estimate_time
@@ -45,7 +46,7 @@ def plan_sglang(request: PlanRequest) -> EnginePlan:
 
 
 def outline_sglang(request: PlanRequest) -> EnginePlan:
-    """The same plan without ledger, printed figures and warnings, for sweeps and searches.
+    """The same plan without ledger, printed figures and remarks, for sweeps and searches.
 
     Raises:
         InputError: As `plan_sglang`.
@@ -107,8 +108,8 @@ def _plan_shared(request: PlanRequest, *, outline: bool) -> EnginePlan:
             "own; the longest request is that of one group, and concurrency is that of all."
         )
     plan = _plan(one, outline=outline)
-    warnings = plan.warnings if outline else (*plan.warnings, *notes)
-    return replace(plan, max_concurrency=plan.max_concurrency * groups, warnings=warnings)
+    shown = plan.notes if outline else (*plan.notes, *notes)
+    return replace(plan, max_concurrency=plan.max_concurrency * groups, notes=shown)
 
 
 def _tightest_stage(request: PlanRequest, stages: int) -> PlanRequest:
@@ -148,8 +149,8 @@ def _plan(request: PlanRequest, *, outline: bool) -> EnginePlan:
         return plan
     why = _answer(given, outline=True).reason
     what = "The flags given alone do" if request.engine_flags else "SGLang's defaults do"
-    note = f"{what} not serve this request ({why}): farspan adds {' '.join(chosen.added)}."
-    return replace(plan, warnings=(note, *plan.warnings))
+    warning = f"{what} not serve this request ({why}): farspan adds {' '.join(chosen.added)}."
+    return replace(plan, warnings=(warning, *plan.warnings))
 
 
 def _cured(given: _Attempt) -> Iterator[_Attempt]:
@@ -195,6 +196,7 @@ def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
     # The lines name what breaks; a plan that fits needs them only to be shown.
     shown = not outline or not starts or not runs
     ledger = make_ledger(state) if shown else MemoryLedger((), request.gpu.memory_bytes)
+    remarks = Remarks() if outline else find_remarks(state, partial(_completed, request))
     return EnginePlan(
         engine="sglang",
         version=config.rules.version,
@@ -209,9 +211,8 @@ def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
         pools=pools,
         ledger=ledger,
         flags=server_flags(config, state.context_length),
-        warnings=config.notes
-        if outline
-        else (*config.notes, *start_warnings(state, partial(_completed, request))),
+        warnings=(*config.warnings, *remarks.warnings),
+        notes=remarks.notes,
         time=estimate_time(
             request.model,
             request.gpu,
@@ -305,5 +306,5 @@ def _without_pools(server: SglangServer) -> EnginePlan:
         pools={},
         ledger=MemoryLedger(load_lines(config, memory.load), config.gpu.memory_bytes),
         flags=(),
-        warnings=config.notes,
+        warnings=config.warnings,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farspan.engines.engine import StartFigure, StartSeconds
+from farspan.engines.engine import FigureKind, StartFigure, StartSeconds
 
 START_SECONDS = StartSeconds(
     engine=37.0,
@@ -11,11 +11,31 @@ START_SECONDS = StartSeconds(
     graphs=30.0,
     basis="the other phases as one start of Scout on 8x H200 took",
 )
+# What the tokens of the pools rest on: all that is taken before them.
+_POOL_LINES = ("CUDA context", "Other load-time buffers", "KV pool")
 START_FIGURES = (
-    StartFigure("full_layer_tokens", "tokens of full layers", "full_layer_tokens"),
-    StartFigure("swa_layer_tokens", "tokens of window layers", "swa_layer_tokens"),
-    StartFigure("max_total_num_tokens", "tokens of the KV pool", "max_total_num_tokens"),
-    StartFigure("max_running_requests", "requests at once", "max_running_requests"),
-    StartFigure("context_len", "longest request, tokens", "context_len"),
-    StartFigure("free_when_ready_gib", "free memory when ready, GiB", "available_gpu_mem"),
+    StartFigure(
+        "weights_gib",
+        "weights, GiB a GPU",
+        "",
+        ledger=("Weights", "RoPE tables", "Other load-time buffers"),
+    ),
+    StartFigure(
+        "full_layer_tokens", "tokens of full layers", "full_layer_tokens", FigureKind.ROOM, _POOL_LINES
+    ),
+    StartFigure(
+        "swa_layer_tokens", "tokens of window layers", "swa_layer_tokens", FigureKind.ROOM, _POOL_LINES
+    ),
+    StartFigure(
+        "max_total_num_tokens", "tokens of the KV pool", "max_total_num_tokens", FigureKind.ROOM, _POOL_LINES
+    ),
+    StartFigure("max_running_requests", "requests at once", "max_running_requests", FigureKind.SETTING),
+    StartFigure("context_len", "longest request, tokens", "context_len", FigureKind.SETTING),
+    StartFigure("graphs_gib", "CUDA graphs, GiB a GPU", "", ledger=("CUDA graphs",)),
+    StartFigure(
+        "free_when_ready_gib",
+        "free memory when ready, GiB",
+        "available_gpu_mem",
+        ledger=(*_POOL_LINES, "CUDA graphs"),
+    ),
 )

@@ -11,6 +11,7 @@ from farspan.engines.vllm.versions import VllmRules, rules_for
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
+from farspan.planner.remarks import Remarks
 from farspan.planner.request import PlanRequest
 from farspan.value_hash import ValueHash
 
@@ -26,7 +27,7 @@ class VllmConfig(ValueHash):
         rules: The version's rules.
         given: Flags as given.
         available_kv_bytes: The engine's own figure for KV memory on one GPU, when known.
-        notes: Warnings about the version.
+        remarks: What to know about the version and what is assumed.
         pp: Pipeline stages; `model` is then one of them.
         first_stage: Whether this stage embeds tokens and images.
         last_stage: Whether this stage samples.
@@ -40,7 +41,7 @@ class VllmConfig(ValueHash):
     rules: VllmRules
     given: VllmFlags
     available_kv_bytes: int | None
-    notes: tuple[str, ...]
+    remarks: Remarks
     pp: int = 1
     first_stage: bool = True
     last_stage: bool = True
@@ -99,7 +100,7 @@ def _config(
         )
     served = served_model(model, given)
     _check_context_ranks(served, given, tp)
-    notes = [chosen.warning] if chosen.warning else []
+    notes = []
     if given.speculative and served is not model:
         notes.append(
             "The draft layer is counted as large as the model's own layers are on average (assumed), with their KV."
@@ -123,7 +124,7 @@ def _config(
         rules,
         given,
         available_kv_bytes,
-        tuple(notes),
+        Remarks((chosen.warning,) if chosen.warning else (), tuple(notes)),
         pp=given.pipeline,
         expert_replicas=shared,
         stages=stages,

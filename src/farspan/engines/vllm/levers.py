@@ -51,7 +51,7 @@ def vllm_levers(outline: Callable[[PlanRequest], EnginePlan]) -> tuple[LeverCand
     """vLLM's levers: those that cost nothing first, then speed, then exactness, then money.
 
     Args:
-        outline: Plans vLLM without ledger and warnings.
+        outline: Plans vLLM without ledger and remarks.
     """
     return (
         LeverCandidate("hybrid KV groups on", "nothing", _hybrid_groups, _describe_hybrid),

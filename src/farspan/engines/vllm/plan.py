@@ -13,10 +13,11 @@ from farspan.engines.vllm.kv_groups import GroupingError
 from farspan.engines.vllm.ledger import make_ledger
 from farspan.engines.vllm.printed import printed_figures
 from farspan.engines.vllm.refusals import refusal
+from farspan.engines.vllm.remarks import find_remarks
 from farspan.engines.vllm.state import VllmState, build_state
-from farspan.engines.vllm.warnings import warnings
 from farspan.models.spec import KvDtype
 from farspan.planner.ledger import MemoryLedger
+from farspan.planner.remarks import Remarks
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.settle import settle
 from farspan.planner.timing import estimate_time
@@ -47,7 +48,7 @@ def plan_vllm(request: PlanRequest) -> EnginePlan:
 
 
 def outline_vllm(request: PlanRequest) -> EnginePlan:
-    """The same plan without ledger and warnings, several times as fast: for sweeps and searches.
+    """The same plan without ledger and remarks, several times as fast: for sweeps and searches.
 
     Raises:
         InputError: As `plan_vllm`.
@@ -113,9 +114,9 @@ def _judge(state: VllmState) -> _Verdict:
 def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
     """The plan a verdict stands for."""
     state = verdict.state
-    request, notes = state.request, state.config.notes
+    request, remarks = state.request, state.config.remarks
     if not outline:
-        notes = (*notes, *warnings(state, starts=not verdict.refusal))
+        remarks = Remarks.join((remarks, find_remarks(state, starts=not verdict.refusal)))
     return EnginePlan(
         engine="vllm",
         version=state.rules.version,
@@ -131,7 +132,8 @@ def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
         ledger=MemoryLedger((), request.gpu.memory_bytes) if outline else make_ledger(state),
         flags=server_flags(state),
         env=_env(state),
-        warnings=notes,
+        warnings=remarks.warnings,
+        notes=remarks.notes,
         time=estimate_time(
             request.model,
             request.gpu,
@@ -144,6 +146,10 @@ def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
             eager=state.config.given.enforce_eager,
         ),
         added=_added(state),
+        request_kv_bytes=state.request_kv_bytes,
+        request_kv_reason=(
+            f"hybrid KV groups are off ({state.memory.hybrid.off_because})" if state.keeps_all_tokens else ""
+        ),
     )
 
 
@@ -209,5 +215,6 @@ def _ungrouped(request: PlanRequest, config: VllmConfig, reason: str) -> EngineP
         pools={},
         ledger=MemoryLedger((), request.gpu.memory_bytes),
         flags=(),
-        warnings=config.notes,
+        warnings=config.remarks.warnings,
+        notes=config.remarks.notes,
     )

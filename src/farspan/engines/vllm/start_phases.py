@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farspan.engines.engine import StartFigure, StartSeconds
+from farspan.engines.engine import FigureKind, StartFigure, StartSeconds
 
 START_SECONDS = StartSeconds(
     engine=37.0,
@@ -12,8 +12,18 @@ START_SECONDS = StartSeconds(
     basis="the other phases as one start of Scout on 8x H200 took",
 )
 START_FIGURES = (
-    StartFigure("weights_gib", "weights, GiB a GPU", "Model loading took"),
-    StartFigure("available_kv_gib", "KV memory, GiB a GPU", "Available KV cache memory"),
-    StartFigure("kv_cache_tokens", "KV cache size, tokens", "GPU KV cache size"),
-    StartFigure("max_concurrency", "requests of the longest length", "Maximum concurrency for "),
+    StartFigure("weights_gib", "weights, GiB a GPU", "Model loading took", ledger=("weights", "RoPE tables")),
+    StartFigure("available_kv_gib", "KV memory, GiB a GPU", "Available KV cache memory", ledger=("KV pool",)),
+    StartFigure(
+        "kv_cache_tokens", "KV cache size, tokens", "GPU KV cache size", FigureKind.ROOM, ("KV pool",)
+    ),
+    StartFigure(
+        "max_concurrency",
+        "requests of the longest length",
+        "Maximum concurrency for ",
+        FigureKind.ROOM,
+        ("KV pool",),
+    ),
+    StartFigure("max_model_len", "longest request, tokens", "", FigureKind.SETTING),
+    StartFigure("graphs_gib", "CUDA graphs, GiB a GPU", "", ledger=("CUDA graphs",)),
 )

@@ -124,6 +124,17 @@ class VllmState(NamedTuple):
         return self.memory.num_blocks / self.needed_blocks
 
     @property
+    def request_kv_bytes(self) -> int:
+        """What one request of the asked context takes of the KV room of one GPU."""
+        return self.needed_blocks * self.layout.bytes_per_block
+
+    @property
+    def keeps_all_tokens(self) -> bool:
+        """Whether windowed layers keep every token, since hybrid groups are off."""
+        specs = [spec for group in self.layout.groups for spec in group.distinct]
+        return not self.memory.hybrid.on and any(spec.full_window or spec.full_chunk for spec in specs)
+
+    @property
     def holds(self) -> int:
         """Whole requests of the asked context at once, the placeholder block left out."""
         return max(self.memory.num_blocks - NULL_BLOCKS, 0) // self.needed_blocks

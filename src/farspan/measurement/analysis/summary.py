@@ -12,7 +12,6 @@ from farspan.measurement.analysis.advice import list_failures
 from farspan.measurement.analysis.load_curve import CurvePoint, list_curve
 from farspan.measurement.analysis.measures import MEASURES, PointKey, choose_timed, group_points, list_values
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
-from farspan.measurement.analysis.shared_prefixes import list_shared
 from farspan.measurement.analysis.spread import Spread, find_few, list_spreads, measure_throughput, share_good
 from farspan.measurement.analysis.statistics import statistic
 from farspan.measurement.runs.bench_outcome import BenchOutcome
@@ -94,6 +93,69 @@ def _sum_up(key: PointKey, results: Sequence[Result]) -> Point:
         recall=fmean(scores) if scores else None,
         statuses=dict(Counter(result.status.value for result in results)),
         labels=tuple(dict.fromkeys(label for result in results for label in result.labels)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPoint:
+    """The requests of one context and depth that share prefixes.
+
+    Args:
+        shared_tokens: The first tokens of every prompt that it has in common with the others of its group.
+        cold, warm: Requests that were the first of a group, and that followed; of either those that can be trusted.
+        cached_tokens: What the server found cached of the warm ones, the middle of all; None where it does not say.
+        missed: Warm requests that found far less than that.
+        cold_ttft_s, warm_ttft_s: Medians over those that can be trusted; None where there is none.
+    """
+
+    context: int
+    depth: float
+    shared_tokens: int
+    cold: int
+    warm: int
+    cached_tokens: int | None
+    missed: int
+    cold_ttft_s: float | None
+    warm_ttft_s: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """Warm over cold TTFT; None where one is not known."""
+        if self.cold_ttft_s is None or self.warm_ttft_s is None:
+            return None
+        return self.warm_ttft_s / self.cold_ttft_s
+
+
+def list_shared(results: Sequence[Result]) -> tuple[SharedPoint, ...]:
+    """Put the cold and the warm requests of every context and depth beside each other; nothing where none share."""
+    groups: dict[tuple[int, float, int], list[Result]] = {}
+    for point in group_points(results).values():
+        for result in point:
+            if result.shared_tokens:
+                key = (result.context, result.depth, result.shared_tokens)
+                groups.setdefault(key, []).append(result)
+    return tuple(
+        _sum_up_shared(*key, group)
+        for key, group in groups.items()
+        if any(not result.expected_cached_tokens for result in group)  # a trace has none
+    )
+
+
+def _sum_up_shared(context: int, depth: float, shared_tokens: int, results: Sequence[Result]) -> SharedPoint:
+    cold = [result for result in results if not result.expected_cached_tokens and result.is_trusted]
+    following = [result for result in results if result.expected_cached_tokens]
+    warm = [result for result in following if result.is_trusted]
+    counted = [result.cached_tokens for result in following if result.cached_tokens is not None]
+    return SharedPoint(
+        context=context,
+        depth=depth,
+        shared_tokens=shared_tokens,
+        cold=len(cold),
+        warm=len(warm),
+        cached_tokens=round(median(counted)) if counted else None,
+        missed=sum("cache-missed" in result.labels for result in following),
+        cold_ttft_s=statistic(list_values(MEASURES["ttft"], cold), "median"),
+        warm_ttft_s=statistic(list_values(MEASURES["ttft"], warm), "median"),
     )
 
 

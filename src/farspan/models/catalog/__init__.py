@@ -25,6 +25,8 @@ _ALIASES = {
     "qwen3-coder-480b": "qwen3-coder-480b-a35b-instruct",
     "mixtral-8x7b": "mixtral-8x7b-v0.1",
 }
+# Models that can be read and weighed, though no engine's memory is planned for them: found by name, never offered.
+_NOT_OFFERED = ("deepseek-v4-flash",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,9 @@ def aliases() -> dict[str, tuple[str, ...]]:
     return {name: tuple(short) for name, short in found.items()}
 
 
-def known_names() -> tuple[str, ...]:
-    """Every catalog name and short name, sorted."""
-    return tuple(sorted((*_ALIASES, *names())))
+def offered_names() -> tuple[str, ...]:
+    """The catalog names and short names of the models that some engine plans, sorted."""
+    return tuple(sorted((*_ALIASES, *(name for name in names() if name not in _NOT_OFFERED))))
 
 
 def suggestions(text: str) -> list[str]:
@@ -112,6 +114,9 @@ def suggestions(text: str) -> list[str]:
 
     wanted = squeeze(text)
     short = set(aliases())
-    candidates = [*_ALIASES, *(name for name in names() if name not in short)]
+    candidates = [
+        *_ALIASES,
+        *(name for name in offered_names() if name not in short and name not in _ALIASES),
+    ]
     holding = [name for name in candidates if len(wanted) > 2 and wanted in squeeze(name)]
     return holding[:3] or difflib.get_close_matches(text.lower(), candidates, n=2)

@@ -5,33 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from farspan.engines.sglang.hicache import hicache_warnings
+from farspan.engines.sglang.hicache import hicache_remarks
 from farspan.engines.sglang.state import SglangState
 from farspan.engines.sglang.tables import radix_copy_bytes, request_table_bytes
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
-from farspan.planner.timing import offloaded_weights_warning
+from farspan.planner.remarks import Remarks
+from farspan.planner.timing import offloaded_weights_note
 from farspan.sizes import GIB, format_bytes
 
 _WORTH_SAYING = GIB
 _SMALL_ROWS = 8
 
 
-def start_warnings(
-    state: SglangState, completed: Callable[[Mapping[str, str | None]], str]
-) -> tuple[str, ...]:
-    """Warnings about one planned server, the most costly mistake first.
+def find_remarks(state: SglangState, completed: Callable[[Mapping[str, str | None]], str]) -> Remarks:
+    """Remarks about one planned server, the most costly mistake first.
 
     Args:
         state: The server.
         completed: Flags to add, with whatever they need beside them, as words; empty when the server would not
             serve with them.
     """
-    request, config, limits = state.request, state.config, state.limits
-    found = [
-        *_tables(state),
-        *_version_traps(state, completed),
-        *offloaded_weights_warning(state.memory.load.offloaded),
-    ]
+    return Remarks.join((_warnings(state), _notes(state, completed), hicache_remarks(state.config)))
+
+
+def _warnings(state: SglangState) -> Remarks:
+    config, limits = state.config, state.limits
+    found = [*_tables(state), *_wrong_answers(state)]
     if limits.hangs_above:
         found.append(
             f"A prompt above {limits.hangs_above:,} tokens (the window pool) waits for ever, without an "
@@ -42,6 +41,15 @@ def start_warnings(
             f"With --context-length {state.context_length} the longest prompt is "
             f"{limits.longest_prompt:,} tokens; one more is answered with HTTP 400."
         )
+    return Remarks(warnings=tuple(found))
+
+
+def _notes(state: SglangState, completed: Callable[[Mapping[str, str | None]], str]) -> Remarks:
+    request, config = state.request, state.config
+    found = [
+        *_costs(state, completed),
+        *offloaded_weights_note(state.memory.load.offloaded),
+    ]
     heads = _kv_heads(request.model)
     if not config.layout.latent and 0 < heads < request.tp:
         found.append(
@@ -53,7 +61,7 @@ def start_warnings(
             "The default --mem-fraction-static of a multimodal model depends on the fields of its vision "
             "tower's config; pass --mem-fraction-static to be exact."
         )
-    return (*found, *hicache_warnings(config))
+    return Remarks(notes=tuple(found))
 
 
 def _tables(state: SglangState) -> list[str]:
@@ -101,19 +109,26 @@ def _is_chunked(model: ModelSpec) -> bool:
     return any(layer.attention is AttentionKind.CHUNKED_LOCAL for layer in model.layers)
 
 
-def _version_traps(state: SglangState, completed: Callable[[Mapping[str, str | None]], str]) -> list[str]:
-    config, prompt, found = state.config, state.prompt, []
-    rules, given, resolved = config.rules, config.given, config.resolved
-    if (
+def _wrong_answers(state: SglangState) -> list[str]:
+    config = state.config
+    rules, resolved = config.rules, config.resolved
+    if not (
         rules.hybrid_flag
         and _is_chunked(config.model)
         and resolved.page_size > 1
         and resolved.attention_backend == "fa3"
     ):
-        found.append(
-            f"Page size {resolved.page_size} with Llama 4 on fa3 gives wrong answers in {rules.version} (a "
-            "token table is passed as a page table). Use --page-size 1."
-        )
+        return []
+    return [
+        f"Page size {resolved.page_size} with Llama 4 on fa3 gives wrong answers in {rules.version} (a "
+        "token table is passed as a page table). Use --page-size 1."
+    ]
+
+
+def _costs(state: SglangState, completed: Callable[[Mapping[str, str | None]], str]) -> list[str]:
+    """What makes it slower than need be."""
+    config, prompt, found = state.config, state.prompt, []
+    rules, given, resolved = config.rules, config.given, config.resolved
     if given.kv_dtype is KvDtype.FP8_E5M2 and resolved.attention_backend == "triton":
         found.append(
             "FA3 reads FP8 as E4M3 only: with fp8_e5m2 SGLang falls back to triton, which is slower."

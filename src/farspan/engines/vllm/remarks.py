@@ -13,26 +13,33 @@ from farspan.engines.vllm.printed import kv_cache_size_tokens
 from farspan.engines.vllm.state import VllmState
 from farspan.engines.vllm.versions import KNOWN_VERSIONS, CapacityCheck, SizeLine, is_listed
 from farspan.models.spec import AttentionKind, KvDtype
-from farspan.planner.timing import offloaded_weights_warning
+from farspan.planner.remarks import Remarks
+from farspan.planner.timing import offloaded_weights_note
 from farspan.sizes import GIB, format_bytes
 
 _TABLES_WORTH_SAYING = 2 * GIB
 
 
-def warnings(state: VllmState, *, starts: bool) -> tuple[str, ...]:
-    """Warnings about one planned server, the most costly mistake first."""
-    return (
-        *(_waits_for_ever(state) if starts else ()),
-        *_beyond_the_model(state),
-        *_who_turned_hybrid_off(state),
-        *_tables(state),
-        *_fp8(state),
-        *_offload(state),
-        *(_printed_size(state) if starts else ()),
-        *_parallel(state),
-        *_units(state),
-        *_recurrent(state),
-        *_unlisted(state),
+def find_remarks(state: VllmState, *, starts: bool) -> Remarks:
+    """Remarks about one planned server, the most costly mistake first."""
+    return Remarks(
+        warnings=(
+            *(_waits_for_ever(state) if starts else ()),
+            *_beyond_the_model(state),
+            *_hybrid_turned_on(state),
+            *_tables(state),
+            *_unusable_fp8(state),
+            *_unlisted(state),
+        ),
+        notes=(
+            *_hybrid_is_off(state),
+            *_needless_fp8(state),
+            *_offload(state),
+            *(_printed_size(state) if starts else ()),
+            *_parallel(state),
+            *_units(state),
+            *_recurrent(state),
+        ),
     )
 
 
@@ -70,19 +77,22 @@ def _waits_for_ever(state: VllmState) -> list[str]:
     ]
 
 
-def _who_turned_hybrid_off(state: VllmState) -> list[str]:
-    if state.memory.env_chosen:
-        return [
-            f"vLLM {state.rules.version} keeps every token in every layer unless {CHUNKED_HYBRID_ENV}=1 is "
-            "set: this plan sets it."
-        ]
-    specs = [spec for group in state.layout.groups for spec in group.distinct]
-    if state.memory.hybrid.on or not any(spec.full_window or spec.full_chunk for spec in specs):
+def _hybrid_turned_on(state: VllmState) -> list[str]:
+    if not state.memory.env_chosen:
+        return []
+    return [
+        f"vLLM {state.rules.version} keeps every token in every layer unless {CHUNKED_HYBRID_ENV}=1 is "
+        "set: this plan sets it."
+    ]
+
+
+def _hybrid_is_off(state: VllmState) -> list[str]:
+    if state.memory.env_chosen or not state.keeps_all_tokens:
         return []
     return [
         f"Hybrid KV groups are off ({state.memory.hybrid.off_because}): windowed layers keep every token, so one "
         f"request of {state.request.context:,} tokens takes "
-        f"{format_bytes(state.needed_blocks * state.layout.bytes_per_block)} of this server, and the longest is "
+        f"{format_bytes(state.request_kv_bytes)} of this server, and the longest is "
         f"{state.memory.capacity:,} tokens."
     ]
 
@@ -103,28 +113,32 @@ def _tables(state: VllmState) -> list[str]:
     ]
 
 
-def _fp8(state: VllmState) -> list[str]:
+def _needless_fp8(state: VllmState) -> list[str]:
     if not state.memory.kv_dtype.is_fp8 or state.memory.kv_dtype is KvDtype.FP8_DS_MLA:
         return []
-    found = []
     own_figure = state.request.available_kv_bytes is not None
-    if own_figure or state.holds_with(KvDtype.AUTO) >= state.request.concurrency:
-        longest = state.capacity_with(KvDtype.AUTO)
-        if longest >= state.request.context:
-            found.append(
-                f"FP8 is not needed for {state.request.context:,} tokens: with the model's own KV type one "
-                f"request may have {longest:,}."
-            )
-    if state.memory.kv_dtype is KvDtype.FP8_E5M2:
-        found.append(
-            "E5M2 cannot be used with a quantized query (FlashAttention 3 on Hopper to 0.20, TensorRT-LLM "
-            "kernels on Blackwell): use fp8_e4m3. The assertion has nothing to do with --calculate-kv-scales."
-        )
-    return found
+    if not own_figure and state.holds_with(KvDtype.AUTO) < state.request.concurrency:
+        return []
+    longest = state.capacity_with(KvDtype.AUTO)
+    if longest < state.request.context:
+        return []
+    return [
+        f"FP8 is not needed for {state.request.context:,} tokens: with the model's own KV type one "
+        f"request may have {longest:,}."
+    ]
+
+
+def _unusable_fp8(state: VllmState) -> list[str]:
+    if state.memory.kv_dtype is not KvDtype.FP8_E5M2:
+        return []
+    return [
+        "E5M2 cannot be used with a quantized query (FlashAttention 3 on Hopper to 0.20, TensorRT-LLM "
+        "kernels on Blackwell): use fp8_e4m3. The assertion has nothing to do with --calculate-kv-scales."
+    ]
 
 
 def _offload(state: VllmState) -> list[str]:
-    found = offloaded_weights_warning(state.memory.budget.offloaded)
+    found = offloaded_weights_note(state.memory.budget.offloaded)
     if state.config.given.connector:
         found.append(
             "A KV connector keeps or moves finished KV; it does not raise the longest request: every token of a "

@@ -1,0 +1,25 @@
+"""Which driver a device's memory has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from farspan.kv.memory.drivers.driver import Driver
+
+if TYPE_CHECKING:
+    import torch
+
+
+def open_driver(device: torch.device) -> Driver:
+    """Return the driver of a device's memory.
+
+    Raises:
+        InputError: The device has none, or a package it needs is missing.
+    """
+    if device.type == "cuda":
+        from farspan.kv.memory.drivers.cuda import CudaDriver
+
+        return CudaDriver(device.index or 0)
+    from farspan.kv.memory.drivers.host import HostDriver
+
+    return HostDriver()

@@ -1,0 +1,34 @@
+"""What a plan says besides its figures: what breaks or may break, and what explains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+
+@dataclass(frozen=True, slots=True)
+class Remarks:
+    """Sentences about one planned server, the most costly mistake first.
+
+    Args:
+        warnings: What breaks or may break a server, a request or the plan itself, and what the plan had to add.
+        notes: What explains a figure, a flag or a line of the log.
+    """
+
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def join(cls, several: Iterable[Remarks]) -> Remarks:
+        """All of several remarks, in their order."""
+        parts = tuple(several)
+        return cls(
+            tuple(chain.from_iterable(part.warnings for part in parts)),
+            tuple(chain.from_iterable(part.notes for part in parts)),
+        )
+
+    def lines(self) -> Iterator[str]:
+        """Every sentence as it is shown, behind `!` or `note:`."""
+        yield from (f"! {warning}" for warning in self.warnings)
+        yield from (f"note: {note}" for note in self.notes)
