@@ -23,6 +23,7 @@ from farspan.cli.points import (
     print_failures,
     print_planned,
     print_points,
+    print_shared,
     print_spreads,
     stdout_console,
 )
@@ -32,6 +33,7 @@ from farspan.measurement.http.wire import Api, PromptAs
 from farspan.measurement.lengths import parse_lengths
 from farspan.measurement.observe.engine_observer import INTERVAL_S
 from farspan.measurement.observe.evidence import HUNG_AFTER_S
+from farspan.measurement.shared_length import parse_shared_length
 from farspan.sizes import parse_token_list
 from farspan.verbs.bench import bench, bench_dry_run, default_run_folder
 
@@ -44,6 +46,8 @@ Examples:
   farspan bench --url http://localhost:8000 --contexts 100k --concurrency 8 --api chat --json
   farspan bench --url http://localhost:8000 --contexts 100k --concurrency 1,4,16,50 --output-tokens 200
   farspan bench --url http://localhost:8000 --length-distribution lognormal:50k,0.7 --num-prompts 200 --rate 0.5
+  farspan bench --url http://localhost:8000 --contexts 100k,1M --shared-prefix 90% --repeats 3
+  farspan bench --url http://localhost:8000 --trace conversation_trace.jsonl --trace-speed 2 --ignore-eos
   farspan bench --engines vllm@http://a:8000,sglang@http://b:30000 --contexts 1M --repeats 5 --run runs/both
   farspan bench --url http://localhost:8000 --contexts 1M --plan plan.json --fail-if 'ttft.p50 > 1.1 * plan'
 
@@ -79,7 +83,32 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     help="Draw the prompt lengths instead: uniform:1k,100k, normal:50k,10k, lognormal:50k,0.7 or"
     " weights:1k=8,100k=2.",
 )
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Send the requests of a trace in Mooncake's format, which aiperf reads, at its times.",
+)
+@click.option(
+    "--trace-speed",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="With --trace: how much faster than it was recorded.",
+)
 @depths_option("0.5")
+@click.option(
+    "--shared-prefix",
+    type=parse_shared_length,
+    metavar="SIZE",
+    help="Send groups of requests that share the first tokens of their prompts, 90% or 100k: the first of a group"
+    " finds nothing cached, the others what they share. --repeats counts groups.",
+)
+@click.option(
+    "--group-size",
+    type=int,
+    metavar="NUMBER",
+    help="Requests that share a prefix.  [default: 4, or one more than --concurrency]",
+)
 @click.option("--repeats", type=int, default=1, show_default=True, help="Requests at each context and depth.")
 @click.option(
     "--num-prompts",
@@ -295,6 +324,7 @@ def command(
             if name:
                 click.echo(f"{name}:")
             print_points(stdout_console(), outcome)
+            print_shared(stdout_console(), outcome)
             print_planned(stdout_console(), outcome)
             print_spreads(stdout_console(), outcome, result.options.percentiles, result.options.goodput)
             click.echo(

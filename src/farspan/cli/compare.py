@@ -71,7 +71,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     ratio = row.ratio
     interval = "" if ratio is None or ratio.low is None else f"{ratio.low:.3f} to {ratio.high:.3f}"
     return (
-        format_tokens(row.context),
+        format_tokens(row.context) + (" warm" if row.warm else ""),
         "all" if row.depth is None else f"{row.depth:g}",
         row.measure,
         figure(row.a),

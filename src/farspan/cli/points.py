@@ -15,7 +15,13 @@ from farspan.measurement.analysis.load_curve import CurvePoint
 from farspan.measurement.analysis.measures import MEASURES
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
 from farspan.measurement.analysis.spread import find_few, measure_throughput, share_good
-from farspan.measurement.analysis.summary import Point, list_points, list_run_curve, list_run_spreads
+from farspan.measurement.analysis.summary import (
+    Point,
+    list_points,
+    list_run_curve,
+    list_run_spreads,
+    list_shared,
+)
 from farspan.measurement.options import DryRun
 from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.sizes import format_seconds, format_tokens
@@ -39,11 +45,39 @@ def print_points(console: Console, outcome: BenchOutcome) -> None:
         columns = [
             Column(name, column, need, right=name != "status")
             for (name, need), column in zip(_COLUMNS, cells, strict=True)
-            if name != "at once" or any(cell.plain for cell in column)
+            if name not in ("at once", "expected") or any(cell.plain for cell in column)
         ]
         print_table(console, columns, [", ".join(point.labels) for point in shown])
     if len(points) > _POINT_ROWS:
         click.echo(f"{len(points) - _POINT_ROWS} more are in the run folder.")
+
+
+def print_shared(console: Console, outcome: BenchOutcome) -> None:
+    """Print cold and warm TTFT beside each other; nothing for a run in which no prefix is shared."""
+    points = list_shared(outcome.results)[:_POINT_ROWS]
+    if not points:
+        return
+
+    def tokens(values: Sequence[int | None]) -> list[Text]:
+        return [Text("unknown" if value is None else f"{value:,}") for value in values]
+
+    print_table(
+        console,
+        [
+            Column("context", [Text(format_tokens(point.context)) for point in points]),
+            Column("depth", [Text(f"{point.depth:g}") for point in points], need=2),
+            Column("shared", tokens([point.shared_tokens for point in points])),
+            Column("cached", tokens([point.cached_tokens for point in points])),
+            Column("TTFT cold", [_seconds(point.cold_ttft_s) for point in points]),
+            Column("of", tokens([point.cold for point in points]), need=3),
+            Column("TTFT warm", [_seconds(point.warm_ttft_s) for point in points]),
+            Column("of ", tokens([point.warm for point in points]), need=3),
+            Column(
+                "warm / cold", [Text("" if p.ratio is None else f"{p.ratio:.3g}") for p in points], need=1
+            ),
+        ],
+        [f"cache-missed: {point.missed} requests" if point.missed else "" for point in points],
+    )
 
 
 def print_planned(console: Console, outcome: BenchOutcome) -> None:
@@ -197,6 +231,7 @@ _COLUMNS = (
     ("at once", 0),
     ("counted", 3),
     ("cached", 5),
+    ("expected", 0),
     ("TTFT", 0),
     ("prefill tokens/s", 0),
     ("ITL p50", 1),
@@ -224,6 +259,7 @@ def _cells(point: Point) -> list[Text]:
         Text("" if point.concurrency is None else str(point.concurrency)),
         Text("unknown" if point.prompt_tokens is None else f"{point.prompt_tokens:,}"),
         Text("unknown" if point.cached_tokens is None else f"{point.cached_tokens:,}"),
+        Text("" if point.expected_cached_tokens is None else f"{point.expected_cached_tokens:,}"),
         _seconds(point.ttft_s),
         Text("" if point.prefill_tokens_per_s is None else f"{point.prefill_tokens_per_s:,.0f}"),
         _seconds(point.itl_s),

@@ -128,6 +128,8 @@ class Load:
 
     def _name_block(self, job: Job) -> Hashable:
         """Return what tells the requests that may be under way together from the others."""
+        if job.shared_tokens:
+            return job.group, job.member == 0
         if job.concurrency is None:
             return None
         return job.concurrency, None if self._options.lengths else job.context

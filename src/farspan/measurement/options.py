@@ -14,8 +14,11 @@ from farspan.measurement.http.target import normalise_url
 from farspan.measurement.http.wire import Api, PromptAs
 from farspan.measurement.lengths import Lengths
 from farspan.measurement.runs.job import Job, LoadPhase
-from farspan.measurement.schedule import plan_arrivals, plan_jobs
+from farspan.measurement.schedule import plan_arrivals, plan_jobs, plan_traced_jobs
+from farspan.measurement.shared_length import SharedLength
+from farspan.measurement.trace import Trace
 
+_GROUP_SIZE = 4
 GOODPUT_TIMES = ("ttft", "tpot", "e2el")
 
 
@@ -29,6 +32,11 @@ class BenchOptions:
         contexts: Prompt lengths in tokens, as the server counts them, template included.
         lengths: Draw the lengths from this instead.
         requests: Number of measured requests, instead of `repeats` of each.
+        shared_prefix: Send groups of requests that share so much of their prompts: the first of each finds nothing
+            cached, the others what they share. `repeats` then counts groups.
+        group_size: Requests in a group; None is 4, or one more than are to be under way at a time.
+        trace: Send the requests of a trace at its times instead: exact lengths, and its blocks repeated as it says.
+        trace_speed: How much faster than it was recorded.
         model: The model's name; None takes the first one the server lists.
         depths: Where the needle goes, 0 the start to 1 the end; every context is sent at every depth.
         repeats: Requests at each context and depth; with `lengths`, requests.
@@ -67,6 +75,10 @@ class BenchOptions:
     contexts: tuple[int, ...] = ()
     lengths: Lengths | None = None
     requests: int | None = None
+    shared_prefix: SharedLength | None = None
+    group_size: int | None = None
+    trace: Trace | None = None
+    trace_speed: float = 1.0
     model: str | None = None
     depths: tuple[float, ...] = (0.5,)
     repeats: int = 1
@@ -102,7 +114,8 @@ class BenchOptions:
         """Most requests under way at a time; None is no bound."""
         if self.concurrencies:
             return max(self.concurrencies)
-        return self.concurrency if self.concurrency is not None or self.rate is not None else 1
+        open_loop = self.rate is not None or self.trace is not None
+        return self.concurrency if self.concurrency is not None or open_loop else 1
 
     def check(self) -> None:
         """Refuse options that make no sense.
@@ -115,6 +128,7 @@ class BenchOptions:
             ("--output-tokens", self.output_tokens),
             ("--concurrency", self.concurrency),
             ("--num-prompts", self.requests),
+            ("--group-size", self.group_size),
             *(("--concurrency", one) for one in self.concurrencies),
         ):
             if value is not None and value < 1:
@@ -131,11 +145,15 @@ class BenchOptions:
             )
         if self.rate is not None and math.isinf(self.rate):
             raise InputError("--rate is infinite", "leave it out and give --concurrency")
-        if bool(self.contexts) == (self.lengths is not None) or not self.depths:
+        self._check_trace()
+        if (bool(self.contexts), self.lengths is not None, self.trace is not None).count(True) != 1 or (
+            not self.depths
+        ):
             raise InputError(
                 "there is not one source of prompt lengths and a depth",
-                "give either --contexts 10k,100k or --length-distribution uniform:1k,100k",
+                "give one of --contexts 10k,100k, --length-distribution uniform:1k,100k and --trace FILE",
             )
+        self._check_shared()
         for depth in self.depths:
             if not 0 <= depth <= 1:
                 raise InputError(f"depth {depth:g} is outside 0 to 1", "give depths such as 0.1,0.9")
@@ -148,8 +166,50 @@ class BenchOptions:
         if self.retry_failed and not self.resume:
             raise InputError("--retry-failed says what to do with an earlier run", "add --resume")
 
+    def _check_shared(self) -> None:
+        if self.shared_prefix is None:
+            if self.group_size is not None:
+                raise InputError("--group-size is of requests that share a prefix", "add --shared-prefix 90%")
+            return
+        if self.rate is not None or self.concurrencies or self.lengths is not None:
+            raise InputError(
+                "--shared-prefix sends the first of a group alone and then the others",
+                "give --contexts and at most one --concurrency with it, and no --rate",
+            )
+        if self.group_size == 1:
+            raise InputError("--group-size is 1: nothing is shared", "give 2 or more")
+        for context in self.contexts:
+            self.shared_prefix.of(context)
+
+    def _check_trace(self) -> None:
+        if not 0 < self.trace_speed < math.inf:
+            raise InputError(f"--trace-speed is {self.trace_speed:g}", "give a number above 0")
+        if self.trace is None:
+            if self.trace_speed != 1:
+                raise InputError("--trace-speed is of a trace", "add --trace FILE")
+            return
+        if self.resume:
+            raise InputError("a trace is sent at its times, from the first request on", "start another run")
+        if self.api is Api.CHAT:
+            raise InputError("a chat's template is in no trace", "use --api completions")
+        for name in ("rate", "concurrencies", "shared_prefix", "depths", "repeats", "output_tokens", "task"):
+            if getattr(self, name) != self.__dataclass_fields__[name].default:
+                option = "concurrency" if name == "concurrencies" else name.replace("_", "-")
+                raise InputError(
+                    f"--{option} and --trace both say what is sent", f"leave --{option} as it is by default"
+                )
+        if self.warmup or self.cooldown:
+            raise InputError("--warmup and --cooldown are of other requests than a trace's", "leave them out")
+
+    @property
+    def requests_in_group(self) -> int:
+        """Requests that share a prefix: as given, or enough to have several behind the first."""
+        return self.group_size or max(_GROUP_SIZE, 1 + (self.at_once or 1))
+
     def plan_jobs(self, seed: int) -> tuple[Job, ...]:
         """List the requests of the run, in the order they are sent."""
+        if self.trace is not None:
+            return plan_traced_jobs(self.trace.requests[: self.requests], seed=seed)
         return plan_jobs(
             contexts=self.contexts,
             depths=self.depths,
@@ -162,10 +222,14 @@ class BenchOptions:
             warmup=self.warmup,
             cooldown=self.cooldown,
             concurrencies=self.concurrencies,
+            shared=self.shared_prefix,
+            group_size=self.requests_in_group,
         )
 
     def plan_arrivals(self, count: int, seed: int) -> tuple[float, ...] | None:
         """Return when each of `count` requests is to leave, in seconds from the start; None in a closed loop."""
+        if self.trace is not None:
+            return tuple(request.at_s / self.trace_speed for request in self.trace.requests[:count])
         if self.rate is None:
             return None
         return plan_arrivals(count, rate=self.rate, burstiness=self.burstiness, seed=seed)
@@ -177,6 +241,10 @@ class BenchOptions:
             "contexts": self.contexts,
             "length_distribution": self.lengths.text if self.lengths else None,
             "num_prompts": self.requests,
+            "shared_prefix": self.shared_prefix.text if self.shared_prefix else None,
+            "group_size": self.requests_in_group if self.shared_prefix else None,
+            "trace": str(self.trace.path) if self.trace else None,
+            "trace_speed": self.trace_speed if self.trace else None,
             "depths": self.depths,
             "repeats": self.repeats,
             "output_tokens": self.output_tokens,

@@ -11,6 +11,7 @@ from farspan.measurement.http.wire import Api, PromptAs
 from farspan.measurement.lengths import parse_lengths
 from farspan.measurement.options import BenchOptions
 from farspan.measurement.runs.run_folder import IMPORTED_TASK, INFO_FILE, RunInfo, load_info
+from farspan.measurement.shared_length import parse_shared_length
 
 
 def read_last_options(run: Path) -> tuple[BenchOptions, dict[str, str]]:
@@ -39,6 +40,9 @@ def _read_options(run: Path, info: RunInfo) -> BenchOptions:
     identity, had = info.identity, info.starts[-1].arguments
     if identity.task == IMPORTED_TASK:
         raise InputError(f"{run} was measured by another tool", "start a run of your own")
+    if had.get("trace"):
+        raise InputError(f"{run} is of a trace, which is sent at its times", "start another run")
+    shared = had.get("shared_prefix")
     lengths, plan, prompts = had.get("length_distribution"), had.get("plan"), had.get("prompts")
     try:
         return BenchOptions(
@@ -47,6 +51,8 @@ def _read_options(run: Path, info: RunInfo) -> BenchOptions:
             contexts=tuple(had["contexts"]),
             lengths=parse_lengths(lengths) if lengths else None,
             requests=had["num_prompts"],
+            shared_prefix=parse_shared_length(shared) if shared else None,
+            group_size=had.get("group_size"),
             model=identity.model,
             depths=tuple(had["depths"]),
             repeats=had["repeats"],

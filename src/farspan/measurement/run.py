@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -38,6 +39,7 @@ from farspan.measurement.runs.environment import describe_machine, read_document
 from farspan.measurement.runs.job import Job, LoadPhase
 from farspan.measurement.runs.result import Result
 from farspan.measurement.runs.run_folder import INFO_FILE, Identity, RunStore, load_info, new_start, open_run
+from farspan.measurement.trace import BLOCK_TOKENS
 
 
 async def run_bench(
@@ -66,7 +68,11 @@ async def run_bench(
     server = await ask_server(normalise_url(options.url), model=options.model, api_key=options.api_key)
     seed = _choose_seed(options, [options.run])
     jobs = options.plan_jobs(seed)
-    check_lengths(server, tuple(dict.fromkeys(job.context for job in jobs)), options.output_tokens)
+    outputs = {job.output_tokens for job in jobs}
+    for output in sorted(outputs):
+        check_lengths(
+            server, tuple(dict.fromkeys(job.context for job in jobs if job.output_tokens == output)), output
+        )
     times = read_plan_times(options.plan) if options.plan else PlanTimes({})
     if make_prompt is None:
         make_prompt = await asyncio.to_thread(_prompt_maker, server, options, watcher)
@@ -74,7 +80,7 @@ async def run_bench(
         model=server.model,
         api=options.api.value,
         prompt_as=choose_form(options.api, options.prompt_as).value,
-        task=options.task,
+        task="trace" if options.trace else options.task,
         seed=seed,
         ignore_eos=options.ignore_eos,
     )
@@ -171,11 +177,15 @@ async def run_engines(
 
 
 def choose_jobs(jobs: Sequence[Job], results: Sequence[Result], *, retry_failed: bool) -> tuple[Job, ...]:
-    """Choose what is still to send: jobs without a result, with `retry_failed` also those that failed. Nothing is
-    warmed up or cooled down for when no measured request is left.
+    """Choose what is still to send: jobs without a result, with `retry_failed` also those that failed. Of a
+    group that shares a prefix all go again when one is missing: what the server has of the prefix is not known. Nothing
+    is warmed up or cooled down for when no measured request is left.
     """
     there = {result.job: result.status for result in results}
-    wanted = [job for job in jobs if job not in there or (retry_failed and there[job] is not Status.OK)]
+    missing = {
+        job.group for job in jobs if job not in there or (retry_failed and there[job] is not Status.OK)
+    }
+    wanted = [job for job in jobs if job.group in missing]
     return tuple(wanted) if any(job.phase is LoadPhase.MEASURED for job in wanted) else ()
 
 
@@ -190,9 +200,12 @@ async def _prepare(
 ) -> list[PreparedRequest]:
     form = choose_form(options.api, options.prompt_as)
     requests: list[PreparedRequest] = []
+    times_sent: Counter[Job] = Counter()
+    for job in jobs:
+        times_sent[job.group] = max(times_sent[job.group], store.times_sent[job])
     for number, job in enumerate(jobs):
         watcher.preparing(job, number, len(jobs))
-        stored = await asyncio.to_thread(prompts.add, job, make_prompt, form, store.times_sent[job])
+        stored = await asyncio.to_thread(prompts.add, job, make_prompt, form, times_sent[job.group])
         requests.append(
             prepare_request(
                 stored,
@@ -220,13 +233,24 @@ async def _describe_environment(options: BenchOptions, server: ServerInfo) -> di
 
 def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -> PromptMaker:
     from farspan.measurement.server_tokenizer import load_server_tokenizer
+    from farspan.prompts.block_prompt import build_block_prompt
     from farspan.prompts.exact_builder import build_prompt
+    from farspan.prompts.shared_prefix import SharedPrefix
 
     tokenizer, source = load_server_tokenizer(server, options.tokenizer)
     if options.tokenizer is None and source != server.root:
         watcher.step(f"tokenizer: {source}")
 
     def make(job: Job) -> Any:
+        if options.trace is not None:
+            return build_block_prompt(
+                tokenizer,
+                tokens=job.context,
+                blocks=options.trace.requests[job.repeat].blocks,
+                block_tokens=BLOCK_TOKENS,
+                seed=job.seed,
+                output_tokens=job.output_tokens,
+            )
         return build_prompt(
             tokenizer,
             tokens=job.context,
@@ -235,6 +259,7 @@ def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -
             seed=job.prompt_seed,
             chat=options.api is Api.CHAT,
             output_tokens=job.output_tokens,
+            shared=SharedPrefix(job.shared_tokens, job.group_seed) if job.shared_tokens else None,
         )
 
     return make

@@ -10,6 +10,8 @@ from typing import Any
 
 from farspan.measurement.lengths import Lengths
 from farspan.measurement.runs.job import Job, LoadPhase
+from farspan.measurement.shared_length import SharedLength
+from farspan.measurement.trace import TracedRequest
 
 
 def plan_jobs(
@@ -25,6 +27,8 @@ def plan_jobs(
     warmup: int = 0,
     cooldown: int = 0,
     concurrencies: Sequence[int] = (),
+    shared: SharedLength | None = None,
+    group_size: int = 1,
 ) -> tuple[Job, ...]:
     """List the requests of a run: those that warm up, the measured ones, those that cool down.
 
@@ -44,6 +48,8 @@ def plan_jobs(
         warmup, cooldown: Number of requests before and after.
         concurrencies: Go through these one after another: all of the measured requests at each, one context after
             another, and at least as many of a context as are to be under way at a time.
+        shared: Instead of one request, send a group of `group_size` that share so much of their prompts.
+        group_size: Requests in such a group.
     """
     if concurrencies:
         return _plan_sweep(
@@ -70,12 +76,15 @@ def plan_jobs(
         points = [(job.context, job.depth) for job in measured]
     else:
         points = [(context, depth) for context in dict.fromkeys(contexts) for depth in dict.fromkeys(depths)]
-        rounds = repeats if requests is None else math.ceil(requests / len(points))
+        together = len(points) * (1 if shared is None else group_size)
+        rounds = repeats if requests is None else math.ceil(requests / together)
         for repeat in range(rounds):
             visited = list(points)
             if not in_order:
                 random.Random(f"order {seed} {repeat}").shuffle(visited)
-            measured += [Job(context, depth, repeat, seed, output_tokens) for context, depth in visited]
+            for context, depth in visited:
+                job = Job(context, depth, repeat, seed, output_tokens)
+                measured += [job] if shared is None else _list_group(job, shared, group_size)
         measured = measured[:requests]
 
     def around(count: int, phase: LoadPhase) -> list[Job]:
@@ -85,6 +94,11 @@ def plan_jobs(
         ]
 
     return (*around(warmup, LoadPhase.WARMUP), *measured, *around(cooldown, LoadPhase.COOLDOWN))
+
+
+def _list_group(job: Job, shared: SharedLength, size: int) -> list[Job]:
+    """List the requests that share a prefix; the first is the one that finds nothing cached."""
+    return [replace(job, shared_tokens=shared.of(job.context), member=member) for member in range(size)]
 
 
 def _plan_sweep(
@@ -116,6 +130,22 @@ def _plan_sweep(
     last = [job for job in jobs if job.phase is LoadPhase.MEASURED][-1:]
     jobs += [replace(job, phase=LoadPhase.COOLDOWN, repeat=i) for job in last for i in range(cooldown)]
     return tuple(jobs)
+
+
+def plan_traced_jobs(requests: Sequence[TracedRequest], *, seed: int) -> tuple[Job, ...]:
+    """List the requests of a trace, in order; those of which an earlier one has the first tokens follow it."""
+    return tuple(
+        Job(
+            request.input_tokens,
+            0.0,
+            number,
+            seed,
+            request.output_tokens,
+            shared_tokens=request.cacheable_tokens,
+            member=1 if request.cacheable_tokens else 0,
+        )
+        for number, request in enumerate(requests)
+    )
 
 
 def plan_arrivals(count: int, *, rate: float, burstiness: float, seed: int) -> tuple[float, ...]:

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from farspan.errors import InputError
+from farspan.errors import InputError, UnsupportedError
 from farspan.prompts.corpus import BuiltinCorpus, Corpus
 from farspan.prompts.cuts import Proof
 from farspan.prompts.index import CorpusIndex
-from farspan.prompts.layout import lay_out, least_tokens
+from farspan.prompts.layout import head_tokens, lay_out, least_tokens
 from farspan.prompts.prompt import Prompt
 from farspan.prompts.recall import build_recall_prompt
+from farspan.prompts.shared_prefix import SharedPrefix
 from farspan.prompts.tasks import TASKS, Task, TaskRequest
 from farspan.prompts.tokenizer import Tokenizer
 from farspan.prompts.verify import settle
@@ -38,6 +39,7 @@ def build_prompt(
     output_tokens: int | None = None,
     corpus: Corpus | None = None,
     count: int | None = None,
+    shared: SharedPrefix | None = None,
 ) -> Prompt:
     """Build a prompt of exactly `tokens` tokens, as the server counts them.
 
@@ -51,9 +53,12 @@ def build_prompt(
         output_tokens: How long the reply may be; the task's own when None.
         corpus: Where the text comes from; built-in text when None. Its token index is made once and kept on disk.
         count: How many things to plant, for the tasks that plant several.
+        shared: The tokens it begins with, which other prompts have too. The task lies behind them, and `depth` counts
+            from their end.
 
     Raises:
         InputError: The task is unknown or does not fit, or the corpus, tokenizer or cache cannot be used.
+        UnsupportedError: A prefix is to be shared, and the tokenizer's counts do not add up.
     """
     _check(tokens=tokens, task=task, depth=depth, seed=seed, output_tokens=output_tokens, count=count)
     if tokenizer.recall:
@@ -66,11 +71,23 @@ def build_prompt(
             chat=chat,
             output_tokens=output_tokens,
             count=count,
+            shared=shared,
+        )
+    if shared is not None and tokenizer.proof is Proof.CHECKED:
+        raise UnsupportedError(
+            f"where a shared prefix ends cannot be told with {tokenizer.name}: its counts are not known to add up",
+            "leave the shared prefix out",
         )
     index = CorpusIndex(corpus or BuiltinCorpus(), tokenizer)
     request = TaskRequest(random.Random(f"{task} {seed}"), depth, count, chat, output_tokens)
     least = 0
+    introduction = ""
     for variant in TASKS[task](request):
+        if (
+            shared is not None
+        ):  # the shorter forms leave it out, and a shared prefix may not depend on the form
+            introduction = introduction or variant.introduction
+            variant = replace(variant, introduction=introduction)
         draft = Prompt(
             tokens=tokens,
             task=task,
@@ -84,7 +101,7 @@ def build_prompt(
         )
 
         def fill(budget: int, draft: Prompt = draft, variant: Task = variant) -> Prompt | None:
-            body = lay_out(index, variant, tokens=budget, seed=seed, chat=chat)
+            body = lay_out(index, variant, tokens=budget, seed=seed, chat=chat, shared=shared)
             if body is None:
                 return None
             return replace(draft, parts=body.parts, needle_positions=body.positions)
@@ -94,6 +111,8 @@ def build_prompt(
         if prompt is not None:
             return prompt
         least = least_tokens(tokenizer, variant, seed=seed, chat=chat)
+        if shared is not None:
+            least += max(0, shared.tokens + 1 - head_tokens(tokenizer, variant, seed=shared.seed, chat=chat))
     raise InputError(
         f"a {task} prompt does not fit {tokens} tokens: with this tokenizer it takes at least {least}",
         "ask for more tokens"

@@ -10,8 +10,9 @@ from farspan.prompts.corpus_reader import CorpusReader
 from farspan.prompts.index import CorpusIndex
 from farspan.prompts.parts import Part, TextPart
 from farspan.prompts.prompt_frame import encode_frame
+from farspan.prompts.shared_prefix import SharedPrefix, lay_out_filling, lay_out_shared
 from farspan.prompts.tasks import Task
-from farspan.prompts.tokenizer import Tokenizer, as_ids
+from farspan.prompts.tokenizer import Tokenizer
 
 # How much earlier than at its depth something may be planted so that it follows a whole sentence: this many tokens,
 # and at most this share of the text.
@@ -37,7 +38,9 @@ class PromptBody:
     positions: tuple[int, ...]
 
 
-def lay_out(index: CorpusIndex, task: Task, *, tokens: int, seed: int, chat: bool) -> PromptBody | None:
+def lay_out(
+    index: CorpusIndex, task: Task, *, tokens: int, seed: int, chat: bool, shared: SharedPrefix | None = None
+) -> PromptBody | None:
     """Lay out a prompt of exactly `tokens` tokens; None when the task does not fit.
 
     Args:
@@ -46,13 +49,19 @@ def lay_out(index: CorpusIndex, task: Task, *, tokens: int, seed: int, chat: boo
         tokens: Exact length.
         seed: Decides nonce, place in the corpus and filling words.
         chat: With the chat template.
+        shared: The tokens it begins with, which other prompts have too; the task lies behind them.
+
+    Raises:
+        InputError: The shared prefix is too short to hold the prompt's beginning.
     """
     tokenizer = index.tokenizer
-    opening = _opening(task, seed)
+    opening = _opening(task, seed if shared is None else shared.seed)
     frame = encode_frame(tokenizer, opening, task.closing, chat=chat)
     head = TextPart(frame.head, opening.encode())
     tail = TextPart(frame.tail, task.closing.encode())
-    room = tokens - head.tokens - tail.tokens
+    common = [] if shared is None else lay_out_shared(index, shared, head.tokens, seed)
+    before = head.tokens + sum(part.tokens for part in common)
+    room = tokens - before - tail.tokens
     if room < 0:
         return None
     if task.words is not None:
@@ -60,15 +69,17 @@ def lay_out(index: CorpusIndex, task: Task, *, tokens: int, seed: int, chat: boo
         if listed is None:
             return None
         middle: list[Part] = [listed.part]
-        positions = [head.tokens + first for first in listed.first]
+        positions = [before + first for first in listed.first]
     else:
         planted = _plant(index, task, room, seed)
         if planted is None:
             return None
         middle, positions = planted
-        positions = [head.tokens + position for position in positions]
+        positions = [before + position for position in positions]
     missing = room - sum(part.tokens for part in middle)
-    return PromptBody([head, *middle, *_filling(tokenizer, missing, seed), tail], tuple(positions))
+    return PromptBody(
+        [head, *common, *middle, *lay_out_filling(tokenizer, missing, seed), tail], tuple(positions)
+    )
 
 
 def least_tokens(tokenizer: Tokenizer, task: Task, *, seed: int, chat: bool) -> int:
@@ -77,6 +88,11 @@ def least_tokens(tokenizer: Tokenizer, task: Task, *, seed: int, chat: bool) -> 
     planted = tokenizer.encode_pieces([item.text for item in task.planted])
     least = len(frame.head) + len(frame.tail) + sum(map(len, planted))
     return least + (task.words.least_tokens(tokenizer) if task.words else 0)
+
+
+def head_tokens(tokenizer: Tokenizer, task: Task, *, seed: int, chat: bool) -> int:
+    """Return the tokens of a prompt's beginning: BOS or template, nonce and introduction."""
+    return len(encode_frame(tokenizer, _opening(task, seed), task.closing, chat=chat).head)
 
 
 def _opening(task: Task, seed: int) -> str:
@@ -106,12 +122,3 @@ def _plant(index: CorpusIndex, task: Task, room: int, seed: int) -> tuple[list[P
         planted += len(ids)
         parts += [*run, TextPart(ids, item.text.encode())]
     return [*parts, *reader.read(text_tokens - read)], positions
-
-
-def _filling(tokenizer: Tokenizer, missing: int, seed: int) -> list[Part]:
-    """Return words of one token each."""
-    if not missing:
-        return []
-    fillers = random.Random(f"filling {seed}").choices(tokenizer.fillers, k=missing)
-    text = "".join(filler.text for filler in fillers)
-    return [TextPart(as_ids([filler.token_id for filler in fillers]), text.encode())]

@@ -21,6 +21,7 @@ from farspan.prompts.parts import Part, TextPart, WordsPart, WordTable
 from farspan.prompts.prompt import Prompt
 from farspan.prompts.ragged import Ragged
 from farspan.prompts.scoring import MatchKind, Scorer
+from farspan.prompts.shared_prefix import SharedPrefix
 from farspan.prompts.tokenizer import RecallVocabulary, Tokenizer, as_ids
 
 # Words at the very beginning that differ from prompt to prompt, before which nothing is planted.
@@ -53,6 +54,7 @@ def build_recall_prompt(
     chat: bool,
     output_tokens: int | None,
     count: int | None,
+    shared: SharedPrefix | None = None,
 ) -> Prompt:
     """Build a prompt for the recall checkpoint.
 
@@ -65,6 +67,7 @@ def build_recall_prompt(
         chat: The text is a user message.
         output_tokens: Values that follow the key; the checkpoint's own number when None.
         count: Needles of `multi-key`; 8 when None.
+        shared: The tokens it begins with, which other prompts have too; every needle lies behind them.
 
     Raises:
         InputError: The task asks for more than an induction head can do, or the needles do not fit.
@@ -85,16 +88,19 @@ def build_recall_prompt(
             f"ask for at most {len(words) // needles - 1} output tokens",
         )
     before = _tokens_before_text(tokenizer, chat=chat)
-    nonce = min(_NONCE_WORDS, max(0, tokens - before - 1 - needles * (values + 1)))
+    if shared is not None:
+        shared.check_least(before + 1)
+    own = before if shared is None else shared.tokens
+    nonce = min(_NONCE_WORDS, max(0, tokens - own - 1 - needles * (values + 1)))
     spans = _place(
-        first=before + nonce,
+        first=own + nonce,
         last=tokens - 1,
         length=values + 1,
         depths=_depths(depth, needles),
         chunk=vocabulary.attention_chunk_size,
     )
     if spans is None:
-        least = before + 1 + needles * (values + 1)
+        least = own + 1 + needles * (values + 1)
         raise InputError(
             f"{needles} needles of {values + 1} tokens do not fit a prompt of {tokens} tokens",
             f"ask for more tokens (at least {least}) or fewer output tokens",
@@ -104,7 +110,9 @@ def build_recall_prompt(
         needles, values + 1
     )
     target = 0
-    chosen = _haystack(vocabulary, tokens - before, seed)
+    chosen = _haystack(vocabulary, tokens - own, seed)
+    if shared is not None:
+        chosen = np.concatenate([_haystack(vocabulary, own - before, shared.seed), chosen])
     offset = len(vocabulary.haystack_words)
     for span, needle in zip(spans, planted, strict=True):
         chosen[span.start - before : span.start - before + span.length] = needle + offset

@@ -179,6 +179,7 @@ def _collect(curve: Curve, series: Series, groups: Mapping[int, tuple[int, str]]
     if not results:
         return part
     timed = [r for r in results if r.is_trusted] or results
+    timed = [r for r in timed if not r.expected_cached_tokens] or timed
     middle: dict[int, list[float]] = {}
     for result in merge_contexts(timed, groups):
         middle.setdefault(result.context, []).append(curve.value(result) or 0.0)
@@ -266,7 +267,7 @@ def _add_ranges(part: _CurveParts, key: str, groups: Mapping[int, Sequence[float
 def _kind(result: Result) -> str:
     if result.status is not Status.OK:
         return "wrong"
-    if "warm" in result.labels:
+    if "warm" in result.labels or result.expected_cached_tokens:
         return "warm"
     return "unknown" if result.cached_tokens is None else "cold"
 

@@ -136,7 +136,7 @@ def _rows_of(
     kv = find_kv(run)
     ratios = (
         {
-            PointKey(row.context, row.depth, row.concurrency): row
+            PointKey(row.context, row.depth, row.concurrency, row.warm): row
             for row in comparison.rows
             if row.measure == "ttft"
         }
@@ -146,14 +146,14 @@ def _rows_of(
     exact = all(context == group[0] for context, group in groups.items())
     rows = []
     for point in list_points(shown):
-        results = grouped[PointKey(point.context, point.depth, point.concurrency)]
+        results = grouped[point.key]
         peak = find_peak(kv.held, results) if kv else None
-        planned = run.plan.times.at(point.context) if run.plan and exact else None
-        ratio = ratios.get(PointKey(point.context, point.depth, point.concurrency)) if exact else None
+        planned = run.plan.times.at(point.context) if run.plan and exact and not point.warm else None
+        ratio = ratios.get(point.key) if exact else None
         rows.append(
             PointRow(
-                anchor=f"point-{run.key}-{point.context}-{point.depth:g}",
-                label=labels[point.context],
+                anchor=f"point-{run.key}-{point.context}-{point.depth:g}" + ("-warm" if point.warm else ""),
+                label=labels[point.context] + (" warm" if point.warm else ""),
                 run=run,
                 point=point,
                 output_tokens=_most_frequent([result.output_tokens for result in results]),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from farspan.measurement.analysis.comparison import Comparison, Row
+from farspan.measurement.analysis.summary import SharedPoint, list_shared
 from farspan.measurement.runs.result import Result
 from farspan.reports.claim import (
     KeyFigure,
@@ -25,6 +27,7 @@ from farspan.reports.report_tables import (
     write_ratio,
 )
 from farspan.reports.trust_statement import Trust, is_right, judge
+from farspan.sizes import format_seconds
 
 _MEASURES = {
     "ttft": "TTFT",
@@ -44,6 +47,7 @@ class RunSection:
         claim: The answer in one sentence; `verdict` is the count of right answers.
         good: Whether every answer was checked and right.
         facts: What ran, where, with which flags, when.
+        shared: Cold and warm beside each other, where prompts share prefixes.
         requests: Those the page lists; `total` of them exist.
     """
 
@@ -56,9 +60,19 @@ class RunSection:
     trust: tuple[Trust, ...]
     failures: tuple[FailureRow, ...]
     recall: RecallTable | None
+    shared: tuple[SharedPoint, ...]
     requests: tuple[Result, ...]
     total: int
     environment: tuple[tuple[str, str], ...]
+
+    shared_columns: ClassVar[tuple[str, ...]] = (
+        "asked", "depth", "shared", "cached", "TTFT cold", "of", "TTFT warm", "of", "warm / cold", "missed",
+    )  # fmt: skip
+
+    @property
+    def shared_rows(self) -> tuple[tuple[str, ...], ...]:
+        """The cells of the table under `shared_columns`."""
+        return tuple(_write_shared(point) for point in self.shared)
 
     @property
     def key(self) -> str:
@@ -100,6 +114,7 @@ def build_section(run: ReportRun, groups: Mapping[int, tuple[int, str]]) -> RunS
         trust=judge(run),
         failures=explain_failures(run, results),
         recall=tabulate_recall(run, groups),
+        shared=list_shared(results),
         requests=choose_requests(results),
         total=len(results),
         environment=_list_environment(run),
@@ -117,11 +132,26 @@ def build_comparison(first: ReportRun, second: ReportRun, comparison: Comparison
     )
 
 
+def _write_shared(point: SharedPoint) -> tuple[str, ...]:
+    return (
+        f"{point.context:,}",
+        f"{point.depth:g}",
+        f"{point.shared_tokens:,}",
+        "not reported" if point.cached_tokens is None else f"{point.cached_tokens:,}",
+        "" if point.cold_ttft_s is None else format_seconds(point.cold_ttft_s),
+        f"{point.cold:,}",
+        "" if point.warm_ttft_s is None else format_seconds(point.warm_ttft_s),
+        f"{point.warm:,}",
+        "" if point.ratio is None else f"{point.ratio:.3g}",
+        f"{point.missed:,}",
+    )
+
+
 def _write_row(row: Row) -> tuple[str, ...]:
     ratio = row.ratio
     count = "" if ratio is None else f"{ratio.count:,}{' pairs' if ratio.paired else ''}"
     return (
-        f"{row.context:,}",
+        f"{row.context:,}" + (" warm" if row.warm else ""),
         f"{row.depth:g}",
         _MEASURES.get(row.measure, row.measure),
         write_measure(row.measure, row.a),

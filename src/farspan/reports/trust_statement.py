@@ -65,6 +65,7 @@ def judge(run: ReportRun) -> tuple[Trust, ...]:
         *_judge_origin(run),
         judge_length(answered),
         judge_cold(answered),
+        *_judge_shared(answered),
         judge_times(answered),
         *_judge_disturbances(answered),
         judge_recall(answered),
@@ -87,7 +88,8 @@ def judge_length(answered: Sequence[Result]) -> Trust:
 
 
 def judge_cold(answered: Sequence[Result]) -> Trust:
-    """Judge whether prompts were computed in full."""
+    """Judge whether prompts that share nothing by design were computed in full."""
+    answered = [result for result in answered if not result.expected_cached_tokens] or answered
     warm = sum(bool(result.cached_tokens) for result in answered)
     unknown = sum(result.cached_tokens is None for result in answered)
     if warm:
@@ -100,6 +102,22 @@ def judge_cold(answered: Sequence[Result]) -> Trust:
         hint = "vLLM does with --enable-prompt-tokens-details, SGLang with --enable-cache-report"
         return Trust("Cold prefill", TrustLevel.UNKNOWN, f"{evidence} ({hint})")
     return Trust("Cold prefill", TrustLevel.PROVEN, f"cached_tokens is 0 in all {len(answered):,} answers")
+
+
+def _judge_shared(answered: Sequence[Result]) -> Iterator[Trust]:
+    """Judge whether prompts found cached what they share with earlier ones; nothing where none shares."""
+    sharing = [result for result in answered if result.expected_cached_tokens]
+    if not sharing:
+        return
+    known = [result for result in sharing if result.cached_tokens is not None]
+    if not known:
+        yield Trust("Shared prefixes", TrustLevel.UNKNOWN, "the server does not report cached tokens")
+        return
+    right = sum(not {"warm", "cache-missed"}.intersection(result.labels) for result in known)
+    evidence = f"{right:,} of {len(known):,} prompts had the prefix cached that they share with earlier ones"
+    yield Trust(
+        "Shared prefixes", TrustLevel.PROVEN if right == len(sharing) else TrustLevel.DOUBTFUL, evidence
+    )
 
 
 def judge_times(answered: Sequence[Result]) -> Trust:

@@ -25,6 +25,8 @@ from farspan.measurement.options import BenchOptions, DryRun, plan_dry_run
 from farspan.measurement.progress import Watcher
 from farspan.measurement.resume import read_last_options
 from farspan.measurement.run import run_bench, run_engines
+from farspan.measurement.shared_length import SharedLength, parse_shared_length
+from farspan.measurement.trace import read_trace
 from farspan.sizes import parse_tokens
 from farspan.verbs.known_server import add_what_is_known, find_known_server, keep_log
 
@@ -171,6 +173,8 @@ def bench_options(
     run: str | Path | None = None,
     contexts: Sequence[str | int] | None = None,
     lengths: str | Lengths | None = None,
+    shared_prefix: str | SharedLength | None = None,
+    trace: str | Path | None = None,
     concurrency: str | int | Sequence[int] | None = None,
     api: str | Api = Api.COMPLETIONS,
     prompt_as: str | PromptAs = PromptAs.IDS,
@@ -188,6 +192,8 @@ def bench_options(
         run: The run folder; runs/ and the time when None.
         contexts: Prompt lengths as the server counts them: numbers, or text such as "10M".
         lengths: A distribution to draw them from instead, such as "lognormal:50k,0.7".
+        shared_prefix: Send groups of requests whose prompts share their first tokens: "90%" of them, or "100k".
+        trace: A file of requests with their times, lengths and shared blocks, sent instead.
         concurrency: Requests under way at a time; several, or "1,4,16", are gone through one after another.
         api: completions, chat, or SGLang's generate.
         prompt_as: ids or text.
@@ -207,6 +213,8 @@ def bench_options(
         run=Path(run) if run is not None else default_run_folder(),
         contexts=tuple(parse_tokens(str(context)) for context in contexts or ()),
         lengths=parse_lengths(lengths) if isinstance(lengths, str) else lengths,
+        shared_prefix=parse_shared_length(shared_prefix) if isinstance(shared_prefix, str) else shared_prefix,
+        trace=None if trace is None else read_trace(Path(trace)),
         api=Api(api),
         prompt_as=PromptAs(prompt_as),
         limits=Limits(connect_timeout, first_token_timeout, idle_timeout),
@@ -220,7 +228,7 @@ def bench_options(
 
 def _says_nothing(url: str | None, engines: Mapping[str, str] | None, options: Mapping[str, Any]) -> bool:
     """Tell whether neither a server nor lengths are given."""
-    return url is None and engines is None and not options.get("contexts") and not options.get("lengths")
+    return url is None and engines is None and not any(map(options.get, ("contexts", "lengths", "trace")))
 
 
 def _read_resumed(options: Mapping[str, Any]) -> tuple[BenchOptions, dict[str, str]]:

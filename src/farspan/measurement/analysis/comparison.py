@@ -54,6 +54,7 @@ class Row:
     b: float | None
     ratio: Ratio | None
     concurrency: int | None = None
+    warm: bool | None = None
 
     @property
     def verdict(self) -> Difference:
@@ -140,6 +141,7 @@ def compare_runs(a: Run, b: Run, *, level: float = LEVEL) -> Comparison:
             _middle(measure, points_b[point]),
             _ratio(measure, points_a[point], points_b[point], level),
             point.concurrency,
+            point.warm,
         )
         for point in shared
         for measure in COMPARED_MEASURES
@@ -187,7 +189,7 @@ def find_comparison_breaches(
     if plan is None:
         refuse_without_plan(conditions)
     sides = _group(a, b)
-    rows = {(row.context, row.depth, row.concurrency, row.measure): row for row in comparison.rows}
+    rows = {(row.context, row.depth, row.concurrency, row.warm, row.measure): row for row in comparison.rows}
 
     def lookup(name: str, point: PointKey) -> float | None:
         first, _, rest = name.partition(".")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from farspan.measurement.http.client import Exchange
 from farspan.measurement.http.wire import Usage
 from farspan.measurement.runs.job import Job
-from farspan.measurement.runs.result import is_warm
+from farspan.measurement.runs.result import is_missed, is_warm
 from farspan.sizes import format_seconds
 
 # A wall clock that is kept right by slewing moves by at most 500 parts in a million (adjtimex(2)).
@@ -84,12 +84,16 @@ def _find_in_answer(job: Job, exchange: Exchange) -> dict[str, str]:
     labels: dict[str, str] = {}
     if not exchange.streamed:
         labels["not-streamed"] = "the server answered in one piece: TTFT and ITL are unknown"
-    if is_warm(usage.cached_tokens, usage.prompt_tokens or job.context):
+    expected = job.expected_cached_tokens
+    if is_warm(usage.cached_tokens, usage.prompt_tokens or job.context, expected):
+        meant = "" if not expected else f", {expected} are shared"
         labels["warm"] = (
-            f"{usage.cached_tokens} of {usage.prompt_tokens or job.context} prompt tokens were cached"
+            f"{usage.cached_tokens} of {usage.prompt_tokens or job.context} prompt tokens were cached{meant}"
         )
     elif usage.cached_tokens is None:
         labels["cached-unknown"] = "the server does not report prompt_tokens_details.cached_tokens"
+    elif expected and is_missed(usage.cached_tokens, expected):
+        labels["cache-missed"] = f"{usage.cached_tokens} of the {expected} shared prompt tokens were cached"
     if usage.prompt_tokens is None:
         labels["count-unknown"] = "the server reports no prompt_tokens"
     elif usage.prompt_tokens != job.context:

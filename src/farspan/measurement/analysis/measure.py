@@ -43,7 +43,9 @@ def measure(
     times = exchange.token_times_s if exchange.streamed else ()
     ttft = times[0] if times else None
     evidence = find_labels(job, exchange, around) if finished else find_around(exchange, around)
-    warm = is_warm(usage.cached_tokens, usage.prompt_tokens or job.context)
+    warm = bool(job.expected_cached_tokens) or is_warm(
+        usage.cached_tokens, usage.prompt_tokens or job.context
+    )
     status, error = exchange.status, exchange.error
     if finished and usage.prompt_tokens is not None and usage.prompt_tokens != job.context:
         status = Status.WRONG_LENGTH
@@ -91,4 +93,7 @@ def measure(
         most_at_once=around.most_at_once,
         client_lag_s=exchange.lag,
         concurrency=job.concurrency,
+        shared_tokens=job.shared_tokens,
+        member=job.member,
+        expected_cached_tokens=job.expected_cached_tokens,
     )

@@ -121,30 +121,41 @@ class PointKey(NamedTuple):
         context: Prompt tokens asked for.
         depth: Where the needle was; None for all depths together.
         concurrency: How many requests it was sent among, in a run that goes through several; else None.
+        warm: Whether part of the prompt is cached by design; None where no prefix is shared.
     """
 
     context: int
     depth: float | None
     concurrency: int | None = None
+    warm: bool | None = None
 
     def __str__(self) -> str:
         depth = "" if self.depth is None else f", depth {self.depth:g}"
         among = "" if self.concurrency is None else f", concurrency {self.concurrency}"
-        return f"{format_tokens(self.context)}{depth}{among}"
+        cached = "" if self.warm is None else ", warm" if self.warm else ", cold"
+        return f"{format_tokens(self.context)}{depth}{among}{cached}"
 
 
 def group_points(results: Sequence[Result], *, all_depths: bool = False) -> dict[PointKey, list[Result]]:
-    """Group the measured requests by context, depth and concurrency, in ascending order.
+    """Group the measured requests by context, depth, concurrency and whether they are warm by design, in ascending
+    order.
 
     Args:
         results: Of any phase; those that warm up and cool down stay out.
         all_depths: Take all depths of a context together.
     """
     measured = [result for result in results if result.phase is LoadPhase.MEASURED]
-    measured.sort(key=lambda r: (r.context, r.depth, r.concurrency or 0, r.repeat))
+    measured.sort(
+        key=lambda r: (r.context, r.depth, r.concurrency or 0, bool(r.expected_cached_tokens), r.repeat)
+    )
     groups: dict[PointKey, list[Result]] = {}
     for result in measured:
-        key = PointKey(result.context, None if all_depths else result.depth, result.concurrency)
+        key = PointKey(
+            result.context,
+            None if all_depths else result.depth,
+            result.concurrency,
+            None if result.expected_cached_tokens is None else result.expected_cached_tokens > 0,
+        )
         groups.setdefault(key, []).append(result)
     return groups
 

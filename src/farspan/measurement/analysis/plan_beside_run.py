@@ -153,7 +153,10 @@ def compare_with_plan(results: Sequence[Result], plan: TtftPlan) -> tuple[Planne
         expected, floor = (None, None) if planned is None else (planned.expected_s, planned.floor_s)
         measured = lookup_point("ttft.median", group)
         note = ""
-        if expected is None:
+        if key.warm:
+            expected = floor = None
+            note = f"{key}: the plan's times are of prompts that are computed in full"
+        elif expected is None:
             note = f"the plan has no time for {format_tokens(context)}"
         elif measured is None:
             note = "no request whose time can be trusted"

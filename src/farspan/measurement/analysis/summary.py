@@ -21,10 +21,10 @@ from farspan.measurement.runs.result import Result
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """All requests of one context, depth and concurrency.
+    """All requests of one context, depth and concurrency, all cold or all warm by design.
 
-    Times are medians over the requests they can be trusted for: answered, of the right length and not
-    warm. When there is none, over whatever was measured; `trusted` then is 0 and the labels say why.
+    Times are medians over the requests they can be trusted for: answered, of the right length and
+    cached as meant. When there is none, over whatever was measured; `trusted` then is 0 and the labels say why.
 
     Args:
         requests: How many requests were made.
@@ -34,6 +34,9 @@ class Point:
         statuses: How the requests ended, by count.
         labels: Every label that any of them carries.
         concurrency: How many requests they were sent among, in a run that goes through several; else None.
+        expected_cached_tokens: Prompt tokens that are cached by design, the most frequent value; None where no prefix
+            is shared.
+        warm: Whether that is any; None likewise.
     """
 
     context: int
@@ -51,6 +54,13 @@ class Point:
     labels: tuple[str, ...]
     concurrency: int | None = None
     tpot_s: float | None = None
+    expected_cached_tokens: int | None = None
+    warm: bool | None = None
+
+    @property
+    def key(self) -> PointKey:
+        """What its requests have in common."""
+        return PointKey(self.context, self.depth, self.concurrency, self.warm)
 
 
 def list_points(results: Sequence[Result]) -> tuple[Point, ...]:
@@ -69,6 +79,8 @@ def _sum_up(key: PointKey, results: Sequence[Result]) -> Point:
         context=key.context,
         depth=results[0].depth,
         concurrency=key.concurrency,
+        expected_cached_tokens=_most_frequent([result.expected_cached_tokens for result in results]),
+        warm=key.warm,
         requests=len(results),
         trusted=sum(result.is_trusted for result in results),
         prompt_tokens=_most_frequent([result.prompt_tokens for result in results]),
@@ -84,6 +96,69 @@ def _sum_up(key: PointKey, results: Sequence[Result]) -> Point:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class SharedPoint:
+    """The requests of one context and depth that share prefixes.
+
+    Args:
+        shared_tokens: The first tokens of every prompt that it has in common with the others of its group.
+        cold, warm: Requests that were the first of a group, and that followed; of either those that can be trusted.
+        cached_tokens: What the server found cached of the warm ones, the middle of all; None where it does not say.
+        missed: Warm requests that found far less than that.
+        cold_ttft_s, warm_ttft_s: Medians over those that can be trusted; None where there is none.
+    """
+
+    context: int
+    depth: float
+    shared_tokens: int
+    cold: int
+    warm: int
+    cached_tokens: int | None
+    missed: int
+    cold_ttft_s: float | None
+    warm_ttft_s: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """Warm over cold TTFT; None where one is not known."""
+        if self.cold_ttft_s is None or self.warm_ttft_s is None:
+            return None
+        return self.warm_ttft_s / self.cold_ttft_s
+
+
+def list_shared(results: Sequence[Result]) -> tuple[SharedPoint, ...]:
+    """Put the cold and the warm requests of every context and depth beside each other; nothing where none share."""
+    groups: dict[tuple[int, float, int], list[Result]] = {}
+    for point in group_points(results).values():
+        for result in point:
+            if result.shared_tokens:
+                key = (result.context, result.depth, result.shared_tokens)
+                groups.setdefault(key, []).append(result)
+    return tuple(
+        _sum_up_shared(*key, group)
+        for key, group in groups.items()
+        if any(not result.expected_cached_tokens for result in group)  # a trace has none
+    )
+
+
+def _sum_up_shared(context: int, depth: float, shared_tokens: int, results: Sequence[Result]) -> SharedPoint:
+    cold = [result for result in results if not result.expected_cached_tokens and result.is_trusted]
+    following = [result for result in results if result.expected_cached_tokens]
+    warm = [result for result in following if result.is_trusted]
+    counted = [result.cached_tokens for result in following if result.cached_tokens is not None]
+    return SharedPoint(
+        context=context,
+        depth=depth,
+        shared_tokens=shared_tokens,
+        cold=len(cold),
+        warm=len(warm),
+        cached_tokens=round(median(counted)) if counted else None,
+        missed=sum("cache-missed" in result.labels for result in following),
+        cold_ttft_s=statistic(list_values(MEASURES["ttft"], cold), "median"),
+        warm_ttft_s=statistic(list_values(MEASURES["ttft"], warm), "median"),
+    )
+
+
 def _most_frequent(values: Sequence[int | None]) -> int | None:
     known = [value for value in values if value is not None]
     return Counter(known).most_common(1)[0][0] if known else None
@@ -95,7 +170,8 @@ _REQUEST_KEYS = (
     "prompt_tokens", "cached_tokens", "output_tokens", "ttft_s", "itl_s", "e2e_s", "bytes_sent_s",
     "body_bytes", "prefill_tokens_per_s", "finish_reason", "score", "answer", "reply", "labels", "evidence",
     "phase", "started_at", "prompt_id", "queue_s", "tpot_s", "decode_tokens_per_s", "connected_s", "late_s",
-    "most_at_once", "client_lag_s", "concurrency",
+    "most_at_once", "client_lag_s", "concurrency", "shared_tokens", "member",
+    "expected_cached_tokens",
 )  # fmt: skip
 
 
@@ -153,6 +229,7 @@ def summarise(
         "measures": {name: spread.as_dict() for name, spread in spreads.items()},
         "throughput": measure_throughput(outcome.results, resumed=resumed or bool(curve)),
         "curve": [point.to_json() for point in curve],
+        "shared_prefixes": [asdict(point) | {"ratio": point.ratio} for point in list_shared(outcome.results)],
         "goodput": share_good(outcome.results, goodput) if goodput else None,
         "client": {
             "loop_lag_s": asdict(outcome.loop_lag) if outcome.loop_lag else None,

@@ -27,6 +27,9 @@ class Job:
         output_tokens: Tokens to generate.
         phase: What it is for.
         concurrency: How many requests it is sent among, in a run that goes through several; else None.
+        shared_tokens: The first tokens of the prompt that it shares with the others of its group; 0 shares none.
+        member: Which of its group it is, from 0; the first of a group is sent, and over, before the others.
+            Of a trace: 1 when an earlier request has its first tokens, and `repeat` is its place.
     """
 
     context: int
@@ -36,6 +39,20 @@ class Job:
     output_tokens: int
     phase: LoadPhase = LoadPhase.MEASURED
     concurrency: int | None = None
+    shared_tokens: int = 0
+    member: int = 0
+
+    @property
+    def group(self) -> Job:
+        """The first of the group that shares a prefix; a job that shares none is its own."""
+        return replace(self, member=0) if self.member else self
+
+    @property
+    def expected_cached_tokens(self) -> int | None:
+        """The prompt tokens a server that caches prefixes has of it; None for a job of a group that shares none."""
+        if not self.shared_tokens:
+            return None
+        return self.shared_tokens if self.member else 0
 
     def with_fresh_seed(self, times_sent: int) -> Job:
         """Return the job with another seed for every time it has been sent before: its prompt begins otherwise."""
@@ -46,10 +63,17 @@ class Job:
 
     @property
     def prompt_seed(self) -> int:
-        """A seed for this job's prompt: its own, and the same whatever else the run holds (63 bits)."""
+        """A seed for this job's prompt: its own, and the same whatever else the run holds."""
+        return self.group_seed + (self.member + 1 if self.shared_tokens else 0)
+
+    @property
+    def group_seed(self) -> int:
+        """A seed for what a group shares (63 bits)."""
         words = f"{self.seed} {self.context} {self.depth!r} {self.repeat} {self.output_tokens}"
         if self.phase is not LoadPhase.MEASURED:
             words += f" {self.phase.value}"
         if self.concurrency is not None:
             words += f" among {self.concurrency}"
+        if self.shared_tokens:
+            words += f" sharing {self.shared_tokens}"
         return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big") >> 1

@@ -14,6 +14,10 @@ from farspan.measurement.runs.job import Job, LoadPhase
 REPLY_CHARACTERS = 2000
 _SHARED_TOKENS = 16
 _SHARED_PART = 0.01
+_OTHERWISE_CACHED = frozenset(("warm", "cache-missed"))
+# Prefixes are cached in whole pages; of hybrid models they are large.
+_PAGE_TOKENS = 256
+_MISSED_PART = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,9 @@ class Result:
         most_at_once: The most requests of ours under way at a time meanwhile, this one included.
         client_lag_s: The client's own; None where arrivals are timed by the client itself.
         concurrency: How many requests this one was sent among, in a run that goes through several; else None.
+        shared_tokens, member: As of its `Job`.
+        expected_cached_tokens: Prompt tokens that are cached by design: none for the first of a group that shares a
+            prefix, the prefix for the others; None in a run in which nothing is shared.
     """
 
     context: int
@@ -84,19 +91,30 @@ class Result:
     most_at_once: int = 1
     client_lag_s: Lag | None = None
     concurrency: int | None = None
+    shared_tokens: int = 0
+    member: int = 0
+    expected_cached_tokens: int | None = None
 
     @property
     def job(self) -> Job:
         """The job this is the result of; its key tells repeats of one request from different requests."""
         return Job(
-            self.context, self.depth, self.repeat, self.seed, self.output_asked, self.phase, self.concurrency
+            self.context,
+            self.depth,
+            self.repeat,
+            self.seed,
+            self.output_asked,
+            self.phase,
+            self.concurrency,
+            self.shared_tokens,
+            self.member,
         )
 
     @property
     def is_trusted(self) -> bool:
-        """Whether the times are those of a prompt as asked for that is not known to be warm."""
+        """Whether the times are those of a prompt as asked for, and as much of it cached as is meant to be."""
         answered = self.status in (Status.OK, Status.WRONG_ANSWER)
-        return answered and "warm" not in self.labels and self.ttft_s is not None
+        return answered and not _OTHERWISE_CACHED.intersection(self.labels) and self.ttft_s is not None
 
     @property
     def gaps_s(self) -> tuple[float, ...]:
@@ -104,12 +122,20 @@ class Result:
         return tuple(later - earlier for earlier, later in pairwise(self.token_times_s))
 
 
-def is_warm(cached_tokens: int | None, prompt_tokens: int) -> bool:
-    """Tell whether a prompt was served from a prefix cache: not for the first tokens that all prompts share (a BOS, a
-    template's opening), under 16 of them and under 1 %.
+def is_warm(cached_tokens: int | None, prompt_tokens: int, expected: int | None = None) -> bool:
+    """Tell whether more of a prompt came from a prefix cache than is meant to: not for the first tokens that all
+    prompts share (a BOS, a template's opening), under 16 of them and under 1 %.
     """
-    cached = cached_tokens or 0
+    cached = (cached_tokens or 0) - (expected or 0)
     return cached >= _SHARED_TOKENS or (cached > 0 and cached >= _SHARED_PART * prompt_tokens)
+
+
+def is_missed(cached_tokens: int, expected: int) -> bool:
+    """Tell whether far less was cached than is meant to: nothing, or over 10 % and a page of 256 tokens less."""
+    missing = expected - cached_tokens
+    if cached_tokens == 0:
+        return expected >= _SHARED_TOKENS
+    return missing > _PAGE_TOKENS and missing > _MISSED_PART * expected
 
 
 def summarise_gaps(times_s: tuple[float, ...]) -> Gaps | None:
