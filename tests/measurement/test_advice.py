@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from farspan.measurement.analysis.advice import choose_fix, list_failures
+from farspan.measurement.runs.advice import choose_fix, list_failures
 from farspan.measurement.http.request_status import Status
 from samples import make_result
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from farspan.errors import InputError
-from farspan.measurement.analysis.advice import list_failures
+from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.analysis.summary import list_points, summarise
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.wire import Api

@@ -135,7 +135,7 @@ def _check(config: LlamaConfig, path: Path) -> None:
     scaling = config.rope_scaling
     if scaling is not None and not (
         min(scaling.factor, scaling.low_freq_factor, scaling.original_max_position_embeddings) > 0
-        and scaling.high_freq_factor > scaling.low_freq_factor
+        and scaling.high_freq_factor >= scaling.low_freq_factor
     ):
         raise CheckpointError(
             f"{path}: the RoPE scaling {scaling} is impossible", "compare it with the hub's"

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from farspan.cli.fitted_table import Column, print_table
 from farspan.escape_terminal import printable
-from farspan.measurement.analysis.advice import list_failures
+from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.analysis.load_curve import CurvePoint
 from farspan.measurement.analysis.measures import MEASURES
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan

@@ -9,7 +9,7 @@ from math import floor, log10
 
 from farspan.engines.logs.findings import Finding, Severity
 from farspan.errors import InputError
-from farspan.measurement.analysis.advice import list_failures
+from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.analysis.comparison import Comparison, Difference, Row, compare_runs
 from farspan.measurement.analysis.measures import PointKey, group_points
 from farspan.measurement.analysis.summary import Point, list_points

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
 
-from farspan.measurement.analysis.advice import list_failures
+from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.analysis.load_curve import CurvePoint, list_curve
 from farspan.measurement.analysis.measures import MEASURES, PointKey, choose_timed, group_points, list_values
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
