@@ -22,7 +22,7 @@ from farspan.diagnosis.live.waits import findings_of
 from farspan.diagnosis.report_json import report_object
 from farspan.diagnosis.report_text import answer, report_lines
 from farspan.engines.logs.findings import Severity
-from farspan.engines.metrics import Measure
+from farspan.engines.metric_source import Measure
 from farspan.errors import InputError, NotFoundError, UnsupportedError
 from farspan.verbs.doctor import doctor
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from farspan.engines.registry import get_engine
-from farspan.launch.prepare_launch import ServeOptions, prepare
+from farspan.launch.prepare_launch import prepare
+from farspan.launch.serve_options import ServeOptions
 
 
 @pytest.mark.parametrize(("gpus", "tp"), [("6xH100", "4"), ("h100x8", "8")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farspan.engines.metrics import Measure
+from farspan.engines.metric_source import Measure
 from farspan.measurement.observe.evidence import (
     estimate_prefill,
     find_hang,

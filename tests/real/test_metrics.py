@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farspan.engines.metrics import Measure, find_engine, read_metrics
+from farspan.engines.metric_source import Measure
+from farspan.engines.metrics import find_engine, read_metrics
 from farspan.engines.registry import get_engine
 
 EVIDENCE = Path(__file__).parents[1] / "evidence" / "metrics"

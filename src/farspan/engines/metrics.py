@@ -8,57 +8,14 @@ known one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from farspan.engines.engine import Engine
+from farspan.engines.metric_source import Measure, MetricSource
 from farspan.engines.registry import all_engines
-
-
-class Measure(StrEnum):
-    """What an engine measures of itself. Counters run from the server's start."""
-
-    RUNNING = "running"  # requests in execution
-    WAITING = "waiting"  # requests queued in the engine
-    KV_USAGE = "kv_usage"  # share of the KV pool in use, 0 to 1
-    KV_TOKENS = "kv_tokens"  # tokens whose KV is held for requests
-    KV_CAPACITY = "kv_capacity_tokens"  # tokens the KV pool holds
-    KV_MAPPED_BYTES = "kv_mapped_bytes"  # memory an elastic KV cache has taken from the device
-    KV_USED_BYTES = "kv_used_bytes"  # of it, memory of pages in use, cached prefixes included
-    KV_CAPACITY_BYTES = "kv_capacity_bytes"  # the most it may take
-    PREFIX_QUERIES = "prefix_queries"  # counter: prompt tokens looked up in the prefix cache
-    PREFIX_HITS = "prefix_hits"  # counter: of those, tokens found
-    PREEMPTIONS = "preemptions"  # counter: requests thrown out of execution to make room
-    PROMPT_TOKENS = (
-        "prompt_tokens"  # counter: prompt tokens of requests whose prefill (SGLang: whole run) is over
-    )
-    PREFILLED_TOKENS = "prefilled_tokens"  # counter: prompt tokens computed so far, chunk by chunk
-    GENERATION_TOKENS = "generation_tokens"  # counter: tokens generated
-
-
-Combine = Callable[[Iterable[float]], float]
-
-
-@dataclass(frozen=True, slots=True)
-class MetricSource:
-    """Where a measure comes from.
-
-    Args:
-        name: The sample's name in the exposition, `_total` and `_sum` included.
-        combine: What to make of several series, such as those of data-parallel engines.
-        labels: Only series with these label values.
-        product: Labels whose values multiplied are the value, for what vLLM exports as an info metric.
-    """
-
-    name: str
-    combine: Combine = sum
-    labels: Mapping[str, str] = field(default_factory=dict)
-    product: tuple[str, ...] = ()
-
 
 # With --enable-metrics-for-all-schedulers SGLang exports every rank's view of the same requests: one is enough
 # for each data-parallel replica.

@@ -10,7 +10,7 @@ from farspan.engines.plain_secrets import check_no_secret
 from farspan.errors import InputError
 
 if TYPE_CHECKING:
-    from farspan.launch.prepare_launch import ServeOptions
+    from farspan.launch.serve_options import ServeOptions
 
 _LONGEST = 4096
 _SHORTEST_SECRET = 8  # anything shorter stands in ordinary words by chance

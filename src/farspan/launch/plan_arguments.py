@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from farspan.planner.request import PlanRequest
 
 if TYPE_CHECKING:
-    from farspan.launch.prepare_launch import ServeOptions
+    from farspan.launch.serve_options import ServeOptions
 
 
 def list_plan_arguments(options: ServeOptions, request: PlanRequest | None) -> dict[str, object]:

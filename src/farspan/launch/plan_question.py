@@ -10,7 +10,7 @@ from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.request import PlanRequest
 
 if TYPE_CHECKING:
-    from farspan.launch.prepare_launch import ServeOptions
+    from farspan.launch.serve_options import ServeOptions
 
 
 def longest_context(options: ServeOptions, spec: ModelSpec, version: str) -> int:

@@ -16,6 +16,7 @@ from farspan.models.spec import KvDtype
 from farspan.models.weights import offloadable_bytes, with_fp8_weights
 from farspan.planner.bisection import last_holding
 from farspan.planner.ledger import LedgerPhase
+from farspan.planner.lever_candidate import Change, LeverCandidate
 from farspan.planner.memory_model import MemoryModel
 from farspan.planner.plan import check_request, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -47,30 +48,6 @@ class Lever:
     fits: bool
     request: PlanRequest
     plan: EnginePlan
-
-
-Change = Callable[[PlanRequest], PlanRequest | None]
-
-
-@dataclass(frozen=True, slots=True)
-class LeverCandidate:
-    """A change that may help.
-
-    Args:
-        change: What to do, as flags where it is flags.
-        costs: What the user pays.
-        apply: Returns the changed request, or None where the change makes no sense.
-        describe: Words the change of a request `apply` returned, where `change` alone does not say it.
-    """
-
-    change: str
-    costs: str
-    apply: Change
-    describe: Callable[[PlanRequest], str] | None = None
-
-    def words(self, changed: PlanRequest) -> str:
-        """The change that made a request, in words."""
-        return self.describe(changed) if self.describe is not None else self.change
 
 
 def with_flags(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from farspan.planner.request import EnginePlan, PlanRequest
 
 if TYPE_CHECKING:
-    from farspan.planner.levers import LeverCandidate
+    from farspan.planner.lever_candidate import LeverCandidate
 
 
 class MemoryModel(Protocol):

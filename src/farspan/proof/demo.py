@@ -20,10 +20,11 @@ from farspan.engines.builtin.engine import ENGINE
 from farspan.errors import InputError
 from farspan.launch.engine_python import check_modules
 from farspan.launch.local import read_tail
-from farspan.launch.prepare_launch import NO_GPU, ServeOptions, prepare
+from farspan.launch.prepare_launch import NO_GPU, prepare
 from farspan.launch.runtime import Runtime
 from farspan.launch.runtimes.process import LocalRuntime
 from farspan.launch.serve import ServeWatcher, serving
+from farspan.launch.serve_options import ServeOptions
 from farspan.launch.server_records import StateFolder
 from farspan.launch.start_watch import StartupWatch
 from farspan.measurement.analysis.summary import summarise

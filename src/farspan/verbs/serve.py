@@ -14,11 +14,12 @@ from farspan.errors import InputError
 from farspan.launch.docker import DockerOptions
 from farspan.launch.manifest import ClusterOptions, parse_toleration
 from farspan.launch.plain_values import check_runtime_values
-from farspan.launch.prepare_launch import ServeOptions, prepare
+from farspan.launch.prepare_launch import prepare
 from farspan.launch.runtime import IfExists, Runtime
 from farspan.launch.runtime_names import parse_runtime
 from farspan.launch.runtimes.choose import choose_runtime
 from farspan.launch.serve import RunningServer, ServeWatcher, describe, start_server
+from farspan.launch.serve_options import ServeOptions
 from farspan.launch.server_records import StateFolder
 from farspan.models.spec import KvDtype, parse_kv_dtype
 from farspan.sizes import parse_tokens

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from farspan.engines.metrics import Measure
+from farspan.engines.metric_source import Measure
 from farspan.errors import InputError
 from farspan.measurement.http.target import ServerInfo
 from farspan.measurement.observe.engine_observer import EngineObserver

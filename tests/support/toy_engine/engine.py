@@ -6,8 +6,9 @@ from farspan.engines.command import EngineCommand, Listen, Nodes
 from farspan.engines.engine import Engine, StartSeconds
 from farspan.engines.logs.line_pattern import LinePattern
 from farspan.engines.logs.rule import Rule, StateRule
-from farspan.engines.metrics import Measure, MetricSource
-from farspan.planner.levers import LeverCandidate, set_flag
+from farspan.engines.metric_source import Measure, MetricSource
+from farspan.planner.lever_candidate import LeverCandidate
+from farspan.planner.levers import set_flag
 from farspan.planner.request import EnginePlan, PlanRequest
 from toy_engine.plan import KNOWN_VERSIONS, plan_toy
 

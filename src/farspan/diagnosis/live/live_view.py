@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from farspan.diagnosis.live.processes import Process
 from farspan.diagnosis.live.reach import Reply
-from farspan.engines.metrics import Measure
+from farspan.engines.metric_source import Measure
 
 Frames = tuple[tuple[str, str], ...]
 

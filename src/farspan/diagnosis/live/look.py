@@ -12,7 +12,8 @@ from farspan.diagnosis.live.reach import Reach
 from farspan.diagnosis.live.waits import findings_of, sentences_of
 from farspan.engines.logs.records import Where
 from farspan.engines.logs.server_state import Hints, ServerState
-from farspan.engines.metrics import Measure, find_engine, read_metrics
+from farspan.engines.metric_source import Measure
+from farspan.engines.metrics import find_engine, read_metrics
 
 WATCHED_S = 5.0
 _HEALTH_S = 25.0

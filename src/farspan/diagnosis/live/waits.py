@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from farspan.diagnosis.live.live_view import LiveView
 from farspan.engines.logs.findings import Confidence, Evidence, Finding, Severity
-from farspan.engines.metrics import Measure
+from farspan.engines.metric_source import Measure
 
 _BUSY = 0.9
 _IDLE = 0.2

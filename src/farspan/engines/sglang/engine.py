@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from farspan.engines.command import EngineCommand, Listen, Nodes
     from farspan.engines.logs.line_pattern import LinePattern
     from farspan.engines.logs.rule import Rule, StateRule
-    from farspan.engines.metrics import Measure, MetricSource
-    from farspan.planner.levers import LeverCandidate
+    from farspan.engines.metric_source import Measure, MetricSource
+    from farspan.planner.lever_candidate import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
 
 

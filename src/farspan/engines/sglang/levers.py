@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from farspan.planner.lever_candidate import LeverCandidate
 from farspan.planner.levers import (
     FP8_KV,
     FP8_WEIGHTS,
     MORE_GPUS,
     MORE_RANKS,
     NEWEST_VERSION,
-    LeverCandidate,
     offload_weights,
     raise_fraction,
     set_flag,

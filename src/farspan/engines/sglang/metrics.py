@@ -5,7 +5,7 @@ Read in 0.5.6.post2 `srt/metrics/collector.py`, 0.5.16 and 0.5.23 `srt/observabi
 
 from __future__ import annotations
 
-from farspan.engines.metrics import Measure, MetricSource
+from farspan.engines.metric_source import Measure, MetricSource
 
 METRIC_SOURCES: dict[Measure, tuple[MetricSource, ...]] = {
     Measure.RUNNING: (MetricSource("sglang:num_running_reqs"),),

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, DISABLE_HYBRID
 from farspan.engines.vllm.versions import rules_for
 from farspan.models.spec import AttentionKind
+from farspan.planner.lever_candidate import LeverCandidate
 from farspan.planner.levers import (
     FP8_KV,
     FP8_WEIGHTS,
     MORE_GPUS,
     MORE_RANKS,
     NEWEST_VERSION,
-    LeverCandidate,
     lower_flag,
     offload_weights,
     raise_fraction,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farspan.engines.metrics import Measure, MetricSource
+from farspan.engines.metric_source import Measure, MetricSource
 
 METRIC_SOURCES: dict[Measure, tuple[MetricSource, ...]] = {
     Measure.RUNNING: (MetricSource("vllm:num_requests_running"),),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from farspan.engines.metrics import Measure
+from farspan.engines.metric_source import Measure
 from farspan.measurement.observe.evidence import estimate_prefill, find_hang, find_preemption, find_strangers
 from farspan.measurement.observe.gpu_sampler import is_here, open_gpus
 from farspan.measurement.observe.observer import ObservedRun, Observer

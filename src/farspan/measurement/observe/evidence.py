@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from farspan.engines.metrics import Measure
+from farspan.engines.metric_source import Measure
 from farspan.measurement.observe.scrape import Sample
 from farspan.sizes import format_seconds
 

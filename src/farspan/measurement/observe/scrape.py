@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from yarl import URL
 
-from farspan.engines.metrics import Measure, find_engine, read_metrics
+from farspan.engines.metric_source import Measure
+from farspan.engines.metrics import find_engine, read_metrics
 from farspan.engines.registry import find_served
 
 TIMEOUT_S = 5.0

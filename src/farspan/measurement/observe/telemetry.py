@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from farspan.engines.metrics import Measure
+from farspan.engines.metric_source import Measure
 from farspan.measurement.observe.scrape import TIMEOUT_S, Sample, ScrapeError
 from farspan.measurement.observe.series import SeriesStore
 
