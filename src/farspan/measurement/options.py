@@ -151,7 +151,7 @@ class BenchOptions:
         ):
             raise InputError(
                 "there is not one source of prompt lengths and a depth",
-                "give one of --contexts 10k,100k, --length-distribution uniform:1k,100k and --trace FILE",
+                "give either --contexts 10k,100k or --length-distribution uniform:1k,100k, or a --trace FILE",
             )
         self._check_shared()
         for depth in self.depths:
