@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from farspan.measurement.runs.advice import choose_fix, list_failures
 from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.advice import choose_fix, list_failures
 from samples import make_result
 
 

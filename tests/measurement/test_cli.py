@@ -313,7 +313,7 @@ def test_percentiles_goodput_and_throughput_are_printed(run: Any, recall: Script
         (["--engines", "a@http://x"], "either --url or --engines"),
         (["--rate", "-1"], "not a number above 0"),
         (["--length-distribution", "zipf:1"], "not a distribution"),
-        (["--length-distribution", "uniform:10,20"], "give one of --contexts"),
+        (["--length-distribution", "uniform:10,20"], "either --contexts"),
         (["--goodput", "ttft=1"], "not a time to stay within"),
         (["--goodput", "speed:1"], "knows no 'speed'"),
         (["--percentiles", "0"], "not a list of percentiles"),
@@ -342,7 +342,7 @@ def test_lengths_are_drawn_without_contexts(
     assert all(200 <= length <= 900 for length in lengths)
     code, out, err = farspan(capsys, monkeypatch, "bench", "--url", recall.url, "--run", tmp_path / "none")
     assert (code, out) == (2, "")
-    assert "give one of --contexts 10k,100k, --length-distribution" in err
+    assert "--contexts 10k,100k or --length-distribution" in err
 
 
 def test_vllms_infinite_rate_is_a_closed_loop(run: Any) -> None:

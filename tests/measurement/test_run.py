@@ -9,13 +9,13 @@ import orjson
 import pytest
 
 from farspan.errors import InputError
-from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.analysis.summary import list_points, summarise
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.wire import Api
 from farspan.measurement.options import BenchOptions
 from farspan.measurement.progress import Watcher
 from farspan.measurement.run import run_bench
+from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.measurement.runs.result import Result
 from farspan.measurement.runs.run_folder import load_run

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from farspan.cli.fitted_table import Column, print_table
 from farspan.escape_terminal import printable
-from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.analysis.load_curve import CurvePoint
 from farspan.measurement.analysis.measures import MEASURES
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
@@ -23,6 +22,7 @@ from farspan.measurement.analysis.summary import (
     list_shared,
 )
 from farspan.measurement.options import DryRun
+from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.sizes import format_seconds, format_tokens
 

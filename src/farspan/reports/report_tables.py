@@ -9,11 +9,11 @@ from math import floor, log10
 
 from farspan.engines.logs.findings import Finding, Severity
 from farspan.errors import InputError
-from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.analysis.comparison import Comparison, Difference, Row, compare_runs
 from farspan.measurement.analysis.measures import PointKey, group_points
 from farspan.measurement.analysis.summary import Point, list_points
 from farspan.measurement.http.request_status import Status
+from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.result import Result
 from farspan.reports.kvmemory import KvHeld, find_before, find_kv, find_peak
 from farspan.reports.report_run import ReportRun

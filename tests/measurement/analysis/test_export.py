@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from farspan.cli.export import command
-from farspan.measurement.http.request_status import Status
 from farspan.measurement.analysis.vllm_result import export_vllm
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.imports.write_foreign import import_file
 from farspan.measurement.runs.run_folder import load_run
 from run_folders import write_run

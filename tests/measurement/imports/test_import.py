@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from farspan.cli.import_ import command
 from farspan.errors import InputError
 from farspan.measurement.analysis.point_values import lookup_point
+from farspan.measurement.analysis.vllm_result import export_vllm
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.imports.foreign import ForeignRequest
 from farspan.measurement.imports.read import guarded, read_foreign
-from farspan.measurement.analysis.vllm_result import export_vllm
 from farspan.measurement.imports.write_foreign import IMPORTED_FILE, convert, convert_all, import_file
 from farspan.measurement.runs.result import is_warm
 from farspan.measurement.runs.run_folder import Run, load_run
