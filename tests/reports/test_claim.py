@@ -139,6 +139,8 @@ def test_two_runs_are_compared_in_words_with_the_interval(tmp_path: Path) -> Non
         "At 10M tokens, depth 0.9, the first token of SGLang 0.5.16 takes 2.60 times as long as that of vLLM 0.24.0"
     )
     assert "95 % interval 2.4" in claim
+    assert ": medians " in claim, "the ratio is not that of the two figures shown"
+    assert "the ratio a geometric mean of 3 pairs" in claim
     assert report.has_ratios
     assert [row.ratio for row in report.rows if row.run.key == "a"] == [""] * 6
     assert all(row.sure and row.ratio.startswith("2.60 (") for row in report.rows if row.run.key == "b")

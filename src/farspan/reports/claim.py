@@ -129,6 +129,9 @@ def write_comparison(first: ReportRun, second: ReportRun, comparison: Comparison
         f", depth {row.depth:g}" if _several_depths(rows) else ""
     )
     values = f"{write_measure('ttft', row.b)} against {write_measure('ttft', row.a)}"
+    if row.ratio.count > 1:  # the ratio is that of the pairs, not of the medians shown
+        values = f"medians {values}, the ratio a geometric mean of {row.ratio.count} "
+        values += "pairs" if row.ratio.paired else "values a side"
     times = f"takes {row.ratio.ratio:.2f} times as long as that of {first.name}"
     return f"At {where}, the first token of {second.name} {times}: {values}; {_write_sureness(row)}."
 

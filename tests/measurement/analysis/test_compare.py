@@ -93,6 +93,14 @@ def test_warm_failed_and_warm_up_requests_are_left_out(tmp_path: Path) -> None:
     assert any("1 of 5 requests of B were warm" in note for note in comparison.notes)
 
 
+def test_a_run_that_is_all_warm_says_how_to_get_a_cold_one(tmp_path: Path) -> None:
+    warm = [make_result(repeat=repeat, ttft_s=0.01, labels=("warm",)) for repeat in range(2)]
+    comparison = compare_runs(*both(tmp_path, results(1.0, 1.0), warm))
+    (note,) = [note for note in comparison.notes if "were warm" in note]
+    assert note.startswith("2 of 2 requests of B were warm and are left out: restart its server")
+    assert "--seed" in note
+
+
 def test_runs_without_a_common_point_are_refused(tmp_path: Path) -> None:
     a, b = both(tmp_path, results(1.0), results(1.0, context=20_000))
     with pytest.raises(InputError, match=r"A has 10k, depth 0\.5, B has 20k, depth 0\.5"):

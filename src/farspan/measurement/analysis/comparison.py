@@ -266,7 +266,10 @@ def _find_notes(a: Run, b: Run, rows: Sequence[Row]) -> Iterable[str]:
         warm = sum("warm" in result.labels for result in run.results)
         untrusted = sum(not result.is_trusted for result in run.results) - warm
         if warm:
-            yield f"{warm} of {len(run.results)} requests of {name} were warm and are left out"
+            said = f"{warm} of {len(run.results)} requests of {name} were warm and are left out"
+            if warm == len(run.results):
+                said += ": restart its server or empty its prefix cache, or give each run a --seed of its own"
+            yield said
         if untrusted > 0:
             of = f"{untrusted} of {len(run.results)} requests of {name}"
             yield f"{of} failed or have the wrong length and are left out"
