@@ -48,7 +48,7 @@ def test_long_prompts_are_counted_exactly_and_recalled(
         assert request["cached_tokens"] == 0
         assert request["output_tokens"] == 16
         assert 0 < request["ttft_s"] < request["e2e_s"]
-        assert request["itl_s"]["p50"] > 0
+        assert request["tpot_s"] > 0  # a busy machine reads two tokens at once: then some gaps are none
 
 
 @pytest.mark.parametrize("options", [("--api", "chat"), ("--prompt-as", "text"), ("--concurrency", "3")])
