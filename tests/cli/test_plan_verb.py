@@ -309,3 +309,10 @@ def test_the_longest_context_is_planned_with_all_that_it_needs() -> None:
     assert "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE=1" in found.output
     none = invoke(*asked, "--context", "max", "--concurrency", "100000")
     assert none.exit_code == 3
+
+
+def test_a_command_names_the_checkpoint_that_was_planned() -> None:
+    words = (*SCOUT, "--engine", "vllm", "--context", "1M")
+    assert "vllm serve meta-llama/Llama-4-Scout" in invoke(*words).stdout
+    assert "vllm serve meta-llama/Llama-4-Scout" in invoke(*words, "--weights", "bf16").stdout
+    assert "vllm serve PATH_TO_A_CHECKPOINT_IN_INT4" in invoke(*words, "--weights", "int4").stdout

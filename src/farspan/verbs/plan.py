@@ -14,7 +14,7 @@ from farspan.engines.registry import all_engines, get_engine
 from farspan.errors import InputError
 from farspan.hardware.gpu import Node
 from farspan.hardware.node_spelling import parse_node
-from farspan.models.config import engine_model_name, load_model
+from farspan.models.config import engine_model_name, keeps_weights_so, load_model
 from farspan.models.rope_override import OVERRIDE_FLAGS
 from farspan.models.spec import KvDtype, ModelSpec, parse_kv_dtype
 from farspan.planner.answers import PlanAnswer, SearchAnswer, SweepAnswer
@@ -156,7 +156,10 @@ def plan(
         raise InputError("nothing is asked", "give --context, --contexts or --find context")
     if context == LONGEST:
         request = longest_request(request, engines)
-    return _plan(request, engine_model_name(model) if isinstance(model, str) else spec.name, engines, goals)
+    name = engine_model_name(model) if isinstance(model, str) else spec.name
+    if weights and isinstance(model, str) and not keeps_weights_so(model, weights, allow_network=not offline):
+        name = f"PATH_TO_A_CHECKPOINT_IN_{weights.upper()}"  # the model's own is not the one that was planned
+    return _plan(request, name, engines, goals)
 
 
 def longest_request(request: PlanRequest, engines: Sequence[Engine]) -> PlanRequest:
