@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from farspan.cli.live import LiveWatcher, PlainWatcher, choose_watcher, describe_result
@@ -35,6 +36,22 @@ def test_plain_lines_have_every_request_and_no_control_codes() -> None:
     assert lines[2] == "[1/2] 10k tokens, depth 0.5, TTFT 2.00 s, 5,000 tokens/s, recall 100%"
     assert lines[3].startswith("[2/2] 10k tokens, depth 0.5, refused: [bold]bold[/bold] [/oops]")
     assert "\x1b" not in out.getvalue()
+
+
+def test_a_long_prefill_is_not_silent_off_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("farspan.cli.live.time.monotonic", lambda: now[0])
+    out = io.StringIO()
+    watcher = choose_watcher(Console(file=out))
+    watcher.sending(1, 0)
+    for second in range(1, 181):
+        now[0] = 1000.0 + second
+        watcher.progress(f"prefill {second // 2}%")
+    assert out.getvalue().splitlines()[1:] == [
+        "under way: prefill 30%",
+        "under way: prefill 60%",
+        "under way: prefill 90%",
+    ]
 
 
 def test_the_live_display_shows_what_is_under_way() -> None:

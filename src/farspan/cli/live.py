@@ -23,15 +23,17 @@ from farspan.measurement.runs.result import Result
 from farspan.sizes import format_seconds, format_tokens
 
 _SHOWN_RUNNING = 8
+_QUIET_S = 60.0
 
 
 class PlainWatcher(LineView, Watcher):
-    """Writes one line for every finished request."""
+    """Writes one line for every finished request, and now and then how far those under way are."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._total = 0
         self._finished = 0
+        self._last_line = time.monotonic()
 
     def opened(self, folder: Path, server: ServerInfo) -> None:
         """Say what is measured and where the results go."""
@@ -44,11 +46,19 @@ class PlainWatcher(LineView, Watcher):
         self._total, self._finished = total, 0
         earlier = f", {skipped} are there already" if skipped else ""
         self.step(f"{total:,} {'request' if total == 1 else 'requests'} to send{earlier}")
+        self._last_line = time.monotonic()
+
+    def progress(self, line: str) -> None:
+        """Write the engine's state when nothing was written for a while: a long prefill is not silence."""
+        if time.monotonic() - self._last_line >= _QUIET_S:
+            self.step(f"under way: {line}")
+            self._last_line = time.monotonic()
 
     def finished(self, result: Result) -> None:
         """Write the request's line."""
         self._finished += 1
         self.step(f"[{self._finished}/{self._total}] {describe_result(result)}")
+        self._last_line = time.monotonic()
 
 
 class LiveWatcher(PlainWatcher):

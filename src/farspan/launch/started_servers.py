@@ -7,6 +7,8 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from farspan.engines.metric_source import Measure
+from farspan.engines.metrics import find_engine, read_metrics
 from farspan.errors import LaunchError, MissingPackageError
 from farspan.launch.docker import Docker
 from farspan.launch.kubernetes import Cluster, is_ready
@@ -14,6 +16,7 @@ from farspan.launch.runtimes.process import end_process, is_alive
 from farspan.launch.server_records import ServerRecord, StateFolder
 
 _ANSWER_S = 3.0
+_MOST_METRICS_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,9 @@ def find_status(record: ServerRecord) -> ServerStatus:
     why = _check_health(record.url)
     if why:
         return ServerStatus(record, "starting" if record.ready_s is None else "not answering", why)
-    return ServerStatus(record, "ready" if record.ready_s is not None else "starting")
+    if record.ready_s is None:
+        return ServerStatus(record, "starting")
+    return ServerStatus(record, "ready", _describe_load(record.url))
 
 
 def find_gone(record: ServerRecord) -> str:
@@ -73,6 +78,24 @@ def _check_health(url: str) -> str:
         return f"/health answers {error.code}"
     except OSError as error:
         return " ".join(str(getattr(error, "reason", error)).split())
+
+
+def _describe_load(url: str) -> str:
+    """What a server works on, by its own /metrics; empty where it tells nothing."""
+    try:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=_ANSWER_S) as answer:
+            exposition = answer.read(_MOST_METRICS_BYTES)
+        engine = find_engine(exposition)
+        measured = read_metrics(engine, exposition) if engine is not None else {}
+    except (OSError, ValueError):
+        return ""
+    running, waiting = measured.get(Measure.RUNNING), measured.get(Measure.WAITING)
+    if running is None:
+        return ""
+    if not running and not waiting:
+        return "idle"
+    queued = f", {waiting:.0f} waiting" if waiting else ""
+    return f"busy: {running:.0f} running{queued}"
 
 
 def stop_server(
