@@ -316,3 +316,11 @@ def test_a_command_names_the_checkpoint_that_was_planned() -> None:
     assert "vllm serve meta-llama/Llama-4-Scout" in invoke(*words).stdout
     assert "vllm serve meta-llama/Llama-4-Scout" in invoke(*words, "--weights", "bf16").stdout
     assert "vllm serve PATH_TO_A_CHECKPOINT_IN_INT4" in invoke(*words, "--weights", "int4").stdout
+
+
+@pytest.mark.parametrize(("engine", "flag"), [("vllm", "--max-model-len"), ("sglang", "--context-length")])
+def test_a_limit_below_the_context_is_the_first_thing_to_drop(engine: str, flag: str) -> None:
+    result = invoke(*SCOUT, "--engine", engine, "--context", "10M", "--", flag, "5000000")
+    assert result.exit_code == 3
+    cure = next(line for line in result.stdout.splitlines() if line.startswith("It fits with "))
+    assert cure.startswith(f"It fits with without {flag}") or f"without {flag}" in cure

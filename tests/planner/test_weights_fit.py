@@ -22,7 +22,7 @@ from farspan.planner.sweep import sweep
 from farspan.planner.weights_fit import fewest_ranks
 
 ONE_H100 = PlanRequest(load_model("llama-4-scout"), find_gpu("H100"), gpus=1, tp=1, context=100_000)
-WHY = "take 202 GiB on each of 1 GPU, and a H100 has 79.2 GiB: use --tp 4 or more"
+WHY = "take 202 GiB on each of 1 GPU, and one H100 has 79.2 GiB: use --tp 4 or more"
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "builtin"])

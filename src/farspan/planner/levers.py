@@ -69,6 +69,17 @@ def set_flag(name: str, value: str | None) -> Change:
     return apply
 
 
+def drop_shorter_context(*names: str) -> LeverCandidate:
+    """Drop the flag that limits a request to fewer tokens than are asked for."""
+
+    def apply(request: PlanRequest) -> PlanRequest | None:
+        text = request.text_flag("", *names)
+        too_short = text.isdecimal() and int(text) < request.context
+        return with_flags(request, {}, drop=names) if too_short else None
+
+    return LeverCandidate(f"without {names[0]}, which is below the tokens asked for", "nothing", apply)
+
+
 def lower_flag(name: str, value: int, default: int) -> Change:
     """Lower a whole-number flag to `value`, unless it is there already."""
 

@@ -66,5 +66,5 @@ def _shortage(model: ModelSpec, gpu: Gpu, tp: int, offloaded: int) -> str:
     fix = f"use --tp {enough} or more, or a smaller weight format" if enough else "use a larger GPU"
     return (
         f"the weights of {model.name} take {format_bytes(weights)} on each of {tp} GPU{'s' if tp > 1 else ''}, "
-        f"and a {gpu.name} has {format_bytes(gpu.memory_bytes)}: {fix}"
+        f"and one {gpu.name} has {format_bytes(gpu.memory_bytes)}: {fix}"
     )

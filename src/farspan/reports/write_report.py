@@ -182,6 +182,12 @@ def _choose_targets(out: Path, formats: Sequence[Format]) -> dict[Format, Path]:
 
 def _keep_plans(runs: Sequence[Path], targets: Mapping[Format, Path]) -> None:
     """Refuse to write over a plan that the report is of."""
+    for run in runs:
+        if is_plan(run) and run.suffix in (".html", ".md", ".csv"):
+            raise InputError(
+                f"{run} is a report already",
+                "pass the run folder it was made of, or a plan of farspan plan --json",
+            )
     for target in targets.values():
         if any(is_plan(run) and run.resolve() == target.resolve() for run in runs):
             raise InputError(f"{target} is the plan itself", "pass another place with -o")

@@ -11,6 +11,7 @@ from farspan.planner.levers import (
     MORE_GPUS,
     MORE_RANKS,
     NEWEST_VERSION,
+    drop_shorter_context,
     offload_weights,
     raise_fraction,
     set_flag,
@@ -36,6 +37,7 @@ def sglang_levers(outline: Callable[[PlanRequest], EnginePlan]) -> tuple[LeverCa
         outline: Plans SGLang without ledger and remarks.
     """
     return (
+        drop_shorter_context("--context-length"),
         LeverCandidate(
             f"{_ROWS} 8",
             "fewer requests at once",

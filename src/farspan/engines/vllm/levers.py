@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, DISABLE_HYBRID
+from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, DISABLE_HYBRID, MAX_MODEL_LEN
 from farspan.engines.vllm.versions import rules_for
 from farspan.models.spec import AttentionKind
 from farspan.planner.lever_candidate import LeverCandidate
@@ -14,6 +14,7 @@ from farspan.planner.levers import (
     MORE_GPUS,
     MORE_RANKS,
     NEWEST_VERSION,
+    drop_shorter_context,
     lower_flag,
     offload_weights,
     raise_fraction,
@@ -54,6 +55,7 @@ def vllm_levers(outline: Callable[[PlanRequest], EnginePlan]) -> tuple[LeverCand
         outline: Plans vLLM without ledger and remarks.
     """
     return (
+        drop_shorter_context(MAX_MODEL_LEN),
         LeverCandidate("hybrid KV groups on", "nothing", _hybrid_groups, _describe_hybrid),
         NEWEST_VERSION,
         LeverCandidate(
