@@ -6,7 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import farspan
@@ -61,6 +61,26 @@ def test_what_has_no_room_waits_for_the_first_batch_to_end() -> None:
         7 // running * batch_s + (7 % running + 1) * plan.time.ttft_expected_s
     )
     assert not answer.fits
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 60))
+def test_the_mean_is_that_of_every_request(concurrency: int) -> None:
+    answer, load = loaded(concurrency, "2M")
+    time = answer["vllm"].time
+    assert time is not None
+    batch_s = load.running * time.ttft_expected_s + 199 * load.itl_s
+    firsts = [
+        place // load.running * batch_s + (place % load.running + 1) * time.ttft_expected_s
+        for place in range(concurrency)
+    ]
+    assert load.ttft_mean_s == pytest.approx(sum(firsts) / concurrency)
+    assert (load.ttft_first_s, load.ttft_last_s) == pytest.approx((firsts[0], firsts[-1]))
+
+
+def test_a_billion_requests_are_no_more_work_than_one() -> None:
+    _, load = loaded(10**9)
+    assert load.ttft_last_s > load.ttft_mean_s > load.ttft_first_s
 
 
 @given(st.integers(1, 64), st.integers(1, 64))

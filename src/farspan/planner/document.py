@@ -6,6 +6,7 @@ There are four kinds: a plan of one context, a sweep over several, a search, and
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,23 +42,23 @@ _POINT_KEYS = (
 )  # fmt: skip
 
 
-class PlanDocument:
+class PlanDocument(ABC):
     """What the kinds of document have in common."""
 
     __slots__ = ()
     kind: ClassVar[str] = "a plan document"
 
     @property
+    @abstractmethod
     def parts(self) -> tuple[PlanPart, ...]:
         """The document itself, or where it is several in one, those."""
-        raise NotImplementedError
 
-    def _body(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _body(self) -> dict[str, Any]: ...
 
     @classmethod
-    def _read(cls, value: dict[str, Any], reader: RecordReader) -> PlanDocument:
-        raise NotImplementedError
+    @abstractmethod
+    def _read(cls, value: dict[str, Any], reader: RecordReader) -> PlanDocument: ...
 
     def to_json(self) -> dict[str, Any]:
         """Write the document as a JSON object."""

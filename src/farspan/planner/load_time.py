@@ -88,7 +88,16 @@ def estimate_load(request: PlanRequest, plan: EnginePlan) -> LoadEstimate | None
     itl = time.itl_expected_s + more / request.gpu.bandwidth / fit.decode
     alone = time.ttft_expected_s
     batch_s = running * alone + max(0, request.output_tokens - 1) * itl
-    firsts = [
-        (place // running) * batch_s + (place % running + 1) * alone for place in range(request.concurrency)
-    ]
-    return LoadEstimate(request.concurrency, running, firsts[0], sum(firsts) / len(firsts), firsts[-1], itl)
+    full, rest = divmod(request.concurrency, running)
+    # The sum over all requests of (batches before it) x batch + (place in its batch) x alone.
+    waited = (running * full * (full - 1) / 2 + rest * full) * batch_s
+    computed = (full * running * (running + 1) / 2 + rest * (rest + 1) / 2) * alone
+    batches_before, place = divmod(request.concurrency - 1, running)
+    return LoadEstimate(
+        request.concurrency,
+        running,
+        ttft_first_s=alone,
+        ttft_mean_s=(waited + computed) / request.concurrency,
+        ttft_last_s=batches_before * batch_s + (place + 1) * alone,
+        itl_s=itl,
+    )
