@@ -15,6 +15,7 @@ from farspan.models.shard.rank_config import BOS_ID, EOS_ID, RankShard
 SHARD_FILE = "shard.json"
 # The lowest id that is an ordinary word of a shard's vocabulary.
 FIRST_WORD_ID = 2
+_SPECIAL = {EOS_ID: "<|end|>", BOS_ID: "<|begin|>"}
 
 
 def write_shard(shard: RankShard, folder: str | Path, *, weights: bool = False) -> int:
@@ -85,10 +86,10 @@ def describe_shard(shard: RankShard) -> dict[str, Any]:
 def _tokenizer(words: int) -> dict[str, Any]:
     special = [
         {
-            "id": number, "content": f"w{number}", "single_word": False, "lstrip": False, "rstrip": False,
+            "id": number, "content": content, "single_word": False, "lstrip": False, "rstrip": False,
             "normalized": False, "special": True,
         }
-        for number in (EOS_ID, BOS_ID)
+        for number, content in _SPECIAL.items()
     ]  # fmt: skip
     return {
         "version": "1.0",
@@ -101,8 +102,8 @@ def _tokenizer(words: int) -> dict[str, Any]:
         "decoder": None,
         "model": {
             "type": "WordLevel",
-            "vocab": {f"w{number}": number for number in range(words)},
-            "unk_token": f"w{EOS_ID}",
+            "vocab": {_SPECIAL.get(number, f"w{number}"): number for number in range(words)},
+            "unk_token": _SPECIAL[EOS_ID],
         },
     }
 
@@ -110,10 +111,10 @@ def _tokenizer(words: int) -> dict[str, Any]:
 def _tokenizer_config(length: int) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": f"w{BOS_ID}",
-        "eos_token": f"w{EOS_ID}",
-        "unk_token": f"w{EOS_ID}",
-        "pad_token": f"w{EOS_ID}",
+        "bos_token": _SPECIAL[BOS_ID],
+        "eos_token": _SPECIAL[EOS_ID],
+        "unk_token": _SPECIAL[EOS_ID],
+        "pad_token": _SPECIAL[EOS_ID],
         "clean_up_tokenization_spaces": False,
         "model_max_length": length,
         "model_input_names": ["input_ids", "attention_mask"],
