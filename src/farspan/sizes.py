@@ -96,7 +96,7 @@ def parse_bytes(text: str) -> int:
     if match is None or factor is None:
         raise InputError(f"{text!r} is not a number of bytes", "write it as 64GiB, 512MiB or 80GB")
     whole, _, fraction = match.group(1).replace("_", "").replace(",", "").partition(".")
-    return int(whole + fraction) * factor // 10 ** len(fraction)
+    return int(whole + fraction) * factor // int(10 ** len(fraction))
 
 
 _SECONDS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
