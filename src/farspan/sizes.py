@@ -78,7 +78,7 @@ def format_bytes(count: float) -> str:
     raise AssertionError("unreachable")
 
 
-_BYTES = {"": 1, "b": 1} | {
+_BYTES: dict[str, int] = {"": 1, "b": 1} | {
     f"{letter}{unit}": base**power
     for power, letter in enumerate("kmgt", 1)
     for unit, base in (("b", 1000), ("ib", 1024), ("i", 1024))
