@@ -37,8 +37,8 @@ def check_overrides(request: PlanRequest, engine: MemoryModel, *, force: bool = 
 
     Raises:
         InputError: The request is refused.
-        DoesNotFitError: A flag breaks the plan, and the message names it; or the memory is too small, and the message says
-            what would make it fit.
+        DoesNotFitError: A flag breaks the plan, which the message names; or the memory is too small, and the message
+            says what would make it fit.
     """
     try:
         plan = plan_engine(request, engine)
