@@ -92,7 +92,7 @@ class ElasticKVCache(KVCache):
             ),
             step_tokens=max_step_tokens,
         )
-        budget = self._budget = options.join_budget(self._driver)
+        budget = self.budget = options.join_budget(self._driver)
         self._segments = SegmentPool(
             self._driver, self._size.segment_bytes, cap, quiet_s=options.quiet_s, clock=clock, budget=budget
         )
@@ -195,13 +195,15 @@ class ElasticKVCache(KVCache):
             self._prefixes.evict_all()
         for kind in self._kinds:
             kind.pool.tick()
-        if self._budget is not None:  # what was promised to sequences that are gone is the others' again
-            self._segments.promise(self._missing_segments((0,) * len(self._kinds), no_hit(len(self._kinds))))
+        if self.budget is not None:  # what was promised to sequences that are gone is the others' again
+            self._segments.lower_promise(
+                self._missing_segments((0,) * len(self._kinds), no_hit(len(self._kinds)))
+            )
         self._segments.tick()
         if idle is None:
             return None
         waits = [self._options.quiet_s] if self._above_start() else []
-        if self._budget is not None:
+        if self.budget is not None:
             waits.append(POLL_S)
         if keep is not None and idle < keep and self._prefixes is not None:
             waits.append(keep - idle)
@@ -227,8 +229,8 @@ class ElasticKVCache(KVCache):
         for kind in self._kinds:
             kind.close()
         self._segments.close()
-        if self._budget is not None:
-            self._budget.close()
+        if self.budget is not None:
+            self.budget.close()
         if self._own_driver:
             self._driver.close()
 

@@ -102,6 +102,7 @@ class SegmentPool:
         self._reread_s = reread_s
         self._budget = PoolBudget(budget, segment_bytes, clock) if budget else None
         self._evictors: list[Evictor] = []
+        self._next_evict = float("-inf")
         self._limit_segments = self._soon_segments = 0
         self._limit_until = float("-inf")
         self._idle: list[_Idle] = []  # oldest first: taken from the end
@@ -185,6 +186,11 @@ class SegmentPool:
             return fits
         return self._promise(max(0, count - len(self._idle) - self._surrenderable()), fits)
 
+    def lower_promise(self, count: int) -> None:
+        """Let others have what was promised beyond room for `count` segments."""
+        if self._budget is not None:
+            self._budget.lower_promise(max(0, count - len(self._idle) - self._surrenderable()))
+
     def promise_all(self, count: int) -> bool:
         """Keep room for `count` segments in all, those that there are among them; see `promise`.
 
@@ -201,15 +207,15 @@ class SegmentPool:
         Above the cap, or the budget's, idle segments go at once, then what lenders have empty, then what evictors keep.
         """
         now = self.clock()
-        reread = now >= self._limit_until
-        if reread:
+        if now >= self._limit_until:
             self._report()  # what is idle here is part of who must give how much
             self._reread()
         trim = self._budget is not None and self._budget.trim_is_asked
         excess = self._created if trim else self._created - self._limit_segments
         if excess > len(self._idle):
             self._call_in(excess - len(self._idle))
-        if reread and not trim and excess > len(self._idle):
+        if now >= self._next_evict and not trim and excess > len(self._idle):
+            self._next_evict = now + self._reread_s
             self._evict(excess - len(self._idle))
         self._destroy_idle(now - DESTROY_AFTER * self.quiet_s, excess)
         if self._budget is not None:
