@@ -130,6 +130,12 @@ LINES: tuple[LinePattern, ...] = (
         phase(StartPhase.PROFILE),
     ),
     line_pattern(r"Profiling CUDA graph memory", phase(StartPhase.PROFILE)),
+    # Its parts, which VLLM_LOGGING_LEVEL=DEBUG prints; newer versions say them once more when all is done.
+    line_pattern(
+        rf"Total non KV cache memory: {NUMBER} ?GiB; torch peak memory increase: (?P<torch_peak_gib>-?{NUMBER}) ?GiB; "
+        rf"non-torch forward increase memory: (?P<outside_torch_gib>-?{NUMBER}) ?GiB",
+        figures(StartPhase.PROFILE, done=False, engine="vllm"),
+    ),
     line_pattern(
         rf"Available KV cache memory: (?P<available_kv_gib>-?{NUMBER}) GiB",
         figures(StartPhase.PROFILE, done=True, engine="vllm"),

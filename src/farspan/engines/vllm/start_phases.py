@@ -11,8 +11,22 @@ START_SECONDS = StartSeconds(
     graphs=13.0,
     basis="the other phases as one start of Scout on 8x H200 took",
 )
+_TORCH_PEAK = (
+    "images through the vision tower",
+    "vision tower at its largest images",
+    "buffers of the experts",
+    "activations of the largest step",
+    "sampler of the largest step",
+)
 START_FIGURES = (
     StartFigure("weights_gib", "weights, GiB a GPU", "Model loading took", ledger=("weights", "RoPE tables")),
+    StartFigure("torch_peak_gib", "profile run, peak in torch, GiB a GPU", "", ledger=_TORCH_PEAK),
+    StartFigure(
+        "outside_torch_gib",
+        "profile run, outside torch, GiB a GPU",
+        "",
+        ledger=("kernels and workspaces outside torch", "collectives"),
+    ),
     StartFigure("available_kv_gib", "KV memory, GiB a GPU", "Available KV cache memory", ledger=("KV pool",)),
     StartFigure(
         "kv_cache_tokens", "KV cache size, tokens", "GPU KV cache size", FigureKind.ROOM, ("KV pool",)
