@@ -54,6 +54,7 @@ class FigureKind(StrEnum):
     MEMORY = "memory"  # GiB of one GPU
     ROOM = "room"  # tokens or requests that the memory for KV holds
     SETTING = "setting"  # follows from the arguments alone
+    TIME = "time"  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class Engine(ABC):
         environment: Variables farspan always starts it with.
         start_seconds: How long a start takes.
         start_figures: What its start prints that the plan predicts, in the order they are shown.
+        kv_figure: Which of them, as logged, says how much room the KV cache got; empty where none does.
         kernel_folder: Where its image keeps the kernels it compiles; empty where keeping them saves nothing.
         shell_program: What a person types before the planned flags; `{model}` stands for the model.
         metric_prefix: What the names of its metrics begin with.
@@ -135,6 +137,7 @@ class Engine(ABC):
     logged_defaults: Mapping[str, object] = field(default_factory=lambda: _EMPTY)
     environment: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     start_figures: tuple[StartFigure, ...] = ()
+    kv_figure: str = ""
     kernel_folder: str = ""
     metrics_hint: str = ""
     dummy_weight_flags: tuple[str, ...] = ()

@@ -127,6 +127,7 @@ ENGINE = Sglang(
     environment={"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0"},
     start_seconds=START_SECONDS,
     start_figures=START_FIGURES,
+    kv_figure="max_total_num_tokens",
     shell_program=(*IMAGE_PROGRAM, "--model-path", "{model}"),
     metric_prefix=b"sglang:",
     dummy_weight_flags=("--load-format", "dummy"),

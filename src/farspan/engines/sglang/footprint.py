@@ -17,6 +17,7 @@ from farspan.engines.sglang.tables import (
 from farspan.models.spec import ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes
+from farspan.planner.calibration import memory_of
 from farspan.sizes import GIB
 
 PREFILL_MIB_PER_SIZE = 8
@@ -101,6 +102,9 @@ def load_sizes(config: SglangConfig, context_length: int) -> LoadSizes:
     ropes = sum(rope_bytes(rope, context_length) for rope in model.ropes)
     before = config.gpu.memory_bytes - context
     remainder = load_remainder(config).bytes
+    memory = memory_of(config.calibration)
+    if memory is not None:
+        remainder = max(0, remainder + memory.outside_torch_bytes)
     after = before - tensors - ropes - remainder
     return LoadSizes(context, tensors, offloaded, ropes, remainder, before, after)
 
@@ -139,10 +143,17 @@ def context_bytes(
     config: SglangConfig, context_length: int, rows: int, tables: tuple[GraphTable, ...], batch: int
 ) -> int:
     """Bytes of the lines the context changes, up to the graphs: request rows, and graphs of up to `batch`."""
-    total = request_table_bytes(rows, context_length, config.rules) + GRAPH_MIB_PER_BATCH * batch * 2**20
+    total = request_table_bytes(rows, context_length, config.rules) + captured_bytes(config, batch)
     for table in tables:
         total += table.bytes
     return total
+
+
+def captured_bytes(config: SglangConfig, batch: int) -> int:
+    """Bytes of decode's graphs of up to `batch` requests: SGLang's own rule of thumb, or what this machine took."""
+    memory = memory_of(config.calibration)
+    share = 1.0 if memory is None else memory.graphs_share
+    return int(GRAPH_MIB_PER_BATCH * batch * 2**20 * share)
 
 
 def full_pool_bytes(config: SglangConfig, sizes: PoolSizes) -> int:

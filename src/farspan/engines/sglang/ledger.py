@@ -10,6 +10,7 @@ from farspan.engines.sglang.footprint import (
     MXFP4_ON_HOPPER,
     PREFILL_MIB_PER_SIZE,
     LoadSizes,
+    captured_bytes,
     context_size,
     full_pool_bytes,
     grows_on_hopper,
@@ -22,6 +23,7 @@ from farspan.engines.sglang.footprint import (
 from farspan.engines.sglang.pool import pool_bytes
 from farspan.engines.sglang.state import SglangState
 from farspan.engines.sglang.tables import index_bytes, request_table_bytes
+from farspan.planner.calibration import memory_of
 from farspan.planner.ledger import Allocation, Basis, LedgerPhase, MemoryLedger
 from farspan.sizes import GIB, format_bytes
 
@@ -43,7 +45,7 @@ def make_ledger(state: SglangState) -> MemoryLedger:
 def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
     """The lines of what is loaded."""
     model, tp = config.model, config.tp
-    context = load.context
+    context, memory = load.context, memory_of(config.calibration)
     vision = model.has_vision and not config.resolved.multimodal
     fitted = grows_on_hopper(model, config.gpu.capability[0])
     table = ", ".join(f"{rope.positions:,} x {rope.rotary_dim} x 4 B" for rope in model.ropes)
@@ -88,7 +90,7 @@ def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
             LedgerPhase.LOAD,
             "",
             f"{load.remainder / GIB:.2f} GiB",
-            load_remainder(config).source,
+            load_remainder(config).source if memory is None else memory.source,
             Basis.FITTED,
         ),
     )
@@ -200,15 +202,17 @@ def _graph_lines(state: SglangState) -> Iterator[Allocation]:
             f"sglang {rules.version} reserve_for_graph_mb; one log of 0.5.11",
             Basis.ASSUMED,
         )
+    memory = memory_of(state.config.calibration)
     if captured:
         yield Allocation(
             "CUDA graphs: captured",
-            GRAPH_MIB_PER_BATCH * state.batch * 2**20,
+            captured_bytes(state.config, state.batch),
             LedgerPhase.GRAPHS,
             "--cuda-graph-max-bs",
-            f"{GRAPH_MIB_PER_BATCH} MiB x {state.batch} (SGLang's own rule of thumb), {captured} sizes",
-            f"sglang {rules.version} reserve_for_graph_mb",
-            Basis.ASSUMED,
+            f"{GRAPH_MIB_PER_BATCH} MiB x {state.batch} (SGLang's own rule of thumb), {captured} sizes"
+            + (f", {memory.graphs_share:.2f} of it as measured" if memory else ""),
+            memory.source if memory else f"sglang {rules.version} reserve_for_graph_mb",
+            Basis.FITTED if memory else Basis.ASSUMED,
         )
 
 

@@ -103,6 +103,7 @@ ENGINE = Vllm(
     ),
     start_seconds=START_SECONDS,
     start_figures=START_FIGURES,
+    kv_figure="available_kv_gib",
     kernel_folder="/root/.cache/vllm",
     shell_program=("vllm", "serve", "{model}"),
     metric_prefix=b"vllm:",

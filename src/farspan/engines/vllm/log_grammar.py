@@ -130,11 +130,17 @@ LINES: tuple[LinePattern, ...] = (
         phase(StartPhase.PROFILE),
     ),
     line_pattern(r"Profiling CUDA graph memory", phase(StartPhase.PROFILE)),
-    # Its parts, which VLLM_LOGGING_LEVEL=DEBUG prints; newer versions say them once more when all is done.
+    # At VLLM_LOGGING_LEVEL=DEBUG; the second with info before 0.11.
     line_pattern(
-        rf"Total non KV cache memory: {NUMBER} ?GiB; torch peak memory increase: (?P<torch_peak_gib>-?{NUMBER}) ?GiB; "
-        rf"non-torch forward increase memory: (?P<outside_torch_gib>-?{NUMBER}) ?GiB",
+        rf"Memory profiling takes {NUMBER} seconds\. Total non KV cache memory: {NUMBER} ?GiB; torch peak memory "
+        rf"increase: (?P<peak_activation_gib>{NUMBER}) ?GiB; non-torch forward increase memory: "
+        rf"(?P<outside_torch_gib>-?{NUMBER}) ?GiB; ",
         figures(StartPhase.PROFILE, done=False, engine="vllm"),
+    ),
+    line_pattern(
+        rf"Actual usage is {NUMBER} GiB for weight, (?P<peak_activation_gib>{NUMBER}) GiB for peak activation, "
+        rf"(?P<outside_torch_gib>-?{NUMBER}) GiB for non-torch memory",
+        figures(StartPhase.GRAPHS, done=False, engine="vllm"),
     ),
     line_pattern(
         rf"Available KV cache memory: (?P<available_kv_gib>-?{NUMBER}) GiB",
