@@ -239,13 +239,13 @@ class _Rehearsal:
                 for phase in served.report.phases
             ]
             try:
-                await self._measure(served.url, launch, served.record.describe_launch())
+                await self._measure(served.url, served.record.describe_launch())
             finally:
                 keep_log(served, options.run)
                 if options.run.is_dir():
                     (options.run / _READY_FILE).write_bytes(orjson.dumps(phases))
 
-    async def _measure(self, url: str, launch: Launch, launched: Mapping[str, Any]) -> None:
+    async def _measure(self, url: str, launched: Mapping[str, Any]) -> None:
         """Send a prompt of every length, alone; each request is on disk as it ends, and one that fails is a row."""
         options, progress = self.options, self.progress
         words = range(FIRST_WORD_ID, options.shard.spec.vocab_size)
@@ -310,5 +310,3 @@ def _keep(finding: Finding) -> dict[str, Any]:
         "cause": finding.cause,
         "fix": list(finding.fix),
     }
-
-

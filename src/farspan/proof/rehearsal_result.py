@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,12 +13,15 @@ from farspan.diagnosis.sources import read_source
 from farspan.engines.engine import FigureKind
 from farspan.engines.logs.server_state import Hints
 from farspan.errors import InputError
-from farspan.launch.validation import compare_start, planned_value
+from farspan.launch.observed_server import MEMORY, TIME_RELATIVE, TOLERANCE, ObservedServer, ObservedTime
+from farspan.launch.validation import ValidatedFigure, compare_start, planned_value
+from farspan.measurement.runs.job import LoadPhase
 from farspan.measurement.runs.result import Result
 from farspan.measurement.runs.run_folder import load_run
 from farspan.planner.build_document import build_engine
 from farspan.planner.collectives import CollectiveEstimate, estimate_collectives
 from farspan.planner.document_records import EngineRecord
+from farspan.planner.ledger import Basis
 from farspan.planner.plan import plan_engine
 from farspan.planner.prefill_fit import Extrapolation, PrefillFit, PrefillPoint, fit_prefill
 from farspan.planner.request import EnginePlan
@@ -26,35 +29,18 @@ from farspan.proof.keep_log import LOG_FILE
 from farspan.proof.rehearsal import Rehearsed, start_log
 from farspan.sizes import GIB
 
-# What counts as right: of memory a share, or so little of a GPU; of times a share.
-MEMORY_SHARE, MEMORY_GIB, TIME_SHARE = 0.01, 0.1, 0.1
-
 
 @dataclass(frozen=True, slots=True)
 class MemoryRow:
     """A figure of the start.
 
     Args:
-        what: What it is, with its unit.
-        kind: Memory, room for tokens or requests, or a setting.
+        figure: The plan of the rank alone beside what the engine got.
         deployment: What is planned for a rank of the deployment; None where nothing is.
-        planned: What is planned for the rank alone.
-        got: What the engine got.
-        difference_percent: How far the plan is above it, in percent of what it got.
-        difference_gib: The same in GiB of the GPU; None for a setting.
-        basis: How far the plan trusts it.
-        within: Whether it is within the tolerance.
     """
 
-    what: str
-    kind: FigureKind
+    figure: ValidatedFigure
     deployment: float | None
-    planned: float
-    got: float
-    difference_percent: float | None
-    difference_gib: float | None
-    basis: str
-    within: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +156,7 @@ class RehearsalResult:
     def within(self) -> bool:
         """Whether every figure is within the tolerance of its plan."""
         times = (verdict for row in self.times for verdict in (row.ttft_within, row.itl_within))
-        return all(row.within for row in self.memory) and False not in times
+        return all(row.figure.within for row in self.memory) and False not in times
 
     @property
     def exit_code(self) -> int:
@@ -198,7 +184,7 @@ class RehearsalResult:
             "flags": progress.flags,
             "differences": list(options.shard.differences),
             "start": {"ready_s": progress.ready_s, "planned_s": progress.planned_start_s, "phases": list(done.phases)},
-            "memory": [asdict(row) for row in self.memory],
+            "memory": [{**asdict(row.figure), "deployment": row.deployment} for row in self.memory],
             "times": [
                 {**asdict(row), "ttft_percent": row.ttft_percent, "itl_percent": row.itl_percent} for row in self.times
             ],
@@ -208,7 +194,7 @@ class RehearsalResult:
             "deployment_refused": self.refusal,
             "calibration": None if self.calibration is None else str(self.calibration),
             "calibrated": self.calibrated,
-            "tolerance": {"memory": MEMORY_SHARE, "memory_gib": MEMORY_GIB, "time": TIME_SHARE},
+            "tolerance": TOLERANCE,
         }  # fmt: skip
 
 
@@ -243,9 +229,25 @@ def judge(done: Rehearsed) -> RehearsalResult:
     )
 
 
-def _plan_deployment(done: Rehearsed) -> tuple[EnginePlan | None, str]:
-    from dataclasses import replace
+def observe(done: Rehearsed) -> ObservedServer:
+    """Read what a rehearsal has left on disk of what its server was seen to do."""
+    results = [result for result in _read_results(done.options.run) if result.is_trusted]
+    return ObservedServer(
+        _read_figures(done),
+        tuple(
+            ObservedTime(
+                result.context,
+                result.output_tokens or done.options.output_tokens,
+                result.ttft_s,
+                None if result.itl_s is None else result.itl_s.p50,
+            )
+            for result in results
+            if result.ttft_s is not None
+        ),
+    )
 
+
+def _plan_deployment(done: Rehearsed) -> tuple[EnginePlan | None, str]:
     request = done.options.deployment
     if request is None:
         return None, ""
@@ -262,20 +264,10 @@ def _memory_rows(
     engine = done.options.engine
     if plan is None:
         return _weights_alone(done, figures)
-    planned = {figure.means: figure for figure in engine.start_figures}
+    by_name = {figure.means: figure for figure in engine.start_figures}
     return tuple(
-        MemoryRow(
-            what=row.what,
-            kind=row.kind,
-            deployment=None if deployment is None else planned_value(planned[row.what], deployment),
-            planned=row.planned,
-            got=row.got,
-            difference_percent=row.difference_percent,
-            difference_gib=row.difference_gib,
-            basis=row.basis,
-            within=_is_close(row.planned, row.got, row.difference_gib),
-        )
-        for row in compare_start(engine, plan, figures)
+        MemoryRow(row, None if deployment is None else planned_value(by_name[row.what], deployment))
+        for row in compare_start(engine, plan, figures, MEMORY)
     )
 
 
@@ -284,17 +276,17 @@ def _weights_alone(done: Rehearsed, figures: Mapping[str, float]) -> tuple[Memor
     got, planned = figures.get("weights_gib"), done.options.shard.weight_bytes / GIB
     if got is None:
         return ()
-    return (
-        MemoryRow(
-            "weights, GiB", FigureKind.MEMORY, None, planned, got, _percent(planned, got), planned - got, "mirrored",
-            _is_close(planned, got, planned - got),
-        ),
-    )  # fmt: skip
-
-
-def _is_close(planned: float, got: float, gib: float | None) -> bool:
-    close = abs(planned - got) <= MEMORY_SHARE * abs(got)
-    return close or (gib is not None and abs(gib) <= MEMORY_GIB)
+    figure = ValidatedFigure(
+        what="weights, GiB",
+        kind=FigureKind.MEMORY,
+        planned=planned,
+        got=got,
+        difference_percent=_percent(planned, got),
+        difference_gib=planned - got,
+        basis=Basis.MIRRORED.value,
+        within=abs(planned - got) <= max(MEMORY.relative * got, MEMORY.absolute_gib),
+    )
+    return (MemoryRow(figure, None),)
 
 
 def _read_figures(done: Rehearsed) -> Mapping[str, float]:
@@ -309,9 +301,10 @@ def _read_figures(done: Rehearsed) -> Mapping[str, float]:
 
 def _read_results(run: Path) -> tuple[Result, ...]:
     try:
-        return load_run(run).results
+        found = load_run(run).results
     except InputError:
         return ()
+    return tuple(result for result in found if result.phase is LoadPhase.MEASURED)
 
 
 def _time_row(done: Rehearsed, context: int, results: Sequence[Result]) -> TimeRow:
@@ -341,7 +334,7 @@ def _time_row(done: Rehearsed, context: int, results: Sequence[Result]) -> TimeR
 
 def _is_near(planned: float | None, got: float | None) -> bool | None:
     percent = _percent(planned, got)
-    return None if percent is None else abs(percent) <= 100 * TIME_SHARE
+    return None if percent is None else abs(percent) <= 100 * TIME_RELATIVE
 
 
 def _percent(planned: float | None, got: float | None) -> float | None:

@@ -43,8 +43,8 @@ class RankShard:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights it loads."""
-        return rank_weight_bytes(self.spec).total
+        """Bytes of the weights it loads; an encoder that its config describes is not loaded."""
+        return sum(rank_weights(self.spec, Division()).values())
 
 
 def shard_config(
