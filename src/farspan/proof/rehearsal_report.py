@@ -12,7 +12,7 @@ from farspan.launch.observed_server import TOLERANCE, calibrate
 from farspan.planner.calibration_store import save_calibration
 from farspan.proof.rehearsal import Rehearsed
 from farspan.proof.rehearsal_result import DeploymentTime, RehearsalResult, TimeRow, judge, observe
-from farspan.reports.rehearsal_page import PageList, PageTable, RehearsalPage
+from farspan.reports.rehearsal_page import RehearsalList, RehearsalPage, RehearsalTable
 from farspan.reports.write_report import Format, ReportFiles, write_page
 from farspan.sizes import format_seconds, format_tokens
 
@@ -125,9 +125,9 @@ def _claim(result: RehearsalResult) -> str:
     return "The rank runs as planned."
 
 
-def _tables(result: RehearsalResult) -> Iterator[PageTable]:
+def _tables(result: RehearsalResult) -> Iterator[RehearsalTable]:
     if result.memory:
-        yield PageTable(
+        yield RehearsalTable(
             "memory",
             "Memory at the start",
             ("figure", "deployment's plan", "rank's plan", "engine", "off", "off, GiB", "basis", "within"),
@@ -147,7 +147,7 @@ def _tables(result: RehearsalResult) -> Iterator[PageTable]:
             f"Off is the rank's plan less what the engine got. Tolerance: {TOLERANCE}.",
         )
     if any(row.sent for row in result.times):
-        yield PageTable(
+        yield RehearsalTable(
             "times",
             "Prompts",
             (
@@ -168,7 +168,7 @@ def _tables(result: RehearsalResult) -> Iterator[PageTable]:
         yield _longest_table(result.longest, result.rehearsed.options.shard.division.tp)
     phases = result.rehearsed.phases
     if phases:
-        yield PageTable(
+        yield RehearsalTable(
             "start",
             "Phases of the start",
             ("phase", "planned", "took"),
@@ -195,7 +195,7 @@ def _time_cells(row: TimeRow) -> tuple[str, ...]:
     )
 
 
-def _longest_table(longest: DeploymentTime, tp: int) -> PageTable:
+def _longest_table(longest: DeploymentTime, tp: int) -> RehearsalTable:
     rank, collectives = longest.rank, longest.collectives
     rows = [
         (
@@ -220,7 +220,7 @@ def _longest_table(longest: DeploymentTime, tp: int) -> PageTable:
     )  # fmt: skip
     if longest.planned_s is not None:
         rows.append(("the deployment's plan", _seconds(longest.planned_s), "-", "the planner"))
-    return PageTable(
+    return RehearsalTable(
         "longest",
         f"First token of {format_tokens(longest.prompt_tokens)}",
         ("what", "seconds", "95 %", "from"),
@@ -229,7 +229,7 @@ def _longest_table(longest: DeploymentTime, tp: int) -> PageTable:
     )
 
 
-def _lists(result: RehearsalResult) -> Iterator[PageList]:
+def _lists(result: RehearsalResult) -> Iterator[RehearsalList]:
     progress = result.rehearsed.progress
     found = [f"{finding['severity']}: {finding['cause']}" for finding in progress.findings]
     found += [f"fix: {step}" for finding in progress.findings for step in finding["fix"]]
@@ -239,19 +239,19 @@ def _lists(result: RehearsalResult) -> Iterator[PageList]:
         f"{format_tokens(row.context)}: {reason}" for row in result.times for reason in row.failures
     )
     if failures:
-        yield PageList("failures", "Prompts that failed", tuple(failures))
+        yield RehearsalList("failures", "Prompts that failed", tuple(failures))
     if found:
-        yield PageList("findings", "What the log says", tuple(dict.fromkeys(found)))
+        yield RehearsalList("findings", "What the log says", tuple(dict.fromkeys(found)))
     options = result.rehearsed.options
     differences = list(options.shard.differences)
     if options.toy:
         differences.insert(0, f"a toy: {options.toy}; its figures say nothing of the deployment")
     if result.refusal:
         differences.append(f"the deployment itself is not planned: {result.refusal}")
-    yield PageList("differences", "What is not as in the deployment", tuple(differences))
+    yield RehearsalList("differences", "What is not as in the deployment", tuple(differences))
     if result.calibrated:
         where = f" in {result.calibration}" if result.calibration else ""
-        yield PageList("calibration", "Kept for plans on this machine", (f"{result.calibrated}{where}",))
+        yield RehearsalList("calibration", "Kept for plans on this machine", (f"{result.calibrated}{where}",))
 
 
 def _figure(value: float | None) -> str:

@@ -11,7 +11,7 @@ from farspan.reports.report_page import ReportPage
 
 
 @dataclass(frozen=True, slots=True)
-class PageTable:
+class RehearsalTable:
     """A table under a heading.
 
     Args:
@@ -30,7 +30,7 @@ class PageTable:
 
 
 @dataclass(frozen=True, slots=True)
-class PageList:
+class RehearsalList:
     """Sentences under a heading."""
 
     anchor: str
@@ -58,8 +58,8 @@ class RehearsalPage(ReportPage):
     good: bool
     claim: str
     note: str
-    tables: tuple[PageTable, ...]
-    lists: tuple[PageList, ...]
+    tables: tuple[RehearsalTable, ...]
+    lists: tuple[RehearsalList, ...]
     command: str
     parts: Mapping[str, Any]
 

@@ -255,7 +255,7 @@ def rehearsal_options(
     }  # fmt: skip
 
     def prepare(rank: Path) -> Runtime:
-        return prepare_server(str(rank), **common).runtime
+        return prepare_server(str(rank.resolve()), **common).runtime
 
     deployment = None
     if node is not None:
@@ -381,7 +381,7 @@ def _list_commands(options: RehearsalOptions, reason: str = "") -> RehearsalComm
     """Say what would run; the rank's folder is written beside and forgotten."""
     shard = options.shard
     with tempfile.TemporaryDirectory() as folder:
-        rank = Path(folder) / "shard"
+        rank = Path(folder).resolve() / "shard"
         write_shard(shard, rank)
         command = options.prepare(rank).text().rstrip("\n").replace(str(rank), str(options.shard_folder))
     what = f"one rank of {shard.whole.name} at {shard.division.text}, {format_bytes(shard.weight_bytes)} of weights"
