@@ -343,7 +343,7 @@ def _division_words(engine: Engine, ep: int, pp: int) -> tuple[str, ...]:
 
 
 def _read_lengths(
-    contexts: str | Sequence[str | int],
+    contexts: str | Sequence[str | int] | None,
     context: str | int | None,
     answer: int,
     shard: RankShard,
