@@ -42,6 +42,8 @@ from farspan.proof.keep_log import LOG_FILE, keep_log
 RANK = "rank"
 SHARD_FOLDER = "shard"
 _READY_FILE = "ready.json"
+# SGLang shortens an answer so that up to seven tokens of the context are left.
+KEPT_BY_ENGINES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

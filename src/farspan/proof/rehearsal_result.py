@@ -26,7 +26,7 @@ from farspan.planner.plan import plan_engine
 from farspan.planner.prefill_fit import Extrapolation, PrefillFit, PrefillPoint, fit_prefill
 from farspan.planner.request import EnginePlan
 from farspan.proof.keep_log import LOG_FILE
-from farspan.proof.rehearsal import Rehearsed, start_log
+from farspan.proof.rehearsal import KEPT_BY_ENGINES, Rehearsed, start_log
 from farspan.sizes import GIB
 
 
@@ -367,7 +367,9 @@ def _fit(results: Sequence[Result]) -> PrefillFit | None:
 
 def _longest(done: Rehearsed, fit: PrefillFit, whole: EnginePlan | None) -> DeploymentTime:
     options = done.options
-    tokens = max(1, options.context - options.output_tokens)
+    tokens, measured = options.context - options.output_tokens, max(options.contexts)
+    if tokens - measured <= KEPT_BY_ENGINES:
+        tokens = measured
     request, collectives = options.deployment, None
     if request is not None:
         collectives = estimate_collectives(request.model, request.gpu, request.tp, tokens)

@@ -29,7 +29,7 @@ from farspan.models.spec import KvDtype, parse_kv_dtype
 from farspan.planner.calibration_store import load_calibrations
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.request import PlanRequest
-from farspan.proof.rehearsal import RehearsalOptions, run_rehearsal
+from farspan.proof.rehearsal import KEPT_BY_ENGINES, RehearsalOptions, run_rehearsal
 from farspan.proof.rehearsal_report import RehearsalReport, report_rehearsal
 from farspan.reports.write_report import Format
 from farspan.sizes import format_bytes, format_tokens, parse_token_list, parse_tokens
@@ -39,8 +39,6 @@ _USUAL_CONTEXTS = (8000, 256_000, 1_000_000)
 _TOY_CONTEXTS = (1000, 2000, 4000)
 _TOY_ENGINE = "builtin"
 _USUAL_TP = 8
-# SGLang shortens an answer so that up to seven tokens of the context are left.
-_KEPT_BY_ENGINES = 16
 _FORMATS = (Format.HTML, Format.MARKDOWN, Format.JSON)
 
 
@@ -351,7 +349,7 @@ def _read_lengths(
     toy: bool,
 ) -> tuple[tuple[int, ...], int]:
     """The prompt lengths, and the longest request."""
-    room = shard.spec.max_position_embeddings - answer - _KEPT_BY_ENGINES
+    room = shard.spec.max_position_embeddings - answer - KEPT_BY_ENGINES
     if isinstance(contexts, str) and contexts:
         lengths = parse_token_list(contexts)
     elif contexts:
@@ -359,7 +357,7 @@ def _read_lengths(
     else:
         usual = _TOY_CONTEXTS if toy else _USUAL_CONTEXTS
         lengths = tuple(dict.fromkeys(min(length, room) for length in usual))
-    longest = max(lengths) + answer + _KEPT_BY_ENGINES if context is None else parse_tokens(str(context))
+    longest = max(lengths) + answer + KEPT_BY_ENGINES if context is None else parse_tokens(str(context))
     if max(lengths) + answer > longest:
         raise InputError(
             f"prompts of {format_tokens(max(lengths))} and answers of {answer} tokens are longer than --context "
