@@ -19,6 +19,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 VLLM_FLAGS = "VLLM_USE_FLASHINFER_SAMPLER=0 --enforce-eager"
 VLLM_GRAPHS = "VLLM_USE_FLASHINFER_SAMPLER=0"
+# A row of 10M tokens for each of 1024 requests would take 9.5 GiB of block tables.
+FEW_REQUESTS = " --max-num-seqs 64"
 SGLANG_FLAGS = "--attention-backend triton --disable-cuda-graph --skip-server-warmup"
 
 
@@ -34,18 +36,18 @@ class Case:
 
 
 CASES = {
-    "scout-vllm": Case("llama-4-scout", "vllm", "--tp 8 --contexts 8k,256k,1M --context 10M", VLLM_FLAGS),
+    "scout-vllm": Case("llama-4-scout", "vllm", "--tp 8 --contexts 8k,256k,1M --context 10M", VLLM_FLAGS + FEW_REQUESTS),
     "scout-sglang": Case(
         "llama-4-scout", "sglang", "--tp 8 --contexts 8k,64k,256k --context 2M", SGLANG_FLAGS
     ),
     "scout-vllm-fp8": Case(
-        "llama-4-scout", "vllm", "--tp 8 --contexts 8k,256k,1M --context 10M --kv-dtype fp8", VLLM_FLAGS
+        "llama-4-scout", "vllm", "--tp 8 --contexts 8k,256k,1M --context 10M --kv-dtype fp8", VLLM_FLAGS + FEW_REQUESTS
     ),
     "scout-sglang-fp8": Case(
         "llama-4-scout", "sglang", "--tp 8 --contexts 8k,64k,256k --context 10M --kv-dtype fp8_e4m3", SGLANG_FLAGS
     ),
     "scout-vllm-graphs": Case(
-        "llama-4-scout", "vllm", "--tp 8 --contexts 8k,256k,1M --context 10M", VLLM_GRAPHS, 420
+        "llama-4-scout", "vllm", "--tp 8 --contexts 8k,256k,1M --context 10M", VLLM_GRAPHS + FEW_REQUESTS, 420
     ),
     "llama70-vllm": Case(
         "llama-3.1-70b", "vllm", "--tp 8 --contexts 8k,32k,128k --context 131072", VLLM_FLAGS
@@ -54,6 +56,9 @@ CASES = {
         "llama-3.1-70b", "sglang", "--tp 8 --contexts 8k,32k,128k --context 131072", SGLANG_FLAGS
     ),
     "gpt-oss-vllm": Case("gpt-oss-120b", "vllm", "--tp 8 --contexts 8k,32k,128k --context 131072", VLLM_FLAGS),
+    "gemma3-vllm": Case(
+        "rehearsals/gemma-3-27b.json", "vllm", "--tp 8 --contexts 8k,32k,128k --context 131072", VLLM_FLAGS
+    ),
     "deepseek-v2-lite-vllm": Case(
         "rehearsals/deepseek-v2-lite.json", "vllm", "--tp 2 --contexts 8k,32k,128k --context 163840", VLLM_FLAGS
     ),
