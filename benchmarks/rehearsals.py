@@ -36,7 +36,9 @@ class Case:
 
 
 CASES = {
-    "scout-vllm": Case("llama-4-scout", "vllm", "--tp 8 --contexts 8k,256k,1M --context 10M", VLLM_FLAGS + FEW_REQUESTS),
+    "scout-vllm": Case(
+        "llama-4-scout", "vllm", "--tp 8 --contexts 8k,256k,1M --context 10M", VLLM_FLAGS + FEW_REQUESTS
+    ),
     "scout-sglang": Case(
         "llama-4-scout", "sglang", "--tp 8 --contexts 8k,64k,256k --context 2M", SGLANG_FLAGS
     ),
