@@ -1,4 +1,4 @@
-"""The linear tree by itself: random sequences against a plain model of what a prefix tree holds, and what goes first."""
+"""The linear tree by itself: random sequences against a plain model of a prefix tree, and what goes first."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class SlotOwner(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Hit:
+class FoundPrefix:
     """The longest usable prefix of some tokens.
 
     Attributes:
@@ -112,7 +112,7 @@ class LinearTree:
         """Return the place of nothing, where every sequence starts."""
         return Place(0, self._root)
 
-    def match(self, tokens: Tokens, namespace: Hashable = None) -> Hit:
+    def match(self, tokens: Tokens, namespace: Hashable = None) -> FoundPrefix:
         """Return the longest stored prefix of `tokens` that can be used, now the most recently used."""
         self._clock += 1
         node, position = self._root, 0
@@ -131,7 +131,7 @@ class LinearTree:
         for each in reversed(path(node)):
             each.last = self._clock
             found.extend(each.slots.views(each.start, min(position, each.end)))
-        return Hit(place, found)
+        return FoundPrefix(place, found)
 
     def extend(
         self,
