@@ -5,8 +5,8 @@
 FOLDER holds SGLang's unpacked package (`make test-engines` leaves it in .sglang-0.5.16). One request's prompt goes
 through `cache_unfinished_req` chunk by chunk, in SGLang's own rows and allocators, with full layers only and with
 window layers too (8,192 tokens). Tensors are on torch's meta device: what SGLang gives to the GPU costs nothing,
-calling it does. "Scheduler" is the slice of all token ids that `prepare_for_extend` makes of the prompt for each chunk: it is
-SGLang's, whichever tree it has.
+calling it does. "Scheduler" is the slice of all token ids that `prepare_for_extend` makes of the prompt for each chunk:
+it is SGLang's, whichever tree it has.
 """
 
 from __future__ import annotations
