@@ -70,6 +70,9 @@ class Vllm(Engine):
     ) -> EngineCommand:
         return vllm_command(model, flags, env, listen, nodes, python)
 
+    def expert_parallel_words(self, ranks: int) -> tuple[str, ...]:  # noqa: ARG002
+        return ("--enable-expert-parallel",)
+
     def log_patterns(self) -> tuple[LinePattern, ...]:
         from farspan.engines.vllm.log_grammar import LINES
 
@@ -114,4 +117,6 @@ ENGINE = Vllm(
     kernel_folder="/root/.cache/vllm",
     shell_program=("vllm", "serve", "{model}"),
     metric_prefix=b"vllm:",
+    dummy_weight_flags=("--load-format", "dummy"),
+    detailed_log={"VLLM_LOGGING_LEVEL": "DEBUG"},
 )
