@@ -19,8 +19,8 @@ from farspan.kv.memory.budget.control import BudgetServer
 from recall_prompts import recall_prompt
 
 MIB = 2**20
-LIMIT = 64 * MIB
-TOKENS = 30_000  # most of the budget: two such prompts do not fit beside each other
+LIMIT = 16 * MIB
+TOKENS = 8_000  # most of the budget: two such prompts do not fit beside each other
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def start_two(model: Path) -> list[subprocess.Popen[str]]:
-    words = ("--kv-budget", "shared", "--kv-budget-limit", str(LIMIT), "--kv-segment-mib", "1")
+    words = ("--kv-budget", "shared", "--kv-budget-limit", str(LIMIT), "--kv-segment-mib", "1", "--max-num-batched-tokens", "512")
     return [start(model, *words, "--kv-quiet-s", "60", "--served-model-name", name) for name in ("a", "b")]
 
 
@@ -81,13 +81,13 @@ def test_cached_prefixes_of_an_idle_server_make_room_for_a_loaded_one(urls: tupl
 
 def test_limit_and_trim_reach_a_server_over_http(urls: tuple[str, str]) -> None:
     one, _ = urls
-    assert ask(one, 20_000, 1) == 200
+    assert ask(one, TOKENS, 1) == 200
     before = member("a").held
     status = farspan.kv_limit(before // 2, server="a", url=one)
     assert status.budgets[0].limit == LIMIT
     within(10, lambda: member("a").held <= before // 2)
     assert farspan.kv_limit("none", server="a", url=one).budgets[0].servers[0].limit is None
-    assert ask(one, 20_000, 2) == 200
+    assert ask(one, TOKENS, 2) == 200
     httpx.post(f"{one}/reset_prefix_cache").raise_for_status()
     within(10, lambda: member("a").idle > 0)
     done = farspan.kv_trim(url=one)

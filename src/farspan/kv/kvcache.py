@@ -79,7 +79,9 @@ class ElasticKVCache(KVCache):
         form = KVFormat(num_kv_heads, head_dim, dtype, options.fp8)
         grouped = group_layers(layers)
         cap = options.cap
+        budget = self.budget = options.join_budget(self._driver)
         largest = cap.limit(self._driver.memory(), 0)
+        largest = min(largest, budget.most) if budget else largest
         self._size = CacheSize(
             kinds=tuple(KindSize(retention, len(numbers)) for retention, numbers in grouped),
             row_bytes=form.row_bytes,
@@ -92,7 +94,6 @@ class ElasticKVCache(KVCache):
             ),
             step_tokens=max_step_tokens,
         )
-        budget = self.budget = options.join_budget(self._driver)
         self._segments = SegmentPool(
             self._driver, self._size.segment_bytes, cap, quiet_s=options.quiet_s, clock=clock, budget=budget
         )

@@ -85,6 +85,15 @@ class BudgetMember:
         """What all pools of the member hold."""
         return sum(part.held for part in self._parts)
 
+    @property
+    def most(self) -> int:
+        """The most that all members may ever hold as things stand: the limit, or the device's memory."""
+        try:
+            limit = self._file.header().limit
+        except BudgetError:
+            limit = None
+        return self._device_bytes if limit is None else min(limit, self._device_bytes)
+
     def part(self) -> BudgetPart:
         """Return the account of one more pool of this process."""
         part = BudgetPart(self)
