@@ -33,7 +33,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def start_two(model: Path) -> list[subprocess.Popen[str]]:
-    words = ("--kv-budget", "shared", "--kv-budget-limit", str(LIMIT), "--kv-segment-mib", "1", "--max-num-batched-tokens", "512")
+    words = (
+        "--kv-budget",
+        "shared",
+        "--kv-budget-limit",
+        str(LIMIT),
+        "--kv-segment-mib",
+        "1",
+        "--max-num-batched-tokens",
+        "512",
+    )
     return [start(model, *words, "--kv-quiet-s", "60", "--served-model-name", name) for name in ("a", "b")]
 
 
@@ -128,7 +137,9 @@ def test_a_server_without_a_budget_says_so(probe_folder: Path) -> None:
         server.wait(timeout=20)
 
 
-def test_a_key_guards_the_routes(probe_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_guards_the_routes(probe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setenv("FARSPAN_API_KEY", "secret")
     server = start(probe_folder, "--kv-budget", "shared")
     try:
@@ -141,9 +152,13 @@ def test_a_key_guards_the_routes(probe_folder: Path, folder: Path, monkeypatch: 
         server.wait(timeout=20)
 
 
-def test_a_hostile_budget_file_ends_a_start_with_one_line(probe_folder: Path, folder: Path) -> None:
-    (folder / "shared@host.budget").write_bytes(b"garbage")
-    (folder / "shared@host.budget").chmod(0o600)
+def test_a_hostile_budget_file_ends_a_start_with_one_line(
+    probe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    (tmp_path / "shared@host.budget").write_bytes(b"garbage")
+    (tmp_path / "shared@host.budget").chmod(0o600)
     server = start(probe_folder, "--kv-budget", "shared")
     output = server.communicate(timeout=60)[1] or ""
     assert server.returncode == 2

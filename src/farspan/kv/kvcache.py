@@ -80,8 +80,8 @@ class ElasticKVCache(KVCache):
         grouped = group_layers(layers)
         cap = options.cap
         budget = self.budget = options.join_budget(self._driver)
-        largest = cap.limit(self._driver.memory(), 0)
-        largest = min(largest, budget.most) if budget else largest
+        memory = self._driver.memory()
+        largest = min(cap.limit(memory, 0), budget.most if budget else memory.total)
         self._size = CacheSize(
             kinds=tuple(KindSize(retention, len(numbers)) for retention, numbers in grouped),
             row_bytes=form.row_bytes,
@@ -102,6 +102,7 @@ class ElasticKVCache(KVCache):
         self._prefixes: PrefixStore | None = None
         self._closed = False
         try:
+            self._segments.wait_for(self._size.start_bytes // self._size.segment_bytes)
             for retention, numbers in grouped:
                 self._kinds.append(self._new_kind(retention, numbers, form))
             # Without a layer that keeps everything there is nothing a tree of prefixes could hold on to.
@@ -393,7 +394,7 @@ class ElasticKVCache(KVCache):
         return kind
 
     def _capacity_bytes(self) -> int:
-        # Not `room`, which has page pools give up pages: a server asks while its engine's thread works with them.
+        # Not `room`, which asks page pools: a server asks while its engine's thread works with them.
         return self._segments.limit_segments() * self._size.segment_bytes
 
     def _above_start(self) -> bool:

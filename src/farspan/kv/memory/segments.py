@@ -186,6 +186,12 @@ class SegmentPool:
             return fits
         return self._promise(max(0, count - len(self._idle) - self._surrenderable()), fits)
 
+    def wait_for(self, count: int, seconds: float = 5.0) -> None:
+        """Wait, no longer than `seconds`, until neighbours have made room for `count` segments that are idle there."""
+        until = time.monotonic() + seconds
+        while self._budget is not None and not self.promise(count) and time.monotonic() < until:
+            time.sleep(self._reread_s)
+
     def lower_promise(self, count: int) -> None:
         """Let others have what was promised beyond room for `count` segments."""
         if self._budget is not None:
