@@ -105,8 +105,7 @@ def test_who_is_admitted_has_its_memory_for_sure(
     ids = tokens(1)
     sequence = one.open(ids, len(ids))
     assert sequence is not None
-    assert two.open(tokens(2), TOKENS) is None, "at first it waits"
-    time.sleep(0.1)
+    time.sleep(0.1)  # what may be held is read again
     with pytest.raises(KVCacheShrunkError, match="others hold the rest"):
         two.open(tokens(2), TOKENS)
     small = two.open(tokens(2)[:1000], 1000)

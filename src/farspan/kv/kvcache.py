@@ -76,9 +76,8 @@ class ElasticKVCache(KVCache):
         self._clock = clock
         self._own_driver = driver is None
         self._driver = driver or open_driver(device)
-        form = KVFormat(num_kv_heads, head_dim, dtype, options.fp8)
+        form, cap = KVFormat(num_kv_heads, head_dim, dtype, options.fp8), options.cap
         grouped = group_layers(layers)
-        cap = options.cap
         budget = self.budget = options.join_budget(self._driver)
         memory = self._driver.memory()
         largest = min(cap.limit(memory, 0), budget.most if budget else memory.total)
