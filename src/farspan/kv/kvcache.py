@@ -13,7 +13,7 @@ scheduler sends a request back to the queue.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,12 +25,13 @@ from farspan.kv.formats import KVFormat, LayerStore
 from farspan.kv.interface import KVCache, KVCacheError, KVCacheShrunkError, KVStatistics, NoRoomError
 from farspan.kv.kinds import LayerKind, group_layers
 from farspan.kv.kv_options import KVOptions
-from farspan.kv.memory.cap import Cap
+from farspan.kv.memory.budget.pool_budget import POLL_S
 from farspan.kv.memory.drivers.choose import open_driver
 from farspan.kv.memory.drivers.driver import Driver
 from farspan.kv.memory.page_guard import debug_wanted
 from farspan.kv.memory.pages import PagePool
 from farspan.kv.memory.segments import SegmentPool
+from farspan.kv.prefix_evictor import PrefixEvictor
 from farspan.kv.prefixes import Hit, PrefixStore, no_hit
 from farspan.kv.retention import LayerRetention
 from farspan.kv.sequence import ElasticSequenceKV
@@ -75,10 +76,11 @@ class ElasticKVCache(KVCache):
         self._clock = clock
         self._own_driver = driver is None
         self._driver = driver or open_driver(device)
-        form = KVFormat(num_kv_heads, head_dim, dtype, options.fp8)
+        form, cap = KVFormat(num_kv_heads, head_dim, dtype, options.fp8), options.cap
         grouped = group_layers(layers)
-        cap = _cap(options)
-        largest = cap.limit(self._driver.memory(), 0)
+        budget = self.budget = options.join_budget(self._driver)
+        memory = self._driver.memory()
+        largest = min(cap.limit(memory, 0), budget.most if budget else memory.total)
         self._size = CacheSize(
             kinds=tuple(KindSize(retention, len(numbers)) for retention, numbers in grouped),
             row_bytes=form.row_bytes,
@@ -92,19 +94,21 @@ class ElasticKVCache(KVCache):
             step_tokens=max_step_tokens,
         )
         self._segments = SegmentPool(
-            self._driver, self._size.segment_bytes, cap, quiet_s=options.quiet_s, clock=clock
+            self._driver, self._size.segment_bytes, cap, quiet_s=options.quiet_s, clock=clock, budget=budget
         )
         self._kinds: list[LayerKind] = []
         self._open: dict[int, ElasticSequenceKV] = {}
         self._prefixes: PrefixStore | None = None
         self._closed = False
         try:
+            self._segments.wait_for(self._size.start_bytes // self._size.segment_bytes)
             for retention, numbers in grouped:
                 self._kinds.append(self._new_kind(retention, numbers, form))
             # Without a layer that keeps everything there is nothing a tree of prefixes could hold on to.
             if options.prefix_caching and self._kinds[0].retention.full:
                 host_bytes = int(options.host_gib * GIB)
                 self._prefixes = PrefixStore(self._kinds, options.page_tokens, host_bytes, device)
+                self._segments.register_evictor(PrefixEvictor(self._prefixes, self._kinds, self._size))
             self._capacity_bytes()
         except BaseException:
             self._give_back()
@@ -131,14 +135,11 @@ class ElasticKVCache(KVCache):
                 f"{max_length} tokens need {format_bytes(needed)} of KV cache and there are "
                 f"{format_bytes(capacity)}"
             )
-            if needed <= (_cap(self._options).fixed_bytes or self._driver.memory().total):
+            if needed <= (self._options.cap.fixed_bytes or self._driver.memory().total):
                 raise KVCacheShrunkError(
                     f"{too_large} now, others hold the rest", "send it again later, or shorten the prompt"
                 )
-            raise KVCacheError(
-                too_large,
-                "shorten the prompt or start the server with a larger --kv-cache-gib",
-            )
+            raise KVCacheError(too_large, "shorten the prompt, or start it with a larger --kv-cache-gib")
         return needed
 
     def open(
@@ -195,10 +196,16 @@ class ElasticKVCache(KVCache):
             self._prefixes.evict_all()
         for kind in self._kinds:
             kind.pool.tick()
+        if self.budget is not None:  # what was promised to sequences that are gone is the others' again
+            self._segments.lower_promise(
+                self._missing_segments((0,) * len(self._kinds), no_hit(len(self._kinds)))
+            )
         self._segments.tick()
         if idle is None:
             return None
         waits = [self._options.quiet_s] if self._above_start() else []
+        if self.budget is not None:
+            waits.append(POLL_S)
         if keep is not None and idle < keep and self._prefixes is not None:
             waits.append(keep - idle)
         # Not before the quiet time is really over, and not so often that an idle server is busy.
@@ -223,6 +230,8 @@ class ElasticKVCache(KVCache):
         for kind in self._kinds:
             kind.close()
         self._segments.close()
+        if self.budget is not None:
+            self.budget.close()
         if self._own_driver:
             self._driver.close()
 
@@ -354,19 +363,23 @@ class ElasticKVCache(KVCache):
 
     def _admits(self, limits: tuple[int, ...], hit: Hit) -> bool:
         """Whether everybody's needs, with those of a new sequence, can be met from what is there and may be evicted."""
-        if not self._open:
-            return True  # it fits an empty cache, and this one can be emptied
+        if not self._open:  # it fits an empty cache, and this one can be emptied
+            return self._segments.promise_all(self._size.segment_count([max(1, count) for count in limits]))
+        return self._segments.promise(self._missing_segments(limits, hit))
+
+    def _missing_segments(self, limits: Sequence[int], hit: Hit) -> int:
+        """Return the segments that open sequences, and one of `limits` pages behind a hit, may come to lack."""
         missing = []
         for index, kind in enumerate(self._kinds):
             demand = self._promised(index) + limits[index] - hit.reused_pages[index]
             evictable = self._prefixes.evictable(index) if self._prefixes else 0
             missing.append(max(0, demand - kind.free_pages - evictable))
-        return self._size.segment_count(missing) <= self._segments.room()
+        return self._size.segment_count(missing)
 
     def _new_kind(self, retention: LayerRetention, numbers: tuple[int, ...], form: KVFormat) -> LayerKind:
         rows = [form.row_bytes] * len(numbers)
         # Addresses cost nothing: enough for this kind to take all there may ever be.
-        capacity = _cap(self._options).fixed_bytes or self._driver.memory().total
+        capacity = self._options.cap.fixed_bytes or self._driver.memory().total
         page_bytes = sum(rows) * self._size.page_tokens
         pool = PagePool(self._segments, rows, self._size.page_tokens, capacity // page_bytes)
         kind = LayerKind(retention, numbers, pool)
@@ -380,14 +393,8 @@ class ElasticKVCache(KVCache):
         return kind
 
     def _capacity_bytes(self) -> int:
-        # Not `room`, which has page pools give up pages: a server asks while its engine's thread works with them.
+        # Not `room`, which asks page pools: a server asks while its engine's thread works with them.
         return self._segments.limit_segments() * self._size.segment_bytes
 
     def _above_start(self) -> bool:
         return self._segments.statistics().created * self._size.segment_bytes > self._size.start_bytes
-
-
-def _cap(options: KVOptions) -> Cap:
-    if options.capacity_gib is None:
-        return Cap(share=options.share)
-    return Cap(int(options.capacity_gib * GIB))

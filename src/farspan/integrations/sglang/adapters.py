@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from farspan.errors import UnsupportedError
+from farspan.integrations.sglang.prefix_tree.tree_seams import TREE_SHAPES
 
 _NO = (None, False, "null", 0, 1)
 
@@ -82,7 +83,12 @@ ADAPTERS = {
     adapter.version: adapter
     for adapter in (
         Adapter(
-            "0.5.16", takes_last=False, request_state="", row_calls=False, elastic_pools=True, shapes=_SHAPES
+            "0.5.16",
+            takes_last=False,
+            request_state="",
+            row_calls=False,
+            elastic_pools=True,
+            shapes=_SHAPES | TREE_SHAPES["0.5.16"],
         ),
         Adapter(
             "0.5.23",
@@ -91,6 +97,7 @@ ADAPTERS = {
             row_calls=True,
             elastic_pools=False,
             shapes=_SHAPES
+            | TREE_SHAPES["0.5.23"]
             | {f"{_POOL}.alloc_rows": "(self, need_size)", f"{_POOL}.free_rows": "(self, indices)"},
         ),
     )

@@ -21,6 +21,7 @@ from farspan.integrations.sglang.kv_hooks import (
     check_settings,
     tick_when_idle,
 )
+from farspan.integrations.sglang.prefix_tree.choose_cache import build_cache
 
 _SRT = "sglang.srt"
 _BUILDER = f"{_SRT}.mem_cache.kv_cache_configurator.KVCacheConfigurator._build_default_req_pool"
@@ -54,7 +55,7 @@ def register() -> None:
 
 
 def build_prefix_cache(context: Any) -> Any:
-    """Return SGLang's own prefix cache, after making sure that the table of requests is elastic.
+    """Return the prefix cache, after making sure that the table of requests is elastic.
 
     Raises:
         UnsupportedError: It is not: this model or mode has a table of another kind.
@@ -66,7 +67,7 @@ def build_prefix_cache(context: Any) -> Any:
             "its own: models with recurrent state and disaggregated decoding have such",
             "start without the option",
         )
-    return import_module(f"{_SRT}.mem_cache.registry").default_radix_cache_factory(context)
+    return build_cache(version("sglang"), context)
 
 
 def _build_request_pool(
