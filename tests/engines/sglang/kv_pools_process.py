@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from oracle import HIDDEN
+from oracle import HIDDEN, Quiet
 from stubs import install
 
 WINDOW, CHUNK = 128, 256
@@ -166,9 +166,7 @@ class Server:
             "page_size": 1,
             "post_capture_kv_active": False,
             "mambaish_config": None,
-            "spec_algorithm": Values(
-                is_none=lambda: True, is_eagle=lambda: False, is_standalone=lambda: False
-            ),
+            "spec_algorithm": Quiet(),
             "layer_info": Values(num_effective_layers=FULL_LAYERS, start_layer=0, end_layer=FULL_LAYERS),
             "ps": Values(attn_dp_size=1),
             "use_mla_backend": False,
