@@ -1,4 +1,4 @@
-"""What of SGLang is hooked so that its KV pools are elastic: sizes, pools, allocators, secured, checks."""
+"""What of SGLang is hooked so that its KV pools are elastic: sizes, pools, allocators, admission, checks."""
 
 from __future__ import annotations
 
