@@ -96,6 +96,10 @@ def grouped_product_works(device: torch.device, dtype: torch.dtype, hidden: int,
             "experts are computed one after another: rows of %d and %d are not aligned", hidden, width
         )
         return False
+    return _trial(device, dtype)
+
+
+def _trial(device: torch.device, dtype: torch.dtype) -> bool:
     try:
         generator = torch.Generator(device).manual_seed(0)
         rows = torch.randn(96, 64, device=device, dtype=dtype, generator=generator)

@@ -90,7 +90,8 @@ def fold(q: torch.Tensor, kv_heads: int) -> torch.Tensor:
 
 
 def _folded(q: torch.Tensor, kv_heads: int) -> torch.Tensor:
-    return q.unflatten(1, (kv_heads, -1)).transpose(2, 3).flatten(2, 3)
+    _, heads, tokens, dim = q.shape
+    return q.view(1, kv_heads, heads // kv_heads, tokens, dim).transpose(2, 3).flatten(2, 3)
 
 
 def unfold(output: torch.Tensor, logsum: torch.Tensor, heads: int) -> Attended:
@@ -99,9 +100,11 @@ def unfold(output: torch.Tensor, logsum: torch.Tensor, heads: int) -> Attended:
     if kv_heads == heads:
         return output, logsum
     group = heads // kv_heads
+    rows, dim = output.shape[2:]
+    apart = (1, kv_heads, rows // group, group)
     return (
-        output.unflatten(2, (-1, group)).transpose(2, 3).flatten(1, 2),
-        logsum.unflatten(2, (-1, group)).transpose(2, 3).flatten(1, 2),
+        output.view(*apart, dim).transpose(2, 3).flatten(1, 2),
+        logsum.view(apart).transpose(2, 3).flatten(1, 2),
     )
 
 
@@ -127,9 +130,7 @@ def _cudnn_is_right(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
         return False
     try:
         generator = torch.Generator(device).manual_seed(0)
-        rows = torch.randn(
-            2048, 2, 1, dim, device=device, dtype=torch.float32, generator=generator
-        ).to(dtype)
+        rows = torch.randn(2048, 2, 1, dim, device=device, dtype=torch.float32, generator=generator).to(dtype)
         query = torch.randn(1024, 2, dim, device=device, dtype=torch.float32, generator=generator).to(dtype)
         worst = 0.0
         for causal in (False, True):

@@ -19,7 +19,7 @@ from farspan.builtin.model_config import LayerConfig, LlamaConfig, read_config
 from farspan.kv.formats import LayerStore
 from farspan.kv.interface import LayerRetention, SequenceKV, retentions
 
-# Attention of a layer: its number, the layer and its queries, keys and values in one tensor -> [tokens, heads, head_dim].
+# Of a layer: its number, itself, its queries, keys and values in one tensor -> [tokens, heads, head_dim].
 _Attention = Callable[[int, "_Layer", torch.Tensor], torch.Tensor]
 
 
@@ -67,6 +67,7 @@ class LlamaModel:
         load_format: Whether weights are read, or made on the device: then the folder needs no more than its config.
 
     Attributes:
+        load_format: Where the weights came from.
         weight_bytes: Bytes of the weights on the device.
         operations: What layers do between their matrix products.
 
@@ -83,6 +84,7 @@ class LlamaModel:
     ) -> None:
         self.folder = Path(folder)
         self.config = read_config(self.folder)
+        self.load_format = load_format
         self.device = torch.device(device)
         self.dtype = dtype or _default_dtype(self.config, self.device)
         tensors: Tensors = (
@@ -103,7 +105,7 @@ class LlamaModel:
     def forward(self, pieces: list[Piece]) -> torch.Tensor:
         """Compute one step and return the float32 logits [len(pieces), vocab] that follow each piece's last token."""
         residual, delta = self._compute(pieces)
-        last = torch.tensor([len(piece.token_ids) for piece in pieces], device=self.device).cumsum(0) - 1
+        last = self._to_device(torch.tensor([len(piece.token_ids) for piece in pieces]).cumsum(0) - 1)
         return self._logits(residual[last], delta[last])
 
     @torch.inference_mode()
@@ -139,12 +141,14 @@ class LlamaModel:
             query = operations.write_heads(qkv, places, layer.config.rope, store, slots[kind])
             return operations.attend_pages(query, positions, views[kind], store)
 
-        return self._logits(*self._through_layers(functional.embedding(token_ids, self._embedding), attention))
+        return self._logits(
+            *self._through_layers(functional.embedding(token_ids, self._embedding), attention)
+        )
 
     def _compute(self, pieces: list[Piece]) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute one step; return what `_through_layers` does."""
         operations = self.operations
-        token_ids = torch.cat([piece.token_ids for piece in pieces]).to(self.device)
+        token_ids = self._to_device(torch.cat([piece.token_ids for piece in pieces]))
         positions = torch.cat(
             [torch.arange(p.start, p.start + len(p.token_ids), device=self.device) for p in pieces]
         )
@@ -166,7 +170,9 @@ class LlamaModel:
 
         return self._through_layers(functional.embedding(token_ids, self._embedding), attention)
 
-    def _through_layers(self, hidden: torch.Tensor, attention: _Attention) -> tuple[torch.Tensor, torch.Tensor]:
+    def _through_layers(
+        self, hidden: torch.Tensor, attention: _Attention
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the two [tokens, hidden] whose sum leaves the last layer; the final norm adds them."""
         operations = self.operations
         residual, delta = hidden, None
@@ -178,6 +184,12 @@ class LlamaModel:
             delta = layer.feed_forward(normed)
         assert delta is not None
         return residual, delta
+
+    def _to_device(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return numbers on the device, without waiting there for what was asked of it before."""
+        if self.device.type == "cuda":
+            return numbers.pin_memory().to(self.device, non_blocking=True)
+        return numbers.to(self.device)
 
     def _logits(self, residual: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
         _, normed = self.operations.add_norm(residual, delta, self._final_norm)

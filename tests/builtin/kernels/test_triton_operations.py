@@ -106,7 +106,9 @@ def test_write_heads(config: LlamaConfig, dtype: torch.dtype, fp8: bool, rope: b
 
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("chunk", [None, 64])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # the interpreter has no matrix product of bfloat16
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16]
+)  # the interpreter has no matrix product of bfloat16
 def test_attend_pages(config: LlamaConfig, dtype: torch.dtype, chunk: int | None, fp8: bool) -> None:
     """Four sequences: one long, one that is not there, one of a single position, one that begins with a later page."""
     page_tokens, positions = 4, torch.tensor([701, -1, 0, 150])

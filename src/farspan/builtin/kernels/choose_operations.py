@@ -28,7 +28,9 @@ def choose_operations(config: LlamaConfig, device: torch.device, dtype: torch.dt
     try:
         from farspan.builtin.kernels.triton_operations import TritonOperations
     except Exception as problem:  # noqa: BLE001 whatever it is, torch's operations are there
-        _LOG.warning("layers run torch's own operations, decoding without CUDA graphs: no Triton (%s)", problem)
+        _LOG.warning(
+            "layers run torch's own operations, decoding without CUDA graphs: no Triton (%s)", problem
+        )
         return Operations(config, device)
     chosen = TritonOperations(config, device)
     replace_refused(chosen, dtype, device)
@@ -80,13 +82,20 @@ def _checks(config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> It
         return torch.tensor(values, dtype=torch.int64, device=device)
 
     residual, delta, weight = random(_TOKENS, hidden), random(_TOKENS, hidden), random(hidden)
-    yield "add_norm", lambda run: (*run.add_norm(residual, delta, weight), *run.add_norm(residual, None, weight))
+    yield (
+        "add_norm",
+        lambda run: (*run.add_norm(residual, delta, weight), *run.add_norm(residual, None, weight)),
+    )
     gate_up, score = random(_TOKENS, 2 * width), random(_TOKENS).float().sigmoid()
     yield "silu_mul", lambda run: (run.silu_mul(gate_up), run.silu_mul(gate_up, score))
     qkv = random(_TOKENS, (heads + 2 * kv_heads) * dim)
     positions = integers(5, 70, 40)
     for rope in (True, False):
-        yield "heads", lambda run, rope=rope: run.heads(qkv, run.places(positions), rope)
+
+        def heads_of(run: Operations, rope: bool = rope) -> Tensors:
+            return run.heads(qkv, run.places(positions), rope)
+
+        yield "heads", heads_of
     pages = 8
     table = torch.randperm(pages, device=device, generator=generator).int().repeat(_TOKENS, 1)
     rows, first_page = integers(0, 1, 2), integers(0, 0, 0)
@@ -105,14 +114,14 @@ def _checks(config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> It
             view = PageView(table, rows, first_page, _PAGE, chunk)
 
             def write(run: Operations, view: PageView = view) -> Tensors:
-                to = store()  # noqa: B023 each is called before the next is made
+                to = store()
                 slots = view.slots(positions)
                 written = run.write_heads(qkv, run.places(positions), view.chunk is not None, to, slots)
                 (back,) = to.gather(slots)
                 return written, back.key, back.value
 
             def read(run: Operations, view: PageView = view) -> Tensors:
-                return (run.attend_pages(query, positions, view, store()),)  # noqa: B023
+                return (run.attend_pages(query, positions, view, store()),)
 
             yield "write_heads", write
             yield "attend_pages", read

@@ -161,7 +161,9 @@ class Operations:
             total = functional.linear(self.silu_mul(functional.linear(row, gate_up[shared])), down[shared])
             for slot, expert in enumerate(experts):
                 inner = functional.linear(row, gate_up[expert])
-                total = total + functional.linear(self.silu_mul(inner, scores[token, slot, None]), down[expert])
+                total = total + functional.linear(
+                    self.silu_mul(inner, scores[token, slot, None]), down[expert]
+                )
             outputs.append(total)
         return torch.cat(outputs)
 

@@ -4,7 +4,7 @@ Sums are in float32. A slot of the cache may lie billions of elements behind the
 """
 # Triton kernels have no types to check, and their constants are written in capitals.
 # mypy: ignore-errors
-# ruff: noqa: N803, N806
+# ruff: noqa: N803, N806, SIM102
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ _LEAST_AMAX = tl.constexpr(1.1754943508222875e-38 * 448.0)
 
 
 @triton.jit
-def add_norm(residual, delta, weight, total, normed, eps, HIDDEN: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr):
+def add_norm(
+    residual, delta, weight, total, normed, eps, HIDDEN: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr
+):
     """One program a token."""
     row = tl.program_id(0).to(tl.int64) * HIDDEN
     at = tl.arange(0, BLOCK)
@@ -181,7 +183,9 @@ def attend_split(
     token = tl.arange(0, BLOCK)
     head = kv_head * PER_KV + member
     mine = member < PER_KV
-    q = tl.load(query + (sequence * HEADS + head[:, None]) * DIM + channel[None, :], mask=mine[:, None], other=0.0)
+    q = tl.load(
+        query + (sequence * HEADS + head[:, None]) * DIM + channel[None, :], mask=mine[:, None], other=0.0
+    )
     largest = tl.full([GROUP], float("-inf"), tl.float32)
     total = tl.zeros([GROUP], tl.float32)
     output = tl.zeros([GROUP, DIM], tl.float32)
