@@ -170,6 +170,24 @@ class FixRecord:
     max_concurrency: float
 
 
+@dataclass(frozen=True, slots=True)
+class CalibrationRecord:
+    """What this machine was found to do, as far as a plan uses it: see `farspan.planner.calibration.Calibration`.
+
+    Args:
+        date: The day it was fitted.
+        model, runs: What ran, and what was measured.
+        fitted: What was fitted, in words.
+        conditions: The conditions it holds in, in words.
+    """
+
+    date: str
+    model: str
+    runs: str
+    fitted: tuple[str, ...]
+    conditions: str
+
+
 # The keys of one engine's plan; documents have more or fewer.
 TIME_KEYS = ("ttft_s", "itl_s", "prefill_tokens_per_s")
 PLAN_KEYS = (
@@ -215,6 +233,7 @@ class EngineRecord:
     under_load: LoadRecord | None = None
     levers: tuple[LeverRecord, ...] = ()
     fix: FixRecord | None = None
+    calibration: CalibrationRecord | None = None
 
     @property
     def kv_room_bytes(self) -> float | None:
@@ -225,7 +244,11 @@ class EngineRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Write the plan by itself, without levers."""
-        return write_record(self, PLAN_KEYS)
+        return write_record(self, self.keys(PLAN_KEYS))
+
+    def keys(self, keys: tuple[str, ...]) -> tuple[str, ...]:
+        """The keys of a document, and those that only some plans have."""
+        return keys if self.calibration is None else (*keys, "calibration")
 
 
 @dataclass(frozen=True, slots=True)
