@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import statistics
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -127,7 +126,7 @@ def run_check(given: argparse.Namespace) -> None:
     import torch
 
     from farspan.builtin.fused_attention import _cudnn_is_right
-    from farspan.builtin.kernels.choose_operations import choose_operations, replace_refused
+    from farspan.builtin.kernels.choose_operations import replace_refused
     from farspan.builtin.load_weights import LoadFormat
     from farspan.builtin.model import LlamaModel
     from farspan.builtin.model_config import read_config
@@ -139,8 +138,9 @@ def run_check(given: argparse.Namespace) -> None:
         config = read_config(folder)
 
         def refused() -> list[str]:
-            operations = choose_operations(config, device, dtype)
-            return replace_refused(operations, dtype, device)
+            from farspan.builtin.kernels.triton_operations import TritonOperations
+
+            return replace_refused(TritonOperations(config, device), dtype, device)
 
         attempt(document, "refused operations", refused)
         attempt(document, "cudnn attention", lambda: _cudnn_is_right(device, dtype, 128))
@@ -384,26 +384,11 @@ def run_vllm(given: argparse.Namespace) -> None:
     }
     if given.step:
         options["max_num_batched_tokens"] = given.step
-    # Without torch.compile, whose minute or two the start would take; decoding by full CUDA graphs unless refused.
-    graphs = {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [1]}
-    modes: list[dict[str, Any]] = [{"enforce_eager": True}]
-    if not given.enforce_eager:
-        modes.insert(0, {"compilation_config": graphs})
     document: dict[str, Any] = {"engine": f"vLLM {vllm.__version__}", "kv_cache_dtype": given.kv_cache_dtype}
+    document["enforce_eager"] = given.enforce_eager
     begun = time.perf_counter()
-    llm = None
-    for mode in modes:
-        try:
-            llm = LLM(**options, **mode)
-        except Exception:  # noqa: BLE001 whatever it is, another way is tried
-            traceback.print_exc()
-            document.setdefault("refused", []).append(str(mode))
-        else:
-            document["mode"] = mode
-            break
-    if llm is None:
-        save(given, document)
-        sys.exit("vLLM did not start")
+    # Without --enforce-eager vLLM compiles, which takes its first start another minute or two.
+    llm = LLM(**options, enforce_eager=given.enforce_eager)
     document["start_s"] = round(time.perf_counter() - begun, 1)
     engine = llm.llm_engine
     try:

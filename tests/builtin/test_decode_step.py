@@ -132,23 +132,25 @@ def test_memory_grows_between_replays(tmp_path: Path) -> None:
     assert len(set(answered[0])) > 20, "one token for ever would prove nothing"
 
 
-def test_a_larger_batch_than_any_graph_is_computed_anyway(model: LlamaModel) -> None:
-    model.operations.paged = True
-    engine = engine_of(model, RecordedRuns())
-    requests = [
-        Request(
-            str(index),
-            np.array([index, 1], np.int32),
-            SamplingParams(max_tokens=3, temperature=0, ignore_eos=True),
-        )
-        for index in range(LARGEST_BATCH + 3)
-    ]
-    for request in requests:
-        engine.add(request)
-    while engine.has_work:
-        engine.step()
-    assert all(len(request.output) == 3 for request in requests)
-    engine.close()
+def test_a_larger_batch_than_any_graph_takes_several(model: LlamaModel) -> None:
+    answered = []
+    for recorded in (None, RecordedRuns()):
+        model.operations.paged = recorded is not None
+        engine = engine_of(model, recorded)
+        requests = [
+            Request(str(index), np.array([index, 1], np.int32), params)
+            for index in range(LARGEST_BATCH + 3)
+            for params in [SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)]
+        ]
+        for request in requests:
+            engine.add(request)
+        while engine.has_work:
+            engine.step()
+        engine.close()
+        answered.append([request.output for request in requests])
+        if recorded is not None:
+            assert recorded.replayed == [LARGEST_BATCH, 4] * 3
+    assert answered[0] == answered[1]
 
 
 def test_a_refused_capture_is_said_and_survived(model: LlamaModel, caplog: pytest.LogCaptureFixture) -> None:

@@ -20,7 +20,7 @@ from farspan.kv.kvcache import ElasticKVCache
 from farspan.kv.sequence import ElasticSequenceKV
 
 _LOG = logging.getLogger(__name__)
-# The most sequences of one step, and the batch sizes that graphs are captured for; a smaller batch is filled up.
+# The most sequences of one run, and the batch sizes that graphs are captured for; a smaller batch is filled up.
 LARGEST_BATCH = 16
 _BATCHES = (1, 2, 4, 8, LARGEST_BATCH)
 
@@ -30,6 +30,10 @@ class Decoded(NamedTuple):
 
     logits: torch.Tensor
     likeliest: torch.Tensor
+
+    def copy(self) -> Decoded:
+        """Return what the next step does not overwrite."""
+        return Decoded(self.logits.clone(), self.likeliest.clone())
 
 
 Run = Callable[[], Decoded]
@@ -65,7 +69,7 @@ class DecodeStep:
         model: What computes.
         cache: What its sequences were opened on.
         max_model_len: The most positions of a sequence.
-        max_num_seqs: The most sequences of one step.
+        max_num_seqs: The most sequences of one step; no more graphs are made than it needs.
         capture: How graphs are made; None computes each step anew.
     """
 
@@ -103,7 +107,11 @@ class DecodeStep:
         return tuple(sorted(self._runs))
 
     def __call__(self, inputs: Sequence[DecodeInput]) -> Decoded:
-        """Compute one step of at most `largest` sequences; what is returned holds until the next."""
+        """Compute one step; what is returned holds until the next. Above `largest` sequences it takes several runs."""
+        if len(inputs) > self.largest:
+            runs = [self(inputs[at : at + self.largest]).copy() for at in range(0, len(inputs), self.largest)]
+            logits, likeliest = (torch.cat(parts) for parts in zip(*runs, strict=True))
+            return Decoded(logits, likeliest)
         size = next((size for size in self.graphs if size >= len(inputs)), len(inputs))
         self._write(inputs, size)
         decoded = self._runs[size]() if size in self._runs else self._run(size)()
@@ -148,7 +156,7 @@ class DecodeStep:
             host[:3, index] = each.token_id, each.position, row
             for kind in range(len(self._chunks)):
                 host[3 + kind, index] = self._write_table(kind, row, each)
-        self._data[:, :size].copy_(self._host[:, :size], non_blocking=True)
+        self._data.copy_(self._host, non_blocking=True)
 
     def _rows_of(self, sequences: Sequence[ElasticSequenceKV]) -> list[int]:
         """Return a row for each sequence: its own, or one of a sequence that is not in this step."""

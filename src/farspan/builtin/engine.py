@@ -224,7 +224,7 @@ class InferenceEngine:
     def _forward(self, step: list[Work]) -> tuple[torch.Tensor, list[int | None]]:
         """Return the logits after each piece, and each's likeliest token where that is known already."""
         decode = self._decode
-        if decode is None or len(step) > decode.largest or any(work.count > 1 for work in step):
+        if decode is None or any(work.count > 1 for work in step):
             return self.model.forward([_piece(work) for work in step]), [None] * len(step)
         decoded = decode([_decode_input(work) for work in step])
         return decoded.logits, list(decoded.likeliest.tolist())

@@ -19,6 +19,8 @@ _LARGEST_PIECE = 2**20
 # cuDNN gets queries and keys by multiples of this.
 _CUDNN_MULTIPLE = 1024
 _CUDNN_DIMS = (64, 128)
+# Shapes that cuDNN has no plan for.
+_refused: set[tuple[int, ...]] = set()
 
 Attended = tuple[torch.Tensor, torch.Tensor]
 
@@ -52,8 +54,15 @@ def fused_attention(
         )
         return result[0], result[1][:, :, : q.shape[2]]
     fits = q.shape[2] % _CUDNN_MULTIPLE == 0 and key.shape[2] % _CUDNN_MULTIPLE == 0
-    if fits and _cudnn_is_right(q.device, q.dtype, q.shape[3]):
-        return _cudnn(q, key, value, causal, scale)
+    shape = (*q.shape, *key.shape, causal)
+    if fits and shape not in _refused and _cudnn_is_right(q.device, q.dtype, q.shape[3]):
+        try:
+            return _cudnn(q, key, value, causal, scale)
+        except RuntimeError as problem:
+            _refused.add(shape)
+            _LOG.warning(
+                "attention of shape %s is torch's flash kernel: cuDNN's is refused (%s)", shape, problem
+            )
     return _flash(q, key, value, causal, scale)
 
 

@@ -41,7 +41,7 @@ class PageView(NamedTuple):
         """Return the slot of one position of each sequence, int64; -1 where the position is."""
         page = (positions.clamp_min(0) // self.page_tokens - self.first_page).clamp_min(0)
         slot = self.table[self.rows, page].long() * self.page_tokens + positions % self.page_tokens
-        return torch.where(positions < 0, -1, slot)
+        return slot.masked_fill(positions < 0, -1)
 
 
 class Operations:
