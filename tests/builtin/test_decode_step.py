@@ -66,11 +66,11 @@ def prompts() -> Iterator[Request]:
     generator = np.random.default_rng(7)
     shared = generator.integers(0, 97, 40)
     for index in range(7):
-        tokens = generator.integers(0, 97, 5 + 23 * index)
+        tokens = generator.integers(0, 97, 5 + 13 * index)
         if index in (2, 5):
             tokens = np.concatenate((shared, tokens))
         params = SamplingParams(
-            max_tokens=12 + 9 * index,
+            max_tokens=6 + 5 * index,
             temperature=0.8 if index in (3, 4) else 0.0,
             seed=index,
             ignore_eos=True,
@@ -87,7 +87,8 @@ def answers(engine: InferenceEngine) -> list[list[int]]:
         if waiting and steps % 3 == 0:
             engine.add(waiting.pop(0))
         engine.step()
-        engine._cache.check_integrity()
+        if steps % 5 == 0:
+            engine._cache.check_integrity()
         steps += 1
     engine.close()
     return [request.output for request in requests]
@@ -96,7 +97,7 @@ def answers(engine: InferenceEngine) -> list[list[int]]:
 @pytest.mark.parametrize("fp8", [False, True])
 def test_the_same_tokens_with_graphs_and_without(model: LlamaModel, fp8: bool) -> None:
     plain = answers(engine_of(model, None, fp8=fp8))
-    assert [len(answer) for answer in plain] == [12 + 9 * index for index in range(7)]
+    assert [len(answer) for answer in plain] == [6 + 5 * index for index in range(7)]
     assert len({tuple(answer[:6]) for answer in plain}) > 4, "all answers alike would prove nothing"
     model.operations.paged = True
     assert answers(engine_of(model, None, fp8=fp8)) == plain
@@ -108,14 +109,14 @@ def test_the_same_tokens_with_graphs_and_without(model: LlamaModel, fp8: bool) -
 
 def test_memory_grows_between_replays(tmp_path: Path) -> None:
     """More pages than were there when the graph was captured, in segments that did not exist then."""
-    sizes = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 128, "num_hidden_layers": 2}
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 256, "num_hidden_layers": 2}
     wide = write_config(tmp_path, **sizes, no_rope_layer_interval=2)
     model = LlamaModel(wide, load_format=LoadFormat.DUMMY)
     model.operations.paged = True
     answered = []
     for capture in (None, RecordedRuns()):
         engine = engine_of(model, capture, segment_mib=1)
-        params = SamplingParams(max_tokens=600, temperature=0, ignore_eos=True)
+        params = SamplingParams(max_tokens=300, temperature=0, ignore_eos=True)
         request = Request("0", np.arange(9, dtype=np.int32), params)
         engine.add(request)
         engine.step()
@@ -126,7 +127,7 @@ def test_memory_grows_between_replays(tmp_path: Path) -> None:
         answered.append(list(request.output))
         assert after > before
         if capture is not None:
-            assert len(capture.replayed) == 599
+            assert len(capture.replayed) == 299
         engine.close()
     assert answered[0] == answered[1]
     assert len(set(answered[0])) > 20, "one token for ever would prove nothing"
