@@ -11,20 +11,20 @@ import torch
 
 from dummy_models import write_config
 from farspan.builtin import experts as module
-from farspan.builtin.experts import Experts, grouped_product_works
+from farspan.builtin.experts import ExpertLayer, grouped_product_works
 from farspan.builtin.kernels.operations import Operations
 from farspan.builtin.load_weights import LoadFormat
 from farspan.builtin.model import LlamaModel
 
 
-def experts_of(folder: Path, **changes: object) -> Experts:
+def experts_of(folder: Path, **changes: object) -> ExpertLayer:
     model = LlamaModel(write_config(folder, **changes), load_format=LoadFormat.DUMMY)
     made = model._layers[0].feed_forward
-    assert isinstance(made, Experts)
+    assert isinstance(made, ExpertLayer)
     return made
 
 
-def reference(experts: Experts, x: torch.Tensor) -> torch.Tensor:
+def reference(experts: ExpertLayer, x: torch.Tensor) -> torch.Tensor:
     """Llama4TextMoe of transformers, token by token: the score scales what goes into the expert."""
     rows = []
     for token in x:

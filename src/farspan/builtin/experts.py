@@ -17,7 +17,7 @@ _ALIGNMENT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Experts:
+class ExpertLayer:
     """The experts of one layer. What a token's expert makes of it depends on the router's score, inside and outside.
 
     Attributes:

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from farspan.builtin.attention import attend
-from farspan.builtin.experts import Experts, grouped_product_works
+from farspan.builtin.experts import ExpertLayer, grouped_product_works
 from farspan.builtin.kernels.choose_operations import choose_operations
 from farspan.builtin.kernels.operations import Operations, PageView
 from farspan.builtin.load_weights import CheckpointTensors, DummyTensors, LoadFormat, Tensors
@@ -53,7 +53,7 @@ class _Layer:
     output: torch.Tensor  # [hidden, heads x head_dim]
     output_bias: torch.Tensor | None
     post_norm: torch.Tensor
-    feed_forward: _Mlp | Experts
+    feed_forward: _Mlp | ExpertLayer
 
 
 class LlamaModel:
@@ -234,7 +234,7 @@ class LlamaModel:
             feed_forward=self._load_feed_forward(tensors, prefix, layer),
         )
 
-    def _load_feed_forward(self, tensors: Tensors, prefix: str, layer: LayerConfig) -> _Mlp | Experts:
+    def _load_feed_forward(self, tensors: Tensors, prefix: str, layer: LayerConfig) -> _Mlp | ExpertLayer:
         config = self.config
         width = config.intermediate_size
         if config.family == "llama3":
@@ -244,7 +244,7 @@ class LlamaModel:
             return self._load_mlp(tensors, prefix, config.intermediate_size_mlp)
         return self._load_experts(tensors, prefix)
 
-    def _load_experts(self, tensors: Tensors, prefix: str) -> Experts:
+    def _load_experts(self, tensors: Tensors, prefix: str) -> ExpertLayer:
         """Load experts as [outputs, inputs], as all other weights are, the shared one behind the others."""
         config = self.config
         hidden, width, experts = config.hidden_size, config.intermediate_size, config.num_local_experts
@@ -260,7 +260,7 @@ class LlamaModel:
                 f"{prefix}shared_expert.{name}.weight", (width, hidden)
             )
         down[-1] = tensors.take(f"{prefix}shared_expert.down_proj.weight", (hidden, width))
-        return Experts(
+        return ExpertLayer(
             router=tensors.take(f"{prefix}router.weight", (experts, hidden)),
             gate_up=gate_up,
             down=down,
