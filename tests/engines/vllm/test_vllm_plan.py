@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype, ModelSpec
+from farspan.models.weights import rank_weight_bytes
 from farspan.planner.ledger import Basis, LedgerPhase
 from farspan.planner.request import EnginePlan, PlanRequest
 from scout import GIB, H200, request, scout
@@ -552,6 +554,52 @@ def test_a_draft_layer_takes_weights_and_kv() -> None:
     with_draft = plan_vllm(replace(asked, engine_flags=draft))
     assert with_draft.weights_bytes > plan_vllm(asked).weights_bytes
     assert any("(assumed)" in note for note in with_draft.notes)
-    unread: dict[str, str | None] = {"--speculative-config": '{"method": "draft_model", "model": "x"}'}
+    unread: dict[str, str | None] = {"--speculative-config": '{"method": "medusa", "model": "x"}'}
     with pytest.raises(UnsupportedError, match="loads a draft that farspan does not read"):
         plan_vllm(replace(asked, engine_flags=unread))
+
+
+def _drafting(**settings: object) -> dict[str, str | None]:
+    return {"--speculative-config": json.dumps({"num_speculative_tokens": 4, **settings})}
+
+
+def test_a_draft_model_is_counted_whole() -> None:
+    target, draft = (load_model(name, allow_network=False) for name in ("llama-3.1-70b", "llama-3.1-8b"))
+    asked = PlanRequest(target, find_gpu("H100"), 4, 4, 32_000, engine_version="0.24.0")
+    alone = plan_vllm(asked)
+    drafting = plan_vllm(asked.with_flags(_drafting(model="llama-3.1-8b")))
+    more = drafting.weights_bytes - alone.weights_bytes
+    assert more == rank_weight_bytes(draft, 4).total
+    # One pool for both: 80 and 32 layers of 2 KV heads a rank, 128 x 2 x 2 B.
+    assert drafting.request_kv_bytes == (80 + 32) * 2 * 512 * 32_000
+    assert "llama-3.1-8b keeps its own KV" in drafting.request_kv_reason
+    assert any("counted whole" in note for note in drafting.notes)
+    assert drafting.capacity_tokens < alone.capacity_tokens
+
+
+@pytest.mark.parametrize(
+    ("version", "settings", "message"),
+    [
+        ("0.14.0", {"model": "llama-3.1-8b"}, "does not draft with a whole model"),
+        ("0.24.0", {"model": "nobody/nothing"}, "neither in the catalog nor on this machine"),
+        ("0.24.0", {"model": "qwen3-0.6b"}, "a vocabulary of"),
+        ("0.24.0", {"model": "llama-3.1-8b", "draft_tensor_parallel_size": 1}, "wants a draft model's equal"),
+    ],
+)
+def test_drafts_that_vllm_refuses_or_nobody_can_read(
+    version: str, settings: dict[str, object], message: str
+) -> None:
+    target = load_model("llama-3.1-70b", allow_network=False)
+    asked = PlanRequest(target, find_gpu("H100"), 4, 4, 32_000, engine_version=version)
+    with pytest.raises(InputError, match=message):
+        plan_vllm(asked.with_flags(_drafting(**settings)))
+
+
+def test_the_method_is_told_from_the_name() -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), 1, 1, 8192, engine_version="0.24.0")
+    named = plan_vllm(asked.with_flags(_drafting(model="yuhuili/EAGLE3-LLaMA3.1-Instruct-8B")))
+    assert any("(assumed)" in note for note in named.notes)
+    assert (
+        plan_vllm(asked.with_flags(_drafting(model="ngram"))).weights_bytes == plan_vllm(asked).weights_bytes
+    )

@@ -47,6 +47,7 @@ _TORCH_DTYPES = {  # of --dtype
     "float16": "float16",
     "half": "float16",
 }
+DRAFT_MODEL = "draft_model"  # a method: a whole model that drafts
 _EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
 
 
@@ -71,6 +72,8 @@ class VllmFlags(ValueHash):
         connector: Name of the KV connector, empty for none; "?" when it is not named.
         kv_events: Whether KV events are published.
         speculative: Method of speculative decoding, empty for none.
+        draft: The model that drafts, where the method is `draft_model`.
+        draft_ranks: Its tensor-parallel size, when given.
         enforce_eager: Whether there are no CUDA graphs.
         prefix_caching: True or False when asked for.
         async_scheduling: True or False when asked for.
@@ -110,6 +113,8 @@ class VllmFlags(ValueHash):
     connector: str
     kv_events: bool
     speculative: str
+    draft: str
+    draft_ranks: int | None
     enforce_eager: bool
     prefix_caching: bool | None
     async_scheduling: bool | None
@@ -173,6 +178,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
             f"--gpu-memory-utilization {fraction} is not above 0 and at most 1", "write it as 0.90"
         )
     speculative = _json(spelled, "--speculative-config", "-sc")
+    method = _speculative_method(speculative)
     connector = _connector(spelled)
     captures = _captures(spelled)
     drafts = speculative.get("num_speculative_tokens", 0)
@@ -194,7 +200,11 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         long_context_env=_env(spelled, LONG_CONTEXT_ENV) is True,
         connector=connector,
         kv_events=_given(spelled, "--kv-events-config"),
-        speculative=str(speculative.get("method", "?")) if speculative else "",
+        speculative=method,
+        draft=str(speculative.get("model", "")) if method == DRAFT_MODEL else "",
+        draft_ranks=ranks
+        if isinstance(ranks := speculative.get("draft_tensor_parallel_size"), int)
+        else None,
         enforce_eager=_switch(spelled, "--enforce-eager") is True or captures.none,
         prefix_caching=_switch(spelled, "--enable-prefix-caching"),
         async_scheduling=_switch(spelled, "--async-scheduling"),
@@ -235,6 +245,20 @@ def normalized(flags: Mapping[str, str | None]) -> dict[str, str | None]:
 def uses_eagle(method: str) -> bool:
     """Whether a speculative method drafts with a model's hidden states (vllm: use_eagle)."""
     return method in _EAGLE_METHODS
+
+
+def _speculative_method(given: Mapping[str, object]) -> str:
+    """The method of --speculative-config; told from the draft's name where it is not given, as vLLM tells it
+    (config/speculative.py: __post_init__). Empty without speculative decoding."""
+    if not given:
+        return ""
+    named, model = given.get("method"), str(given.get("model", ""))
+    if named is not None or not model:
+        return str(named) if named is not None else "?"
+    if model.strip("[]") == "ngram":
+        return "ngram"
+    lower = model.lower()
+    return "eagle" if "eagle-" in lower else "eagle3" if "eagle3" in lower else DRAFT_MODEL
 
 
 def _dtype(request: PlanRequest) -> str:

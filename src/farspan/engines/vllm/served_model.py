@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from farspan.engines.vllm.flags import VllmFlags
-from farspan.errors import UnsupportedError
+from farspan.engines.vllm.flags import DRAFT_MODEL, VllmFlags
+from farspan.errors import InputError, NotFoundError, UnsupportedError
+from farspan.models.config import load_model
 from farspan.models.pipeline_stage import stage_models
 from farspan.models.spec import AttentionKind, ModelSpec
 from farspan.models.tensors import DTYPE_BYTES, QuantSpec, Shard, WeightPart, WeightTensor
@@ -32,6 +33,8 @@ def served_model(model: ModelSpec, given: VllmFlags) -> ModelSpec:
         changed = _with_online_fp8(changed)
     if given.speculative in _NO_WEIGHTS:
         return changed
+    if given.speculative == DRAFT_MODEL:
+        return _with_draft_model(changed, given)
     if given.speculative not in _ONE_LAYER:
         raise UnsupportedError(
             f"--speculative-config with method {given.speculative} loads a draft that farspan does not read",
@@ -63,6 +66,51 @@ def _with_draft_layer(model: ModelSpec) -> ModelSpec:
     pattern = (attending or list(model.layers))[-1]
     layer = replace(pattern, index=model.num_layers, shares_kv_with=None)
     return replace(model, layers=(*model.layers, layer), weights=(*model.weights, draft))
+
+
+def _with_draft_model(model: ModelSpec, given: VllmFlags) -> ModelSpec:
+    """The layers and all weights of a model that drafts beside its own: it shares neither embedding nor output head
+    (v1/spec_decode/draft_model.py: DraftModelProposer), and its layers have KV in the same pool.
+
+    Raises:
+        InputError: Its vocabulary is another, which vLLM refuses.
+        UnsupportedError: Its config is not at hand, or the pipeline has several stages.
+    """
+    try:
+        draft = load_model(given.draft, allow_network=False)
+    except NotFoundError as error:
+        raise UnsupportedError(
+            f"--speculative-config names {given.draft}, whose config is neither in the catalog nor on this machine",
+            "name its folder or config.json there, or plan without it and leave its weights and KV free",
+        ) from error
+    if draft.vocab_size != model.vocab_size:
+        raise InputError(
+            f"{draft.name} has a vocabulary of {draft.vocab_size:,} and {model.name} one of {model.vocab_size:,}: vLLM "
+            "wants them equal",
+            "draft with a model of the same family",
+        )
+    if given.pipeline > 1:
+        raise UnsupportedError(
+            "a draft model beside pipeline stages is not mirrored", "plan without --pipeline-parallel-size"
+        )
+    first = model.num_layers
+    layers = tuple(
+        replace(
+            layer,
+            index=first + layer.index,
+            shares_kv_with=None if layer.shares_kv_with is None else first + layer.shares_kv_with,
+        )
+        for layer in draft.layers
+    )
+    # It runs in the target's dtype; tensors of a fixed one keep theirs.
+    weights = tuple(replace(tensor, name=f"draft {tensor.name}") for tensor in draft.weights)
+    ropes = tuple(rope for rope in draft.ropes if rope not in model.ropes)
+    return replace(
+        model,
+        layers=(*model.layers, *layers),
+        weights=(*model.weights, *weights),
+        ropes=(*model.ropes, *ropes),
+    )
 
 
 @lru_cache(maxsize=256)
