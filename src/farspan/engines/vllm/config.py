@@ -9,7 +9,7 @@ from farspan.engines.vllm.defaults import resolve_kv_dtype
 from farspan.engines.vllm.flags import VllmFlags, read_flags
 from farspan.engines.vllm.served_model import pipeline_stages, served_model
 from farspan.engines.vllm.versions import VllmRules, rules_for
-from farspan.errors import InputError
+from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
 from farspan.planner.calibration import (
@@ -121,6 +121,11 @@ def _config(
         raise InputError(
             f"{given.pipeline} pipeline stages of {tp} GPUs need {tp * given.pipeline}, and there are {gpus}",
             f"use --tp {max(1, gpus // given.pipeline)}",
+        )
+    if given.adapters is not None and (given.pipeline > 1 or given.speculative):
+        raise UnsupportedError(
+            "--enable-lora beside pipeline stages or speculative decoding is not mirrored",
+            "plan without one of them",
         )
     served = served_model(model, given)
     _check_context_ranks(served, given, tp)

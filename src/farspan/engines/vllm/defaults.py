@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from farspan.engines.vllm.flags import DRAFT_MODEL, VllmFlags
+from farspan.engines.vllm.flags import VllmFlags
+from farspan.engines.vllm.speculative import DRAFT_MODEL
 from farspan.engines.vllm.versions import Runner, VllmRules
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from farspan.engines.vllm.adapters import Adapters, read_adapters
 from farspan.engines.vllm.flag_checks import ONLINE_FP8, QUANTIZATION, TENSOR_PARALLEL, check_flags
+from farspan.engines.vllm.speculative import DRAFT_MODEL, speculative_method
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError
 from farspan.models.spec import KvDtype
@@ -47,8 +49,6 @@ _TORCH_DTYPES = {  # of --dtype
     "float16": "float16",
     "half": "float16",
 }
-DRAFT_MODEL = "draft_model"  # a method: a whole model that drafts
-_EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,7 @@ class VllmFlags(ValueHash):
         draft_tokens: Tokens a speculative method drafts a step.
         passed_on: Words of the flags farspan does not write itself, as given.
         env: Environment variables, name and value, as given.
+        adapters: What is asked of LoRA; None without it.
         attention_backend: The attention backend asked for, in lower case; empty for vLLM's own choice.
     """
 
@@ -135,6 +136,7 @@ class VllmFlags(ValueHash):
     draft_tokens: int
     passed_on: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
+    adapters: Adapters | None
     attention_backend: str
 
     __hash__ = ValueHash.__hash__
@@ -178,7 +180,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
             f"--gpu-memory-utilization {fraction} is not above 0 and at most 1", "write it as 0.90"
         )
     speculative = _json(spelled, "--speculative-config", "-sc")
-    method = _speculative_method(speculative)
+    method = speculative_method(speculative)
     connector = _connector(spelled)
     captures = _captures(spelled)
     drafts = speculative.get("num_speculative_tokens", 0)
@@ -225,6 +227,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         draft_tokens=draft_tokens,
         passed_on=_passed_on(spelled),
         env=tuple(split_environment(spelled.engine_flags)[1].items()),
+        adapters=read_adapters(spelled, rules),
         attention_backend=spelled.text_flag("", "--attention-backend", _BACKEND_ENV).lower(),
     )
 
@@ -240,25 +243,6 @@ def _passed_on(request: PlanRequest) -> tuple[str, ...]:
 def normalized(flags: Mapping[str, str | None]) -> dict[str, str | None]:
     """Flags with dashes for underscores, as vLLM's FlexibleArgumentParser takes them; the rest unchanged."""
     return {name.replace("_", "-") if name.startswith("--") else name: value for name, value in flags.items()}
-
-
-def uses_eagle(method: str) -> bool:
-    """Whether a speculative method drafts with a model's hidden states (vllm: use_eagle)."""
-    return method in _EAGLE_METHODS
-
-
-def _speculative_method(given: Mapping[str, object]) -> str:
-    """The method of --speculative-config; told from the draft's name where it is not given, as vLLM tells it
-    (config/speculative.py: __post_init__). Empty without speculative decoding."""
-    if not given:
-        return ""
-    named, model = given.get("method"), str(given.get("model", ""))
-    if named is not None or not model:
-        return str(named) if named is not None else "?"
-    if model.strip("[]") == "ngram":
-        return "ngram"
-    lower = model.lower()
-    return "eagle" if "eagle-" in lower else "eagle3" if "eagle3" in lower else DRAFT_MODEL
 
 
 def _dtype(request: PlanRequest) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from farspan.engines.vllm.flags import DRAFT_MODEL, VllmFlags
+from farspan.engines.vllm.flags import VllmFlags
+from farspan.engines.vllm.speculative import DRAFT_MODEL
 from farspan.errors import InputError, NotFoundError, UnsupportedError
 from farspan.models.config import load_model
+from farspan.models.online_fp8 import in_layers, with_online_fp8
 from farspan.models.pipeline_stage import stage_models
 from farspan.models.spec import AttentionKind, ModelSpec
-from farspan.models.tensors import DTYPE_BYTES, QuantSpec, Shard, WeightPart, WeightTensor
+from farspan.models.tensors import DTYPE_BYTES, Shard, WeightPart, WeightTensor
 
-_FIRST_STAGE = frozenset({WeightPart.EMBEDDING, WeightPart.VISION, WeightPart.PROJECTOR})
-_LAST_STAGE = frozenset({WeightPart.LM_HEAD})
 # Methods that draft with one more layer of the model's own width on its hidden states.
 _ONE_LAYER = frozenset({"mtp", "eagle", "eagle3"})
 _NO_WEIGHTS = frozenset({"", "ngram", "ngram_gpu", "suffix", "[ngram]"})
@@ -30,7 +30,7 @@ def served_model(model: ModelSpec, given: VllmFlags) -> ModelSpec:
     if given.dtype and DTYPE_BYTES[given.dtype] != model.dtype_bytes:
         changed = replace(changed, torch_dtype=given.dtype)
     if given.quantize_fp8 and changed.quantization is None:
-        changed = _with_online_fp8(changed)
+        changed = with_online_fp8(changed)
     if given.speculative in _NO_WEIGHTS:
         return changed
     if given.speculative == DRAFT_MODEL:
@@ -43,23 +43,9 @@ def served_model(model: ModelSpec, given: VllmFlags) -> ModelSpec:
     return _with_draft_layer(changed)
 
 
-def _with_online_fp8(model: ModelSpec) -> ModelSpec:
-    """Projections in FP8 with one scale a tensor (vllm layers/quantization/fp8.py: Fp8OnlineLinearMethod)."""
-    fp8 = QuantSpec("fp8", 8, 0, 0)
-    weights = tuple(
-        replace(tensor, quant=fp8 if tensor.quantizable and _is_inner(tensor) else tensor.quant)
-        for tensor in model.weights
-    )
-    return replace(model, weights=weights, quantization=fp8)
-
-
-def _is_inner(tensor: WeightTensor) -> bool:
-    return tensor.part not in (*_FIRST_STAGE, *_LAST_STAGE)
-
-
 def _with_draft_layer(model: ModelSpec) -> ModelSpec:
     """One layer more, as large as the others on average, and the projection that joins token and hidden state."""
-    inner = sum(tensor.count for tensor in model.weights if _is_inner(tensor))
+    inner = sum(tensor.count for tensor in model.weights if in_layers(tensor))
     count = inner // model.num_layers + 2 * model.hidden_size * model.hidden_size
     draft = WeightTensor("draft layer", WeightPart.DENSE_MLP, (count,), Shard.SPLIT)
     attending = [layer for layer in model.layers if layer.attention is AttentionKind.FULL]
