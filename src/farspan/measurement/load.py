@@ -15,6 +15,7 @@ from farspan.measurement.analysis.measure import measure
 from farspan.measurement.http.client import Client, Exchange, Lag, Limits
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.target import is_local, normalise_url
+from farspan.measurement.observe.engine_times import EngineTimes
 from farspan.measurement.observe.observer import Observer
 from farspan.measurement.observe.processors import find_others_cpu, read_cpu
 from farspan.measurement.options import BenchOptions
@@ -77,7 +78,7 @@ class Load:
         self._hang = ""
         self._lags = array("d")
         # What a server on this machine uses cannot be told from what others use.
-        self._sees_others = not is_local(options.url)
+        self._sees_others = not is_local(normalise_url(options.url))
 
     @property
     def unsent(self) -> int:
@@ -118,9 +119,12 @@ class Load:
         """Send what comes next at one concurrency, and wait until it is over."""
         block = self._name_block(self._left[0].job)
         at_once = self._left[0].job.concurrency or self._options.at_once or 1
+        began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for _ in range(min(at_once, len(self._left))):
                 group.create_task(self._work(client, block))
+        if at_once > 1 and not self._must_stop():
+            await self._settle(time.perf_counter() - began)
 
     async def _work(self, client: Client, block: Hashable) -> None:
         while self._left and self._name_block(self._left[0].job) == block and not self._must_stop():
@@ -181,12 +185,16 @@ class Load:
             on_first_token=report_first_token,
         )
         after = read_cpu() if self._sees_others else None
-        most_at_once = self._in_flight.pop(job).most_at_once
+        most_at_once = self._in_flight[job].most_at_once
+        if most_at_once == 1:
+            await self._settle(exchange.ended_s)
+        del self._in_flight[job]
         around = Surroundings(
             most_at_once=most_at_once,
             others_cpu=find_others_cpu(before, after),
             late_s=late_s,
             observed=self._ask_observers(exchange, most_at_once),
+            engine=self._find_engine_times(exchange) if most_at_once == 1 else None,
         )
         result = measure(
             job,
@@ -215,6 +223,14 @@ class Load:
         for observer in self._observers:
             found |= observer.find_labels(exchange.started_at, until, most_at_once)
         return found
+
+    async def _settle(self, took_s: float) -> None:
+        await asyncio.gather(*(observer.settle(took_s) for observer in self._observers))
+
+    def _find_engine_times(self, exchange: Exchange) -> EngineTimes | None:
+        until = exchange.started_at + exchange.ended_s
+        found = (observer.find_engine_times(exchange.started_at, until) for observer in self._observers)
+        return next((times for times in found if times is not None), None)
 
     async def _follow_engine(self, client: Client) -> None:
         """Show what the engine does, and stop the run when it will never get to the requests that wait."""

@@ -72,6 +72,11 @@ class RunReport(ReportPage):
         """Whether any point has the KV held meanwhile."""
         return any(row.kv for row in self.rows)
 
+    @property
+    def has_engine_ttft(self) -> bool:
+        """Whether the engine's metrics tell any point's time to first token."""
+        return any(row.point.engine_ttft_s is not None for row in self.rows)
+
     def draw_charts(self) -> list[Chart]:
         """Draw every chart there is data for.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from farspan.measurement.http.client import Exchange
 from farspan.measurement.http.wire import Usage
+from farspan.measurement.observe.engine_times import EngineTimes
 from farspan.measurement.runs.job import Job
 from farspan.measurement.runs.result import is_missed, is_warm
 from farspan.sizes import format_seconds
@@ -20,6 +21,9 @@ _BUSY_SHARE = 0.5
 # Below this the client's own lag changes nothing anybody would look at.
 _LAG_S = 0.01
 _BURST_S = 0.001
+# A first token held back by less is no matter, or is lost in what times vary by.
+_HELD_S = 0.02
+_HELD_PART = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,14 @@ class Surroundings:
             server is one of them.
         late_s: How much later than scheduled it left.
         observed: Labels that observers of the server found, with their evidence.
+        engine: The engine's own times of the request; None where they are not known.
     """
 
     most_at_once: int = 1
     others_cpu: float | None = None
     late_s: float = 0.0
     observed: Mapping[str, str] = field(default_factory=dict)
+    engine: EngineTimes | None = None
 
 
 def find_labels(job: Job, exchange: Exchange, around: Surroundings) -> dict[str, str]:
@@ -69,7 +75,24 @@ def find_around(exchange: Exchange, around: Surroundings) -> dict[str, str]:
             f"this client took arrivals up to {format_seconds(lag.max)} late (p99 {format_seconds(lag.p99)}):"
             " tokens that came meanwhile share a time"
         )
+    held = find_held(exchange.token_times_s, around.engine)
+    if held is not None and held > _HELD_S and held > _HELD_PART * exchange.token_times_s[0]:
+        labels["first-token-held"] = (
+            f"the engine took {format_seconds(around.engine.decode_s or 0.0) if around.engine else ''} from its first"
+            f" token to its last, and they came within"
+            f" {format_seconds(exchange.token_times_s[-1] - exchange.token_times_s[0])}:"
+            f" TTFT is about {format_seconds(held)} too long"
+        )
     return labels | dict(around.observed)
+
+
+def find_held(token_times_s: Sequence[float], engine: EngineTimes | None) -> float | None:
+    """Return for how long a server held back the first token, at least, in seconds: its tokens came closer together
+    than the engine made them. None where the engine's own time between them is not known.
+    """
+    if engine is None or engine.decode_s is None or not token_times_s:
+        return None
+    return max(0.0, engine.decode_s - (token_times_s[-1] - token_times_s[0]))
 
 
 def _smears(exchange: Exchange, lag_s: float) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from farspan.measurement.analysis.labels import Surroundings, find_around, find_labels
+from farspan.measurement.analysis.labels import Surroundings, find_around, find_held, find_labels
 from farspan.measurement.http.client import Exchange
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.wire import Usage
@@ -96,4 +96,6 @@ def measure(
         shared_tokens=job.shared_tokens,
         member=job.member,
         expected_cached_tokens=job.expected_cached_tokens,
+        engine_ttft_s=None if around.engine is None else around.engine.ttft_s,
+        first_token_held_s=find_held(times, around.engine),
     )
