@@ -14,7 +14,7 @@ from farspan.engines.sglang.engine import ENGINE as SGLANG
 from farspan.engines.sglang.plan import outline_sglang, plan_sglang
 from farspan.engines.sglang.tables import radix_copy_bytes, request_rows
 from farspan.engines.sglang.versions import KNOWN_VERSIONS, rules_of
-from farspan.errors import InputError
+from farspan.errors import DoesNotFitError, InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
@@ -140,7 +140,7 @@ def test_the_warning_gives_the_cure_and_says_why_the_fraction_is_none() -> None:
     text = " ".join(found.warnings)
     assert "76.3 GiB" in text
     assert "--max-running-requests 8" in text
-    assert "no cure: --mem-fraction-static would have to fall to 0.45" in text
+    assert "no cure: --mem-fraction-static would have to fall to 0.44" in text
     at_2m = plan("0.5.6.post2", 2_097_152, KvDtype.AUTO, flags={"--mem-fraction-static": "0.85"})
     assert not at_2m.starts
     assert not any("no cure" in warning for warning in at_2m.warnings)
@@ -211,7 +211,7 @@ def test_a_flag_given_is_never_changed() -> None:
 def test_what_is_short_is_blamed_and_nothing_beside_it() -> None:
     harmless: dict[str, str | None] = {"--disable-radix-cache": None, "--disable-cuda-graph": None}
     asked = request("0.5.23", flags={**harmless, "--max-running-requests": "4096"}, as_given=False)
-    with pytest.raises(InputError, match=r"^--max-running-requests 4096 breaks the plan"):
+    with pytest.raises(DoesNotFitError, match=r"^--max-running-requests 4096 breaks the plan"):
         check_overrides(asked, SGLANG)
     assert check_overrides(request("0.5.23", flags=harmless, as_given=False), SGLANG).plan.fits
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.pool import PoolSizes, pool_bytes
 from farspan.engines.sglang.tables import (
+    INT64,
     GraphTable,
     index_bytes,
     radix_copy_bytes,
@@ -28,6 +29,12 @@ _WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SG
 # One gpt-oss-20b server on an H100 (0.5.16) held 2.05 GiB more than the checkpoint: this much of the padded experts.
 MXFP4_ON_HOPPER = 1.115
 
+
+# Of eager steps: ids, positions, cache locations and three rows of image positions, int64 each
+# (model_executor/cuda_graph_buffer_registry.py: build_decode_registry).
+EAGER_TOKEN_BYTES = 6 * INT64
+# Three 0.5.16 starts on an H200, triton without graphs: 0.09 to 0.10 GiB gone beside those buffers.
+WARMED_UP_BYTES = int(0.097 * GIB)
 
 # What data-parallel attention shares out within a group of ranks only (layers/dp_attention.py: get_attention_tp_group).
 _COPIED_BY_GROUPS = (WeightPart.ATTENTION, WeightPart.INDEXER, WeightPart.EMBEDDING)
@@ -135,6 +142,7 @@ def fixed_bytes(config: SglangConfig, load: LoadSizes, sizes: PoolSizes) -> int:
         + full_pool_bytes(config, sizes)
         + index_bytes(sizes.full_tokens, sizes.window_tokens, page, config.rules)
         + workspace_bytes(config)
+        + eager_bytes(config, sizes)
         + prefill_graph_bytes(config)
     )
 
@@ -161,6 +169,22 @@ def full_pool_bytes(config: SglangConfig, sizes: PoolSizes) -> int:
     layout, page = config.layout, config.resolved.page_size
     keys = (sizes.full_tokens + page) * layout.indexer_bytes
     return pool_bytes(sizes.full_tokens, layout.full_layers, layout.stored_layer_bytes, page) + keys
+
+
+def eager_tokens(config: SglangConfig, sizes: PoolSizes) -> int:
+    """Tokens that the input buffers of eager steps hold (model_executor/runner/eager_runner.py: EagerRunner)."""
+    rules, chunk = config.rules, config.resolved.chunked_prefill_size
+    if not rules.eager_buffers:
+        return 0
+    if chunk > 0 and not rules.eager_buffers_by_pool:
+        return chunk
+    return max(sizes.full_tokens, chunk)
+
+
+def eager_bytes(config: SglangConfig, sizes: PoolSizes) -> int:
+    """Those buffers, and the kernels warmed up beside them; 0 where the version has neither."""
+    tokens = eager_tokens(config, sizes)
+    return tokens * EAGER_TOKEN_BYTES + WARMED_UP_BYTES if tokens else 0
 
 
 def workspace_bytes(config: SglangConfig) -> int:

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.footprint import (
+    EAGER_TOKEN_BYTES,
     GRAPH_MIB_PER_BATCH,
     MXFP4_ON_HOPPER,
     PREFILL_MIB_PER_SIZE,
+    WARMED_UP_BYTES,
     LoadSizes,
     captured_bytes,
     context_size,
+    eager_tokens,
     full_pool_bytes,
     grows_on_hopper,
     load_remainder,
@@ -167,6 +170,26 @@ def _graph_lines(state: SglangState) -> Iterator[Allocation]:
             f"{workspace // 2**20} MiB",
             f"sglang {rules.version} SGLANG_FLASHINFER_WORKSPACE_SIZE",
             Basis.MIRRORED,
+        )
+    tokens = eager_tokens(state.config, state.memory.sizes)
+    if tokens:
+        yield Allocation(
+            "Input buffers of eager steps",
+            tokens * EAGER_TOKEN_BYTES,
+            LedgerPhase.GRAPHS,
+            "tokens in the pool" if rules.eager_buffers_by_pool else "--chunked-prefill-size",
+            f"{tokens:,} tokens x {EAGER_TOKEN_BYTES} B: ids, positions, cache locations",
+            f"sglang {rules.version} srt/model_executor/runner/eager_runner.py: EagerRunner",
+            Basis.MIRRORED,
+        )
+        yield Allocation(
+            "Kernels warmed up",
+            WARMED_UP_BYTES,
+            LedgerPhase.GRAPHS,
+            "",
+            f"{WARMED_UP_BYTES / GIB:.2f} GiB",
+            "sglang 0.5.16 logs of one H200, triton without graphs",
+            Basis.FITTED,
         )
     small = [table for table in state.tables if table.bytes < _SMALL]
     if small:

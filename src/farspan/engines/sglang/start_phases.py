@@ -36,6 +36,6 @@ START_FIGURES = (
         "free_when_ready_gib",
         "free memory when ready, GiB",
         "available_gpu_mem",
-        ledger=(*_POOL_LINES, "CUDA graphs"),
+        ledger=(*_POOL_LINES, "CUDA graphs", "Input buffers of eager steps", "Kernels warmed up"),
     ),
 )
