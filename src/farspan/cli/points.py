@@ -196,9 +196,10 @@ def print_curve(console: Console, curve: Sequence[CurvePoint]) -> None:
             columns.append(
                 Column(f"{MEASURES[name].title} p{percent:g}", figures, need=number + 3 if number else 0)
             )
-    if any(point.engine_ttft for point in curve):
-        means = [_seconds(point.engine_ttft and point.engine_ttft.mean_s) for point in curve]
-        late = [_seconds(point.engine_ttft and point.engine_ttft.late_s) for point in curve]
+    engines = [point.engine_ttft for point in curve]
+    if any(engines):
+        means = [_seconds(None if engine is None else engine.mean_s) for engine in engines]
+        late = [_seconds(None if engine is None else engine.late_s) for engine in engines]
         columns += [
             Column("engine TTFT mean", means, need=2),
             Column("client's late by", late, need=2),
