@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from farspan.measurement.analysis.comparison import Comparison, Row
+from farspan.measurement.analysis.load_curve import CurvePoint
 from farspan.measurement.analysis.summary import SharedPoint, list_shared
 from farspan.measurement.runs.result import Result
 from farspan.reports.claim import (
@@ -16,6 +17,7 @@ from farspan.reports.claim import (
     write_comparison,
     write_verdict,
 )
+from farspan.reports.load_chart import LOAD_COLUMNS, list_load, write_load
 from farspan.reports.report_run import ReportRun
 from farspan.reports.report_tables import (
     FailureRow,
@@ -48,6 +50,7 @@ class RunSection:
         good: Whether every answer was checked and right.
         facts: What ran, where, with which flags, when.
         shared: Cold and warm beside each other, where prompts share prefixes.
+        load: Throughput and latency at every concurrency, of a run that goes through several.
         requests: Those the page lists; `total` of them exist.
     """
 
@@ -61,6 +64,7 @@ class RunSection:
     failures: tuple[FailureRow, ...]
     recall: RecallTable | None
     shared: tuple[SharedPoint, ...]
+    load: tuple[CurvePoint, ...]
     requests: tuple[Result, ...]
     total: int
     environment: tuple[tuple[str, str], ...]
@@ -73,6 +77,13 @@ class RunSection:
     def shared_rows(self) -> tuple[tuple[str, ...], ...]:
         """The cells of the table under `shared_columns`."""
         return tuple(_write_shared(point) for point in self.shared)
+
+    load_columns: ClassVar[tuple[str, ...]] = LOAD_COLUMNS
+
+    @property
+    def load_rows(self) -> tuple[tuple[str, ...], ...]:
+        """The cells of the table under `load_columns`."""
+        return tuple(write_load(point) for point in self.load)
 
     @property
     def key(self) -> str:
@@ -115,6 +126,7 @@ def build_section(run: ReportRun, groups: Mapping[int, tuple[int, str]]) -> RunS
         failures=explain_failures(run, results),
         recall=tabulate_recall(run, groups),
         shared=list_shared(results),
+        load=list_load(run),
         requests=choose_requests(results),
         total=len(results),
         environment=_list_environment(run),
