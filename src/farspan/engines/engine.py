@@ -207,6 +207,21 @@ class Engine(ABC):
             UnsupportedError: They share work, which is not mirrored.
         """
 
+    def grouped(self, request: PlanRequest, tp: int, groups: int) -> PlanRequest | None:  # noqa: ARG002
+        """The request on one server of several attention groups that share the experts between them (data-parallel
+        attention).
+
+        Args:
+            request: The question.
+            tp: Tensor-parallel ranks of a group.
+            groups: Groups, each with a KV cache of its own.
+
+        Returns:
+            The same question with the flags of such a server, on `tp` x `groups` GPUs; None where the engine or the
+            model has no such server.
+        """
+        return None
+
     def levers(self) -> Sequence[LeverCandidate]:
         """What can be changed when a request does not fit, in order of what it costs the user."""
         return ()

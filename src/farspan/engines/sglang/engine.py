@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,15 @@ class Sglang(Engine):
         from farspan.engines.sglang.plan import outline_sglang
 
         return outline_sglang(request)
+
+    def grouped(self, request: PlanRequest, tp: int, groups: int) -> PlanRequest | None:
+        from farspan.engines.sglang.flags import asks_for_groups
+
+        if asks_for_groups(request) or not any(layer.moe for layer in request.model.layers):
+            return None
+        flags = {"--dp-size": str(groups), "--enable-dp-attention": None}
+        ranks = tp * groups
+        return replace(request, gpus=ranks, tp=ranks, engine_flags={**request.engine_flags, **flags})
 
     @cached_property
     def _levers(self) -> tuple[LeverCandidate, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,15 @@ class Vllm(Engine):
         from farspan.engines.vllm.plan import outline_vllm
 
         return outline_vllm(request)
+
+    def grouped(self, request: PlanRequest, tp: int, groups: int) -> PlanRequest | None:
+        # One engine a group; the experts are spread over all ranks (config/parallel.py: enable_expert_parallel).
+        if request.has_flag(*self.data_parallel_flags) or not any(
+            layer.moe for layer in request.model.layers
+        ):
+            return None
+        flags = {self.data_parallel_flags[0]: str(groups), "--enable-expert-parallel": None}
+        return replace(request, gpus=tp * groups, tp=tp, engine_flags={**request.engine_flags, **flags})
 
     @cached_property
     def _levers(self) -> tuple[LeverCandidate, ...]:
