@@ -23,6 +23,7 @@ from farspan.measurement.analysis.summary import (
     list_shared,
     read_engine,
 )
+from farspan.measurement.analysis.turns import list_turns
 from farspan.measurement.options import DryRun
 from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.bench_outcome import BenchOutcome
@@ -79,6 +80,43 @@ def print_shared(console: Console, outcome: BenchOutcome) -> None:
             ),
         ],
         [f"cache-missed: {point.missed} requests" if point.missed else "" for point in points],
+    )
+
+
+def print_turns(console: Console, outcome: BenchOutcome) -> None:
+    """Print cold and warm TTFT of every turn beside each other; nothing for a run without conversations."""
+    points = list_turns(outcome.results)[:_POINT_ROWS]
+    if not points:
+        return
+
+    def tokens(values: Sequence[int | None]) -> list[Text]:
+        return [Text("unknown" if value is None else f"{value:,}") for value in values]
+
+    print_table(
+        console,
+        [
+            Column("begins with", [Text(format_tokens(point.conversation)) for point in points], need=1),
+            Column("depth", [Text(f"{point.depth:g}") for point in points], need=3),
+            Column("turn", tokens([point.turn for point in points])),
+            Column("prompt", tokens([point.context for point in points])),
+            Column("cacheable", [Text(f"{p.cacheable_tokens:,} ({p.cacheable_share:.1%})") for p in points]),
+            Column("cached", tokens([point.cached_tokens for point in points])),
+            Column("TTFT cold", [_seconds(point.cold_ttft_s) for point in points]),
+            Column("of", tokens([point.cold for point in points]), need=3),
+            Column("TTFT warm", [_seconds(point.warm_ttft_s) for point in points]),
+            Column("of ", tokens([point.warm for point in points]), need=3),
+            Column(
+                "warm / cold", [Text("" if p.ratio is None else f"{p.ratio:.3g}") for p in points], need=1
+            ),
+        ],
+        [
+            ", ".join(
+                f"{name}: {count_requests(count)}"
+                for name, count in (("failed", point.failed), ("cache-missed", point.missed))
+                if count
+            )
+            for point in points
+        ],
     )
 
 

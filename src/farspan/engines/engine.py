@@ -110,6 +110,8 @@ class Engine(ABC):
         shell_program: What a person types before the planned flags; `{model}` stands for the model.
         metric_prefix: What the names of its metrics begin with.
         metrics_hint: How to switch its metrics on, where they are off by default; else empty.
+        token_id_fields: Fields of a completion by which its answer's token ids come with its text, and nothing of the
+            prompt; empty when there are none.
     """
 
     name: str
@@ -137,6 +139,7 @@ class Engine(ABC):
     kv_figure: str = ""
     kernel_folder: str = ""
     metrics_hint: str = ""
+    token_id_fields: Mapping[str, object] = field(default_factory=lambda: _EMPTY)
 
     # Versions.
 

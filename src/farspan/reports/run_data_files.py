@@ -60,6 +60,7 @@ def export_section(section: RunSection) -> dict[str, Any]:
             for f in (log.findings if log else ())
         ],
         "shared_prefixes": [asdict(point) | {"ratio": point.ratio} for point in section.shared],
+        "turns": [point.to_json() for point in section.turns],
         "curve": [point.to_json() for point in section.load],
         "requests": section.total,
     }

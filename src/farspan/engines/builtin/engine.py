@@ -93,4 +93,5 @@ ENGINE = Builtin(
     start_seconds=START_SECONDS,
     shell_program=("farspan", "serve", "{model}", "--engine", "builtin"),
     metric_prefix=b"farspan:",
+    token_id_fields={"return_token_ids": True},
 )

@@ -37,6 +37,8 @@ class Surroundings:
         late_s: How much later than scheduled it left.
         observed: Labels that observers of the server found, with their evidence.
         engine: The engine's own times of the request; None where they are not known.
+        cacheable_tokens: Prompt tokens that the server can have, where that is known only now; else None.
+        encoded_again: Whether the answer before, which the prompt goes on from, had to be encoded from its text.
     """
 
     most_at_once: int = 1
@@ -44,11 +46,18 @@ class Surroundings:
     late_s: float = 0.0
     observed: Mapping[str, str] = field(default_factory=dict)
     engine: EngineTimes | None = None
+    cacheable_tokens: int | None = None
+    encoded_again: bool = False
 
 
 def find_labels(job: Job, exchange: Exchange, around: Surroundings) -> dict[str, str]:
     """Find what limits the trust in a complete answer: label to the evidence for it."""
-    return _find_in_answer(job, exchange) | find_around(exchange, around)
+    return _find_in_answer(job, exchange, find_expected(job, around)) | find_around(exchange, around)
+
+
+def find_expected(job: Job, around: Surroundings) -> int | None:
+    """Return the prompt tokens that are cached by design; None where none is shared."""
+    return job.expected_cached_tokens if around.cacheable_tokens is None else around.cacheable_tokens
 
 
 def find_around(exchange: Exchange, around: Surroundings) -> dict[str, str]:
@@ -69,6 +78,11 @@ def find_around(exchange: Exchange, around: Surroundings) -> dict[str, str]:
         )
     if exchange.oversized:
         labels["oversized"] = "the server sent far more than was asked for, and was left"
+    if around.encoded_again:
+        labels["answer-encoded"] = (
+            "the server tells no token ids of its answers: the one before was encoded again from its text, and may"
+            " not be the tokens that are cached"
+        )
     lag = exchange.lag
     if lag is not None and lag.p99 > _LAG_S and _smears(exchange, lag.p99):
         labels["client-lag"] = (
@@ -101,13 +115,12 @@ def _smears(exchange: Exchange, lag_s: float) -> bool:
     return len(times) > 1 and _BURST_S < (times[-1] - times[0]) / (len(times) - 1) < lag_s
 
 
-def _find_in_answer(job: Job, exchange: Exchange) -> dict[str, str]:
+def _find_in_answer(job: Job, exchange: Exchange, expected: int | None) -> dict[str, str]:
     usage = exchange.usage or Usage()
     events = len(exchange.token_times_s)
     labels: dict[str, str] = {}
     if not exchange.streamed:
         labels["not-streamed"] = "the server answered in one piece: TTFT and ITL are unknown"
-    expected = job.expected_cached_tokens
     if is_warm(usage.cached_tokens, usage.prompt_tokens or job.context, expected):
         meant = "" if not expected else f", {expected} are shared"
         labels["warm"] = (

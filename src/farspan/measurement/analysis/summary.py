@@ -14,6 +14,7 @@ from farspan.measurement.analysis.measures import MEASURES, PointKey, choose_tim
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
 from farspan.measurement.analysis.spread import Spread, find_few, list_spreads, measure_throughput, share_good
 from farspan.measurement.analysis.statistics import statistic
+from farspan.measurement.analysis.turns import list_turns
 from farspan.measurement.observe.series import Reading, read_series
 from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.bench_outcome import BenchOutcome
@@ -139,7 +140,7 @@ def list_shared(results: Sequence[Result]) -> tuple[SharedPoint, ...]:
     groups: dict[tuple[int, float, int], list[Result]] = {}
     for point in group_points(results).values():
         for result in point:
-            if result.shared_tokens:
+            if result.shared_tokens and not result.conversation:
                 key = (result.context, result.depth, result.shared_tokens)
                 groups.setdefault(key, []).append(result)
     return tuple(
@@ -180,6 +181,7 @@ _REQUEST_KEYS = (
     "phase", "started_at", "prompt_id", "queue_s", "tpot_s", "decode_tokens_per_s", "connected_s", "late_s",
     "most_at_once", "client_lag_s", "concurrency", "shared_tokens", "member",
     "expected_cached_tokens", "engine_ttft_s", "stream_late_s", "first_token_held_s",
+    "conversation",
 )  # fmt: skip
 
 
@@ -246,6 +248,7 @@ def summarise(
         "curve": [point.to_json() for point in curve],
         "engine_ttft": engine_ttft and engine_ttft.to_json(),
         "shared_prefixes": [asdict(point) | {"ratio": point.ratio} for point in list_shared(outcome.results)],
+        "turns": [point.to_json() for point in list_turns(outcome.results)],
         "goodput": share_good(outcome.results, goodput) if goodput else None,
         "client": {
             "loop_lag_s": asdict(outcome.loop_lag) if outcome.loop_lag else None,
