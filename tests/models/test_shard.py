@@ -208,3 +208,15 @@ def test_dummy_weights_have_the_shapes_the_plan_counts(tmp_path: Path) -> None:
 def test_no_weights_are_made_up_for_families_without_a_list(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="no dummy weights are written for a quantized Gpt"):
         write_dummy_weights(_shard("gpt-oss-120b", tp=8), tmp_path)
+
+
+def test_a_multimodal_form_is_kept_for_engines_that_go_by_its_name() -> None:
+    name = "llama-4-scout-17b-16e-instruct"
+    shard = shard_config(CONFIGS[name], name, Division(8), keep_wrapper=True)
+    assert shard.config["architectures"] == ["Llama4ForConditionalGeneration"]
+    assert shard.config["text_config"]["num_attention_heads"] == 5
+    assert shard.spec.layers == _shard(name, tp=8).spec.layers
+    plan = get_engine("sglang").outline(
+        PlanRequest(shard.spec, find_gpu("H200"), 1, 1, 1_000_000, engine_version="0.5.16")
+    )
+    assert plan.pools["window"] < plan.pools["full"]

@@ -112,6 +112,9 @@ class Engine(ABC):
         metrics_hint: How to switch its metrics on, where they are off by default; else empty.
         token_id_fields: Fields of a completion by which its answer's token ids come with its text, and nothing of the
             prompt; empty when there are none.
+        dummy_weight_flags: What makes it fill weights with numbers of its own instead of reading them; empty when it
+            always reads them.
+        detailed_log: Variables that make its log tell the parts of its memory.
     """
 
     name: str
@@ -140,6 +143,8 @@ class Engine(ABC):
     kernel_folder: str = ""
     metrics_hint: str = ""
     token_id_fields: Mapping[str, object] = field(default_factory=lambda: _EMPTY)
+    dummy_weight_flags: tuple[str, ...] = ()
+    detailed_log: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
 
     # Versions.
 
@@ -228,6 +233,20 @@ class Engine(ABC):
     def levers(self) -> Sequence[LeverCandidate]:
         """What can be changed when a request does not fit, in order of what it costs the user."""
         return ()
+
+    def expert_parallel_words(self, ranks: int) -> tuple[str, ...]:
+        """The flags that share whole experts out over so many ranks.
+
+        Raises:
+            UnsupportedError: It cannot.
+        """
+        raise UnsupportedError(
+            f"the {self.name} engine does not share experts out over {ranks} ranks", "drop --ep"
+        )
+
+    def goes_by_wrapper(self, architecture: str) -> bool:  # noqa: ARG002
+        """Whether its memory depends on the name of a multimodal architecture whose encoders it does not load."""
+        return False
 
     # Starting it.
 

@@ -103,14 +103,14 @@ def compare_start(
     room = plan.kv_room_bytes
     found = []
     for figure in engine.start_figures:
-        got, planned = logged.get(figure.logged), _planned(figure, plan)
+        got, planned = logged.get(figure.logged), planned_value(figure, plan)
         if got is not None and planned is not None:
             gib = None if room is None else room / GIB
             found.append(_validated(figure, planned, got, plan, gib, tolerance))
     return tuple(found)
 
 
-def _planned(figure: StartFigure, plan: EngineRecord) -> float | None:
+def planned_value(figure: StartFigure, plan: EngineRecord) -> float | None:
     """The plan's value: as the engine would print it, else from the ledger or the request."""
     printed = printed_value(figure, plan.printed)
     if printed is not None or figure.printed:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import farspan
 from farspan.engines.sglang.defaults import default_backend
 from farspan.engines.sglang.engine import ENGINE as SGLANG
 from farspan.engines.sglang.plan import outline_sglang, plan_sglang
@@ -18,7 +19,9 @@ from farspan.errors import DoesNotFitError, InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
+from farspan.planner.answers import PlanAnswer
 from farspan.planner.checked import check_overrides
+from farspan.planner.document import PlanDocument
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.ledger import Basis, LedgerPhase, MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -582,3 +585,40 @@ def test_context_ranks_hold_the_tokens_of_one_cache_together() -> None:
         plan("0.5.23", 100_000, flags={"--dcp-size": "2"})
     with pytest.raises(InputError, match="--dcp-size 3 does not divide 8"):
         SGLANG.plan(asked.with_flags({"--dcp-size": "3"}))
+
+
+@pytest.mark.parametrize(
+    ("version", "flags", "layers", "reason"),
+    [
+        # 48 layers of 8 KV heads x 128 x 2 x 2 B over 8 ranks, one pool for all of them.
+        ("0.5.6.post2", {}, 48, "in one pool its 36 window layers keep every token"),
+        (
+            "0.5.16",
+            {"--disable-hybrid-swa-memory": None},
+            48,
+            "in one pool its 36 window layers keep every token",
+        ),
+        # Up to 0.5.10 a request must fit both pools whole.
+        ("0.5.9", {}, 48, "sglang 0.5.9 keeps the whole request in the window layers' pool too"),
+        ("0.5.16", {}, 12, ""),
+    ],
+)
+def test_what_one_request_keeps_on_this_server(
+    version: str, flags: dict[str, str | None], layers: int, reason: str
+) -> None:
+    found = farspan.plan(
+        "llama-4-scout",
+        gpus="8xH200",
+        engine="sglang",
+        engine_version=version,
+        context=1_000_000,
+        engine_flags=list(flags),
+    )
+    assert isinstance(found, PlanAnswer)
+    shown = found["sglang"]
+    windows = 0 if layers == 48 else 36 * 512 * (8192 + 128 + 2)
+    assert shown.request_kv_bytes == layers * 512 * 1_000_000 + windows
+    assert shown.request_kv_reason == reason
+    written = found.to_json()["engines"]["sglang"]
+    assert (written["request_kv_bytes"], written["request_kv_reason"]) == (shown.request_kv_bytes, reason)
+    assert PlanDocument.from_json(found.to_json()).to_json() == found.to_json()

@@ -82,6 +82,14 @@ class Sglang(Engine):
     def live_path(self, *, with_key: bool) -> str:
         return live_path(with_key=with_key)
 
+    def expert_parallel_words(self, ranks: int) -> tuple[str, ...]:
+        return ("--ep-size", str(ranks))
+
+    def goes_by_wrapper(self, architecture: str) -> bool:
+        from farspan.engines.sglang.defaults import TEXT_ONLY_BY_DEFAULT
+
+        return architecture in TEXT_ONLY_BY_DEFAULT
+
     def log_patterns(self) -> tuple[LinePattern, ...]:
         from farspan.engines.sglang.log_grammar import LINES
 
@@ -132,5 +140,6 @@ ENGINE = Sglang(
     kv_figure="max_total_num_tokens",
     shell_program=(*IMAGE_PROGRAM, "--model-path", "{model}"),
     metric_prefix=b"sglang:",
+    dummy_weight_flags=("--load-format", "dummy"),
     metrics_hint="start SGLang with --enable-metrics",
 )

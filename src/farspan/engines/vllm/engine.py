@@ -70,6 +70,9 @@ class Vllm(Engine):
     ) -> EngineCommand:
         return vllm_command(model, flags, env, listen, nodes, python)
 
+    def expert_parallel_words(self, ranks: int) -> tuple[str, ...]:  # noqa: ARG002
+        return ("--enable-expert-parallel",)
+
     def log_patterns(self) -> tuple[LinePattern, ...]:
         from farspan.engines.vllm.log_grammar import LINES
 
@@ -116,4 +119,6 @@ ENGINE = Vllm(
     metric_prefix=b"vllm:",
     # return_token_ids would send all of the prompt's back as well.
     token_id_fields={"logprobs": 0, "return_tokens_as_token_ids": True},
+    dummy_weight_flags=("--load-format", "dummy"),
+    detailed_log={"VLLM_LOGGING_LEVEL": "DEBUG"},
 )

@@ -12,7 +12,7 @@ from farspan.models.config import spec_from_config
 from farspan.models.families.field_names import ALIASES
 from farspan.models.shard.division import Division, divide_fields
 from farspan.models.shard.rank_share import check_blocks, check_share, rank_weights
-from farspan.models.shard.text_config import extract_text, take_layers
+from farspan.models.shard.text_config import extract_text, take_layers, wrap_text
 from farspan.models.spec import ModelSpec
 from farspan.models.weights import rank_weight_bytes
 from farspan.sizes import format_bytes
@@ -43,12 +43,17 @@ class RankShard:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights it loads."""
-        return rank_weight_bytes(self.spec).total
+        """Bytes of the weights it loads; an encoder that its config describes is not loaded."""
+        return sum(rank_weights(self.spec, Division()).values())
 
 
 def shard_config(
-    config: Mapping[str, Any], name: str, division: Division, *, ignore_fields: Sequence[str] = ()
+    config: Mapping[str, Any],
+    name: str,
+    division: Division,
+    *,
+    keep_wrapper: bool = False,
+    ignore_fields: Sequence[str] = (),
 ) -> RankShard:
     """Make the config of one rank. What it describes is read again and held against the rank's share of the whole.
 
@@ -56,6 +61,8 @@ def shard_config(
         config: The whole model's config.json.
         name: What to call the model.
         division: How it is divided.
+        keep_wrapper: Leave a multimodal config's form, with the rank's language model inside, for an engine that goes
+            by the architecture's name and loads no encoder.
         ignore_fields: Unknown fields that the user says cannot change memory.
 
     Raises:
@@ -65,13 +72,17 @@ def shard_config(
     """
     whole = spec_from_config(config, name, ignore_fields=ignore_fields)
     try:
-        return _shard(config, whole, division, ignore_fields)
+        shard = _shard(config, whole, division, ignore_fields)
     except UnsupportedError as error:
         near = next(_working(config, whole, division, ignore_fields), None)
         fix = error.fix or "plan it with farspan plan, which needs no shard"
         if near is not None:
             fix = f"use --tp {near}"
         raise UnsupportedError(f"no shard of {name} at {division.text}: {error.message}", fix) from error
+    wrapped = wrap_text(config, shard.config) if keep_wrapper else None
+    if wrapped is None:
+        return shard
+    return replace(shard, config=wrapped, spec=spec_from_config(wrapped, name, ignore_fields=ignore_fields))
 
 
 def _working(

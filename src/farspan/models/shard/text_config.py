@@ -74,6 +74,19 @@ def extract_text(config: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     return text, True
 
 
+def wrap_text(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Put a decoder's config back into that of the whole; None where it was never inside another."""
+    section = next((name for name in Wrapper().sections if isinstance(config.get(name), Mapping)), None)
+    if section is None:
+        return None
+    outside = {name: value for name, value in config.items() if name != "auto_map"}
+    own = {name: value for name, value in fields.items() if name != "architectures"}
+    for name in ("quantization_config", "compression_config"):
+        if name in config:
+            own.pop(name, None)
+    return {**copy.deepcopy(outside), section: own}
+
+
 def _rename_modules(text: dict[str, Any], prefix: str) -> None:
     """Call the modules that a quantization leaves alone by the names they have without the rest of the model."""
     section = text.get("quantization_config") or text.get("compression_config")
