@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -117,6 +118,7 @@ class InferenceEngine:
             "kv_host_gib": kv.host_gib,
             "kv_segment_mib": kv.segment_mib,
             "kv_quiet_s": kv.quiet_s,
+            "kv_budget": kv.budget.name if kv.budget else None,
             "keep_prefixes_s": kv.keep_prefixes_s,
             "page_size": kv.page_tokens,
             "enable_prefix_caching": kv.prefix_caching,
@@ -125,6 +127,11 @@ class InferenceEngine:
     def statistics(self) -> KVStatistics:
         """Return what the KV cache holds."""
         return self._cache.statistics()
+
+    @property
+    def budget_file(self) -> Path | None:
+        """The file of the budget that the KV cache shares with other servers; None for none."""
+        return self._cache.budget.path if self._cache.budget else None
 
     def tick(self) -> float | None:
         """Give back memory that is due; return in how many seconds to call again, None for no need."""

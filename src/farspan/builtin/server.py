@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from farspan import __version__
 from farspan.builtin.answers import AnswerShape, error_body
 from farspan.builtin.bodies import BodyReader, RefusedBodyError, body_limit
+from farspan.builtin.budget_routes import add_budget_routes
 from farspan.builtin.engine import InferenceEngine
 from farspan.builtin.engine_metrics import EngineMetrics
 from farspan.builtin.gate import AccessGate, AccessRules
@@ -131,6 +132,7 @@ def create_app(
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _refused)
     _add_state_routes(app, service, rules)
+    add_budget_routes(app, engine.budget_file)
     _add_token_routes(app, service)
     _add_generation_routes(app, service)
     return app
