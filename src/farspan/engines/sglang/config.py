@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from farspan.engines.sglang.defaults import LONG_CONTEXT, Resolved, resolve
-from farspan.engines.sglang.elastic import ElasticServer, elastic_server
+from farspan.engines.sglang.elastic import ElasticServer, check_version, elastic_server
 from farspan.engines.sglang.flags import SglangFlags, passed_on, read_flags
 from farspan.engines.sglang.layout import SglangKvLayout, is_hybrid, kv_layout
 from farspan.engines.sglang.tables import rope_covers
@@ -129,6 +129,7 @@ def _config(
         )
     model.check_tp(tp)
     request = PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags))
+    check_version(request, rules)
     given = read_flags(request, rules)
     resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
     hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)

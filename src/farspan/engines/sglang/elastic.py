@@ -43,6 +43,18 @@ class ElasticServer(NamedTuple):
     variables: tuple[tuple[str, str], ...]
 
 
+def check_version(request: PlanRequest, rules: SglangRules) -> None:
+    """Refuse the plug-in where it does not know the version, before a flag of it is found unknown there.
+
+    Raises:
+        UnsupportedError: It does not.
+    """
+    if request.engine_flags.get(BACKEND_FLAG) == BACKEND:
+        from farspan.integrations.sglang.adapters import adapter_for
+
+        adapter_for(rules.version)
+
+
 def elastic_server(
     request: PlanRequest, given: SglangFlags, resolved: Resolved, layout: SglangKvLayout, rules: SglangRules
 ) -> ElasticServer | None:
@@ -58,7 +70,7 @@ def elastic_server(
     adapter = adapter_for(rules.version)
     for name, (plain, why) in SETTINGS.items():
         flag = f"--{name.replace('_', '-')}"
-        if request.has_flag(flag) and request.text_flag("", flag) not in {str(value) for value in plain}:
+        if request.has_flag(flag) and request.engine_flags.get(flag) not in {str(value) for value in plain}:
             raise _refusal(flag, why)
     if given.hicache is not None:
         raise _refusal("--enable-hierarchical-cache", SETTINGS["enable_hierarchical_cache"][1])

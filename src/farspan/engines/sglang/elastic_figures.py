@@ -25,14 +25,15 @@ def elastic_figures(state: SglangState) -> dict[str, int]:
 
 
 def elastic_notes(state: SglangState) -> list[str]:
-    """Return what a user is told of it."""
+    """Return what a user is told of it; nothing without the plug-in."""
     request, elastic = state.request, state.config.elastic
-    assert elastic is not None, "only a server with the plug-in is described"
+    if elastic is None:
+        return []
     reserved, idle, asked, kept = map(format_bytes, elastic_figures(state).values())
     found = [
         f"Elastic: the request-to-token table has {reserved} of addresses and costs what requests can need. It "
-        f"and the KV pools have {idle} of memory at idle, {asked} with {request.concurrency} of {request.context:,} tokens; one "
-        f"such request keeps {kept} in the prefix cache until that memory is needed or asked back."
+        f"and the KV pools have {idle} of memory at idle, {asked} with {request.concurrency} of {request.context:,} "
+        f"tokens; one such request keeps {kept} in the prefix cache until that memory is needed or asked back."
     ]
     if elastic.why_not:
         found.append(f"The KV pools are SGLang's own, of one size from the start: {elastic.why_not}.")

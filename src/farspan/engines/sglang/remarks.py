@@ -50,6 +50,7 @@ def _notes(state: SglangState, completed: Callable[[Mapping[str, str | None]], s
     found = [
         *_costs(state, completed),
         *offloaded_weights_note(state.memory.load.offloaded),
+        *elastic_notes(state),
     ]
     heads = _kv_heads(request.model)
     if not config.layout.latent and 0 < heads < request.tp:
@@ -70,7 +71,7 @@ def _tables(state: SglangState) -> list[str]:
     request, config, load = state.request, state.config, state.memory.load
     rows, left, length = state.rows, state.left_started, state.context_length
     if config.elastic is not None:
-        return elastic_notes(state)
+        return []
     table = request_table_bytes(rows, length, config.rules)
     small = request_table_bytes(max(_SMALL_ROWS, request.concurrency), length, config.rules)
     if table - small < _WORTH_SAYING:
