@@ -87,6 +87,13 @@ _KV = KVOptions()
 @click.option("--max-num-seqs", default=64, help="Most requests in progress at once.")
 @click.option("--dtype", default="auto", type=click.Choice(["auto", "float32", "bfloat16"]))
 @click.option(
+    "--load-format",
+    default="auto",
+    type=click.Choice(["auto", "dummy"]),
+    help="dummy makes random weights on the device: FOLDER needs no more than config.json and a tokenizer.",
+)
+@click.option("--enforce-eager", is_flag=True, help="Compute every step anew, without CUDA graphs.")
+@click.option(
     "--allowed-hosts",
     default=None,
     help="Host names clients may use, with commas between them, or *; addresses always may be.  "
@@ -113,6 +120,8 @@ def serve(
     max_num_batched_tokens: int,
     max_num_seqs: int,
     dtype: str,
+    load_format: str,
+    enforce_eager: bool,
     allowed_hosts: str | None,
     device: str,
 ) -> None:
@@ -128,6 +137,7 @@ def serve(
 
         from farspan.builtin.engine import EngineOptions, InferenceEngine
         from farspan.builtin.gate import access_rules
+        from farspan.builtin.load_weights import LoadFormat
         from farspan.builtin.model import LlamaModel
         from farspan.builtin.server import create_app
         from farspan.builtin.server_tokenizer import ChatTokenizer
@@ -156,11 +166,14 @@ def serve(
         ),
         max_num_batched_tokens=max_num_batched_tokens,
         max_num_seqs=max_num_seqs,
+        enforce_eager=enforce_eager,
     )
     listener = _listen(host, port)
     log.libraries_loaded(torch.__version__)
     try:
-        model = LlamaModel(folder, device, None if dtype == "auto" else getattr(torch, dtype))
+        model = LlamaModel(
+            folder, device, None if dtype == "auto" else getattr(torch, dtype), LoadFormat(load_format)
+        )
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         # Weights that do not fit the device, or a config whose numbers torch can do nothing with.
         said = " ".join(str(error).split())[:300] or type(error).__name__

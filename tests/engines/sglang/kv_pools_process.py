@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from oracle import HIDDEN
+from oracle import HIDDEN, Quiet
 from stubs import install
 
 WINDOW, CHUNK = 128, 256
@@ -166,9 +166,7 @@ class Server:
             "page_size": 1,
             "post_capture_kv_active": False,
             "mambaish_config": None,
-            "spec_algorithm": Values(
-                is_none=lambda: True, is_eagle=lambda: False, is_standalone=lambda: False
-            ),
+            "spec_algorithm": Quiet(),
             "layer_info": Values(num_effective_layers=FULL_LAYERS, start_layer=0, end_layer=FULL_LAYERS),
             "ps": Values(attn_dp_size=1),
             "use_mla_backend": False,
@@ -196,8 +194,8 @@ class Server:
             req_to_token_pool=self.requests,
             token_to_kv_pool_allocator=None,
         )
-        self.admission = self.allocator.admission
-        self.memory = self.admission.memory
+        self.secured = self.allocator.secured
+        self.memory = self.secured.memory
         self.clock = Clock()
         self.memory.segments.clock = self.clock
         self.memory.segments._reread_s = 0.0
@@ -421,7 +419,7 @@ class Server:
         if self.idle and self.running.is_empty():
             self.last = None
             self.check_idle()
-            self.admission.tick(idle=True)
+            self.secured.tick(idle=True)
         self.requests.elastic_table.check_integrity()
         for ledger in self.ledgers():
             ledger.pages.check_integrity()
@@ -449,7 +447,7 @@ class Server:
         for _ in range(int(seconds / 0.5)):
             self.clock.now += 0.5
             self.s.get_new_batch_prefill(self.running)
-            self.admission.tick(idle=True)
+            self.secured.tick(idle=True)
             self.requests.elastic_table.tick()
 
     # --- requests ----------------------------------------------------------------------------------------------
@@ -614,7 +612,7 @@ def play(server: Server) -> dict[str, Any]:
         peak = max(peak, server.mapped())
         steps += 1
         if steps > 6_000:
-            raise AssertionError(f"requests are never served: {server.counts}, {server.admission.describe()}")
+            raise AssertionError(f"requests are never served: {server.counts}, {server.secured.describe()}")
         if server.memory.driver._limit is not None and steps % 40 == 0:
             server.memory.driver._limit = None  # the neighbour goes, or nothing could ever be served
             server.memory.segments._limit_until = float("-inf")

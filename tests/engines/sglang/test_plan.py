@@ -622,3 +622,20 @@ def test_what_one_request_keeps_on_this_server(
     written = found.to_json()["engines"]["sglang"]
     assert (written["request_kv_bytes"], written["request_kv_reason"]) == (shown.request_kv_bytes, reason)
     assert PlanDocument.from_json(found.to_json()).to_json() == found.to_json()
+
+
+def test_weights_quantized_while_loading() -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), 1, 1, 32_000, engine_version="0.5.16")
+    own = plan_sglang(asked)
+    for method in ("fp8", "w8a8_fp8"):
+        online = plan_sglang(asked.with_flags({"--quantization": method}))
+        # Projections of the layers in one byte; embedding, output head and norms as they are.
+        assert online.weights_bytes / GIB == pytest.approx(8.52, abs=0.02)
+        assert own.weights_bytes - online.weights_bytes == 32 * 218_103_808
+        assert online.capacity_tokens > own.capacity_tokens
+    with pytest.raises(InputError, match="--quantization awq loads"):
+        plan_sglang(asked.with_flags({"--quantization": "awq"}))
+    # A loader that is not mirrored is refused beside it too.
+    with pytest.raises(InputError, match="--load-format gguf"):
+        plan_sglang(asked.with_flags({"--quantization": "fp8", "--load-format": "gguf"}))

@@ -91,6 +91,7 @@ ENGINE = Builtin(
     key_variable=KEY_VARIABLE,
     context_flag="--max-model-len",
     step_tokens_flag="--max-num-batched-tokens",
+    dummy_weight_flags=("--load-format", "dummy"),
     cpu_flags=("--device", "cpu"),
     most_ranks=1,
     start_seconds=START_SECONDS,

@@ -7,12 +7,14 @@ from functools import lru_cache
 
 from farspan.engines.sglang.defaults import LONG_CONTEXT, Resolved, resolve
 from farspan.engines.sglang.elastic import ElasticServer, check_version, elastic_server
+from farspan.engines.sglang.flag_checks import quantizes_while_loading
 from farspan.engines.sglang.flags import SglangFlags, passed_on, read_flags
 from farspan.engines.sglang.layout import SglangKvLayout, is_hybrid, kv_layout
 from farspan.engines.sglang.tables import rope_covers
 from farspan.engines.sglang.versions import SglangRules, rules_for
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
+from farspan.models.online_fp8 import with_online_fp8
 from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.calibration import (
     Calibration,
@@ -131,6 +133,8 @@ def _config(
     request = PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags))
     check_version(request, rules)
     given = read_flags(request, rules)
+    if quantizes_while_loading(request):
+        model = with_online_fp8(model)
     resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
     hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
     layout = kv_layout(model, resolved.kv_dtype, tp // given.attention_groups, rules, hybrid=hybrid)

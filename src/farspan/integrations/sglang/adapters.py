@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from farspan.errors import UnsupportedError
+from farspan.integrations.sglang.kv_seams import KV_SHAPES
 from farspan.integrations.sglang.prefix_tree.tree_seams import TREE_SHAPES
 
 _NO = (None, False, "null", 0, 1)
@@ -88,7 +89,7 @@ ADAPTERS = {
             request_state="",
             row_calls=False,
             elastic_pools=True,
-            shapes=_SHAPES | TREE_SHAPES["0.5.16"],
+            shapes=_SHAPES | TREE_SHAPES["0.5.16"] | KV_SHAPES["0.5.16"],
         ),
         Adapter(
             "0.5.23",
@@ -98,6 +99,7 @@ ADAPTERS = {
             elastic_pools=False,
             shapes=_SHAPES
             | TREE_SHAPES["0.5.23"]
+            | KV_SHAPES["0.5.23"]
             | {f"{_POOL}.alloc_rows": "(self, need_size)", f"{_POOL}.free_rows": "(self, indices)"},
         ),
     )

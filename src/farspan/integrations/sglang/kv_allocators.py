@@ -173,9 +173,9 @@ def token_allocator(size: int, dtype: torch.dtype, device: str, pool: Any) -> An
         def merge_and_sort_free(self) -> None:
             """Do nothing: they are always sorted."""
 
-        def pressure(self, indices: NDArray[Any]) -> NDArray[np.float64]:
+        def pressure(self, indices: torch.Tensor) -> NDArray[np.float64]:
             """Return, for each slot, 0 to 1: how much freeing it would help to empty its segment."""
-            return self.ledger.pages.pressure(np.asarray(indices))
+            return self.ledger.pages.pressure(indices.cpu().numpy())
 
         def backup_state(self) -> Any:
             """Refuse it."""
@@ -224,7 +224,7 @@ def window_allocator(size: int, size_swa: int, dtype: torch.dtype, device: str, 
             slots: torch.Tensor | None = super().alloc(need_size)
             return slots
 
-        def pressure(self, indices: NDArray[Any]) -> NDArray[np.float64]:
+        def pressure(self, indices: torch.Tensor) -> NDArray[np.float64]:
             """Return, for each slot of full attention, 0 to 1: how much freeing it would help to empty its segment."""
             found: NDArray[np.float64] = self.full_attn_allocator.pressure(indices)
             return found

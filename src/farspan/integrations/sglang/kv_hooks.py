@@ -9,11 +9,11 @@ from typing import Any
 
 from farspan.errors import InputError, UnsupportedError
 from farspan.integrations.sglang.adapters import SETTINGS, Adapter, option
-from farspan.integrations.sglang.admission import Admission
 from farspan.integrations.sglang.device_memory import DeviceMemory
 from farspan.integrations.sglang.elastic_requests import table_bytes
 from farspan.integrations.sglang.kv_allocators import counting_slots, token_allocator, window_allocator
 from farspan.integrations.sglang.kv_pools import elastic_config, kv_pool_class
+from farspan.integrations.sglang.secured_memory import SecuredMemory
 
 BACKEND = "farspan"
 POOLS_VARIABLE = "FARSPAN_KV_POOLS"
@@ -75,7 +75,7 @@ class KVHooks:
         if not self._wants(context.server_args):
             return
         allocator = context.params.token_to_kv_pool_allocator
-        if not hasattr(allocator, "admission"):
+        if not hasattr(allocator, "secured"):
             raise _refusal(f"KV pools of the kind {type(allocator.get_kvcache()).__name__}")
         patched = import_module(f"{_SRT}.plugins.hook_registry").HookRegistry._patched
         missing = [target for target in (*self._around, *self._before) if target not in patched]
@@ -116,8 +116,8 @@ class KVHooks:
         else:
             raise _refusal(f"KV pools of the kind {type(pool).__name__}")
         share = option(configurator.server_args, "swa_full_tokens_ratio")
-        allocator.admission = Admission(self._sized_memory(), allocator, share, self._adapter.evict)
-        logger.info(allocator.admission.describe())
+        allocator.secured = SecuredMemory(self._sized_memory(), allocator, share, self._adapter.evict)
+        logger.info(allocator.secured.describe())
         return allocator
 
     def _wants(self, arguments: Any) -> bool:
@@ -185,44 +185,44 @@ def _refusal(what: str) -> UnsupportedError:
 # --- while it serves ---------------------------------------------------------------------------------------------
 
 
-def _admission(owner: Any) -> Admission | None:
-    return getattr(owner.token_to_kv_pool_allocator, "admission", None)
+def _secured_of(owner: Any) -> SecuredMemory | None:
+    return getattr(owner.token_to_kv_pool_allocator, "secured", None)
 
 
 def _count_slots(original: Any, observer: Any) -> Any:
-    if _admission(observer) is None:
+    if _secured_of(observer) is None:
         return original(observer)
     with counting_slots(observer.token_to_kv_pool_allocator):
         return original(observer)
 
 
 def _before_prefill(scheduler: Any, running_batch: Any) -> None:
-    admission = _admission(scheduler)
-    if admission is None:
+    secured = _secured_of(scheduler)
+    if secured is None:
         return
-    if not admission.memory.streams and admission.memory.driver.name == "cuda":
-        admission.memory.streams.append(scheduler.forward_stream)
+    if not secured.memory.streams and secured.memory.driver.name == "cuda":
+        secured.memory.streams.append(scheduler.forward_stream)
     if not running_batch.reqs:
         running_batch.batch_is_full = False  # a neighbour may have what it needs: it is to be asked again
     if not scheduler.waiting_queue and scheduler.chunked_req is None:
-        admission.relax(runs=bool(running_batch.reqs))
-    admission.tick(idle=False)
+        secured.relax(runs=bool(running_batch.reqs))
+    secured.tick(idle=False)
     table = scheduler.req_to_token_pool.elastic_table
     table.reserve(table.row_segments)
     if scheduler.waiting_queue and not table.affordable():
-        admission.make_room(scheduler.tree_cache, table.row_segments)
+        secured.make_room(scheduler.tree_cache, table.row_segments)
 
 
 def tick_when_idle(scheduler: Any) -> None:
     """Let go of what an idle server does not use."""
-    admission = _admission(scheduler)
-    if admission is not None and scheduler.is_fully_idle():
-        admission.tick(idle=True)
+    secured = _secured_of(scheduler)
+    if secured is not None and scheduler.is_fully_idle():
+        secured.tick(idle=True)
 
 
 def _add_request(original: Any, adder: Any, req: Any, *rest: Any, **named: Any) -> Any:
-    admission = _admission(adder)
-    if admission is None:
+    secured = _secured_of(adder)
+    if secured is None:
         return original(adder, req, *rest, **named)
     policy = import_module(f"{_SRT}.managers.schedule_policy")
     table = adder.tree_cache.req_to_token_pool.elastic_table
@@ -236,7 +236,7 @@ def _add_request(original: Any, adder: Any, req: Any, *rest: Any, **named: Any) 
         tokens += _left_to_generate(adder, req) + 1
     window = adder._swa_budget_for_req(extend) if adder.is_hybrid_swa else 0
     with adder._lock_node(req.last_node):
-        admission.secure(
+        secured.secure(
             adder.tree_cache,
             int(adder.rem_total_token_offset) + tokens + 1,
             int(adder.rem_swa_token_offset) + window + 2,
@@ -254,14 +254,14 @@ def _left_to_generate(adder: Any, req: Any) -> int:
 
 
 def _before_chunk(adder: Any, req: Any) -> None:
-    admission = _admission(adder)
-    if admission is None:
+    secured = _secured_of(adder)
+    if secured is None:
         return
     rest = len(req.full_untruncated_fill_ids) - len(req.prefix_indices)
     policy = import_module(f"{_SRT}.managers.schedule_policy")
     more = min(req.sampling_params.max_new_tokens, policy.CLIP_MAX_NEW_TOKENS)
     window = adder.rem_chunk_tokens if adder.rem_chunk_tokens is not None else rest
-    admission.secure(
+    secured.secure(
         adder.tree_cache,
         int(adder.rem_total_token_offset) + rest + more + 2 * adder.page_size + 1,
         int(adder.rem_swa_token_offset) + min(window, rest) + 2 * adder.page_size + 2,
@@ -269,6 +269,6 @@ def _before_chunk(adder: Any, req: Any) -> None:
 
 
 def _before_decode(batch: Any, selected_indices: list[int] | None = None) -> None:
-    admission = _admission(batch)
-    if admission is not None:
-        admission.decode(batch.tree_cache, batch.new_tokens_required_next_decode(selected_indices))
+    secured = _secured_of(batch)
+    if secured is not None:
+        secured.decode(batch.tree_cache, batch.new_tokens_required_next_decode(selected_indices))

@@ -25,7 +25,7 @@ _AHEAD = 1024
 _TICK_S, _LOG_S = 0.25, 5.0
 
 
-class Admission:
+class SecuredMemory:
     """Secures tokens of the KV pools. Belongs to the scheduler's thread.
 
     Args:
