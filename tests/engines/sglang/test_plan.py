@@ -426,7 +426,7 @@ def test_a_split_by_bytes_from_0_5_9_is_the_older_one_where_layers_are_alike() -
         ),
         ("0.5.6.post2", {"--cuda-graph-max-bs-decode": "8"}, "has no flag", "--cuda-graph-max-bs"),
         ("0.5.10", {"--hybrid-kvcache-ratio": "1"}, "does nothing any more", "--swa-full-tokens-ratio"),
-        ("0.5.23", {"--quantization": "fp8"}, "weights in bfloat16", "--weights fp8"),
+        ("0.5.23", {"--quantization": "awq"}, "weights in bfloat16", "--weights fp8"),
         ("0.5.23", {"--dtype": "float32"}, "weights of another size", "without --dtype"),
         ("0.5.23", {"--load-format": "gguf"}, "not mirror", "--load-format"),
         ("0.5.23", {"--enable-lora": None}, "LoRA", "without --enable-lora"),
