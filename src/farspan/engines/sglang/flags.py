@@ -47,8 +47,8 @@ class HicacheFlags(NamedTuple):
 class SglangFlags(NamedTuple):
     """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit;
     `cpu_offload_bytes` of weights stay in the machine's memory, for each GPU; `attention_groups` of ranks each have a
-    KV cache of their own (data-parallel attention); `context_ranks` share the tokens of a cache out between them; `adapters` is what
-    is asked of LoRA."""
+    KV cache of their own (data-parallel attention); `context_ranks` share the tokens of a cache out between them;
+    `adapters` is what is asked of LoRA."""
 
     context_length: int | None
     kv_dtype: KvDtype
