@@ -162,7 +162,7 @@ class TritonOperations(Operations):
     def _splits(self, parallel: int, view: PageView) -> int:
         """Return the parts of one sequence's positions: a power of two that fills the GPU and no more."""
         most = view.table.shape[1] * view.page_tokens
-        wanted = min(_PROGRAMS // parallel, -(-most // _LEAST_SPAN), 256)
+        wanted = min(_PROGRAMS // parallel, -(-most // _LEAST_SPAN))
         return 1 << max(0, wanted.bit_length() - 1)
 
     def few_experts(

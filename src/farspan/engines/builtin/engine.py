@@ -95,4 +95,5 @@ ENGINE = Builtin(
     start_figures=(StartFigure("weights_gib", "weights, GiB a GPU", "", ledger=("Weights",)),),
     shell_program=("farspan", "serve", "{model}", "--engine", "builtin"),
     metric_prefix=b"farspan:",
+    token_id_fields={"return_token_ids": True},
 )
