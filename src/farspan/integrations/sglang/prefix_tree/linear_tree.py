@@ -26,7 +26,7 @@ from farspan.integrations.sglang.prefix_tree.stretch import (
     split,
     subtree,
 )
-from farspan.integrations.sglang.prefix_tree.windows import Windows
+from farspan.integrations.sglang.prefix_tree.windows import Windows, complement
 
 # Tokens that go at once from the end of a long stretch: fewer would be a call to the allocator for every decode step.
 _LEAST = 1024
@@ -41,6 +41,9 @@ class SlotOwner(Protocol):
 
     def free(self, slots: torch.Tensor) -> None:
         """Take slots back, with what window layers have of them."""
+
+    def free_full(self, slots: torch.Tensor) -> None:
+        """Take slots back of which window layers have nothing."""
 
     def free_window(self, slots: torch.Tensor) -> None:
         """Take back only what window layers have of slots."""
@@ -63,10 +66,12 @@ class FoundPrefix:
     Attributes:
         place: Its end.
         slots: Its slots, as consecutive pieces.
+        stored: Tokens that the tree holds of them, those included that window layers have nothing for.
     """
 
     place: Place
     slots: list[torch.Tensor]
+    stored: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +87,30 @@ class Extended:
     place: Place
     known: int
     slots: list[torch.Tensor]
+
+
+class Gone:
+    """Slots that leave the tree, put together before the allocator is called.
+
+    Attributes:
+        both: Of all layers.
+        full: Of which window layers have nothing.
+        window: Of which only window layers' part goes; `full` may have them too.
+    """
+
+    def __init__(self) -> None:
+        self.both: list[torch.Tensor] = []
+        self.full: list[torch.Tensor] = []
+        self.window: list[torch.Tensor] = []
+
+    def free(self, owner: SlotOwner) -> None:
+        """Give them to their owner, what window layers have first."""
+        if self.window:
+            owner.free_window(join(self.window))
+        if self.full:
+            owner.free_full(join(self.full))
+        if self.both:
+            owner.free(join(self.both))
 
 
 class LinearTree:
@@ -122,16 +151,21 @@ class LinearTree:
             node = child
             if position < child.end:
                 break
+        stored = position
         if self.windows:
             position = self.windows.usable(node, position)
             self.windows.touch(node, position, self._clock)
         place = Place(position, node)
-        node = place.resolve()
-        found: list[torch.Tensor] = []
-        for each in reversed(path(node)):
+        for each in path(place.resolve()):
             each.last = self._clock
-            found.extend(each.slots.views(each.start, min(position, each.end)))
-        return FoundPrefix(place, found)
+        return FoundPrefix(place, self.prefix(place), stored)
+
+    def prefix(self, place: Place) -> list[torch.Tensor]:
+        """Return the slots of a prefix, as consecutive pieces."""
+        found: list[torch.Tensor] = []
+        for each in reversed(path(place.resolve())):
+            found.extend(each.slots.views(each.start, min(place.position, each.end)))
+        return found
 
     def extend(
         self,
@@ -217,8 +251,7 @@ class LinearTree:
         Returns:
             What was freed of both; less when nothing else may go.
         """
-        gone: list[torch.Tensor] = []
-        window_gone: list[torch.Tensor] = []
+        gone = Gone()
         freed = window_freed = 0
         leaf_scores = partial(_scores, self.owner, _leaf_sample) if self.owner.prefers else None
         span_scores = partial(_scores, self.owner, _span_sample) if self.owner.prefers else None
@@ -241,13 +274,10 @@ class LinearTree:
             else:
                 want = max(_LEAST, window_tokens - window_freed)
                 start, stop = self.windows.take(span, want)
-                window_gone.extend(node.slots.views(start, stop))
+                gone.window.extend(node.slots.views(start, stop))
                 window_count = stop - start
             window_freed += window_count
-        if window_gone:  # before the others: some of these may be among them
-            self.owner.free_window(join(window_gone))
-        if gone:
-            self.owner.free(join(gone))
+        gone.free(self.owner)
         return freed, window_freed
 
     def nodes(self) -> Iterator[Stretch]:
@@ -277,19 +307,18 @@ class LinearTree:
         if self.windows is None:
             self.owner.free(given)
             return
-        freed: list[torch.Tensor] = []
-        at = node.start
-        for start, stop in self.windows.gaps(node, max(node.start, window_from), node.end):
-            if at < start:
-                freed.append(given[at - node.start : start - node.start])
-            part = given[start - node.start : stop - node.start]
-            self.owner.move_window(join(node.slots.views(start, stop)), part)
+        first = min(max(node.start, window_from), node.end)
+        gaps = self.windows.gaps(node, first, node.end)
+        freed = Gone()
+        if node.start < first:
+            freed.full.append(given[: first - node.start])
+        for start, stop in complement(gaps, first, node.end):
+            freed.both.append(given[start - node.start : stop - node.start])
+        for start, stop in gaps:
+            kept = join(node.slots.views(start, stop))
+            self.owner.move_window(kept, given[start - node.start : stop - node.start])
             self.windows.add(node, start, stop, self._clock)
-            at = stop
-        if at < node.end:
-            freed.append(given[at - node.start :])
-        if freed:
-            self.owner.free(join(freed))
+        freed.free(self.owner)
 
     def _grow(
         self,
@@ -334,7 +363,7 @@ class LinearTree:
             self.locked -= node.size
             self._leaves.offer(node)
 
-    def _trim(self, node: Stretch, want: int, gone: list[torch.Tensor]) -> tuple[int, int]:
+    def _trim(self, node: Stretch, want: int, gone: Gone) -> tuple[int, int]:
         """Take tokens from the end of a leaf that may go; return how many, of all layers and of window layers.
 
         Where window layers have the end, the whole last span goes: what is left of it could not be used.
@@ -346,7 +375,11 @@ class LinearTree:
             self._cut(node, at)
         parent = node.parent
         assert parent is not None
-        gone.extend(node.slots.views(node.start, node.end))
+        dead = self.windows.gaps(node, node.start, node.end) if self.windows else []
+        for start, stop in dead:
+            gone.full.extend(node.slots.views(start, stop))
+        for start, stop in complement(dead, node.start, node.end):
+            gone.both.extend(node.slots.views(start, stop))
         window_count = self.windows.drop(node) if self.windows else 0
         del parent.children[node.key]
         node.alive = False
