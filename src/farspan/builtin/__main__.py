@@ -14,6 +14,12 @@ from farspan.builtin.model_config import read_config
 from farspan.builtin.startlog import StartLog
 from farspan.errors import CheckpointError, FarspanError, InputError, install_command
 from farspan.kv.kv_options import KVOptions
+from farspan.kv.memory.budget.settings import (
+    FLOOR_VARIABLE,
+    LIMIT_VARIABLE,
+    NAME_VARIABLE,
+    budget_settings,
+)
 from farspan.sizes import format_bytes, parse_tokens
 
 _KV = KVOptions()
@@ -49,6 +55,24 @@ _KV = KVOptions()
 @click.option("--kv-host-gib", default=_KV.host_gib, help="Host memory for evicted prefixes; 0 for none.")
 @click.option("--kv-quiet-s", default=_KV.quiet_s, help="Unused memory goes back after this many seconds.")
 @click.option(
+    "--kv-budget",
+    default="",
+    envvar=NAME_VARIABLE,
+    help="Share the memory of a budget of this name with other servers of the device: see farspan kv.",
+)
+@click.option(
+    "--kv-budget-limit",
+    default="",
+    envvar=LIMIT_VARIABLE,
+    help="What all servers of the budget may hold, as 64GiB; the first to come sets it.",
+)
+@click.option(
+    "--kv-budget-floor",
+    default="",
+    envvar=FLOOR_VARIABLE,
+    help="What this server may always hold, as 2GiB.",
+)
+@click.option(
     "--keep-prefixes-s",
     default=None,
     type=float,
@@ -62,6 +86,13 @@ _KV = KVOptions()
 @click.option("--max-num-batched-tokens", default=4096, help="Most tokens of one step.")
 @click.option("--max-num-seqs", default=64, help="Most requests in progress at once.")
 @click.option("--dtype", default="auto", type=click.Choice(["auto", "float32", "bfloat16"]))
+@click.option(
+    "--load-format",
+    default="auto",
+    type=click.Choice(["auto", "dummy"]),
+    help="dummy makes random weights on the device: FOLDER needs no more than config.json and a tokenizer.",
+)
+@click.option("--enforce-eager", is_flag=True, help="Compute every step anew, without CUDA graphs.")
 @click.option(
     "--allowed-hosts",
     default=None,
@@ -81,11 +112,16 @@ def serve(
     kv_segment_mib: int | None,
     kv_host_gib: float,
     kv_quiet_s: float,
+    kv_budget: str,
+    kv_budget_limit: str,
+    kv_budget_floor: str,
     keep_prefixes_s: float | None,
     enable_prefix_caching: bool,
     max_num_batched_tokens: int,
     max_num_seqs: int,
     dtype: str,
+    load_format: str,
+    enforce_eager: bool,
     allowed_hosts: str | None,
     device: str,
 ) -> None:
@@ -101,6 +137,7 @@ def serve(
 
         from farspan.builtin.engine import EngineOptions, InferenceEngine
         from farspan.builtin.gate import access_rules
+        from farspan.builtin.load_weights import LoadFormat
         from farspan.builtin.model import LlamaModel
         from farspan.builtin.server import create_app
         from farspan.builtin.server_tokenizer import ChatTokenizer
@@ -109,6 +146,10 @@ def serve(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("torch sees no CUDA device", "use --device cpu")
     rules = access_rules(os.environb.get(b"FARSPAN_API_KEY"), host, allowed_hosts)
+    name = served_model_name or folder.resolve().name
+    budget = budget_settings(
+        {NAME_VARIABLE: kv_budget, LIMIT_VARIABLE: kv_budget_limit, FLOOR_VARIABLE: kv_budget_floor}
+    )
     options = EngineOptions(
         max_model_len=None if max_model_len is None else parse_tokens(max_model_len),
         kv=KVOptions(
@@ -120,14 +161,19 @@ def serve(
             quiet_s=kv_quiet_s,
             keep_prefixes_s=keep_prefixes_s,
             host_gib=kv_host_gib,
+            budget=budget,
+            member=name,
         ),
         max_num_batched_tokens=max_num_batched_tokens,
         max_num_seqs=max_num_seqs,
+        enforce_eager=enforce_eager,
     )
     listener = _listen(host, port)
     log.libraries_loaded(torch.__version__)
     try:
-        model = LlamaModel(folder, device, None if dtype == "auto" else getattr(torch, dtype))
+        model = LlamaModel(
+            folder, device, None if dtype == "auto" else getattr(torch, dtype), LoadFormat(load_format)
+        )
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         # Weights that do not fit the device, or a config whose numbers torch can do nothing with.
         said = " ".join(str(error).split())[:300] or type(error).__name__
@@ -136,7 +182,6 @@ def serve(
         ) from error
     log.weights_loaded(model.weight_bytes)
     engine = InferenceEngine(model, options)
-    name = served_model_name or folder.resolve().name
     app = create_app(engine, ChatTokenizer(folder), name, rules)
     address, taken = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address

@@ -110,6 +110,8 @@ class Engine(ABC):
         shell_program: What a person types before the planned flags; `{model}` stands for the model.
         metric_prefix: What the names of its metrics begin with.
         metrics_hint: How to switch its metrics on, where they are off by default; else empty.
+        token_id_fields: Fields of a completion by which its answer's token ids come with its text, and nothing of the
+            prompt; empty when there are none.
         dummy_weight_flags: What makes it fill weights with numbers of its own instead of reading them; empty when it
             always reads them.
         detailed_log: Variables that make its log tell the parts of its memory.
@@ -140,6 +142,7 @@ class Engine(ABC):
     kv_figure: str = ""
     kernel_folder: str = ""
     metrics_hint: str = ""
+    token_id_fields: Mapping[str, object] = field(default_factory=lambda: _EMPTY)
     dummy_weight_flags: tuple[str, ...] = ()
     detailed_log: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
 

@@ -136,6 +136,8 @@ def build_engine(
         levers=_levers(fix) if fix else (),
         fix=_fix(fix) if fix and not plan.fits else None,
         calibration=_calibration(plan),
+        request_kv_bytes=plan.request_kv_bytes,
+        request_kv_reason=plan.request_kv_reason,
     )
 
 

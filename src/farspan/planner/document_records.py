@@ -193,7 +193,7 @@ TIME_KEYS = ("ttft_s", "itl_s", "prefill_tokens_per_s")
 PLAN_KEYS = (
     "engine", "version", "starts", "fits", "fits_with_defaults", "added", "reason", "weights_gib", "available_kv_gib",
     "available_kv_bytes", "capacity_tokens", "max_concurrency", "printed", "pools", "ledger", "free_gib", "flags",
-    "env", "warnings", "notes", *TIME_KEYS, "under_load",
+    "env", "warnings", "notes", *TIME_KEYS, "under_load", "request_kv_bytes", "request_kv_reason",
 )  # fmt: skip
 
 
@@ -234,6 +234,8 @@ class EngineRecord:
     levers: tuple[LeverRecord, ...] = ()
     fix: FixRecord | None = None
     calibration: CalibrationRecord | None = None
+    request_kv_bytes: int | None = None
+    request_kv_reason: str = ""
 
     @property
     def kv_room_bytes(self) -> float | None:

@@ -157,7 +157,7 @@ class EnginePlan:
         added: Flags and variables in `flags` and `env` that nobody gave: farspan set them to make it fit.
         program: What starts the engine by hand, `{model}` standing for the model; empty in outlines.
         request_kv_bytes: What one request of the asked context takes of the KV room of one GPU, rounded as the engine
-            rounds; None where pools of several kinds share the room.
+            rounds; None where no server is planned.
         request_kv_reason: Why that is more than the layers need, in words; empty where it is not.
         conditions: What a calibration of this plan would be kept under; None where no server is planned.
         calibration: The calibration it uses; None where this machine has none of these conditions.

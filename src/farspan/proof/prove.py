@@ -14,11 +14,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from farspan.diagnosis.examine import examine
-from farspan.diagnosis.sources import read_source
-from farspan.engines.logs.findings import Finding, Severity
 from farspan.errors import FarspanError, NetworkError
 from farspan.launch.launch_spec import Launch
 from farspan.launch.runtime import IfExists, Runtime
@@ -26,7 +21,6 @@ from farspan.launch.serve import ServeWatcher, describe_flags, serving
 from farspan.launch.server_records import StateFolder
 from farspan.launch.start_watch import StartError
 from farspan.launch.started_servers import find_key
-from farspan.measurement.analysis.plan_times import list_planned
 from farspan.measurement.http.target import ask_server, normalise_url
 from farspan.measurement.observe.engine_observer import EngineObserver
 from farspan.measurement.options import BenchOptions
@@ -34,10 +28,12 @@ from farspan.measurement.progress import Watcher
 from farspan.measurement.run import run_bench
 from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.measurement.runs.run_folder import INFO_FILE
-from farspan.proof.campaign import Campaign, EngineProgress, Step
+from farspan.proof.campaign import STATE_FILE, Campaign, EngineProgress, Step
 from farspan.proof.engine_table import describe_engine
-from farspan.proof.keep_log import LOG_FILE, keep_log
+from farspan.proof.keep_log import keep_log
+from farspan.proof.log_findings import examine_kept_log, record_finding
 from farspan.proof.prove_options import ProvenEngine, ProveOptions
+from farspan.proof.write_plan import write_context_plan
 from farspan.reports.engine_rows import EngineRow
 from farspan.reports.write_report import ReportFiles, ReportOptions, write_report
 
@@ -98,11 +94,17 @@ async def run_prove(
 
     Raises:
         InputError: The folder cannot be used, or no engine can be planned at all.
+        NetworkError: A server that is there already does not answer.
     """
     watcher, start_watcher = watcher or Watcher(), start_watcher or ServeWatcher()
     refusals = [engine.refused for engine in options.engines if engine.refused is not None]
     if len(refusals) == len(options.engines):
         raise refusals[0]
+    begun = (options.folder / STATE_FILE).exists()
+    for engine in options.engines:
+        if engine.runtime is None and engine.refused is None and not begun:
+            # A server that is not there is no failed proof: the same command is right once it is started.
+            await ask_server(normalise_url(engine.url), api_key=engine.api_key or options.api_key)
     seed = options.seed if options.seed is not None else secrets.randbits(31)
     with Campaign(options.folder, options.settings(), seed) as campaign:
         if campaign.is_resumed:
@@ -144,20 +146,22 @@ class _EngineProof:
         if self.options.retry_failed and progress.is_over and not progress.good:
             progress.forget_failure()
         if progress.is_over:
-            self.watcher.step(f"{name}: done before")
+            failed = "" if progress.good else ", and not good: --retry-failed tries it again"
+            self.watcher.step(f"{name}: done before{failed}")
             return
         self.watcher.step(f"{name}: {self._describe()}")
         try:
             if self.engine.refused is not None:
+                progress.engine, progress.version = self.engine.engine, self.engine.version
                 raise self.engine.refused
             if not {Step.MEASURED, Step.LOADED} <= set(progress.steps):
                 if self.engine.runtime is None:
-                    await self._measure_server(self.engine.url)
+                    await self._measure_server()
                 else:
                     await self._serve(self.engine.runtime)
             self._examine()
         except StartError as error:
-            progress.findings = [_keep(finding) for finding in error.findings]
+            progress.findings = [record_finding(finding) for finding in error.findings]
             if error.tail and not error.findings:
                 error = StartError(f"{error.message}: {error.tail[-1].strip()}", error.fix, error.tail)
             self._keep_start_log()
@@ -167,8 +171,10 @@ class _EngineProof:
 
     def _describe(self) -> str:
         runtime = self.engine.runtime
+        if self.engine.refused is not None:
+            return "cannot be started"
         if runtime is None:
-            return self.engine.url or "cannot be started"
+            return self.engine.url
         launch = runtime.launch
         return f"{launch.engine.name} {launch.version}, {launch.runtime}"
 
@@ -181,7 +187,7 @@ class _EngineProof:
 
     def _fail(self, error: FarspanError) -> None:
         if not self.progress.findings:
-            self.progress.findings = self._find()
+            self.progress.findings = examine_kept_log(self.folder)
         self.progress.failed, self.progress.fix = error.message, error.fix
         self.campaign.save()
         self.watcher.step(f"{self.engine.name}: {error}")
@@ -224,20 +230,8 @@ class _EngineProof:
 
     def _plan(self, launch: Launch) -> Path | None:
         """Write the plan of the contexts measured; None where nothing was planned, or no time."""
-        if launch.request is None:
-            return None
-        from farspan.planner.build_document import build_sweep
-        from farspan.planner.sweep import sweep
-
-        points = sweep(
-            launch.request, sorted({*self.options.contexts, *self._load_contexts}), (launch.engine,)
-        )
-        document = build_sweep(launch.request, tuple(points))
-        if not list_planned(document):
-            return None
         path = self.campaign.folder / f"{self.engine.name}.{PLAN_FILE}"
-        path.write_bytes(orjson.dumps(document.to_json(), option=orjson.OPT_INDENT_2))
-        return path
+        return write_context_plan(launch, (*self.options.contexts, *self._load_contexts), path)
 
     @property
     def _load_contexts(self) -> tuple[int, ...]:
@@ -245,10 +239,17 @@ class _EngineProof:
             return ()
         return self.options.load_contexts or (min(self.options.contexts),)
 
-    async def _measure_server(self, url: str) -> None:
+    async def _measure_server(self) -> None:
         """Measure a server that is there already; it stays."""
         progress = self.progress
-        wanted = self.engine.adapt(BenchOptions(url=url, run=self.folder, api_key=self.options.api_key))
+        wanted = self.engine.adapt(
+            BenchOptions(
+                url=self.engine.url,
+                run=self.folder,
+                contexts=tuple(dict.fromkeys((*self.options.contexts, *self._load_contexts))),
+                api_key=self.engine.api_key or self.options.api_key,
+            )
+        )
         server = await ask_server(normalise_url(wanted.url), api_key=wanted.api_key)
         progress.engine, progress.version = server.owned_by or "", server.version or ""
         progress.flags = str(wanted.launched.get("flags") or "")
@@ -307,19 +308,5 @@ class _EngineProof:
 
     def _examine(self) -> None:
         """Read the server's log for what went wrong."""
-        self.progress.findings = self._find()
+        self.progress.findings = examine_kept_log(self.folder)
         self.campaign.done(self.progress, Step.EXAMINED)
-
-    def _find(self) -> list[dict[str, Any]]:
-        log = self.folder / LOG_FILE
-        found = examine(read_source(str(log))).findings if log.is_file() else ()
-        return [_keep(finding) for finding in found if finding.severity is not Severity.INFO]
-
-
-def _keep(finding: Finding) -> dict[str, Any]:
-    return {
-        "id": finding.id,
-        "severity": finding.severity.value,
-        "cause": finding.cause,
-        "fix": list(finding.fix),
-    }

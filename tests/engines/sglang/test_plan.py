@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import farspan
 from farspan.engines.sglang.defaults import default_backend
 from farspan.engines.sglang.engine import ENGINE as SGLANG
 from farspan.engines.sglang.plan import outline_sglang, plan_sglang
@@ -18,7 +19,9 @@ from farspan.errors import DoesNotFitError, InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
+from farspan.planner.answers import PlanAnswer
 from farspan.planner.checked import check_overrides
+from farspan.planner.document import PlanDocument
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.ledger import Basis, LedgerPhase, MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -423,7 +426,7 @@ def test_a_split_by_bytes_from_0_5_9_is_the_older_one_where_layers_are_alike() -
         ),
         ("0.5.6.post2", {"--cuda-graph-max-bs-decode": "8"}, "has no flag", "--cuda-graph-max-bs"),
         ("0.5.10", {"--hybrid-kvcache-ratio": "1"}, "does nothing any more", "--swa-full-tokens-ratio"),
-        ("0.5.23", {"--quantization": "fp8"}, "weights in bfloat16", "--weights fp8"),
+        ("0.5.23", {"--quantization": "awq"}, "weights in bfloat16", "--weights fp8"),
         ("0.5.23", {"--dtype": "float32"}, "weights of another size", "without --dtype"),
         ("0.5.23", {"--load-format": "gguf"}, "not mirror", "--load-format"),
         ("0.5.23", {"--enable-lora": None}, "LoRA", "without --enable-lora"),
@@ -582,3 +585,57 @@ def test_context_ranks_hold_the_tokens_of_one_cache_together() -> None:
         plan("0.5.23", 100_000, flags={"--dcp-size": "2"})
     with pytest.raises(InputError, match="--dcp-size 3 does not divide 8"):
         SGLANG.plan(asked.with_flags({"--dcp-size": "3"}))
+
+
+@pytest.mark.parametrize(
+    ("version", "flags", "layers", "reason"),
+    [
+        # 48 layers of 8 KV heads x 128 x 2 x 2 B over 8 ranks, one pool for all of them.
+        ("0.5.6.post2", {}, 48, "in one pool its 36 window layers keep every token"),
+        (
+            "0.5.16",
+            {"--disable-hybrid-swa-memory": None},
+            48,
+            "in one pool its 36 window layers keep every token",
+        ),
+        # Up to 0.5.10 a request must fit both pools whole.
+        ("0.5.9", {}, 48, "sglang 0.5.9 keeps the whole request in the window layers' pool too"),
+        ("0.5.16", {}, 12, ""),
+    ],
+)
+def test_what_one_request_keeps_on_this_server(
+    version: str, flags: dict[str, str | None], layers: int, reason: str
+) -> None:
+    found = farspan.plan(
+        "llama-4-scout",
+        gpus="8xH200",
+        engine="sglang",
+        engine_version=version,
+        context=1_000_000,
+        engine_flags=list(flags),
+    )
+    assert isinstance(found, PlanAnswer)
+    shown = found["sglang"]
+    windows = 0 if layers == 48 else 36 * 512 * (8192 + 128 + 2)
+    assert shown.request_kv_bytes == layers * 512 * 1_000_000 + windows
+    assert shown.request_kv_reason == reason
+    written = found.to_json()["engines"]["sglang"]
+    assert (written["request_kv_bytes"], written["request_kv_reason"]) == (shown.request_kv_bytes, reason)
+    assert PlanDocument.from_json(found.to_json()).to_json() == found.to_json()
+
+
+def test_weights_quantized_while_loading() -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), 1, 1, 32_000, engine_version="0.5.16")
+    own = plan_sglang(asked)
+    for method in ("fp8", "w8a8_fp8"):
+        online = plan_sglang(asked.with_flags({"--quantization": method}))
+        # Projections of the layers in one byte; embedding, output head and norms as they are.
+        assert online.weights_bytes / GIB == pytest.approx(8.52, abs=0.02)
+        assert own.weights_bytes - online.weights_bytes == 32 * 218_103_808
+        assert online.capacity_tokens > own.capacity_tokens
+    with pytest.raises(InputError, match="--quantization awq loads"):
+        plan_sglang(asked.with_flags({"--quantization": "awq"}))
+    # A loader that is not mirrored is refused beside it too.
+    with pytest.raises(InputError, match="--load-format gguf"):
+        plan_sglang(asked.with_flags({"--quantization": "fp8", "--load-format": "gguf"}))

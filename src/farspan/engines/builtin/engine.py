@@ -88,10 +88,12 @@ ENGINE = Builtin(
     key_variable=KEY_VARIABLE,
     context_flag="--max-model-len",
     step_tokens_flag="--max-num-batched-tokens",
+    dummy_weight_flags=("--load-format", "dummy"),
     cpu_flags=("--device", "cpu"),
     most_ranks=1,
     start_seconds=START_SECONDS,
     start_figures=(StartFigure("weights_gib", "weights, GiB a GPU", "", ledger=("Weights",)),),
     shell_program=("farspan", "serve", "{model}", "--engine", "builtin"),
     metric_prefix=b"farspan:",
+    token_id_fields={"return_token_ids": True},
 )

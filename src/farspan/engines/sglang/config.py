@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from farspan.engines.sglang.defaults import LONG_CONTEXT, Resolved, resolve
+from farspan.engines.sglang.flag_checks import quantizes_while_loading
 from farspan.engines.sglang.flags import SglangFlags, passed_on, read_flags
 from farspan.engines.sglang.layout import SglangKvLayout, is_hybrid, kv_layout
 from farspan.engines.sglang.tables import rope_covers
 from farspan.engines.sglang.versions import SglangRules, rules_for
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
+from farspan.models.online_fp8 import with_online_fp8
 from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.calibration import (
     Calibration,
@@ -120,6 +122,8 @@ def _config(
     model.check_tp(tp)
     request = PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags))
     given = read_flags(request, rules)
+    if quantizes_while_loading(request):
+        model = with_online_fp8(model)
     resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
     hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
     config = SglangConfig(

@@ -229,6 +229,8 @@ def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
         ),
         env=dict(config.env),
         added=attempt.added,
+        request_kv_bytes=state.request_kv_bytes,
+        request_kv_reason=state.request_kv_reason,
         conditions=config.conditions,
         calibration=config.calibration,
     )
