@@ -1,4 +1,4 @@
-"""The small server of `tree_world.py` as SGLang 0.5.23 has it: checkpoints, lengths instead of indices, strict frees."""
+"""The small server of `tree_world.py` as SGLang 0.5.23 has it: checkpoints, and strict frees."""
 
 from __future__ import annotations
 

@@ -105,6 +105,8 @@ def _why_params(context: Any) -> str | None:
         value = getattr(params, name, plain[0])
         if value not in plain:
             return f"{name} {value}: {why}"
+    if type(params.token_to_kv_pool_allocator).__name__ == "PageInterleavePoolAllocator":
+        return "pages are spread over ranks"
     switch = getattr(import_module("sglang.srt.environ").envs, "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE", None)
     if switch is not None and switch.get():
         return "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE"

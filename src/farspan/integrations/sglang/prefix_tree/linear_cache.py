@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -15,7 +14,6 @@ from farspan.integrations.sglang.prefix_tree.stretch import join
 from farspan.integrations.sglang.prefix_tree.tree_checks import check_tree_counts
 
 
-@cache
 def cache_class(methods: type[LinearCache]) -> Any:
     """Return the prefix cache of one version: its methods, as a kind of SGLang's `BasePrefixCache`."""
     interface = import_module("sglang.srt.mem_cache.base_prefix_cache")

@@ -6,19 +6,18 @@ Positions are tokens, and every place is at a page's border. Not safe to share b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from farspan.integrations.sglang.prefix_tree.age_queue import AgeQueue
+from farspan.integrations.sglang.prefix_tree.slot_owner import Gone, SlotOwner, leaf_scores, span_scores
 from farspan.integrations.sglang.prefix_tree.stretch import (
     Place,
-    Span,
     Stretch,
     join,
     key_of,
@@ -30,33 +29,8 @@ from farspan.integrations.sglang.prefix_tree.windows import Windows, complement
 
 # Tokens that go at once from the end of a long stretch: fewer would be a call to the allocator for every decode step.
 _LEAST = 1024
-# Slots of a candidate that the allocator is asked about.
-_SAMPLE = 1024
 
 Tokens = NDArray[np.int64]
-
-
-class SlotOwner(Protocol):
-    """What the tree needs of the engine's allocator."""
-
-    def free(self, slots: torch.Tensor) -> None:
-        """Take slots back, with what window layers have of them."""
-
-    def free_full(self, slots: torch.Tensor) -> None:
-        """Take slots back of which window layers have nothing."""
-
-    def free_window(self, slots: torch.Tensor) -> None:
-        """Take back only what window layers have of slots."""
-
-    def move_window(self, kept: torch.Tensor, given: torch.Tensor) -> None:
-        """Make what window layers have of `given` that of `kept`, which has nothing there, and take `given` back."""
-
-    @property
-    def prefers(self) -> bool:
-        """Whether `pressure` has anything to say."""
-
-    def pressure(self, slots: torch.Tensor) -> torch.Tensor:
-        """Return for each slot how much freeing it would help."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,30 +61,6 @@ class Extended:
     place: Place
     known: int
     slots: list[torch.Tensor]
-
-
-class Gone:
-    """Slots that leave the tree, put together before the allocator is called.
-
-    Attributes:
-        both: Of all layers.
-        full: Of which window layers have nothing.
-        window: Of which only window layers' part goes; `full` may have them too.
-    """
-
-    def __init__(self) -> None:
-        self.both: list[torch.Tensor] = []
-        self.full: list[torch.Tensor] = []
-        self.window: list[torch.Tensor] = []
-
-    def free(self, owner: SlotOwner) -> None:
-        """Give them to their owner, what window layers have first."""
-        if self.window:
-            owner.free_window(join(self.window))
-        if self.full:
-            owner.free_full(join(self.full))
-        if self.both:
-            owner.free(join(self.both))
 
 
 class LinearTree:
@@ -253,16 +203,16 @@ class LinearTree:
         """
         gone = Gone()
         freed = window_freed = 0
-        leaf_scores = partial(_scores, self.owner, _leaf_sample) if self.owner.prefers else None
-        span_scores = partial(_scores, self.owner, _span_sample) if self.owner.prefers else None
+        of_leaves = partial(leaf_scores, self.owner) if self.owner.prefers else None
+        of_spans = partial(span_scores, self.owner) if self.owner.prefers else None
         while freed < tokens:
-            node = self._leaves.pop(self._clock, leaf_scores)
+            node = self._leaves.pop(self._clock, of_leaves)
             if node is None:
                 break
             count, window_count = self._trim(node, max(_LEAST, tokens - freed), gone)
             freed, window_freed = freed + count, window_freed + window_count
         while self.windows and window_freed < window_tokens:
-            span = self.windows.queue.pop(self._clock, span_scores)
+            span = self.windows.queue.pop(self._clock, of_spans)
             if span is None:
                 break
             node = span.stretch
@@ -390,20 +340,3 @@ class LinearTree:
 
 def _may_go(node: Stretch) -> bool:
     return node.alive and not node.locks and not node.children and node.parent is not None
-
-
-def _leaf_sample(node: Stretch) -> torch.Tensor:
-    return join(node.slots.views(max(node.start, node.end - _SAMPLE), node.end))
-
-
-def _span_sample(span: Span) -> torch.Tensor:
-    assert span.stretch is not None
-    return join(span.stretch.slots.views(span.start, min(span.stop, span.start + _SAMPLE)))
-
-
-def _scores(owner: SlotOwner, sample: Callable[[Any], torch.Tensor], candidates: list[Any]) -> list[float]:
-    """Return how much each candidate's slots would help, on average; one question for all."""
-    samples = [sample(each) for each in candidates]
-    answer = owner.pressure(join(samples)).to("cpu", torch.float64).numpy()
-    ends = np.cumsum([len(each) for each in samples])[:-1]
-    return [float(part.mean()) for part in np.split(answer, ends)]
