@@ -298,7 +298,10 @@ def profile(engine: Any, context: int, output: Path | None) -> str:
 
 
 def parts(model: Any, step: int, context: int) -> dict[str, Any]:
-    """Time what a step is made of, milliseconds of the GPU, behind `context` tokens in the cache."""
+    """Time what a step is made of, milliseconds of the GPU, behind `context` tokens in the cache.
+
+    Of products and attention of a prompt tera/s are FLOP, of attention of one token they are bytes.
+    """
     import torch
     from torch.nn import functional
 
@@ -309,7 +312,7 @@ def parts(model: Any, step: int, context: int) -> dict[str, Any]:
     layer = model._layers[0]
     found: dict[str, Any] = {"step": step, "context": context}
 
-    def timed(name: str, run: Callable[[], Any], flops: float = 0.0, repeats: int = 5) -> None:
+    def timed(name: str, run: Callable[[], Any], work: float = 0.0, repeats: int = 5) -> None:
         try:
             with torch.inference_mode():
                 run()
@@ -320,9 +323,7 @@ def parts(model: Any, step: int, context: int) -> dict[str, Any]:
                 stop.record()
                 torch.cuda.synchronize()
             spent = start.elapsed_time(stop) / repeats
-            found[name] = {"ms": round(spent, 4)} | (
-                {"tflops": round(flops / spent / 1e9, 1)} if flops else {}
-            )
+            found[name] = {"ms": round(spent, 4)} | ({"tera/s": round(work / spent / 1e9, 2)} if work else {})
         except Exception as problem:  # noqa: BLE001 whatever it is, the next part runs
             found[name] = {"error": str(problem)[:300]}
         print(name, found[name], flush=True)
@@ -348,11 +349,39 @@ def parts(model: Any, step: int, context: int) -> dict[str, Any]:
         half = 2 * tokens * tokens * heads * dim
         for name, kernel in (("cudnn", fused._cudnn), ("flash", fused._flash)):
             timed(f"{name}, causal, {tokens}", lambda: kernel(query, *own, True, dim**-0.5), half)  # noqa: B023
+    decode_attention(model, context, timed)
     few = torch.randn(1, hidden, device=device, dtype=dtype)
     timed("decode: feed forward", lambda: layer.feed_forward(few), repeats=50)
     timed("decode: qkv", lambda: functional.linear(few, layer.qkv), repeats=50)
     timed("decode: head", lambda: functional.linear(few, model._head), repeats=50)
     return found
+
+
+def decode_attention(model: Any, context: int, timed: Callable[..., None]) -> None:
+    """Time attention of one token over the pages of a long context, by how the kernel is launched."""
+    import torch
+
+    from farspan.builtin.kernels import triton_operations as launches
+    from farspan.builtin.kernels.operations import PageView
+    from farspan.kv.formats import KVFormat
+
+    config, device = model.config, model.device
+    table = torch.arange(context // 16, dtype=torch.int32, device=device)[None]
+    zero = torch.zeros(1, dtype=torch.int64, device=device)
+    view = PageView(table, zero, zero, 16, None)
+    query = torch.randn(1, config.num_attention_heads, config.head_dim, device=device, dtype=model.dtype)
+    for fp8 in (False, True):
+        form = KVFormat(1, config.head_dim, model.dtype, fp8)
+        store = form.store(torch.zeros(context, form.row_bytes, dtype=torch.uint8, device=device))
+        kept = launches._PROGRAMS, launches._POSITIONS
+        for programs in (132, 264, 528, 1056):
+            for positions in (32, 64, 128):
+                launches._PROGRAMS, launches._POSITIONS = programs, positions
+                name = f"decode attention{' fp8' if fp8 else ''}, {programs} programs of {positions}"
+                size = context * form.row_bytes
+                attend = model.operations.attend_pages
+                timed(name, lambda: attend(query, zero + context - 1, view, store), size, 10)  # noqa: B023
+        launches._PROGRAMS, launches._POSITIONS = kept
 
 
 def synchronize(device: str) -> None:
