@@ -198,6 +198,7 @@ def start(servers: Servers, home: Path) -> None:
             ]
         else:
             command = ["farspan.builtin", str(model), "--device", arguments.device, "--kv-quiet-s", "60"]
+            command += ["--kv-segment-mib", "2"]
             command += ["--max-model-len", str(longest), "--max-num-batched-tokens", "8192"]
         command += common
         with (arguments.logs / f"kv-budget-{name}.log").open("wb") as log:

@@ -64,6 +64,10 @@ def main() -> None:
             engine.add_argument(
                 "--parts", type=int, default=0, help="time the parts of a step behind a context"
             )
+            engine.add_argument("--fp8", default="", help="contexts to measure with FP8 keys and values too")
+            engine.add_argument(
+                "--check", action="store_true", help="compare answers with and without graphs"
+            )
     table = commands.add_parser("table", help="put results beside each other")
     table.add_argument("results", type=Path, nargs="+")
     table.set_defaults(run=lambda given: print_table(given.results))
@@ -125,42 +129,41 @@ def run_check(given: argparse.Namespace) -> None:
 
     import torch
 
-    from farspan.builtin.fused_attention import _cudnn_is_right
-    from farspan.builtin.kernels.choose_operations import replace_refused
+    from farspan.builtin.fused_attention import cudnn_is_right
     from farspan.builtin.load_weights import LoadFormat
     from farspan.builtin.model import LlamaModel
-    from farspan.builtin.model_config import read_config
 
     device, dtype = torch.device(given.device), torch.bfloat16
     document: dict[str, Any] = {"torch": torch.__version__, "device": given.device}
     with tempfile.TemporaryDirectory() as home:
         folder = write_rank(Path(home), 8, num_hidden_layers=4)
-        config = read_config(folder)
-
-        def refused() -> list[str]:
-            from farspan.builtin.kernels.triton_operations import TritonOperations
-
-            return replace_refused(TritonOperations(config, device), dtype, device)
-
-        attempt(document, "refused operations", refused)
-        attempt(document, "cudnn attention", lambda: _cudnn_is_right(device, dtype, 128))
+        print("loading, which tries the kernels in another process", flush=True)
+        begun = time.perf_counter()
         model = LlamaModel(folder, device, dtype, LoadFormat.DUMMY)
+        document["load_s"] = round(time.perf_counter() - begun, 1)
+        document["refused"] = sorted(model.operations.refused)
+        document["cudnn attention"] = cudnn_is_right(device, dtype, model.config.head_dim)
         document["grouped experts"] = getattr(model._layers[0].feed_forward, "grouped", None)
-        for fp8 in (False, True):
-            answers = {}
-            for mode in ("pieces", "eager", "graphs"):
-                name = f"answers {mode}{' fp8' if fp8 else ''}"
-                answers[mode] = attempt(document, name, lambda mode=mode: answer(model, mode, fp8))  # noqa: B023
-            document[f"same tokens{' fp8' if fp8 else ''}"] = {
-                "graphs as eager": answers["graphs"] == answers["eager"],
-                "eager as pieces, of 3 x 40": sum(
-                    one == other
-                    for a, b in zip(answers["eager"], answers["pieces"], strict=False)
-                    for one, other in zip(a, b, strict=False)
-                ),
-            }
+        compare_answers(model, document)
     print(json.dumps({name: value for name, value in document.items() if "answers" not in name}, indent=1))
     save(given, document)
+
+
+def compare_answers(model: Any, document: dict[str, Any]) -> None:
+    """Say whether graphs change an answer, and how many tokens do that are computed in pieces."""
+    for fp8 in (False, True):
+        answers = {}
+        for mode in ("pieces", "eager", "graphs"):
+            name = f"answers {mode}{' fp8' if fp8 else ''}"
+            answers[mode] = attempt(document, name, lambda mode=mode: answer(model, mode, fp8))  # noqa: B023
+        document[f"same tokens{' fp8' if fp8 else ''}"] = {
+            "graphs as eager": answers["graphs"] == answers["eager"],
+            "eager as pieces, of 3 x 40": sum(
+                one == other
+                for a, b in zip(answers["eager"], answers["pieces"], strict=False)
+                for one, other in zip(a, b, strict=False)
+            ),
+        }
 
 
 def answer(model: Any, mode: str, fp8: bool) -> list[list[int]]:
@@ -221,7 +224,10 @@ def run_builtin(given: argparse.Namespace) -> None:
         "step": step,
         "weight_gib": round(model.weight_bytes / 2**30, 3),
         "load_s": round(time.perf_counter() - begun, 2),
+        "refused": sorted(model.operations.refused),
+        "grouped experts": getattr(model._layers[0].feed_forward, "grouped", None),
     }
+    print(document, flush=True)
     contexts = [int(text) for text in given.contexts.split(",")]
     begun = time.perf_counter()
     engine = engine_of(model, step, given.kv_cache_dtype, given.enforce_eager, 80.0 if step > 512 else 1.0)
@@ -236,6 +242,7 @@ def run_builtin(given: argparse.Namespace) -> None:
         save(given, document)
     if given.profile:
         attempt(document, "profile", lambda: profile(engine, given.profile, given.output))
+        save(given, document)
     engine.close()
     if not given.enforce_eager and contexts:
         eager = engine_of(model, step, given.kv_cache_dtype, True, 80.0 if step > 512 else 1.0)
@@ -244,9 +251,22 @@ def run_builtin(given: argparse.Namespace) -> None:
         eager._decode = None
         attempt(document, "in pieces", lambda: ask(eager, first, min(given.tokens, 20)))
         eager.close()
+    save(given, document)
     if given.parts:
         attempt(document, "parts_ms", lambda: parts(model, step, given.parts))
-    save(given, document)
+        save(given, document)
+    if given.fp8:
+        fp8_rows: list[Any] = []
+        document["rows_fp8"] = fp8_rows
+        engine = engine_of(model, step, "fp8_e4m3", given.enforce_eager, 80.0 if step > 512 else 1.0)
+        for context in [int(text) for text in given.fp8.split(",")]:
+            run = lambda: fp8_rows.append(ask(engine, context, given.tokens))  # noqa: B023, E731
+            attempt(document, f"fp8 context {context}", run)
+        engine.close()
+        save(given, document)
+    if given.check:
+        compare_answers(model, document)
+        save(given, document)
 
 
 def ask(engine: Any, context: int, tokens: int) -> dict[str, Any]:
@@ -298,7 +318,10 @@ def profile(engine: Any, context: int, output: Path | None) -> str:
 
 
 def parts(model: Any, step: int, context: int) -> dict[str, Any]:
-    """Time what a step is made of, milliseconds of the GPU, behind `context` tokens in the cache."""
+    """Time what a step is made of, milliseconds of the GPU, behind `context` tokens in the cache.
+
+    Of products and attention of a prompt tera/s are FLOP, of attention of one token they are bytes.
+    """
     import torch
     from torch.nn import functional
 
@@ -309,7 +332,7 @@ def parts(model: Any, step: int, context: int) -> dict[str, Any]:
     layer = model._layers[0]
     found: dict[str, Any] = {"step": step, "context": context}
 
-    def timed(name: str, run: Callable[[], Any], flops: float = 0.0, repeats: int = 5) -> None:
+    def timed(name: str, run: Callable[[], Any], work: float = 0.0, repeats: int = 5) -> None:
         try:
             with torch.inference_mode():
                 run()
@@ -320,9 +343,7 @@ def parts(model: Any, step: int, context: int) -> dict[str, Any]:
                 stop.record()
                 torch.cuda.synchronize()
             spent = start.elapsed_time(stop) / repeats
-            found[name] = {"ms": round(spent, 4)} | (
-                {"tflops": round(flops / spent / 1e9, 1)} if flops else {}
-            )
+            found[name] = {"ms": round(spent, 4)} | ({"tera/s": round(work / spent / 1e9, 2)} if work else {})
         except Exception as problem:  # noqa: BLE001 whatever it is, the next part runs
             found[name] = {"error": str(problem)[:300]}
         print(name, found[name], flush=True)
@@ -348,11 +369,39 @@ def parts(model: Any, step: int, context: int) -> dict[str, Any]:
         half = 2 * tokens * tokens * heads * dim
         for name, kernel in (("cudnn", fused._cudnn), ("flash", fused._flash)):
             timed(f"{name}, causal, {tokens}", lambda: kernel(query, *own, True, dim**-0.5), half)  # noqa: B023
+    decode_attention(model, context, timed)
     few = torch.randn(1, hidden, device=device, dtype=dtype)
     timed("decode: feed forward", lambda: layer.feed_forward(few), repeats=50)
     timed("decode: qkv", lambda: functional.linear(few, layer.qkv), repeats=50)
     timed("decode: head", lambda: functional.linear(few, model._head), repeats=50)
     return found
+
+
+def decode_attention(model: Any, context: int, timed: Callable[..., None]) -> None:
+    """Time attention of one token over the pages of a long context, by how the kernel is launched."""
+    import torch
+
+    from farspan.builtin.kernels import triton_operations as launches
+    from farspan.builtin.kernels.operations import PageView
+    from farspan.kv.formats import KVFormat
+
+    config, device = model.config, model.device
+    table = torch.arange(context // 16, dtype=torch.int32, device=device)[None]
+    zero = torch.zeros(1, dtype=torch.int64, device=device)
+    view = PageView(table, zero, zero, 16, None)
+    query = torch.randn(1, config.num_attention_heads, config.head_dim, device=device, dtype=model.dtype)
+    for fp8 in (False, True):
+        form = KVFormat(1, config.head_dim, model.dtype, fp8)
+        store = form.store(torch.zeros(context, form.row_bytes, dtype=torch.uint8, device=device))
+        kept = launches._PROGRAMS, launches._POSITIONS
+        for programs in (132, 264, 528, 1056):
+            for positions in (32, 64, 128):
+                launches._PROGRAMS, launches._POSITIONS = programs, positions
+                name = f"decode attention{' fp8' if fp8 else ''}, {programs} programs of {positions}"
+                size = context * form.row_bytes
+                attend = model.operations.attend_pages
+                timed(name, lambda: attend(query, zero + context - 1, view, store), size, 10)  # noqa: B023
+        launches._PROGRAMS, launches._POSITIONS = kept
 
 
 def synchronize(device: str) -> None:

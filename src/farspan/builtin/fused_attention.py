@@ -19,9 +19,10 @@ _LARGEST_PIECE = 2**20
 # cuDNN gets queries and keys by multiples of this.
 _CUDNN_MULTIPLE = 1024
 _CUDNN_DIMS = (64, 128)
-# Shapes that cuDNN has no plan for.
+# Shapes that cuDNN has no plan for; an empty one stands for all.
 _refused: set[tuple[int, ...]] = set()
 
+# An output [1, heads, tokens, head_dim] and the log-sum-exp of its scores, float32 [1, heads, tokens].
 Attended = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -55,7 +56,7 @@ def fused_attention(
         return result[0], result[1][:, :, : q.shape[2]]
     fits = q.shape[2] % _CUDNN_MULTIPLE == 0 and key.shape[2] % _CUDNN_MULTIPLE == 0
     shape = (*q.shape, *key.shape, causal)
-    if fits and shape not in _refused and _cudnn_is_right(q.device, q.dtype, q.shape[3]):
+    if fits and shape not in _refused and cudnn_is_right(q.device, q.dtype, q.shape[3]):
         try:
             return _cudnn(q, key, value, causal, scale)
         except RuntimeError as problem:
@@ -64,6 +65,15 @@ def fused_attention(
                 "attention of shape %s is torch's flash kernel: cuDNN's is refused (%s)", shape, problem
             )
     return _flash(q, key, value, causal, scale)
+
+
+def join_attended(part: Attended, other: Attended) -> Attended:
+    """Return two attended parts over disjoint keys as one in float32: each weighed by its share of the whole sum."""
+    (output, logsum), (other_output, other_logsum) = part, other
+    whole = torch.logaddexp(logsum, other_logsum)
+    joined = output.float() * (logsum - whole).exp().unsqueeze(-1)
+    joined.addcmul_(other_output.float(), (other_logsum - whole).exp().unsqueeze(-1))
+    return joined, whole
 
 
 def piece_sizes(q: torch.Tensor, count: int) -> Iterator[int]:
@@ -132,10 +142,16 @@ def _cudnn(q: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool
     return output, result[1].reshape(output.shape[:3])
 
 
+def refuse_cudnn(problem: str) -> None:
+    """Never ask cuDNN in this process: it faulted in another."""
+    _refused.add(())
+    _LOG.warning("attention is torch's flash kernel: cuDNN's is refused here (%s)", problem)
+
+
 @cache
-def _cudnn_is_right(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
+def cudnn_is_right(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
     """Try cuDNN's attention, masked and not, on keys that lie as the cache has them."""
-    if dim not in _CUDNN_DIMS:
+    if dim not in _CUDNN_DIMS or () in _refused:
         return False
     try:
         generator = torch.Generator(device).manual_seed(0)

@@ -41,12 +41,19 @@ def compile_launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **consta
         if isinstance(value, torch.Tensor):
             signature[name] = "*" + DTYPES[value.dtype]
             aligned[(index,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, float):
+            signature[name] = "fp32"
+        elif value == 1 and name not in kernel.do_not_specialize:
+            constants[name] = 1
         else:
-            signature[name] = "fp32" if isinstance(value, float) else "i32"
+            signature[name] = "i32"
+            if value % 16 == 0 and name not in kernel.do_not_specialize:
+                aligned[(index,)] = [["tt.divisibility", 16]]
     constexprs = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, signature, constexprs, aligned)
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    print(kernel.__name__, len(made.asm["cubin"]), made.metadata.shared)
+    wide = made.asm["ptx"].count("cp.async.cg.shared.global")  # copies of 16 bytes, which must be aligned
+    print(kernel.__name__, len(made.asm["cubin"]), made.metadata.shared, wide, constants.get("FP8"))
 
 
 def main(folder: Path) -> None:
@@ -74,6 +81,8 @@ def main(folder: Path) -> None:
             table = torch.zeros(2, 600, dtype=torch.int32)
             view = PageView(table, slots, slots, 16, 8192 if rope else None)
             run.attend_pages(query, slots, view, store)
+    part = (torch.zeros(1, 1, 10, DIM, dtype=torch.bfloat16), torch.zeros(1, 1, 10))
+    run.join(run.join(part, part), part)
     gate_up = torch.empty(EXPERTS + 1, 2 * WIDTH, HIDDEN, dtype=torch.bfloat16)
     down = torch.empty(EXPERTS + 1, HIDDEN, WIDTH, dtype=torch.bfloat16)
     run.few_experts(hidden, torch.zeros(2, EXPERTS, dtype=torch.bfloat16), gate_up, down, 1)

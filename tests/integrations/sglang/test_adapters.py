@@ -52,7 +52,7 @@ def test_a_quiet_time_that_is_none_is_refused(text: str, monkeypatch: pytest.Mon
 
 def test_a_device_without_elastic_memory_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="no elastic memory on the device meta"):
-        device_memory.DeviceMemory("meta", 0, None)
+        device_memory.DeviceMemory("meta", 0, None, None)
 
 
 def test_an_option_sglang_does_not_have_is_not_taken_for_off() -> None:

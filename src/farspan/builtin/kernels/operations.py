@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from farspan.builtin.attention import attend_runs
+from farspan.builtin.fused_attention import Attended, join_attended
 from farspan.builtin.model_config import LlamaConfig
 from farspan.builtin.rope import inverse_frequencies, rotate, rotation
 from farspan.kv.formats import LayerStore
@@ -55,13 +56,16 @@ class Operations:
         paged: Whether `write_heads` and `attend_pages` are fast enough to decode with: on a CPU views of the cache
             are, which these would copy.
         few_rows: The most tokens that `few_experts` is meant for.
+        refused: Kernels that this device refused.
     """
 
     paged = False
     few_rows = 0
+    refused: frozenset[str] = frozenset()
 
     def __init__(self, config: LlamaConfig, device: torch.device) -> None:
         self.config = config
+        self.device = device
         self._frequencies = inverse_frequencies(config).to(device)
 
     def places(self, positions: torch.Tensor) -> Places:
@@ -117,6 +121,10 @@ class Operations:
         there = slots >= 0
         store.scatter(slots[there], key[there], value[there])
         return query
+
+    def join(self, part: Attended, other: Attended) -> Attended:
+        """See `join_attended`; the first part may be overwritten."""
+        return join_attended(part, other)
 
     def attend_pages(
         self, query: torch.Tensor, positions: torch.Tensor, view: PageView, store: LayerStore

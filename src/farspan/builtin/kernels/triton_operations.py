@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from farspan.builtin.fused_attention import Attended
 from farspan.builtin.kernels import triton_kernels as kernels
 from farspan.builtin.kernels.operations import Operations, PageView, Places
 from farspan.builtin.model_config import LlamaConfig
@@ -119,6 +120,27 @@ class TritonOperations(Operations):
             num_warps=1,
         )
 
+    def join(self, part: Attended, other: Attended) -> Attended:
+        """See `Operations.join`."""
+        (output, logsum), (other_output, other_logsum) = part, other
+        _, heads, tokens, dim = output.shape
+        joined = output if output.dtype == torch.float32 else torch.empty_like(output, dtype=torch.float32)
+        if joined.stride() != output.stride() or joined.stride(3) != 1 or other_output.stride(3) != 1:
+            return super().join(part, other)
+        whole = torch.empty(1, heads, tokens, dtype=torch.float32, device=output.device)
+        rows = 32
+        _launch(
+            kernels.join,
+            (-(-tokens // rows), heads),
+            *(output, logsum, other_output, other_logsum, joined, whole, tokens),
+            *(output.stride(1), output.stride(2), logsum.stride(1), logsum.stride(2)),
+            *(other_output.stride(1), other_output.stride(2), other_logsum.stride(1), other_logsum.stride(2)),
+            DIM=dim,
+            BLOCK=_power_above(dim),
+            ROWS=rows,
+        )
+        return joined, whole
+
     def attend_pages(
         self, query: torch.Tensor, positions: torch.Tensor, view: PageView, store: LayerStore
     ) -> torch.Tensor:
@@ -130,20 +152,23 @@ class TritonOperations(Operations):
         logsums = torch.empty(sequences * heads, splits, dtype=torch.float32, device=query.device)
         output = torch.empty_like(query)
         scales = store.scales
+        row = store.entries.stride(0)
+        unit = math.gcd(row, 16)  # what rows are aligned to, in elements
         _launch(
             kernels.attend_split,
             (splits, kv_heads, sequences),
             *(query, store.entries, self._nothing if scales is None else scales),
             *(view.table, view.rows, view.first_page, positions, partial, logsums),
             dim**-0.5 * math.log2(math.e),
-            *(view.table.stride(0), store.entries.stride(0), 0 if scales is None else scales.stride(0)),
+            *(view.table.stride(0), row // unit, 0 if scales is None else scales.stride(0)),
+            view.page_tokens,
             HEADS=heads,
             KV_HEADS=kv_heads,
             DIM=dim,
+            UNIT=unit,
             GROUP=max(16, _power_above(heads // kv_heads)),
             SPLITS=splits,
             BLOCK=_POSITIONS,
-            PAGE=view.page_tokens,
             CHUNK=view.chunk or 0,
             FP8=scales is not None,
             num_warps=4,
@@ -162,7 +187,7 @@ class TritonOperations(Operations):
     def _splits(self, parallel: int, view: PageView) -> int:
         """Return the parts of one sequence's positions: a power of two that fills the GPU and no more."""
         most = view.table.shape[1] * view.page_tokens
-        wanted = min(_PROGRAMS // parallel, -(-most // _LEAST_SPAN), 256)
+        wanted = min(_PROGRAMS // parallel, -(-most // _LEAST_SPAN))
         return 1 << max(0, wanted.bit_length() - 1)
 
     def few_experts(

@@ -53,6 +53,9 @@ class Builtin(Engine):
         )
         return replace(plan, warnings=(chosen.warning, *plan.warnings)) if chosen.warning else plan
 
+    def elastic_words(self) -> tuple[str, ...]:
+        return ()
+
     def levers(self) -> tuple[LeverCandidate, ...]:
         from farspan.engines.builtin.levers import LEVERS
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from farspan.errors import InputError, UnsupportedError
+from farspan.integrations.sglang.shared_budget import server_budget
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.cuda import CudaDriver
 from farspan.kv.memory.drivers.driver import Driver
@@ -30,13 +31,14 @@ class DeviceMemory:
         device: As SGLang names it.
         table_bytes: Of the table of requests.
         cap_bytes: The most to hold, KV cache and tables together; None for what the device has.
+        arguments: SGLang's, which name the server.
 
     Attributes:
         segments: The one pool of physical memory.
         streams: CUDA streams whose work may touch the memory, beside the current one.
     """
 
-    def __init__(self, device: str, table_bytes: int, cap_bytes: int | None) -> None:
+    def __init__(self, device: str, table_bytes: int, cap_bytes: int | None, arguments: Any) -> None:
         self.streams: list[Any] = []
         self.driver, self.wait = self._open_driver(device)
         # The KV pools grow by a segment a layer, so that theirs is the smallest; the table alone takes larger ones.
@@ -45,7 +47,11 @@ class DeviceMemory:
             segment = table_segment_bytes(segment, table_bytes)
         headroom = _HEADROOM if self.driver.name == "cuda" else 0
         self.segments = SegmentPool(
-            self.driver, segment, Cap(fixed_bytes=cap_bytes, headroom_bytes=headroom), quiet_s=_quiet_s()
+            self.driver,
+            segment,
+            Cap(fixed_bytes=cap_bytes, headroom_bytes=headroom),
+            quiet_s=_quiet_s(),
+            budget=server_budget(arguments, self.driver),
         )
 
     def _open_driver(self, device: str) -> tuple[Driver, Callable[[], None]]:

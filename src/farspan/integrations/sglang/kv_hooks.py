@@ -64,7 +64,9 @@ class KVHooks:
     def memory_for_table(self, configurator: Any, rows: int, width: int) -> DeviceMemory:
         """Return the memory of the process; when its KV pools are SGLang's own it is for the table alone."""
         if self._memory is None or not self._wants(configurator.server_args):
-            self._memory = DeviceMemory(configurator.device, table_bytes(rows, width), None)
+            self._memory = DeviceMemory(
+                configurator.device, table_bytes(rows, width), None, configurator.server_args
+            )
         return self._memory
 
     def check_pools(self, context: Any) -> None:
@@ -91,7 +93,7 @@ class KVHooks:
             return config
         check_settings(configurator.server_args)
         _check_pools_possible(configurator)
-        self._memory = DeviceMemory(configurator.device, 0, budget_bytes)
+        self._memory = DeviceMemory(configurator.device, 0, budget_bytes, configurator.server_args)
         return elastic_config(configurator, config, budget_bytes, self._memory.segments.segment_bytes)
 
     def _build_pool(self, original: Any, configurator: Any, *, mha_pool_class: type, **sizes: Any) -> Any:
@@ -228,6 +230,7 @@ def _before_prefill(scheduler: Any, running_batch: Any) -> None:
         running_batch.batch_is_full = False  # a neighbour may have what it needs: it is to be asked again
     if not scheduler.waiting_queue and scheduler.chunked_req is None:
         secured.relax(runs=bool(running_batch.reqs))
+    secured.watch(scheduler.tree_cache)
     secured.tick(idle=False)
     table = scheduler.req_to_token_pool.elastic_table
     table.reserve(table.row_segments)
@@ -239,6 +242,7 @@ def tick_when_idle(scheduler: Any) -> None:
     """Let go of what an idle server does not use."""
     secured = _secured_of(scheduler)
     if secured is not None and scheduler.is_fully_idle():
+        secured.watch(scheduler.tree_cache)
         secured.tick(idle=True)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from farspan.integrations.sglang.device_memory import DeviceMemory
 from farspan.integrations.sglang.kv_allocators import SlotLedger, ledgers
+from farspan.integrations.sglang.shared_budget import CachedPrefixes
 from farspan.kv.memory.slot_map import SlotMap
 from farspan.sizes import format_bytes
 
@@ -52,6 +53,7 @@ class SecuredMemory:
         self._evict = evict
         self._next_tick = self._next_log = float("-inf")
         self._logged = -1
+        self._watched: Any = None
 
     def secure(self, tree: Any, full: int, window: int) -> None:
         """Have so many tokens available or evictable, with memory, as far as there is any.
@@ -91,6 +93,30 @@ class SecuredMemory:
                 return
             self._evict(tree, min(cached, 2**step * pages.pages_per_segment), 0)
             self._settle_all()
+
+    def watch(self, tree: Any) -> None:
+        """Let go of what `tree` has cached, when the memory must shrink and nothing else is empty."""
+        if self._watched is tree:
+            return
+        first, self._watched = self._watched is None, tree
+        if not first:
+            return
+
+        def cached() -> tuple[int, int]:
+            if self._window is None:
+                return int(self._watched.evictable_size()), 0
+            return int(self._watched.full_evictable_size()), int(self._watched.swa_evictable_size())
+
+        def evict(full: int, window: int) -> None:
+            self._evict(self._watched, full, window)
+            self._settle_all()
+
+        sizes = [
+            one.pages.segment_layer_bytes / one.pages.pages_per_segment if one is not None else 0.0
+            for one in (self._full, self._window)
+        ]
+        segment = self.memory.segments.segment_bytes
+        self.memory.segments.register_evictor(CachedPrefixes(segment, (sizes[0], sizes[1]), cached, evict))
 
     def relax(self, runs: bool = True) -> None:
         """Keep memory only for a few tokens, or for none when nothing runs: nothing waits to be admitted."""
