@@ -41,7 +41,7 @@ from farspan.models.probe import vocabulary
 from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.load_tokenizer import load_tokenizer
 from farspan.sizes import parse_token_list
-from sglang_plugin import PORT, ask, get, gpu_bytes, wait
+from sglang_plugin import PORT, ask, get, gpu_bytes, recall, wait
 
 FLAGS = "--attention-backend triton --disable-cuda-graph --skip-server-warmup"
 SAID = r"farspan|max_total_num_tokens|leak|Traceback|Error|[Oo]ut of memory|retract"
@@ -314,15 +314,6 @@ class Bench:
                         lambda: generate(pseudo_random(5, 60_000, 1000), 16, 60)["output_ids"],
                     )
                     self.part(seen, "idle", lambda: self.rest(9))
-
-
-def recall(home: Path) -> Path:
-    """Write the recall checkpoint as a text-only Llama 4."""
-    folder = write_probe(home / "recall", max_position_embeddings=plugin.CONTEXT + 4096).folder
-    config = json.loads((folder / "config.json").read_text())
-    config["interleave_moe_layer_step"] = config["num_hidden_layers"] + 1
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def windowed(home: Path) -> Path:

@@ -217,6 +217,8 @@ class Server:
         driver = self.memory.driver
         if self.device == "cpu":
             driver.__class__ = type("Fresh", (type(driver),), {"_check_free": check_free})
+        else:
+            driver._limit = None
         self.refusals = Refusals(
             driver, self.case.get("refuse_at", 0), self.case.get("refuse_part", 0.0), self.case["seed"]
         )

@@ -127,9 +127,7 @@ class KVHooks:
         secured = _secured_of(adder)
         if secured is None:
             return original(adder, req, *rest, **named)
-        table = adder.tree_cache.req_to_token_pool.elastic_table
-        rows = [one for one in (*adder.can_run_list, req) if self._adapter.row(one) is None]
-        if not table.reserve(sum(table.segments_of(table.size_for(one)) for one in rows)):
+        if not adder.tree_cache.req_to_token_pool.prepare([*adder.can_run_list, req]):
             return import_module(f"{_SRT}.managers.schedule_policy").AddReqResult.NO_TOKEN
         with adder._lock_node(req.last_node):
             secured.secure(adder.tree_cache, *needs_of_request(adder, req))
@@ -232,6 +230,7 @@ def _before_prefill(scheduler: Any, running_batch: Any) -> None:
         secured.relax(runs=bool(running_batch.reqs))
     secured.watch(scheduler.tree_cache)
     secured.tick(idle=False)
+    scheduler.req_to_token_pool.forget_prepared()
     table = scheduler.req_to_token_pool.elastic_table
     table.reserve(table.row_segments)
     if scheduler.waiting_queue and not table.affordable():
