@@ -127,7 +127,7 @@ def test_a_limit_that_is_lowered_takes_cached_prefixes_too(
     with file.locked():
         file.write_limit(20 * MIB)
     for _ in range(100):
-        one._segments._limit_until = float("-inf")  # as after some time
+        one.segments._limit_until = float("-inf")  # as after some time
         one.tick()
     assert sum(slot.held for slot in file.members().values()) <= 20 * MIB
     file.close()
