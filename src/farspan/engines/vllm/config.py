@@ -22,6 +22,7 @@ from farspan.planner.calibration import (
 )
 from farspan.planner.remarks import Remarks
 from farspan.planner.request import PlanRequest
+from farspan.planner.timing import has_experts
 from farspan.planner.versions import version_key
 from farspan.value_hash import ValueHash
 
@@ -70,7 +71,13 @@ class VllmConfig(ValueHash):
         kv = kv_name(resolve_kv_dtype(self.model, self.given.kv_dtype))
         eager = self.given.enforce_eager
         return CalibrationKey(
-            "vllm", self.rules.version, self.given.attention_backend, kv, self.gpu.name, eager
+            "vllm",
+            self.rules.version,
+            self.given.attention_backend,
+            kv,
+            self.gpu.name,
+            eager,
+            has_experts(self.model),
         )
 
     def of_stage(self, index: int) -> VllmConfig:
