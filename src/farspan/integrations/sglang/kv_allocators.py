@@ -167,7 +167,8 @@ def token_allocator(size: int, dtype: torch.dtype, device: str, pool: Any) -> An
         def clear(self) -> None:
             """Take all slots back."""
             self.ledger.reset()
-            self.is_not_in_free_group, self.free_group = True, []
+            self.is_not_in_free_group = True
+            self.free_group: list[torch.Tensor] = []
             self.release_pages = None
 
         def merge_and_sort_free(self) -> None:
@@ -212,7 +213,8 @@ def window_allocator(size: int, size_swa: int, dtype: torch.dtype, device: str, 
             self.full_attn_allocator.clear()
             if self.slot_map is not None:
                 self.slot_map.clear()
-            self.is_not_in_free_group, self.free_group = True, []
+            self.is_not_in_free_group = True
+            self.free_group: list[torch.Tensor] = []
 
         def alloc(self, need_size: int) -> torch.Tensor | None:
             """Return slots of full attention, each with one of the window; None when there is no memory for them."""
