@@ -70,7 +70,8 @@ def main() -> None:
             )
     table = commands.add_parser("table", help="put results beside each other")
     table.add_argument("results", type=Path, nargs="+")
-    table.set_defaults(run=lambda given: print_table(given.results))
+    table.add_argument("-o", "--output", type=Path, help="keep all results in one file, without the answers")
+    table.set_defaults(run=lambda given: print_table(given.results, given.output))
     given = parser.parse_args()
     given.run(given)
 
@@ -467,9 +468,15 @@ def run_vllm(given: argparse.Namespace) -> None:
         save(given, document)
 
 
-def print_table(results: list[Path]) -> None:
+def print_table(results: list[Path], output: Path | None) -> None:
     """Print results beside each other; ratios are the last's times over the first's."""
     documents = [json.loads(path.read_text()) for path in results]
+    kept = [
+        {name: value for name, value in each.items() if value is not None and not name.startswith("answers")}
+        for each in documents
+    ]
+    if output:
+        output.write_text(json.dumps(kept, indent=1) + "\n")
     names = [f"{each['engine']} {each['kv_cache_dtype']}, steps of {each.get('step')}" for each in documents]
     columns = [f"{name}: {figure}" for name in names for figure in ("first token, s", "between tokens, ms")]
     print("| tokens | " + " | ".join(columns) + " | ratio | ratio |")
