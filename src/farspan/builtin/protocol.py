@@ -61,9 +61,9 @@ class GenerationFields(RequestFields):
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
 
     @property
-    def namespace(self) -> bytes:
+    def namespace(self) -> str:
         """What keeps this request's prefixes apart from others'."""
-        return (self.cache_salt or "").encode()
+        return self.cache_salt or ""
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

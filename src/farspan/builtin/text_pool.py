@@ -22,6 +22,7 @@ import orjson
 from numpy.typing import NDArray
 
 from farspan.builtin.bodies import ReceivedBody
+from farspan.builtin.gate import environment_without_key
 from farspan.builtin.text_jobs import TextJob
 from farspan.errors import FarspanError
 
@@ -152,7 +153,11 @@ class _TextWorker:
         command = [sys.executable, "-m", "farspan.builtin.text_worker", str(theirs.fileno()), *arguments]
         with theirs:
             self.process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=environment_without_key(),
             )
 
     async def ask(self, job: TextJob, body: ReceivedBody) -> ReadText:
