@@ -241,7 +241,11 @@ async def _at_rest(url: str, pid: int) -> AtRest:
 def _server_and_engine(pid: int) -> list[psutil.Process]:
     """Return the two processes that live as long as the server; those that read texts come and go."""
     server = psutil.Process(pid)
-    engines = [child for child in server.children() if ENGINE in child.cmdline()]
+    engines = [
+        child
+        for child in server.children()
+        if child.status() != psutil.STATUS_ZOMBIE and ENGINE in child.cmdline()
+    ]
     assert len(engines) == 1, "a server has one engine"
     return [server, *engines]
 

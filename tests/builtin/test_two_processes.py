@@ -83,8 +83,10 @@ def test_health_does_not_wait_for_a_step(probe_folder: Path) -> None:
         assert process.wait(timeout=20) in (0, -signal.SIGTERM)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize(
+    ("number", "loaded"),
+    [(signal.SIGTERM, True), (signal.SIGKILL, True), (signal.SIGINT, False), (signal.SIGKILL, False)],
+)
 def test_nothing_is_left_behind(probe_folder: Path, number: signal.Signals, loaded: bool) -> None:
     process = start(probe_folder)
     if loaded:

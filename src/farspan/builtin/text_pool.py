@@ -126,19 +126,25 @@ class TextPool:
                 async with asyncio.timeout(_BASE_S + _S_PER_MIB * body.size / 2**20):
                     reply = await worker.ask(job, body)
             except TimeoutError:
-                worker.kill()
+                self._end(worker)
                 raise _too_long() from None
             except BaseException:
-                worker.kill()
+                self._end(worker)
                 raise
             if body.size > _RETIRED_AFTER_BYTES:
-                worker.kill()
+                self._end(worker)
             else:
                 self._idle.append(worker)
             return reply
 
+    def _end(self, worker: _TextWorker) -> None:
+        """End a process; the memory it had may take a while to be taken down, which is waited for in a thread."""
+        worker.kill()
+        if worker in self._all:  # else the server ends, and waits itself
+            self._all.remove(worker)
+        asyncio.get_running_loop().run_in_executor(None, worker.process.wait)
+
     def _new(self) -> _TextWorker:
-        self._all = [worker for worker in self._all if worker.process.poll() is None]
         worker = _TextWorker(self._arguments)
         self._all.append(worker)
         return worker
