@@ -2,6 +2,8 @@
 
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -19,9 +21,11 @@ settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:
-    """Undo what a launcher such as nohup or a shell's background job leaves behind.
+    """Leave the user's own data alone, and undo what a launcher such as nohup or a background job leaves behind.
 
     Programs under test inherit ignored signals, and would then not notice the Ctrl-C and hang-up they are sent.
     """
+    # What this machine was calibrated to must not move golden answers.
+    os.environ["XDG_DATA_HOME"] = str(Path(tempfile.gettempdir()) / f"farspan-tests-{os.getpid()}")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

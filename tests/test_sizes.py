@@ -3,7 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farspan.errors import InputError
-from farspan.sizes import format_bytes, format_seconds, format_tokens, parse_token_list, parse_tokens
+from farspan.sizes import (
+    format_bytes,
+    format_seconds,
+    format_tokens,
+    parse_bytes,
+    parse_token_list,
+    parse_tokens,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +32,29 @@ def test_parse_tokens(text: str, tokens: int) -> None:
 def test_parse_tokens_refuses(text: str) -> None:
     with pytest.raises(InputError, match="token"):
         parse_tokens(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1048576", 2**20),
+        ("0", 0),
+        ("64GiB", 64 * 2**30),
+        ("64Gi", 64 * 2**30),
+        ("1.5 GiB", 3 * 2**29),
+        ("80GB", 80 * 10**9),
+        ("512MiB", 2**29),
+        ("1tib", 2**40),
+    ],
+)
+def test_parse_bytes(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GiB", "64G", "64 X", "1e9", "GiB", "nan"])
+def test_parse_bytes_refuses(text: str) -> None:
+    with pytest.raises(InputError, match="bytes"):
+        parse_bytes(text)
 
 
 def test_parse_token_list_keeps_order() -> None:

@@ -28,6 +28,7 @@ _VERBS = {
     "probe": "farspan.verbs.probe",
     "prompt": "farspan.verbs.prompt",
     "prove": "farspan.verbs.prove",
+    "rehearse": "farspan.verbs.rehearse",
     "report": "farspan.verbs.report",
     "serve": "farspan.verbs.serve",
     "status": "farspan.verbs.status",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from farspan.verbs.probe import probe as probe
     from farspan.verbs.prompt import prompt as prompt
     from farspan.verbs.prove import prove as prove
+    from farspan.verbs.rehearse import rehearse as rehearse
     from farspan.verbs.report import report as report
     from farspan.verbs.serve import serve as serve
     from farspan.verbs.status import status as status

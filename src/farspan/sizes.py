@@ -78,6 +78,27 @@ def format_bytes(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+_BYTES: dict[str, int] = {"": 1, "b": 1} | {
+    f"{letter}{unit}": base**power
+    for power, letter in enumerate("kmgt", 1)
+    for unit, base in (("b", 1000), ("ib", 1024), ("i", 1024))
+}
+
+
+def parse_bytes(text: str) -> int:
+    """Parse a number of bytes: `64GiB`, `1.5GiB`, `512MiB`, `80GB` (decimal) or `1048576`.
+
+    Raises:
+        InputError: The text is not one.
+    """
+    match = _PATTERN.fullmatch(text)
+    factor = _BYTES.get(match.group(2).lower()) if match else None
+    if match is None or factor is None:
+        raise InputError(f"{text!r} is not a number of bytes", "write it as 64GiB, 512MiB or 80GB")
+    whole, _, fraction = match.group(1).replace("_", "").replace(",", "").partition(".")
+    return int(whole + fraction) * factor // int(10 ** len(fraction))
+
+
 _SECONDS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s|min|h)?\s*", re.IGNORECASE)
 

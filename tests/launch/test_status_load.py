@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from farspan.diagnosis.live.reach import UrlReach
 from farspan.launch.started_servers import _describe_load
 
 
@@ -54,10 +55,10 @@ def vllm(running: int, waiting: int) -> bytes:
 )
 def test_idle_and_busy_are_told_apart(body: bytes, said: str) -> None:
     with metrics_server(body) as url:
-        assert _describe_load(url) == said
+        assert _describe_load(UrlReach(url)) == said
 
 
 def test_a_server_that_does_not_tell_is_not_asked_twice() -> None:
     with metrics_server(b"", status=401) as url:
-        assert _describe_load(url) == ""
-    assert _describe_load(url) == "", "it is gone"
+        assert _describe_load(UrlReach(url)) == ""
+    assert _describe_load(UrlReach(url)) == "", "it is gone"

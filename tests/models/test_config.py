@@ -4,7 +4,7 @@ import json
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -181,11 +181,18 @@ class Hub(BaseHTTPRequestHandler):
     """A hub that has one model and keeps another behind a token."""
 
     body = b"{}"
+    elsewhere = ""
+    tokens: ClassVar[list[str | None]] = []
 
     def do_GET(self) -> None:
         if self.path == "/gated/model/resolve/main/config.json" and "Authorization" not in self.headers:
             self.send_error(401)
+        elif self.path.startswith("/moved/"):
+            self.send_response(307)
+            self.send_header("Location", f"{self.elsewhere}/open/model/resolve/main/config.json")
+            self.end_headers()
         elif self.path.endswith("/model/resolve/main/config.json"):
+            self.tokens.append(self.headers.get("Authorization"))
             self.send_response(200)
             self.end_headers()
             self.wfile.write(self.body)
@@ -205,6 +212,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     thread = Thread(target=server.serve_forever)
     thread.start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(Hub, "tokens", [])
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -227,6 +235,18 @@ def test_a_hub_id_is_fetched(hub: HTTPServer, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(NotFoundError, match="network is off"):
         load_model("someone/model")
+
+
+def test_a_redirect_to_another_host_takes_no_token_along(
+    hub: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setattr(Hub, "elsewhere", f"http://localhost:{hub.server_port}")
+    load_model("moved/model")
+    monkeypatch.setattr(Hub, "elsewhere", f"http://127.0.0.1:{hub.server_port}")
+    load_model("moved/model")
+    # Each model is two files.
+    assert Hub.tokens == [None, None, "Bearer secret", "Bearer secret"]
 
 
 def test_an_unreachable_hub_is_one_line(hub: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,20 +27,20 @@ def test_a_flag_that_does_no_harm_goes_through() -> None:
 
 def test_the_flag_that_breaks_the_plan_is_named_alone() -> None:
     request = replace(REQUEST, engine_flags={"--enforce-eager": None, OFF: None})
-    with pytest.raises(InputError, match=rf"^{OFF} breaks the plan") as caught:
+    with pytest.raises(DoesNotFitError, match=rf"^{OFF} breaks the plan") as caught:
         check_overrides(request, VLLM)
     assert "--force" in caught.value.fix
     assert "--enforce-eager" not in str(caught.value)
     forced = check_overrides(request, VLLM, force=True)
     assert OFF in forced.flags
     assert forced.notes[0].startswith(f"Started by --force: {OFF} breaks the plan")
-    with pytest.raises(InputError, match=r"--gpu-memory-utilization 0\.3 breaks"):
+    with pytest.raises(DoesNotFitError, match=r"--gpu-memory-utilization 0\.3 breaks"):
         check_overrides(replace(REQUEST, engine_flags={"--gpu-memory-utilization": "0.3"}), VLLM)
 
 
 def test_two_flags_that_break_it_together() -> None:
     request = replace(REQUEST, engine_flags={OFF: None, "--max-model-len": "4096"})
-    with pytest.raises(InputError, match=r"and --max-model-len 4096 break the plan"):
+    with pytest.raises(DoesNotFitError, match=r"and --max-model-len 4096 break the plan"):
         check_overrides(request, VLLM)
 
 

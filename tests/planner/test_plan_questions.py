@@ -26,6 +26,7 @@ from farspan.planner.questions import (
 )
 from farspan.planner.request import PlanRequest
 from farspan.planner.sweep import sweep
+from farspan.sizes import GIB
 
 VLLM, SGLANG, BUILTIN = ENGINES = all_engines()
 SCOUT = load_model("llama-4-scout")
@@ -110,6 +111,40 @@ def test_the_fewest_gpus_do_and_fewer_do_not(engine: Engine) -> None:
     smaller = replace(asked, gpus=fewest.gpus // 2, tp=fewest.tp // 2)
     # Half the GPUs either hold the weights without enough room beside them, or not even those.
     assert not next(sweep(smaller, [smaller.context], [engine])).fits
+
+
+def test_attention_groups_that_share_the_experts_are_searched() -> None:
+    # 64 requests of 128k: latents are copied on every tensor-parallel rank, and shared out over attention groups.
+    asked = replace(
+        request(128_000, concurrency=64), model=load_model("deepseek-v3"), engine_version="0.5.23"
+    )
+    fewest = fewest_gpus(asked, SGLANG)
+    assert (fewest.gpus, fewest.servers) == (16, 1)
+    assert fewest.groups > 1
+    (answer,) = search(asked, Question.GPUS, [SGLANG])
+    assert answer.value == 16
+    assert answer.plan is not None
+    assert answer.plan.fits
+    assert "--enable-dp-attention" in answer.plan.flags
+    # Whoever gives the groups by hand is taken at their word.
+    by_hand = asked.with_flags({"--dp-size": "2", "--enable-dp-attention": None})
+    assert fewest_gpus(by_hand, SGLANG).groups == 1
+    dense = replace(asked, model=EIGHT)
+    assert SGLANG.grouped(dense, 2, 2) is None
+    assert VLLM.grouped(dense, 2, 2) is None
+    assert BUILTIN.grouped(asked, 1, 2) is None
+
+
+def test_engines_of_one_rank_that_share_experts_start() -> None:
+    grouped = VLLM.grouped(replace(request(128_000), model=load_model("deepseek-v3")), 1, 16)
+    assert grouped is not None
+    plan = plan_engine(grouped, VLLM)
+    # The whole model is 627 GiB; a rank holds its share of the experts and all the rest.
+    assert plan.starts
+    assert 50 * GIB < plan.weights_bytes < 65 * GIB
+    # What others hold cannot be offloaded here.
+    offloading = grouped.with_flags({**grouped.engine_flags, "--cpu-offload-gb": "500"})
+    assert plan_engine(offloading, VLLM).weights_bytes >= 0
 
 
 def test_the_fewest_gpus_of_an_impossible_wish_is_none() -> None:

@@ -139,15 +139,22 @@ def test_killed_at_every_step_it_goes_on_and_leaves_nothing(tmp_path: Path, reca
 def test_commands_of_a_dry_run(recall: Path, tmp_path: Path) -> None:
     commands = farspan.prove(
         str(recall), dry_run=True, engines="builtin", gpus="none", runtime="local", contexts="1k,2k", concurrency=3,
-        output=tmp_path / "out",
+        output=tmp_path / "out", seed=9,
     )  # fmt: skip
-    serve, alone, together, doctor, stop = commands.engines["builtin"]
+    folder, serve, ready, alone, together, doctor, stop, log = commands.engines["builtin"]
+    assert folder == f"mkdir -p {tmp_path}/out"
     assert "-m farspan.builtin" in serve
-    assert "--contexts 1k,2k --depths 0.1,0.5,0.9 --output-tokens 200 --repeats 1" in alone
-    assert "--contexts 1k --depths 0.1 --output-tokens 200 --concurrency 3" in together
+    assert ready.startswith("until curl --silent --fail")
+    alike = f"--output-tokens 200 --seed 9 --tokenizer {recall}"
+    assert f"--contexts 1k,2k --depths 0.1,0.5,0.9 {alike} --repeats 1" in alone
+    assert f"--contexts 1k --depths 0.1 {alike} --repeats 3 --concurrency 3" in together
+    assert f"--run {tmp_path}/out/builtin-at-once " in together
     assert doctor.startswith("farspan doctor")
     assert stop == "kill %1; wait"
-    assert commands.report == f"farspan report {tmp_path}/out/builtin -o {tmp_path}/out"
+    assert log == f"cp {tmp_path}/out/builtin.log {tmp_path}/out/builtin/server.log"
+    assert commands.report == (
+        f"farspan report {tmp_path}/out/builtin {tmp_path}/out/builtin-at-once -o {tmp_path}/out"
+    )
     assert not (tmp_path / "out").exists()
 
 

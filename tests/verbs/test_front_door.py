@@ -48,6 +48,7 @@ def test_every_verb_is_a_function_of_its_name() -> None:
         "probe",
         "prompt",
         "prove",
+        "rehearse",
         "report",
         "serve",
         "status",
@@ -68,6 +69,10 @@ def test_options_are_arguments(verb: str) -> None:
         from farspan.verbs.serve import prepare_server
 
         functions += [prove_options, prepare_server]
+    if verb == "rehearse":
+        from farspan.verbs.rehearse import rehearsal_options
+
+        functions.append(rehearsal_options)
     if verb == "bench":
         from farspan.verbs.bench import bench_dry_run, bench_options
 

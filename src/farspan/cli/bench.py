@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from farspan.cli.live import choose_watcher
-from farspan.cli.measurement_options import depths_option, fail_if_option, percentiles_option
+from farspan.cli.measurement_options import api_key_option, depths_option, fail_if_option, percentiles_option
 from farspan.cli.options import (
     is_given,
     parse_engines,
@@ -216,12 +216,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     default="{}",
     help="Further fields of every request, as JSON.",
 )
-@click.option(
-    "--api-key",
-    envvar="OPENAI_API_KEY",
-    show_envvar=True,
-    help="Sent as a bearer token; never stored or printed.",
-)
+@api_key_option
 @click.option(
     "--connect-timeout", type=float, default=10.0, show_default=True, help="Seconds to wait for a connection."
 )

@@ -39,6 +39,7 @@ VERBS = {
     "prove": "Serve, measure and examine a model on engine after engine, and report.",
     "logs": "Show the log of a server farspan has started.",
     "models": "List the models farspan knows by name.",
+    "rehearse": "Try a deployment of eight GPUs out on one, and hold the plan against it.",
     "report": "Turn run folders into one HTML page and a Markdown table.",
     "serve": "Start a server as planned, wait until it answers, and explain when it does not.",
     "status": "Show the servers farspan has started, and how they are.",

@@ -20,6 +20,14 @@ fail_if_option: Decorator = click.option(
 )
 
 
+api_key_option: Decorator = click.option(
+    "--api-key",
+    envvar="OPENAI_API_KEY",
+    show_envvar=True,
+    help="Sent as a bearer token to that server alone; never stored or printed.",
+)
+
+
 def depths_option(default: str) -> Decorator:
     """Return `--depths`."""
     return click.option(

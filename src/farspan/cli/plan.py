@@ -108,5 +108,7 @@ def _lines(answer: PlanAnswer | SweepAnswer | SearchAnswer, *, explain: bool) ->
         yield plan_text.where(answer.request)
         yield from plan_text.sweep_lines(answer.points, answer.fixes, width=width)
     else:
+        from farspan.planner.search_text import search_lines
+
         for request, found in answer.found:
-            yield from plan_text.search_lines(request, answer.question, found, width=width)
+            yield from search_lines(request, answer.question, found, width=width)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from farspan.cli.measurement_options import api_key_option
 from farspan.cli.output import json_option, print_json
 from farspan.errors import InputError
 from farspan.escape_terminal import printable
@@ -22,6 +23,7 @@ Examples:
   python -m farspan.builtin recall
   vllm serve recall --max-model-len 1M
   farspan probe --check http://localhost:8000
+  farspan probe --check recall-builtin --max-context 100k
 
 \b
 Exit code: 0 written, or every answer is right; 1 one is wrong; 2 bad input.
@@ -33,7 +35,10 @@ Exit code: 0 written, or every answer is right; 1 one is wrong; 2 bad input.
     "-o", "--output", type=click.Path(path_type=Path), help="Folder to write; with --check, the run folder."
 )
 @click.option(
-    "--check", metavar="URL", help="Write nothing: ask a server ten questions, and say what is broken."
+    "--check",
+    metavar="SERVER",
+    help="Write nothing: ask a server, by its address or its name in farspan status, ten"
+    " questions, and say what is broken.",
 )
 @click.option("--heads", default=8, help="Query heads, a power of two.")
 @click.option("--kv-heads", default=8, help="KV heads; tensor parallelism can go so far.")
@@ -45,15 +50,16 @@ Exit code: 0 written, or every answer is right; 1 one is wrong; 2 bad input.
     help="max_position_embeddings; with --check the longest question.  [default: 1Mi; as long as it takes]",
 )
 @click.option("--experts", default=0, help="0 for dense MLPs.")
+@api_key_option
 @json_option
-def command(output: Path | None, check: str | None, as_json: bool, **sizes: Any) -> int:
+def command(output: Path | None, check: str | None, api_key: str | None, as_json: bool, **sizes: Any) -> int:
     """Write the recall checkpoint: a tiny Llama 4 with constructed weights that copies back any needle.
 
     It is a standard Hugging Face folder for vLLM, SGLang, transformers and the built-in engine. Given a key
     planted anywhere in a prompt, it answers with the words that followed it.
     """
     if check is not None:
-        return _check(check, output, sizes["max_context"], as_json=as_json)
+        return _check(check, output, sizes["max_context"], api_key, as_json=as_json)
     if output is None:
         raise InputError("no folder is given to write the checkpoint to", "name one with -o")
     made = probe(output, **sizes)
@@ -68,11 +74,12 @@ def command(output: Path | None, check: str | None, as_json: bool, **sizes: Any)
     return 0
 
 
-def _check(url: str, run: Path | None, longest: str | None, *, as_json: bool) -> int:
+def _check(url: str, run: Path | None, longest: str | None, api_key: str | None, *, as_json: bool) -> int:
     """Ask a server, and say what its answers point to."""
     from farspan.cli.live import PlainWatcher
 
-    checked = probe(run, check=url, max_context=longest, watcher=PlainWatcher(Console(stderr=True)))
+    watcher = PlainWatcher(Console(stderr=True))
+    checked = probe(run, check=url, max_context=longest, api_key=api_key, watcher=watcher)
     if as_json:
         print_json(checked.to_json())
         return 0 if checked.good else 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from farspan.cli.measurement_options import api_key_option
 from farspan.cli.output import json_option
 from farspan.errors import InputError
 from farspan.prompts.tasks import TASKS
@@ -68,6 +69,7 @@ Examples:
 @click.option(
     "--verify-with", metavar="PATH|URL", help="Another tokenizer that must agree, such as the server's."
 )
+@api_key_option
 @json_option
 def command(output: str, as_json: bool, **options: Any) -> None:
     """Build a prompt of exactly N tokens with something to find in it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from farspan.cli.measurement_options import depths_option
+from farspan.cli.measurement_options import api_key_option, depths_option
 from farspan.cli.output import json_option, print_json
 from farspan.cli.plan_options import plan_options
 from farspan.sizes import parse_token_list
@@ -58,6 +58,7 @@ def _plan_options_that_apply(command: Any) -> Any:
 @click.option(
     "--url", default="", help="Prove the server that is there: its address, or its name in farspan status."
 )
+@api_key_option
 @_plan_options_that_apply
 @depths_option("0.1,0.5,0.9")
 @click.option("--repeats", type=int, default=1, show_default=True, help="Requests at each context and depth.")

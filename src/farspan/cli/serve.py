@@ -32,7 +32,7 @@ Flags after -- are the engine's own; those that break the plan are refused. With
 this command; farspan status, logs and stop find those that stay.
 
 \b
-Exit code: 0 it answered; 1 it did not start, or ended; 2 bad input; 130 interrupted.
+Exit code: 0 it answered; 1 it did not start, or ended; 2 bad input; 3 it does not fit; 130 interrupted.
 """
 
 

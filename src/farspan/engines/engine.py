@@ -54,6 +54,7 @@ class FigureKind(StrEnum):
     MEMORY = "memory"  # GiB of one GPU
     ROOM = "room"  # tokens or requests that the memory for KV holds
     SETTING = "setting"  # follows from the arguments alone
+    TIME = "time"  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,14 @@ class Engine(ABC):
         environment: Variables farspan always starts it with.
         start_seconds: How long a start takes.
         start_figures: What its start prints that the plan predicts, in the order they are shown.
+        kv_figure: Which of them, as logged, says how much room the KV cache got; empty where none does.
         kernel_folder: Where its image keeps the kernels it compiles; empty where keeping them saves nothing.
         shell_program: What a person types before the planned flags; `{model}` stands for the model.
         metric_prefix: What the names of its metrics begin with.
         metrics_hint: How to switch its metrics on, where they are off by default; else empty.
+        dummy_weight_flags: What makes it fill weights with numbers of its own instead of reading them; empty when it
+            always reads them.
+        detailed_log: Variables that make its log tell the parts of its memory.
     """
 
     name: str
@@ -132,8 +137,11 @@ class Engine(ABC):
     logged_defaults: Mapping[str, object] = field(default_factory=lambda: _EMPTY)
     environment: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     start_figures: tuple[StartFigure, ...] = ()
+    kv_figure: str = ""
     kernel_folder: str = ""
     metrics_hint: str = ""
+    dummy_weight_flags: tuple[str, ...] = ()
+    detailed_log: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
 
     # Versions.
 
@@ -204,9 +212,38 @@ class Engine(ABC):
             UnsupportedError: They share work, which is not mirrored.
         """
 
+    def grouped(self, request: PlanRequest, tp: int, groups: int) -> PlanRequest | None:  # noqa: ARG002
+        """The request on one server of several attention groups that share the experts between them (data-parallel
+        attention).
+
+        Args:
+            request: The question.
+            tp: Tensor-parallel ranks of a group.
+            groups: Groups, each with a KV cache of its own.
+
+        Returns:
+            The same question with the flags of such a server, on `tp` x `groups` GPUs; None where the engine or the
+            model has no such server.
+        """
+        return None
+
     def levers(self) -> Sequence[LeverCandidate]:
         """What can be changed when a request does not fit, in order of what it costs the user."""
         return ()
+
+    def expert_parallel_words(self, ranks: int) -> tuple[str, ...]:
+        """The flags that share whole experts out over so many ranks.
+
+        Raises:
+            UnsupportedError: It cannot.
+        """
+        raise UnsupportedError(
+            f"the {self.name} engine does not share experts out over {ranks} ranks", "drop --ep"
+        )
+
+    def goes_by_wrapper(self, architecture: str) -> bool:  # noqa: ARG002
+        """Whether its memory depends on the name of a multimodal architecture whose encoders it does not load."""
+        return False
 
     # Starting it.
 

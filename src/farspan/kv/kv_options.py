@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from farspan.errors import InputError
+from farspan.kv.memory.budget.member import BudgetMember, join_budget
+from farspan.kv.memory.budget.settings import BudgetSettings
+from farspan.kv.memory.cap import Cap
+from farspan.kv.memory.drivers.choose import device_id
+from farspan.kv.memory.drivers.driver import Driver
+from farspan.sizes import GIB
 
 DEFAULT_SHARE = 0.5
+_HEADROOM = 2**30  # left to what the engine computes with, where the cache may take all that is free
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,9 @@ class KVOptions:
         keep_prefixes_s: Prefixes leave the device, to the host tier while it has room, once no request has been in
             progress for this long, in seconds. None keeps them until their memory is needed.
         host_gib: Host memory for prefixes evicted from the device, GiB; 0 keeps none.
+        budget: The budget that the cache shares with other servers of its device; None for none. With one, and no
+            `capacity_gib`, the cache may take all that the budget allows and that is free.
+        member: What this server is called in the budget.
         debug: Poison pages that nobody holds and check all that is read, which is slow. The environment variable
             FARSPAN_KV_DEBUG=1 turns it on too.
     """
@@ -38,6 +48,8 @@ class KVOptions:
     quiet_s: float = 5.0
     keep_prefixes_s: float | None = None
     host_gib: float = 0.0
+    budget: BudgetSettings | None = None
+    member: str = "farspan"
     debug: bool = False
 
     def __post_init__(self) -> None:
@@ -55,3 +67,21 @@ class KVOptions:
             raise InputError("a time is negative", "give seconds, 0 or more")
         if self.host_gib < 0:
             raise InputError(f"host_gib is {self.host_gib}", "it must be 0 or more")
+
+    @property
+    def cap(self) -> Cap:
+        """The most the cache may hold."""
+        if self.capacity_gib is not None:
+            return Cap(int(self.capacity_gib * GIB))
+        return Cap(share=self.share) if self.budget is None else Cap(headroom_bytes=_HEADROOM)
+
+    def join_budget(self, driver: Driver) -> BudgetMember | None:
+        """Join the budget on the driver's device, if there is one.
+
+        Raises:
+            BudgetError: The budget's file cannot be used.
+            InputError: The floor does not fit beside the others'.
+        """
+        if self.budget is None:
+            return None
+        return join_budget(self.budget, self.member, device_id(driver), driver.memory().total)

@@ -13,7 +13,7 @@ scheduler sends a request back to the queue.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,12 +25,13 @@ from farspan.kv.formats import KVFormat, LayerStore
 from farspan.kv.interface import KVCache, KVCacheError, KVCacheShrunkError, KVStatistics, NoRoomError
 from farspan.kv.kinds import LayerKind, group_layers
 from farspan.kv.kv_options import KVOptions
-from farspan.kv.memory.cap import Cap
+from farspan.kv.memory.budget.pool_budget import POLL_S
 from farspan.kv.memory.drivers.choose import open_driver
 from farspan.kv.memory.drivers.driver import Driver
 from farspan.kv.memory.page_guard import debug_wanted
 from farspan.kv.memory.pages import PagePool
 from farspan.kv.memory.segments import SegmentPool
+from farspan.kv.prefix_evictor import PrefixEvictor
 from farspan.kv.prefixes import Hit, PrefixStore, no_hit
 from farspan.kv.retention import LayerRetention
 from farspan.kv.sequence import ElasticSequenceKV
@@ -77,7 +78,7 @@ class ElasticKVCache(KVCache):
         self._driver = driver or open_driver(device)
         form = KVFormat(num_kv_heads, head_dim, dtype, options.fp8)
         grouped = group_layers(layers)
-        cap = _cap(options)
+        cap = options.cap
         largest = cap.limit(self._driver.memory(), 0)
         self._size = CacheSize(
             kinds=tuple(KindSize(retention, len(numbers)) for retention, numbers in grouped),
@@ -91,8 +92,9 @@ class ElasticKVCache(KVCache):
             ),
             step_tokens=max_step_tokens,
         )
+        budget = self._budget = options.join_budget(self._driver)
         self._segments = SegmentPool(
-            self._driver, self._size.segment_bytes, cap, quiet_s=options.quiet_s, clock=clock
+            self._driver, self._size.segment_bytes, cap, quiet_s=options.quiet_s, clock=clock, budget=budget
         )
         self._kinds: list[LayerKind] = []
         self._open: dict[int, ElasticSequenceKV] = {}
@@ -105,6 +107,7 @@ class ElasticKVCache(KVCache):
             if options.prefix_caching and self._kinds[0].retention.full:
                 host_bytes = int(options.host_gib * GIB)
                 self._prefixes = PrefixStore(self._kinds, options.page_tokens, host_bytes, device)
+                self._segments.register_evictor(PrefixEvictor(self._prefixes, self._kinds, self._size))
             self._capacity_bytes()
         except BaseException:
             self._give_back()
@@ -131,14 +134,11 @@ class ElasticKVCache(KVCache):
                 f"{max_length} tokens need {format_bytes(needed)} of KV cache and there are "
                 f"{format_bytes(capacity)}"
             )
-            if needed <= (_cap(self._options).fixed_bytes or self._driver.memory().total):
+            if needed <= (self._options.cap.fixed_bytes or self._driver.memory().total):
                 raise KVCacheShrunkError(
                     f"{too_large} now, others hold the rest", "send it again later, or shorten the prompt"
                 )
-            raise KVCacheError(
-                too_large,
-                "shorten the prompt or start the server with a larger --kv-cache-gib",
-            )
+            raise KVCacheError(too_large, "shorten the prompt, or start it with a larger --kv-cache-gib")
         return needed
 
     def open(
@@ -195,10 +195,14 @@ class ElasticKVCache(KVCache):
             self._prefixes.evict_all()
         for kind in self._kinds:
             kind.pool.tick()
+        if self._budget is not None:  # what was promised to sequences that are gone is the others' again
+            self._segments.promise(self._missing_segments((0,) * len(self._kinds), no_hit(len(self._kinds))))
         self._segments.tick()
         if idle is None:
             return None
         waits = [self._options.quiet_s] if self._above_start() else []
+        if self._budget is not None:
+            waits.append(POLL_S)
         if keep is not None and idle < keep and self._prefixes is not None:
             waits.append(keep - idle)
         # Not before the quiet time is really over, and not so often that an idle server is busy.
@@ -223,6 +227,8 @@ class ElasticKVCache(KVCache):
         for kind in self._kinds:
             kind.close()
         self._segments.close()
+        if self._budget is not None:
+            self._budget.close()
         if self._own_driver:
             self._driver.close()
 
@@ -354,19 +360,23 @@ class ElasticKVCache(KVCache):
 
     def _admits(self, limits: tuple[int, ...], hit: Hit) -> bool:
         """Whether everybody's needs, with those of a new sequence, can be met from what is there and may be evicted."""
-        if not self._open:
-            return True  # it fits an empty cache, and this one can be emptied
+        if not self._open:  # it fits an empty cache, and this one can be emptied
+            return self._segments.promise_all(self._size.segment_count([max(1, count) for count in limits]))
+        return self._segments.promise(self._missing_segments(limits, hit))
+
+    def _missing_segments(self, limits: Sequence[int], hit: Hit) -> int:
+        """Return the segments that open sequences, and one of `limits` pages behind a hit, may come to lack."""
         missing = []
         for index, kind in enumerate(self._kinds):
             demand = self._promised(index) + limits[index] - hit.reused_pages[index]
             evictable = self._prefixes.evictable(index) if self._prefixes else 0
             missing.append(max(0, demand - kind.free_pages - evictable))
-        return self._size.segment_count(missing) <= self._segments.room()
+        return self._size.segment_count(missing)
 
     def _new_kind(self, retention: LayerRetention, numbers: tuple[int, ...], form: KVFormat) -> LayerKind:
         rows = [form.row_bytes] * len(numbers)
         # Addresses cost nothing: enough for this kind to take all there may ever be.
-        capacity = _cap(self._options).fixed_bytes or self._driver.memory().total
+        capacity = self._options.cap.fixed_bytes or self._driver.memory().total
         page_bytes = sum(rows) * self._size.page_tokens
         pool = PagePool(self._segments, rows, self._size.page_tokens, capacity // page_bytes)
         kind = LayerKind(retention, numbers, pool)
@@ -385,9 +395,3 @@ class ElasticKVCache(KVCache):
 
     def _above_start(self) -> bool:
         return self._segments.statistics().created * self._size.segment_bytes > self._size.start_bytes
-
-
-def _cap(options: KVOptions) -> Cap:
-    if options.capacity_gib is None:
-        return Cap(share=options.share)
-    return Cap(int(options.capacity_gib * GIB))

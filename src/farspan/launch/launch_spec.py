@@ -7,6 +7,7 @@ import ipaddress
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from farspan.engines.command import EngineCommand, Nodes
@@ -71,6 +72,11 @@ class Launch:
         """Where the server answers."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+
+    @property
+    def tokenizer(self) -> str:
+        """Folder of this machine with the model's tokenizer; empty where there is none."""
+        return self.files.outside if Path(self.files.outside).is_dir() else ""
 
 
 def is_loopback(host: str) -> bool:

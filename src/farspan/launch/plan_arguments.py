@@ -28,5 +28,6 @@ def list_plan_arguments(options: ServeOptions, request: PlanRequest | None) -> d
         "kv_dtype": options.kv_dtype.value,
         "weights": options.weights or None,
         "offline": options.offline,
+        "no_calibration": options.no_calibration,
         "engine_flags": list(options.words),
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from farspan.hardware.node_spelling import parse_node
 from farspan.models.spec import ModelSpec
+from farspan.planner.calibration_store import load_calibrations
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.request import PlanRequest
 
@@ -38,4 +39,6 @@ def plan_question(options: ServeOptions, spec: ModelSpec, context: int, version:
         engine_flags=parse_engine_flags(options.words),
         output_tokens=options.output_tokens,
         host_memory_bytes=node.host_memory_bytes,
+        # A cluster is not this machine.
+        calibrations=() if options.no_calibration or options.runtime == "kubernetes" else load_calibrations(),
     )

@@ -296,7 +296,7 @@ def _record(runtime: Runtime, running: Running) -> ServerRecord:
         "key_variable": next((launch.secrets[n] for n in launch.command.secrets if n in launch.secrets), ""),
         "plan": figures,
         "flags": describe_flags(launch),
-        "tokenizer": launch.files.outside if Path(launch.files.outside).is_dir() else "",
+        "tokenizer": launch.tokenizer,
         "plan_document": _document(launch),
         "plan_arguments": launch.plan_arguments,
         **runtime.record_fields(running),

@@ -47,6 +47,7 @@ class ServeOptions:
         python: The Python that has the engine (local); empty for this one.
         disk_bytes_per_s: How fast weights are read, bytes/s; 0 for the default.
         offline: Never ask the hub for a config.
+        no_calibration: Leave out what was calibrated on this machine.
         volume: Kubernetes: where models are kept: "pvc:NAME" or a folder of the machines; empty for the pod's disk.
         hf_secret: Whether a Kubernetes Secret holds HF_TOKEN.
         own_mounts: Whether the user mounts folders of their own into the container.
@@ -85,6 +86,7 @@ class ServeOptions:
     python: str = ""
     disk_bytes_per_s: float = 0.0
     offline: bool = False
+    no_calibration: bool = False
     ignore_fields: tuple[str, ...] = ()
     rope_scaling: str = ""
     volume: str = ""

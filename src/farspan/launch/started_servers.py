@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from farspan.diagnosis.live.reach import UrlReach
 from farspan.engines.metric_source import Measure
 from farspan.engines.metrics import find_engine, read_metrics
 from farspan.errors import LaunchError, MissingPackageError
@@ -16,7 +16,6 @@ from farspan.launch.runtimes.process import end_process, is_alive
 from farspan.launch.server_records import ServerRecord, StateFolder
 
 _ANSWER_S = 3.0
-_MOST_METRICS_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +49,18 @@ def find_status(record: ServerRecord) -> ServerStatus:
         return ServerStatus(record, "gone", gone)
     if not record.url:
         return ServerStatus(record, "ready", "works for machine 0, which answers")
-    why = _check_health(record.url)
+    reach = UrlReach(record.url, key=find_key(record))
+    why = _check_health(reach)
     if why:
         return ServerStatus(record, "starting" if record.ready_s is None else "not answering", why)
     if record.ready_s is None:
         return ServerStatus(record, "starting")
-    return ServerStatus(record, "ready", _describe_load(record.url))
+    return ServerStatus(record, "ready", _describe_load(reach))
+
+
+def find_key(record: ServerRecord) -> str:
+    """The server's API key, from the variable that its record names; empty for none."""
+    return os.environ.get(record.key_variable, "") if record.key_variable else ""
 
 
 def find_gone(record: ServerRecord) -> str:
@@ -69,25 +74,21 @@ def find_gone(record: ServerRecord) -> str:
     return "" if pods else "it has no pods"
 
 
-def _check_health(url: str) -> str:
+def _check_health(reach: UrlReach) -> str:
     """What is wrong with a server's health; empty when it answers."""
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=_ANSWER_S):
-            return ""
-    except urllib.error.HTTPError as error:
-        return f"/health answers {error.code}"
-    except OSError as error:
-        return " ".join(str(getattr(error, "reason", error)).split())
+    reply = reach.get("/health", _ANSWER_S)
+    if reply.status == 200:
+        return ""
+    return f"/health answers {reply.status}" if reply.status else " ".join(reply.why.split())
 
 
-def _describe_load(url: str) -> str:
+def _describe_load(reach: UrlReach) -> str:
     """What a server works on, by its own /metrics; empty where it tells nothing."""
+    exposition = reach.get("/metrics", _ANSWER_S).body
     try:
-        with urllib.request.urlopen(f"{url}/metrics", timeout=_ANSWER_S) as answer:
-            exposition = answer.read(_MOST_METRICS_BYTES)
         engine = find_engine(exposition)
         measured = read_metrics(engine, exposition) if engine is not None else {}
-    except (OSError, ValueError):
+    except ValueError:
         return ""
     running, waiting = measured.get(Measure.RUNNING), measured.get(Measure.WAITING)
     if running is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from farspan.engines.engine import Engine, FigureKind, StartFigure
 from farspan.launch.compared_figures import printed_value
@@ -12,8 +12,15 @@ from farspan.planner.document_records import EngineRecord
 from farspan.planner.ledger import Basis
 from farspan.sizes import GIB
 
-# What counts as right: half a percent, or 0.3 GiB of one GPU.
-RELATIVE, ABSOLUTE_GIB = 0.005, 0.3
+
+class Tolerance(NamedTuple):
+    """What counts as right: a share of what the server got, or so many GiB of one GPU."""
+
+    relative: float
+    absolute_gib: float
+
+
+VALIDATED = Tolerance(0.005, 0.3)
 TOLERANCE = "0.5 %, or 0.3 GiB of one GPU where that is more; arguments 0.5 %"
 _LEAST_SURE_FIRST = (Basis.ASSUMED, Basis.FITTED, Basis.MIRRORED)
 
@@ -83,7 +90,7 @@ class Validation:
 
 
 def compare_start(
-    engine: Engine, plan: EngineRecord, logged: Mapping[str, float]
+    engine: Engine, plan: EngineRecord, logged: Mapping[str, float], tolerance: Tolerance = VALIDATED
 ) -> tuple[ValidatedFigure, ...]:
     """Compare every figure that a log has and a plan predicts.
 
@@ -91,17 +98,19 @@ def compare_start(
         engine: The engine of both.
         plan: The plan.
         logged: By the log reader's names, what the server printed.
+        tolerance: What counts as right.
     """
     room = plan.kv_room_bytes
     found = []
     for figure in engine.start_figures:
-        got, planned = logged.get(figure.logged), _planned(figure, plan)
+        got, planned = logged.get(figure.logged), planned_value(figure, plan)
         if got is not None and planned is not None:
-            found.append(_validated(figure, planned, got, plan, None if room is None else room / GIB))
+            gib = None if room is None else room / GIB
+            found.append(_validated(figure, planned, got, plan, gib, tolerance))
     return tuple(found)
 
 
-def _planned(figure: StartFigure, plan: EngineRecord) -> float | None:
+def planned_value(figure: StartFigure, plan: EngineRecord) -> float | None:
     """The plan's value: as the engine would print it, else from the ledger or the request."""
     printed = printed_value(figure, plan.printed)
     if printed is not None or figure.printed:
@@ -113,7 +122,12 @@ def _planned(figure: StartFigure, plan: EngineRecord) -> float | None:
 
 
 def _validated(
-    figure: StartFigure, planned: float, got: float, plan: EngineRecord, room_gib: float | None
+    figure: StartFigure,
+    planned: float,
+    got: float,
+    plan: EngineRecord,
+    room_gib: float | None,
+    tolerance: Tolerance,
 ) -> ValidatedFigure:
     share = (planned - got) / got if got else None
     gib = None
@@ -121,7 +135,7 @@ def _validated(
         gib = planned - got
     elif figure.kind is FigureKind.ROOM and room_gib and share is not None:
         gib = room_gib * share
-    close = share is not None and abs(share) <= RELATIVE
+    close = share is not None and abs(share) <= tolerance.relative
     return ValidatedFigure(
         what=figure.means,
         kind=figure.kind,
@@ -130,7 +144,7 @@ def _validated(
         difference_percent=None if share is None else 100 * share,
         difference_gib=gib,
         basis=_basis(figure.ledger, plan),
-        within=planned == got or close or (gib is not None and abs(gib) <= ABSOLUTE_GIB),
+        within=planned == got or close or (gib is not None and abs(gib) <= tolerance.absolute_gib),
     )
 
 

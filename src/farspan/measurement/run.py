@@ -237,7 +237,7 @@ def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -
     from farspan.prompts.exact_builder import build_prompt
     from farspan.prompts.shared_prefix import SharedPrefix
 
-    tokenizer, source = load_server_tokenizer(server, options.tokenizer)
+    tokenizer, source = load_server_tokenizer(server, options.tokenizer, api_key=options.api_key)
     if options.tokenizer is None and source != server.root:
         watcher.step(f"tokenizer: {source}")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from farspan.errors import FarspanError, NotFoundError
-from farspan.measurement.http.target import ServerInfo
+from farspan.measurement.http.target import ServerInfo, is_same_origin
 from farspan.models.hub import is_hub_id
 from farspan.models.hub_cache import find_snapshot, hub_cache
 from farspan.prompts.load_tokenizer import load_tokenizer
@@ -24,7 +24,9 @@ _FETCHED = (
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 
-def load_server_tokenizer(server: ServerInfo, given: str | Path | None) -> tuple[Tokenizer, str]:
+def load_server_tokenizer(
+    server: ServerInfo, given: str | Path | None, *, api_key: str | None = None
+) -> tuple[Tokenizer, str]:
     """Load the tokenizer a server counts with.
 
     Without one given: the folder the server names, when it is on this machine; else the hub id it names, from the
@@ -33,6 +35,7 @@ def load_server_tokenizer(server: ServerInfo, given: str | Path | None) -> tuple
     Args:
         server: What the server says of itself.
         given: A folder, a file, a hub id, or the URL of a server with /tokenize.
+        api_key: The server's key; sent to no other one.
 
     Returns:
         The tokenizer, and where it is from, in words.
@@ -46,11 +49,11 @@ def load_server_tokenizer(server: ServerInfo, given: str | Path | None) -> tuple
         if not Path(text).expanduser().exists() and is_hub_id(text):
             folder = find_hub_tokenizer(text)
             return load_tokenizer(folder), f"{text} at {folder}"
-        return load_tokenizer(given), text
+        return load_tokenizer(given, api_key=api_key if is_same_origin(text, server.url) else None), text
     tried: list[str] = []
     for source in _list_sources(server, tried):
         try:
-            return load_tokenizer(source), str(source)
+            return load_tokenizer(source, api_key=api_key), str(source)
         except FarspanError as error:
             tried.append(error.message)
     raise NotFoundError(

@@ -146,6 +146,27 @@ def _says_quantization(config: Mapping[str, object]) -> bool:
     return any(section.get(name) is not None for section in sections for name in names)
 
 
+def read_model_config(
+    model: str, *, weights: str = "", allow_network: bool = True, override: str = ""
+) -> tuple[dict[str, object], str]:
+    """Find a model and return its config.json as it is read, what is documented of it added, and what it is called.
+
+    Args:
+        model: What the user wrote.
+        weights: As if the weights were kept in this format; empty for the checkpoint's own.
+        allow_network: Whether a hub id may be asked for over the network.
+        override: A JSON object of config fields, as an engine's override flag takes it.
+
+    Raises:
+        InputError: As `load_model`.
+    """
+    found = _find(model, allow_network=allow_network)
+    config = dict(found.files.config)
+    if override:
+        config = overridden(config, parse_override(override))
+    return (override_weights(config, weights) if weights else config), found.name
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """A model's files, what to call it, and what a reader must know of the files."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 from farspan.errors import NetworkError, NotFoundError
 from farspan.models.config_json import MAX_FILE_BYTES, parse_config_json
@@ -54,6 +55,16 @@ def fetch_published(model: str, *, allow_network: bool = True) -> PublishedFiles
 def _download(model: str, file: str) -> tuple[bytes, str]:
     import urllib.error
     import urllib.request
+    from urllib.parse import urlsplit
+
+    class KeepTokenHome(urllib.request.HTTPRedirectHandler):
+        """Follows a redirect to another host without the token."""
+
+        def redirect_request(self, *told: Any) -> urllib.request.Request | None:
+            following = super().redirect_request(*told)
+            if following is not None and urlsplit(following.full_url)[:2] != urlsplit(request.full_url)[:2]:
+                following.remove_header("Authorization")
+            return following
 
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     url = f"{endpoint}/{model}/resolve/main/{file}"
@@ -63,7 +74,7 @@ def _download(model: str, file: str) -> tuple[bytes, str]:
     if token:
         request.add_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+        with urllib.request.build_opener(KeepTokenHome).open(request, timeout=_TIMEOUT_S) as answer:
             return answer.read(MAX_FILE_BYTES + 1), url
     except urllib.error.HTTPError as error:
         kind, fix = {

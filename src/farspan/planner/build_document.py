@@ -9,6 +9,7 @@ from farspan.models.spec import KvDtype
 from farspan.models.weights import active_parameters, total_parameters
 from farspan.planner.document import SearchByGpu, SearchPlan, SinglePlan, SweepPlan, searched_keys
 from farspan.planner.document_records import (
+    CalibrationRecord,
     EngineRecord,
     FixRecord,
     FoundRecord,
@@ -134,6 +135,9 @@ def build_engine(
         under_load=_load(load),
         levers=_levers(fix) if fix else (),
         fix=_fix(fix) if fix and not plan.fits else None,
+        calibration=_calibration(plan),
+        request_kv_bytes=plan.request_kv_bytes,
+        request_kv_reason=plan.request_kv_reason,
     )
 
 
@@ -155,7 +159,15 @@ def _point(context: int, plan: EnginePlan) -> EngineRecord:
         ttft_s=ttft,
         itl_s=itl,
         prefill_tokens_per_s=rate,
+        calibration=_calibration(plan),
     )
+
+
+def _calibration(plan: EnginePlan) -> CalibrationRecord | None:
+    used = plan.calibration
+    if used is None:
+        return None
+    return CalibrationRecord(used.date, used.model, used.runs, used.fitted, str(used.key))
 
 
 def _load(load: LoadEstimate | None) -> LoadRecord | None:

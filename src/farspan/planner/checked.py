@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from farspan.errors import DoesNotFitError, FarspanError, InputError
+from farspan.errors import DoesNotFitError, InputError
 from farspan.planner.engine_flags import flag_words, split_environment
 from farspan.planner.levers import find_fix
 from farspan.planner.memory_model import MemoryModel
@@ -36,8 +36,9 @@ def check_overrides(request: PlanRequest, engine: MemoryModel, *, force: bool = 
         force: Go on all the same, with a note that says what breaks.
 
     Raises:
-        InputError: A flag breaks the plan, or the request is refused; the message names the flag.
-        DoesNotFitError: The memory is too small; the message says what would make it fit.
+        InputError: The request is refused.
+        DoesNotFitError: A flag breaks the plan, which the message names; or the memory is too small, and the message
+            says what would make it fit.
     """
     try:
         plan = plan_engine(request, engine)
@@ -53,13 +54,10 @@ def check_overrides(request: PlanRequest, engine: MemoryModel, *, force: bool = 
     if plan.fits:
         return CheckedPlan(plan, plan.flags)
     culprits = _culprits(request, engine)
-    refused: type[FarspanError]
     if culprits:
-        refused = InputError
         what = f"{' and '.join(culprits)} break{'s' if len(culprits) == 1 else ''} the plan: {plan.reason}"
         fix = f"drop {' and '.join(culprits)}, or add --force to start it all the same"
     else:
-        refused = DoesNotFitError
         what = f"{request.context:,} tokens do not fit on {engine.name} {plan.version}: {plan.reason}"
         pull = find_fix(request, plan, engine).pull
         changes = " and ".join(lever.change for lever in pull)
@@ -68,9 +66,9 @@ def check_overrides(request: PlanRequest, engine: MemoryModel, *, force: bool = 
         fix = f"it fits with {changes}" if pull else "farspan plan shows what would help"
         fix += ", or add --force to start it all the same"
     if not force:
-        raise refused(what, fix)
+        raise DoesNotFitError(what, fix)
     if not plan.flags:
-        raise refused(what, "not even --force can start it")
+        raise DoesNotFitError(what, "not even --force can start it")
     return CheckedPlan(plan, plan.flags, (f"Started by --force: {what}.",))
 
 

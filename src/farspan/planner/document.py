@@ -151,7 +151,7 @@ class SinglePlan(PlanDocument):
     @staticmethod
     def _write_plan(plan: EngineRecord) -> dict[str, Any]:
         keys = ("refused", *PLAN_KEYS, *_LEVER_KEYS) if plan.refused else (*PLAN_KEYS, *_LEVER_KEYS)
-        return write_record(plan, keys)
+        return write_record(plan, plan.keys(keys))
 
     @classmethod
     def _read(cls, value: dict[str, Any], reader: RecordReader) -> SinglePlan:
@@ -197,7 +197,7 @@ class SweepPlan(PlanDocument):
         request = write_record(self.request)
         del request["context"]
         points = [
-            write_record(point, _REFUSED_POINT_KEYS if point.refused else _POINT_KEYS)
+            write_record(point, point.keys(_REFUSED_POINT_KEYS if point.refused else _POINT_KEYS))
             for point in self.points
         ]
         return {**request, "points": points}

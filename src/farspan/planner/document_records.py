@@ -170,12 +170,30 @@ class FixRecord:
     max_concurrency: float
 
 
+@dataclass(frozen=True, slots=True)
+class CalibrationRecord:
+    """What this machine was found to do, as far as a plan uses it: see `farspan.planner.calibration.Calibration`.
+
+    Args:
+        date: The day it was fitted.
+        model, runs: What ran, and what was measured.
+        fitted: What was fitted, in words.
+        conditions: The conditions it holds in, in words.
+    """
+
+    date: str
+    model: str
+    runs: str
+    fitted: tuple[str, ...]
+    conditions: str
+
+
 # The keys of one engine's plan; documents have more or fewer.
 TIME_KEYS = ("ttft_s", "itl_s", "prefill_tokens_per_s")
 PLAN_KEYS = (
     "engine", "version", "starts", "fits", "fits_with_defaults", "added", "reason", "weights_gib", "available_kv_gib",
     "available_kv_bytes", "capacity_tokens", "max_concurrency", "printed", "pools", "ledger", "free_gib", "flags",
-    "env", "warnings", "notes", *TIME_KEYS, "under_load",
+    "env", "warnings", "notes", *TIME_KEYS, "under_load", "request_kv_bytes", "request_kv_reason",
 )  # fmt: skip
 
 
@@ -215,6 +233,9 @@ class EngineRecord:
     under_load: LoadRecord | None = None
     levers: tuple[LeverRecord, ...] = ()
     fix: FixRecord | None = None
+    calibration: CalibrationRecord | None = None
+    request_kv_bytes: int | None = None
+    request_kv_reason: str = ""
 
     @property
     def kv_room_bytes(self) -> float | None:
@@ -225,7 +246,11 @@ class EngineRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Write the plan by itself, without levers."""
-        return write_record(self, PLAN_KEYS)
+        return write_record(self, self.keys(PLAN_KEYS))
+
+    def keys(self, keys: tuple[str, ...]) -> tuple[str, ...]:
+        """The keys of a document, and those that only some plans have."""
+        return keys if self.calibration is None else (*keys, "calibration")
 
 
 @dataclass(frozen=True, slots=True)

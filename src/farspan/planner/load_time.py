@@ -85,6 +85,8 @@ def estimate_load(request: PlanRequest, plan: EnginePlan) -> LoadEstimate | None
     more = (running - 1) * rates.kv(request.context)
     more += active_weight_bytes(request.model, request.tp, running) - rates.weights
     fit, _, _ = choose_fit(plan.engine, plan.version, request.gpu.name, asked_kv_dtype(request), "")
+    if plan.calibration is not None:
+        fit = plan.calibration.apply_to(fit)
     itl = time.itl_expected_s + more / request.gpu.bandwidth / fit.decode
     alone = time.ttft_expected_s
     batch_s = running * alone + max(0, request.output_tokens - 1) * itl

@@ -47,5 +47,9 @@ class MemoryModel(Protocol):
             UnsupportedError: They share work.
         """
 
+    def grouped(self, request: PlanRequest, tp: int, groups: int) -> PlanRequest | None:
+        """The request on one server of `groups` attention groups of `tp` GPUs that share the experts between them; None
+        where the engine or the model has no such server."""
+
     def levers(self) -> Sequence[LeverCandidate]:
         """What can be changed when a request does not fit, in order of what it costs the user."""

@@ -14,12 +14,11 @@ from farspan.sizes import GIB, format_bytes, format_seconds, format_tokens
 
 if TYPE_CHECKING:
     from farspan.planner.levers import Fix, Lever
-    from farspan.planner.questions import Question, SearchResult
     from farspan.planner.request import EnginePlan, PlanRequest
     from farspan.planner.sweep import SweepPoint
 
 
-_ALONE = "Times are of one request alone on the server."
+ALONE = "Times are of one request alone on the server."
 
 
 def where(request: PlanRequest) -> str:
@@ -65,9 +64,8 @@ def _first_token(plan: EnginePlan) -> str:
     time = plan.time
     if time is None:
         return "no time is known"
-    basis = "fitted" if time.fitted else "assumed"
     expected, floor = format_seconds(time.ttft_expected_s), format_seconds(time.ttft_floor_s)
-    return f"one alone has its first token in {expected}, floor {floor}, {basis}"
+    return f"one alone has its first token in {expected}, floor {floor}, {time.trust}"
 
 
 def load_line(request: PlanRequest, plan: EnginePlan, goals: TimeGoals) -> str:
@@ -296,7 +294,7 @@ def answer_lines(
         yield from engine_lines(plan, model, fixes.get(plan.engine), explain=explain, width=width)
         return
     yield from side_by_side(plans, width=width)
-    yield _ALONE
+    yield ALONE
     for line in refusal_lines(refusals):
         yield from wrap(line, width)
     for plan in plans:
@@ -348,7 +346,10 @@ def sweep_lines(
         )
     yield from table(cells, right=(0, 3, 4, 5, 6), width=width)
     if planned:
-        yield _ALONE
+        yield ALONE
+    used = dict.fromkeys(point.plan.calibration for point in shown if point.plan and point.plan.calibration)
+    for calibration in used:
+        yield from wrap(f"note: {calibration.engine}: {calibration.note}", width)
     left_out: dict[str, str] = {}
     for point in rows:
         if planned and point.engine not in planned:
@@ -358,43 +359,3 @@ def sweep_lines(
     for engine, fix in (fixes or {}).items():
         failing = min(p.context for p in shown if p.engine == engine and p.plan is not None and not p.fits)
         yield from wrap(f"{format_tokens(failing)}: {cure_line(engine, fix)}", width)
-
-
-def search_lines(
-    request: PlanRequest, question: Question, found: Sequence[SearchResult], *, width: int | None = None
-) -> Iterator[str]:
-    """The answers to a search, one row an engine; one that cannot plan it gets a line of its own."""
-    from farspan.planner.questions import MOST_GPUS
-
-    wanted = format_tokens(request.context)
-    name, count = request.model.name, request.concurrency
-    gpus = f"{request.gpus}x {request.gpu.name}, TP {request.tp}"
-    titles = {
-        "context": f"longest context of {name}, {count} at once, on {gpus}",
-        "concurrency": f"most requests of {wanted} at once of {name} on {gpus}",
-        "gpus": f"fewest {request.gpu.name} for {name}, {count} x {wanted}",
-    }
-    why_not = f"{MOST_GPUS} are not enough" if question.value == "gpus" else "nothing fits"
-    yield from wrap(titles[question.value], width)
-    rows = [["engine", "answer", "first token", "flags or why not"]]
-    refusals = {answer.engine: answer.refusal for answer in found if answer.refusal}
-    for answer in found:
-        if answer.refusal:
-            continue
-        plan = answer.plan
-        value = f"{answer.value:,}" if answer.value else "none"
-        rows.append(
-            [
-                f"{answer.engine} {plan.version}" if plan else answer.engine,
-                f"{value} ({answer.servers} x TP {answer.tp})" if answer.servers > 1 else value,
-                format_seconds(plan.time.ttft_expected_s) if plan and plan.time else "-",
-                " ".join((*(f"{key}={value}" for key, value in plan.env.items()), *plan.flags))
-                if plan
-                else why_not,
-            ]
-        )
-    if len(rows) > 1:
-        yield from table(rows, right=(1, 2), width=width)
-        yield _ALONE
-    for line in refusal_lines(refusals):
-        yield from wrap(line, width)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from farspan.planner.request import EnginePlan, PlanRequest
 MOST_GPUS = 64
 MOST_REQUESTS = 2**16
 _STAGES = (1, 2, 4, 8)
+_GROUPS = (2, 4, 8, 16, 32, 64)
 
 
 class Question(StrEnum):
@@ -44,12 +45,21 @@ class SearchResult:
 
 
 class Fleet(NamedTuple):
-    """`servers` servers alike, each `pp` pipeline stages of `tp` GPUs: `gpus` in all."""
+    """`servers` servers alike: `gpus` in all.
+
+    Args:
+        gpus: Of all servers.
+        tp: Tensor-parallel ranks of a stage or of an attention group.
+        servers: How many.
+        pp: Pipeline stages of one.
+        groups: Attention groups of one.
+    """
 
     gpus: int
     tp: int
     servers: int
     pp: int = 1
+    groups: int = 1
 
 
 NO_FLEET = Fleet(0, 0, 0)
@@ -85,7 +95,7 @@ def _search_one(
         fleet = fewest_gpus(request, engine, goals=goals)
         value, servers = fleet.gpus, fleet.servers
         each = -(-request.concurrency // max(1, servers))
-        answered = replace(_staged(request, engine, fleet.tp, fleet.pp), concurrency=each) if value else None
+        answered = replace(_shaped(request, engine, fleet), concurrency=each) if value else None
     else:
         value = largest_concurrency(request, engine, goals=goals)
         answered = replace(request, concurrency=value) if value else None
@@ -139,18 +149,20 @@ def fewest_gpus(
 ) -> Fleet:
     """The fewest GPUs of this kind that do: one server, or several alike where one cannot hold all requests.
 
-    Every tensor-parallel size the model's heads allow is tried, with pipeline stages where the engine has them; among
-    equals the fewest stages win, then the fewest servers. No GPUs when `most` are not enough.
+    Every tensor-parallel size the model's heads allow is tried, alone, with pipeline stages where the engine has them,
+    and with data-parallel attention where engine and model have it; among equals one stage and one group win, then the
+    fewest servers. Whole experts on each rank instead of slices take the same memory. No GPUs when `most` are not
+    enough.
 
     Raises:
         InputError: The engine refuses the request at every size.
     """
     refusal, asked, best = None, False, NO_FLEET
-    stages = _STAGES if engine.pipeline_flags and not request.has_flag(*engine.pipeline_flags) else (1,)
-    for tp, pp in ((tp, pp) for tp in valid_tps(request.model, most) for pp in stages):
-        if tp * pp > (best.gpus or most) or pp > request.model.num_layers:
+    for shape in _shapes(request, engine, most):
+        one = shape.gpus
+        if one > (best.gpus or most):
             continue
-        candidate = _staged(request, engine, tp, pp)
+        candidate = _shaped(request, engine, shape)
         try:
             check_request(candidate)
             held = largest_concurrency(candidate, engine, most=request.concurrency, goals=goals)
@@ -159,8 +171,8 @@ def fewest_gpus(
             continue
         asked = True
         servers = -(-request.concurrency // held) if held else 0
-        found = Fleet(tp * pp * servers, tp, servers, pp)
-        better = (found.gpus, pp, servers) <= (best.gpus, best.pp, best.servers)
+        found = shape._replace(gpus=one * servers, servers=servers)
+        better = _order(found) <= _order(best)
         if servers and found.gpus <= most and (not best.gpus or better):
             best = found
     if refusal is not None and not asked:
@@ -168,9 +180,34 @@ def fewest_gpus(
     return best
 
 
-def _staged(request: PlanRequest, engine: MemoryModel, tp: int, pp: int) -> PlanRequest:
-    """The request on one server of `pp` stages of `tp` GPUs."""
-    staged = replace(request, gpus=tp * pp, tp=tp)
-    if pp == 1:
+def _order(fleet: Fleet) -> tuple[int, int, int]:
+    """What is better comes first: fewer GPUs, then fewer parts of one server, then fewer servers."""
+    return fleet.gpus, fleet.pp * fleet.groups, fleet.servers
+
+
+def _shapes(request: PlanRequest, engine: MemoryModel, most: int) -> Iterator[Fleet]:
+    """Every shape of one server that is tried, of at most so many GPUs."""
+    stages = _STAGES if engine.pipeline_flags and not request.has_flag(*engine.pipeline_flags) else (1,)
+    sizes = valid_tps(request.model, most)
+    for tp in sizes:
+        for pp in stages:
+            if tp * pp <= most and pp <= request.model.num_layers:
+                yield Fleet(tp * pp, tp, 1, pp)
+    if engine.pipeline_flags and request.has_flag(*engine.pipeline_flags):
+        return
+    for tp in sizes:
+        for groups in _GROUPS:
+            if tp * groups <= most and engine.grouped(request, tp, groups) is not None:
+                yield Fleet(tp * groups, tp, 1, 1, groups)
+
+
+def _shaped(request: PlanRequest, engine: MemoryModel, shape: Fleet) -> PlanRequest:
+    """The request on one server of a shape."""
+    if shape.groups > 1:
+        grouped = engine.grouped(request, shape.tp, shape.groups)
+        assert grouped is not None  # the shape is one of `_shapes`
+        return grouped
+    staged = replace(request, gpus=shape.tp * shape.pp, tp=shape.tp)
+    if shape.pp == 1:
         return staged
-    return staged.with_flags({**request.engine_flags, engine.pipeline_flags[0]: str(pp)})
+    return staged.with_flags({**request.engine_flags, engine.pipeline_flags[0]: str(shape.pp)})

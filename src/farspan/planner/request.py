@@ -11,6 +11,7 @@ from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
 
 if TYPE_CHECKING:
+    from farspan.planner.calibration import Calibration, CalibrationKey, Calibrations
     from farspan.planner.ledger import MemoryLedger
     from farspan.planner.timing import TimeEstimate
 
@@ -38,6 +39,7 @@ class PlanRequest:
         host_memory_bytes: RAM of the machine, when known.
         replicas: Data-parallel engines of which this is one.
         as_given: Plan exactly the flags given: add none that would make the request fit.
+        calibrations: What runs on this machine taught; those whose conditions are the plan's are used.
     """
 
     model: ModelSpec
@@ -55,6 +57,7 @@ class PlanRequest:
     host_memory_bytes: int | None = None
     as_given: bool = False
     replicas: int = 1
+    calibrations: Calibrations = ()
 
     def at(self, context: int) -> PlanRequest:
         """The same question about another context."""
@@ -82,6 +85,7 @@ class PlanRequest:
             self.host_memory_bytes,
             self.as_given,
             self.replicas,
+            self.calibrations,
         )
 
     def has_flag(self, *names: str) -> bool:
@@ -153,8 +157,10 @@ class EnginePlan:
         added: Flags and variables in `flags` and `env` that nobody gave: farspan set them to make it fit.
         program: What starts the engine by hand, `{model}` standing for the model; empty in outlines.
         request_kv_bytes: What one request of the asked context takes of the KV room of one GPU, rounded as the engine
-            rounds; None where pools of several kinds share the room.
+            rounds; None where no server is planned.
         request_kv_reason: Why that is more than the layers need, in words; empty where it is not.
+        conditions: What a calibration of this plan would be kept under; None where no server is planned.
+        calibration: The calibration it uses; None where this machine has none of these conditions.
     """
 
     engine: str
@@ -178,6 +184,8 @@ class EnginePlan:
     program: tuple[str, ...] = ()
     request_kv_bytes: int | None = None
     request_kv_reason: str = ""
+    conditions: CalibrationKey | None = None
+    calibration: Calibration | None = None
 
     @property
     def fits_with_defaults(self) -> bool:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
+from farspan.planner.calibration import Calibration, kv_name
+from farspan.planner.collectives import CollectiveEstimate, estimate_collectives
 from farspan.planner.roofline import (
     DecodeRates,
     PrefillRates,
@@ -53,6 +55,7 @@ class TimeEstimate(NamedTuple):
         prompt_tokens: Tokens of the prompt.
         output_tokens: Tokens of the answer.
         fitted: Whether this engine version was fitted on this GPU and KV type; else efficiencies are assumed.
+        calibrated: Whether it was fitted on this very machine.
         basis: How the expectation was reached, in words.
         terms: The parts of the time to the first token.
     """
@@ -66,6 +69,12 @@ class TimeEstimate(NamedTuple):
     fitted: bool
     basis: str
     terms: tuple[TimeTerm, ...]
+    calibrated: bool = False
+
+    @property
+    def trust(self) -> str:
+        """How far to trust it, in one word: calibrated, fitted or assumed."""
+        return "calibrated" if self.calibrated else "fitted" if self.fitted else "assumed"
 
     @property
     def request_floor_s(self) -> float:
@@ -97,14 +106,16 @@ def estimate_time(
     chunk: int = PREFIX_TREE_CHUNK,
     prefix_tree: bool = False,
     eager: bool = False,
+    calibration: Calibration | None = None,
 ) -> TimeEstimate:
     """Estimate one cold request alone on a server.
 
     `backend` is the prefill attention backend where it matters. `prefix_tree` says that the engine keeps a prefix
     tree whose CPU time counts at this length, as SGLang does; `chunk` is its --chunked-prefill-size.
-    `eager` says that each step launches its kernels one by one, without CUDA graphs. Pure.
+    `eager` says that each step launches its kernels one by one, without CUDA graphs. `calibration` is what this machine
+    was found to do under these very conditions. Pure.
     """
-    pace = _pace(model, gpu, tp, engine, version, kv_dtype, backend)
+    pace = _pace(model, gpu, tp, engine, version, kv_dtype, backend, calibration)
     fit, basis = pace.fit, pace.basis
     floors = pace.prefill.work(prompt_tokens)
     linear, attention, local = (
@@ -118,7 +129,8 @@ def estimate_time(
         TimeTerm("local attention", floors.local, local, pace.attention_formula),
     )
     expected = linear + attention + local
-    if prefix_tree:
+    # A calibrated prefill holds the tree's time of its own prompts already.
+    if prefix_tree and (calibration is None or calibration.linear is None):
         tree = prefix_tree_seconds(version, prompt_tokens, chunk)
         if tree:
             terms = (
@@ -129,21 +141,39 @@ def estimate_time(
             basis += "; prefix tree from CPU measurements of this version"
         else:
             basis += "; the prefix tree's CPU time was not measured for this version and is left out"
+    shared = _collectives(model, gpu, tp, prompt_tokens, chunk, calibration)
+    if shared is not None:
+        terms = (*terms, TimeTerm("collectives", 0.0, shared.prefill_s, shared.formula))
+        expected += shared.prefill_s
+        basis += "; collectives of the ranks are assumed"
     launches = eager_step_seconds(model) if eager else 0.0
-    if eager:
+    if calibration is not None and calibration.launches is not None:
+        launches *= calibration.launches
+    elif eager:
         basis += "; eager steps launch each kernel by itself (one run, 48 layers in 68 to 88 ms)"
     itl_floor = pace.decode.weights + pace.decode.kv(prompt_tokens + output_tokens)
     return TimeEstimate(
         ttft_floor_s=floors.linear + floors.attention + floors.local,
         ttft_expected_s=expected,
         itl_floor_s=itl_floor,
-        itl_expected_s=max(fit.step_s + itl_floor / fit.decode, launches),
+        itl_expected_s=max(fit.step_s + itl_floor / fit.decode, launches)
+        + (shared.step_s if shared else 0.0),
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         fitted=pace.fitted,
         basis=basis,
         terms=terms,
+        calibrated=calibration is not None and calibration.linear is not None,
     )
+
+
+def _collectives(
+    model: ModelSpec, gpu: Gpu, tp: int, tokens: int, chunk: int, calibration: Calibration | None
+) -> CollectiveEstimate | None:
+    """What a deployment pays beside one rank that was measured alone; fits to whole deployments hold it already."""
+    if calibration is None or calibration.linear is None or calibration.ranks > 1 or tp == 1:
+        return None
+    return estimate_collectives(model, gpu, tp, tokens, chunk=chunk)
 
 
 @lru_cache(maxsize=64)
@@ -166,9 +196,20 @@ class _Pace(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _pace(
-    model: ModelSpec, gpu: Gpu, tp: int, engine: str, version: str, kv_dtype: KvDtype, backend: str
+    model: ModelSpec,
+    gpu: Gpu,
+    tp: int,
+    engine: str,
+    version: str,
+    kv_dtype: KvDtype,
+    backend: str,
+    calibration: Calibration | None,
 ) -> _Pace:
     fit, fitted, basis = choose_fit(engine, version, gpu.name, kv_dtype, backend)
+    if calibration is not None:
+        fit = calibration.apply_to(fit)
+        if calibration.linear is not None:
+            fitted, basis = True, calibration.basis
     return _Pace(
         prefill_seconds(model, gpu, tp, kv_dtype),
         decode_rates(model, tp, kv_dtype.value_bytes(model.dtype_bytes)).over(gpu.bandwidth),
@@ -201,7 +242,7 @@ def offloaded_weights_note(offloaded: int) -> list[str]:
 
 def choose_fit(engine: str, version: str, gpu: str, kv_dtype: KvDtype, backend: str) -> tuple[Fit, bool, str]:
     """The fit to use, whether it is this very combination's, and how to say so."""
-    kv = "fp8" if kv_dtype.is_fp8 else "bf16"
+    kv = kv_name(kv_dtype)
     same = [fit for fit in FITS if fit.engine == engine and (not fit.backend or fit.backend == backend)]
     exact = [fit for fit in same if (fit.version, fit.gpu, fit.kv) == (version, gpu, kv)]
     if exact:

@@ -30,6 +30,8 @@ def with_weights_checked(plan: EnginePlan, request: PlanRequest) -> EnginePlan:
         offloaded = int(request.float_flag(0.0, "--cpu-offload-gb") * GIB)
     if request.engine_flags and request.has_flag("--pp-size", "--pipeline-parallel-size"):
         return plan  # each stage holds its own layers: the engine's plan counts them
+    if request.replicas > 1 and any(layer.moe for layer in request.model.layers):
+        return plan  # replicas share the experts out between them
     reason = _shortage(request.model, request.gpu, request.tp, offloaded)
     if not reason:
         return plan

@@ -9,12 +9,13 @@ from farspan.errors import InputError, NotFoundError
 from farspan.prompts.tokenizer import Tokenizer
 
 
-def load_tokenizer(source: str | Path) -> Tokenizer:
+def load_tokenizer(source: str | Path, *, api_key: str | None = None) -> Tokenizer:
     """Load a tokenizer.
 
     Args:
         source: A Hugging Face folder, a tokenizer.json, a tokenizer.model in tiktoken's format, or the URL of a
             server that has /tokenize.
+        api_key: Sent to that server as a bearer token.
 
     Raises:
         InputError: The source is none of these, or the tokenizer cannot be reproduced exactly.
@@ -23,7 +24,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     if re.match(r"https?://", text):
         from farspan.prompts.backends.remote import RemoteTokenizer
 
-        return RemoteTokenizer(text)
+        return RemoteTokenizer(text, api_key=api_key)
     path = Path(source).expanduser()
     if not path.exists():
         raise NotFoundError(

@@ -7,10 +7,11 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 from farspan.errors import InputError
 from farspan.prompts.cache import replace_file
@@ -51,6 +52,7 @@ class PromptRequest:
         number: How many prompts.
         verify: Encode each prompt again, as a whole.
         verify_with: Another tokenizer that must agree: folder, file or URL.
+        api_key: The key of a server that is the tokenizer; `verify_with` gets it where that is the same server.
     """
 
     tokens: int
@@ -67,6 +69,7 @@ class PromptRequest:
     number: int = 1
     verify: bool = False
     verify_with: str | None = None
+    api_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +135,10 @@ def write_prompts(
         InexactPromptError: A prompt did not verify.
     """
     start = time.perf_counter() if since is None else since
-    tokenizer = load_tokenizer(request.tokenizer)
-    others = [load_tokenizer(request.verify_with)] if request.verify_with else []
+    tokenizer = load_tokenizer(request.tokenizer, api_key=request.api_key)
+    same = urlsplit(request.verify_with or "")[:2] == urlsplit(request.tokenizer)[:2]
+    key = request.api_key if same else None
+    others = [load_tokenizer(request.verify_with, api_key=key)] if request.verify_with else []
     checks = [tokenizer, *others] if request.verify else others
     corpus = TextCorpus(request.corpus) if request.corpus else BuiltinCorpus()
     prompts = iter_prompts(

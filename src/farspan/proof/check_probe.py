@@ -162,7 +162,12 @@ def _in_last_chunk(answer: CheckedAnswer, chunk: int) -> bool:
 
 
 async def run_check(
-    url: str, *, longest: int | None = None, run: Path | None = None, watcher: Watcher | None = None
+    url: str,
+    *,
+    longest: int | None = None,
+    run: Path | None = None,
+    api_key: str | None = None,
+    watcher: Watcher | None = None,
 ) -> ProbeCheck:
     """Ask a server ten questions, one at a time.
 
@@ -170,13 +175,14 @@ async def run_check(
         url: The server.
         longest: Longest prompt; None goes to the server's limit.
         run: Folder for the results; a temporary one when None.
+        api_key: The server's key.
         watcher: Its methods are called as questions are asked.
 
     Raises:
         NetworkError: No server answers.
         InputError: The lengths cannot be asked.
     """
-    server = await ask_server(normalise_url(url))
+    server = await ask_server(normalise_url(url), api_key=api_key)
     limit = server.max_model_len
     if longest is None and limit is None:
         raise InputError("the server does not say how long a prompt may be", "give --max-context")
@@ -197,6 +203,7 @@ async def run_check(
                 output_tokens=OUTPUT_TOKENS,
                 tokenizer=tokenizer,
                 resume=True,
+                api_key=api_key,
             )
             outcome = await run_bench(wanted, watcher=watcher)
             (result,) = [one for one in outcome.results if (one.context, one.depth) == (context, depth)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from farspan.launch.runtime import IfExists, Runtime
 from farspan.launch.serve import ServeWatcher, describe_flags, serving
 from farspan.launch.server_records import StateFolder
 from farspan.launch.start_watch import StartError
+from farspan.launch.started_servers import find_key
 from farspan.measurement.analysis.plan_times import list_planned
 from farspan.measurement.http.target import ask_server, normalise_url
 from farspan.measurement.observe.engine_observer import EngineObserver
@@ -36,87 +37,11 @@ from farspan.measurement.runs.run_folder import INFO_FILE
 from farspan.proof.campaign import Campaign, EngineProgress, Step
 from farspan.proof.engine_table import describe_engine
 from farspan.proof.keep_log import LOG_FILE, keep_log
+from farspan.proof.prove_options import ProvenEngine, ProveOptions
 from farspan.reports.engine_rows import EngineRow
-from farspan.reports.write_report import DEFAULT_FORMATS, Format, ReportFiles, ReportOptions, write_report
+from farspan.reports.write_report import ReportFiles, ReportOptions, write_report
 
 PLAN_FILE = "plan.json"
-
-
-@dataclass(frozen=True, slots=True)
-class ProvenEngine:
-    """One engine to prove, or one server that is there already.
-
-    Args:
-        name: Its name in the campaign.
-        runtime: What to start; None where there is a server already, or nothing can be started.
-        url: The server that is there already.
-        refused: Why it cannot be started, found before anything was; None when it can.
-        adapt: Adds what is known of a server that is there to the options of its measurement.
-        find_log: Copies the log of a server that is there to a file; says why it could not.
-    """
-
-    name: str
-    runtime: Runtime | None = None
-    url: str = ""
-    refused: FarspanError | None = None
-    adapt: Callable[[BenchOptions], BenchOptions] = lambda options: options
-    find_log: Callable[[Path], str] = lambda _: "farspan did not start it"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProveOptions:
-    """What to prove.
-
-    Args:
-        folder: The campaign's folder.
-        model: The model, for the report's heading.
-        engines: The engines, in the order to go through.
-        contexts: Prompt lengths in tokens.
-        depths: Where the needle goes.
-        repeats: Requests at each context and depth.
-        warmup: Requests before them, which are kept but do not count: kernels are compiled for the first.
-        output_tokens: Tokens of an answer.
-        concurrency: After the requests that are alone, so many at once; 0 for none.
-        load_contexts: Prompt lengths of those.
-        tokenizer: The servers' tokenizer; None finds it by the record or what the server names.
-        seed: Decides the prompts, the same for every engine; None takes a fresh one, or the campaign's own.
-        ready_limit_s: Longest start of a server; None for three times the planned one and ten minutes.
-        retry_failed: Whether engines that failed, and requests that did, are tried again.
-        metrics_s: Seconds between readings of the engine's metrics.
-        formats: What the report is written as.
-        state: Where the records of servers are; the user's own folder when None.
-    """
-
-    folder: Path
-    model: str
-    engines: tuple[ProvenEngine, ...]
-    contexts: tuple[int, ...]
-    depths: tuple[float, ...] = (0.1, 0.5, 0.9)
-    repeats: int = 1
-    warmup: int = 0
-    output_tokens: int = 200
-    concurrency: int = 0
-    load_contexts: tuple[int, ...] = ()
-    tokenizer: Path | str | None = None
-    seed: int | None = None
-    ready_limit_s: float | None = None
-    retry_failed: bool = False
-    metrics_s: float = 1.0
-    formats: tuple[Format, ...] = DEFAULT_FORMATS
-    state: StateFolder | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """What a campaign can only be gone on with under the same."""
-        return {
-            "model": self.model,
-            "contexts": self.contexts,
-            "depths": self.depths,
-            "repeats": self.repeats,
-            "warmup": self.warmup,
-            "output_tokens": self.output_tokens,
-            "concurrency": self.concurrency,
-            "load_contexts": self.load_contexts,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +103,8 @@ async def run_prove(
     refusals = [engine.refused for engine in options.engines if engine.refused is not None]
     if len(refusals) == len(options.engines):
         raise refusals[0]
-    with Campaign(options.folder, options.settings(), options.seed or secrets.randbits(31)) as campaign:
+    seed = options.seed if options.seed is not None else secrets.randbits(31)
+    with Campaign(options.folder, options.settings(), seed) as campaign:
         if campaign.is_resumed:
             watcher.step(f"going on with {campaign.folder}")
         for engine in options.engines:
@@ -290,6 +216,7 @@ class _EngineProof:
                         tokenizer=served.record.tokenizer or None,
                         plan=self._plan(launch),
                         launched=served.record.describe_launch(),
+                        api_key=find_key(served.record) or None,
                     )
                 )
             finally:
@@ -320,10 +247,10 @@ class _EngineProof:
 
     async def _measure_server(self, url: str) -> None:
         """Measure a server that is there already; it stays."""
-        server = await ask_server(normalise_url(url))
         progress = self.progress
+        wanted = self.engine.adapt(BenchOptions(url=url, run=self.folder, api_key=self.options.api_key))
+        server = await ask_server(normalise_url(wanted.url), api_key=wanted.api_key)
         progress.engine, progress.version = server.owned_by or "", server.version or ""
-        wanted = self.engine.adapt(BenchOptions(url=url, run=self.folder))
         progress.flags = str(wanted.launched.get("flags") or "")
         progress.ready_s = wanted.launched.get("ready_s")
         self.campaign.save()

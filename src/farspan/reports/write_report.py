@@ -126,6 +126,19 @@ def write_report(
     return ReportFiles(**written)
 
 
+def write_page(page: ReportPage, folder: Path, formats: Sequence[Format]) -> ReportFiles:
+    """Write a page that is made already into a folder, once in each format.
+
+    Raises:
+        InputError: It cannot be written, or the package that draws is missing.
+    """
+    written: dict[str, Any] = {}
+    for form, path in _choose_targets(folder, formats).items():
+        _write(path, _render(page, form, ReportOptions()))
+        written[_FIELDS[form]] = path
+    return ReportFiles(**written)
+
+
 def write_charts(
     runs: Sequence[Path], folder: Path, options: ReportOptions | None = None
 ) -> tuple[Path, ...]:

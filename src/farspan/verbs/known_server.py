@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -14,7 +13,7 @@ from yarl import URL
 
 from farspan.errors import FarspanError, InputError, LaunchError, MissingPackageError, UnsupportedError
 from farspan.launch.server_records import ServerRecord, StateFolder
-from farspan.launch.started_servers import find_gone, log_argv
+from farspan.launch.started_servers import find_gone, find_key, log_argv
 from farspan.measurement.analysis.plan_times import list_planned
 from farspan.measurement.http.target import normalise_url
 from farspan.measurement.options import BenchOptions
@@ -89,7 +88,6 @@ def add_what_is_known(
         record: The server.
         plan_file: Where to write the plan for the contexts measured; called when there is one.
     """
-    key = os.environ.get(record.key_variable) if record.key_variable else None
     plan = options.plan
     if plan is None and (document := plan_contexts(record, options.contexts)):
         plan = plan_file()
@@ -98,7 +96,7 @@ def add_what_is_known(
     return replace(
         options,
         tokenizer=options.tokenizer or record.tokenizer or None,
-        api_key=options.api_key or key,
+        api_key=options.api_key or find_key(record) or None,
         plan=plan,
         launched=record.describe_launch(),
     )

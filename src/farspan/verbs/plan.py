@@ -18,6 +18,7 @@ from farspan.models.config import engine_model_name, keeps_weights_so, load_mode
 from farspan.models.rope_override import OVERRIDE_FLAGS
 from farspan.models.spec import KvDtype, ModelSpec, parse_kv_dtype
 from farspan.planner.answers import PlanAnswer, SearchAnswer, SweepAnswer
+from farspan.planner.calibration_store import load_calibrations
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.load_time import NO_GOALS, TimeGoals
 from farspan.planner.plan import plan_engines
@@ -57,6 +58,7 @@ def plan(
     gpu_memory_gib: float | None = None,
     ttft: str | float | None = None,
     itl: str | float | None = None,
+    no_calibration: bool = False,
     engine_flags: Sequence[str] = (),
 ) -> PlanAnswer | SweepAnswer | SearchAnswer:
     """Plan a model on some GPUs: one context, several (`contexts`), or a search (`find`).
@@ -84,6 +86,7 @@ def plan(
         gpu_memory_gib: Memory of one GPU as torch sees it, for a kind the catalog lacks, GiB.
         ttft: Longest time to the first token of any of `concurrency` requests sent at once: "60s", or seconds.
         itl: Longest time between tokens while all of them decode: "50ms", or seconds.
+        no_calibration: Whether what was calibrated on this machine is left out.
         engine_flags: The engine's own flags, and NAME=VALUE for environment variables.
 
     Raises:
@@ -135,6 +138,7 @@ def plan(
         output_tokens=parse_tokens(str(output_tokens)),
         host_memory_bytes=node.host_memory_bytes,
         as_given=as_given,
+        calibrations=() if no_calibration else load_calibrations(),
     )
     engines = (
         all_engines() if engine is None else (get_engine(engine) if isinstance(engine, str) else engine,)

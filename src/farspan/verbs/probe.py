@@ -71,6 +71,7 @@ def probe(
     *,
     check: str,
     max_context: str | int | None = ...,
+    api_key: str | None = ...,
     watcher: Watcher | None = ...,
 ) -> ProbeCheck: ...
 def probe(
@@ -84,6 +85,7 @@ def probe(
     chunk: str | int = 8192,
     max_context: str | int | None = None,
     experts: int = 0,
+    api_key: str | None = None,
     watcher: Watcher | None = None,
 ) -> WrittenProbe | ProbeCheck:
     """Write a tiny Llama 4 with constructed weights that copies back whatever followed a key, or check a server of it.
@@ -91,7 +93,8 @@ def probe(
     Args:
         output: Folder to write; missing, empty, or an older recall checkpoint. With `check` the run folder of the
             questions; None keeps none.
-        check: A server's address: ask it ten questions at growing lengths, and say what the wrong answers point to.
+        check: A server's address, or its name in `farspan status`: ask it ten questions at growing lengths, and say
+            what the wrong answers point to.
         heads: Query heads, a power of two.
         kv_heads: KV heads; tensor parallelism can go so far.
         head_dim: 64, or 128 for a wider margin.
@@ -100,6 +103,7 @@ def probe(
         max_context: max_position_embeddings, tokens; 1Mi when None. With `check` the longest question; as long as
             the server takes when None.
         experts: Experts of the MoE layers; 0 for dense MLPs.
+        api_key: With `check`, the server's key.
         watcher: With `check`, its methods are called as questions are asked.
 
     Raises:
@@ -107,11 +111,16 @@ def probe(
         NetworkError: There is no server to check.
     """
     if check is not None:
+        from farspan.launch.started_servers import find_key
         from farspan.proof.check_probe import run_check
+        from farspan.verbs.known_server import find_known_server
 
+        record = find_known_server(check)
+        if record is not None:
+            check, api_key = record.url, api_key or find_key(record) or None
         longest = None if max_context is None else parse_tokens(str(max_context))
         folder = None if output is None else Path(output)
-        return asyncio.run(run_check(check, longest=longest, run=folder, watcher=watcher))
+        return asyncio.run(run_check(check, longest=longest, run=folder, api_key=api_key, watcher=watcher))
     if output is None:
         raise InputError("no folder is given to write the checkpoint to", "name one with -o")
     design = ProbeDesign(

@@ -46,6 +46,7 @@ def prompt(
     number: int = 1,
     verify: bool = False,
     verify_with: str | None = None,
+    api_key: str | None = None,
     stream: IO[bytes] | None = None,
     since: float | None = None,
     on_written: Callable[[WrittenPrompt], None] | None = None,
@@ -67,6 +68,7 @@ def prompt(
         number: How many prompts.
         verify: Whether each prompt is encoded again, as a whole, and compared.
         verify_with: Another tokenizer that must agree.
+        api_key: The key of a server that is the tokenizer.
         stream: Where to write instead of a file.
         since: When the work began, by `time.perf_counter`; now when None.
         on_written: Called after each prompt.
@@ -92,6 +94,7 @@ def prompt(
         number=number,
         verify=verify,
         verify_with=verify_with,
+        api_key=api_key,
     )
     kept = io.BytesIO()
     written = []

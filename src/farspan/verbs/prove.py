@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import secrets
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from farspan.launch.serve import ServeWatcher
 from farspan.launch.server_records import StateFolder
 from farspan.measurement.options import BenchOptions
 from farspan.measurement.progress import Watcher
-from farspan.proof.prove import ProofResult, ProvenEngine, ProveOptions, run_prove
+from farspan.proof.keep_log import LOG_FILE
+from farspan.proof.prove import ProofResult, run_prove
+from farspan.proof.prove_options import ProvenEngine, ProveOptions
 from farspan.reports.write_report import DEFAULT_FORMATS, Format
 from farspan.sizes import format_tokens, parse_token_list, parse_tokens
 from farspan.verbs.known_server import add_what_is_known, find_known_server, keep_log
@@ -51,6 +54,7 @@ class ProofCommands:
         return {"engines": {name: list(lines) for name, lines in self.engines.items()}, "report": self.report}
 
 
+_LOAD_SUFFIX = "-at-once"
 # SGLang shortens an answer so that up to seven tokens of the context are left.
 KEPT_BY_ENGINES = 16
 
@@ -107,6 +111,7 @@ def prove_options(
     ready_limit: float | None = None,
     retry_failed: bool = False,
     metrics_interval: float = 1.0,
+    api_key: str | None = None,
     formats: Sequence[str | Format] = (),
     flags: Sequence[str] = (),
     python: Sequence[str] = (),
@@ -136,6 +141,7 @@ def prove_options(
         ready_limit: Longest start of a server, s.
         retry_failed: Try engines and requests again that failed before.
         metrics_interval: Seconds between readings of the engine's metrics; 0 reads none.
+        api_key: With `url`, the server's key.
         formats: What the report is written as; HTML and Markdown when empty.
         flags, python, image: Engine flags, the Python that has the engine, its image; each for all engines, or for
             one as "NAME=VALUE".
@@ -198,6 +204,7 @@ def prove_options(
         ready_limit_s=ready_limit,
         retry_failed=retry_failed,
         metrics_s=metrics_interval,
+        api_key=api_key,
         formats=tuple(Format(form) for form in formats) or DEFAULT_FORMATS,
         state=state,
     )
@@ -252,43 +259,60 @@ def _by_engine(given: Sequence[str], entries: Mapping[str, Any]) -> dict[str, st
 
 def list_commands(options: ProveOptions) -> ProofCommands:
     """List what a proof would run, in order."""
+    seed = options.seed if options.seed is not None else secrets.randbits(31)
+    suffixes = ("", _LOAD_SUFFIX) if options.concurrency else ("",)
     return ProofCommands(
-        {engine.name: _list_commands(options, engine) for engine in options.engines},
-        shlex.join(["farspan", "report", *(str(options.folder / one.name) for one in options.engines), "-o",
-                    str(options.folder)]),
-    )  # fmt: skip
+        {engine.name: _list_commands(options, engine, seed) for engine in options.engines},
+        shlex.join(
+            [
+                *("farspan", "report"),
+                *(
+                    f"{options.folder / one.name}{suffix}"
+                    for one in options.engines
+                    if one.refused is None
+                    for suffix in suffixes
+                ),
+                *("-o", str(options.folder)),
+            ]
+        ),
+    )
 
 
-def _list_commands(options: ProveOptions, engine: ProvenEngine) -> tuple[str, ...]:
+def _list_commands(options: ProveOptions, engine: ProvenEngine, seed: int) -> tuple[str, ...]:
     if engine.refused is not None:
         return (f"# cannot be started: {engine.refused}",)
     run = str(options.folder / engine.name)
     runtime = engine.runtime
     url = engine.url if runtime is None else _find_url(runtime)
 
-    def bench(contexts: Sequence[int], depths: Sequence[float], *more: str) -> str:
+    def bench(run: str, contexts: Sequence[int], depths: Sequence[float], *more: str) -> str:
         return shlex.join(
             [
                 *("farspan", "bench", "--url", url, "--run", run, "--resume", "--in-order"),
                 *(
                     "--contexts",
-                    ",".join(map(format_tokens, contexts)),
+                    ",".join(map(_write_tokens, contexts)),
                     "--depths",
                     ",".join(f"{d:g}" for d in depths),
                 ),
-                *("--output-tokens", str(options.output_tokens), *more),
+                *("--output-tokens", str(options.output_tokens), "--seed", str(seed), *alike, *more),
             ]
         )
 
+    # What a proof finds in the record of a server that it has started itself.
+    tokenizer = options.tokenizer or ("" if runtime is None else runtime.launch.tokenizer)
+    alike = ("--tokenizer", str(tokenizer)) if tokenizer else ()
     by_hand = _ByHand.of(runtime, run)
     warm = ("--warmup", str(options.warmup)) if options.warmup else ()
     lines = [
         *by_hand.start,
-        bench(options.contexts, options.depths, "--repeats", str(options.repeats), *warm),
+        bench(run, options.contexts, options.depths, "--repeats", str(options.repeats), *warm),
     ]
     if options.concurrency:
         load = options.load_contexts or (min(options.contexts),)
-        lines.append(bench(load, options.depths[:1], "--concurrency", str(options.concurrency)))
+        together = ("--repeats", str(options.concurrency), "--concurrency", str(options.concurrency))
+        # A run of its own: what is in the other one already would not be sent again.
+        lines.append(bench(run + _LOAD_SUFFIX, load, options.depths[:1], *together))
     return (*lines, *by_hand.end)
 
 
@@ -303,19 +327,36 @@ class _ByHand(NamedTuple):
         """Work it out for one way to run a server; nothing for one that is there already."""
         if runtime is None:
             return cls()
-        name, text = runtime.launch.name, runtime.text().rstrip("\n")
+        name, text, log = runtime.launch.name, runtime.text().rstrip("\n"), shlex.quote(f"{run}/{LOG_FILE}")
+        ready = f"until curl --silent --fail --output /dev/null {_find_url(runtime)}/health; do sleep 5; done"
         if runtime.launch.runtime == "docker":
-            return cls((text,), (f"farspan doctor container:{name}", f"docker rm --force {name}"))
+            return cls(
+                (text, ready),
+                (f"farspan doctor container:{name}", f"docker logs {name} >{log} 2>&1",
+                 f"docker rm --force {name}"),
+            )  # fmt: skip
         if runtime.launch.runtime == "kubernetes":
             port = runtime.launch.port
+            chosen = f"--selector app.kubernetes.io/instance={name}"
             return cls(
                 (f"kubectl apply --filename - <<'END'\n{text}\nEND",
-                 f"kubectl port-forward service/{name} {port}:{port} &"),
-                (f"farspan doctor pod:{name}",
-                 f"kubectl delete deployment,service --selector app.kubernetes.io/instance={name}"),
+                 f"kubectl rollout status deployment/{name} --timeout=3h",
+                 f"kubectl port-forward service/{name} {port}:{port} &",
+                 ready),
+                (f"farspan doctor pod:{name}", f"kubectl logs {chosen} --tail=-1 >{log}",
+                 f"kubectl delete deployment,service {chosen}", "kill %1; wait"),
             )  # fmt: skip
-        log = shlex.quote(f"{run}.log")
-        return cls((f"{text} >{log} 2>&1 &",), (f"farspan doctor {log}", "kill %1; wait"))
+        began = shlex.quote(f"{run}.log")
+        return cls(
+            (f"mkdir -p {shlex.quote(str(Path(run).parent))}", f"{text} >{began} 2>&1 &", ready),
+            (f"farspan doctor {began}", "kill %1; wait", f"cp {began} {log}"),
+        )
+
+
+def _write_tokens(tokens: int) -> str:
+    """Write a length as it can be read back."""
+    text = format_tokens(tokens)
+    return text if "," not in text else str(tokens)
 
 
 def _find_url(runtime: Runtime) -> str:

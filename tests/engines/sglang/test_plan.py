@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 
+import farspan
 from farspan.engines.sglang.defaults import default_backend
 from farspan.engines.sglang.engine import ENGINE as SGLANG
 from farspan.engines.sglang.plan import outline_sglang, plan_sglang
 from farspan.engines.sglang.tables import radix_copy_bytes, request_rows
 from farspan.engines.sglang.versions import KNOWN_VERSIONS, rules_of
-from farspan.errors import InputError
+from farspan.errors import DoesNotFitError, InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
+from farspan.planner.answers import PlanAnswer
 from farspan.planner.checked import check_overrides
+from farspan.planner.document import PlanDocument
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.ledger import Basis, LedgerPhase, MemoryLedger
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -140,7 +143,7 @@ def test_the_warning_gives_the_cure_and_says_why_the_fraction_is_none() -> None:
     text = " ".join(found.warnings)
     assert "76.3 GiB" in text
     assert "--max-running-requests 8" in text
-    assert "no cure: --mem-fraction-static would have to fall to 0.45" in text
+    assert "no cure: --mem-fraction-static would have to fall to 0.44" in text
     at_2m = plan("0.5.6.post2", 2_097_152, KvDtype.AUTO, flags={"--mem-fraction-static": "0.85"})
     assert not at_2m.starts
     assert not any("no cure" in warning for warning in at_2m.warnings)
@@ -211,7 +214,7 @@ def test_a_flag_given_is_never_changed() -> None:
 def test_what_is_short_is_blamed_and_nothing_beside_it() -> None:
     harmless: dict[str, str | None] = {"--disable-radix-cache": None, "--disable-cuda-graph": None}
     asked = request("0.5.23", flags={**harmless, "--max-running-requests": "4096"}, as_given=False)
-    with pytest.raises(InputError, match=r"^--max-running-requests 4096 breaks the plan"):
+    with pytest.raises(DoesNotFitError, match=r"^--max-running-requests 4096 breaks the plan"):
         check_overrides(asked, SGLANG)
     assert check_overrides(request("0.5.23", flags=harmless, as_given=False), SGLANG).plan.fits
 
@@ -582,3 +585,40 @@ def test_context_ranks_hold_the_tokens_of_one_cache_together() -> None:
         plan("0.5.23", 100_000, flags={"--dcp-size": "2"})
     with pytest.raises(InputError, match="--dcp-size 3 does not divide 8"):
         SGLANG.plan(asked.with_flags({"--dcp-size": "3"}))
+
+
+@pytest.mark.parametrize(
+    ("version", "flags", "layers", "reason"),
+    [
+        # 48 layers of 8 KV heads x 128 x 2 x 2 B over 8 ranks, one pool for all of them.
+        ("0.5.6.post2", {}, 48, "in one pool its 36 window layers keep every token"),
+        (
+            "0.5.16",
+            {"--disable-hybrid-swa-memory": None},
+            48,
+            "in one pool its 36 window layers keep every token",
+        ),
+        # Up to 0.5.10 a request must fit both pools whole.
+        ("0.5.9", {}, 48, "sglang 0.5.9 keeps the whole request in the window layers' pool too"),
+        ("0.5.16", {}, 12, ""),
+    ],
+)
+def test_what_one_request_keeps_on_this_server(
+    version: str, flags: dict[str, str | None], layers: int, reason: str
+) -> None:
+    found = farspan.plan(
+        "llama-4-scout",
+        gpus="8xH200",
+        engine="sglang",
+        engine_version=version,
+        context=1_000_000,
+        engine_flags=list(flags),
+    )
+    assert isinstance(found, PlanAnswer)
+    shown = found["sglang"]
+    windows = 0 if layers == 48 else 36 * 512 * (8192 + 128 + 2)
+    assert shown.request_kv_bytes == layers * 512 * 1_000_000 + windows
+    assert shown.request_kv_reason == reason
+    written = found.to_json()["engines"]["sglang"]
+    assert (written["request_kv_bytes"], written["request_kv_reason"]) == (shown.request_kv_bytes, reason)
+    assert PlanDocument.from_json(found.to_json()).to_json() == found.to_json()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from farspan import __version__
 from farspan.engines.builtin.command import KEY_VARIABLE, builtin_command
 from farspan.engines.builtin.start_phases import START_SECONDS
-from farspan.engines.engine import Engine
+from farspan.engines.engine import Engine, StartFigure
 
 if TYPE_CHECKING:
     from farspan.engines.command import EngineCommand, Listen, Nodes
@@ -91,6 +91,7 @@ ENGINE = Builtin(
     cpu_flags=("--device", "cpu"),
     most_ranks=1,
     start_seconds=START_SECONDS,
+    start_figures=(StartFigure("weights_gib", "weights, GiB a GPU", "", ledger=("Weights",)),),
     shell_program=("farspan", "serve", "{model}", "--engine", "builtin"),
     metric_prefix=b"farspan:",
 )

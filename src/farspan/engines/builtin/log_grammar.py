@@ -26,7 +26,7 @@ LINES: tuple[LinePattern, ...] = (
     ),
     line_pattern(
         rf"{_PREFIX}weights of (?P<gib>{NUMBER}) GiB loaded in (?P<seconds>{NUMBER}) s",
-        phase(StartPhase.WEIGHTS, done=True, engine="builtin"),
+        phase(StartPhase.WEIGHTS, done=True, engine="builtin", figure="weights_gib"),
     ),
     line_pattern(rf"{_PREFIX}stopped$", phase(StartPhase.SHUTDOWN, done=True, engine="builtin")),
     line_pattern(rf"{_PREFIX}.*max_model_len (?P<length>\d{{1,12}}),", _ready),

@@ -15,6 +15,7 @@ from farspan.engines.builtin.pool import bytes_of, concurrent_sequences, longest
 from farspan.engines.builtin.remarks import find_remarks
 from farspan.engines.builtin.state import BuiltinState, build_state
 from farspan.models.spec import KvDtype
+from farspan.planner.calibration import CalibrationKey, find_calibration
 from farspan.planner.ledger import MemoryLedger
 from farspan.planner.remarks import Remarks
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -74,6 +75,9 @@ def _answer(state: BuiltinState, *, outline: bool) -> EnginePlan:
         at_once = concurrent_sequences(size, request.context, state.cap)
         concurrency = min(at_once, float(state.flags.sequences))
     remarks = Remarks() if outline else find_remarks(raised=state.raised)
+    kv = "fp8" if state.flags.fp8 else "bf16"
+    conditions = CalibrationKey("builtin", __version__, "", kv, request.gpu.name, eager=False)
+    calibration = find_calibration(request.calibrations, conditions)
     return EnginePlan(
         engine="builtin",
         version=__version__,
@@ -98,7 +102,7 @@ def _answer(state: BuiltinState, *, outline: bool) -> EnginePlan:
         ledger=MemoryLedger((), request.gpu.memory_bytes) if outline else make_ledger(state),
         flags=server_flags(state),
         warnings=remarks.warnings,
-        notes=remarks.notes,
+        notes=(*((calibration.note,) if calibration else ()), *remarks.notes),
         time=estimate_time(
             request.model,
             request.gpu,
@@ -108,7 +112,10 @@ def _answer(state: BuiltinState, *, outline: bool) -> EnginePlan:
             prompt_tokens=max(1, request.context - request.output_tokens),
             output_tokens=request.output_tokens,
             kv_dtype=KvDtype.AUTO,
+            calibration=calibration,
         ),
+        conditions=conditions,
+        calibration=calibration,
         added=(f"--kv-cache-gib {cap / GIB:.2f}",) if state.raised else (),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from farspan.engines.sglang.defaults import LONG_CONTEXT, Resolved, resolve
@@ -13,6 +13,13 @@ from farspan.engines.sglang.versions import SglangRules, rules_for
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
+from farspan.planner.calibration import (
+    Calibration,
+    CalibrationKey,
+    Calibrations,
+    find_calibration,
+    kv_name,
+)
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
 from farspan.value_hash import ValueHash
@@ -34,6 +41,7 @@ class SglangConfig(ValueHash):
         warnings: What to know about the version.
         passed_on: Words of the flags farspan does not write itself, as given.
         env: Environment variables, name and value, as given.
+        calibration: What this machine was found to do under these conditions, if it was.
     """
 
     model: ModelSpec
@@ -47,6 +55,7 @@ class SglangConfig(ValueHash):
     warnings: tuple[str, ...]
     passed_on: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
+    calibration: Calibration | None = None
 
     __hash__ = ValueHash.__hash__
 
@@ -54,6 +63,17 @@ class SglangConfig(ValueHash):
     def attention_tp(self) -> int:
         """Ranks that share one KV cache."""
         return self.tp // self.given.attention_groups
+
+    @property
+    def eager(self) -> bool:
+        """Whether it decodes without CUDA graphs."""
+        return not self.resolved.graph_bs
+
+    @property
+    def conditions(self) -> CalibrationKey:
+        """What a calibration of this server is kept under."""
+        backend, kv = self.resolved.attention_backend, kv_name(self.resolved.kv_dtype)
+        return CalibrationKey("sglang", self.rules.version, backend, kv, self.gpu.name, self.eager)
 
     def decisive_context(self, context_length: int) -> int:
         """`context_length` where loading or the split of the pools depends on it, else 0."""
@@ -76,6 +96,7 @@ def config_of(request: PlanRequest) -> SglangConfig:
         request.kv_dtype,
         request.engine_version,
         request.context > LONG_CONTEXT,
+        request.calibrations,
     )
 
 
@@ -88,6 +109,7 @@ def _config(
     kv_dtype: KvDtype,
     version: str,
     long_context: bool,
+    calibrations: Calibrations,
 ) -> SglangConfig:
     rules, note = rules_for(version)
     if not rules.implements(model.architecture):
@@ -100,7 +122,7 @@ def _config(
     given = read_flags(request, rules)
     resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
     hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
-    return SglangConfig(
+    config = SglangConfig(
         model=model,
         gpu=gpu,
         tp=tp,
@@ -113,3 +135,5 @@ def _config(
         passed_on=passed_on(request.engine_flags),
         env=tuple(split_environment(request.engine_flags)[1].items()),
     )
+    found = find_calibration(calibrations, config.conditions)
+    return config if found is None else replace(config, calibration=found)

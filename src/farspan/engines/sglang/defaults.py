@@ -58,7 +58,7 @@ _FA3_BEFORE_0_5_8 = frozenset(
 )
 _LLAMA4_BACKENDS = frozenset({"fa3", "aiter", "triton", "trtllm_mha", "intel_xpu"})
 LONG_CONTEXT = 8192  # above it AITER takes 15 % off the fraction
-_TEXT_ONLY_BY_DEFAULT = frozenset(
+TEXT_ONLY_BY_DEFAULT = frozenset(
     {"Gemma3ForConditionalGeneration", "Llama4ForConditionalGeneration", "Step3VLForConditionalGeneration"}
 )
 
@@ -294,7 +294,7 @@ def _is_dsa(model: ModelSpec) -> bool:
 
 
 def _is_multimodal(model: ModelSpec) -> bool:
-    return model.has_vision and model.architecture not in _TEXT_ONLY_BY_DEFAULT
+    return model.has_vision and model.architecture not in TEXT_ONLY_BY_DEFAULT
 
 
 def _vision_factor(model: ModelSpec) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,15 @@ class Sglang(Engine):
 
         return outline_sglang(request)
 
+    def grouped(self, request: PlanRequest, tp: int, groups: int) -> PlanRequest | None:
+        from farspan.engines.sglang.flags import asks_for_groups
+
+        if asks_for_groups(request) or not any(layer.moe for layer in request.model.layers):
+            return None
+        flags = {"--dp-size": str(groups), "--enable-dp-attention": None}
+        ranks = tp * groups
+        return replace(request, gpus=ranks, tp=ranks, engine_flags={**request.engine_flags, **flags})
+
     @cached_property
     def _levers(self) -> tuple[LeverCandidate, ...]:
         from farspan.engines.sglang.levers import sglang_levers
@@ -71,6 +81,14 @@ class Sglang(Engine):
 
     def live_path(self, *, with_key: bool) -> str:
         return live_path(with_key=with_key)
+
+    def expert_parallel_words(self, ranks: int) -> tuple[str, ...]:
+        return ("--ep-size", str(ranks))
+
+    def goes_by_wrapper(self, architecture: str) -> bool:
+        from farspan.engines.sglang.defaults import TEXT_ONLY_BY_DEFAULT
+
+        return architecture in TEXT_ONLY_BY_DEFAULT
 
     def log_patterns(self) -> tuple[LinePattern, ...]:
         from farspan.engines.sglang.log_grammar import LINES
@@ -119,7 +137,9 @@ ENGINE = Sglang(
     environment={"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0"},
     start_seconds=START_SECONDS,
     start_figures=START_FIGURES,
+    kv_figure="max_total_num_tokens",
     shell_program=(*IMAGE_PROGRAM, "--model-path", "{model}"),
     metric_prefix=b"sglang:",
+    dummy_weight_flags=("--load-format", "dummy"),
     metrics_hint="start SGLang with --enable-metrics",
 )

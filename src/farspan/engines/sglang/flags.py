@@ -196,6 +196,11 @@ def _refuse(request: PlanRequest, rules: SglangRules) -> None:
         )
 
 
+def asks_for_groups(request: PlanRequest) -> bool:
+    """Whether data parallelism, of attention or of whole servers, is asked for by hand."""
+    return request.has_flag(*_ATTENTION_GROUPS, *_DATA_PARALLEL)
+
+
 def attention_groups(request: PlanRequest) -> int:
     """Groups of ranks with a KV cache of their own; 1 without data-parallel attention.
 

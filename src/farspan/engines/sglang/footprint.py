@@ -8,6 +8,7 @@ from typing import NamedTuple
 from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.pool import PoolSizes, pool_bytes
 from farspan.engines.sglang.tables import (
+    INT64,
     GraphTable,
     index_bytes,
     radix_copy_bytes,
@@ -17,6 +18,7 @@ from farspan.engines.sglang.tables import (
 from farspan.models.spec import ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes
+from farspan.planner.calibration import memory_of
 from farspan.sizes import GIB
 
 PREFILL_MIB_PER_SIZE = 8
@@ -27,6 +29,12 @@ _WORKSPACE_MIB = {"flashinfer": 384, "trtllm_mha": 512, "trtllm_mla": 512}  # SG
 # One gpt-oss-20b server on an H100 (0.5.16) held 2.05 GiB more than the checkpoint: this much of the padded experts.
 MXFP4_ON_HOPPER = 1.115
 
+
+# Of eager steps: ids, positions, cache locations and three rows of image positions, int64 each
+# (model_executor/cuda_graph_buffer_registry.py: build_decode_registry).
+EAGER_TOKEN_BYTES = 6 * INT64
+# Three 0.5.16 starts on an H200, triton without graphs: 0.09 to 0.10 GiB gone beside those buffers.
+WARMED_UP_BYTES = int(0.097 * GIB)
 
 # What data-parallel attention shares out within a group of ranks only (layers/dp_attention.py: get_attention_tp_group).
 _COPIED_BY_GROUPS = (WeightPart.ATTENTION, WeightPart.INDEXER, WeightPart.EMBEDDING)
@@ -101,6 +109,9 @@ def load_sizes(config: SglangConfig, context_length: int) -> LoadSizes:
     ropes = sum(rope_bytes(rope, context_length) for rope in model.ropes)
     before = config.gpu.memory_bytes - context
     remainder = load_remainder(config).bytes
+    memory = memory_of(config.calibration)
+    if memory is not None:
+        remainder = max(0, remainder + memory.outside_torch_bytes)
     after = before - tensors - ropes - remainder
     return LoadSizes(context, tensors, offloaded, ropes, remainder, before, after)
 
@@ -131,6 +142,7 @@ def fixed_bytes(config: SglangConfig, load: LoadSizes, sizes: PoolSizes) -> int:
         + full_pool_bytes(config, sizes)
         + index_bytes(sizes.full_tokens, sizes.window_tokens, page, config.rules)
         + workspace_bytes(config)
+        + eager_bytes(config, sizes)
         + prefill_graph_bytes(config)
     )
 
@@ -139,10 +151,17 @@ def context_bytes(
     config: SglangConfig, context_length: int, rows: int, tables: tuple[GraphTable, ...], batch: int
 ) -> int:
     """Bytes of the lines the context changes, up to the graphs: request rows, and graphs of up to `batch`."""
-    total = request_table_bytes(rows, context_length, config.rules) + GRAPH_MIB_PER_BATCH * batch * 2**20
+    total = request_table_bytes(rows, context_length, config.rules) + captured_bytes(config, batch)
     for table in tables:
         total += table.bytes
     return total
+
+
+def captured_bytes(config: SglangConfig, batch: int) -> int:
+    """Bytes of decode's graphs of up to `batch` requests: SGLang's own rule of thumb, or what this machine took."""
+    memory = memory_of(config.calibration)
+    share = 1.0 if memory is None else memory.graphs_share
+    return int(GRAPH_MIB_PER_BATCH * batch * 2**20 * share)
 
 
 def full_pool_bytes(config: SglangConfig, sizes: PoolSizes) -> int:
@@ -150,6 +169,22 @@ def full_pool_bytes(config: SglangConfig, sizes: PoolSizes) -> int:
     layout, page = config.layout, config.resolved.page_size
     keys = (sizes.full_tokens + page) * layout.indexer_bytes
     return pool_bytes(sizes.full_tokens, layout.full_layers, layout.stored_layer_bytes, page) + keys
+
+
+def eager_tokens(config: SglangConfig, sizes: PoolSizes) -> int:
+    """Tokens that the input buffers of eager steps hold (model_executor/runner/eager_runner.py: EagerRunner)."""
+    rules, chunk = config.rules, config.resolved.chunked_prefill_size
+    if not rules.eager_buffers:
+        return 0
+    if chunk > 0 and not rules.eager_buffers_by_pool:
+        return chunk
+    return max(sizes.full_tokens, chunk)
+
+
+def eager_bytes(config: SglangConfig, sizes: PoolSizes) -> int:
+    """Those buffers, and the kernels warmed up beside them; 0 where the version has neither."""
+    tokens = eager_tokens(config, sizes)
+    return tokens * EAGER_TOKEN_BYTES + WARMED_UP_BYTES if tokens else 0
 
 
 def workspace_bytes(config: SglangConfig) -> int:

@@ -9,7 +9,7 @@ from farspan.engines.sglang.versions import SglangRules
 from farspan.errors import InputError
 from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec
 
-_WINDOWED = (AttentionKind.CHUNKED_LOCAL, AttentionKind.SLIDING_WINDOW)
+WINDOWED = (AttentionKind.CHUNKED_LOCAL, AttentionKind.SLIDING_WINDOW)
 _DSA_QUANT_BLOCK = 128
 
 
@@ -68,8 +68,8 @@ def kv_layout(
     kept = [layer for layer in model.layers if not layer.attention.keeps_no_tokens]
     if not kept:
         raise InputError(f"{model.name} has no attention layer", "SGLang's KV pool would be empty")
-    windowed = [layer for layer in kept if layer.attention in _WINDOWED]
-    full = [layer for layer in kept if layer.attention not in _WINDOWED]
+    windowed = [layer for layer in kept if layer.attention in WINDOWED]
+    full = [layer for layer in kept if layer.attention not in WINDOWED]
     if not windowed:
         hybrid = False
     in_full = full if hybrid else kept
@@ -94,7 +94,7 @@ def kv_layout(
 @lru_cache(maxsize=256)
 def is_hybrid(model: ModelSpec, rules: SglangRules, *, ratio: float | None, off: bool) -> bool:
     """Whether window layers get a pool of their own."""
-    if off or not any(layer.attention in _WINDOWED for layer in model.layers):
+    if off or not any(layer.attention in WINDOWED for layer in model.layers):
         return False
     if rules.hybrid_architectures is not None:
         return not rules.hybrid_architectures.isdisjoint(model.architectures)

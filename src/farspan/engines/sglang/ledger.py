@@ -6,11 +6,15 @@ from collections.abc import Iterator
 
 from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.footprint import (
+    EAGER_TOKEN_BYTES,
     GRAPH_MIB_PER_BATCH,
     MXFP4_ON_HOPPER,
     PREFILL_MIB_PER_SIZE,
+    WARMED_UP_BYTES,
     LoadSizes,
+    captured_bytes,
     context_size,
+    eager_tokens,
     full_pool_bytes,
     grows_on_hopper,
     load_remainder,
@@ -22,6 +26,7 @@ from farspan.engines.sglang.footprint import (
 from farspan.engines.sglang.pool import pool_bytes
 from farspan.engines.sglang.state import SglangState
 from farspan.engines.sglang.tables import index_bytes, request_table_bytes
+from farspan.planner.calibration import memory_of
 from farspan.planner.ledger import Allocation, Basis, LedgerPhase, MemoryLedger
 from farspan.sizes import GIB, format_bytes
 
@@ -43,7 +48,7 @@ def make_ledger(state: SglangState) -> MemoryLedger:
 def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
     """The lines of what is loaded."""
     model, tp = config.model, config.tp
-    context = load.context
+    context, memory = load.context, memory_of(config.calibration)
     vision = model.has_vision and not config.resolved.multimodal
     fitted = grows_on_hopper(model, config.gpu.capability[0])
     table = ", ".join(f"{rope.positions:,} x {rope.rotary_dim} x 4 B" for rope in model.ropes)
@@ -88,7 +93,7 @@ def load_lines(config: SglangConfig, load: LoadSizes) -> tuple[Allocation, ...]:
             LedgerPhase.LOAD,
             "",
             f"{load.remainder / GIB:.2f} GiB",
-            load_remainder(config).source,
+            load_remainder(config).source if memory is None else memory.source,
             Basis.FITTED,
         ),
     )
@@ -166,6 +171,26 @@ def _graph_lines(state: SglangState) -> Iterator[Allocation]:
             f"sglang {rules.version} SGLANG_FLASHINFER_WORKSPACE_SIZE",
             Basis.MIRRORED,
         )
+    tokens = eager_tokens(state.config, state.memory.sizes)
+    if tokens:
+        yield Allocation(
+            "Input buffers of eager steps",
+            tokens * EAGER_TOKEN_BYTES,
+            LedgerPhase.GRAPHS,
+            "tokens in the pool" if rules.eager_buffers_by_pool else "--chunked-prefill-size",
+            f"{tokens:,} tokens x {EAGER_TOKEN_BYTES} B: ids, positions, cache locations",
+            f"sglang {rules.version} srt/model_executor/runner/eager_runner.py: EagerRunner",
+            Basis.MIRRORED,
+        )
+        yield Allocation(
+            "Kernels warmed up",
+            WARMED_UP_BYTES,
+            LedgerPhase.GRAPHS,
+            "",
+            f"{WARMED_UP_BYTES / GIB:.2f} GiB",
+            "sglang 0.5.16 logs of one H200, triton without graphs",
+            Basis.FITTED,
+        )
     small = [table for table in state.tables if table.bytes < _SMALL]
     if small:
         yield Allocation(
@@ -200,15 +225,17 @@ def _graph_lines(state: SglangState) -> Iterator[Allocation]:
             f"sglang {rules.version} reserve_for_graph_mb; one log of 0.5.11",
             Basis.ASSUMED,
         )
+    memory = memory_of(state.config.calibration)
     if captured:
         yield Allocation(
             "CUDA graphs: captured",
-            GRAPH_MIB_PER_BATCH * state.batch * 2**20,
+            captured_bytes(state.config, state.batch),
             LedgerPhase.GRAPHS,
             "--cuda-graph-max-bs",
-            f"{GRAPH_MIB_PER_BATCH} MiB x {state.batch} (SGLang's own rule of thumb), {captured} sizes",
-            f"sglang {rules.version} reserve_for_graph_mb",
-            Basis.ASSUMED,
+            f"{GRAPH_MIB_PER_BATCH} MiB x {state.batch} (SGLang's own rule of thumb), {captured} sizes"
+            + (f", {memory.graphs_share:.2f} of it as measured" if memory else ""),
+            memory.source if memory else f"sglang {rules.version} reserve_for_graph_mb",
+            Basis.FITTED if memory else Basis.ASSUMED,
         )
 
 

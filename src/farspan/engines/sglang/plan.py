@@ -212,7 +212,7 @@ def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
         ledger=ledger,
         flags=server_flags(config, state.context_length),
         warnings=(*config.warnings, *remarks.warnings),
-        notes=remarks.notes,
+        notes=(*((config.calibration.note,) if config.calibration else ()), *remarks.notes),
         time=estimate_time(
             request.model,
             request.gpu,
@@ -225,9 +225,14 @@ def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
             backend=resolved.attention_backend,
             chunk=resolved.chunked_prefill_size,
             prefix_tree=config.given.radix_cache,
+            calibration=config.calibration,
         ),
         env=dict(config.env),
         added=attempt.added,
+        request_kv_bytes=state.request_kv_bytes,
+        request_kv_reason=state.request_kv_reason,
+        conditions=config.conditions,
+        calibration=config.calibration,
     )
 
 

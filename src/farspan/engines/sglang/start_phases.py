@@ -29,6 +29,13 @@ START_FIGURES = (
     StartFigure(
         "max_total_num_tokens", "tokens of the KV pool", "max_total_num_tokens", FigureKind.ROOM, _POOL_LINES
     ),
+    StartFigure("kv_pool_gib", "KV pools, GiB a GPU", "SWAKVPool mem usage", ledger=_POOL_LINES),
+    StartFigure(
+        "free_after_pools_gib",
+        "free memory after the pools, GiB",
+        "Memory pool end avail mem",
+        ledger=(*_POOL_LINES, "Request-to-token table"),
+    ),
     StartFigure("max_running_requests", "requests at once", "max_running_requests", FigureKind.SETTING),
     StartFigure("context_len", "longest request, tokens", "context_len", FigureKind.SETTING),
     StartFigure("graphs_gib", "CUDA graphs, GiB a GPU", "", ledger=("CUDA graphs",)),
@@ -36,6 +43,6 @@ START_FIGURES = (
         "free_when_ready_gib",
         "free memory when ready, GiB",
         "available_gpu_mem",
-        ledger=(*_POOL_LINES, "CUDA graphs"),
+        ledger=(*_POOL_LINES, "CUDA graphs", "Input buffers of eager steps", "Kernels warmed up"),
     ),
 )

@@ -17,6 +17,7 @@ from farspan.engines.sglang.footprint import (
     returned_bytes,
 )
 from farspan.engines.sglang.hicache import HicacheTier, host_tier
+from farspan.engines.sglang.layout import WINDOWED
 from farspan.engines.sglang.pool import (
     NO_POOLS,
     PoolError,
@@ -24,6 +25,7 @@ from farspan.engines.sglang.pool import (
     SplitSettings,
     requests_by_state,
     solve_pools,
+    window_tokens_per_request,
 )
 from farspan.engines.sglang.tables import (
     GraphShape,
@@ -118,6 +120,31 @@ class SglangState(NamedTuple):
     def starts(self) -> bool:
         """Whether it starts."""
         return self.left_started >= 0 and not self.refusal and self.rows > 0
+
+    @property
+    def request_kv_bytes(self) -> int:
+        """What one request of the asked context takes of the pools of one GPU, in whole pages, its state with it."""
+        layout, page = self.config.layout, self.config.resolved.page_size
+        tokens = -(-self.request.context // page) * page
+        held = tokens
+        if not self.config.rules.admits_by_smaller_pool:
+            held = min(tokens, window_tokens_per_request(layout, page))
+        cell = layout.full_layers * layout.stored_layer_bytes + layout.indexer_bytes
+        full = -(-tokens // self.config.given.context_ranks) * cell
+        return full + held * layout.window_cell_bytes + layout.state_bytes
+
+    @property
+    def request_kv_reason(self) -> str:
+        """Why that is more than the layers need; empty where it is not."""
+        layout, version = self.config.layout, self.config.rules.version
+        if layout.window_layers:
+            if self.config.rules.admits_by_smaller_pool:
+                return f"sglang {version} keeps the whole request in the window layers' pool too"
+            return ""
+        windowed = sum(1 for layer in self.config.model.layers if layer.attention in WINDOWED)
+        if not windowed:
+            return ""
+        return f"in one pool its {windowed} window layers keep every token"
 
     @property
     def fits(self) -> bool:

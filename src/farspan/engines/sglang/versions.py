@@ -83,6 +83,8 @@ class SglangRules(ValueHash):
         hicache_must_exceed_device: Whether a host pool no larger than the GPU's is refused.
         hicache_auto_sizes: Whether the default host ratio shrinks to the memory of the machine.
         hicache_moves_decode: Whether HiCache's default I/O backend switches the decode backend.
+        eager_buffers: Whether steps outside graphs have input buffers of a fixed size, and kernels are warmed up.
+        eager_buffers_by_pool: Whether these hold as many tokens as the pool, not only as many as a step.
     """
 
     version: str
@@ -125,6 +127,8 @@ class SglangRules(ValueHash):
     hicache_must_exceed_device: bool
     hicache_auto_sizes: bool
     hicache_moves_decode: bool
+    eager_buffers: bool
+    eager_buffers_by_pool: bool
 
     __hash__ = ValueHash.__hash__
 
@@ -190,6 +194,8 @@ def rules_of(version: str) -> SglangRules:
         hicache_must_exceed_device=not since("0.5.15"),
         hicache_auto_sizes=since("0.5.21"),
         hicache_moves_decode=not since("0.5.10"),
+        eager_buffers=since("0.5.14"),
+        eager_buffers_by_pool=since("0.5.15"),
     )
 
 

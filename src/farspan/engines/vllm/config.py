@@ -5,12 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from farspan.engines.vllm.defaults import resolve_kv_dtype
 from farspan.engines.vllm.flags import VllmFlags, read_flags
 from farspan.engines.vllm.served_model import pipeline_stages, served_model
 from farspan.engines.vllm.versions import VllmRules, rules_for
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
+from farspan.planner.calibration import (
+    Calibration,
+    CalibrationKey,
+    Calibrations,
+    find_calibration,
+    kv_name,
+)
 from farspan.planner.remarks import Remarks
 from farspan.planner.request import PlanRequest
 from farspan.value_hash import ValueHash
@@ -33,6 +41,7 @@ class VllmConfig(ValueHash):
         last_stage: Whether this stage samples.
         expert_replicas: Data-parallel engines that share the experts between them.
         stages: The models of all pipeline stages.
+        calibration: What this machine was found to do under these conditions, if it was.
     """
 
     model: ModelSpec
@@ -47,8 +56,18 @@ class VllmConfig(ValueHash):
     last_stage: bool = True
     expert_replicas: int = 1
     stages: tuple[ModelSpec, ...] = ()
+    calibration: Calibration | None = None
 
     __hash__ = ValueHash.__hash__
+
+    @property
+    def conditions(self) -> CalibrationKey:
+        """What a calibration of this server is kept under."""
+        kv = kv_name(resolve_kv_dtype(self.model, self.given.kv_dtype))
+        eager = self.given.enforce_eager
+        return CalibrationKey(
+            "vllm", self.rules.version, self.given.attention_backend, kv, self.gpu.name, eager
+        )
 
     def of_stage(self, index: int) -> VllmConfig:
         """What one pipeline stage runs."""
@@ -74,6 +93,7 @@ def config_of(request: PlanRequest) -> VllmConfig:
         request.available_kv_bytes,
         request.gpus,
         request.replicas,
+        request.calibrations,
     )
 
 
@@ -88,6 +108,7 @@ def _config(
     available_kv_bytes: int | None,
     gpus: int,
     replicas: int,
+    calibrations: Calibrations,
 ) -> VllmConfig:
     rules, chosen = rules_for(version)
     model.check_tp(tp)
@@ -117,7 +138,7 @@ def _config(
             "(assumed)."
         )
     stages = pipeline_stages(served, given.pipeline)
-    return VllmConfig(
+    config = VllmConfig(
         served,
         gpu,
         tp,
@@ -129,6 +150,10 @@ def _config(
         expert_replicas=shared,
         stages=stages,
     )
+    found = find_calibration(calibrations, config.conditions)
+    if found is None:
+        return config
+    return replace(config, calibration=found, remarks=Remarks(config.remarks.warnings, (found.note, *notes)))
 
 
 def _check_context_ranks(model: ModelSpec, given: VllmFlags, tp: int) -> None:

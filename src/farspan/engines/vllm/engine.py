@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,15 @@ class Vllm(Engine):
 
         return outline_vllm(request)
 
+    def grouped(self, request: PlanRequest, tp: int, groups: int) -> PlanRequest | None:
+        # One engine a group; the experts are spread over all ranks (config/parallel.py: enable_expert_parallel).
+        if request.has_flag(*self.data_parallel_flags) or not any(
+            layer.moe for layer in request.model.layers
+        ):
+            return None
+        flags = {self.data_parallel_flags[0]: str(groups), "--enable-expert-parallel": None}
+        return replace(request, gpus=tp * groups, tp=tp, engine_flags={**request.engine_flags, **flags})
+
     @cached_property
     def _levers(self) -> tuple[LeverCandidate, ...]:
         from farspan.engines.vllm.levers import vllm_levers
@@ -59,6 +69,9 @@ class Vllm(Engine):
         python: str,
     ) -> EngineCommand:
         return vllm_command(model, flags, env, listen, nodes, python)
+
+    def expert_parallel_words(self, ranks: int) -> tuple[str, ...]:  # noqa: ARG002
+        return ("--enable-expert-parallel",)
 
     def log_patterns(self) -> tuple[LinePattern, ...]:
         from farspan.engines.vllm.log_grammar import LINES
@@ -100,7 +113,10 @@ ENGINE = Vllm(
     ),
     start_seconds=START_SECONDS,
     start_figures=START_FIGURES,
+    kv_figure="available_kv_gib",
     kernel_folder="/root/.cache/vllm",
     shell_program=("vllm", "serve", "{model}"),
     metric_prefix=b"vllm:",
+    dummy_weight_flags=("--load-format", "dummy"),
+    detailed_log={"VLLM_LOGGING_LEVEL": "DEBUG"},
 )

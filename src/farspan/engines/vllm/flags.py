@@ -20,6 +20,7 @@ from farspan.value_hash import ValueHash
 CHUNKED_HYBRID_ENV = "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE"
 GRAPH_ESTIMATE_ENV = "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS"
 FLASHINFER_SAMPLER_ENV = "VLLM_USE_FLASHINFER_SAMPLER"
+_BACKEND_ENV = "VLLM_ATTENTION_BACKEND"
 LONG_CONTEXT_ENV = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 MAX_MODEL_LEN = "--max-model-len"
@@ -90,6 +91,7 @@ class VllmFlags(ValueHash):
         draft_tokens: Tokens a speculative method drafts a step.
         passed_on: Words of the flags farspan does not write itself, as given.
         env: Environment variables, name and value, as given.
+        attention_backend: The attention backend asked for, in lower case; empty for vLLM's own choice.
     """
 
     max_model_len: int | None
@@ -128,6 +130,7 @@ class VllmFlags(ValueHash):
     draft_tokens: int
     passed_on: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
+    attention_backend: str
 
     __hash__ = ValueHash.__hash__
 
@@ -212,6 +215,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         draft_tokens=draft_tokens,
         passed_on=_passed_on(spelled),
         env=tuple(split_environment(spelled.engine_flags)[1].items()),
+        attention_backend=spelled.text_flag("", "--attention-backend", _BACKEND_ENV).lower(),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from farspan.engines.vllm.config import VllmConfig
 from farspan.engines.vllm.defaults import BatchLimits
 from farspan.models.spec import AttentionKind
+from farspan.planner.calibration import memory_of
 from farspan.sizes import GIB
 
 LARGEST_CAPTURE = 512
@@ -50,9 +51,11 @@ def graph_estimate(config: VllmConfig, limits: BatchLimits) -> int:
 def graph_bytes(config: VllmConfig, limits: BatchLimits) -> int:
     """What capture is expected to take."""
     sizes = len(capture_sizes(config, limits))
+    memory = memory_of(config.calibration)
+    share = 1.0 if memory is None else memory.graphs_share
     if sizes and _piecewise_only(config):
-        return int(_PIECEWISE_TAKEN * sizes / _FULL_SIZES)
-    return int(graph_estimate(config, limits) * _TAKEN_OVER_ESTIMATE)
+        return int(_PIECEWISE_TAKEN * sizes / _FULL_SIZES * share)
+    return int(graph_estimate(config, limits) * _TAKEN_OVER_ESTIMATE * share)
 
 
 def _piecewise_only(config: VllmConfig) -> bool:

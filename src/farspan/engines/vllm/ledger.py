@@ -12,8 +12,9 @@ from farspan.engines.vllm.profile_run import BUFFER_BYTES, ProfileRun, sampler_l
 from farspan.engines.vllm.state import VllmState
 from farspan.engines.vllm.tables import ENTRY_BYTES, row_blocks
 from farspan.models.weights import rank_weight_bytes
+from farspan.planner.calibration import memory_of
 from farspan.planner.ledger import Allocation, Basis, LedgerPhase, MemoryLedger
-from farspan.sizes import format_bytes
+from farspan.sizes import GIB, format_bytes
 
 _FIT = "fitted to start-up logs of public servers, vllm 0.10.2 to 0.24.0 (docs/accuracy.md)"
 _V1_SOURCE = "vllm {version} v1/worker/block_table.py: MultiGroupBlockTable"
@@ -30,7 +31,7 @@ def make_ledger(state: VllmState) -> MemoryLedger:
         *_table_lines(state),
         *_host_lines(state),
     ]
-    graphs = graph_bytes(config, state.limits)
+    graphs, memory = graph_bytes(config, state.limits), memory_of(config.calibration)
     if graphs:
         lines.append(
             Allocation(
@@ -39,7 +40,7 @@ def make_ledger(state: VllmState) -> MemoryLedger:
                 when=LedgerPhase.GRAPHS,
                 grows_with="capture sizes, layers and experts; not with the context",
                 formula=f"{len(capture_sizes(config, state.limits))} batch sizes, {config.model.num_layers} layers",
-                source=_FIT,
+                source=_FIT if memory is None else memory.source,
                 basis=Basis.FITTED,
             )
         )
@@ -90,8 +91,18 @@ def _profile_lines(config: VllmConfig, limits: BatchLimits, profile: ProfileRun)
     """The profile run's peak in parts; they add up to what the budget loses."""
     rules = config.rules
     runner = f"vllm {rules.version} v1/worker/gpu_model_runner.py: profile_run"
+    memory = memory_of(config.calibration)
+    kernels = "kernels and handles"
+    if memory is not None and memory.outside_torch_bytes:
+        kernels += f", {memory.outside_torch_bytes / GIB:+.2f} GiB as measured"
     lines = [
-        _profile_line("kernels and workspaces outside torch", profile.base, "", "kernels and handles", _FIT),
+        _profile_line(
+            "kernels and workspaces outside torch",
+            profile.base,
+            "",
+            kernels,
+            memory.source if memory is not None else _FIT,
+        ),
         _profile_line(
             "collectives (NCCL, custom all-reduce)",
             profile.collectives,

@@ -39,12 +39,13 @@ def loaded_weights(
         expert_replicas: Data-parallel engines that share the experts between them.
     """
     parts = rank_weight_bytes(model, tp).by_part
-    experts = _expert_bytes(model, tp, parts.get(WeightPart.EXPERTS, 0), expert_parallel, expert_replicas)
+    split = parts.get(WeightPart.EXPERTS, 0)
+    experts = _expert_bytes(model, tp, split, expert_parallel, expert_replicas)
     absorbed = _absorbed_bytes(model, tp)
-    total = sum(parts.values()) - parts.get(WeightPart.EXPERTS, 0) + experts + absorbed
-    return LoadedWeights(
-        total, rope_table_bytes(model, model.dtype_bytes), absorbed, offloadable_bytes(model, tp)
-    )
+    total = sum(parts.values()) - split + experts + absorbed
+    # Experts that another engine holds cannot be offloaded here.
+    offloadable = max(0, offloadable_bytes(model, tp) - max(0, split - experts))
+    return LoadedWeights(total, rope_table_bytes(model, model.dtype_bytes), absorbed, offloadable)
 
 
 def _expert_bytes(model: ModelSpec, tp: int, split: int, expert_parallel: bool, replicas: int) -> int:

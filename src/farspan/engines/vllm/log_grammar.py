@@ -130,6 +130,18 @@ LINES: tuple[LinePattern, ...] = (
         phase(StartPhase.PROFILE),
     ),
     line_pattern(r"Profiling CUDA graph memory", phase(StartPhase.PROFILE)),
+    # At VLLM_LOGGING_LEVEL=DEBUG; the second with info before 0.11.
+    line_pattern(
+        rf"Memory profiling takes {NUMBER} seconds\. Total non KV cache memory: {NUMBER} ?GiB; torch peak memory "
+        rf"increase: (?P<peak_activation_gib>{NUMBER}) ?GiB; non-torch forward increase memory: "
+        rf"(?P<outside_torch_gib>-?{NUMBER}) ?GiB; ",
+        figures(StartPhase.PROFILE, done=False, engine="vllm"),
+    ),
+    line_pattern(
+        rf"Actual usage is {NUMBER} GiB for weight, (?P<peak_activation_gib>{NUMBER}) GiB for peak activation, "
+        rf"(?P<outside_torch_gib>-?{NUMBER}) GiB for non-torch memory",
+        figures(StartPhase.GRAPHS, done=False, engine="vllm"),
+    ),
     line_pattern(
         rf"Available KV cache memory: (?P<available_kv_gib>-?{NUMBER}) GiB",
         figures(StartPhase.PROFILE, done=True, engine="vllm"),

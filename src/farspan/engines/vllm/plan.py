@@ -144,12 +144,15 @@ def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
             output_tokens=request.output_tokens,
             kv_dtype=state.memory.kv_dtype,
             eager=state.config.given.enforce_eager,
+            calibration=state.config.calibration,
         ),
         added=_added(state),
         request_kv_bytes=state.request_kv_bytes,
         request_kv_reason=(
             f"hybrid KV groups are off ({state.memory.hybrid.off_because})" if state.keeps_all_tokens else ""
         ),
+        conditions=state.config.conditions,
+        calibration=state.config.calibration,
     )
 
 

@@ -14,6 +14,7 @@ from farspan.engines.vllm.config import VllmConfig
 from farspan.engines.vllm.defaults import BatchLimits, on_second_runner
 from farspan.models.image_item import ImageItem
 from farspan.models.spec import LayerSpec, ModelSpec
+from farspan.planner.calibration import memory_of
 from farspan.sizes import GIB
 
 # cuBLAS workspace and the runner's own buffers, alive beside any peak (46 servers, vLLM 0.19.0).
@@ -197,6 +198,9 @@ def _outside_torch(config: VllmConfig) -> tuple[int, int]:
     hopper = gpu.capability[0] == 9
     if rules.flashinfer_sampler and given.flashinfer_sampler is not False and compiled and hopper:
         base += _FLASHINFER_SAMPLER
+    memory = memory_of(config.calibration)
+    if memory is not None:
+        base = max(0, base + memory.outside_torch_bytes)
     if config.tp == 1 or gpu.link == "PCIe" or not compiled:
         return base, 0
     if rules.new_kernels:

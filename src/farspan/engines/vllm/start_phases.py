@@ -13,6 +13,24 @@ START_SECONDS = StartSeconds(
 )
 START_FIGURES = (
     StartFigure("weights_gib", "weights, GiB a GPU", "Model loading took", ledger=("weights", "RoPE tables")),
+    StartFigure(
+        "peak_activation_gib",
+        "peak of the largest step, GiB a GPU",
+        "",
+        ledger=(
+            "activations of",
+            "sampler of",
+            "buffers of the experts",
+            "images through",
+            "vision tower at",
+        ),
+    ),
+    StartFigure(
+        "outside_torch_gib",
+        "outside torch, GiB a GPU",
+        "",
+        ledger=("kernels and workspaces outside torch", "collectives"),
+    ),
     StartFigure("available_kv_gib", "KV memory, GiB a GPU", "Available KV cache memory", ledger=("KV pool",)),
     StartFigure(
         "kv_cache_tokens", "KV cache size, tokens", "GPU KV cache size", FigureKind.ROOM, ("KV pool",)

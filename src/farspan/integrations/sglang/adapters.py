@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from farspan.errors import UnsupportedError
+from farspan.integrations.sglang.prefix_tree.tree_seams import TREE_SHAPES
 
 _NO = (None, False, "null", 0, 1)
 
@@ -74,13 +75,20 @@ class Adapter:
 ADAPTERS = {
     adapter.version: adapter
     for adapter in (
-        Adapter("0.5.16", takes_last=False, request_state="", row_calls=False, shapes=_SHAPES),
+        Adapter(
+            "0.5.16",
+            takes_last=False,
+            request_state="",
+            row_calls=False,
+            shapes=_SHAPES | TREE_SHAPES["0.5.16"],
+        ),
         Adapter(
             "0.5.23",
             takes_last=True,
             request_state="kv",
             row_calls=True,
             shapes=_SHAPES
+            | TREE_SHAPES["0.5.23"]
             | {f"{_POOL}.alloc_rows": "(self, need_size)", f"{_POOL}.free_rows": "(self, indices)"},
         ),
     )

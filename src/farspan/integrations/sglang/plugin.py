@@ -15,6 +15,7 @@ from typing import Any
 from farspan.errors import UnsupportedError
 from farspan.integrations.sglang.adapters import SETTINGS, Adapter, adapter_for, check_seams
 from farspan.integrations.sglang.elastic_requests import elastic_pool
+from farspan.integrations.sglang.prefix_tree.choose_cache import build_cache
 
 BACKEND = "farspan"
 
@@ -44,7 +45,7 @@ def register() -> None:
 
 
 def build_prefix_cache(context: Any) -> Any:
-    """Return SGLang's own prefix cache, after making sure that the table of requests is elastic.
+    """Return the prefix cache, after making sure that the table of requests is elastic.
 
     Raises:
         UnsupportedError: It is not: this model or mode has a table of another kind.
@@ -56,7 +57,7 @@ def build_prefix_cache(context: Any) -> Any:
             "its own: models with recurrent state and disaggregated decoding have such",
             "start without the option",
         )
-    return import_module(f"{_SRT}.mem_cache.registry").default_radix_cache_factory(context)
+    return build_cache(version("sglang"), context)
 
 
 def _build_request_pool(

@@ -11,14 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from farspan.errors import FarspanError, InputError
+from farspan.kv.memory.budget.member import BudgetMember
+from farspan.kv.memory.budget.pool_budget import PoolBudget
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.driver import Driver, Fence, Handle, NoRoomError
+from farspan.kv.memory.lenders import Evictor, Lender
 from farspan.sizes import format_bytes
 
-__all__ = ["Lender", "NoRoomError", "SegmentPool", "SegmentStatistics"]
+__all__ = ["Evictor", "Lender", "NoRoomError", "SegmentPool", "SegmentStatistics"]
 
 # Of the quiet time: ranges let go of what they do not use after a half, the pool after three quarters, so that the
 # bytes are back within the whole of it when `tick` is called at least four times as often.
@@ -35,7 +37,8 @@ class SegmentStatistics:
         created: Physical segments held: lent plus idle.
         lent: Handed out to ranges.
         idle: Held and unused: usable at once, destroyed after the quiet time.
-        cap: The most that may be held now.
+        cap: The most that may be held, once members of the same budget have given back what they do not need.
+        limit: The most that may be held at this moment.
         ever_created: Created since the start.
         ever_destroyed: Destroyed since the start.
         surrendered: Times a range let go of an empty segment early because another needed it.
@@ -46,19 +49,10 @@ class SegmentStatistics:
     lent: int
     idle: int
     cap: int
+    limit: int
     ever_created: int
     ever_destroyed: int
     surrendered: int
-
-
-class Lender(Protocol):
-    """Somebody who holds segments of a pool and could let go of empty ones."""
-
-    def surrenderable(self) -> int:
-        """Return the segments that `surrender` would give back now."""
-
-    def surrender(self, count: int) -> int:
-        """Give back up to `count` empty segments through `SegmentPool.give`; return how many."""
 
 
 @dataclass(slots=True)
@@ -81,6 +75,7 @@ class SegmentPool:
         quiet_s: Memory is back with the device this long after its last use, if `tick` is called often enough.
         reread_s: How old the device's free memory may be for `room`; `take` always reads it before it creates.
         clock: Seconds.
+        budget: The budget that the pool shares with other processes; None for no other limit than `cap`.
     """
 
     def __init__(
@@ -92,6 +87,7 @@ class SegmentPool:
         quiet_s: float = 10.0,
         reread_s: float = 0.05,
         clock: Callable[[], float] = time.monotonic,
+        budget: BudgetMember | None = None,
     ) -> None:
         if segment_bytes <= 0 or segment_bytes % driver.granularity:
             raise InputError(
@@ -104,7 +100,9 @@ class SegmentPool:
         self.clock = clock
         self._cap = cap or Cap()
         self._reread_s = reread_s
-        self._limit_segments = 0
+        self._budget = PoolBudget(budget, segment_bytes, clock) if budget else None
+        self._evictors: list[Evictor] = []
+        self._limit_segments = self._soon_segments = 0
         self._limit_until = float("-inf")
         self._idle: list[_Idle] = []  # oldest first: taken from the end
         self._created = 0
@@ -164,24 +162,63 @@ class SegmentPool:
             self._reread()
         with self._lock:
             own = len(self._idle) + max(0, self._limit_segments - self._created)
-        return own + sum(lender.surrenderable() for lender in self._lenders)
+        return own + self._surrenderable()
 
     def limit_segments(self) -> int:
-        """Return the most segments there may be now. Asks no lender, so that any thread may call it."""
+        """Return the most segments there may be, once members of the same budget gave back what they do not need.
+
+        Asks no lender, so that any thread may call it.
+        """
         if self.clock() >= self._limit_until:
             self._reread()
         with self._lock:
-            return self._limit_segments
+            return self._soon_segments
+
+    def promise(self, count: int) -> bool:
+        """Keep room for `count` segments beyond those that are lent, until the next call; False if there is none.
+
+        Without a budget nobody can be kept from the room: this is then `room`, asked once. Where there is no room, the
+        members of the same budget hear that it is wanted.
+        """
+        fits = count <= self.room()
+        if self._budget is None:
+            return fits
+        return self._promise(max(0, count - len(self._idle) - self._surrenderable()), fits)
+
+    def promise_all(self, count: int) -> bool:
+        """Keep room for `count` segments in all, those that there are among them; see `promise`.
+
+        For who could empty all that is lent: without a budget there is nothing to wait for then.
+        """
+        if self._budget is None:
+            return True
+        self._reread()
+        return self._promise(max(0, count - self._created), count <= self._limit_segments)
 
     def tick(self) -> None:
-        """Give back what was idle for long enough, and follow the cap down; call it between steps."""
+        """Give back what was idle for long enough, and follow the cap down; call it between steps.
+
+        Above the cap, or the budget's, idle segments go at once, then what lenders have empty, then what evictors keep.
+        """
         now = self.clock()
-        if now >= self._limit_until:
+        reread = now >= self._limit_until
+        if reread:
+            self._report()  # what is idle here is part of who must give how much
             self._reread()
-        excess = self._created - self._limit_segments
+        trim = self._budget is not None and self._budget.trim_is_asked
+        excess = self._created if trim else self._created - self._limit_segments
         if excess > len(self._idle):
             self._call_in(excess - len(self._idle))
-        due = now - DESTROY_AFTER * self.quiet_s
+        if reread and not trim and excess > len(self._idle):
+            self._evict(excess - len(self._idle))
+        self._destroy_idle(now - DESTROY_AFTER * self.quiet_s, excess)
+        if self._budget is not None:
+            if trim:
+                self._budget.trimmed()
+            self._report()
+
+    def _destroy_idle(self, due: float, excess: int) -> None:
+        """Destroy what has been idle since before `due`, and up to `excess` segments in any case."""
         with self._lock:
             going: list[_Idle] = []
             staying: list[_Idle] = []
@@ -202,6 +239,10 @@ class SegmentPool:
         """Ask `lender` no more."""
         self._lenders.remove(lender)
 
+    def register_evictor(self, evictor: Evictor) -> None:
+        """Have `evictor` make room when the pool must shrink and nothing is empty."""
+        self._evictors.append(evictor)
+
     # --- looking at it -------------------------------------------------------------------------------------------
 
     def statistics(self) -> SegmentStatistics:
@@ -213,7 +254,8 @@ class SegmentPool:
                 created=self._created,
                 lent=self._created - idle,
                 idle=idle,
-                cap=self._limit_segments,
+                cap=self._soon_segments,
+                limit=self._limit_segments,
                 ever_created=self._ever_created,
                 ever_destroyed=self._ever_destroyed,
                 surrendered=self._surrendered,
@@ -249,18 +291,20 @@ class SegmentPool:
             with self._lock:
                 cut = max(0, len(self._idle) - count)
                 fresh = count - (len(self._idle) - cut)
-                missing = fresh - max(0, self._limit_segments - self._created)
-                if not fresh or missing <= 0:
+                missing = fresh and fresh - max(0, self._limit_segments - self._created)
+                granted = missing <= 0 and (self._budget is None or self._budget.claim(fresh))
+                if granted:
                     taken = self._idle[cut:]
                     del self._idle[cut:]
                     self._created += fresh
                     return taken, fresh
             if not surrendered:
-                self._call_in(missing)
+                self._call_in(fresh if missing <= 0 else missing)
+        self._wish(fresh)
         size, limit = format_bytes(count * self.segment_bytes), self._limit_segments * self.segment_bytes
         raise NoRoomError(
             f"{size} more of elastic memory do not fit: {format_bytes(self._created * self.segment_bytes)} held, "
-            f"{format_bytes(limit)} allowed now",
+            f"{format_bytes(limit)} allowed now{self._budget.describe() if self._budget else ''}",
             "free pages, raise the cap, or take less memory beside it",
         )
 
@@ -271,6 +315,8 @@ class SegmentPool:
             self._idle.sort(key=lambda idle: idle.since)
             self._created -= fresh - len(created)
             self._ever_created += len(created)
+            if self._budget:
+                self._budget.give(fresh - len(created))
         self._limit_until = float("-inf")  # the device has less than it said
         self._destroy(created)
 
@@ -288,20 +334,57 @@ class SegmentPool:
         finally:
             self._surrendering = False
 
+    def _evict(self, count: int) -> None:
+        """Have evictors empty up to `count` segments of lenders, and call these in."""
+        # Not in a loop: what was emptied a moment ago may wait for its fence, and would be asked for twice.
+        for evictor in self._evictors:
+            if count > 0 and evictor.evict(count):
+                before = len(self._idle)
+                self._call_in(count)
+                count -= len(self._idle) - before
+
+    def _surrenderable(self) -> int:
+        return sum(lender.surrenderable() for lender in self._lenders)
+
+    def _promise(self, fresh: int, fits: bool) -> bool:
+        if fits and self._budget is not None and self._budget.promise(fresh):
+            return True
+        self._wish(fresh)
+        return False
+
+    def _wish(self, count: int) -> None:
+        if self._budget is not None:
+            self._budget.wish(count)
+            self._report()
+
+    def _report(self) -> None:
+        idle = len(self._idle) + self._surrenderable() + sum(each.evictable() for each in self._evictors)
+        if self._budget is not None:
+            self._budget.report(min(idle, self._created))
+
     def _reread(self) -> None:
         memory = self.driver.memory()
         with self._lock:
             held = self._created * self.segment_bytes
-            self._limit_segments = self._cap.limit(memory, held) // self.segment_bytes
+            if self._budget:
+                now, soon = self._budget.limits(self._cap, memory, held)
+            else:
+                now = soon = self._cap.limit(memory, held)
+            self._limit_segments, self._soon_segments = now // self.segment_bytes, soon // self.segment_bytes
             self._limit_until = self.clock() + self._reread_s
 
     def _destroy(self, handles: list[Handle]) -> None:
-        for done, handle in enumerate(handles):
-            try:
+        done = 0
+        try:
+            for handle in handles:
                 self.driver.destroy(handle)
-            except FarspanError:
-                self.give(handles[done:], since=float("-inf"))  # kept, and tried again at the next tick
-                raise
-            with self._lock:
-                self._created -= 1
-                self._ever_destroyed += 1
+                done += 1
+                with self._lock:
+                    self._created -= 1
+                    self._ever_destroyed += 1
+        except FarspanError:
+            self.give(handles[done:], since=float("-inf"))  # kept, and tried again at the next tick
+            raise
+        finally:
+            if self._budget:
+                self._budget.give(done)

@@ -101,7 +101,7 @@ class GrowingArray:
         pieces = self.views(start, stop)
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=self._dtype)
 
-    def common(self, start: int, values: NDArray[np.int32]) -> int:
+    def common(self, start: int, values: NDArray[Any]) -> int:
         """Return how many whole pages from `start` on equal the leading pages of `values`."""
         done = 0
         stop = min(self.end, start + len(values) // self._width)

@@ -40,7 +40,7 @@ def as_int32(values: IntegerArray, what: str) -> NDArray[np.int32]:
     return array.astype(np.int32)
 
 
-def common_prefix(left: NDArray[np.int32], right: NDArray[np.int32]) -> int:
+def common_prefix(left: NDArray[Any], right: NDArray[Any]) -> int:
     """Return how many leading values two arrays share; reads little beyond the first difference."""
     stop = min(len(left), len(right))
     at, piece = 0, _FIRST_PIECE

@@ -86,6 +86,16 @@ def is_local(url: str) -> bool:
         return False
 
 
+def is_same_origin(address: str, other: str) -> bool:
+    """Tell whether two addresses are of one server: scheme, host and port; a key for the one is for the other then."""
+    try:
+        one, two = URL(address), URL(other)
+        origins = [(url.scheme, (url.host or "").lower(), url.port) for url in (one, two)]
+    except ValueError:
+        return False
+    return bool(one.host) and origins[0] == origins[1]
+
+
 async def ask_server(url: str, *, model: str | None = None, api_key: str | None = None) -> ServerInfo:
     """Ask a server what it serves.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from farspan.engines.metric_source import Measure
+from farspan.measurement.http.target import is_same_origin
 from farspan.measurement.observe.evidence import estimate_prefill, find_hang, find_preemption, find_strangers
 from farspan.measurement.observe.gpu_sampler import is_here, open_gpus
 from farspan.measurement.observe.observer import ObservedRun, Observer
@@ -56,7 +57,7 @@ class EngineObserver(Observer):
         scraper = Scraper(
             self._url or f"{run.url}/metrics",
             # A key for the server is not for whoever else has its metrics.
-            api_key=run.api_key if self._url is None else None,
+            api_key=run.api_key if self._url is None or is_same_origin(self._url, run.url) else None,
             engine=run.server.owned_by,
         )
         self._telemetry = Telemetry(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
+import http.client
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -25,6 +25,7 @@ class RemoteTokenizer(Tokenizer):
     Args:
         url: The server's base URL, with or without /v1.
         model: The served model's name; the first of /v1/models when None.
+        api_key: Sent as a bearer token, to this server alone.
 
     Raises:
         NetworkError: The server does not answer, or has no /tokenize.
@@ -34,8 +35,11 @@ class RemoteTokenizer(Tokenizer):
     # What the server does to a text is not visible, so every prompt is counted by it as a whole.
     proof = Proof.CHECKED
 
-    def __init__(self, url: str, model: str | None = None) -> None:
+    def __init__(self, url: str, model: str | None = None, *, api_key: str | None = None) -> None:
         self._base = url.rstrip("/").removesuffix("/v1")
+        self._headers = {"Content-Type": "application/json", "Connection": "close"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
         self.name = self._base
         self.reason = "the server itself encodes"
         self._model = model or self._first_model()
@@ -78,22 +82,32 @@ class RemoteTokenizer(Tokenizer):
         return as_ids(tokens)
 
     def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
-        request = urllib.request.Request(
-            self._base + path,
-            data=None if body is None else orjson.dumps(body),
-            headers={"Content-Type": "application/json"},
-        )
+        # No redirects and no proxies: the key goes to this address and nowhere else.
+        address = urlsplit(self._base)
+        kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+        connection = kind(address.hostname or "", address.port, timeout=_TIMEOUT_S)
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-                return orjson.loads(response.read())
-        except urllib.error.HTTPError as error:
-            said = error.read(300).decode("utf-8", "replace").strip()
+            connection.request(
+                "GET" if body is None else "POST",
+                address.path + path,
+                body=None if body is None else orjson.dumps(body),
+                headers=self._headers,
+            )
+            response = connection.getresponse()
+            content = response.read()
+            if response.status == 200:
+                return orjson.loads(content)
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise NetworkError(
-                f"{self._base}{path} answers {error.code} {said}",
-                "give the folder of the model that is served",
+                f"{self._base}{path} does not answer ({' '.join(str(error).split()) or type(error).__name__})",
+                "start the server, or correct the URL",
             ) from error
-        except (OSError, orjson.JSONDecodeError) as error:
-            reason = getattr(error, "reason", error)
-            raise NetworkError(
-                f"{self._base}{path} does not answer ({reason})", "start the server, or correct the URL"
-            ) from error
+        finally:
+            connection.close()
+        said = content[:300].decode("utf-8", "replace").strip()
+        raise NetworkError(
+            f"{self._base}{path} answers {response.status} {said}",
+            "set OPENAI_API_KEY to the server's key"
+            if response.status in (401, 403)
+            else "give the folder of the model that is served",
+        )

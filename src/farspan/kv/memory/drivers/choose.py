@@ -1,4 +1,4 @@
-"""Which driver a device's memory has."""
+"""Which driver a device's memory has, and what the device is called."""
 
 from __future__ import annotations
 
@@ -23,3 +23,9 @@ def open_driver(device: torch.device) -> Driver:
     from farspan.kv.memory.drivers.host import HostDriver
 
     return HostDriver()
+
+
+def device_id(driver: Driver) -> str:
+    """Return what a driver's device is called, the same in every process that uses it."""
+    uuid: str = getattr(driver, "uuid", driver.name)
+    return uuid

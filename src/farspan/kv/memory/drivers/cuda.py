@@ -55,6 +55,12 @@ class CudaDriver(Driver):
         minimum = self._api.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
         self.granularity = int(self._call("cuMemGetAllocationGranularity", self._properties, minimum))
 
+    @property
+    def uuid(self) -> str:
+        """The device's UUID, as nvidia-smi shows it; of a MIG slice its own."""
+        found = bytes(self._call("cuDeviceGetUuid", self._number).bytes).hex()
+        return "GPU-" + "-".join((found[:8], found[8:12], found[12:16], found[16:20], found[20:]))
+
     def memory(self) -> Memory:
         """See `Driver.memory`: what the device says is free, whoever took the rest."""
         self.check_open()

@@ -1,0 +1,43 @@
+"""SGLang's allocators as the tree sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class AllocatorSlots:
+    """The slots of an allocator of SGLang's, of one pool or of a full and a window pool.
+
+    Args:
+        allocator: May have `pressure(indices)`, as elastic ones do: how much freeing each would help.
+    """
+
+    def __init__(self, allocator: Any) -> None:
+        self.allocator = allocator
+
+    @property
+    def prefers(self) -> bool:
+        """Whether the allocator prefers some slots to be freed before others."""
+        return hasattr(self.allocator, "pressure")
+
+    def pressure(self, slots: torch.Tensor) -> torch.Tensor:
+        """Return for each slot how much freeing it would help."""
+        return torch.as_tensor(self.allocator.pressure(slots.to(torch.int64)))
+
+    def free(self, slots: torch.Tensor) -> None:
+        """Take slots back, with what window layers have of them."""
+        self.allocator.free(slots.to(torch.int64))
+
+    def free_window(self, slots: torch.Tensor) -> None:
+        """Take back only what window layers have of slots."""
+        self.allocator.free_swa(slots.to(torch.int64))
+
+    def move_window(self, kept: torch.Tensor, given: torch.Tensor) -> None:
+        """Make what window layers have of `given` that of `kept`, which has nothing there, and take `given` back."""
+        kept, given = kept.to(torch.int64), given.to(torch.int64)
+        window = self.allocator.translate_loc_from_full_to_swa(given)
+        self.allocator.set_full_to_swa_mapping(kept, window)
+        self.allocator.full_to_swa_index_mapping[given] = 0
+        self.allocator.full_attn_allocator.free(given)

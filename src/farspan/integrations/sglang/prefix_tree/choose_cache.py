@@ -1,0 +1,85 @@
+"""Which prefix tree a server gets: farspan's, or SGLang's own where it is asked for or does what farspan's does not."""
+
+from __future__ import annotations
+
+import logging
+import os
+from importlib import import_module
+from typing import Any
+
+from farspan.errors import InputError
+from farspan.integrations.sglang.prefix_tree.cache_0_5_16 import linear_cache_class
+
+TREE_VARIABLE = "FARSPAN_PREFIX_TREE"
+
+# Option of the server -> (what it may be, why SGLang's own tree serves another value).
+_OPTIONS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "radix_eviction_policy": (("lru",), "only the order of last use is known to farspan's"),
+    "schedule_policy": (("fcfs", "lpm", "random", "lof", "routing-key"), "it walks SGLang's nodes"),
+    "enable_streaming_session": ((False,), "sessions keep parts of the tree"),
+    "enable_session_radix_cache": ((False,), "sessions keep parts of the tree"),
+    "enable_lmcache": ((False, None), "it is a tree of its own"),
+    "enable_flexkv": ((False, None), "it is a tree of its own"),
+}
+_BACKENDS = {"0.5.16": linear_cache_class}
+
+logger = logging.getLogger("sglang.farspan")
+
+
+def build_cache(version: str, context: Any) -> Any:
+    """Return the prefix cache for a server; the log says which, and why where it is SGLang's own.
+
+    Args:
+        version: SGLang's.
+        context: SGLang's `TreeCacheBuildContext`.
+
+    Raises:
+        InputError: `FARSPAN_PREFIX_TREE` is no tree.
+    """
+    reason = why_sglangs(version, context)
+    if reason:
+        logger.info(f"farspan: the prefix tree is SGLang's own: {reason}")
+        return import_module("sglang.srt.mem_cache.registry").default_radix_cache_factory(context)
+    params = context.params
+    kinds = (
+        f"a window of {params.sliding_window_size:,} tokens"
+        if params.sliding_window_size
+        else "one kind of layers"
+    )
+    logger.info(f"farspan: the prefix tree is farspan's, {kinds}, pages of {params.page_size} tokens")
+    return _BACKENDS[version]()(params)
+
+
+def why_sglangs(version: str, context: Any) -> str | None:
+    """Return why a server gets SGLang's own tree; None when it gets farspan's."""
+    asked = os.environ.get(TREE_VARIABLE, "farspan")
+    if asked not in ("farspan", "sglang"):
+        raise InputError(f"{TREE_VARIABLE} is {asked!r}", "set it to farspan or sglang")
+    if asked == "sglang":
+        return f"{TREE_VARIABLE}=sglang"
+    if version not in _BACKENDS:
+        return f"farspan has none for SGLang {version}"
+    if context.disable_radix_cache or context.params.disable:
+        return "--disable-radix-cache"
+    if context.is_hybrid_ssm:
+        return "the model has recurrent state"
+    if context.is_hybrid_swa and not context.full_tokens_per_layer:
+        return "every layer of the model has a window"
+    for name, (plain, why) in _OPTIONS.items():
+        value = getattr(context.server_args, name)
+        if value not in plain:
+            return f"--{name.replace('_', '-')} {value}: {why}"
+    return _why_params(context)
+
+
+def _why_params(context: Any) -> str | None:
+    params = context.params
+    if context.enable_hierarchical_cache:
+        return "--enable-hierarchical-cache: pages in host memory were not tried"
+    if params.is_eagle:
+        return "speculative decoding with keys of token pairs"
+    if params.enable_kv_cache_events:
+        return "--kv-events-config: farspan's publishes no events"
+    if import_module("sglang.srt.environ").envs.SGLANG_EXPERIMENTAL_CPP_RADIX_TREE.get():
+        return "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE"
+    return None

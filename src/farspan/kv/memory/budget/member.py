@@ -1,0 +1,344 @@
+"""A server's part of a budget: what its segment pools hold on one device, claimed before it is created."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from farspan.errors import InputError
+from farspan.kv.memory.budget.budget_file import SUFFIX, BudgetError, BudgetFile, MemberSlot, budget_folder
+from farspan.kv.memory.budget.fair_share import Allowance, MemberClaim, allowance, may_take
+from farspan.kv.memory.budget.settings import BudgetSettings
+from farspan.sizes import format_bytes
+
+_LOG = logging.getLogger(__name__)
+_SAY_AGAIN_S = 1.0  # how often a wish that stays is said again
+
+
+class Outlook(NamedTuple):
+    """What a member may hold and who is beside it, in bytes where nothing else is said.
+
+    Attributes:
+        allowance: What the member may hold, all its pools together.
+        limit: What all may hold; None when only the device's memory is the limit.
+        neighbours: Other members.
+        neighbours_held: What they hold.
+        trims_asked: How often somebody asked this member for idle memory.
+    """
+
+    allowance: Allowance
+    limit: int | None
+    neighbours: int
+    neighbours_held: int
+    trims_asked: int
+
+
+class BudgetMember:
+    """A process's place in a budget of one device. Safe to use from any thread.
+
+    Trouble with the file while the server runs never ends it: it may not grow then, and says so once in its log.
+
+    Args:
+        path: The budget's file; see `budget_path`.
+        name: What people call the server.
+        device_bytes: Memory of the device.
+        limit: What all may hold, where nobody has said so before.
+        floor: What this member may always hold.
+
+    Raises:
+        BudgetError: The file cannot be used.
+        InputError: The floor does not fit beside the others'.
+    """
+
+    def __init__(
+        self, path: Path, name: str, device_bytes: int, *, limit: int | None = None, floor: int = 0
+    ) -> None:
+        self.path = path
+        self.name = name
+        self._device_bytes = device_bytes
+        self._limit = limit
+        self._floor = floor
+        self._parts: list[BudgetPart] = []
+        self._lock = threading.RLock()
+        self._joined = int(time.time())
+        self._wished_at = 0.0
+        self._trims_done = 0
+        self._said = ""
+        self._number = -1
+        self._file = BudgetFile.create(path, device_bytes)
+        try:
+            self._join(self._file)
+        except (BudgetError, InputError):
+            self._file.close()
+            raise
+        _OPEN.add(self)
+
+    @property
+    def held(self) -> int:
+        """What all pools of the member hold."""
+        return sum(part.held for part in self._parts)
+
+    def part(self) -> BudgetPart:
+        """Return the account of one more pool of this process."""
+        part = BudgetPart(self)
+        with self._lock:
+            self._parts.append(part)
+        return part
+
+    def outlook(self, free: int) -> Outlook | None:
+        """Return what the member may hold, None when the budget's file cannot tell.
+
+        Args:
+            free: What is free on the device.
+        """
+        with self._lock:
+            try:
+                self._rejoin()
+                header, slots = self._file.header(), self._file.members()
+            except BudgetError as error:
+                self._say(error)
+                return None
+            claims, mine = self._claims(slots)
+            held = sum(claim.held for claim in claims)
+            return Outlook(
+                allowance(_total(header.limit, held, free), claims, mine),
+                header.limit,
+                len(claims) - 1,
+                held - claims[mine].held,
+                slots[self._number].trims_asked if self._number in slots else self._trims_done,
+            )
+
+    def trimmed(self, trims_asked: int) -> None:
+        """Say that idle memory was given back as asked so often."""
+        with self._lock:
+            self._trims_done = trims_asked
+            self.write()
+
+    def take(self, size: int, free: int, change: Callable[[], None], undo: Callable[[], None]) -> bool:
+        """Carry out a change after which the member holds or was promised `size` bytes, if the budget allows it."""
+        with self._lock:
+            try:
+                self._rejoin()
+                with self._file.locked():
+                    header = self._file.header()
+                    claims, mine = self._claims(self._file.members())
+                    total = _total(header.limit, sum(claim.held for claim in claims), free)
+                    if not may_take(total, claims, mine, size):
+                        return False
+                    change()
+                    try:
+                        self._file.write(self._number, self._slot())
+                    except BudgetError:
+                        undo()
+                        raise
+            except BudgetError as error:
+                self._say(error)
+                return False
+            self._said = ""
+            return True
+
+    def change(self, change: Callable[[], None], *, wishes: bool = False) -> None:
+        """Carry out a change that needs nobody's leave."""
+        with self._lock:
+            change()
+            if wishes:
+                self._wished_at = time.monotonic()
+            self.write()
+
+    @property
+    def promised(self) -> int:
+        """What the member may still take for requests that were admitted."""
+        return sum(part.promised for part in self._parts)
+
+    @property
+    def wish_is_old(self) -> bool:
+        """Whether a wish that stays has to be said again."""
+        return time.monotonic() - self._wished_at > _SAY_AGAIN_S
+
+    def write(self) -> None:
+        """Write what the member says of itself; trouble is logged."""
+        try:
+            self._rejoin()
+            self._file.write(self._number, self._slot())
+        except BudgetError as error:
+            self._say(error)
+
+    def close(self) -> None:
+        """Leave the budget. Leaving twice does nothing."""
+        _OPEN.discard(self)
+        self._file.close()
+
+    def _join(self, file: BudgetFile) -> None:
+        with file.locked():
+            number = file.take_slot()
+            header, slots = file.header(), file.members()
+            slots.pop(number, None)
+            limit = self._limit if header.limit is None else header.limit
+            floors = sum(slot.floor for slot in slots.values())
+            most = header.device_bytes if limit is None else min(limit, header.device_bytes)
+            if self._floor and floors + self._floor > most:
+                raise InputError(
+                    f"a floor of {format_bytes(self._floor)} does not fit the budget {self.path.stem} of "
+                    f"{format_bytes(most)}, of which {format_bytes(floors)} are others' floors",
+                    "lower the floor, or raise the limit with farspan kv limit",
+                )
+            if limit != header.limit:
+                file.write_limit(limit)
+            self._trims_done = 0
+            self._number = number
+            file.ask(number, None, 0)
+            file.write(number, self._slot())
+
+    def _rejoin(self) -> None:
+        """Join the new file where the old one was removed."""
+        if self not in _OPEN:
+            raise BudgetError(f"the budget {self.path.stem} was left")
+        if not self._file.removed:
+            return
+        file = BudgetFile.create(self.path, self._device_bytes)
+        try:
+            self._join(file)
+        except (BudgetError, InputError) as error:
+            file.close()
+            raise BudgetError(str(error)) from error
+        self._file.close()
+        self._file = file
+        _LOG.warning("farspan budget: %s was removed, and is joined anew", self.path)
+
+    def _claims(self, slots: Mapping[int, MemberSlot]) -> tuple[list[MemberClaim], int]:
+        """Return everybody's claims and which is this member's own: that from what it knows itself."""
+        now = time.monotonic()
+        own = self._slot()
+        if self._number in slots:
+            own = replace(own, limit=slots[self._number].limit)
+        others = [slot.claim(now) for number, slot in slots.items() if number != self._number]
+        return [own.claim(now), *others], 0
+
+    def _slot(self) -> MemberSlot:
+        parts = self._parts
+        return MemberSlot(
+            pid=os.getpid(),
+            joined=self._joined,
+            name=self.name,
+            held=self.held,
+            floor=self._floor,
+            promised=self.promised,
+            wished=sum(part.wished for part in parts),
+            idle=sum(part.idle for part in parts),
+            wished_at=self._wished_at,
+            trims_done=self._trims_done,
+        )
+
+    def _say(self, error: BudgetError) -> None:
+        if str(error) != self._said:
+            self._said = str(error)
+            _LOG.error("farspan budget: no growth beyond %s: %s", format_bytes(self.held), error)
+
+
+class BudgetPart:
+    """What one segment pool of a member holds, in bytes.
+
+    Attributes:
+        held: Physical memory.
+        promised: What it may take beyond that for requests that were admitted.
+        wished: What it would take beyond both if there were room.
+        idle: Of `held`, what no request needs.
+    """
+
+    def __init__(self, member: BudgetMember) -> None:
+        self.member = member
+        self.held = self.promised = self.wished = self.idle = 0
+
+    def claim(self, size: int, free: int) -> bool:
+        """Count `size` more bytes as held; False, and no change, when the budget has no room for them.
+
+        Args:
+            size: Bytes.
+            free: What is free on the device.
+        """
+        before = self.held, self.promised, self.wished
+        after = self.held + size, max(0, self.promised - size), max(0, self.wished - size)
+        member = self.member
+
+        def put(state: tuple[int, int, int]) -> None:
+            self.held, self.promised, self.wished = state
+
+        whole = member.held + member.promised + sum(after[:2]) - sum(before[:2])
+        return member.take(whole, free, lambda: put(after), lambda: put(before))
+
+    def give(self, size: int) -> None:
+        """Count `size` bytes as given back."""
+
+        def put() -> None:
+            self.held -= size
+
+        self.member.change(put)
+
+    def promise(self, size: int, free: int) -> bool:
+        """Keep `size` bytes beyond what it holds; False, and no change, without room for them."""
+        before = self.promised, self.wished
+
+        def put(promised: int, wished: int) -> None:
+            self.promised, self.wished = promised, wished
+
+        if size <= self.promised:
+            if (size, 0) != before:
+                self.member.change(lambda: put(size, 0))
+            return True
+        whole = self.member.held + self.member.promised + size - self.promised
+        return self.member.take(whole, free, lambda: put(size, 0), lambda: put(*before))
+
+    def report(self, idle: int, wished: int) -> None:
+        """Say what is held and not needed, and what would be taken beyond what is held and was promised."""
+
+        def put() -> None:
+            self.idle, self.wished = idle, wished
+
+        if (self.idle, self.wished) != (idle, wished) or (wished and self.member.wish_is_old):
+            self.member.change(put, wishes=bool(wished))
+
+
+def budget_path(name: str, device: str, folder: Path | None = None) -> Path:
+    """Return the file of a budget on a device."""
+    return (folder or budget_folder()) / f"{name}@{device}{SUFFIX}"
+
+
+def join_budget(settings: BudgetSettings, member: str, device: str, device_bytes: int) -> BudgetMember:
+    """Join a budget on a device.
+
+    Args:
+        settings: The budget.
+        member: What people call this server.
+        device: What the device is called, the same for all its users.
+        device_bytes: Its memory.
+
+    Raises:
+        BudgetError: The budget's file cannot be used.
+        InputError: The floor does not fit beside the others'.
+    """
+    path = budget_path(settings.name, device)
+    return BudgetMember(path, member, device_bytes, limit=settings.limit, floor=settings.floor)
+
+
+def _total(limit: int | None, held: int, free: int) -> int:
+    device = held + max(0, free)
+    return device if limit is None else min(limit, device)
+
+
+_OPEN: weakref.WeakSet[BudgetMember] = weakref.WeakSet()
+
+
+def _leave_in_child() -> None:
+    # A child that kept the file open would keep its parent's lock after the parent's death.
+    for member in list(_OPEN):
+        member.close()
+
+
+os.register_at_fork(after_in_child=_leave_in_child)

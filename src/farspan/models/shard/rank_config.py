@@ -1,0 +1,200 @@
+"""From a model's config and a division to the config of one rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from farspan.errors import InputError, UnsupportedError
+from farspan.models.config import spec_from_config
+from farspan.models.families.field_names import ALIASES
+from farspan.models.shard.division import Division, divide_fields
+from farspan.models.shard.rank_share import check_blocks, check_share, rank_weights
+from farspan.models.shard.text_config import extract_text, take_layers, wrap_text
+from farspan.models.spec import ModelSpec
+from farspan.models.weights import rank_weight_bytes
+from farspan.sizes import format_bytes
+
+_MOST_RANKS = 64
+# Ids of the special tokens in a shard's own vocabulary, which is shorter than the model's.
+EOS_ID, BOS_ID = 0, 1
+_TOKEN_IDS = {"eos_token_id": EOS_ID, "pad_token_id": EOS_ID, "bos_token_id": BOS_ID}
+
+
+@dataclass(frozen=True, slots=True)
+class RankShard:
+    """One rank of a deployment as a model of its own.
+
+    Args:
+        config: The content of its config.json.
+        spec: The same as planners read it.
+        whole: The model it is a rank of.
+        division: How that is divided.
+        differences: What is not as on the rank, one sentence each.
+    """
+
+    config: Mapping[str, Any]
+    spec: ModelSpec
+    whole: ModelSpec
+    division: Division
+    differences: tuple[str, ...]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights it loads; an encoder that its config describes is not loaded."""
+        return sum(rank_weights(self.spec, Division()).values())
+
+
+def shard_config(
+    config: Mapping[str, Any],
+    name: str,
+    division: Division,
+    *,
+    keep_wrapper: bool = False,
+    ignore_fields: Sequence[str] = (),
+) -> RankShard:
+    """Make the config of one rank. What it describes is read again and held against the rank's share of the whole.
+
+    Args:
+        config: The whole model's config.json.
+        name: What to call the model.
+        division: How it is divided.
+        keep_wrapper: Leave a multimodal config's form, with the rank's language model inside, for an engine that goes
+            by the architecture's name and loads no encoder.
+        ignore_fields: Unknown fields that the user says cannot change memory.
+
+    Raises:
+        UnsupportedError: It cannot be divided evenly, or no config describes the rank; what it is about is named,
+            and the nearest tensor-parallel size that works.
+        InputError: The config itself cannot be read.
+    """
+    whole = spec_from_config(config, name, ignore_fields=ignore_fields)
+    try:
+        shard = _shard(config, whole, division, ignore_fields)
+    except UnsupportedError as error:
+        near = next(_working(config, whole, division, ignore_fields), None)
+        fix = error.fix or "plan it with farspan plan, which needs no shard"
+        if near is not None:
+            fix = f"use --tp {near}"
+        raise UnsupportedError(f"no shard of {name} at {division.text}: {error.message}", fix) from error
+    wrapped = wrap_text(config, shard.config) if keep_wrapper else None
+    if wrapped is None:
+        return shard
+    return replace(shard, config=wrapped, spec=spec_from_config(wrapped, name, ignore_fields=ignore_fields))
+
+
+def _working(
+    config: Mapping[str, Any], whole: ModelSpec, division: Division, ignore_fields: Sequence[str]
+) -> Iterator[int]:
+    """The tensor-parallel sizes that work, the nearest first."""
+    near = sorted(range(1, _MOST_RANKS + 1), key=lambda tp: (abs(math.log(tp / division.tp)), tp))
+    for tp in near:
+        if tp == division.tp or tp % division.ep:
+            continue
+        try:
+            _shard(config, whole, replace(division, tp=tp), ignore_fields)
+        except UnsupportedError:
+            continue
+        yield tp
+
+
+def _shard(
+    config: Mapping[str, Any], whole: ModelSpec, division: Division, ignore_fields: Sequence[str]
+) -> RankShard:
+    fields, dropped = extract_text(config)
+    if division.layers is not None:
+        if not division.layers or division.layers.stop > whole.num_layers:
+            raise UnsupportedError(f"it has {whole.num_layers} layers", "give fewer pipeline stages")
+        take_layers(fields, whole.num_layers, division.layers)
+    cut = _read(fields, whole.name, ignore_fields)
+    _check_cut(whole, cut, division)
+    _name_head_size(fields, cut)
+    divide_fields(fields, division)
+    fields.update({key: value for key, value in _TOKEN_IDS.items() if key in fields or key != "pad_token_id"})
+    shard = _read(fields, whole.name, ignore_fields)
+    check_share(cut, shard, division)
+    check_blocks(shard)
+    return RankShard(
+        fields, shard, whole, division, tuple(_differences(whole, cut, shard, division, dropped))
+    )
+
+
+def _read(fields: Mapping[str, Any], name: str, ignore_fields: Sequence[str]) -> ModelSpec:
+    try:
+        return spec_from_config(fields, name, ignore_fields=ignore_fields)
+    except InputError as error:
+        raise UnsupportedError(f"its config would not be read: {error.message}") from error
+
+
+def _check_cut(whole: ModelSpec, cut: ModelSpec, division: Division) -> None:
+    """Check that the decoder alone, or a stage's layers, are the whole model's.
+
+    Raises:
+        UnsupportedError: They are not.
+    """
+    start = division.layers.start if division.layers is not None else 0
+    wanted = whole.layers[start : start + len(cut.layers)]
+    for layer, own in zip(wanted, cut.layers, strict=False):
+        shared = layer.shares_kv_with
+        moved = replace(
+            layer, index=layer.index - start, shares_kv_with=None if shared is None else shared - start
+        )
+        if moved != own:
+            raise UnsupportedError(f"layer {layer.index} would not be what it is in the whole model")
+    if division.layers is None and len(cut.layers) != whole.num_layers:
+        raise UnsupportedError(f"it would have {len(cut.layers)} layers, not {whole.num_layers}")
+    if division.layers is None:
+        alone = Division()
+        if rank_weights(cut, alone) != rank_weights(whole, alone):
+            raise UnsupportedError("the language model alone would not have the weights it has in the whole")
+
+
+def _name_head_size(fields: dict[str, Any], cut: ModelSpec) -> None:
+    """Write the size of a head where the config leaves it to be the hidden size over the heads."""
+    if any(name in fields for name in ("head_dim", *ALIASES["head_dim"])):
+        return
+    sizes = {layer.head_dim for layer in cut.layers if layer.latent is None and not layer.keeps_no_tokens}
+    if len(sizes) == 1:
+        fields["head_dim"] = sizes.pop()
+
+
+def _differences(
+    whole: ModelSpec, cut: ModelSpec, shard: ModelSpec, division: Division, dropped: bool
+) -> Iterator[str]:
+    tp, layers = division.tp, len(cut.layers)
+    if tp > 1:
+        size = whole.hidden_size * whole.dtype_bytes
+        yield (
+            f"no collectives: a rank's all-reduces after attention and MLP, {2 * layers} of {size:,} bytes a token, "
+            "and the gathering of logits are not run"
+        )
+        yield (
+            f"the sampler sees {shard.vocab_size:,} logits, where every rank of the deployment gathers "
+            f"{whole.vocab_size:,}"
+        )
+        yield "norms, routers and latent projections are whole on every rank, and here"
+    copied = {
+        layer.num_kv_heads
+        for layer in cut.layers
+        if layer.latent is None and 0 < layer.num_kv_heads < tp and not layer.keeps_no_tokens
+    }
+    for heads in sorted(copied):
+        yield f"its one KV head is one of {heads}, of which {tp} ranks hold {tp // heads} copies each"
+    towers = sum(
+        size
+        for part, size in rank_weight_bytes(whole, tp).by_part.items()
+        if part.value in ("vision", "projector")
+    )
+    if dropped:
+        yield (
+            f"the encoders around the language model are left out: {format_bytes(towers)} of a rank's weights"
+            if towers
+            else "the encoders around the language model are left out"
+        )
+    if division.ep > 1:
+        top_k = next((layer.moe.top_k for layer in shard.layers if layer.moe), 1)
+        yield f"every token takes {top_k} of the rank's experts, where routing spreads them as it will"
+    if division.layers is not None:
+        yield "a pipeline stage has the embedding or the head, not both; this one has both, and sends nothing on"

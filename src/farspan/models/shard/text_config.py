@@ -1,0 +1,126 @@
+"""The language model of a config alone, and some of its layers, with its fields at the top."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from farspan.errors import UnsupportedError
+from farspan.models.families.wrappers import TEXT_DEFAULTS, TEXT_TYPES, WRAPPERS, Wrapper
+
+# Architectures around a decoder that the tables of wrappers leave to code of their own.
+_OWN_WRAPPERS = {
+    "Llama4ForConditionalGeneration": Wrapper("Llama4ForCausalLM", prefix="language_model.model."),
+    "Gemma4ForConditionalGeneration": Wrapper("Gemma4ForCausalLM", tied=True),
+}
+# What a multimodal config says at its top for the whole.
+_SHARED = (
+    "quantization_config",
+    "compression_config",
+    "torch_dtype",
+    "dtype",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+_SKIPPED = (
+    "modules_to_not_convert",
+    "ignored_layers",
+    "ignore",
+    "exclude_modules",
+    "exclude",
+    "llm_int8_skip_modules",
+)
+# Lists of layer numbers, not one entry a layer.
+_NUMBERS = ("moe_layers", "mlp_only_layers", "full_attn_layers", "kda_layers")
+_DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers", "n_dense_layers", "moe_first_k_dense")
+
+
+def extract_text(config: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Return a decoder's config with its fields at the top, and whether something around it was dropped.
+
+    Raises:
+        UnsupportedError: The decoder inside has no architecture of its own.
+    """
+    architectures = config.get("architectures")
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else ""
+    wrapper = WRAPPERS.get(architecture) or _OWN_WRAPPERS.get(architecture)
+    sections = (wrapper or Wrapper()).sections
+    section = next((name for name in sections if isinstance(config.get(name), Mapping)), None)
+    if section is None:
+        fields = copy.deepcopy(dict(config))
+        fields.pop("auto_map", None)
+        return fields, False
+    text = copy.deepcopy(dict(config[section]))
+    kind = str(text.get("model_type") or "")
+    inner = (wrapper.text if wrapper else "") or TEXT_TYPES.get(kind, "")
+    named = text.get("architectures")
+    if not inner and isinstance(named, list) and named:
+        inner = str(named[0])
+    if not inner:
+        raise UnsupportedError(f"the decoder inside {architecture} has no architecture of its own")
+    for name, value in TEXT_DEFAULTS.get(kind, {}).items():
+        text.setdefault(name, value)
+    for name in _SHARED:
+        if name in config and text.get(name) is None:
+            text[name] = copy.deepcopy(config[name])
+    if wrapper is not None and wrapper.tied is not None and "tie_word_embeddings" not in config:
+        text.setdefault("tie_word_embeddings", wrapper.tied)
+    text["architectures"] = [inner]
+    text.pop("auto_map", None)
+    _rename_modules(text, wrapper.prefix if wrapper else "model.language_model.")
+    return text, True
+
+
+def wrap_text(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Put a decoder's config back into that of the whole; None where it was never inside another."""
+    section = next((name for name in Wrapper().sections if isinstance(config.get(name), Mapping)), None)
+    if section is None:
+        return None
+    outside = {name: value for name, value in config.items() if name != "auto_map"}
+    own = {name: value for name, value in fields.items() if name != "architectures"}
+    for name in ("quantization_config", "compression_config"):
+        if name in config:
+            own.pop(name, None)
+    return {**copy.deepcopy(outside), section: own}
+
+
+def _rename_modules(text: dict[str, Any], prefix: str) -> None:
+    """Call the modules that a quantization leaves alone by the names they have without the rest of the model."""
+    section = text.get("quantization_config") or text.get("compression_config")
+    if not isinstance(section, dict):
+        return
+    for name in _SKIPPED:
+        if isinstance(section.get(name), list):
+            section[name] = [
+                entry.replace(prefix, "model.", 1)
+                if isinstance(entry, str) and entry.startswith(prefix)
+                else entry
+                for entry in section[name]
+            ]
+
+
+def take_layers(fields: dict[str, Any], total: int, layers: range) -> None:
+    """Leave only some layers in a decoder's config, in place.
+
+    Raises:
+        UnsupportedError: A quantization names layers by their number.
+    """
+    for name, value in list(fields.items()):
+        if name in _NUMBERS and isinstance(value, list):
+            fields[name] = [number - layers.start for number in value if number in layers]
+        elif isinstance(value, list) and len(value) == total:
+            fields[name] = value[layers.start : layers.stop]
+        elif name in _DENSE_FIRST and isinstance(value, int):
+            fields[name] = min(max(0, value - layers.start), len(layers))
+    for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+        if name in fields:
+            fields[name] = len(layers)
+    section = fields.get("quantization_config")
+    if layers.start and isinstance(section, Mapping):
+        for name in _SKIPPED:
+            entries = section.get(name)
+            if isinstance(entries, list) and any(".layers." in str(e) and "*" not in str(e) for e in entries):
+                raise UnsupportedError(f"quantization_config.{name} names layers by their number")

@@ -1,0 +1,121 @@
+"""One rank as a Hugging Face folder that any engine opens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from farspan.errors import InputError
+from farspan.models.shard.dummy_weights import write_dummy_weights
+from farspan.models.shard.rank_config import BOS_ID, EOS_ID, RankShard
+
+SHARD_FILE = "shard.json"
+# The lowest id that is an ordinary word of a shard's vocabulary.
+FIRST_WORD_ID = 2
+_SPECIAL = {EOS_ID: "<|end|>", BOS_ID: "<|begin|>"}
+
+
+def write_shard(shard: RankShard, folder: str | Path, *, weights: bool = False) -> int:
+    """Write a shard's folder, replacing a shard that is there; return the bytes of all files.
+
+    Its tokenizer has one word an id, so that prompts can be sent as ids and answers read. The folder is complete or
+    untouched.
+
+    Args:
+        shard: The rank.
+        folder: Where config.json and the rest go.
+        weights: Whether dummy weights are written too, for an engine that makes none itself.
+
+    Raises:
+        UnsupportedError: No dummy weights are written for the model.
+        InputError: The folder holds something else, or cannot be written.
+    """
+    target = Path(folder)
+    if (
+        target.exists()
+        and not (target / SHARD_FILE).is_file()
+        and (target.is_file() or any(target.iterdir()))
+    ):
+        raise InputError(f"{target} exists and holds no shard", "choose another folder, or empty it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as parts:
+            made = Path(parts) / "shard"
+            made.mkdir()
+            for name, content in {
+                "config.json": dict(shard.config),
+                "generation_config.json": {
+                    "bos_token_id": BOS_ID,
+                    "eos_token_id": EOS_ID,
+                    "do_sample": False,
+                },
+                "tokenizer.json": _tokenizer(shard.spec.vocab_size),
+                "tokenizer_config.json": _tokenizer_config(shard.spec.max_position_embeddings),
+                SHARD_FILE: describe_shard(shard),
+            }.items():
+                (made / name).write_text(json.dumps(content, indent=None if name == "tokenizer.json" else 1))
+            if weights:
+                write_dummy_weights(shard, made)
+            size = sum(file.stat().st_size for file in made.iterdir())
+            if target.exists():
+                shutil.rmtree(target)
+            made.replace(target)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {target}: {error.strerror}", "choose a folder with room that you may write to"
+        ) from error
+    return size
+
+
+def describe_shard(shard: RankShard) -> dict[str, Any]:
+    """What a shard is of, for programs and people."""
+    division = shard.division
+    return {
+        "model": shard.whole.name,
+        "tp": division.tp,
+        "ep": division.ep,
+        "layers": None if division.layers is None else [division.layers.start, division.layers.stop],
+        "weight_bytes": shard.weight_bytes,
+        "differences": list(shard.differences),
+    }
+
+
+def _tokenizer(words: int) -> dict[str, Any]:
+    special = [
+        {
+            "id": number, "content": content, "single_word": False, "lstrip": False, "rstrip": False,
+            "normalized": False, "special": True,
+        }
+        for number, content in _SPECIAL.items()
+    ]  # fmt: skip
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": special,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "WordLevel",
+            "vocab": {_SPECIAL.get(number, f"w{number}"): number for number in range(words)},
+            "unk_token": _SPECIAL[EOS_ID],
+        },
+    }
+
+
+def _tokenizer_config(length: int) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": _SPECIAL[BOS_ID],
+        "eos_token": _SPECIAL[EOS_ID],
+        "unk_token": _SPECIAL[EOS_ID],
+        "pad_token": _SPECIAL[EOS_ID],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": length,
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
