@@ -14,11 +14,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from farspan.diagnosis.examine import examine
-from farspan.diagnosis.sources import read_source
-from farspan.engines.logs.findings import Finding, Severity
 from farspan.errors import FarspanError, NetworkError
 from farspan.launch.launch_spec import Launch
 from farspan.launch.runtime import IfExists, Runtime
@@ -26,7 +21,6 @@ from farspan.launch.serve import ServeWatcher, describe_flags, serving
 from farspan.launch.server_records import StateFolder
 from farspan.launch.start_watch import StartError
 from farspan.launch.started_servers import find_key
-from farspan.measurement.analysis.plan_times import list_planned
 from farspan.measurement.http.target import ask_server, normalise_url
 from farspan.measurement.observe.engine_observer import EngineObserver
 from farspan.measurement.options import BenchOptions
@@ -36,8 +30,10 @@ from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.measurement.runs.run_folder import INFO_FILE
 from farspan.proof.campaign import Campaign, EngineProgress, Step
 from farspan.proof.engine_table import describe_engine
-from farspan.proof.keep_log import LOG_FILE, keep_log
+from farspan.proof.keep_log import keep_log
+from farspan.proof.log_findings import examine_kept_log, record_finding
 from farspan.proof.prove_options import ProvenEngine, ProveOptions
+from farspan.proof.write_plan import write_context_plan
 from farspan.reports.engine_rows import EngineRow
 from farspan.reports.write_report import ReportFiles, ReportOptions, write_report
 
@@ -157,7 +153,7 @@ class _EngineProof:
                     await self._serve(self.engine.runtime)
             self._examine()
         except StartError as error:
-            progress.findings = [_keep(finding) for finding in error.findings]
+            progress.findings = [record_finding(finding) for finding in error.findings]
             if error.tail and not error.findings:
                 error = StartError(f"{error.message}: {error.tail[-1].strip()}", error.fix, error.tail)
             self._keep_start_log()
@@ -181,7 +177,7 @@ class _EngineProof:
 
     def _fail(self, error: FarspanError) -> None:
         if not self.progress.findings:
-            self.progress.findings = self._find()
+            self.progress.findings = examine_kept_log(self.folder)
         self.progress.failed, self.progress.fix = error.message, error.fix
         self.campaign.save()
         self.watcher.step(f"{self.engine.name}: {error}")
@@ -224,20 +220,8 @@ class _EngineProof:
 
     def _plan(self, launch: Launch) -> Path | None:
         """Write the plan of the contexts measured; None where nothing was planned, or no time."""
-        if launch.request is None:
-            return None
-        from farspan.planner.build_document import build_sweep
-        from farspan.planner.sweep import sweep
-
-        points = sweep(
-            launch.request, sorted({*self.options.contexts, *self._load_contexts}), (launch.engine,)
-        )
-        document = build_sweep(launch.request, tuple(points))
-        if not list_planned(document):
-            return None
         path = self.campaign.folder / f"{self.engine.name}.{PLAN_FILE}"
-        path.write_bytes(orjson.dumps(document.to_json(), option=orjson.OPT_INDENT_2))
-        return path
+        return write_context_plan(launch, (*self.options.contexts, *self._load_contexts), path)
 
     @property
     def _load_contexts(self) -> tuple[int, ...]:
@@ -307,19 +291,5 @@ class _EngineProof:
 
     def _examine(self) -> None:
         """Read the server's log for what went wrong."""
-        self.progress.findings = self._find()
+        self.progress.findings = examine_kept_log(self.folder)
         self.campaign.done(self.progress, Step.EXAMINED)
-
-    def _find(self) -> list[dict[str, Any]]:
-        log = self.folder / LOG_FILE
-        found = examine(read_source(str(log))).findings if log.is_file() else ()
-        return [_keep(finding) for finding in found if finding.severity is not Severity.INFO]
-
-
-def _keep(finding: Finding) -> dict[str, Any]:
-    return {
-        "id": finding.id,
-        "severity": finding.severity.value,
-        "cause": finding.cause,
-        "fix": list(finding.fix),
-    }

@@ -17,10 +17,7 @@ from typing import Any
 
 import orjson
 
-from farspan.diagnosis.examine import examine
-from farspan.diagnosis.sources import read_source
 from farspan.engines.engine import Engine
-from farspan.engines.logs.findings import Finding, Severity
 from farspan.errors import FarspanError, NetworkError
 from farspan.launch.launch_spec import Launch
 from farspan.launch.runtime import IfExists, Runtime
@@ -37,10 +34,13 @@ from farspan.models.shard.write_shard import FIRST_WORD_ID, SHARD_FILE, describe
 from farspan.planner.request import PlanRequest
 from farspan.prompts.random_prompt import RandomPrompt
 from farspan.proof.campaign import Campaign, EngineProgress, Step
-from farspan.proof.keep_log import LOG_FILE, keep_log
+from farspan.proof.keep_log import keep_log
+from farspan.proof.log_findings import examine_kept_log, record_finding
+from farspan.proof.write_plan import write_context_plan
 
 RANK = "rank"
 SHARD_FOLDER = "shard"
+PLAN_FILE = "rank.plan.json"
 _READY_FILE = "ready.json"
 # SGLang shortens an answer so that up to seven tokens of the context are left.
 KEPT_BY_ENGINES = 16
@@ -192,10 +192,10 @@ class _Rehearsal:
             try:
                 if Step.MEASURED not in progress.steps:
                     await self._serve(runtime)
-                progress.findings = self._find()
+                progress.findings = examine_kept_log(self.options.run)
                 self.campaign.done(progress, Step.EXAMINED)
             except StartError as error:
-                progress.findings = [_keep(finding) for finding in error.findings]
+                progress.findings = [record_finding(finding) for finding in error.findings]
                 self._keep_start_log()
                 told = "" if error.findings or not error.tail else f": {error.tail[-1].strip()}"
                 self._fail(error.message + told, error)
@@ -241,13 +241,13 @@ class _Rehearsal:
                 for phase in served.report.phases
             ]
             try:
-                await self._measure(served.url, served.record.describe_launch())
+                await self._measure(served.url, launch, served.record.describe_launch())
             finally:
                 keep_log(served, options.run)
                 if options.run.is_dir():
                     (options.run / _READY_FILE).write_bytes(orjson.dumps(phases))
 
-    async def _measure(self, url: str, launched: Mapping[str, Any]) -> None:
+    async def _measure(self, url: str, launch: Launch, launched: Mapping[str, Any]) -> None:
         """Send a prompt of every length, alone; each request is on disk as it ends, and one that fails is a row."""
         options, progress = self.options, self.progress
         words = range(FIRST_WORD_ID, options.shard.spec.vocab_size)
@@ -268,6 +268,11 @@ class _Rehearsal:
             in_order=True,
             resume=True,
             retry_failed=options.retry_failed,
+            plan=write_context_plan(
+                launch,
+                (context + options.output_tokens for context in options.contexts),
+                options.folder / PLAN_FILE,
+            ),
             launched=launched,
             task="random ids",
         )
@@ -281,14 +286,9 @@ class _Rehearsal:
         progress.right = all(result.status.answered for result in outcome.results)
         self.campaign.done(progress, Step.MEASURED)
 
-    def _find(self) -> list[dict[str, Any]]:
-        log = self.options.run / LOG_FILE
-        found = examine(read_source(str(log))).findings if log.is_file() else ()
-        return [_keep(finding) for finding in found if finding.severity is not Severity.INFO]
-
     def _fail(self, message: str, error: FarspanError) -> None:
         progress = self.progress
-        progress.findings = progress.findings or self._find()
+        progress.findings = progress.findings or examine_kept_log(self.options.run)
         progress.failed, progress.fix = message, error.fix
         self.campaign.save()
         self.watcher.step(f"{message}; {error.fix}" if error.fix else message)
@@ -303,12 +303,3 @@ class _Rehearsal:
 def start_log(options: RehearsalOptions) -> Path:
     """Where the log of a start that failed is."""
     return options.folder / f"{RANK}.log"
-
-
-def _keep(finding: Finding) -> dict[str, Any]:
-    return {
-        "id": finding.id,
-        "severity": finding.severity.value,
-        "cause": finding.cause,
-        "fix": list(finding.fix),
-    }
