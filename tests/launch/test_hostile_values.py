@@ -207,7 +207,16 @@ def test_docker_gets_every_word_as_it_is(fakes: Fakes) -> None:
     name = "a b '\"`id`%s: $HOME \U0001f680"
     done = farspan(
         *(*SCOUT, "--runtime", "docker", "--detach", "--port", str(find_free_port())),
-        *("--served-model-name", name, "--force", "--", *FLAGS, "--own-equals=--x=y", "ENGINE_X=- y"),
+        *(
+            "--served-model-name",
+            name,
+            "--force",
+            "--",
+            *FLAGS,
+            "--own-equals=--x=y",
+            "--own-joined=---\nkind",
+            "ENGINE_X=- y",
+        ),
     )
     assert done.exit_code == 0, (done.output[-500:], done.exception)
     (run,) = (call["argv"] for call in fakes.calls if call["argv"][1] == "run")
@@ -215,6 +224,7 @@ def test_docker_gets_every_word_as_it_is(fakes: Fakes) -> None:
     for flag, word in zip(FLAGS[::2], WORDS, strict=True):
         assert run[run.index(flag) + 1] == word
     assert "--own-equals=--x=y" in run
+    assert "--own-joined=---\nkind" in run
     assert (
         "ENGINE_X=- y" in run[: run.index("--served-model-name")]
     )  # a variable, not one of the engine's words
