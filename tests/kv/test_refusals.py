@@ -197,7 +197,8 @@ class RefusingMachine(CacheMachine):
         except KVCacheError:
             return None
         except DriverError as error:
-            assert str(error) == "injected", f"the cache itself is at fault: {error}"
+            if str(error) != "injected":
+                raise AssertionError("the cache itself is at fault") from error
             return None
         if sequence is None:
             return None

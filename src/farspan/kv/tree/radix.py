@@ -1,7 +1,6 @@
 """A prefix tree over token ids that says which KV pages already hold a prompt's beginning.
 
-It is a pure data structure: it stores page ids that its caller allocated, hands back those to free, and owns no memory
-but its own. Page ids never change by growth or by splits. Whose the pages are:
+It stores page ids that its caller allocated, and owns no memory but its own; growth and splits change none of them:
 
 ==============================================================  ============  ======================================
 pages                                                           before        after
