@@ -20,6 +20,9 @@ _VERBS = {
     "doctor": "farspan.verbs.doctor",
     "export": "farspan.verbs.export",
     "import_run": "farspan.verbs.import_run",  # the verb is import, which Python keeps for itself
+    "kv_limit": "farspan.verbs.kv_budget",  # the verb is kv, and farspan.kv a package
+    "kv_status": "farspan.verbs.kv_budget",
+    "kv_trim": "farspan.verbs.kv_budget",
     "list_gpus": "farspan.verbs.list_known",  # the verbs are gpus, models, versions; farspan.models is a package
     "list_models": "farspan.verbs.list_known",
     "list_versions": "farspan.verbs.list_known",
@@ -59,6 +62,9 @@ if TYPE_CHECKING:
     from farspan.verbs.doctor import doctor as doctor
     from farspan.verbs.export import export as export
     from farspan.verbs.import_run import import_run as import_run
+    from farspan.verbs.kv_budget import kv_limit as kv_limit
+    from farspan.verbs.kv_budget import kv_status as kv_status
+    from farspan.verbs.kv_budget import kv_trim as kv_trim
     from farspan.verbs.list_known import list_gpus as list_gpus
     from farspan.verbs.list_known import list_models as list_models
     from farspan.verbs.list_known import list_versions as list_versions

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import farspan
-from farspan.errors import InputError, NotFoundError
+from farspan.errors import InputError, NetworkError, NotFoundError
 from farspan.measurement.runs.run_folder import load_run
 from farspan.proof.campaign import STATE_FILE, Campaign, Step
 from processes import started_with
@@ -156,6 +156,16 @@ def test_commands_of_a_dry_run(recall: Path, tmp_path: Path) -> None:
         f"farspan report {tmp_path}/out/builtin {tmp_path}/out/builtin-at-once -o {tmp_path}/out"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_server_that_is_not_there_is_bad_input_and_begins_nothing(
+    recall: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    out = tmp_path / "out"
+    with pytest.raises(NetworkError, match="no server answers"):
+        farspan.prove(url="http://127.0.0.1:9", contexts=[1000], output=out)
+    assert not out.exists(), "the same command proves it once it is started"
 
 
 def test_a_server_that_is_there_is_proven_and_stays(

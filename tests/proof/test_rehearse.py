@@ -307,3 +307,40 @@ def test_a_failed_prompt_is_no_time(tmp_path: Path) -> None:
     assert judged.times[0].failures
     assert judged.fit is None
     assert judged.longest is None
+
+
+_FAKE_PYTHON = """#!{python}
+import os, sys
+if "-c" in sys.argv:
+    print("0.24.0")
+else:
+    sys.stdout.write({log!r})
+    sys.stdout.flush()
+    port = sys.argv[sys.argv.index("--port") + 1]
+    os.execv({python!r}, [{python!r}, {server!r}, port, "w5 w6 "])
+"""
+
+
+def test_a_rank_is_served_measured_and_judged_as_its_engine_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("farspan.verbs.rehearse._has_gpu", lambda: True)
+    python = tmp_path / "python"
+    server = ROOT / "tests" / "support" / "scripted_main.py"
+    python.write_text(_FAKE_PYTHON.format(python=sys.executable, log=_LOG, server=str(server)))
+    python.chmod(0o755)
+    report = farspan.rehearse(
+        SCOUT, gpus="8xH200", python=str(python), contexts="500,1k", context=5_242_880, output_tokens=4, repeats=2,
+        output=tmp_path / "out", engine_flags=["--gpu-memory-utilization", "0.9"], metrics_interval=0,
+    )  # fmt: skip
+    assert isinstance(report, RehearsalReport)
+    assert report.result.good, report.page.claim
+    assert {row.figure.what for row in report.result.memory} >= {"weights, GiB a GPU", "KV memory, GiB a GPU"}
+    assert all(row.figure.within for row in report.result.memory)
+    for row in report.result.times:
+        assert (row.sent, row.answered) == (2, 2)
+        assert row.planned_ttft_s is not None
+    assert "--load-format dummy" in report.page.command
+    assert (tmp_path / "out" / "rank.plan.json").is_file()
+    assert json.loads((tmp_path / "out" / "shard" / "config.json").read_bytes())["num_attention_heads"] == 5

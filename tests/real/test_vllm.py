@@ -49,6 +49,25 @@ def test_long_prompts_are_counted_exactly_and_recalled(
         assert request["output_tokens"] == 16
         assert 0 < request["ttft_s"] < request["e2e_s"]
         assert request["tpot_s"] > 0  # a busy machine reads two tokens at once: then some gaps are none
+        assert 0 < request["engine_ttft_s"] <= request["ttft_s"]
+        assert request["first_token_held_s"] is not None
+
+
+def test_conversations_go_on_from_the_tokens_vllm_produced(vllm: ServedCheckpoint, tmp_path: Path) -> None:
+    done = bench(
+        vllm, tmp_path / "run", "--contexts", "6k", "--turns", "3", "--turn-tokens", "400", "--concurrency", "2",
+        "--repeats", "2", "--json",
+    )  # fmt: skip
+    found = requests(done)
+    assert all(request["score"] == 1.0 for request in found)
+    assert not any("answer-encoded" in request["labels"] for request in found)
+    for request in found:
+        if request["conversation"] and request["member"]:
+            # Blocks of the hybrid cache are 128 tokens.
+            assert 0 <= request["expected_cached_tokens"] - request["cached_tokens"] < 256
+    for turn in json.loads(done.stdout)["turns"][1:]:
+        assert turn["cacheable_share"] > 0.9
+        assert turn["warm_ttft_s"] < turn["cold_ttft_s"]
 
 
 @pytest.mark.parametrize("options", [("--api", "chat"), ("--prompt-as", "text"), ("--concurrency", "3")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,27 +34,6 @@ HOSTILE = (
     "</style></title></svg></script>]]>&lt;b&gt; {{ 7*7 }} | **bold** [x](http://evil.example) `c` \n# h\n\x00\u202e'\""
 )
 Open = Callable[..., Any]
-
-
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Open]:
-    """Open a file; nothing but that file may be asked for, and nothing may go wrong."""
-    contexts = []
-
-    def open_(path: Path, *, width: int = 1280, scheme: str = "light", anchor: str = "") -> Any:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.asked, page.said = [], []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("console", lambda message: page.said.append(message.text))
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.goto(path.as_uri() + anchor)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from farspan.measurement.http.client import Exchange
 from farspan.measurement.http.request_status import Status
+from farspan.measurement.http.wire import Usage
 from farspan.measurement.runs.result import Gaps, Result
 
 
@@ -38,3 +40,22 @@ def make_result(**changes: Any) -> Result:
         "token_times_s": (2.0, 2.1, 2.2, 2.3),
     }
     return Result(**(values | changes))
+
+
+def make_exchange(**changes: Any) -> Exchange:
+    """Return a good exchange of 1,000 tokens with an answer of four, changed as told."""
+    values: dict[str, Any] = {
+        "status": Status.OK,
+        "error": "",
+        "http_status": 200,
+        "started_at": 1_700_000_000.0,
+        "body_bytes": 5000,
+        "bytes_sent_s": 0.01,
+        "token_times_s": (2.0, 2.1, 2.2, 2.5),
+        "ended_s": 3.0,
+        "text": "a b c d",
+        "finish_reason": "length",
+        "usage": Usage(1000, 0, 4),
+        "streamed": True,
+    }
+    return Exchange(**(values | changes))

@@ -23,6 +23,7 @@ ONLY_PRINTED = {"as_json", "explain", "form", "follow_up"}
 OTHER_NAMES = {
     "gpus": "list_gpus",
     "import": "import_run",
+    "kv": "kv_status",
     "models": "list_models",
     "versions": "list_versions",
 }

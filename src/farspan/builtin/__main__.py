@@ -15,6 +15,12 @@ from farspan.builtin.model_config import read_config
 from farspan.builtin.startlog import StartLog
 from farspan.errors import FarspanError, InputError, install_command
 from farspan.kv.kv_options import KVOptions
+from farspan.kv.memory.budget.settings import (
+    FLOOR_VARIABLE,
+    LIMIT_VARIABLE,
+    NAME_VARIABLE,
+    budget_settings,
+)
 from farspan.sizes import format_bytes, parse_tokens
 
 _KV = KVOptions()
@@ -50,6 +56,24 @@ _KV = KVOptions()
 @click.option("--kv-host-gib", default=_KV.host_gib, help="Host memory for evicted prefixes; 0 for none.")
 @click.option("--kv-quiet-s", default=_KV.quiet_s, help="Unused memory goes back after this many seconds.")
 @click.option(
+    "--kv-budget",
+    default="",
+    envvar=NAME_VARIABLE,
+    help="Share the memory of a budget of this name with other servers of the device: see farspan kv.",
+)
+@click.option(
+    "--kv-budget-limit",
+    default="",
+    envvar=LIMIT_VARIABLE,
+    help="What all servers of the budget may hold, as 64GiB; the first to come sets it.",
+)
+@click.option(
+    "--kv-budget-floor",
+    default="",
+    envvar=FLOOR_VARIABLE,
+    help="What this server may always hold, as 2GiB.",
+)
+@click.option(
     "--keep-prefixes-s",
     default=None,
     type=float,
@@ -63,6 +87,13 @@ _KV = KVOptions()
 @click.option("--max-num-batched-tokens", default=4096, help="Most tokens of one step.")
 @click.option("--max-num-seqs", default=64, help="Most requests in progress at once.")
 @click.option("--dtype", default="auto", type=click.Choice(["auto", "float32", "bfloat16"]))
+@click.option(
+    "--load-format",
+    default="auto",
+    type=click.Choice(["auto", "dummy"]),
+    help="dummy makes random weights on the device: FOLDER needs no more than config.json and a tokenizer.",
+)
+@click.option("--enforce-eager", is_flag=True, help="Compute every step anew, without CUDA graphs.")
 @click.option(
     "--allowed-hosts",
     default=None,
@@ -82,11 +113,16 @@ def serve(
     kv_segment_mib: int | None,
     kv_host_gib: float,
     kv_quiet_s: float,
+    kv_budget: str,
+    kv_budget_limit: str,
+    kv_budget_floor: str,
     keep_prefixes_s: float | None,
     enable_prefix_caching: bool,
     max_num_batched_tokens: int,
     max_num_seqs: int,
     dtype: str,
+    load_format: str,
+    enforce_eager: bool,
     allowed_hosts: str | None,
     device: str,
 ) -> None:
@@ -107,6 +143,9 @@ def serve(
         raise InputError(f"the built-in engine needs {error.name}", install_command("builtin")) from error
     rules = access_rules(os.environb.get(KEY_VARIABLE.encode()), host, allowed_hosts)
     name = served_model_name or folder.resolve().name
+    budget = budget_settings(
+        {NAME_VARIABLE: kv_budget, LIMIT_VARIABLE: kv_budget_limit, FLOOR_VARIABLE: kv_budget_floor}
+    )
     kv = KVOptions(
         capacity_gib=kv_cache_gib,
         fp8=kv_cache_dtype == "fp8_e4m3",
@@ -116,16 +155,20 @@ def serve(
         quiet_s=kv_quiet_s,
         keep_prefixes_s=keep_prefixes_s,
         host_gib=kv_host_gib,
+        budget=budget,
+        member=name,
     )
     options = {
         "max_model_len": None if max_model_len is None else parse_tokens(max_model_len),
         "max_num_batched_tokens": max_num_batched_tokens,
         "max_num_seqs": max_num_seqs,
+        "enforce_eager": enforce_eager,
     }
     asked = {
         "folder": str(folder),
         "device": device,
         "dtype": dtype,
+        "load_format": load_format,
         "kv": asdict(kv),
         "options": options,
         "model_name": name,

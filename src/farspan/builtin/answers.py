@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,23 +34,36 @@ class AnswerShape:
             "prompt_tokens_details": {"cached_tokens": cached_tokens},
         }
 
-    def whole(self, text: str, finish_reason: str, usage: dict[str, Any]) -> dict[str, Any]:
-        """Return an answer that is not streamed."""
+    def whole(
+        self, text: str, finish_reason: str, usage: dict[str, Any], token_ids: Sequence[int] | None = None
+    ) -> dict[str, Any]:
+        """Return an answer that is not streamed, with its token ids where they are asked for."""
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
         if self.chat:
             choice["message"] = {"role": "assistant", "content": text}
         else:
             choice["text"] = text
+        if token_ids is not None:
+            choice["token_ids"] = list(token_ids)
         kind = "chat.completion" if self.chat else "text_completion"
         return {**self._head(kind), "choices": [choice], "usage": usage}
 
-    def piece(self, text: str, finish_reason: str | None, *, first: bool = False) -> dict[str, Any]:
-        """Return one event of a stream."""
+    def piece(
+        self,
+        text: str,
+        finish_reason: str | None,
+        *,
+        first: bool = False,
+        token_ids: Sequence[int] | None = None,
+    ) -> dict[str, Any]:
+        """Return one event of a stream, with its token ids where they are asked for."""
         choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
         if self.chat:
             choice["delta"] = {"role": "assistant", "content": text} if first else {"content": text}
         else:
             choice["text"] = text
+        if token_ids is not None:
+            choice["token_ids"] = list(token_ids)
         return {**self._head(self._stream_kind), "choices": [choice]}
 
     def usage_piece(self, usage: dict[str, Any]) -> dict[str, Any]:

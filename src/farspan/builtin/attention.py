@@ -1,8 +1,8 @@
 """Attention of one step over the keys a sequence already has, in memory linear in both.
 
-Keys and values come as runs, contiguous pieces in order of position. Each run is one call of torch's fused attention,
-which also returns the log of its softmax's sum; partial results are joined by these as they come, so that neither an
-N x N matrix nor a gathered copy of the cache ever exists.
+Keys and values come as runs, contiguous pieces in order of position. Each run is one call of a fused kernel, which also
+returns the log of its softmax's sum; partial results are joined by these as they come, so that neither an N x N matrix
+nor a gathered copy of the cache ever exists. Which kernel that is, is the affair of `fused_attention`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from farspan.builtin.fused_attention import fold, fused_attention, piece_sizes, unfold
 from farspan.kv.interface import PageRun, SequenceKV
-
-# Positions of one call when keys are repeated for the query heads that share them: the copy is one run long.
-LARGEST_RUN = 65536
-# Of one call when nothing is copied.
-_LARGEST_VIEW = 2**20
 
 
 def attend(
@@ -58,52 +54,48 @@ def _attend_span(
     own = list(sequence.runs(layer, start, stop))
     if len(own) > 1:
         own = [PageRun(torch.cat([run.key for run in own]), torch.cat([run.value for run in own]))]
-    output, logsum = _fused(q, own[0], True, scale)
-    for piece in _pieces(sequence.runs(layer, first, start), query):
-        output, logsum = _join(output, logsum, *_fused(q, piece, False, scale))
+    part = _call(q, own[0], True, scale)
+    before = _attend_unmasked(q, sequence.runs(layer, first, start), scale)
+    output, _ = part if before is None else _join(*part, *before)
     return output[0].transpose(0, 1).to(query.dtype)
 
 
 def attend_runs(query: torch.Tensor, runs: Iterable[PageRun], scale: float) -> torch.Tensor:
     """Return attention of a query [tokens, num_heads, head_dim] over all positions of one or more runs, unmasked."""
-    q = query.transpose(0, 1).unsqueeze(0)
-    pieces = _pieces(runs, query)
-    output, logsum = _fused(q, next(pieces), False, scale)
-    for piece in pieces:
-        output, logsum = _join(output, logsum, *_fused(q, piece, False, scale))
-    return output[0].transpose(0, 1).to(query.dtype)
+    part = _attend_unmasked(query.transpose(0, 1).unsqueeze(0), runs, scale)
+    assert part is not None, "there is nothing to attend to"
+    return part[0][0].transpose(0, 1).to(query.dtype)
 
 
-def _pieces(runs: Iterable[PageRun], query: torch.Tensor) -> Iterator[PageRun]:
-    """Yield runs in pieces short enough for one call each."""
+def _attend_unmasked(
+    q: torch.Tensor, runs: Iterable[PageRun], scale: float
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return (output [1, heads, tokens, dim], log-sum-exp [1, heads, tokens]) over all runs; None if there is none."""
+    joined = None
+    folded = q
+    kv_heads = 0
+    for piece in _pieces(runs, q):
+        if not kv_heads:
+            kv_heads = piece.key.shape[1]
+            folded = fold(q, kv_heads)
+        part = _call(folded, piece, False, scale)
+        joined = part if joined is None else _join(*joined, *part)
+    return None if joined is None else unfold(*joined, q.shape[1])
+
+
+def _pieces(runs: Iterable[PageRun], q: torch.Tensor) -> Iterator[PageRun]:
+    """Yield runs in pieces fit for one call each."""
     for run in runs:
-        repeated = query.device.type != "cpu" and query.shape[1] > run.key.shape[1]
-        size = LARGEST_RUN if repeated else _LARGEST_VIEW
-        for start in range(0, len(run.key), size):
+        start = 0
+        for size in piece_sizes(q, len(run.key)):
             yield PageRun(run.key[start : start + size], run.value[start : start + size])
+            start += size
 
 
-def _fused(q: torch.Tensor, run: PageRun, causal: bool, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (output [1, heads, tokens, dim], log-sum-exp [1, heads, tokens]) of one run."""
+def _call(q: torch.Tensor, run: PageRun, causal: bool, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     key = run.key.transpose(0, 1).unsqueeze(0)
     value = run.value.transpose(0, 1).unsqueeze(0)
-    if q.device.type == "cpu":
-        output, logsum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, key, value, 0.0, causal, scale=scale
-        )
-        return output, logsum
-    group = q.shape[1] // key.shape[1]
-    if group > 1:  # the CUDA kernels want as many key heads as query heads; the copy is one run long
-        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    if q.dtype == torch.float32:  # the flash kernel takes 16-bit types only; this one pads the log-sum-exp
-        result = torch.ops.aten._scaled_dot_product_efficient_attention(
-            q, key, value, None, True, 0.0, causal, scale=scale
-        )
-        return result[0], result[1][:, :, : q.shape[2]]
-    result = torch.ops.aten._scaled_dot_product_flash_attention(
-        q, key, value, 0.0, causal, False, scale=scale
-    )
-    return result[0], result[1]
+    return fused_attention(q, key, value, causal, scale)
 
 
 def _join(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from farspan.builtin.decode_step import Capture, CudaGraphs, DecodeInput, DecodeStep
 from farspan.builtin.model import LlamaModel, Piece
 from farspan.builtin.sampling import sample
 from farspan.builtin.scheduler import FinishReason, Request, Scheduler, Work
@@ -15,6 +17,7 @@ from farspan.errors import InputError
 from farspan.kv.interface import KVStatistics
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.kvcache import ElasticKVCache
+from farspan.kv.sequence import ElasticSequenceKV
 
 _LOG = logging.getLogger(__name__)
 _RETRY_S = 1.0
@@ -29,12 +32,14 @@ class EngineOptions:
         kv: How the KV cache behaves.
         max_num_batched_tokens: The most tokens of one step: a prompt is computed in chunks of this size.
         max_num_seqs: The most requests in progress at once.
+        enforce_eager: Compute every step anew, without CUDA graphs.
     """
 
     max_model_len: int | None = None
     kv: KVOptions = field(default_factory=KVOptions)
     max_num_batched_tokens: int = 4096
     max_num_seqs: int = 64
+    enforce_eager: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "max_num_batched_tokens", "max_num_seqs"):
@@ -56,11 +61,18 @@ class Output(NamedTuple):
 class InferenceEngine:
     """Serves requests on one model; not safe to share between threads.
 
+    Args:
+        model: The model.
+        options: How it is run.
+        capture: How steps that decode are recorded; None for CUDA graphs where there is a GPU and they are wanted.
+
     Raises:
         InputError: An option does not fit the model.
     """
 
-    def __init__(self, model: LlamaModel, options: EngineOptions | None = None) -> None:
+    def __init__(
+        self, model: LlamaModel, options: EngineOptions | None = None, capture: Capture | None = None
+    ) -> None:
         options = options or EngineOptions()
         limit = model.config.max_position_embeddings
         if options.max_model_len is not None and options.max_model_len > limit:
@@ -82,6 +94,14 @@ class InferenceEngine:
         )
         self._scheduler = Scheduler(self._cache, options.max_num_batched_tokens, options.max_num_seqs)
         self._ends = frozenset(model.config.eos_token_ids)
+        self._decode: DecodeStep | None = None
+        # What checks every read in the debug mode sees those of `SequenceKV.runs` only.
+        if model.operations.paged and self._cache.read_check(0) is None:
+            if capture is None and model.device.type == "cuda" and not options.enforce_eager:
+                capture = CudaGraphs()
+            self._decode = DecodeStep(
+                model, self._cache, self.max_model_len, self._scheduler.max_num_seqs, capture
+            )
 
     @property
     def num_running(self) -> int:
@@ -112,11 +132,14 @@ class InferenceEngine:
             "max_model_len": self.max_model_len,
             "max_num_batched_tokens": self.options.max_num_batched_tokens,
             "max_num_seqs": self.options.max_num_seqs,
+            "load_format": self.model.load_format.value,
+            "enforce_eager": self.options.enforce_eager,
             "kv_cache_gib": kv.capacity_gib,
             "kv_cache_dtype": "fp8_e4m3" if kv.fp8 else "auto",
             "kv_host_gib": kv.host_gib,
             "kv_segment_mib": kv.segment_mib,
             "kv_quiet_s": kv.quiet_s,
+            "kv_budget": kv.budget.name if kv.budget else None,
             "keep_prefixes_s": kv.keep_prefixes_s,
             "page_size": kv.page_tokens,
             "enable_prefix_caching": kv.prefix_caching,
@@ -125,6 +148,11 @@ class InferenceEngine:
     def statistics(self) -> KVStatistics:
         """Return what the KV cache holds."""
         return self._cache.statistics()
+
+    @property
+    def budget_file(self) -> Path | None:
+        """The file of the budget that the KV cache shares with other servers; None for none."""
+        return self._cache.budget.path if self._cache.budget else None
 
     def tick(self) -> float | None:
         """Give back memory that is due; return in how many seconds to call again, None for no need."""
@@ -143,6 +171,7 @@ class InferenceEngine:
         """Give all memory back; the engine is not used afterwards."""
         for request in (*self._scheduler.running, *self._scheduler.waiting):
             self._scheduler.remove(request)
+        self._decode = None
         self._cache.close()
 
     def check(self, prompt_tokens: int, max_tokens: int) -> None:
@@ -187,7 +216,7 @@ class InferenceEngine:
         if not step:
             return []
         try:
-            logits = self.model.forward([_piece(work) for work in step])
+            logits, likeliest = self._forward(step)
         except Exception as error:  # noqa: BLE001 whatever it is, it is that one's
             if len(step) == 1:
                 _LOG.exception("request %s failed", step[0].request.request_id)
@@ -196,17 +225,26 @@ class InferenceEngine:
             # The same positions are written again, each request by itself: who is at fault fails, the others do not.
             _LOG.warning("a step of %d requests failed (%s); each is computed alone", len(step), error)
             return [output for work in step for output in self._compute([work])]
-        chosen = [self._choose(work, row) for work, row in zip(step, logits, strict=True)]
+        chosen = [self._choose(*each) for each in zip(step, logits, likeliest, strict=True)]
         return [output for output in chosen if output is not None]
 
-    def _choose(self, work: Work, logits: torch.Tensor) -> Output | None:
+    def _forward(self, step: list[Work]) -> tuple[torch.Tensor, list[int | None]]:
+        """Return the logits after each piece, and each's likeliest token where that is known already."""
+        decode = self._decode
+        if decode is None or any(work.count > 1 for work in step):
+            return self.model.forward([_piece(work) for work in step]), [None] * len(step)
+        decoded = decode([_decode_input(work) for work in step])
+        return decoded.logits, list(decoded.likeliest.tolist())
+
+    def _choose(self, work: Work, logits: torch.Tensor, likeliest: int | None) -> Output | None:
         request = work.request
         yields = work.yields_token
         try:
             self._scheduler.advance(work)
             if not yields:
                 return None
-            token = sample(logits, request.params, request.generator)
+            known = likeliest if request.generator is None else None
+            token = sample(logits, request.params, request.generator) if known is None else known
         except Exception as error:  # noqa: BLE001 whatever it is, it is that one's
             _LOG.exception("request %s failed", request.request_id)
             self._scheduler.fail(request, error)
@@ -229,3 +267,9 @@ def _piece(work: Work) -> Piece:
     assert request.sequence is not None
     tokens = request.tokens(work.start, work.start + work.count)
     return Piece(request.sequence, torch.from_numpy(tokens.astype("int64")), work.start)
+
+
+def _decode_input(work: Work) -> DecodeInput:
+    request = work.request
+    assert isinstance(request.sequence, ElasticSequenceKV)
+    return DecodeInput(request.sequence, int(request.tokens(work.start, work.start + 1)[0]), work.start)

@@ -49,6 +49,7 @@ class EngineHost:
                     "vocab_size": engine.model.config.vocab_size,
                     "max_model_len": engine.max_model_len,
                     "settings": engine.settings(),
+                    "budget_file": None if engine.budget_file is None else str(engine.budget_file),
                     "mapped_bytes": statistics.mapped_bytes,
                     "capacity_bytes": statistics.capacity_bytes,
                 }

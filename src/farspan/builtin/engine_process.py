@@ -18,6 +18,7 @@ from farspan.builtin.engine_channel import EngineChannel, pack_error
 from farspan.builtin.startlog import StartLog
 from farspan.errors import CheckpointError, FarspanError, InputError, install_command
 from farspan.kv.kv_options import KVOptions
+from farspan.kv.memory.budget.settings import BudgetSettings
 
 if TYPE_CHECKING:
     from farspan.builtin.engine import InferenceEngine
@@ -58,16 +59,22 @@ def load_engine(asked: dict[str, Any]) -> InferenceEngine:
         import torch
 
         from farspan.builtin.engine import EngineOptions, InferenceEngine
+        from farspan.builtin.load_weights import LoadFormat
         from farspan.builtin.model import LlamaModel
     except ModuleNotFoundError as error:
         raise InputError(f"the built-in engine needs {error.name}", install_command("builtin")) from error
     folder, device, dtype = Path(asked["folder"]), asked["device"], asked["dtype"]
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("torch sees no CUDA device", "use --device cpu")
-    options = EngineOptions(kv=KVOptions(**asked["kv"]), **asked["options"])
+    options = EngineOptions(kv=_kv_options(asked["kv"]), **asked["options"])
     log.libraries_loaded(torch.__version__)
     try:
-        model = LlamaModel(folder, device, None if dtype == "auto" else getattr(torch, dtype))
+        model = LlamaModel(
+            folder,
+            device,
+            None if dtype == "auto" else getattr(torch, dtype),
+            LoadFormat(asked["load_format"]),
+        )
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         # Weights that do not fit the device, or a config whose numbers torch can do nothing with.
         said = " ".join(str(error).split())[:300] or type(error).__name__
@@ -76,6 +83,11 @@ def load_engine(asked: dict[str, Any]) -> InferenceEngine:
         ) from error
     log.weights_loaded(model.weight_bytes)
     return InferenceEngine(model, options)
+
+
+def _kv_options(asked: dict[str, Any]) -> KVOptions:
+    budget = asked["budget"]
+    return KVOptions(**{**asked, "budget": None if budget is None else BudgetSettings(**budget)})
 
 
 def _end_with_the_server() -> None:

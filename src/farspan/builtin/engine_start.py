@@ -29,6 +29,7 @@ class EngineDescription:
         vocab_size: Token ids are below it.
         max_model_len: Longest prompt plus output, tokens.
         settings: Every setting under the name of its flag.
+        budget_file: The file of the budget that its KV cache shares with other servers; None for none.
         mapped_bytes: What its KV cache has taken.
         capacity_bytes: What it may grow to.
     """
@@ -37,6 +38,7 @@ class EngineDescription:
     vocab_size: int
     max_model_len: int
     settings: dict[str, str | int | float | bool | None]
+    budget_file: str | None
     mapped_bytes: int
     capacity_bytes: int
 

@@ -1,7 +1,11 @@
-"""Load a checkpoint's tensors from its safetensors files."""
+"""A checkpoint's tensors: from its safetensors files, or dummies of the same shapes made on the device."""
 
 from __future__ import annotations
 
+import math
+import zlib
+from abc import ABC, abstractmethod
+from enum import StrEnum
 from pathlib import Path
 
 import torch
@@ -11,11 +15,57 @@ from farspan.builtin.model_config import read_json
 from farspan.errors import CheckpointError
 
 
-class Tensors:
-    """A checkpoint's tensors by name, each taken once, cast to one dtype and moved to one device.
+class LoadFormat(StrEnum):
+    """Where weights come from; vLLM's words."""
+
+    AUTO = "auto"
+    DUMMY = "dummy"
+
+
+class Tensors(ABC):
+    """A model's tensors by name, each taken once, of one dtype and on one device.
 
     Attributes:
         taken_bytes: Bytes of those taken so far, on the device.
+    """
+
+    taken_bytes: int = 0
+
+    @abstractmethod
+    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return one tensor, of the shape that the config implies.
+
+        Raises:
+            CheckpointError: It is missing or has another shape.
+        """
+
+
+class DummyTensors(Tensors):
+    """Random weights made on the device: a model's arithmetic and memory without its files.
+
+    Norms are ones; the others are uniform with the variance of one over their inputs, so that activations keep their
+    size from layer to layer and no token's logits are all alike. A tensor depends on its name alone.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype = dtype
+        self._device = device
+
+    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """See `Tensors.take`; every name is there."""
+        tensor = torch.empty(shape, dtype=self._dtype, device=self._device)
+        self.taken_bytes += tensor.numel() * tensor.itemsize
+        if len(shape) == 1 and name.endswith("norm.weight"):
+            return tensor.fill_(1.0)
+        generator = torch.Generator(self._device).manual_seed(zlib.crc32(name.encode()))
+        # Experts are kept [experts, inputs, outputs], all else [outputs, inputs].
+        inputs = shape[-2] if len(shape) == 3 else shape[-1]
+        bound = math.sqrt(3.0 / inputs)
+        return tensor.uniform_(-bound, bound, generator=generator)
+
+
+class CheckpointTensors(Tensors):
+    """The tensors of a folder's safetensors files, cast to one dtype and moved to one device.
 
     Raises:
         CheckpointError: The folder holds no safetensors, or one cannot be read.
@@ -28,14 +78,9 @@ class Tensors:
         self._device = device
         self._file_of = _index(folder)
         self._open: dict[Path, safe_open] = {}
-        self.taken_bytes = 0
 
     def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """Return one tensor, checked against the shape that the config implies.
-
-        Raises:
-            CheckpointError: It is missing or has another shape.
-        """
+        """See `Tensors.take`."""
         full = self._prefix + name
         if full not in self._file_of:
             raise CheckpointError(f"{self._folder} has no tensor {full}", "check that every shard is there")

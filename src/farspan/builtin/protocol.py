@@ -56,6 +56,7 @@ class GenerationFields(RequestFields):
     ignore_eos: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
+    return_token_ids: bool = False  # vLLM's; of the answer alone: the prompt's are the client's own
     user: _Name | None = None  # OpenAI's tag for abuse reports; nothing depends on it
     # vLLM's: prefixes are shared only between requests of the same salt
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None

@@ -105,12 +105,19 @@ class Scheduler:
         cache: Where sequences are opened.
         max_num_batched_tokens: The most tokens of one step.
         max_num_seqs: The most requests in progress at once.
+
+    Attributes:
+        max_num_seqs: As given, and no more than a step has tokens.
+        waiting: Requests that wait for room, in order.
+        running: Requests in progress, in the order of their admission.
+        failures: Requests that failed and have not been taken yet.
+        preemptions: How often a request lost its room.
     """
 
     def __init__(self, cache: KVCache, max_num_batched_tokens: int, max_num_seqs: int) -> None:
         self._cache = cache
         self._max_tokens = max_num_batched_tokens
-        self._max_seqs = min(max_num_seqs, max_num_batched_tokens)
+        self.max_num_seqs = min(max_num_seqs, max_num_batched_tokens)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.failures: list[RequestFailure] = []
@@ -204,7 +211,7 @@ class Scheduler:
         self.preemptions += 1
 
     def _admit(self) -> None:
-        while self.waiting and len(self.running) < self._max_seqs:
+        while self.waiting and len(self.running) < self.max_num_seqs:
             request = self.waiting[0]
             try:
                 has_room = self._open(request)

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from farspan import __version__
 from farspan.builtin.answers import AnswerShape, error_body
 from farspan.builtin.bodies import BodyReader, RefusedBodyError, body_limit
+from farspan.builtin.budget_routes import add_budget_routes
 from farspan.builtin.engine_channel import EngineStoppedError, RequestFailedError, RequestNoRoomError
 from farspan.builtin.engine_client import EngineClient, TokenStream
 from farspan.builtin.gate import AccessGate, AccessRules
@@ -41,13 +42,16 @@ Result = TypeVar("Result")
 class TextPiece:
     """What the text of an answer gained with one token."""
 
-    __slots__ = ("cached_tokens", "finish_reason", "text", "tokens")
+    __slots__ = ("cached_tokens", "finish_reason", "text", "token_id", "tokens")
 
-    def __init__(self, text: str, tokens: int, finish_reason: str | None, cached_tokens: int) -> None:
+    def __init__(
+        self, text: str, tokens: int, finish_reason: str | None, cached_tokens: int, token_id: int
+    ) -> None:
         self.text = text
         self.tokens = tokens
         self.finish_reason = finish_reason
         self.cached_tokens = cached_tokens
+        self.token_id = token_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +86,12 @@ class Service:
                 held += decoder.finish()
             cut = min((at for stop in stops if (at := held.find(stop)) >= 0), default=None)
             if cut is not None:
-                yield TextPiece(held[:cut], count, "stop", item.cached_tokens)
+                yield TextPiece(held[:cut], count, "stop", item.cached_tokens, item.token_id)
                 return
             # The tail that may yet become a stop string waits for the next token.
             keep = 0 if item.finish_reason is not None else _possible_stop(held, stops)
             text, held = held[: len(held) - keep], held[len(held) - keep :]
-            yield TextPiece(text, count, item.finish_reason, item.cached_tokens)
+            yield TextPiece(text, count, item.finish_reason, item.cached_tokens, item.token_id)
 
 
 def create_app(
@@ -115,6 +119,7 @@ def create_app(
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _refused)
     _add_state_routes(app, service, rules)
+    add_budget_routes(app, None if about.budget_file is None else Path(about.budget_file))
     _add_token_routes(app, service)
     _add_generation_routes(app, service)
     return app
@@ -223,10 +228,12 @@ async def _respond(
     pieces = service.answer(tokens, body)
     if body.stream:
         options = body.stream_options
-        usage = options is not None and options.include_usage
-        return EventStream(_events(shape, pieces, usage=usage), tokens)
+        with_usage = options is not None and options.include_usage
+        events = _events(shape, pieces, usage=with_usage, token_ids=body.return_token_ids)
+        return EventStream(events, tokens)
     with closing(tokens):
-        whole = await _until_gone(request.receive, _collect(shape, pieces))
+        collected = _collect(shape, pieces, token_ids=body.return_token_ids)
+        whole = await _until_gone(request.receive, collected)
     return _GONE if whole is None else JSONResponse(whole)
 
 
@@ -249,13 +256,14 @@ class EventStream(StreamingResponse):
 
 
 async def _events(
-    shape: AnswerShape, pieces: AsyncIterator[TextPiece], *, usage: bool
+    shape: AnswerShape, pieces: AsyncIterator[TextPiece], *, usage: bool, token_ids: bool
 ) -> AsyncIterator[bytes]:
     last: TextPiece | None = None
     try:
         async with aclosing(pieces) as items:  # type: ignore[type-var]
             async for item in items:
-                yield _event(shape.piece(item.text, item.finish_reason, first=last is None))
+                ids = (item.token_id,) if token_ids else None
+                yield _event(shape.piece(item.text, item.finish_reason, first=last is None, token_ids=ids))
                 last = item
     except Exception as error:  # noqa: BLE001 the status is sent: what is left to say goes into the stream
         yield _event(_error(error)[0])
@@ -265,15 +273,19 @@ async def _events(
     yield b"data: [DONE]\n\n"
 
 
-async def _collect(shape: AnswerShape, pieces: AsyncIterator[TextPiece]) -> dict[str, Any]:
+async def _collect(
+    shape: AnswerShape, pieces: AsyncIterator[TextPiece], *, token_ids: bool
+) -> dict[str, Any]:
     text = []
+    ids: list[int] = []
     last: TextPiece | None = None
     async with aclosing(pieces) as items:  # type: ignore[type-var]
         async for last in items:
             text.append(last.text)
+            ids.append(last.token_id)
     assert last is not None, "an answer has at least one token"
     usage = shape.usage(last.tokens, last.cached_tokens)
-    return shape.whole("".join(text), last.finish_reason or "", usage)
+    return shape.whole("".join(text), last.finish_reason or "", usage, ids if token_ids else None)
 
 
 async def _until_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result | None:

@@ -25,6 +25,7 @@ from farspan.cli.points import (
     print_points,
     print_shared,
     print_spreads,
+    print_turns,
     stdout_console,
 )
 from farspan.errors import InputError
@@ -47,6 +48,7 @@ Examples:
   farspan bench --url http://localhost:8000 --contexts 100k --concurrency 1,4,16,50 --output-tokens 200
   farspan bench --url http://localhost:8000 --length-distribution lognormal:50k,0.7 --num-prompts 200 --rate 0.5
   farspan bench --url http://localhost:8000 --contexts 100k,1M --shared-prefix 90% --repeats 3
+  farspan bench --url http://localhost:8000 --contexts 100k --turns 5 --turn-tokens 2k --concurrency 4 --repeats 8
   farspan bench --url http://localhost:8000 --trace conversation_trace.jsonl --trace-speed 2 --ignore-eos
   farspan bench --engines vllm@http://a:8000,sglang@http://b:30000 --contexts 1M --repeats 5 --run runs/both
   farspan bench --url http://localhost:8000 --contexts 1M --plan plan.json --fail-if 'ttft.p50 > 1.1 * plan'
@@ -108,6 +110,28 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     type=int,
     metavar="NUMBER",
     help="Requests that share a prefix.  [default: 4, or one more than --concurrency]",
+)
+@click.option(
+    "--turns",
+    type=int,
+    metavar="NUMBER",
+    help="Send conversations of so many turns: each goes on from the one before and the answer it got. --contexts are"
+    " their first prompts, --repeats counts conversations, --concurrency those at a time.",
+)
+@click.option(
+    "--turn-tokens",
+    metavar="SIZE",
+    help="With --turns: tokens that each turn adds of its own.  [default: 512]",
+)
+@click.option(
+    "--think-time",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="With --turns: seconds between an answer and the next turn.",
+)
+@click.option(
+    "--skip-cold", is_flag=True, help="With --turns: send no fresh prompt as long as every turn beside them."
 )
 @click.option("--repeats", type=int, default=1, show_default=True, help="Requests at each context and depth.")
 @click.option(
@@ -320,6 +344,7 @@ def command(
                 click.echo(f"{name}:")
             print_points(stdout_console(), outcome)
             print_shared(stdout_console(), outcome)
+            print_turns(stdout_console(), outcome)
             print_planned(stdout_console(), outcome)
             print_spreads(stdout_console(), outcome, result.options.percentiles, result.options.goodput)
             click.echo(

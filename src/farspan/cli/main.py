@@ -33,6 +33,7 @@ VERBS = {
     "export": "Write a run under the names of vllm bench serve.",
     "gpus": "List the GPUs farspan knows by name.",
     "import": "Read another tool's result file into a run folder.",
+    "kv": "Show and move the memory that servers on one GPU share.",
     "plan": "Say what fits, with which flags, and how long it takes, before anything is launched.",
     "probe": "Write the recall checkpoint, a tiny Llama 4 that copies back any needle.",
     "prompt": "Build one prompt of exactly N tokens.",

@@ -39,6 +39,8 @@ _OPTIONS = (
     click.option("--ignore-field", "ignore_fields", metavar="NAME", multiple=True,
                  help="A field of the config that cannot change memory."),
     click.option("--rope-scaling", default="", metavar="KIND:FACTOR", help="Reach further than the model: yarn:4."),
+    click.option("--elastic", is_flag=True,
+                 help="SGLang with farspan's plug-in: a KV cache that takes memory as requests come."),
     click.option("--no-calibration", is_flag=True, help="Leave out what was calibrated on this machine."),
     click.option("--offline", is_flag=True, help="Never ask the Hugging Face hub for a config."),
 )  # fmt: skip

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from farspan.cli.fitted_table import Column, print_table
 from farspan.escape_terminal import printable
+from farspan.measurement.analysis.engine_ttft import find_engine_ttft
 from farspan.measurement.analysis.load_curve import CurvePoint
 from farspan.measurement.analysis.measures import MEASURES
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
@@ -20,7 +21,9 @@ from farspan.measurement.analysis.summary import (
     list_run_curve,
     list_run_spreads,
     list_shared,
+    read_engine,
 )
+from farspan.measurement.analysis.turns import list_turns
 from farspan.measurement.options import DryRun
 from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.bench_outcome import BenchOutcome
@@ -45,7 +48,7 @@ def print_points(console: Console, outcome: BenchOutcome) -> None:
         columns = [
             Column(name, column, need, right=name != "status")
             for (name, need), column in zip(_COLUMNS, cells, strict=True)
-            if name not in ("at once", "expected") or any(cell.plain for cell in column)
+            if name not in _OPTIONAL_COLUMNS or any(cell.plain for cell in column)
         ]
         print_table(console, columns, [", ".join(point.labels) for point in shown])
     if len(points) > _POINT_ROWS:
@@ -77,6 +80,43 @@ def print_shared(console: Console, outcome: BenchOutcome) -> None:
             ),
         ],
         [f"cache-missed: {point.missed} requests" if point.missed else "" for point in points],
+    )
+
+
+def print_turns(console: Console, outcome: BenchOutcome) -> None:
+    """Print cold and warm TTFT of every turn beside each other; nothing for a run without conversations."""
+    points = list_turns(outcome.results)[:_POINT_ROWS]
+    if not points:
+        return
+
+    def tokens(values: Sequence[int | None]) -> list[Text]:
+        return [Text("unknown" if value is None else f"{value:,}") for value in values]
+
+    print_table(
+        console,
+        [
+            Column("begins with", [Text(format_tokens(point.conversation)) for point in points], need=1),
+            Column("depth", [Text(f"{point.depth:g}") for point in points], need=3),
+            Column("turn", tokens([point.turn for point in points])),
+            Column("prompt", tokens([point.context for point in points])),
+            Column("cacheable", [Text(f"{p.cacheable_tokens:,} ({p.cacheable_share:.1%})") for p in points]),
+            Column("cached", tokens([point.cached_tokens for point in points])),
+            Column("TTFT cold", [_seconds(point.cold_ttft_s) for point in points]),
+            Column("of", tokens([point.cold for point in points]), need=3),
+            Column("TTFT warm", [_seconds(point.warm_ttft_s) for point in points]),
+            Column("of ", tokens([point.warm for point in points]), need=3),
+            Column(
+                "warm / cold", [Text("" if p.ratio is None else f"{p.ratio:.3g}") for p in points], need=1
+            ),
+        ],
+        [
+            ", ".join(
+                f"{name}: {count_requests(count)}"
+                for name, count in (("failed", point.failed), ("cache-missed", point.missed))
+                if count
+            )
+            for point in points
+        ],
     )
 
 
@@ -139,10 +179,30 @@ def print_spreads(
             f" {throughput['output_tokens_per_s']:,.1f} output tokens/s,"
             f" {throughput['tokens_per_s']:,.0f} tokens/s in all"
         )
+    _print_engine_ttft(outcome)
     if goodput:
         within = share_good(outcome.results, goodput)
         share = "" if within["share"] is None else f" ({within['share']:.0%})"
         click.echo(f"goodput: {within['good']} requests right and within the times{share}")
+
+
+def _print_engine_ttft(outcome: BenchOutcome) -> None:
+    """Print the engine's own mean TTFT, where it is not in the table request by request."""
+    if len(outcome.results) < 2 or all(r.engine_ttft_s is not None for r in outcome.results):
+        return
+    found = find_engine_ttft(read_engine(outcome), outcome.results)
+    if found is None:
+        return
+    beside = (
+        "; they are not exactly ours"
+        if found.late_s is None
+        else (
+            f", the client's {format_seconds(found.client_mean_s or 0.0)}: late by {format_seconds(found.late_s)}"
+        )
+    )
+    click.echo(
+        f"engine's own TTFT: a mean of {format_seconds(found.mean_s)} over {count_requests(found.requests)}{beside}"
+    )
 
 
 def print_curve(console: Console, curve: Sequence[CurvePoint]) -> None:
@@ -174,6 +234,14 @@ def print_curve(console: Console, curve: Sequence[CurvePoint]) -> None:
             columns.append(
                 Column(f"{MEASURES[name].title} p{percent:g}", figures, need=number + 3 if number else 0)
             )
+    engines = [point.engine_ttft for point in curve]
+    if any(engines):
+        means = [_seconds(None if engine is None else engine.mean_s) for engine in engines]
+        late = [_seconds(None if engine is None else engine.late_s) for engine in engines]
+        columns += [
+            Column("engine TTFT mean", means, need=2),
+            Column("client's late by", late, need=2),
+        ]
     print_table(console, columns)
 
 
@@ -233,6 +301,8 @@ _COLUMNS = (
     ("cached", 5),
     ("expected", 0),
     ("TTFT", 0),
+    ("engine TTFT", 1),
+    ("late by", 1),
     ("prefill tokens/s", 0),
     ("ITL p50", 1),
     ("TPOT", 2),
@@ -240,6 +310,8 @@ _COLUMNS = (
     ("recall", 0),
     ("status", 0),
 )
+
+_OPTIONAL_COLUMNS = frozenset(("at once", "expected", "engine TTFT", "late by"))
 
 
 def _seconds(value: float | None) -> Text:
@@ -261,6 +333,8 @@ def _cells(point: Point) -> list[Text]:
         Text("unknown" if point.cached_tokens is None else f"{point.cached_tokens:,}"),
         Text("" if point.expected_cached_tokens is None else f"{point.expected_cached_tokens:,}"),
         _seconds(point.ttft_s),
+        _seconds(point.engine_ttft_s),
+        _seconds(point.stream_late_s),
         Text("" if point.prefill_tokens_per_s is None else f"{point.prefill_tokens_per_s:,.0f}"),
         _seconds(point.itl_s),
         _seconds(point.tpot_s),

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from farspan.engines.command import ONE_NODE, EngineCommand, Listen, Nodes
-from farspan.errors import UnsupportedError
+from farspan.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from farspan.engines.logs.line_pattern import LinePattern
@@ -110,6 +110,8 @@ class Engine(ABC):
         shell_program: What a person types before the planned flags; `{model}` stands for the model.
         metric_prefix: What the names of its metrics begin with.
         metrics_hint: How to switch its metrics on, where they are off by default; else empty.
+        token_id_fields: Fields of a completion by which its answer's token ids come with its text, and nothing of the
+            prompt; empty when there are none.
         dummy_weight_flags: What makes it fill weights with numbers of its own instead of reading them; empty when it
             always reads them.
         detailed_log: Variables that make its log tell the parts of its memory.
@@ -140,6 +142,7 @@ class Engine(ABC):
     kv_figure: str = ""
     kernel_folder: str = ""
     metrics_hint: str = ""
+    token_id_fields: Mapping[str, object] = field(default_factory=lambda: _EMPTY)
     dummy_weight_flags: tuple[str, ...] = ()
     detailed_log: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
 
@@ -226,6 +229,44 @@ class Engine(ABC):
             model has no such server.
         """
         return None
+
+    def elastic_words(self) -> tuple[str, ...]:
+        """The flags that make its KV cache elastic; none where it always is.
+
+        Raises:
+            UnsupportedError: It has no elastic KV cache.
+        """
+        raise UnsupportedError(
+            f"{self.title} has no elastic KV cache: it takes the whole of it at start",
+            "drop --elastic, or use --engine sglang or builtin",
+        )
+
+    def with_elastic(self, words: tuple[str, ...]) -> tuple[str, ...]:
+        """The user's own flags, and those that make its KV cache elastic.
+
+        Raises:
+            InputError: A flag given says otherwise.
+            UnsupportedError: It has no elastic KV cache.
+        """
+        from farspan.planner.engine_flags import parse_engine_flags
+
+        added = self.elastic_words()
+        given = parse_engine_flags(words)
+        if not added or given.get(added[0]) == added[1]:
+            return words
+        if added[0] in given:
+            raise InputError(f"{added[0]} {given[added[0]]} contradicts --elastic", "give one of them")
+        return (*words, *added)
+
+    def check_elastic(self, python: str) -> None:  # noqa: B027
+        """Make sure that what its elastic KV cache needs is installed in a Python.
+
+        Args:
+            python: The program.
+
+        Raises:
+            MissingPackageError: It is not.
+        """
 
     def levers(self) -> Sequence[LeverCandidate]:
         """What can be changed when a request does not fit, in order of what it costs the user."""

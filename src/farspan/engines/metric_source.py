@@ -28,6 +28,11 @@ class Measure(StrEnum):
     )
     PREFILLED_TOKENS = "prefilled_tokens"  # counter: prompt tokens computed so far, chunk by chunk
     GENERATION_TOKENS = "generation_tokens"  # counter: tokens generated
+    FIRST_TOKENS = "first_tokens"  # counter: requests that have their first token
+    FIRST_TOKEN_SECONDS = "first_token_seconds"  # counter: their times from arrival to it, added up
+    DECODE_SECONDS = (
+        "decode_seconds"  # counter: times from first to last token of finished requests, added up
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,24 @@ if TYPE_CHECKING:
 # The largest magnitude of float8_e4m3fn (OCP 8-bit floating point, table 2).
 _E4M3_MAX = 448.0
 # Positions turned back into 16 or 32 bits at a time: what a run costs while it is attended to.
-_DEQUANTIZED = 65536
+_DEQUANTIZED = {"cpu": 65536, "cuda": 262144}
 
 
 class LayerStore(ABC):
-    """The rows of one layer. Slots are positions in its range; they never move."""
+    """The rows of one layer. Slots are positions in its range; they never move.
+
+    Attributes:
+        entries: Keys and values [slots, 2, num_kv_heads, head_dim] at fixed addresses: in the model's dtype, or as
+            float8_e4m3fn.
+        scales: What FP8 entries are multiplied by, float32 [slots, 2, num_kv_heads]; None where they are exact.
+    """
+
+    entries: torch.Tensor
+    scales: torch.Tensor | None = None
+
+    @abstractmethod
+    def scatter(self, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Store keys and values, each [tokens, num_kv_heads, head_dim], in any slots, int64 [tokens]."""
 
     @abstractmethod
     def write(self, slot: int, key: torch.Tensor, value: torch.Tensor) -> None:
@@ -79,25 +92,29 @@ class KVFormat:
 
 class _PlainStore(LayerStore):
     def __init__(self, form: KVFormat, rows: torch.Tensor) -> None:
-        self._entries = rows.view(form.dtype).view(-1, 2, form.num_kv_heads, form.head_dim)
+        self.entries = rows.view(form.dtype).view(-1, 2, form.num_kv_heads, form.head_dim)
+
+    def scatter(self, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        self.entries[:, 0].index_copy_(0, slots, key)
+        self.entries[:, 1].index_copy_(0, slots, value)
 
     def write(self, slot: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        part = self._entries[slot : slot + len(key)]
+        part = self.entries[slot : slot + len(key)]
         part[:, 0] = key
         part[:, 1] = value
 
     def read(self, slot: int, count: int) -> Iterator[PageRun]:
-        part = self._entries[slot : slot + count]
+        part = self.entries[slot : slot + count]
         yield PageRun(part[:, 0], part[:, 1])
 
     def join(self, slices: Sequence[tuple[int, int]]) -> Iterator[PageRun]:
         import torch
 
-        part = torch.cat([self._entries[slot : slot + count] for slot, count in slices])
+        part = torch.cat([self.entries[slot : slot + count] for slot, count in slices])
         yield PageRun(part[:, 0], part[:, 1])
 
     def gather(self, slots: torch.Tensor) -> Iterator[PageRun]:
-        part = self._entries.index_select(0, slots)
+        part = self.entries.index_select(0, slots)
         yield PageRun(part[:, 0], part[:, 1])
 
 
@@ -108,43 +125,56 @@ class _Fp8Store(LayerStore):
         heads, dim = form.num_kv_heads, form.head_dim
         values = 2 * heads * dim
         self._dtype = form.dtype
-        self._values = rows[:, :values].view(torch.float8_e4m3fn).unflatten(1, (2, heads, dim))  # type: ignore[no-untyped-call]
-        self._scales = rows[:, values:].view(torch.float32).unflatten(1, (2, heads))  # type: ignore[no-untyped-call]
+        self.entries = rows[:, :values].view(torch.float8_e4m3fn).unflatten(1, (2, heads, dim))  # type: ignore[no-untyped-call]
+        self.scales: torch.Tensor = rows[:, values:].view(torch.float32).unflatten(1, (2, heads))  # type: ignore[no-untyped-call]
 
-    def write(self, slot: int, key: torch.Tensor, value: torch.Tensor) -> None:
+    def scatter(self, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
         import torch
 
+        for index, given in enumerate((key, value)):
+            quotient, scale = _quantized(given)
+            self.scales[:, index].index_copy_(0, slots, scale)
+            self.entries[:, index].view(torch.uint8).index_copy_(0, slots, quotient.view(torch.uint8))
+
+    def write(self, slot: int, key: torch.Tensor, value: torch.Tensor) -> None:
         stop = slot + len(key)
         for index, given in enumerate((key, value)):
-            exact = given.float()
-            # A head of zeros has no scale of its own; any will do.
-            scale = exact.abs().amax(-1).clamp_min(torch.finfo(torch.float32).tiny * _E4M3_MAX) / _E4M3_MAX
-            self._scales[slot:stop, index] = scale
-            # Rounding may carry a quotient past the largest magnitude, which E4M3 would turn into NaN.
-            quotient = (exact / scale.unsqueeze(-1)).clamp(-_E4M3_MAX, _E4M3_MAX)
-            self._values[slot:stop, index] = quotient.to(torch.float8_e4m3fn)
+            self.entries[slot:stop, index], self.scales[slot:stop, index] = _quantized(given)
 
     def read(self, slot: int, count: int) -> Iterator[PageRun]:
-        for start in range(slot, slot + count, _DEQUANTIZED):
-            stop = min(start + _DEQUANTIZED, slot + count)
-            yield self._run(self._values[start:stop], self._scales[start:stop])
+        size = _DEQUANTIZED[self.entries.device.type]
+        for start in range(slot, slot + count, size):
+            stop = min(start + size, slot + count)
+            yield self._run(self.entries[start:stop], self.scales[start:stop])
 
     def join(self, slices: Sequence[tuple[int, int]]) -> Iterator[PageRun]:
         import torch
 
-        values = self._values.view(torch.uint8)
+        values = self.entries.view(torch.uint8)
         yield self._run(
             torch.cat([values[slot : slot + count] for slot, count in slices]).view(torch.float8_e4m3fn),
-            torch.cat([self._scales[slot : slot + count] for slot, count in slices]),
+            torch.cat([self.scales[slot : slot + count] for slot, count in slices]),
         )
 
     def gather(self, slots: torch.Tensor) -> Iterator[PageRun]:
         import torch
 
-        for part in torch.split(slots, _DEQUANTIZED):
-            values = self._values.view(torch.uint8).index_select(0, part).view(torch.float8_e4m3fn)
-            yield self._run(values, self._scales.index_select(0, part))
+        for part in torch.split(slots, _DEQUANTIZED[self.entries.device.type]):
+            values = self.entries.view(torch.uint8).index_select(0, part).view(torch.float8_e4m3fn)
+            yield self._run(values, self.scales.index_select(0, part))
 
     def _run(self, values: torch.Tensor, scales: torch.Tensor) -> PageRun:
         exact = values.to(self._dtype) * scales.unsqueeze(-1).to(self._dtype)
         return PageRun(exact[:, 0], exact[:, 1])
+
+
+def _quantized(given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return E4M3 bytes and the float32 scale of each head, whose largest magnitude is the format's largest."""
+    import torch
+
+    exact = given.float()
+    # A head of zeros has no scale of its own; any will do.
+    scale = exact.abs().amax(-1).clamp_min(torch.finfo(torch.float32).tiny * _E4M3_MAX) / _E4M3_MAX
+    # Rounding may carry a quotient past the largest magnitude, which E4M3 would turn into NaN.
+    quotient = (exact / scale.unsqueeze(-1)).clamp(-_E4M3_MAX, _E4M3_MAX)
+    return quotient.to(torch.float8_e4m3fn), scale

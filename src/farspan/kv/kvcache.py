@@ -76,10 +76,11 @@ class ElasticKVCache(KVCache):
         self._clock = clock
         self._own_driver = driver is None
         self._driver = driver or open_driver(device)
-        form = KVFormat(num_kv_heads, head_dim, dtype, options.fp8)
+        form, cap = KVFormat(num_kv_heads, head_dim, dtype, options.fp8), options.cap
         grouped = group_layers(layers)
-        cap = options.cap
-        largest = cap.limit(self._driver.memory(), 0)
+        budget = self.budget = options.join_budget(self._driver)
+        memory = self._driver.memory()
+        largest = min(cap.limit(memory, 0), budget.most if budget else memory.total)
         self._size = CacheSize(
             kinds=tuple(KindSize(retention, len(numbers)) for retention, numbers in grouped),
             row_bytes=form.row_bytes,
@@ -92,7 +93,6 @@ class ElasticKVCache(KVCache):
             ),
             step_tokens=max_step_tokens,
         )
-        budget = self._budget = options.join_budget(self._driver)
         self._segments = SegmentPool(
             self._driver, self._size.segment_bytes, cap, quiet_s=options.quiet_s, clock=clock, budget=budget
         )
@@ -101,6 +101,7 @@ class ElasticKVCache(KVCache):
         self._prefixes: PrefixStore | None = None
         self._closed = False
         try:
+            self._segments.wait_for(self._size.start_bytes // self._size.segment_bytes)
             for retention, numbers in grouped:
                 self._kinds.append(self._new_kind(retention, numbers, form))
             # Without a layer that keeps everything there is nothing a tree of prefixes could hold on to.
@@ -195,13 +196,15 @@ class ElasticKVCache(KVCache):
             self._prefixes.evict_all()
         for kind in self._kinds:
             kind.pool.tick()
-        if self._budget is not None:  # what was promised to sequences that are gone is the others' again
-            self._segments.promise(self._missing_segments((0,) * len(self._kinds), no_hit(len(self._kinds))))
+        if self.budget is not None:  # what was promised to sequences that are gone is the others' again
+            self._segments.lower_promise(
+                self._missing_segments((0,) * len(self._kinds), no_hit(len(self._kinds)))
+            )
         self._segments.tick()
         if idle is None:
             return None
         waits = [self._options.quiet_s] if self._above_start() else []
-        if self._budget is not None:
+        if self.budget is not None:
             waits.append(POLL_S)
         if keep is not None and idle < keep and self._prefixes is not None:
             waits.append(keep - idle)
@@ -227,8 +230,8 @@ class ElasticKVCache(KVCache):
         for kind in self._kinds:
             kind.close()
         self._segments.close()
-        if self._budget is not None:
-            self._budget.close()
+        if self.budget is not None:
+            self.budget.close()
         if self._own_driver:
             self._driver.close()
 
@@ -390,7 +393,7 @@ class ElasticKVCache(KVCache):
         return kind
 
     def _capacity_bytes(self) -> int:
-        # Not `room`, which has page pools give up pages: a server asks while its engine's thread works with them.
+        # Not `room`, which asks page pools: a server asks while its engine's thread works with them.
         return self._segments.limit_segments() * self._size.segment_bytes
 
     def _above_start(self) -> bool:

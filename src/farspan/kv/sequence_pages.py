@@ -23,9 +23,14 @@ class PageTable:
     Args:
         page_tokens: Positions a page.
         first_page: Number of the first page held: it covers positions from `first_page * page_tokens` on.
+
+    Attributes:
+        replacements: How often pages that were there already have been replaced: a copy of the ids made before the
+            last of them is out of date, while one that was made before an append only lacks its end.
     """
 
     def __init__(self, page_tokens: int, first_page: int = 0) -> None:
+        self.replacements = 0
         self._page_tokens = page_tokens
         self._first = first_page
         self._pages = np.empty(16, np.int32)
@@ -95,6 +100,7 @@ class PageTable:
         view = self.pages(start, stop)
         former = view.copy()
         view[:] = pages
+        self.replacements += 1
         self._extents = []
         for extent in self._contiguous(self.held(), self._first * self._page_tokens):
             self._join(extent)

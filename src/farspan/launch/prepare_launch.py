@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from farspan.engines.command import EngineCommand, Listen, Nodes, check_words, split_lists
 from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.node_spelling import parse_node
+from farspan.launch.elastic import elastic_notes, with_elastic
 from farspan.launch.engine_python import check_modules, find_python, installed_version, tagged_version
 from farspan.launch.expected import DISK_BYTES_PER_S, expect_start
 from farspan.launch.hubcache import ModelFiles
@@ -59,6 +60,7 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
     if options.python:
         options = replace(options, python=find_python(options.python, options.environment))
     _check(options)
+    options = with_elastic(options)
     check_words(options.words)
     check_options(options)
     _check_weights(options, parse_engine_flags(options.words))
@@ -121,6 +123,7 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
         warnings=(
             *_exposure(options, with_key=with_key),
             *files.notes,
+            *elastic_notes(options),
             *describe_download(
                 files, rank_weight_bytes(spec).total, options.environment, with_secret=options.hf_secret
             ),

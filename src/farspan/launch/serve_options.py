@@ -32,6 +32,7 @@ class ServeOptions:
         weights: Plan as if the weights were kept so.
         engine_version: Empty for the installed one (local), else the newest one planned.
         accept_nearest_version: Plan an unknown version as the nearest.
+        elastic: Whether the KV cache takes memory as requests come.
         words: The engine's own flags.
         force: Start although the flags break the plan.
         name: The server's name; empty for one made of model and engine.
@@ -71,6 +72,7 @@ class ServeOptions:
     weights: str = ""
     engine_version: str = ""
     accept_nearest_version: bool = False
+    elastic: bool = False
     words: tuple[str, ...] = ()
     force: bool = False
     name: str = ""

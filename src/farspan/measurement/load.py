@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from farspan.errors import InputError
 from farspan.measurement.analysis.labels import Surroundings
 from farspan.measurement.analysis.measure import measure
+from farspan.measurement.conversation import Conversation
 from farspan.measurement.http.client import Client, Exchange, Lag, Limits
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.target import is_local, normalise_url
+from farspan.measurement.observe.engine_times import EngineTimes
 from farspan.measurement.observe.observer import Observer
 from farspan.measurement.observe.processors import find_others_cpu, read_cpu
 from farspan.measurement.options import BenchOptions
@@ -72,12 +74,13 @@ class Load:
         self._limits = limits
         self._unreachable = 0
         self._cut = 0
+        self._broken = 0
         self._in_flight: dict[Job, _InFlight] = {}
         self._deadline: float | None = None
         self._hang = ""
         self._lags = array("d")
         # What a server on this machine uses cannot be told from what others use.
-        self._sees_others = not is_local(options.url)
+        self._sees_others = not is_local(normalise_url(options.url))
 
     @property
     def unsent(self) -> int:
@@ -107,6 +110,8 @@ class Load:
                             await self._send_in_time(client, group, self._arrivals)
                     while self._left and not self._must_stop():
                         await self._send_block(client)
+                    if self._broken and not self.stopped:
+                        self.stopped = f"a turn of {self._broken} conversations failed"
                 finally:
                     for task in beside:
                         task.cancel()
@@ -118,16 +123,47 @@ class Load:
         """Send what comes next at one concurrency, and wait until it is over."""
         block = self._name_block(self._left[0].job)
         at_once = self._left[0].job.concurrency or self._options.at_once or 1
+        began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for _ in range(min(at_once, len(self._left))):
                 group.create_task(self._work(client, block))
+        if at_once > 1 and not self._must_stop():
+            await self._settle(time.perf_counter() - began)
 
     async def _work(self, client: Client, block: Hashable) -> None:
         while self._left and self._name_block(self._left[0].job) == block and not self._must_stop():
-            await self._send(client, self._left.popleft(), late_s=0.0)
+            request = self._left.popleft()
+            if request.job.conversation:
+                await self._converse(client, request)
+            else:
+                await self._send(client, request, late_s=0.0)
+
+    async def _converse(self, client: Client, first: PreparedRequest) -> None:
+        """Send a conversation's turns, each when the one before is answered. What follows a turn that failed is not
+        sent.
+        """
+        turns = [first]
+        while self._left and self._left[0].job.group == first.job.group:
+            turns.append(self._left.popleft())
+        said = Conversation()
+        for number, request in enumerate(turns):
+            if number and self._options.think_time_s:
+                await asyncio.sleep(self._options.think_time_s)
+            if self._must_stop():
+                self._left.extendleft(reversed(turns[number:]))
+                return
+            exchange = await self._send(client, said.prepare(request), late_s=0.0, said=said)
+            if exchange.status is not Status.OK:
+                unsent = len(turns) - number - 1
+                self._cut += unsent
+                self._broken += unsent > 0
+                return
+            said.note(request, exchange)
 
     def _name_block(self, job: Job) -> Hashable:
         """Return what tells the requests that may be under way together from the others."""
+        if job.conversation or self._options.turns is not None:
+            return bool(job.conversation)
         if job.shared_tokens:
             return job.group, job.member == 0
         if job.concurrency is None:
@@ -156,7 +192,9 @@ class Load:
                 return
             group.create_task(send(self._left.popleft(), due))
 
-    async def _send(self, client: Client, request: PreparedRequest, *, late_s: float) -> None:
+    async def _send(
+        self, client: Client, request: PreparedRequest, *, late_s: float, said: Conversation | None = None
+    ) -> Exchange:
         job = request.job
         started_at = time.time()
         self._in_flight[job] = _InFlight(started_at)
@@ -181,12 +219,18 @@ class Load:
             on_first_token=report_first_token,
         )
         after = read_cpu() if self._sees_others else None
-        most_at_once = self._in_flight.pop(job).most_at_once
+        most_at_once = self._in_flight[job].most_at_once
+        if most_at_once == 1:
+            await self._settle(exchange.ended_s)
+        del self._in_flight[job]
         around = Surroundings(
             most_at_once=most_at_once,
             others_cpu=find_others_cpu(before, after),
             late_s=late_s,
             observed=self._ask_observers(exchange, most_at_once),
+            engine=self._find_engine_times(exchange) if most_at_once == 1 else None,
+            cacheable_tokens=None if said is None else said.find_cacheable(request),
+            encoded_again=said is not None and said.encoded_again,
         )
         result = measure(
             job,
@@ -202,12 +246,13 @@ class Load:
             self._cut += 1
             self._must_stop()
             self._watcher.given_up(job)
-            return
+            return exchange
         self._unreachable = self._unreachable + 1 if result.status is Status.UNREACHABLE else 0
         await asyncio.to_thread(self._store.add, result)
         self._watcher.finished(result)
         for observer in self._observers:
             observer.on_request(result)
+        return exchange
 
     def _ask_observers(self, exchange: Exchange, most_at_once: int) -> dict[str, str]:
         until = exchange.started_at + exchange.ended_s
@@ -215,6 +260,14 @@ class Load:
         for observer in self._observers:
             found |= observer.find_labels(exchange.started_at, until, most_at_once)
         return found
+
+    async def _settle(self, took_s: float) -> None:
+        await asyncio.gather(*(observer.settle(took_s) for observer in self._observers))
+
+    def _find_engine_times(self, exchange: Exchange) -> EngineTimes | None:
+        until = exchange.started_at + exchange.ended_s
+        found = (observer.find_engine_times(exchange.started_at, until) for observer in self._observers)
+        return next((times for times in found if times is not None), None)
 
     async def _follow_engine(self, client: Client) -> None:
         """Show what the engine does, and stop the run when it will never get to the requests that wait."""

@@ -14,11 +14,12 @@ from farspan.measurement.http.target import normalise_url
 from farspan.measurement.http.wire import Api, PromptAs
 from farspan.measurement.lengths import Lengths
 from farspan.measurement.runs.job import Job, LoadPhase
-from farspan.measurement.schedule import plan_arrivals, plan_jobs, plan_traced_jobs
+from farspan.measurement.schedule import plan_arrivals, plan_conversations, plan_jobs, plan_traced_jobs
 from farspan.measurement.shared_length import SharedLength
 from farspan.measurement.trace import Trace
 
 _GROUP_SIZE = 4
+TURN_TOKENS = 512
 GOODPUT_TIMES = ("ttft", "tpot", "e2el")
 
 
@@ -35,6 +36,11 @@ class BenchOptions:
         shared_prefix: Send groups of requests that share so much of their prompts: the first of each finds nothing
             cached, the others what they share. `repeats` then counts groups.
         group_size: Requests in a group; None is 4, or one more than are to be under way at a time.
+        turns: Send conversations of so many turns: each after the first goes on from the one before and its answer.
+            `contexts` are then the first prompts, `repeats` counts conversations, `concurrency` those at a time.
+        turn_tokens: Tokens that a turn adds of its own.
+        think_time_s: Seconds between an answer and the next turn.
+        skip_cold: Do not send a fresh prompt as long as every turn as well.
         trace: Send the requests of a trace at its times instead: exact lengths, and its blocks repeated as it says.
         trace_speed: How much faster than it was recorded.
         model: The model's name; None takes the first one the server lists.
@@ -77,6 +83,10 @@ class BenchOptions:
     requests: int | None = None
     shared_prefix: SharedLength | None = None
     group_size: int | None = None
+    turns: int | None = None
+    turn_tokens: int = TURN_TOKENS
+    think_time_s: float = 0.0
+    skip_cold: bool = False
     trace: Trace | None = None
     trace_speed: float = 1.0
     model: str | None = None
@@ -129,6 +139,7 @@ class BenchOptions:
             ("--concurrency", self.concurrency),
             ("--num-prompts", self.requests),
             ("--group-size", self.group_size),
+            ("--turn-tokens", self.turn_tokens),
             *(("--concurrency", one) for one in self.concurrencies),
         ):
             if value is not None and value < 1:
@@ -154,6 +165,7 @@ class BenchOptions:
                 "give either --contexts 10k,100k or --length-distribution uniform:1k,100k, or a --trace FILE",
             )
         self._check_shared()
+        self._check_turns()
         for depth in self.depths:
             if not 0 <= depth <= 1:
                 raise InputError(f"depth {depth:g} is outside 0 to 1", "give depths such as 0.1,0.9")
@@ -180,6 +192,34 @@ class BenchOptions:
             raise InputError("--group-size is 1: nothing is shared", "give 2 or more")
         for context in self.contexts:
             self.shared_prefix.of(context)
+
+    def _check_turns(self) -> None:
+        if self.turns is None:
+            for name in ("turn_tokens", "think_time_s", "skip_cold"):
+                if getattr(self, name) != self.__dataclass_fields__[name].default:
+                    option = name.removesuffix("_s").replace("_", "-")
+                    raise InputError(f"--{option} is of conversations", "add --turns 4")
+            return
+        if self.turns < 2:
+            raise InputError(f"--turns is {self.turns}: nothing is gone on from", "give 2 or more")
+        if not 0 <= self.think_time_s < math.inf:
+            raise InputError(f"--think-time is {self.think_time_s:g}", "give seconds")
+        both = {
+            "--rate": self.rate is not None, "--length-distribution": self.lengths is not None,
+            "--shared-prefix": self.shared_prefix is not None, "--trace": self.trace is not None,
+            "several --concurrency": bool(self.concurrencies), "--num-prompts": self.requests is not None,
+            "--warmup": bool(self.warmup), "--cooldown": bool(self.cooldown),
+        }  # fmt: skip
+        if named := [name for name, given in both.items() if given]:
+            raise InputError(
+                f"--turns and {named[0]} both say what is sent",
+                "give --contexts, --repeats and at most one --concurrency with --turns",
+            )
+        if self.api is Api.CHAT or self.prompt_as is PromptAs.TEXT:
+            raise InputError(
+                "a conversation goes on from token ids, and a chat or a text is encoded by the server",
+                "use --api completions, or generate for SGLang, with --prompt-as ids",
+            )
 
     def _check_trace(self) -> None:
         if not 0 < self.trace_speed < math.inf:
@@ -210,6 +250,18 @@ class BenchOptions:
         """List the requests of the run, in the order they are sent."""
         if self.trace is not None:
             return plan_traced_jobs(self.trace.requests[: self.requests], seed=seed)
+        if self.turns is not None:
+            return plan_conversations(
+                contexts=self.contexts,
+                depths=self.depths,
+                repeats=self.repeats,
+                seed=seed,
+                output_tokens=self.output_tokens,
+                turns=self.turns,
+                turn_tokens=self.turn_tokens,
+                in_order=self.in_order,
+                cold=not self.skip_cold,
+            )
         return plan_jobs(
             contexts=self.contexts,
             depths=self.depths,
@@ -243,6 +295,10 @@ class BenchOptions:
             "num_prompts": self.requests,
             "shared_prefix": self.shared_prefix.text if self.shared_prefix else None,
             "group_size": self.requests_in_group if self.shared_prefix else None,
+            "turns": self.turns,
+            "turn_tokens": self.turn_tokens if self.turns else None,
+            "think_time_s": self.think_time_s if self.turns else None,
+            "skip_cold": self.skip_cold if self.turns else None,
             "trace": str(self.trace.path) if self.trace else None,
             "trace_speed": self.trace_speed if self.trace else None,
             "depths": self.depths,

@@ -21,6 +21,7 @@ from farspan.errors import InputError
 from farspan.measurement.http.request_body import FilePiece, RequestBody
 from farspan.measurement.http.wire import Api, PromptAs, frame_body
 from farspan.measurement.runs.job import Job
+from farspan.prompts.turn import TurnPrompt
 
 PROMPTS_FOLDER = "prompts"
 _OURS = re.compile(r"[0-9a-f]{32}\.json|\.draft-.*")
@@ -67,6 +68,7 @@ class StoredPrompt:
         prompt_as: Whether that is an array of ids or a string.
         answer: What was planted.
         score: Scores a reply, 0 to 1.
+        turn: What it adds to a conversation, whose file then holds ids without the array's brackets; else None.
     """
 
     job: Job
@@ -75,6 +77,7 @@ class StoredPrompt:
     prompt_as: PromptAs
     answer: str
     score: Callable[[str], float]
+    turn: TurnPrompt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,8 @@ class PromptStore:
                 f"{self.folder} cannot be written ({error})",
                 "free some space, or pass --prompts with a folder on another disk",
             ) from error
-        stored = StoredPrompt(job, prompt_id, file, prompt_as, prompt.answer, prompt.score)
+        turn = prompt if isinstance(prompt, TurnPrompt) else None
+        stored = StoredPrompt(job, prompt_id, file, prompt_as, prompt.answer, prompt.score, turn)
         self._prompts[job, prompt_as, times_sent] = stored
         return stored
 
@@ -193,6 +197,8 @@ def prepare_request(
         ignore_eos=ignore_eos,
         extra=extra,
     )
+    if prompt.turn is not None:
+        before, after = before + b"[", b"]" + after
     return PreparedRequest(prompt, RequestBody((before, prompt.file, after)))
 
 

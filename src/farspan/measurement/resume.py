@@ -9,7 +9,7 @@ from farspan.errors import InputError
 from farspan.measurement.http.client import Limits
 from farspan.measurement.http.wire import Api, PromptAs
 from farspan.measurement.lengths import parse_lengths
-from farspan.measurement.options import BenchOptions
+from farspan.measurement.options import TURN_TOKENS, BenchOptions
 from farspan.measurement.runs.run_folder import IMPORTED_TASK, INFO_FILE, RunInfo, load_info
 from farspan.measurement.shared_length import parse_shared_length
 
@@ -53,6 +53,10 @@ def _read_options(run: Path, info: RunInfo) -> BenchOptions:
             requests=had["num_prompts"],
             shared_prefix=parse_shared_length(shared) if shared else None,
             group_size=had.get("group_size"),
+            turns=had.get("turns"),
+            turn_tokens=had.get("turn_tokens") or TURN_TOKENS,
+            think_time_s=had.get("think_time_s") or 0.0,
+            skip_cold=bool(had.get("skip_cold")),
             model=identity.model,
             depths=tuple(had["depths"]),
             repeats=had["repeats"],

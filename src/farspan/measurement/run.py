@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from farspan.engines.registry import find_served
 from farspan.measurement.analysis.plan_times import PlanTimes, read_plan_times
 from farspan.measurement.http.client import Limits
 from farspan.measurement.http.request_status import Status
@@ -93,7 +94,7 @@ async def run_bench(
             if prompts is None:
                 folder = options.prompts or store.folder / PROMPTS_FOLDER
                 prompts = stack.enter_context(PromptStore(folder, keep=options.prompts is not None))
-            requests = await _prepare(to_send, options, server.model, prompts, make_prompt, watcher, store)
+            requests = await _prepare(to_send, options, server, prompts, make_prompt, watcher, store)
             watcher.sending(len(to_send), len(jobs) - len(to_send))
 
             def limits(job: Job) -> Limits:
@@ -192,7 +193,7 @@ def choose_jobs(jobs: Sequence[Job], results: Sequence[Result], *, retry_failed:
 async def _prepare(
     jobs: Sequence[Job],
     options: BenchOptions,
-    model: str,
+    server: ServerInfo,
     prompts: PromptStore,
     make_prompt: PromptMaker,
     watcher: Watcher,
@@ -210,12 +211,18 @@ async def _prepare(
             prepare_request(
                 stored,
                 api=options.api,
-                model=model,
+                model=server.model,
                 ignore_eos=options.ignore_eos,
-                extra=options.extra_body,
+                extra={**_ask_for_token_ids(options, server.owned_by), **options.extra_body},
             )
         )
     return requests
+
+
+def _ask_for_token_ids(options: BenchOptions, owned_by: str | None) -> Mapping[str, object]:
+    """Return the fields by which an engine tells the ids of its answers, for conversations that go on from them."""
+    engine = find_served(owned_by) if options.turns is not None else None
+    return {} if engine is None or options.api is not Api.COMPLETIONS else engine.token_id_fields
 
 
 async def _describe_environment(options: BenchOptions, server: ServerInfo) -> dict[str, Any]:
@@ -236,6 +243,7 @@ def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -
     from farspan.prompts.block_prompt import build_block_prompt
     from farspan.prompts.exact_builder import build_prompt
     from farspan.prompts.shared_prefix import SharedPrefix
+    from farspan.prompts.turn import Turn, TurnPrompt
 
     tokenizer, source = load_server_tokenizer(server, options.tokenizer, api_key=options.api_key)
     if options.tokenizer is None and source != server.root:
@@ -251,7 +259,12 @@ def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -
                 seed=job.seed,
                 output_tokens=job.output_tokens,
             )
-        return build_prompt(
+        shared = SharedPrefix(job.shared_tokens, job.group_seed) if job.shared_tokens else None
+        turn = Turn(job.group_seed, job.member) if job.conversation else None
+        if turn is not None and shared is not None:
+            # Its own part begins after the last token of the answer before, which nothing has cached.
+            shared = SharedPrefix(job.shared_tokens + 1, job.group_seed)
+        prompt = build_prompt(
             tokenizer,
             tokens=job.context,
             task=options.task,
@@ -259,8 +272,10 @@ def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -
             seed=job.prompt_seed,
             chat=options.api is Api.CHAT,
             output_tokens=job.output_tokens,
-            shared=SharedPrefix(job.shared_tokens, job.group_seed) if job.shared_tokens else None,
+            shared=shared,
+            turn=turn,
         )
+        return prompt if turn is None else TurnPrompt(prompt, shared.tokens if shared else 0, tokenizer)
 
     return make
 

@@ -132,6 +132,50 @@ def _plan_sweep(
     return tuple(jobs)
 
 
+def plan_conversations(
+    *,
+    contexts: Sequence[int],
+    depths: Sequence[float],
+    repeats: int,
+    seed: int,
+    output_tokens: int,
+    turns: int,
+    turn_tokens: int,
+    in_order: bool = False,
+    cold: bool = True,
+) -> tuple[Job, ...]:
+    """List the turns of every conversation, one conversation after another, and then a fresh prompt as long as each.
+
+    Args:
+        contexts: Tokens of the first prompt of a conversation.
+        depths: Needle depths.
+        repeats: Conversations at each context and depth.
+        seed: Decides the order within each round and every prompt.
+        output_tokens: Tokens of every answer.
+        turns: Turns of a conversation.
+        turn_tokens: Tokens that every turn after the first adds to what was said before.
+        in_order: Visit contexts and depths as given instead of shuffled.
+        cold: Send the fresh prompts too.
+    """
+    points = [(context, depth) for context in dict.fromkeys(contexts) for depth in dict.fromkeys(depths)]
+    turned: list[Job] = []
+    fresh: list[Job] = []
+    for repeat in range(repeats):
+        visited = list(points)
+        if not in_order:
+            random.Random(f"order {seed} {repeat}").shuffle(visited)
+        for context, depth in visited:
+            grows = output_tokens + turn_tokens
+            for turn in range(turns):
+                job = Job(context + turn * grows, depth, repeat, seed, output_tokens)
+                # The last token of an answer is not computed with it.
+                before = job.context - turn_tokens - 1 if turn else 0
+                turned.append(replace(job, shared_tokens=before, member=turn, conversation=context))
+                fresh += [job] if turn and cold else []
+    # Two conversations may grow to the same length: one fresh prompt a round is enough.
+    return (*turned, *dict.fromkeys(fresh))
+
+
 def plan_traced_jobs(requests: Sequence[TracedRequest], *, seed: int) -> tuple[Job, ...]:
     """List the requests of a trace, in order; those of which an earlier one has the first tokens follow it."""
     return tuple(

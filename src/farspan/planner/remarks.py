@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
+ELASTIC_ALWAYS = "Its KV cache is always elastic: --elastic changes nothing."
+
 
 @dataclass(frozen=True, slots=True)
 class Remarks:

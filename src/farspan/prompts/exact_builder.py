@@ -23,6 +23,7 @@ from farspan.prompts.recall import build_recall_prompt
 from farspan.prompts.shared_prefix import SharedPrefix
 from farspan.prompts.tasks import TASKS, Task, TaskRequest
 from farspan.prompts.tokenizer import Tokenizer
+from farspan.prompts.turn import Turn
 from farspan.prompts.verify import settle
 
 __all__ = ["Prompt", "build_prompt", "iter_prompts"]
@@ -40,6 +41,7 @@ def build_prompt(
     corpus: Corpus | None = None,
     count: int | None = None,
     shared: SharedPrefix | None = None,
+    turn: Turn | None = None,
 ) -> Prompt:
     """Build a prompt of exactly `tokens` tokens, as the server counts them.
 
@@ -55,6 +57,7 @@ def build_prompt(
         count: How many things to plant, for the tasks that plant several.
         shared: The tokens it begins with, which other prompts have too. The task lies behind them, and `depth` counts
             from their end.
+        turn: The turn of a conversation that it is for: what is planted is in no other turn's.
 
     Raises:
         InputError: The task is unknown or does not fit, or the corpus, tokenizer or cache cannot be used.
@@ -72,6 +75,7 @@ def build_prompt(
             output_tokens=output_tokens,
             count=count,
             shared=shared,
+            turn=turn,
         )
     if shared is not None and tokenizer.proof is Proof.CHECKED:
         raise UnsupportedError(

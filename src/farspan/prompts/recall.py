@@ -23,6 +23,7 @@ from farspan.prompts.ragged import Ragged
 from farspan.prompts.scoring import MatchKind, Scorer
 from farspan.prompts.shared_prefix import SharedPrefix
 from farspan.prompts.tokenizer import RecallVocabulary, Tokenizer, as_ids
+from farspan.prompts.turn import Turn
 
 # Words at the very beginning that differ from prompt to prompt, before which nothing is planted.
 _NONCE_WORDS = 8
@@ -55,6 +56,7 @@ def build_recall_prompt(
     output_tokens: int | None,
     count: int | None,
     shared: SharedPrefix | None = None,
+    turn: Turn | None = None,
 ) -> Prompt:
     """Build a prompt for the recall checkpoint.
 
@@ -68,6 +70,7 @@ def build_recall_prompt(
         output_tokens: Values that follow the key; the checkpoint's own number when None.
         count: Needles of `multi-key`; 8 when None.
         shared: The tokens it begins with, which other prompts have too; every needle lies behind them.
+        turn: The turn of a conversation that it is for: none of its needles' words is in another turn's needles.
 
     Raises:
         InputError: The task asks for more than an induction head can do, or the needles do not fit.
@@ -105,10 +108,9 @@ def build_recall_prompt(
             f"{needles} needles of {values + 1} tokens do not fit a prompt of {tokens} tokens",
             f"ask for more tokens (at least {least}) or fewer output tokens",
         )
-    choice = random.Random(f"recall {seed}")
-    planted = np.array(choice.sample(range(len(words)), needles * (values + 1)), dtype=np.int64).reshape(
-        needles, values + 1
-    )
+    planted = np.array(
+        _choose_needle_words(len(words), needles * (values + 1), seed, turn), dtype=np.int64
+    ).reshape(needles, values + 1)
     target = 0
     chosen = _haystack(vocabulary, tokens - own, seed)
     if shared is not None:
@@ -129,6 +131,20 @@ def build_recall_prompt(
         parts=_parts(tokenizer, vocabulary, chosen, chat=chat),
         scorer=Scorer(MatchKind.PREFIX, (answer,)),
     )
+
+
+def _choose_needle_words(words: int, count: int, seed: int, turn: Turn | None) -> list[int]:
+    """Choose different words for the needles of a prompt; for a turn, words that no other turn takes."""
+    if turn is None:
+        return random.Random(f"recall {seed}").sample(range(words), count)
+    if (turn.number + 1) * count > words:
+        raise InputError(
+            f"turn {turn.number + 1} of a conversation has no words left: each takes {count} of {words}",
+            f"send at most {words // count} turns, or ask for fewer output tokens",
+        )
+    shuffled = list(range(words))
+    random.Random(f"recall conversation {turn.seed}").shuffle(shuffled)
+    return shuffled[turn.number * count :][:count]
 
 
 def _tokens_before_text(tokenizer: Tokenizer, *, chat: bool) -> int:

@@ -28,7 +28,7 @@ from farspan.measurement.progress import Watcher
 from farspan.measurement.run import run_bench
 from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.measurement.runs.run_folder import INFO_FILE
-from farspan.proof.campaign import Campaign, EngineProgress, Step
+from farspan.proof.campaign import STATE_FILE, Campaign, EngineProgress, Step
 from farspan.proof.engine_table import describe_engine
 from farspan.proof.keep_log import keep_log
 from farspan.proof.log_findings import examine_kept_log, record_finding
@@ -94,11 +94,17 @@ async def run_prove(
 
     Raises:
         InputError: The folder cannot be used, or no engine can be planned at all.
+        NetworkError: A server that is there already does not answer.
     """
     watcher, start_watcher = watcher or Watcher(), start_watcher or ServeWatcher()
     refusals = [engine.refused for engine in options.engines if engine.refused is not None]
     if len(refusals) == len(options.engines):
         raise refusals[0]
+    begun = (options.folder / STATE_FILE).exists()
+    for engine in options.engines:
+        if engine.runtime is None and engine.refused is None and not begun:
+            # A server that is not there is no failed proof: the same command is right once it is started.
+            await ask_server(normalise_url(engine.url), api_key=engine.api_key or options.api_key)
     seed = options.seed if options.seed is not None else secrets.randbits(31)
     with Campaign(options.folder, options.settings(), seed) as campaign:
         if campaign.is_resumed:
@@ -140,15 +146,17 @@ class _EngineProof:
         if self.options.retry_failed and progress.is_over and not progress.good:
             progress.forget_failure()
         if progress.is_over:
-            self.watcher.step(f"{name}: done before")
+            failed = "" if progress.good else ", and not good: --retry-failed tries it again"
+            self.watcher.step(f"{name}: done before{failed}")
             return
         self.watcher.step(f"{name}: {self._describe()}")
         try:
             if self.engine.refused is not None:
+                progress.engine, progress.version = self.engine.engine, self.engine.version
                 raise self.engine.refused
             if not {Step.MEASURED, Step.LOADED} <= set(progress.steps):
                 if self.engine.runtime is None:
-                    await self._measure_server(self.engine.url)
+                    await self._measure_server()
                 else:
                     await self._serve(self.engine.runtime)
             self._examine()
@@ -163,8 +171,10 @@ class _EngineProof:
 
     def _describe(self) -> str:
         runtime = self.engine.runtime
+        if self.engine.refused is not None:
+            return "cannot be started"
         if runtime is None:
-            return self.engine.url or "cannot be started"
+            return self.engine.url
         launch = runtime.launch
         return f"{launch.engine.name} {launch.version}, {launch.runtime}"
 
@@ -229,10 +239,17 @@ class _EngineProof:
             return ()
         return self.options.load_contexts or (min(self.options.contexts),)
 
-    async def _measure_server(self, url: str) -> None:
+    async def _measure_server(self) -> None:
         """Measure a server that is there already; it stays."""
         progress = self.progress
-        wanted = self.engine.adapt(BenchOptions(url=url, run=self.folder, api_key=self.options.api_key))
+        wanted = self.engine.adapt(
+            BenchOptions(
+                url=self.engine.url,
+                run=self.folder,
+                contexts=tuple(dict.fromkeys((*self.options.contexts, *self._load_contexts))),
+                api_key=self.engine.api_key or self.options.api_key,
+            )
+        )
         server = await ask_server(normalise_url(wanted.url), api_key=wanted.api_key)
         progress.engine, progress.version = server.owned_by or "", server.version or ""
         progress.flags = str(wanted.launched.get("flags") or "")

@@ -22,6 +22,8 @@ class ProvenEngine:
         name: Its name in the campaign.
         runtime: What to start; None where there is a server already, or nothing can be started.
         url: The server that is there already.
+        api_key: Its key, where farspan knows it; never stored.
+        engine, version: What cannot be started, where nothing can.
         refused: Why it cannot be started, found before anything was; None when it can.
         adapt: Adds what is known of a server that is there to the options of its measurement.
         find_log: Copies the log of a server that is there to a file; says why it could not.
@@ -30,6 +32,9 @@ class ProvenEngine:
     name: str
     runtime: Runtime | None = None
     url: str = ""
+    api_key: str | None = field(default=None, repr=False)
+    engine: str = ""
+    version: str = ""
     refused: FarspanError | None = None
     adapt: Callable[[BenchOptions], BenchOptions] = lambda options: options
     find_log: Callable[[Path], str] = lambda _: "farspan did not start it"

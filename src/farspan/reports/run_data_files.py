@@ -14,7 +14,7 @@ REQUEST_COLUMNS = (
     "run", "engine", "model", "context", "depth", "repeat", "seed", "started_at", "status", "error", "prompt_tokens",
     "cached_tokens", "output_tokens", "ttft_s", "queue_s", "itl_mean_s", "itl_p50_s", "itl_p99_s", "tpot_s", "e2e_s",
     "prefill_tokens_per_s", "decode_tokens_per_s", "score", "most_at_once", "planned_ttft_s", "floor_ttft_s", "labels",
-    "expected_cached_tokens",
+    "expected_cached_tokens", "engine_ttft_s", "stream_late_s", "first_token_held_s",
 )  # fmt: skip
 
 
@@ -31,7 +31,8 @@ def list_request_rows(section: RunSection) -> Iterator[tuple[object, ...]]:
             gaps.p50 if gaps else None, gaps.p99 if gaps else None, result.tpot_s, result.e2e_s,
             result.prefill_tokens_per_s, result.decode_tokens_per_s, result.score if was_checked(result) else None,
             result.most_at_once, planned.expected_s if planned else None, planned.floor_s if planned else None,
-            " ".join(result.labels), result.expected_cached_tokens,
+            " ".join(result.labels), result.expected_cached_tokens, result.engine_ttft_s, result.stream_late_s,
+            result.first_token_held_s,
         )  # fmt: skip
 
 
@@ -59,6 +60,8 @@ def export_section(section: RunSection) -> dict[str, Any]:
             for f in (log.findings if log else ())
         ],
         "shared_prefixes": [asdict(point) | {"ratio": point.ratio} for point in section.shared],
+        "turns": [point.to_json() for point in section.turns],
+        "curve": [point.to_json() for point in section.load],
         "requests": section.total,
     }
 

@@ -11,6 +11,7 @@ from farspan.reports.claim import KeyFigure, align_figures
 from farspan.reports.curves import CURVES, draw_curve
 from farspan.reports.drawing import Chart
 from farspan.reports.engine_rows import EngineRow
+from farspan.reports.load_chart import LOAD_MEASURES, draw_load
 from farspan.reports.memory_chart import draw_ledger
 from farspan.reports.report_page import ReportPage
 from farspan.reports.report_run import ReportRun
@@ -72,6 +73,11 @@ class RunReport(ReportPage):
         """Whether any point has the KV held meanwhile."""
         return any(row.kv for row in self.rows)
 
+    @property
+    def has_engine_ttft(self) -> bool:
+        """Whether the engine's metrics tell any point's time to first token."""
+        return any(row.point.engine_ttft_s is not None for row in self.rows)
+
     def draw_charts(self) -> list[Chart]:
         """Draw every chart there is data for.
 
@@ -80,6 +86,7 @@ class RunReport(ReportPage):
         """
         drawn = [
             *(draw_curve(curve, self.runs) for curve in CURVES),
+            *(draw_load(measure, self.runs) for measure in LOAD_MEASURES),
             *(draw_kv(run) for run in self.runs),
             draw_ledger(self.runs),
             *(draw_requests(run) for run in self.runs),

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from farspan.measurement.analysis.comparison import Comparison, Row
+from farspan.measurement.analysis.load_curve import CurvePoint
 from farspan.measurement.analysis.summary import SharedPoint, list_shared
+from farspan.measurement.analysis.turns import TurnPoint, list_turns
 from farspan.measurement.runs.result import Result
 from farspan.reports.claim import (
     KeyFigure,
@@ -16,6 +18,7 @@ from farspan.reports.claim import (
     write_comparison,
     write_verdict,
 )
+from farspan.reports.load_chart import LOAD_COLUMNS, list_load, write_load
 from farspan.reports.report_run import ReportRun
 from farspan.reports.report_tables import (
     FailureRow,
@@ -48,6 +51,8 @@ class RunSection:
         good: Whether every answer was checked and right.
         facts: What ran, where, with which flags, when.
         shared: Cold and warm beside each other, where prompts share prefixes.
+        turns: Cold and warm of every turn of conversations.
+        load: Throughput and latency at every concurrency, of a run that goes through several.
         requests: Those the page lists; `total` of them exist.
     """
 
@@ -61,6 +66,8 @@ class RunSection:
     failures: tuple[FailureRow, ...]
     recall: RecallTable | None
     shared: tuple[SharedPoint, ...]
+    turns: tuple[TurnPoint, ...]
+    load: tuple[CurvePoint, ...]
     requests: tuple[Result, ...]
     total: int
     environment: tuple[tuple[str, str], ...]
@@ -73,6 +80,23 @@ class RunSection:
     def shared_rows(self) -> tuple[tuple[str, ...], ...]:
         """The cells of the table under `shared_columns`."""
         return tuple(_write_shared(point) for point in self.shared)
+
+    turn_columns: ClassVar[tuple[str, ...]] = (
+        "begins with", "depth", "turn", "prompt", "cacheable", "cached", "TTFT cold", "of", "TTFT warm", "of",
+        "warm / cold", "missed",
+    )  # fmt: skip
+
+    @property
+    def turn_rows(self) -> tuple[tuple[str, ...], ...]:
+        """The cells of the table under `turn_columns`."""
+        return tuple(_write_turn(point) for point in self.turns)
+
+    load_columns: ClassVar[tuple[str, ...]] = LOAD_COLUMNS
+
+    @property
+    def load_rows(self) -> tuple[tuple[str, ...], ...]:
+        """The cells of the table under `load_columns`."""
+        return tuple(write_load(point) for point in self.load)
 
     @property
     def key(self) -> str:
@@ -115,6 +139,8 @@ def build_section(run: ReportRun, groups: Mapping[int, tuple[int, str]]) -> RunS
         failures=explain_failures(run, results),
         recall=tabulate_recall(run, groups),
         shared=list_shared(results),
+        turns=list_turns(results),
+        load=list_load(run),
         requests=choose_requests(results),
         total=len(results),
         environment=_list_environment(run),
@@ -137,6 +163,23 @@ def _write_shared(point: SharedPoint) -> tuple[str, ...]:
         f"{point.context:,}",
         f"{point.depth:g}",
         f"{point.shared_tokens:,}",
+        "not reported" if point.cached_tokens is None else f"{point.cached_tokens:,}",
+        "" if point.cold_ttft_s is None else format_seconds(point.cold_ttft_s),
+        f"{point.cold:,}",
+        "" if point.warm_ttft_s is None else format_seconds(point.warm_ttft_s),
+        f"{point.warm:,}",
+        "" if point.ratio is None else f"{point.ratio:.3g}",
+        f"{point.missed:,}",
+    )
+
+
+def _write_turn(point: TurnPoint) -> tuple[str, ...]:
+    return (
+        f"{point.conversation:,}",
+        f"{point.depth:g}",
+        f"{point.turn:,}",
+        f"{point.context:,}",
+        f"{point.cacheable_tokens:,} ({point.cacheable_share:.1%})",
         "not reported" if point.cached_tokens is None else f"{point.cached_tokens:,}",
         "" if point.cold_ttft_s is None else format_seconds(point.cold_ttft_s),
         f"{point.cold:,}",

@@ -21,7 +21,7 @@ from farspan.measurement.http.wire import Api, PromptAs
 from farspan.measurement.lengths import Lengths, parse_lengths
 from farspan.measurement.observe.engine_observer import INTERVAL_S, EngineObserver
 from farspan.measurement.observe.evidence import HUNG_AFTER_S
-from farspan.measurement.options import BenchOptions, DryRun, plan_dry_run
+from farspan.measurement.options import TURN_TOKENS, BenchOptions, DryRun, plan_dry_run
 from farspan.measurement.progress import Watcher
 from farspan.measurement.resume import read_last_options
 from farspan.measurement.run import run_bench, run_engines
@@ -183,6 +183,8 @@ def bench_options(
     first_token_timeout: float | None = None,
     idle_timeout: float | None = None,
     time_limit: float | None = None,
+    turn_tokens: str | int | None = None,
+    think_time: float = 0.0,
     **further: Any,
 ) -> BenchOptions:
     """Read options as they are typed.
@@ -200,6 +202,8 @@ def bench_options(
         rate: Requests a second whether or not earlier ones are over; None or infinity is a closed loop.
         connect_timeout, first_token_timeout, idle_timeout: Seconds to wait; None waits for ever.
         time_limit: Seconds after which the whole run stops.
+        turn_tokens: With turns, tokens that each adds of its own; 512 when None.
+        think_time: With turns, seconds between an answer and the next turn.
         further: Of `BenchOptions`: depths, repeats, output_tokens, concurrency, tokenizer, seed, plan, resume ...
 
     Raises:
@@ -219,6 +223,8 @@ def bench_options(
         prompt_as=PromptAs(prompt_as),
         limits=Limits(connect_timeout, first_token_timeout, idle_timeout),
         time_limit_s=time_limit,
+        turn_tokens=TURN_TOKENS if turn_tokens is None else parse_tokens(str(turn_tokens)),
+        think_time_s=think_time,
         concurrency=levels[0] if len(levels) == 1 else None,
         concurrencies=levels if len(levels) > 1 else (),
         rate=None if rate is not None and math.isinf(rate) else rate,  # vLLM's name for a closed loop
@@ -239,8 +245,8 @@ def _read_resumed(options: Mapping[str, Any]) -> tuple[BenchOptions, dict[str, s
     limits = {field: getattr(anew.limits, field) for name, field in _LIMIT_FIELDS.items() if name in options}
     if "concurrency" in options:
         given["concurrencies"] = anew.concurrencies
-    if "time_limit" in options:
-        given["time_limit_s"] = anew.time_limit_s
+    for name in {"time_limit", "think_time"} & set(options):
+        given[f"{name}_s"] = getattr(anew, f"{name}_s")
     return replace(had, **given | {"limits": replace(had.limits, **limits)}), engines
 
 

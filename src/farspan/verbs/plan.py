@@ -22,6 +22,7 @@ from farspan.planner.calibration_store import load_calibrations
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.load_time import NO_GOALS, TimeGoals
 from farspan.planner.plan import plan_engines
+from farspan.planner.remarks import ELASTIC_ALWAYS
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.sizes import GIB, format_tokens, parse_seconds, parse_token_list, parse_tokens
 
@@ -59,6 +60,7 @@ def plan(
     ttft: str | float | None = None,
     itl: str | float | None = None,
     no_calibration: bool = False,
+    elastic: bool = False,
     engine_flags: Sequence[str] = (),
 ) -> PlanAnswer | SweepAnswer | SearchAnswer:
     """Plan a model on some GPUs: one context, several (`contexts`), or a search (`find`).
@@ -87,11 +89,17 @@ def plan(
         ttft: Longest time to the first token of any of `concurrency` requests sent at once: "60s", or seconds.
         itl: Longest time between tokens while all of them decode: "50ms", or seconds.
         no_calibration: Whether what was calibrated on this machine is left out.
+        elastic: Whether the KV cache takes memory as requests come: SGLang with farspan's plug-in.
         engine_flags: The engine's own flags, and NAME=VALUE for environment variables.
 
     Raises:
         InputError: Something given cannot be used, or no engine takes the request.
     """
+    if elastic:
+        if engine is None:
+            raise InputError("--elastic belongs to one engine", "add --engine sglang")
+        chosen = get_engine(engine) if isinstance(engine, str) else engine
+        engine_flags = chosen.with_elastic(tuple(engine_flags))
     flags = parse_engine_flags(tuple(engine_flags))
     spec = (
         load_model(
@@ -163,7 +171,11 @@ def plan(
     name = engine_model_name(model) if isinstance(model, str) else spec.name
     if weights and isinstance(model, str) and not keeps_weights_so(model, weights, allow_network=not offline):
         name = f"PATH_TO_A_CHECKPOINT_IN_{weights.upper()}"  # the model's own is not the one that was planned
-    return _plan(request, name, engines, goals)
+    answer = _plan(request, name, engines, goals)
+    if not elastic or engines[0].elastic_words():
+        return answer
+    plans = tuple(replace(one, notes=(*one.notes, ELASTIC_ALWAYS)) for one in answer.plans)
+    return replace(answer, plans=plans)
 
 
 def longest_request(request: PlanRequest, engines: Sequence[Engine]) -> PlanRequest:

@@ -16,6 +16,7 @@ from farspan.errors import FarspanError, InputError
 from farspan.launch.runtime import Runtime
 from farspan.launch.serve import ServeWatcher
 from farspan.launch.server_records import StateFolder
+from farspan.launch.started_servers import find_key
 from farspan.measurement.options import BenchOptions
 from farspan.measurement.progress import Watcher
 from farspan.proof.keep_log import LOG_FILE
@@ -214,7 +215,9 @@ def _prepare(name: str, model: str, settings: Mapping[str, Any]) -> ProvenEngine
     try:
         return ProvenEngine(name, prepare_server(model, **settings).runtime)
     except FarspanError as error:
-        return ProvenEngine(name, refused=error)
+        return ProvenEngine(
+            name, engine=settings["engine"], version=settings["engine_version"], refused=error
+        )
 
 
 def _server(url: str, folder: Path, state: StateFolder | None) -> ProvenEngine:
@@ -226,7 +229,13 @@ def _server(url: str, folder: Path, state: StateFolder | None) -> ProvenEngine:
     def adapt(options: BenchOptions) -> BenchOptions:
         return add_what_is_known(options, record, lambda: folder / "server.plan.json")
 
-    return ProvenEngine("server", url=record.url, adapt=adapt, find_log=lambda run: keep_log(record, run))
+    return ProvenEngine(
+        "server",
+        url=record.url,
+        adapt=adapt,
+        find_log=lambda run: keep_log(record, run),
+        api_key=find_key(record) or None,
+    )
 
 
 def _read_engines(given: str | Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -326,10 +326,10 @@ def _one_of(gpus: str | Node, node: Node) -> str:
 def _rank_words(engine: Engine, flags: Sequence[str], *, on_gpu: bool) -> tuple[str, ...]:
     """What the engine is given beside the user's own flags: no weights, and a log with every part of its memory."""
     given = parse_engine_flags(flags)
-    if not on_gpu:
-        return ()
     dummy = engine.dummy_weight_flags
-    loud = tuple(f"{name}={value}" for name, value in engine.detailed_log.items() if name not in given)
+    loud = tuple(
+        f"{name}={value}" for name, value in engine.detailed_log.items() if on_gpu and name not in given
+    )
     return (*(dummy if not dummy or dummy[0] not in given else ()), *loud)
 
 

@@ -131,11 +131,29 @@ def test_weights_that_do_not_fit_leave_no_cache() -> None:
         ({"kv_dtype": KvDtype.FP8_E5M2}, "fp8_e5m2"),
         ({"engine_flags": {"--mem-fraction-static": "0.8"}}, "has no --mem-fraction-static"),
         ({"engine_flags": {"--dtype": "int8"}}, "--dtype is"),
+        ({"engine_flags": {"--load-format": "pt"}}, "--load-format is auto or dummy"),
     ],
 )
 def test_what_the_engine_cannot_do_is_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         plan_builtin(request(**changes))
+
+
+def test_switches_and_made_up_weights_are_passed_on() -> None:
+    flags = read_flags(request(engine_flags={"--load-format": "dummy", "--enforce-eager": None}))
+    assert flags.passed_on == ("--load-format", "dummy", "--enforce-eager")
+
+
+def test_a_step_pays_for_its_own_keys_and_no_others() -> None:
+    """Queries are folded for earlier keys; only a step's own are repeated for the heads that share them."""
+    working = [
+        next(line.bytes for line in plan.ledger.allocations if "repeated keys" in line.name)
+        for context in (100_000, 1_000_000)
+        for plan in [plan_builtin(request(context=context))]
+    ]
+    assert working[0] == working[1]
+    double = plan_builtin(request(engine_flags={"--max-num-batched-tokens": "4096"}))
+    assert next(line.bytes for line in double.ledger.allocations if "repeated" in line.name) == 2 * working[0]
 
 
 def test_too_many_requests_at_once() -> None:

@@ -426,7 +426,7 @@ def test_a_split_by_bytes_from_0_5_9_is_the_older_one_where_layers_are_alike() -
         ),
         ("0.5.6.post2", {"--cuda-graph-max-bs-decode": "8"}, "has no flag", "--cuda-graph-max-bs"),
         ("0.5.10", {"--hybrid-kvcache-ratio": "1"}, "does nothing any more", "--swa-full-tokens-ratio"),
-        ("0.5.23", {"--quantization": "fp8"}, "weights in bfloat16", "--weights fp8"),
+        ("0.5.23", {"--quantization": "awq"}, "weights in bfloat16", "--weights fp8"),
         ("0.5.23", {"--dtype": "float32"}, "weights of another size", "without --dtype"),
         ("0.5.23", {"--load-format": "gguf"}, "not mirror", "--load-format"),
         ("0.5.23", {"--enable-lora": None}, "LoRA", "without --enable-lora"),
@@ -622,3 +622,20 @@ def test_what_one_request_keeps_on_this_server(
     written = found.to_json()["engines"]["sglang"]
     assert (written["request_kv_bytes"], written["request_kv_reason"]) == (shown.request_kv_bytes, reason)
     assert PlanDocument.from_json(found.to_json()).to_json() == found.to_json()
+
+
+def test_weights_quantized_while_loading() -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), 1, 1, 32_000, engine_version="0.5.16")
+    own = plan_sglang(asked)
+    for method in ("fp8", "w8a8_fp8"):
+        online = plan_sglang(asked.with_flags({"--quantization": method}))
+        # Projections of the layers in one byte; embedding, output head and norms as they are.
+        assert online.weights_bytes / GIB == pytest.approx(8.52, abs=0.02)
+        assert own.weights_bytes - online.weights_bytes == 32 * 218_103_808
+        assert online.capacity_tokens > own.capacity_tokens
+    with pytest.raises(InputError, match="--quantization awq loads"):
+        plan_sglang(asked.with_flags({"--quantization": "awq"}))
+    # A loader that is not mirrored is refused beside it too.
+    with pytest.raises(InputError, match="--load-format gguf"):
+        plan_sglang(asked.with_flags({"--quantization": "fp8", "--load-format": "gguf"}))

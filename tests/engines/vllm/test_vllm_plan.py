@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype, ModelSpec
+from farspan.models.weights import rank_weight_bytes
 from farspan.planner.ledger import Basis, LedgerPhase
 from farspan.planner.request import EnginePlan, PlanRequest
 from scout import GIB, H200, request, scout
@@ -443,7 +446,6 @@ def test_kv_offload_takes_host_memory_and_raises_no_request() -> None:
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--enable-lora", None, "adapters and their buffers"),
         ("--enable-eplb", None, "redundant experts"),
         ("--disable-sliding-window", None, "keep every token"),
         ("--mamba-ssm-cache-dtype", "float32", "recurrent states of another type"),
@@ -552,6 +554,105 @@ def test_a_draft_layer_takes_weights_and_kv() -> None:
     with_draft = plan_vllm(replace(asked, engine_flags=draft))
     assert with_draft.weights_bytes > plan_vllm(asked).weights_bytes
     assert any("(assumed)" in note for note in with_draft.notes)
-    unread: dict[str, str | None] = {"--speculative-config": '{"method": "draft_model", "model": "x"}'}
+    unread: dict[str, str | None] = {"--speculative-config": '{"method": "medusa", "model": "x"}'}
     with pytest.raises(UnsupportedError, match="loads a draft that farspan does not read"):
         plan_vllm(replace(asked, engine_flags=unread))
+
+
+def _drafting(**settings: object) -> dict[str, str | None]:
+    return {"--speculative-config": json.dumps({"num_speculative_tokens": 4, **settings})}
+
+
+def test_a_draft_model_is_counted_whole() -> None:
+    target, draft = (load_model(name, allow_network=False) for name in ("llama-3.1-70b", "llama-3.1-8b"))
+    asked = PlanRequest(target, find_gpu("H100"), 4, 4, 32_000, engine_version="0.24.0")
+    alone = plan_vllm(asked)
+    drafting = plan_vllm(asked.with_flags(_drafting(model="llama-3.1-8b")))
+    more = drafting.weights_bytes - alone.weights_bytes
+    assert more == rank_weight_bytes(draft, 4).total
+    # One pool for both: 80 and 32 layers of 2 KV heads a rank, 128 x 2 x 2 B.
+    assert drafting.request_kv_bytes == (80 + 32) * 2 * 512 * 32_000
+    assert "llama-3.1-8b keeps its own KV" in drafting.request_kv_reason
+    assert any("counted whole" in note for note in drafting.notes)
+    assert drafting.capacity_tokens < alone.capacity_tokens
+
+
+@pytest.mark.parametrize(
+    ("version", "settings", "message"),
+    [
+        ("0.14.0", {"model": "llama-3.1-8b"}, "does not draft with a whole model"),
+        ("0.24.0", {"model": "nobody/nothing"}, "neither in the catalog nor on this machine"),
+        ("0.24.0", {"model": "qwen3-0.6b"}, "a vocabulary of"),
+        ("0.24.0", {"model": "llama-3.1-8b", "draft_tensor_parallel_size": 1}, "wants a draft model's equal"),
+    ],
+)
+def test_drafts_that_vllm_refuses_or_nobody_can_read(
+    version: str, settings: dict[str, object], message: str
+) -> None:
+    target = load_model("llama-3.1-70b", allow_network=False)
+    asked = PlanRequest(target, find_gpu("H100"), 4, 4, 32_000, engine_version=version)
+    with pytest.raises(InputError, match=message):
+        plan_vllm(asked.with_flags(_drafting(**settings)))
+
+
+def test_the_method_is_told_from_the_name() -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), 1, 1, 8192, engine_version="0.24.0")
+    named = plan_vllm(asked.with_flags(_drafting(model="yuhuili/EAGLE3-LLaMA3.1-Instruct-8B")))
+    assert any("(assumed)" in note for note in named.notes)
+    assert (
+        plan_vllm(asked.with_flags(_drafting(model="ngram"))).weights_bytes == plan_vllm(asked).weights_bytes
+    )
+
+
+# A model of two layers under vLLM 0.32.0's own LoRAModelManager, 3 adapters of rank 16 in bf16, on a CPU.
+TINY = {
+    "hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 512, "max_position_embeddings": 512,
+    "torch_dtype": "bfloat16",
+}  # fmt: skip
+SEEN = [
+    ("LlamaForCausalLM", "llama", False, 552_960),
+    ("LlamaForCausalLM", "llama", True, 552_960),
+    ("Qwen2ForCausalLM", "qwen2", False, 430_080),
+    ("Qwen2ForCausalLM", "qwen2", True, 430_080),
+]
+
+
+@pytest.mark.parametrize(("architecture", "kind", "tied", "seen"), SEEN)
+def test_buffers_of_lora_are_as_vllm_makes_them(
+    tmp_path: Path, architecture: str, kind: str, tied: bool, seen: int
+) -> None:
+    config = {**TINY, "architectures": [architecture], "model_type": kind, "tie_word_embeddings": tied}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    model = load_model(str(tmp_path), allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), 1, 1, 256, engine_version="0.32.0")
+    flags: dict[str, str | None] = {"--enable-lora": None, "--max-loras": "3", "--max-lora-rank": "16"}
+    assert plan_vllm(asked.with_flags(flags)).weights_bytes - plan_vllm(asked).weights_bytes == seen
+
+
+def test_lora_of_a_rank_and_what_is_refused() -> None:
+    model = load_model("llama-3.1-70b", allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), 8, 8, 32_000, engine_version="0.24.0")
+    flags: dict[str, str | None] = {"--enable-lora": None, "--max-loras": "4", "--max-lora-rank": "64"}
+    alone, adapted = plan_vllm(asked), plan_vllm(asked.with_flags(flags))
+    # Columns read the whole hidden state on every rank, rows write it; vocabulary and embedding are not divided.
+    hidden, heads, keys, mlp = 8192, 1024, 2 * 128, 28672 // 8
+    layer = 5 * hidden + heads + keys + 2 * mlp + heads + mlp + 2 * hidden
+    expected = 4 * 64 * 2 * (80 * layer + 2 * (128_256 + hidden))
+    assert adapted.weights_bytes - alone.weights_bytes == expected
+    assert "LoRA buffers" in adapted.ledger["weights"].formula
+    assert adapted.ledger["CUDA graphs"].bytes > alone.ledger["CUDA graphs"].bytes
+    sharded = plan_vllm(asked.with_flags({**flags, "--fully-sharded-loras": None}))
+    assert sharded.weights_bytes < adapted.weights_bytes
+    refusals: list[tuple[dict[str, str | None], str, str]] = [
+        ({"--max-lora-rank": "17"}, "0.24.0", "is refused by vLLM"),
+        ({"--lora-target-modules": "q_proj"}, "0.24.0", "which layers take adapters"),
+        ({}, "0.12.0", "room for added words"),
+        ({"--speculative-config": '{"method": "ngram"}'}, "0.24.0", "beside pipeline stages or speculative"),
+    ]
+    for more, version, message in refusals:
+        with pytest.raises(InputError, match=message):
+            plan_vllm(replace(asked, engine_version=version).with_flags({**flags, **more}))
+    with pytest.raises(UnsupportedError, match="not for MixtralForCausalLM"):
+        plan_vllm(replace(asked, model=load_model("mixtral-8x7b", allow_network=False)).with_flags(flags))

@@ -12,8 +12,8 @@ from types import SimpleNamespace as Values
 import pytest
 
 from farspan.errors import InputError, UnsupportedError
-from farspan.integrations.sglang import elastic_requests, plugin
-from farspan.integrations.sglang.adapters import ADAPTERS, SETTINGS, adapter_for, check_seams, shape
+from farspan.integrations.sglang import device_memory, plugin
+from farspan.integrations.sglang.adapters import ADAPTERS, SETTINGS, adapter_for, check_seams, option, shape
 
 
 def test_versions_it_does_not_know_are_refused() -> None:
@@ -45,20 +45,20 @@ def test_a_shape_it_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("text", ["-1", "soon", "inf", "nan", ""])
 def test_a_quiet_time_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(elastic_requests.QUIET_VARIABLE, text)
+    monkeypatch.setenv(device_memory.QUIET_VARIABLE, text)
     with pytest.raises(InputError, match="FARSPAN_QUIET_S is"):
-        elastic_requests._quiet_s()
+        device_memory._quiet_s()
 
 
 def test_a_device_without_elastic_memory_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="no elastic memory on the device meta"):
-        elastic_requests._open_driver("meta")
+        device_memory.DeviceMemory("meta", 0, None, None)
 
 
 def test_an_option_sglang_does_not_have_is_not_taken_for_off() -> None:
     for name in SETTINGS:
         with pytest.raises(UnsupportedError, match=f"has no option {name}"):
-            plugin._setting(Values(), name)
+            option(Values(), name)
 
 
 def test_the_entry_point_names_the_function() -> None:

@@ -8,28 +8,14 @@ import pytest
 from farspan.measurement.analysis import labels
 from farspan.measurement.analysis.labels import Surroundings, find_around, find_labels
 from farspan.measurement.http.client import Exchange, Lag
-from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.target import is_local
-from farspan.measurement.http.wire import Usage
 from farspan.measurement.observe.processors import CpuReading, find_others_cpu, read_cpu
 from farspan.measurement.runs.job import Job
 from farspan.measurement.runs.result import is_warm
+from samples import make_exchange
 
 JOB = Job(context=1000, depth=0.5, repeat=0, seed=1, output_tokens=4)
-GOOD = Exchange(
-    status=Status.OK,
-    error="",
-    http_status=200,
-    started_at=1_700_000_000.0,
-    body_bytes=5000,
-    bytes_sent_s=0.01,
-    token_times_s=(2.0, 2.1, 2.2, 2.5),
-    ended_s=3.0,
-    text="a b c d",
-    finish_reason="length",
-    usage=Usage(1000, 0, 4),
-    streamed=True,
-)
+GOOD = make_exchange()
 
 
 def test_nothing_happened() -> None:

@@ -59,6 +59,21 @@ def wait_until(condition: object, limit_s: float = 30.0) -> None:
         time.sleep(0.005)
 
 
+def test_one_more_reading_is_waited_for(tmp_path: Path) -> None:
+    scraper = Script({Measure.RUNNING: 1.0})
+    with Telemetry(tmp_path, start=0, scraper=scraper, interval_s=60.0) as telemetry:
+        telemetry.read_now()
+        for _ in range(3):
+            began = time.time()
+            telemetry.read_now()
+            latest = telemetry.latest()
+            assert latest is not None
+            assert latest.time >= began
+    began_at = time.monotonic()
+    telemetry.read_now(30.0)
+    assert time.monotonic() - began_at < 5, "nobody reads any more"
+
+
 def test_every_reading_is_kept_and_found_again(tmp_path: Path) -> None:
     scraper = Script({Measure.RUNNING: 1.0}, {Measure.RUNNING: 2.0})
     with Telemetry(tmp_path, start=0, scraper=scraper, interval_s=0.01) as telemetry:

@@ -53,6 +53,9 @@ class Builtin(Engine):
         )
         return replace(plan, warnings=(chosen.warning, *plan.warnings)) if chosen.warning else plan
 
+    def elastic_words(self) -> tuple[str, ...]:
+        return ()
+
     def levers(self) -> tuple[LeverCandidate, ...]:
         from farspan.engines.builtin.levers import LEVERS
 
@@ -88,10 +91,12 @@ ENGINE = Builtin(
     key_variable=KEY_VARIABLE,
     context_flag="--max-model-len",
     step_tokens_flag="--max-num-batched-tokens",
+    dummy_weight_flags=("--load-format", "dummy"),
     cpu_flags=("--device", "cpu"),
     most_ranks=1,
     start_seconds=START_SECONDS,
     start_figures=(StartFigure("weights_gib", "weights, GiB a GPU", "", ledger=("Weights",)),),
     shell_program=("farspan", "serve", "{model}", "--engine", "builtin"),
     metric_prefix=b"farspan:",
+    token_id_fields={"return_token_ids": True},
 )

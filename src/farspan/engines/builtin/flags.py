@@ -22,12 +22,18 @@ _FLAGS = frozenset(
         "--kv-cache-gib",
         "--kv-cache-dtype",
         "--kv-segment-mib",
+        "--kv-budget",
+        "--kv-budget-limit",
+        "--kv-budget-floor",
         "--page-size",
         "--max-num-batched-tokens",
         "--max-num-seqs",
         "--dtype",
+        "--load-format",
+        "--enforce-eager",
     }
 )
+_SWITCHES = frozenset({"--enforce-eager"})
 
 
 class BuiltinFlags(NamedTuple):
@@ -72,7 +78,11 @@ def _read(
     request = PlanRequest(model, gpu, tp, tp, 1, kv_dtype=kv_dtype, engine_flags=dict(given))
     _refuse(request)
     step = request.int_flag(2048, "--max-num-batched-tokens")
-    kept = [(name, value) for name, value in given if name != "--max-model-len" and value is not None]
+    kept = [
+        (name, value)
+        for name, value in given
+        if name != "--max-model-len" and (value is not None or name in _SWITCHES)
+    ]
     dtype = request.text_flag("", "--dtype")
     return BuiltinFlags(
         value_bytes={"float32": 4, "bfloat16": 2}.get(dtype, model.dtype_bytes),
@@ -108,6 +118,8 @@ def _refuse(request: PlanRequest) -> None:
     unknown = sorted(set(request.engine_flags) - _FLAGS)
     if unknown:
         raise InputError(f"the built-in engine has no {unknown[0]}", f"it has {', '.join(sorted(_FLAGS))}")
+    if request.text_flag("auto", "--load-format") not in ("auto", "dummy"):
+        raise InputError("--load-format is auto or dummy for the built-in engine", "choose one of them")
     if request.has_flag("--dtype") and request.text_flag("", "--dtype") not in (
         "auto",
         "float32",

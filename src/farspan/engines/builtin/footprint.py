@@ -10,7 +10,6 @@ from farspan.models.weights import rank_weight_bytes
 from farspan.sizes import GIB
 
 CONTEXT_BYTES = int(0.67 * GIB)  # 139.80 GiB less the 139.13 free to a process on one H200
-LARGEST_RUN = 65536  # farspan/builtin/attention.py: LARGEST_RUN
 
 
 @lru_cache(maxsize=64)
@@ -25,8 +24,8 @@ def weight_bytes(model: ModelSpec, value_bytes: int) -> int:
 
 @lru_cache(maxsize=64)
 def working_bytes(model: ModelSpec, value_bytes: int, tokens: int) -> int:
-    """Activations of one step, and the copy of one run's keys and values for every query head
-    (farspan/builtin/attention.py: _fused)."""
+    """Activations of one step, and the copy of its own keys and values for every query head
+    (farspan/builtin/fused_attention.py: fused_attention); to earlier ones, queries are folded and nothing is copied."""
     widest = max(
         max(
             layer.intermediate_size,
@@ -39,4 +38,4 @@ def working_bytes(model: ModelSpec, value_bytes: int, tokens: int) -> int:
     heads = max(layer.num_heads * layer.head_dim for layer in model.layers)
     step = tokens * value_bytes * (6 * model.hidden_size + 3 * heads + 2 * widest)
     grouped = any(layer.num_heads > layer.num_kv_heads for layer in model.layers)
-    return step + (LARGEST_RUN * heads * 2 * value_bytes if grouped else 0)
+    return step + (tokens * heads * 2 * value_bytes if grouped else 0)

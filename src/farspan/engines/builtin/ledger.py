@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farspan.engines.builtin.footprint import CONTEXT_BYTES, LARGEST_RUN
+from farspan.engines.builtin.footprint import CONTEXT_BYTES
 from farspan.engines.builtin.state import BuiltinState
 from farspan.planner.ledger import Allocation, Basis, LedgerPhase, MemoryLedger
 from farspan.sizes import format_bytes
@@ -55,7 +55,7 @@ def make_ledger(state: BuiltinState) -> MemoryLedger:
             state.working,
             LedgerPhase.RUNTIME,
             "--max-num-batched-tokens",
-            f"{state.flags.step_tokens:,} tokens; keys and values of {LARGEST_RUN:,} positions for every query head",
+            f"{state.flags.step_tokens:,} tokens, and their keys and values for every query head",
             "counted from the layer sizes",
             Basis.ASSUMED,
         ),

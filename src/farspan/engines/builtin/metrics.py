@@ -17,4 +17,6 @@ METRIC_SOURCES: dict[Measure, tuple[MetricSource, ...]] = {
     Measure.PREEMPTIONS: (MetricSource("farspan:num_preemptions_total"),),
     Measure.PROMPT_TOKENS: (MetricSource("farspan:prompt_tokens_total"),),
     Measure.GENERATION_TOKENS: (MetricSource("farspan:generation_tokens_total"),),
+    Measure.FIRST_TOKENS: (MetricSource("farspan:time_to_first_token_seconds_count"),),
+    Measure.FIRST_TOKEN_SECONDS: (MetricSource("farspan:time_to_first_token_seconds_sum"),),
 }

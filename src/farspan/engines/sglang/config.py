@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from farspan.engines.sglang.defaults import LONG_CONTEXT, Resolved, resolve
+from farspan.engines.sglang.elastic import ElasticServer, check_version, elastic_server
+from farspan.engines.sglang.flag_checks import quantizes_while_loading
 from farspan.engines.sglang.flags import SglangFlags, passed_on, read_flags
 from farspan.engines.sglang.layout import SglangKvLayout, is_hybrid, kv_layout
 from farspan.engines.sglang.tables import rope_covers
 from farspan.engines.sglang.versions import SglangRules, rules_for
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
+from farspan.models.online_fp8 import with_online_fp8
 from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.calibration import (
     Calibration,
@@ -41,6 +44,7 @@ class SglangConfig(ValueHash):
         warnings: What to know about the version.
         passed_on: Words of the flags farspan does not write itself, as given.
         env: Environment variables, name and value, as given.
+        elastic: What is elastic with farspan's plug-in; None without it.
         calibration: What this machine was found to do under these conditions, if it was.
     """
 
@@ -55,6 +59,7 @@ class SglangConfig(ValueHash):
     warnings: tuple[str, ...]
     passed_on: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
+    elastic: ElasticServer | None = None
     calibration: Calibration | None = None
 
     __hash__ = ValueHash.__hash__
@@ -70,6 +75,11 @@ class SglangConfig(ValueHash):
         return not self.resolved.graph_bs
 
     @property
+    def has_elastic_pools(self) -> bool:
+        """Whether its KV pools grow and shrink."""
+        return self.elastic is not None and self.elastic.pools
+
+    @property
     def conditions(self) -> CalibrationKey:
         """What a calibration of this server is kept under."""
         backend, kv = self.resolved.attention_backend, kv_name(self.resolved.kv_dtype)
@@ -77,7 +87,9 @@ class SglangConfig(ValueHash):
 
     def decisive_context(self, context_length: int) -> int:
         """`context_length` where loading or the split of the pools depends on it, else 0."""
-        decides = context_length > self.rope_covers or self.given.hybrid_ratio is not None
+        decides = (
+            context_length > self.rope_covers or self.given.hybrid_ratio is not None or self.has_elastic_pools
+        )
         return context_length if decides else 0
 
 
@@ -119,9 +131,15 @@ def _config(
         )
     model.check_tp(tp)
     request = PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags))
+    check_version(request, rules)
     given = read_flags(request, rules)
+    if quantizes_while_loading(request):
+        model = with_online_fp8(model)
     resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
     hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
+    layout = kv_layout(model, resolved.kv_dtype, tp // given.attention_groups, rules, hybrid=hybrid)
+    elastic = elastic_server(request, given, resolved, layout, rules)
+    variables = elastic.variables if elastic else ()
     config = SglangConfig(
         model=model,
         gpu=gpu,
@@ -129,11 +147,12 @@ def _config(
         rules=rules,
         given=given,
         resolved=resolved,
-        layout=kv_layout(model, resolved.kv_dtype, tp // given.attention_groups, rules, hybrid=hybrid),
+        layout=layout,
         rope_covers=min((rope_covers(rope) for rope in model.ropes), default=model.max_position_embeddings),
         warnings=(note,) if note else (),
         passed_on=passed_on(request.engine_flags),
-        env=tuple(split_environment(request.engine_flags)[1].items()),
+        env=(*split_environment(request.engine_flags)[1].items(), *variables),
+        elastic=elastic,
     )
     found = find_calibration(calibrations, config.conditions)
     return config if found is None else replace(config, calibration=found)

@@ -64,6 +64,16 @@ class Sglang(Engine):
     def levers(self) -> tuple[LeverCandidate, ...]:
         return self._levers
 
+    def elastic_words(self) -> tuple[str, ...]:
+        from farspan.engines.sglang.elastic import BACKEND, BACKEND_FLAG
+
+        return (BACKEND_FLAG, BACKEND)
+
+    def check_elastic(self, python: str) -> None:
+        from farspan.engines.sglang.plugin_check import check_plugin
+
+        check_plugin(python)
+
     def image(self, version: str) -> str:
         # Half the size of the image without "-runtime" (sgl-project/sglang#13861).
         return f"lmsysorg/sglang:v{version}-runtime"

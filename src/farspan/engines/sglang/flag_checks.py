@@ -93,6 +93,7 @@ NOT_MIRRORED = {
     "--kt-amx-method": _KTRANSFORMERS,
     "--kt-amx-weight-path": _KTRANSFORMERS,
 }
+_ONLINE_FP8 = ("fp8", "w8a8_fp8")  # methods that quantize other weights while loading
 _LOADERS = ("gguf", "bitsandbytes", "sharded_state", "flash_rl", "layered")
 _SAME_DTYPE = {"half": "float16", "float": "float32"}
 # Ways to write the method that a checkpoint names otherwise.
@@ -144,6 +145,21 @@ def _unknown(name: str, rules: SglangRules, known: frozenset[str]) -> InputError
     )
 
 
+def quantizes_while_loading(request: PlanRequest) -> bool:
+    """Whether --quantization makes FP8 of a checkpoint that is not quantized."""
+    return request.model.quantization is None and request.text_flag("", "--quantization") in _ONLINE_FP8
+
+
+def _loads_as_planned(method: str, own: str) -> bool:
+    """Whether --quantization loads weights of `own` method, empty for none, in bytes that are known."""
+    same = _SAME_METHOD.get(method, method)
+    if own in (same, same.replace("_", "-")):
+        return True
+    if not own:
+        return method in _ONLINE_FP8
+    return own == "compressed-tensors" and method in ("fp8", "w8a8_fp8", "w8a8_int8")
+
+
 def _check_weights(request: PlanRequest, model: ModelSpec) -> None:
     """Refuse what would load other weights than the model's."""
     dtype = request.text_flag("auto", "--dtype")
@@ -156,13 +172,7 @@ def _check_weights(request: PlanRequest, model: ModelSpec) -> None:
         )
     method = request.text_flag("", "--quantization")
     own = model.quantization.method if model.quantization else ""
-    if (
-        method
-        and own != _SAME_METHOD.get(method, method).replace("_", "-")
-        and own != _SAME_METHOD.get(method, method)
-    ):
-        if own and method in ("fp8", "w8a8_fp8", "w8a8_int8") and own == "compressed-tensors":
-            return
+    if method and not _loads_as_planned(method, own):
         kept = f"{own} weights" if own else f"weights in {model.torch_dtype}"
         raise UnsupportedError(
             f"--quantization {method} loads {model.name} otherwise than its checkpoint, which has {kept}",

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from farspan.engines.sglang.config import SglangConfig
+from farspan.engines.sglang.elastic import idle_table_bytes
 from farspan.engines.sglang.pool import PoolSizes, pool_bytes
 from farspan.engines.sglang.tables import (
     INT64,
@@ -130,28 +131,39 @@ def _tensor_bytes(model: ModelSpec, tp: int, attention_tp: int, multimodal: bool
     return held
 
 
-def fixed_bytes(config: SglangConfig, load: LoadSizes, sizes: PoolSizes) -> int:
+def fixed_bytes(config: SglangConfig, load: LoadSizes, sizes: PoolSizes, available: float) -> int:
     """Bytes of every line the context does not change, up to the graphs: sums what the ledger's lines say."""
     layout, page = config.layout, config.resolved.page_size
+    pools = (
+        pool_bytes(sizes.window_tokens, layout.window_layers, layout.window_layer_bytes, page)
+        + full_pool_bytes(config, sizes)
+        + index_bytes(sizes.full_tokens, sizes.window_tokens, page, config.rules)
+    )
     return (
         load.context
         + load.weights_bytes
         + load.remainder
         + sizes.state_bytes
-        + pool_bytes(sizes.window_tokens, layout.window_layers, layout.window_layer_bytes, page)
-        + full_pool_bytes(config, sizes)
-        + index_bytes(sizes.full_tokens, sizes.window_tokens, page, config.rules)
+        + (int(available) if config.has_elastic_pools else pools)
         + workspace_bytes(config)
         + eager_bytes(config, sizes)
         + prefill_graph_bytes(config)
     )
 
 
+def table_bytes(config: SglangConfig, rows: int, context_length: int) -> int:
+    """Bytes of the table of requests once the server has started; none of its own where the pools' budget has it."""
+    if config.elastic is None:
+        return request_table_bytes(rows, context_length, config.rules)
+    every = rows + config.rules.padding_row
+    return 0 if config.elastic.pools else idle_table_bytes(every, context_length, pools=False)
+
+
 def context_bytes(
     config: SglangConfig, context_length: int, rows: int, tables: tuple[GraphTable, ...], batch: int
 ) -> int:
     """Bytes of the lines the context changes, up to the graphs: request rows, and graphs of up to `batch`."""
-    total = request_table_bytes(rows, context_length, config.rules) + captured_bytes(config, batch)
+    total = table_bytes(config, rows, context_length) + captured_bytes(config, batch)
     for table in tables:
         total += table.bytes
     return total

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from farspan.engines.sglang.config import SglangConfig
+from farspan.engines.sglang.elastic import idle_table_bytes, row_bytes
 from farspan.engines.sglang.footprint import (
     EAGER_TOKEN_BYTES,
     GRAPH_MIB_PER_BATCH,
@@ -104,15 +105,20 @@ def _pool_lines(state: SglangState) -> Iterator[Allocation]:
     rules, layout, sizes = state.config.rules, state.config.layout, state.memory.sizes
     source = f"sglang {rules.version} {rules.pool_source}"
     page, context = state.config.resolved.page_size, state.context_length
-    yield Allocation(
-        "Request-to-token table",
-        request_table_bytes(state.rows, context, rules),
-        LedgerPhase.POOL,
-        "--max-running-requests x --context-length",
-        f"{state.rows + rules.padding_row:,} rows x ({context:,} + 4) x 4 B, outside --mem-fraction-static",
-        f"sglang {rules.version} srt/mem_cache/memory_pool.py: ReqToTokenPool",
-        Basis.MIRRORED,
-    )
+    if state.config.elastic is not None:
+        yield from _elastic_lines(state)
+        if state.config.elastic.pools:
+            return
+    else:
+        yield Allocation(
+            "Request-to-token table",
+            request_table_bytes(state.rows, context, rules),
+            LedgerPhase.POOL,
+            "--max-running-requests x --context-length",
+            f"{state.rows + rules.padding_row:,} rows x ({context:,} + 4) x 4 B, outside --mem-fraction-static",
+            f"sglang {rules.version} srt/mem_cache/memory_pool.py: ReqToTokenPool",
+            Basis.MIRRORED,
+        )
     if sizes.state_bytes:
         yield Allocation(
             "Recurrent state pool",
@@ -151,6 +157,33 @@ def _pool_lines(state: SglangState) -> Iterator[Allocation]:
         "tokens in the pools",
         "8 B a free token or page" + (", 8 B a full-pool token for the map" if layout.window_layers else ""),
         f"sglang {rules.version} srt/mem_cache/allocator",
+        Basis.MIRRORED,
+    )
+
+
+def _elastic_lines(state: SglangState) -> Iterator[Allocation]:
+    """What the plug-in's memory takes: of the table alone, or of the table and the KV pools together."""
+    config, context = state.config, state.context_length
+    source = "farspan.integrations.sglang"
+    if config.has_elastic_pools:
+        yield Allocation(
+            "KV pools and table of requests, elastic",
+            int(state.memory.available),
+            LedgerPhase.POOL,
+            "--mem-fraction-static",
+            "the most they may grow to; memory is taken as requests come, and goes back when it is quiet",
+            f"{source}: device_memory, kv_pools",
+            Basis.MIRRORED,
+        )
+        return
+    rows = state.rows + config.rules.padding_row
+    yield Allocation(
+        "Request-to-token table, elastic",
+        idle_table_bytes(rows, context, pools=False),
+        LedgerPhase.POOL,
+        "--context-length",
+        f"two whole rows of ({context:,} + 4) x 4 B, of {rows:,} that have addresses",
+        f"{source}: elastic_requests",
         Basis.MIRRORED,
     )
 
@@ -265,6 +298,17 @@ def _runtime_lines(state: SglangState) -> Iterator[Allocation]:
             "one layer's weights: a forward pass copies each offloaded layer to the GPU and drops it",
             f"sglang {config.rules.version} srt/utils/offloader.py: OffloaderV1; peak assumed to be one layer",
             Basis.ASSUMED,
+        )
+    if config.elastic is not None and not config.elastic.pools:
+        row = row_bytes(state.context_length, state.request.context)
+        yield Allocation(
+            "Rows of the elastic table",
+            state.request.concurrency * row,
+            LedgerPhase.RUNTIME,
+            "requests x their length",
+            f"{state.request.concurrency} x {row:,} B",
+            "farspan.integrations.sglang: elastic_requests",
+            Basis.MIRRORED,
         )
     if copies:
         yield Allocation(

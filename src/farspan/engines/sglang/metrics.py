@@ -27,4 +27,6 @@ METRIC_SOURCES: dict[Measure, tuple[MetricSource, ...]] = {
         MetricSource("sglang:realtime_tokens_total", labels={"mode": "prefill_compute"}),
     ),
     Measure.GENERATION_TOKENS: (MetricSource("sglang:generation_tokens_total"),),
+    Measure.FIRST_TOKENS: (MetricSource("sglang:time_to_first_token_seconds_count"),),
+    Measure.FIRST_TOKEN_SECONDS: (MetricSource("sglang:time_to_first_token_seconds_sum"),),
 }

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from farspan.engines.sglang.config import SglangConfig
+from farspan.engines.sglang.elastic_figures import elastic_figures
 from farspan.engines.sglang.flags import FRACTION, MAX_REQUESTS, PIPELINE, attention_groups
 from farspan.engines.sglang.ledger import load_lines, make_ledger
 from farspan.engines.sglang.printed import printed_figures
@@ -193,6 +194,8 @@ def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
         pools["window"] = sizes.window_tokens
     if sizes.state_slots:
         pools["state slots"] = sizes.state_slots
+    if config.elastic is not None:
+        pools |= elastic_figures(state)
     # The lines name what breaks; a plan that fits needs them only to be shown.
     shown = not outline or not starts or not runs
     ledger = make_ledger(state) if shown else MemoryLedger((), request.gpu.memory_bytes)

@@ -70,7 +70,7 @@ def solve_pools(
     slots, state_bytes = _state_pool(available, layout, settings, rules)
     rest = available - state_bytes
     if rest <= 0:
-        raise _no_token()
+        raise no_token()
     row_tokens = 0
     page = settings.page_size
     if rules.hybrid_flag and layout.window_layers and page > 1:
@@ -100,11 +100,12 @@ def solve_pools(
         full = _capped(int(rest) // layout.cell_bytes // page * page, settings) // page * page
         window = 0
     if full <= 0:
-        raise _no_token()
+        raise no_token()
     return PoolSizes(full, window, row_tokens or full, slots, state_bytes)
 
 
-def _no_token() -> PoolError:
+def no_token() -> PoolError:
+    """Return what SGLang says where there is no room for anything."""
     return PoolError("no KV token fits beside the weights", "raise --mem-fraction-static or use more GPUs")
 
 

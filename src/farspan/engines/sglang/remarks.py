@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from farspan.engines.sglang.elastic_figures import elastic_notes
 from farspan.engines.sglang.hicache import hicache_remarks
 from farspan.engines.sglang.state import SglangState
 from farspan.engines.sglang.tables import radix_copy_bytes, request_table_bytes
@@ -49,6 +50,7 @@ def _notes(state: SglangState, completed: Callable[[Mapping[str, str | None]], s
     found = [
         *_costs(state, completed),
         *offloaded_weights_note(state.memory.load.offloaded),
+        *elastic_notes(state),
     ]
     heads = _kv_heads(request.model)
     if not config.layout.latent and 0 < heads < request.tp:
@@ -68,6 +70,8 @@ def _tables(state: SglangState) -> list[str]:
     """The request table: what it costs, and why the fraction is no cure."""
     request, config, load = state.request, state.config, state.memory.load
     rows, left, length = state.rows, state.left_started, state.context_length
+    if config.elastic is not None:
+        return []
     table = request_table_bytes(rows, length, config.rules)
     small = request_table_bytes(max(_SMALL_ROWS, request.concurrency), length, config.rules)
     if table - small < _WORTH_SAYING:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from farspan.engines.sglang.admission import Admission, admission
 from farspan.engines.sglang.config import SglangConfig, config_of
 from farspan.engines.sglang.defaults import context_length_of
+from farspan.engines.sglang.elastic import grown_pools, row_bytes
 from farspan.engines.sglang.footprint import (
     LoadSizes,
     context_bytes,
@@ -15,6 +16,7 @@ from farspan.engines.sglang.footprint import (
     load_sizes,
     prefill_bytes,
     returned_bytes,
+    table_bytes,
 )
 from farspan.engines.sglang.hicache import HicacheTier, host_tier
 from farspan.engines.sglang.layout import WINDOWED
@@ -23,6 +25,7 @@ from farspan.engines.sglang.pool import (
     PoolError,
     PoolSizes,
     SplitSettings,
+    no_token,
     requests_by_state,
     solve_pools,
     window_tokens_per_request,
@@ -33,7 +36,6 @@ from farspan.engines.sglang.tables import (
     captured_batch,
     graph_tables,
     request_rows,
-    request_table_bytes,
 )
 from farspan.models.spec import AttentionKind, ModelSpec
 from farspan.planner.request import PlanRequest
@@ -177,7 +179,7 @@ def is_hopeless(server: SglangServer) -> bool:
     memory = server.memory
     if server.pool_tokens < server.request.context:
         return True
-    table = request_table_bytes(server.rows, server.context_length, server.config.rules)
+    table = table_bytes(server.config, server.rows, server.context_length)
     return memory.fixed + table > server.request.gpu.memory_bytes
 
 
@@ -196,7 +198,12 @@ def _memory(config: SglangConfig, available_kv_bytes: int | None, context_length
         cap = requests_by_state(
             sizes.state_slots, rules, radix_cache=given.radix_cache, overlap=given.overlap
         )
-    return SglangMemory(load, available, sizes, None, fixed_bytes(config, load, sizes), cap)
+    if config.has_elastic_pools:
+        chunk, page = config.resolved.chunked_prefill_size, config.resolved.page_size
+        sizes = grown_pools(sizes, available, config.layout, chunk, context_length, page)
+        if sizes.full_tokens <= 0:
+            return SglangMemory(load, available, NO_POOLS, no_token(), 0, None)
+    return SglangMemory(load, available, sizes, None, fixed_bytes(config, load, sizes, available), cap)
 
 
 def _kv_bytes(config: SglangConfig, load: LoadSizes, available_kv_bytes: int | None) -> float:
@@ -240,6 +247,8 @@ def build_state(server: SglangServer) -> SglangState:
     running = activations + copies
     if memory.load.offloaded:
         running += returned_bytes(config, memory.load.offloaded)
+    if config.elastic is not None and not config.elastic.pools:
+        running += request.concurrency * row_bytes(context_length, request.context)
     started = memory.fixed + context_bytes(config, context_length, rows, tables, batch)
     left = request.gpu.memory_bytes - started
     return SglangState(

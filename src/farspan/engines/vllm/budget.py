@@ -53,6 +53,7 @@ def rank_weights(config: VllmConfig) -> LoadedWeights:
         config.tp,
         expert_parallel=config.given.expert_parallel,
         expert_replicas=config.expert_replicas,
+        adapters=config.given.adapters,
     )
 
 

@@ -9,7 +9,7 @@ from farspan.engines.vllm.defaults import resolve_kv_dtype
 from farspan.engines.vllm.flags import VllmFlags, read_flags
 from farspan.engines.vllm.served_model import pipeline_stages, served_model
 from farspan.engines.vllm.versions import VllmRules, rules_for
-from farspan.errors import InputError
+from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
 from farspan.planner.calibration import (
@@ -21,7 +21,10 @@ from farspan.planner.calibration import (
 )
 from farspan.planner.remarks import Remarks
 from farspan.planner.request import PlanRequest
+from farspan.planner.versions import version_key
 from farspan.value_hash import ValueHash
+
+_DRAFTS_SINCE = "0.15.0"  # the release with v1/spec_decode/draft_model.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +122,27 @@ def _config(
             f"{given.pipeline} pipeline stages of {tp} GPUs need {tp * given.pipeline}, and there are {gpus}",
             f"use --tp {max(1, gpus // given.pipeline)}",
         )
+    if given.adapters is not None and (given.pipeline > 1 or given.speculative):
+        raise UnsupportedError(
+            "--enable-lora beside pipeline stages or speculative decoding is not mirrored",
+            "plan without one of them",
+        )
     served = served_model(model, given)
     _check_context_ranks(served, given, tp)
     notes = []
-    if given.speculative and served is not model:
+    if given.draft and version_key(rules.version) < version_key(_DRAFTS_SINCE):
+        raise InputError(
+            f"vllm {rules.version} does not draft with a whole model",
+            f"use --engine-version {_DRAFTS_SINCE} or newer, or EAGLE",
+        )
+    if given.draft and given.draft_ranks not in (None, tp):
+        raise InputError(
+            f"draft_tensor_parallel_size {given.draft_ranks} is not --tp {tp}, and vLLM wants a draft model's equal",
+            "drop it",
+        )
+    if given.draft:
+        notes.append(f"The draft {given.draft} is counted whole: its weights, and the KV of its layers.")
+    elif given.speculative and served is not model:
         notes.append(
             "The draft layer is counted as large as the model's own layers are on average (assumed), with their KV."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from farspan.engines.vllm.flags import VllmFlags
+from farspan.engines.vllm.speculative import DRAFT_MODEL
 from farspan.engines.vllm.versions import Runner, VllmRules
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
@@ -56,6 +57,7 @@ def batch_limits(given: VllmFlags, gpu: Gpu, max_model_len: int, rules: VllmRule
         "mtp",
         "dflash",
         "dspark",
+        DRAFT_MODEL,
     )
     return BatchLimits(tokens, requests, 1 if synchronous else 2)
 

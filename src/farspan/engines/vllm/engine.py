@@ -117,6 +117,8 @@ ENGINE = Vllm(
     kernel_folder="/root/.cache/vllm",
     shell_program=("vllm", "serve", "{model}"),
     metric_prefix=b"vllm:",
+    # return_token_ids would send all of the prompt's back as well.
+    token_id_fields={"logprobs": 0, "return_tokens_as_token_ids": True},
     dummy_weight_flags=("--load-format", "dummy"),
     detailed_log={"VLLM_LOGGING_LEVEL": "DEBUG"},
 )

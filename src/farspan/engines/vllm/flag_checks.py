@@ -17,7 +17,6 @@ _NOT_MIRRORED = {
     "--offload-backend": "prefetching weight offload",
     "--offload-group-size": "prefetching weight offload",
     "--offload-params": "prefetching weight offload",
-    "--enable-lora": "adapters and their buffers",
     "--enable-eplb": "redundant experts",
     "--enable-elastic-ep": "elastic expert parallelism",
     "--enable-dbo": "two batches at once, each with buffers of its own",

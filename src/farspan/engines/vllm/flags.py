@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from farspan.engines.vllm.adapters import Adapters, read_adapters
 from farspan.engines.vllm.flag_checks import ONLINE_FP8, QUANTIZATION, TENSOR_PARALLEL, check_flags
+from farspan.engines.vllm.speculative import DRAFT_MODEL, speculative_method
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError
 from farspan.models.spec import KvDtype
@@ -47,7 +49,6 @@ _TORCH_DTYPES = {  # of --dtype
     "float16": "float16",
     "half": "float16",
 }
-_EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class VllmFlags(ValueHash):
         connector: Name of the KV connector, empty for none; "?" when it is not named.
         kv_events: Whether KV events are published.
         speculative: Method of speculative decoding, empty for none.
+        draft: The model that drafts, where the method is `draft_model`.
+        draft_ranks: Its tensor-parallel size, when given.
         enforce_eager: Whether there are no CUDA graphs.
         prefix_caching: True or False when asked for.
         async_scheduling: True or False when asked for.
@@ -91,6 +94,7 @@ class VllmFlags(ValueHash):
         draft_tokens: Tokens a speculative method drafts a step.
         passed_on: Words of the flags farspan does not write itself, as given.
         env: Environment variables, name and value, as given.
+        adapters: What is asked of LoRA; None without it.
         attention_backend: The attention backend asked for, in lower case; empty for vLLM's own choice.
     """
 
@@ -110,6 +114,8 @@ class VllmFlags(ValueHash):
     connector: str
     kv_events: bool
     speculative: str
+    draft: str
+    draft_ranks: int | None
     enforce_eager: bool
     prefix_caching: bool | None
     async_scheduling: bool | None
@@ -130,6 +136,7 @@ class VllmFlags(ValueHash):
     draft_tokens: int
     passed_on: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
+    adapters: Adapters | None
     attention_backend: str
 
     __hash__ = ValueHash.__hash__
@@ -173,6 +180,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
             f"--gpu-memory-utilization {fraction} is not above 0 and at most 1", "write it as 0.90"
         )
     speculative = _json(spelled, "--speculative-config", "-sc")
+    method = speculative_method(speculative)
     connector = _connector(spelled)
     captures = _captures(spelled)
     drafts = speculative.get("num_speculative_tokens", 0)
@@ -194,7 +202,11 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         long_context_env=_env(spelled, LONG_CONTEXT_ENV) is True,
         connector=connector,
         kv_events=_given(spelled, "--kv-events-config"),
-        speculative=str(speculative.get("method", "?")) if speculative else "",
+        speculative=method,
+        draft=str(speculative.get("model", "")) if method == DRAFT_MODEL else "",
+        draft_ranks=ranks
+        if isinstance(ranks := speculative.get("draft_tensor_parallel_size"), int)
+        else None,
         enforce_eager=_switch(spelled, "--enforce-eager") is True or captures.none,
         prefix_caching=_switch(spelled, "--enable-prefix-caching"),
         async_scheduling=_switch(spelled, "--async-scheduling"),
@@ -215,6 +227,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         draft_tokens=draft_tokens,
         passed_on=_passed_on(spelled),
         env=tuple(split_environment(spelled.engine_flags)[1].items()),
+        adapters=read_adapters(spelled, rules),
         attention_backend=spelled.text_flag("", "--attention-backend", _BACKEND_ENV).lower(),
     )
 
@@ -230,11 +243,6 @@ def _passed_on(request: PlanRequest) -> tuple[str, ...]:
 def normalized(flags: Mapping[str, str | None]) -> dict[str, str | None]:
     """Flags with dashes for underscores, as vLLM's FlexibleArgumentParser takes them; the rest unchanged."""
     return {name.replace("_", "-") if name.startswith("--") else name: value for name, value in flags.items()}
-
-
-def uses_eagle(method: str) -> bool:
-    """Whether a speculative method drafts with a model's hidden states (vllm: use_eagle)."""
-    return method in _EAGLE_METHODS
 
 
 def _dtype(request: PlanRequest) -> str:

@@ -41,6 +41,9 @@ def graph_estimate(config: VllmConfig, limits: BatchLimits) -> int:
     if not sizes:
         return 0
     share = sizes / _FULL_SIZES
+    # Each size is captured with adapters and without (config/compilation.py: cudagraph_specialize_lora).
+    if config.given.adapters is not None:
+        share *= 2
     if _piecewise_only(config):
         return int(_PIECEWISE_BYTES * share)
     model = config.model

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, VllmFlags, uses_eagle
+from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, VllmFlags
+from farspan.engines.vllm.speculative import uses_eagle
 from farspan.engines.vllm.versions import VllmRules
 from farspan.models.spec import AttentionKind, ModelSpec
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from farspan.engines.vllm.adapters import Adapters, adapter_bytes
 from farspan.models.spec import ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes, rope_table_bytes
@@ -17,18 +18,25 @@ class LoadedWeights(NamedTuple):
         weights: All weights, copies included.
         rope: RoPE tables.
         absorbed: MLA's projections, kept a second time in the shape decoding multiplies with.
+        adapters: Buffers of LoRA.
         offloadable: What --cpu-offload-gb may keep in the machine's memory.
     """
 
     weights: int
     rope: int
     absorbed: int
+    adapters: int
     offloadable: int
 
 
 @lru_cache(maxsize=1024)
 def loaded_weights(
-    model: ModelSpec, tp: int, *, expert_parallel: bool, expert_replicas: int
+    model: ModelSpec,
+    tp: int,
+    *,
+    expert_parallel: bool,
+    expert_replicas: int,
+    adapters: Adapters | None = None,
 ) -> LoadedWeights:
     """What a rank loads; vLLM keeps RoPE tables in the model's dtype.
 
@@ -37,15 +45,16 @@ def loaded_weights(
         tp: Tensor-parallel size.
         expert_parallel: Whether whole experts are shared out over the ranks.
         expert_replicas: Data-parallel engines that share the experts between them.
+        adapters: What is asked of LoRA.
     """
     parts = rank_weight_bytes(model, tp).by_part
     split = parts.get(WeightPart.EXPERTS, 0)
     experts = _expert_bytes(model, tp, split, expert_parallel, expert_replicas)
-    absorbed = _absorbed_bytes(model, tp)
-    total = sum(parts.values()) - split + experts + absorbed
+    absorbed, buffers = _absorbed_bytes(model, tp), adapter_bytes(model, adapters, tp)
+    total = sum(parts.values()) - split + experts + absorbed + buffers
     # Experts that another engine holds cannot be offloaded here.
     offloadable = max(0, offloadable_bytes(model, tp) - max(0, split - experts))
-    return LoadedWeights(total, rope_table_bytes(model, model.dtype_bytes), absorbed, offloadable)
+    return LoadedWeights(total, rope_table_bytes(model, model.dtype_bytes), absorbed, buffers, offloadable)
 
 
 def _expert_bytes(model: ModelSpec, tp: int, split: int, expert_parallel: bool, replicas: int) -> int:

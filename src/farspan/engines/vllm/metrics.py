@@ -15,4 +15,8 @@ METRIC_SOURCES: dict[Measure, tuple[MetricSource, ...]] = {
     Measure.PREEMPTIONS: (MetricSource("vllm:num_preemptions_total"),),
     Measure.PROMPT_TOKENS: (MetricSource("vllm:prompt_tokens_total"),),
     Measure.GENERATION_TOKENS: (MetricSource("vllm:generation_tokens_total"),),
+    Measure.FIRST_TOKENS: (MetricSource("vllm:time_to_first_token_seconds_count"),),
+    Measure.FIRST_TOKEN_SECONDS: (MetricSource("vllm:time_to_first_token_seconds_sum"),),
+    # By the clock of the process that computes, whereas the first token's time is that of the process that answers.
+    Measure.DECODE_SECONDS: (MetricSource("vllm:request_decode_time_seconds_sum"),),
 }

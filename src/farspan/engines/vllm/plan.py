@@ -148,12 +148,18 @@ def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
         ),
         added=_added(state),
         request_kv_bytes=state.request_kv_bytes,
-        request_kv_reason=(
-            f"hybrid KV groups are off ({state.memory.hybrid.off_because})" if state.keeps_all_tokens else ""
-        ),
+        request_kv_reason=_kv_reason(state),
         conditions=state.config.conditions,
         calibration=state.config.calibration,
     )
+
+
+def _kv_reason(state: VllmState) -> str:
+    """Why a request keeps more than its model's layers need; empty where it does not."""
+    if state.keeps_all_tokens:
+        return f"hybrid KV groups are off ({state.memory.hybrid.off_because})"
+    draft = state.config.given.draft
+    return f"{draft} keeps its own KV of every token beside the model's" if draft else ""
 
 
 def _reason(state: VllmState, *, fits: bool) -> str:

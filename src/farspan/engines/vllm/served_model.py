@@ -6,13 +6,14 @@ from dataclasses import replace
 from functools import lru_cache
 
 from farspan.engines.vllm.flags import VllmFlags
-from farspan.errors import UnsupportedError
+from farspan.engines.vllm.speculative import DRAFT_MODEL
+from farspan.errors import InputError, NotFoundError, UnsupportedError
+from farspan.models.config import load_model
+from farspan.models.online_fp8 import in_layers, with_online_fp8
 from farspan.models.pipeline_stage import stage_models
 from farspan.models.spec import AttentionKind, ModelSpec
-from farspan.models.tensors import DTYPE_BYTES, QuantSpec, Shard, WeightPart, WeightTensor
+from farspan.models.tensors import DTYPE_BYTES, Shard, WeightPart, WeightTensor
 
-_FIRST_STAGE = frozenset({WeightPart.EMBEDDING, WeightPart.VISION, WeightPart.PROJECTOR})
-_LAST_STAGE = frozenset({WeightPart.LM_HEAD})
 # Methods that draft with one more layer of the model's own width on its hidden states.
 _ONE_LAYER = frozenset({"mtp", "eagle", "eagle3"})
 _NO_WEIGHTS = frozenset({"", "ngram", "ngram_gpu", "suffix", "[ngram]"})
@@ -29,9 +30,11 @@ def served_model(model: ModelSpec, given: VllmFlags) -> ModelSpec:
     if given.dtype and DTYPE_BYTES[given.dtype] != model.dtype_bytes:
         changed = replace(changed, torch_dtype=given.dtype)
     if given.quantize_fp8 and changed.quantization is None:
-        changed = _with_online_fp8(changed)
+        changed = with_online_fp8(changed)
     if given.speculative in _NO_WEIGHTS:
         return changed
+    if given.speculative == DRAFT_MODEL:
+        return _with_draft_model(changed, given)
     if given.speculative not in _ONE_LAYER:
         raise UnsupportedError(
             f"--speculative-config with method {given.speculative} loads a draft that farspan does not read",
@@ -40,29 +43,60 @@ def served_model(model: ModelSpec, given: VllmFlags) -> ModelSpec:
     return _with_draft_layer(changed)
 
 
-def _with_online_fp8(model: ModelSpec) -> ModelSpec:
-    """Projections in FP8 with one scale a tensor (vllm layers/quantization/fp8.py: Fp8OnlineLinearMethod)."""
-    fp8 = QuantSpec("fp8", 8, 0, 0)
-    weights = tuple(
-        replace(tensor, quant=fp8 if tensor.quantizable and _is_inner(tensor) else tensor.quant)
-        for tensor in model.weights
-    )
-    return replace(model, weights=weights, quantization=fp8)
-
-
-def _is_inner(tensor: WeightTensor) -> bool:
-    return tensor.part not in (*_FIRST_STAGE, *_LAST_STAGE)
-
-
 def _with_draft_layer(model: ModelSpec) -> ModelSpec:
     """One layer more, as large as the others on average, and the projection that joins token and hidden state."""
-    inner = sum(tensor.count for tensor in model.weights if _is_inner(tensor))
+    inner = sum(tensor.count for tensor in model.weights if in_layers(tensor))
     count = inner // model.num_layers + 2 * model.hidden_size * model.hidden_size
     draft = WeightTensor("draft layer", WeightPart.DENSE_MLP, (count,), Shard.SPLIT)
     attending = [layer for layer in model.layers if layer.attention is AttentionKind.FULL]
     pattern = (attending or list(model.layers))[-1]
     layer = replace(pattern, index=model.num_layers, shares_kv_with=None)
     return replace(model, layers=(*model.layers, layer), weights=(*model.weights, draft))
+
+
+def _with_draft_model(model: ModelSpec, given: VllmFlags) -> ModelSpec:
+    """The layers and all weights of a model that drafts beside its own: it shares neither embedding nor output head
+    (v1/spec_decode/draft_model.py: DraftModelProposer), and its layers have KV in the same pool.
+
+    Raises:
+        InputError: Its vocabulary is another, which vLLM refuses.
+        UnsupportedError: Its config is not at hand, or the pipeline has several stages.
+    """
+    try:
+        draft = load_model(given.draft, allow_network=False)
+    except NotFoundError as error:
+        raise UnsupportedError(
+            f"--speculative-config names {given.draft}, whose config is neither in the catalog nor on this machine",
+            "name its folder or config.json there, or plan without it and leave its weights and KV free",
+        ) from error
+    if draft.vocab_size != model.vocab_size:
+        raise InputError(
+            f"{draft.name} has a vocabulary of {draft.vocab_size:,} and {model.name} one of {model.vocab_size:,}: vLLM "
+            "wants them equal",
+            "draft with a model of the same family",
+        )
+    if given.pipeline > 1:
+        raise UnsupportedError(
+            "a draft model beside pipeline stages is not mirrored", "plan without --pipeline-parallel-size"
+        )
+    first = model.num_layers
+    layers = tuple(
+        replace(
+            layer,
+            index=first + layer.index,
+            shares_kv_with=None if layer.shares_kv_with is None else first + layer.shares_kv_with,
+        )
+        for layer in draft.layers
+    )
+    # It runs in the target's dtype; tensors of a fixed one keep theirs.
+    weights = tuple(replace(tensor, name=f"draft {tensor.name}") for tensor in draft.weights)
+    ropes = tuple(rope for rope in draft.ropes if rope not in model.ropes)
+    return replace(
+        model,
+        layers=(*model.layers, *layers),
+        weights=(*model.weights, *weights),
+        ropes=(*model.ropes, *ropes),
+    )
 
 
 @lru_cache(maxsize=256)

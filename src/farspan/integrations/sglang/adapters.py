@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from farspan.errors import UnsupportedError
+from farspan.integrations.sglang.kv_seams import KV_SHAPES
 from farspan.integrations.sglang.prefix_tree.tree_seams import TREE_SHAPES
 
 _NO = (None, False, "null", 0, 1)
@@ -55,6 +56,7 @@ class Adapter:
         version: Its number.
         takes_last: Rows are taken from the end of the free list; from its start otherwise.
         request_state: Attribute of a request that holds its row; empty when the request does.
+        elastic_pools: Its KV pools can be elastic; they are SGLang's own otherwise.
         row_calls: Rows are taken and given back by `alloc_rows` and `free_rows`, also for no request.
         shapes: `module:attribute` of everything used -> its parameters.
     """
@@ -63,7 +65,13 @@ class Adapter:
     takes_last: bool
     request_state: str
     row_calls: bool
+    elastic_pools: bool
     shapes: Mapping[str, str]
+
+    def evict(self, tree: Any, full: int, window: int) -> None:
+        """Evict so many tokens of full attention and of the window from SGLang's prefix cache."""
+        parameters = import_module(f"{_MEMORY}.base_prefix_cache").EvictParams
+        tree.evict(parameters(num_tokens=full, swa_num_tokens=window))
 
     def row(self, request: Any) -> int | None:
         """Return the row of a request, None when it has none."""
@@ -80,19 +88,37 @@ ADAPTERS = {
             takes_last=False,
             request_state="",
             row_calls=False,
-            shapes=_SHAPES | TREE_SHAPES["0.5.16"],
+            elastic_pools=True,
+            shapes=_SHAPES | TREE_SHAPES["0.5.16"] | KV_SHAPES["0.5.16"],
         ),
         Adapter(
             "0.5.23",
             takes_last=True,
             request_state="kv",
             row_calls=True,
+            elastic_pools=False,
             shapes=_SHAPES
             | TREE_SHAPES["0.5.23"]
+            | KV_SHAPES["0.5.23"]
             | {f"{_POOL}.alloc_rows": "(self, need_size)", f"{_POOL}.free_rows": "(self, indices)"},
         ),
     )
 }
+
+
+def option(arguments: Any, name: str) -> Any:
+    """Return an option of the server.
+
+    Raises:
+        UnsupportedError: SGLang has no such option.
+    """
+    try:
+        return getattr(arguments, name)
+    except AttributeError as error:
+        raise UnsupportedError(
+            f"this SGLang has no option {name}, which the plug-in must read",
+            "use a version it knows: see docs/sglang.md",
+        ) from error
 
 
 def adapter_for(version: str) -> Adapter:

@@ -7,44 +7,28 @@ kernels write there without asking; everything beyond reads as zero, because the
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from typing import Any
 
 import torch
 
-from farspan.errors import InputError, UnsupportedError
 from farspan.integrations.sglang.adapters import Adapter
-from farspan.kv.memory.cap import Cap
-from farspan.kv.memory.drivers.cuda import CudaDriver
-from farspan.kv.memory.drivers.driver import Driver, NoRoomError
-from farspan.kv.memory.drivers.host import HostDriver
-from farspan.kv.memory.segments import SegmentPool
-from farspan.kv.memory.zero_backed_rows import ZeroBackedRows, table_segment_bytes
+from farspan.integrations.sglang.device_memory import DeviceMemory
+from farspan.kv.memory.drivers.driver import NoRoomError
+from farspan.kv.memory.zero_backed_rows import ZeroBackedRows
 from farspan.sizes import format_bytes
-
-QUIET_VARIABLE = "FARSPAN_QUIET_S"
 
 _ENTRY = 4  # bytes of a token's slot
 # Tokens a row is longer than its request can get: the overlap scheduler runs a step ahead, pages are rounded up.
 _SLACK = 1024
-# Left to the device beside what a request is admitted for: a neighbour may take memory between the two.
-_HEADROOM = 256 * 2**20
 
 
 class ElasticTable(ZeroBackedRows):
     """The table itself: int32, one row a request and one for padding, which is always backed whole."""
 
-    def __init__(
-        self, driver: Driver, rows: int, width: int, wait: Callable[[], None], quiet_s: float
-    ) -> None:
+    def __init__(self, memory: DeviceMemory, rows: int, width: int) -> None:
         self.width = width
-        segment = table_segment_bytes(driver.granularity, rows * width * _ENTRY)
-        headroom = _HEADROOM if driver.name == "cuda" else 0
-        pool = SegmentPool(driver, segment, Cap(headroom_bytes=headroom), quiet_s=quiet_s)
-        super().__init__(pool, rows, width * _ENTRY, wait)
+        super().__init__(memory.segments, rows, width * _ENTRY, memory.wait)
         self.hold([(0, width * _ENTRY)])
 
     def size_for(self, request: Any) -> int:
@@ -62,11 +46,15 @@ class ElasticTable(ZeroBackedRows):
         )
 
 
-def elastic_pool(adapter: Adapter, size: int, width: int, device: str) -> Any:
+def table_bytes(size: int, width: int) -> int:
+    """Return the bytes of the table of `size` requests of `width` tokens, as if all of it were backed."""
+    return (size + 1) * width * _ENTRY
+
+
+def elastic_pool(adapter: Adapter, size: int, width: int, device: str, memory: DeviceMemory) -> Any:
     """Return a request pool of SGLang's own kind, of `size` requests, whose table is elastic."""
     base = import_module("sglang.srt.mem_cache.memory_pool").ReqToTokenPool
-    driver, wait = _open_driver(device)
-    table = ElasticTable(driver, size + 1, width, wait, _quiet_s())
+    table = ElasticTable(memory, size + 1, width)
     kind = _elastic_kind(base, adapter)
     return (_with_bare_rows(kind) if adapter.row_calls else _with_requests(kind, adapter))(
         size, width, device, table
@@ -169,26 +157,3 @@ def _with_bare_rows(kind: Any) -> Any:
                 self.elastic_table.release(row)
 
     return ElasticBareRows
-
-
-def _open_driver(device: str) -> tuple[Driver, Callable[[], None]]:
-    """Return the driver of the device SGLang computes on, and what waits for its queued work."""
-    if torch.device(device).type == "cpu":
-        return HostDriver(), lambda: None
-    if torch.device(device).type != "cuda":
-        raise UnsupportedError(
-            f"the plug-in has no elastic memory on the device {device}", "use an NVIDIA GPU or the CPU"
-        )
-    number = torch.cuda.current_device()
-    return CudaDriver(number), partial(torch.cuda.synchronize, number)
-
-
-def _quiet_s() -> float:
-    text = os.environ.get(QUIET_VARIABLE, "10")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise InputError(f"{QUIET_VARIABLE} is {text!r}", "set it to a number of seconds, 0 or more")
-    return seconds

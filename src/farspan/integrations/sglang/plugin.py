@@ -13,11 +13,15 @@ from importlib.metadata import version
 from typing import Any
 
 from farspan.errors import UnsupportedError
-from farspan.integrations.sglang.adapters import SETTINGS, Adapter, adapter_for, check_seams
+from farspan.integrations.sglang.adapters import Adapter, adapter_for, check_seams, option
 from farspan.integrations.sglang.elastic_requests import elastic_pool
+from farspan.integrations.sglang.kv_hooks import (
+    BACKEND,
+    KVHooks,
+    check_settings,
+    tick_when_idle,
+)
 from farspan.integrations.sglang.prefix_tree.choose_cache import build_cache
-
-BACKEND = "farspan"
 
 _SRT = "sglang.srt"
 _BUILDER = f"{_SRT}.mem_cache.kv_cache_configurator.KVCacheConfigurator._build_default_req_pool"
@@ -35,13 +39,19 @@ def register() -> None:
     adapter = adapter_for(version("sglang"))
     check_seams(adapter)
     hooks = import_module(f"{_SRT}.plugins.hook_registry")
+    kv = KVHooks(adapter)
 
     def build_request_pool(original: Any, configurator: Any, **sizes: int) -> Any:
-        return _build_request_pool(adapter, original, configurator, **sizes)
+        return _build_request_pool(adapter, kv, original, configurator, **sizes)
+
+    def build_tree(context: Any) -> Any:
+        kv.check_pools(context)
+        return build_prefix_cache(context)
 
     hooks.HookRegistry.register(_BUILDER, build_request_pool, hooks.HookType.AROUND)
     hooks.HookRegistry.register(_IDLE, _after_idle, hooks.HookType.AFTER)
-    import_module(f"{_SRT}.mem_cache.registry").register_radix_cache_backend(BACKEND, build_prefix_cache)
+    kv.register(hooks)
+    import_module(f"{_SRT}.mem_cache.registry").register_radix_cache_backend(BACKEND, build_tree)
 
 
 def build_prefix_cache(context: Any) -> Any:
@@ -61,35 +71,27 @@ def build_prefix_cache(context: Any) -> Any:
 
 
 def _build_request_pool(
-    adapter: Adapter, original: Any, configurator: Any, *, max_num_reqs: int, extra_max_context_len: int
+    adapter: Adapter,
+    kv: KVHooks,
+    original: Any,
+    configurator: Any,
+    *,
+    max_num_reqs: int,
+    extra_max_context_len: int,
 ) -> Any:
     arguments = configurator.server_args
-    if _setting(arguments, "radix_cache_backend") != BACKEND:
+    if option(arguments, "radix_cache_backend") != BACKEND:
         return original(configurator, max_num_reqs=max_num_reqs, extra_max_context_len=extra_max_context_len)
-    for name, (plain, why) in SETTINGS.items():
-        value = _setting(arguments, name)
-        if value not in plain:
-            raise UnsupportedError(
-                f"--radix-cache-backend {BACKEND} does not work with --{name.replace('_', '-')} {value}: {why}",
-                "start without one of the two",
-            )
+    check_settings(arguments)
     width = configurator.model_config.context_len + extra_max_context_len
-    pool = elastic_pool(adapter, max_num_reqs, width, configurator.device)
+    memory = kv.memory_for_table(configurator, max_num_reqs, width)
+    pool = elastic_pool(adapter, max_num_reqs, width, configurator.device, memory)
     logger.info(pool.elastic_table.describe())
     return pool
-
-
-def _setting(arguments: Any, name: str) -> Any:
-    try:
-        return getattr(arguments, name)
-    except AttributeError as error:
-        raise UnsupportedError(
-            f"this SGLang has no option {name}, which the plug-in must read",
-            "use a version it knows: see docs/sglang.md",
-        ) from error
 
 
 def _after_idle(_result: Any, scheduler: Any) -> None:
     table = getattr(scheduler.req_to_token_pool, "elastic_table", None)
     if table is not None:
         table.tick()
+        tick_when_idle(scheduler)

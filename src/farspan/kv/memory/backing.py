@@ -6,13 +6,15 @@ comes back pays nothing, another pool that needs the memory gets it, and otherwi
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from farspan.errors import FarspanError
-from farspan.kv.memory.drivers.driver import Fence, PassedFence
+from farspan.kv.memory.drivers.driver import Fence, Handle, PassedFence
 from farspan.kv.memory.ranges import SegmentedRange
 from farspan.kv.memory.segments import UNMAP_AFTER, SegmentPool
 
@@ -28,6 +30,10 @@ class SegmentSpan(NamedTuple):
 class _Empty(NamedTuple):
     since: float
     fence: Fence
+
+
+# Segments unmapped by one `tick`: 4 GiB of the smallest, some 60 ms, so that whoever comes next does not wait for all.
+_MOST_UNMAPPED = 2048
 
 
 class Backing:
@@ -47,6 +53,8 @@ class Backing:
     ) -> None:
         self._pool = pool
         self.ranges: list[SegmentedRange] = []
+        self._empty: dict[tuple[int, int], _Empty] = {}  # mapped and without users, the longest first
+        self._fences: Counter[Fence] = Counter()  # of the empty ones -> how many stand behind it
         try:
             for size in sizes:
                 self.ranges.append(new_range(pool, size))
@@ -54,7 +62,6 @@ class Backing:
             self.close()
             raise
         self._users = [np.zeros(one.segments, np.int32) for one in self.ranges]
-        self._empty: dict[tuple[int, int], _Empty] = {}  # mapped and without users, the longest first
 
     @property
     def has_empty(self) -> bool:
@@ -74,11 +81,12 @@ class Backing:
         """
         wanted = {(span.range, index) for span in spans for index in range(span.start, span.stop)}
         # Taken off the list first: what is about to be used must not be surrendered to make room for the rest.
-        revived = {key: self._empty.pop(key) for key in wanted & self._empty.keys()}
+        revived = {key: self._leave(key) for key in wanted & self._empty.keys()}
         missing = sorted(key for key in wanted if not self.ranges[key[0]].mapped(key[1]))
         try:
             self._map(missing)
         except FarspanError:
+            self._fences.update(empty.fence for empty in revived.values())
             self._empty = dict(sorted((self._empty | revived).items(), key=lambda item: item[1].since))
             raise
         for span in spans:
@@ -92,7 +100,7 @@ class Backing:
             assert users.all(), "a segment is released as often as it was held"
             users -= 1
             for index in np.flatnonzero(users == 0):
-                self._empty[span.range, span.start + int(index)] = _Empty(now, fence)
+                self._enter((span.range, span.start + int(index)), _Empty(now, fence))
 
     def affordable(self, groups: Iterable[Sequence[SegmentSpan]], room: int) -> int:
         """Return how many of `groups`, in order, could be held together with `room` segments of the pool's `room`."""
@@ -113,30 +121,26 @@ class Backing:
         return held
 
     def tick(self) -> None:
-        """Unmap what has had no user for half the quiet time and is behind its fence."""
-        if not self._empty:
-            return
+        """Unmap what has had no user for half the quiet time and is behind its fence; a part of it when it is much."""
         due = self._pool.clock() - UNMAP_AFTER * self._pool.quiet_s
-        for key, empty in list(self._empty.items()):
-            if empty.since > due:
+        going: list[tuple[int, int]] = []
+        for key, empty in self._empty.items():
+            if empty.since > due or len(going) == _MOST_UNMAPPED:
                 break
             if empty.fence.done():
-                self._unmap(key)
+                going.append(key)
+        self._unmap(going)
 
     def surrenderable(self) -> int:
         """See `Lender.surrenderable`."""
-        return sum(empty.fence.done() for empty in self._empty.values())
+        return sum(count for fence, count in self._fences.items() if fence.done())
 
     def surrender(self, count: int) -> int:
         """See `Lender.surrender`; the highest segments go first."""
-        given = 0
-        for key in sorted(self._empty, key=lambda key: -key[1]):
-            if given >= count:
-                break
-            if self._empty[key].fence.done():
-                self._unmap(key)
-                given += 1
-        return given
+        ready = [key for key, empty in self._empty.items() if empty.fence.done()]
+        going = heapq.nlargest(count, ready, key=lambda key: key[1])
+        self._unmap(going)
+        return len(going)
 
     def check_integrity(self) -> None:
         """Raise AssertionError when a count or a state is wrong."""
@@ -147,12 +151,14 @@ class Backing:
             assert not used & empty, "a segment in use is not empty"
             mapped = {index for index in range(one.segments) if one.mapped(index)}
             assert used | empty == mapped, "what is mapped is in use or on its way out"
+        assert self._fences == Counter(empty.fence for empty in self._empty.values()), "fences are counted"
 
     def close(self) -> None:
         """Give every segment and the address space back."""
         for one in self.ranges:
             one.close()
         self._empty = {}
+        self._fences.clear()
 
     def _map(self, missing: list[tuple[int, int]]) -> None:
         handles = self._pool.take(len(missing))
@@ -173,11 +179,29 @@ class Backing:
                 try:
                     self.ranges[number].unmap_segment(index)
                 except FarspanError:
-                    self._empty[number, index] = _Empty(self._pool.clock(), PassedFence())
+                    self._enter((number, index), _Empty(self._pool.clock(), PassedFence()))
 
-    def _unmap(self, key: tuple[int, int]) -> None:
-        handle = self.ranges[key[0]].unmap_segment(key[1])
-        self._pool.give([handle], since=self._empty.pop(key).since)
+    def _unmap(self, keys: Sequence[tuple[int, int]]) -> None:
+        """Unmap empty segments and give them to the pool, those of one time together."""
+        given: dict[float, list[Handle]] = {}
+        try:
+            for key in keys:
+                handle = self.ranges[key[0]].unmap_segment(key[1])
+                given.setdefault(self._leave(key).since, []).append(handle)
+        finally:
+            for since, handles in given.items():
+                self._pool.give(handles, since=since)
+
+    def _enter(self, key: tuple[int, int], empty: _Empty) -> None:
+        self._empty[key] = empty
+        self._fences[empty.fence] += 1
+
+    def _leave(self, key: tuple[int, int]) -> _Empty:
+        empty = self._empty.pop(key)
+        self._fences[empty.fence] -= 1
+        if not self._fences[empty.fence]:
+            del self._fences[empty.fence]
+        return empty
 
 
 def _runs(keys: list[tuple[int, int]]) -> list[SegmentSpan]:

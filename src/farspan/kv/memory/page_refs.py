@@ -60,6 +60,10 @@ class PageReferences:
         """Return the segments that are not backed, lowest first."""
         return np.flatnonzero(~self._backed)
 
+    def last_backed(self) -> int:
+        """Return the last segment that is backed; there must be one."""
+        return int(np.flatnonzero(self._backed)[-1])
+
     def pages_of(self, segments: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the pages of each segment; the very last may have fewer than the others."""
         return np.minimum(self.segment_pages, self.max_pages - segments * self.segment_pages)
@@ -268,6 +272,10 @@ class PageReferences:
         """Return the references of every page; 0 for a free one."""
         self._check_inside(pages)
         return self._references[pages].astype(np.int32)
+
+    def in_use(self) -> Pages:
+        """Return every page that has a reference, ascending."""
+        return np.flatnonzero(self._references[: self.max_pages]).astype(np.int32)
 
     # --- inside --------------------------------------------------------------------------------------------------
 

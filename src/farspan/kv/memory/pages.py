@@ -55,6 +55,9 @@ class PagePool:
         self._page_refs = PageReferences(max_pages, pages, block)
         self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
         self._may_shrink = self._counted_on = False
+        self._kept = 0
+        self._prepare: Callable[[int, int], None] | None = None
+        self._cover: Callable[[int], None] | None = None
         self._poison: Callable[[Pages], None] | None = None
         try:
             self._back(np.zeros(1, np.int64))
@@ -81,9 +84,24 @@ class PagePool:
         return self._page_refs.backed_pages
 
     @property
+    def backed_stop(self) -> int:
+        """The page after the last that has memory."""
+        return self._page_refs.bounds(self._page_refs.last_backed())[1]
+
+    @property
     def used(self) -> int:
         """Pages with a reference."""
         return self._page_refs.backed_pages - self._page_refs.free_pages
+
+    @property
+    def free_pages(self) -> int:
+        """Pages that have memory and no reference: `alloc` gives so many without asking the device."""
+        return self._page_refs.free_pages
+
+    @property
+    def segment_layer_bytes(self) -> int:
+        """Physical bytes of a segment of this pool, all layers together."""
+        return sum(page * self.pages_per_segment for page in self._page_bytes)
 
     @property
     def mapped_bytes(self) -> int:
@@ -130,6 +148,52 @@ class PagePool:
         if self._poison is not None:
             self._poison(pages)
         return pages
+
+    def secure(self, n: int) -> int:
+        """Back pages until `n` are free, as far as there is room, and keep so many free ones until told otherwise.
+
+        What is kept is not given up for another pool and not by `tick`: `alloc` of as much cannot fail.
+
+        Returns:
+            The pages that are free and have memory now; perhaps more than `n`, perhaps less.
+        """
+        self.keep(n)
+        missing = n - self._page_refs.free_pages
+        if missing > 0:
+            growth = self._page_refs.unbacked()[: -(-missing // self.pages_per_segment)]
+            self._counted_on = True
+            try:
+                if not self._try_back(growth):
+                    groups = (self._spans(segment) for segment in growth.tolist())
+                    self._try_back(growth[: self._backing.affordable(groups, self._pool.room())])
+            finally:
+                self._counted_on = False
+        return self._page_refs.free_pages
+
+    def keep(self, n: int) -> None:
+        """Keep `n` free pages, or as many as there are, from now on; see `secure`."""
+        self._may_shrink = self._may_shrink or n < self._kept
+        self._kept = n
+
+    def free_all(self) -> None:
+        """Free every page, however often it is referred to."""
+        while len(pages := self._page_refs.in_use()):
+            self.free(pages)
+
+    def prepare_with(self, prepare: Callable[[int, int], None]) -> None:
+        """Have `prepare` called with pages [low, high) whenever they get memory, before anybody gets them."""
+        self._prepare = prepare
+
+    def cover_with(self, cover: Callable[[int], None]) -> None:
+        """Have `cover` called with the page after the last that is to get memory.
+
+        When it raises NoRoomError none gets any.
+        """
+        self._cover = cover
+
+    def in_use(self) -> Pages:
+        """Return every page with a reference, ascending."""
+        return self._page_refs.in_use()
 
     def share(self, pages: Pages) -> None:
         """Count one more reference of every page.
@@ -270,6 +334,8 @@ class PagePool:
     def _back(self, segments: NDArray[np.int64]) -> None:
         """Back whole segments of the pool, ascending, in every layer; all or none."""
         runs = _runs(segments)
+        if self._cover is not None:
+            self._cover(self._page_refs.bounds(*runs[-1])[1])
         if self._even:
             spans = [span for run in runs for span in self._spans(*run)]
         else:
@@ -277,17 +343,31 @@ class PagePool:
         self._backing.hold(spans)
         for start, stop in runs:
             self._page_refs.back(start, stop)
+            if self._prepare is not None:
+                self._prepare(*self._page_refs.bounds(start, stop))
+
+    def _try_back(self, segments: NDArray[np.int64]) -> bool:
+        """Back segments if there is room; return whether there was."""
+        if len(segments):
+            try:
+                self._back(segments)
+            except NoRoomError:
+                return False
+        return True
 
     def _release_empty(self) -> None:
         """Take segments without a used page out of use; their memory stays mapped for the quiet time."""
         if not self._may_shrink:
             return
         occupancy = self._page_refs.occupancy()
-        empty = [
-            segment
-            for segment in np.flatnonzero(occupancy == 0).tolist()
-            if segment and self._page_refs.is_backed(segment)
-        ]
+        spare = self._page_refs.free_pages - self._kept
+        empty = []
+        for segment in np.flatnonzero(occupancy == 0)[::-1].tolist():  # the highest go first
+            if segment and self._page_refs.is_backed(segment):
+                low, high = self._page_refs.bounds(segment)
+                if high - low <= spare:
+                    empty.append(segment)
+                    spare -= high - low
         if empty:
             self._backing.release([span for segment in empty for span in self._spans(segment)])
             for segment in empty:

@@ -22,8 +22,8 @@ from farspan.sizes import format_bytes
 
 __all__ = ["Evictor", "Lender", "NoRoomError", "SegmentPool", "SegmentStatistics"]
 
-# Of the quiet time: ranges let go of what they do not use after a half, the pool after three quarters, so that the
-# bytes are back within the whole of it when `tick` is called at least four times as often.
+# Of the quiet time: ranges let go of what they do not use after a half, the pool after three quarters, so that bytes
+# are back within the whole of it when `tick` is called at least four times as often.
 UNMAP_AFTER = 0.5
 DESTROY_AFTER = 0.75
 
@@ -102,6 +102,7 @@ class SegmentPool:
         self._reread_s = reread_s
         self._budget = PoolBudget(budget, segment_bytes, clock) if budget else None
         self._evictors: list[Evictor] = []
+        self._next_evict = float("-inf")
         self._limit_segments = self._soon_segments = 0
         self._limit_until = float("-inf")
         self._idle: list[_Idle] = []  # oldest first: taken from the end
@@ -177,18 +178,28 @@ class SegmentPool:
     def promise(self, count: int) -> bool:
         """Keep room for `count` segments beyond those that are lent, until the next call; False if there is none.
 
-        Without a budget nobody can be kept from the room: this is then `room`, asked once. Where there is no room, the
-        members of the same budget hear that it is wanted.
+        Without a budget this is `room`, asked once. With one, its members hear of it where there is no room.
         """
         fits = count <= self.room()
         if self._budget is None:
             return fits
         return self._promise(max(0, count - len(self._idle) - self._surrenderable()), fits)
 
+    def wait_for(self, count: int, seconds: float = 5.0) -> None:
+        """Wait, no longer than `seconds`, until neighbours have made room for `count` segments that are idle there."""
+        until = time.monotonic() + seconds
+        while self._budget is not None and not self.promise(count) and time.monotonic() < until:
+            time.sleep(self._reread_s)
+
+    def lower_promise(self, count: int) -> None:
+        """Let others have what was promised beyond room for `count` segments."""
+        if self._budget is not None:
+            self._budget.lower_promise(max(0, count - len(self._idle) - self._surrenderable()))
+
     def promise_all(self, count: int) -> bool:
         """Keep room for `count` segments in all, those that there are among them; see `promise`.
 
-        For who could empty all that is lent: without a budget there is nothing to wait for then.
+        For who could empty all that is lent: without a budget there is nothing to wait for.
         """
         if self._budget is None:
             return True
@@ -201,15 +212,15 @@ class SegmentPool:
         Above the cap, or the budget's, idle segments go at once, then what lenders have empty, then what evictors keep.
         """
         now = self.clock()
-        reread = now >= self._limit_until
-        if reread:
+        if now >= self._limit_until:
             self._report()  # what is idle here is part of who must give how much
             self._reread()
         trim = self._budget is not None and self._budget.trim_is_asked
-        excess = self._created if trim else self._created - self._limit_segments
+        excess = self._created - (0 if trim else self._limit_segments)
         if excess > len(self._idle):
             self._call_in(excess - len(self._idle))
-        if reread and not trim and excess > len(self._idle):
+        if now >= self._next_evict and not trim and excess > len(self._idle):
+            self._next_evict = now + self._reread_s
             self._evict(excess - len(self._idle))
         self._destroy_idle(now - DESTROY_AFTER * self.quiet_s, excess)
         if self._budget is not None:
@@ -277,8 +288,7 @@ class SegmentPool:
         if self._closed:
             return
         self._closed = True
-        handles = [idle.handle for idle in self._idle]
-        self._idle = []
+        handles, self._idle = [idle.handle for idle in self._idle], []
         self._destroy(handles)
 
     # --- inside --------------------------------------------------------------------------------------------------
@@ -347,10 +357,10 @@ class SegmentPool:
         return sum(lender.surrenderable() for lender in self._lenders)
 
     def _promise(self, fresh: int, fits: bool) -> bool:
-        if fits and self._budget is not None and self._budget.promise(fresh):
-            return True
-        self._wish(fresh)
-        return False
+        kept = fits and self._budget is not None and self._budget.promise(fresh)
+        if not kept:
+            self._wish(fresh)
+        return kept
 
     def _wish(self, count: int) -> None:
         if self._budget is not None:

@@ -42,11 +42,11 @@ class ZeroBackedRows:
         self.row_bytes = row_bytes
         self._backing = Backing(segments, [rows * row_bytes], partial(ZeroBackedRange, wait=wait))
         self._held: dict[int, int] = {}  # row -> segment after the last that is backed for it
-        self._row_segments = -(-row_bytes // segments.segment_bytes) + 1
+        self.row_segments = self.segments_of(row_bytes)
         self._reserve: list[Handle] = []
         segments.register(self)
         try:
-            self._reserve = segments.take(self._row_segments)
+            self._reserve = segments.take(self.row_segments)
         except NoRoomError:
             self.close()
             raise
@@ -94,12 +94,26 @@ class ZeroBackedRows:
 
     def affordable(self) -> int:
         """Return how many whole rows could surely be held now, the reserve's among them; it is filled up again."""
-        if not self._reserve:
+        if len(self._reserve) < self.row_segments:
+            self.reserve(self.row_segments)
+        return (len(self._reserve) + self._pool.room()) // self.row_segments
+
+    def reserve(self, segments: int) -> bool:
+        """Have so many segments in reserve for rows to come, no more and no less; return whether there was room."""
+        excess = len(self._reserve) - segments
+        if excess > 0:
+            self._pool.give(self._reserve[:excess])
+            del self._reserve[:excess]
+        elif excess < 0:
             try:
-                self._reserve = self._pool.take(self._row_segments)
+                self._reserve += self._pool.take(-excess)
             except NoRoomError:
-                return self._pool.room() // self._row_segments
-        return 1 + self._pool.room() // self._row_segments
+                return False
+        return True
+
+    def segments_of(self, size: int) -> int:
+        """Return the most segments that `size` bytes of a row can take."""
+        return -(-size // self._pool.segment_bytes) + 1
 
     def tensor(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the whole table, [rows, entries a row]; writing beyond what is held faults."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from farspan.measurement.http.client import Exchange
 from farspan.measurement.http.wire import Usage
+from farspan.measurement.observe.engine_times import EngineTimes
 from farspan.measurement.runs.job import Job
 from farspan.measurement.runs.result import is_missed, is_warm
 from farspan.sizes import format_seconds
@@ -20,6 +21,9 @@ _BUSY_SHARE = 0.5
 # Below this the client's own lag changes nothing anybody would look at.
 _LAG_S = 0.01
 _BURST_S = 0.001
+# A first token held back by less is no matter, or is lost in what times vary by.
+_HELD_S = 0.02
+_HELD_PART = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +36,28 @@ class Surroundings:
             server is one of them.
         late_s: How much later than scheduled it left.
         observed: Labels that observers of the server found, with their evidence.
+        engine: The engine's own times of the request; None where they are not known.
+        cacheable_tokens: Prompt tokens that the server can have, where that is known only now; else None.
+        encoded_again: Whether the answer before, which the prompt goes on from, had to be encoded from its text.
     """
 
     most_at_once: int = 1
     others_cpu: float | None = None
     late_s: float = 0.0
     observed: Mapping[str, str] = field(default_factory=dict)
+    engine: EngineTimes | None = None
+    cacheable_tokens: int | None = None
+    encoded_again: bool = False
 
 
 def find_labels(job: Job, exchange: Exchange, around: Surroundings) -> dict[str, str]:
     """Find what limits the trust in a complete answer: label to the evidence for it."""
-    return _find_in_answer(job, exchange) | find_around(exchange, around)
+    return _find_in_answer(job, exchange, find_expected(job, around)) | find_around(exchange, around)
+
+
+def find_expected(job: Job, around: Surroundings) -> int | None:
+    """Return the prompt tokens that are cached by design; None where none is shared."""
+    return job.expected_cached_tokens if around.cacheable_tokens is None else around.cacheable_tokens
 
 
 def find_around(exchange: Exchange, around: Surroundings) -> dict[str, str]:
@@ -63,13 +78,35 @@ def find_around(exchange: Exchange, around: Surroundings) -> dict[str, str]:
         )
     if exchange.oversized:
         labels["oversized"] = "the server sent far more than was asked for, and was left"
+    if around.encoded_again:
+        labels["answer-encoded"] = (
+            "the server tells no token ids of its answers: the one before was encoded again from its text, and may"
+            " not be the tokens that are cached"
+        )
     lag = exchange.lag
     if lag is not None and lag.p99 > _LAG_S and _smears(exchange, lag.p99):
         labels["client-lag"] = (
             f"this client took arrivals up to {format_seconds(lag.max)} late (p99 {format_seconds(lag.p99)}):"
             " tokens that came meanwhile share a time"
         )
+    held = find_held(exchange.token_times_s, around.engine)
+    if held is not None and held > _HELD_S and held > _HELD_PART * exchange.token_times_s[0]:
+        labels["first-token-held"] = (
+            f"the engine took {format_seconds(around.engine.decode_s or 0.0) if around.engine else ''} from its first"
+            f" token to its last, and they came within"
+            f" {format_seconds(exchange.token_times_s[-1] - exchange.token_times_s[0])}:"
+            f" TTFT is about {format_seconds(held)} too long"
+        )
     return labels | dict(around.observed)
+
+
+def find_held(token_times_s: Sequence[float], engine: EngineTimes | None) -> float | None:
+    """Return for how long a server held back the first token, at least, in seconds: its tokens came closer together
+    than the engine made them. None where the engine's own time between them is not known.
+    """
+    if engine is None or engine.decode_s is None or not token_times_s:
+        return None
+    return max(0.0, engine.decode_s - (token_times_s[-1] - token_times_s[0]))
 
 
 def _smears(exchange: Exchange, lag_s: float) -> bool:
@@ -78,13 +115,12 @@ def _smears(exchange: Exchange, lag_s: float) -> bool:
     return len(times) > 1 and _BURST_S < (times[-1] - times[0]) / (len(times) - 1) < lag_s
 
 
-def _find_in_answer(job: Job, exchange: Exchange) -> dict[str, str]:
+def _find_in_answer(job: Job, exchange: Exchange, expected: int | None) -> dict[str, str]:
     usage = exchange.usage or Usage()
     events = len(exchange.token_times_s)
     labels: dict[str, str] = {}
     if not exchange.streamed:
         labels["not-streamed"] = "the server answered in one piece: TTFT and ITL are unknown"
-    expected = job.expected_cached_tokens
     if is_warm(usage.cached_tokens, usage.prompt_tokens or job.context, expected):
         meant = "" if not expected else f", {expected} are shared"
         labels["warm"] = (

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from farspan.measurement.analysis.engine_ttft import EngineTtft, find_engine_ttft
 from farspan.measurement.analysis.measures import MEASURES, choose_timed, list_values
 from farspan.measurement.analysis.spread import Spread, measure_throughput, spread
 from farspan.measurement.http.request_status import Status
+from farspan.measurement.observe.series import Reading
 from farspan.measurement.runs.job import LoadPhase
 from farspan.measurement.runs.result import Result
 
-CURVE_MEASURES = ("ttft", "tpot", "e2e")
+CURVE_MEASURES = ("ttft", "tpot", "itl", "e2e")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,8 @@ class CurvePoint:
         most_at_once: The most requests that really were under way at a time.
         requests_per_s, output_tokens_per_s, tokens_per_s: Over the time from the first start to the last end; None when
             that was not within one start of the run.
-        latency: The spread of TTFT, TPOT and end-to-end time over the requests that have times, by measure.
+        latency: The spread of TTFT, TPOT, ITL and end-to-end time over the requests that have times, by measure.
+        engine_ttft: The engine's own mean TTFT beside the client's; None where its metrics do not tell.
     """
 
     context: int | None
@@ -40,11 +43,15 @@ class CurvePoint:
     output_tokens_per_s: float | None
     tokens_per_s: float | None
     latency: dict[str, Spread]
+    engine_ttft: EngineTtft | None = None
 
     def to_json(self) -> dict[str, Any]:
         """It as plain data, times by their keys."""
-        document = {name: value for name, value in asdict(self).items() if name != "latency"}
-        return document | {MEASURES[name].key: one.as_dict() for name, one in self.latency.items()}
+        document = {
+            name: value for name, value in asdict(self).items() if name not in ("latency", "engine_ttft")
+        }
+        times = {MEASURES[name].key: one.as_dict() for name, one in self.latency.items()}
+        return document | times | {"engine_ttft": self.engine_ttft and self.engine_ttft.to_json()}
 
 
 def list_curve(
@@ -53,6 +60,7 @@ def list_curve(
     starts: Sequence[str],
     mixed: bool = False,
     percentiles: Sequence[float] = (50.0, 99.0),
+    readings: Mapping[str, Sequence[Reading]] | None = None,
 ) -> tuple[CurvePoint, ...]:
     """Sum up each context at each concurrency; nothing for a run of a single concurrency.
 
@@ -61,6 +69,7 @@ def list_curve(
         starts: When the run was started, and started again.
         mixed: Take all contexts of a concurrency together: they were sent together.
         percentiles: Which to give of every time.
+        readings: What was read of the engine meanwhile, by measure.
     """
     groups: dict[tuple[int | None, int], list[Result]] = {}
     for result in results:
@@ -70,7 +79,8 @@ def list_curve(
     times = [datetime.fromisoformat(start).timestamp() for start in starts]
     ordered = sorted(groups.items(), key=lambda item: (item[0][0] or 0, item[0][1]))
     return tuple(
-        _sum_up(context, concurrency, group, times, percentiles) for (context, concurrency), group in ordered
+        _sum_up(context, concurrency, group, times, percentiles, readings or {})
+        for (context, concurrency), group in ordered
     )
 
 
@@ -80,6 +90,7 @@ def _sum_up(
     results: Sequence[Result],
     starts: Sequence[float],
     percentiles: Sequence[float],
+    readings: Mapping[str, Sequence[Reading]],
 ) -> CurvePoint:
     began = {bisect_right(starts, datetime.fromisoformat(r.started_at).timestamp()) for r in results}
     throughput = measure_throughput(results, resumed=len(began) > 1)
@@ -95,4 +106,5 @@ def _sum_up(
         output_tokens_per_s=throughput["output_tokens_per_s"],
         tokens_per_s=throughput["tokens_per_s"],
         latency={name: one for name, one in spreads.items() if one is not None},
+        engine_ttft=find_engine_ttft(readings, results),
     )

@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from farspan.measurement.analysis.labels import Surroundings, find_around, find_labels
+from farspan.measurement.analysis.labels import (
+    Surroundings,
+    find_around,
+    find_expected,
+    find_held,
+    find_labels,
+)
 from farspan.measurement.http.client import Exchange
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.wire import Usage
@@ -43,9 +49,8 @@ def measure(
     times = exchange.token_times_s if exchange.streamed else ()
     ttft = times[0] if times else None
     evidence = find_labels(job, exchange, around) if finished else find_around(exchange, around)
-    warm = bool(job.expected_cached_tokens) or is_warm(
-        usage.cached_tokens, usage.prompt_tokens or job.context
-    )
+    expected = find_expected(job, around)
+    warm = bool(expected) or is_warm(usage.cached_tokens, usage.prompt_tokens or job.context)
     status, error = exchange.status, exchange.error
     if finished and usage.prompt_tokens is not None and usage.prompt_tokens != job.context:
         status = Status.WRONG_LENGTH
@@ -95,5 +100,8 @@ def measure(
         concurrency=job.concurrency,
         shared_tokens=job.shared_tokens,
         member=job.member,
-        expected_cached_tokens=job.expected_cached_tokens,
+        expected_cached_tokens=expected,
+        conversation=job.conversation,
+        engine_ttft_s=None if around.engine is None else around.engine.ttft_s,
+        first_token_held_s=find_held(times, around.engine),
     )

@@ -103,6 +103,9 @@ MEASURES: dict[str, RequestMeasure] = dict(
         _rate("decode_rate", "decode_tokens_per_s"),
         _seconds("queue", "queue_s"),
         _seconds("bytes_sent", "bytes_sent_s", compared=False),
+        _seconds("engine_ttft", "engine_ttft_s", compared=False),
+        _seconds("stream_late", "stream_late_s", compared=False),
+        _seconds("first_token_held", "first_token_held_s", compared=False),
     )
 )
 COMPARED_MEASURES = tuple(measure for measure in MEASURES.values() if measure.compared)

@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
 
+from farspan.measurement.analysis.engine_ttft import find_engine_ttft
 from farspan.measurement.analysis.load_curve import CurvePoint, list_curve
 from farspan.measurement.analysis.measures import MEASURES, PointKey, choose_timed, group_points, list_values
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
 from farspan.measurement.analysis.spread import Spread, find_few, list_spreads, measure_throughput, share_good
 from farspan.measurement.analysis.statistics import statistic
+from farspan.measurement.analysis.turns import list_turns
+from farspan.measurement.observe.series import Reading, read_series
 from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.measurement.runs.job import LoadPhase
@@ -37,6 +40,8 @@ class Point:
         expected_cached_tokens: Prompt tokens that are cached by design, the most frequent value; None where no prefix
             is shared.
         warm: Whether that is any; None likewise.
+        engine_ttft_s: The engine's own TTFT of those requests it tells one by one.
+        stream_late_s: By how much the client's is longer, request by request.
     """
 
     context: int
@@ -56,6 +61,8 @@ class Point:
     tpot_s: float | None = None
     expected_cached_tokens: int | None = None
     warm: bool | None = None
+    engine_ttft_s: float | None = None
+    stream_late_s: float | None = None
 
     @property
     def key(self) -> PointKey:
@@ -90,6 +97,8 @@ def _sum_up(key: PointKey, results: Sequence[Result]) -> Point:
         itl_s=middle("itl"),
         tpot_s=middle("tpot"),
         e2e_s=middle("e2e"),
+        engine_ttft_s=middle("engine_ttft"),
+        stream_late_s=middle("stream_late"),
         recall=fmean(scores) if scores else None,
         statuses=dict(Counter(result.status.value for result in results)),
         labels=tuple(dict.fromkeys(label for result in results for label in result.labels)),
@@ -131,7 +140,7 @@ def list_shared(results: Sequence[Result]) -> tuple[SharedPoint, ...]:
     groups: dict[tuple[int, float, int], list[Result]] = {}
     for point in group_points(results).values():
         for result in point:
-            if result.shared_tokens:
+            if result.shared_tokens and not result.conversation:
                 key = (result.context, result.depth, result.shared_tokens)
                 groups.setdefault(key, []).append(result)
     return tuple(
@@ -171,7 +180,8 @@ _REQUEST_KEYS = (
     "body_bytes", "prefill_tokens_per_s", "finish_reason", "score", "answer", "reply", "labels", "evidence",
     "phase", "started_at", "prompt_id", "queue_s", "tpot_s", "decode_tokens_per_s", "connected_s", "late_s",
     "most_at_once", "client_lag_s", "concurrency", "shared_tokens", "member",
-    "expected_cached_tokens",
+    "expected_cached_tokens", "engine_ttft_s", "stream_late_s", "first_token_held_s",
+    "conversation",
 )  # fmt: skip
 
 
@@ -187,7 +197,13 @@ def list_run_curve(outcome: BenchOutcome, percentiles: Sequence[float]) -> tuple
         starts=[start.time for start in outcome.info.starts],
         mixed=bool(outcome.info.starts[-1].arguments.get("length_distribution")),
         percentiles=percentiles,
+        readings=read_engine(outcome),
     )
+
+
+def read_engine(outcome: BenchOutcome) -> Mapping[str, Sequence[Reading]]:
+    """Return what was read of the engine while a run went on, by measure; nothing where its metrics are not there."""
+    return read_series(outcome.folder).get("engine", {})
 
 
 def summarise(
@@ -210,6 +226,7 @@ def summarise(
     resumed = len(outcome.info.starts) > 1
     plan = find_plan(outcome.folder, latest.server.owned_by)
     curve = list_run_curve(outcome, percentiles)
+    engine_ttft = find_engine_ttft(read_engine(outcome), outcome.results)
     return {
         "run": str(outcome.folder),
         "good": outcome.good,
@@ -229,7 +246,9 @@ def summarise(
         "measures": {name: spread.as_dict() for name, spread in spreads.items()},
         "throughput": measure_throughput(outcome.results, resumed=resumed or bool(curve)),
         "curve": [point.to_json() for point in curve],
+        "engine_ttft": engine_ttft and engine_ttft.to_json(),
         "shared_prefixes": [asdict(point) | {"ratio": point.ratio} for point in list_shared(outcome.results)],
+        "turns": [point.to_json() for point in list_turns(outcome.results)],
         "goodput": share_good(outcome.results, goodput) if goodput else None,
         "client": {
             "loop_lag_s": asdict(outcome.loop_lag) if outcome.loop_lag else None,

@@ -24,6 +24,7 @@ class Answer:
     """What a streamed answer says; `token_times_s` has the arrival of every event that carried tokens.
 
     `error` is the server's own, or says what is wrong with the stream; `done` is true when it ended with its mark.
+    `token_ids` are the answer's, where they were asked for and the server tells them.
     """
 
     token_times_s: tuple[float, ...] = ()
@@ -32,6 +33,7 @@ class Answer:
     usage: Usage | None = None
     error: str = ""
     done: bool = False
+    token_ids: tuple[int, ...] = ()
 
 
 class AnswerTape:
@@ -122,6 +124,7 @@ class _Reader:
         self._usage: Usage | None = None
         self._error = ""
         self._done = False
+        self._token_ids: list[int] = []
 
     def answer(self) -> Answer:
         return Answer(
@@ -131,6 +134,7 @@ class _Reader:
             self._usage,
             self._error,
             self._done,
+            tuple(self._token_ids),
         )
 
     def fail(self, error: str) -> None:
@@ -162,8 +166,11 @@ class _Reader:
             self._token_times.append(time_s)
         if event.whole:
             self._texts[:] = [event.text]
+            self._token_ids[:] = event.token_ids
         elif event.text:
             self._texts.append(event.text)
+        if not event.whole:
+            self._token_ids += event.token_ids
         self._finish = event.finish_reason or self._finish
         self._usage = event.usage or self._usage
         self._done = event.done

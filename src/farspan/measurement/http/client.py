@@ -100,6 +100,7 @@ class Exchange:
         connected_s: When the connection stood.
         clock_jump_s: How far the wall clock moved against the steady one meanwhile.
         oversized: Whether the answer outgrew the limits and was left.
+        token_ids: Of the reply, where they were asked for and the server tells them.
         lag: The client's own; None where the kernel gives no time stamps: then arrivals are timed by this process.
     """
 
@@ -120,6 +121,7 @@ class Exchange:
     clock_jump_s: float = 0.0
     lag: Lag | None = None
     oversized: bool = False
+    token_ids: tuple[int, ...] = ()
 
 
 class Client:
@@ -250,6 +252,7 @@ class Client:
             clock_jump_s=jump,
             lag=Lag.of(connection.lags_s),
             oversized=connection.tape.oversized or isinstance(connection.failure, OversizedAnswerError),
+            token_ids=answer.token_ids,
         )
 
     def give_up(self) -> None:

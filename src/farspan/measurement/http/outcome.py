@@ -74,7 +74,7 @@ def _read_whole(connection: Connection) -> tuple[Status, str, Answer]:
         )
     if event.error is not None:
         return Status.SERVER_ERROR, event.error, Answer()
-    return Status.OK, "", Answer((), event.text, event.finish_reason, event.usage)
+    return Status.OK, "", Answer((), event.text, event.finish_reason, event.usage, token_ids=event.token_ids)
 
 
 def _describe_received(connection: Connection, answer: Answer) -> str:

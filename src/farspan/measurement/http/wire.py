@@ -36,6 +36,8 @@ _PATHS = {
     Api.GENERATE: "/generate",
 }
 
+_TOKEN_ID = "token_id:"
+
 
 class PromptAs(StrEnum):
     """How a prompt is sent; a chat always takes text."""
@@ -61,7 +63,7 @@ class AnswerEvent:
     `has_token` is true when the event stands for at least one generated token, even one whose text the
     server still holds back; it is false for the opening role event of a chat, for the closing event and
     for the usage event. `whole` is true when `text` is the whole reply so far rather than its next piece, as
-    SGLang's /generate sends it.
+    SGLang's /generate sends it, and `token_ids` with it. `token_ids` is empty where the server does not tell them.
     """
 
     text: str = ""
@@ -71,6 +73,7 @@ class AnswerEvent:
     error: str | None = None
     done: bool = False
     whole: bool = False
+    token_ids: tuple[int, ...] = ()
 
 
 class MalformedEventError(Exception):
@@ -205,7 +208,26 @@ def read_message(message: Any) -> AnswerEvent:
     # A token whose text is held back (half a character, say) comes as an event with empty text; the
     # opening event of a chat and the closing event have empty text too but stand for no token.
     held_back = any(isinstance(piece, str) for piece in texts) and not opening and finish is None
-    return AnswerEvent(text=text, has_token=bool(text) or held_back, finish_reason=finish, usage=usage)
+    return AnswerEvent(
+        text=text,
+        has_token=bool(text) or held_back,
+        finish_reason=finish,
+        usage=usage,
+        token_ids=_read_token_ids(choice),
+    )
+
+
+def _read_token_ids(choice: dict[str, Any]) -> tuple[int, ...]:
+    """Read the ids of an event's tokens, where they were asked for: as such, or in place of their texts (vLLM)."""
+    ids = choice.get("token_ids")
+    if ids is None and isinstance(logprobs := choice.get("logprobs"), dict):
+        named = logprobs.get("tokens")
+        ids = [
+            int(name.removeprefix(_TOKEN_ID))
+            for name in (named if isinstance(named, list) else ())
+            if isinstance(name, str) and name.startswith(_TOKEN_ID) and name[len(_TOKEN_ID) :].isdecimal()
+        ]
+    return tuple(ids) if isinstance(ids, list) and all(_count(value) is not None for value in ids) else ()
 
 
 def _read_generated(message: dict[str, Any], meta: dict[str, Any]) -> AnswerEvent:
@@ -232,6 +254,7 @@ def _read_generated(message: dict[str, Any], meta: dict[str, Any]) -> AnswerEven
         finish_reason=finish if isinstance(finish, str) else None,
         usage=usage,
         whole=whole,
+        token_ids=tuple(ids) if isinstance(ids, list) and all(_count(one) is not None for one in ids) else (),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from farspan.engines.metric_source import Measure
 from farspan.measurement.http.target import is_same_origin
+from farspan.measurement.observe.engine_times import EngineTimes, find_engine_times
 from farspan.measurement.observe.evidence import estimate_prefill, find_hang, find_preemption, find_strangers
 from farspan.measurement.observe.gpu_sampler import is_here, open_gpus
 from farspan.measurement.observe.observer import ObservedRun, Observer
@@ -19,6 +20,8 @@ from farspan.measurement.runs.result import Result
 from farspan.sizes import format_tokens
 
 INTERVAL_S = 1.0
+# Requests wait for a reading between them only where they take so many times as long as it.
+_WORTH_A_READING = 10
 
 
 @dataclass(slots=True)
@@ -68,6 +71,8 @@ class EngineObserver(Observer):
             interval_s=self._interval,
         )
         self._telemetry.__enter__()
+        # How it stands before the first request; a server without metrics says so as quickly.
+        await asyncio.to_thread(self._telemetry.read_now)
 
     async def stop(self) -> None:
         """End; the series is on disk."""
@@ -100,6 +105,20 @@ class EngineObserver(Observer):
             "co-running": find_strangers(self._telemetry.between(since, until), own_requests),
         }
         return {name: evidence for name, evidence in labels.items() if evidence is not None}
+
+    async def settle(self, took_s: float) -> None:
+        """Read the engine's metrics, where that is quick beside the request."""
+        latest = None if self._telemetry is None else self._telemetry.latest()
+        if self._telemetry is None or latest is None or Measure.FIRST_TOKENS not in latest.values:
+            return
+        if took_s >= _WORTH_A_READING * latest.took_s:
+            await asyncio.to_thread(self._telemetry.read_now)
+
+    def find_engine_times(self, since: float, until: float) -> EngineTimes | None:
+        """Return the engine's own times of a request."""
+        if self._telemetry is None:
+            return None
+        return find_engine_times(self._telemetry.around(since, until), since, until)
 
     def find_hang(self) -> str:
         """Say why the engine will never get to the requests that wait."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farspan.measurement.http.target import ServerInfo
+from farspan.measurement.observe.engine_times import EngineTimes
 from farspan.measurement.runs.job import Job
 from farspan.measurement.runs.result import Result
 
@@ -69,6 +70,22 @@ class Observer:
             own_requests: The most requests that we had under way at a time meanwhile, this one included.
         """
         return {}
+
+    async def settle(self, took_s: float) -> None:
+        """Note how the server stands, now that none of our requests is under way and before the next one leaves.
+
+        Args:
+            took_s: How long what is over took, a request that was alone or several together: be much quicker.
+        """
+
+    def find_engine_times(self, since: float, until: float) -> EngineTimes | None:  # noqa: ARG002
+        """Return the engine's own times of a request that was alone, after `settle`; None where it does not tell.
+
+        Args:
+            since: When the request left.
+            until: When it was over.
+        """
+        return None
 
     def find_hang(self) -> str:
         """Say why the engine will never get to the requests that wait; empty when nothing proves it."""

@@ -77,6 +77,10 @@ class Telemetry:
         self._times: list[float] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._ticks = 0
+        self._ticking = False
+        self._ticked = threading.Condition()
         self._thread = threading.Thread(target=self._watch, name="farspan-telemetry", daemon=True)
 
     def __enter__(self) -> Self:
@@ -87,6 +91,7 @@ class Telemetry:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
+        self._wake.set()
         # A server that hangs must not hold up the end of a run; the thread is a daemon.
         self._thread.join(TIMEOUT_S + 1)
 
@@ -100,6 +105,20 @@ class Telemetry:
         with self._lock:
             first = bisect_left(self._times, since)
             return tuple(self._samples[first : bisect_right(self._times, until)])
+
+    def around(self, since: float, until: float) -> tuple[Sample, ...]:
+        """Return the engine's last sample before a stretch of time, and all after it."""
+        with self._lock:
+            before = bisect_right(self._times, since)
+            after = max(before, bisect_left(self._times, until))
+            return (*self._samples[max(0, before - 1) : before], *self._samples[after:])
+
+    def read_now(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Read everything once more at once, and wait until that is done or the time is up. Blocks."""
+        with self._ticked:
+            wanted = self._ticks + 1 + self._ticking
+            self._wake.set()
+            self._ticked.wait_for(lambda: self._ticks >= wanted or self._stop.is_set(), timeout_s)
 
     def _watch(self) -> None:
         try:
@@ -118,7 +137,9 @@ class Telemetry:
                     pause = max(
                         pause, min(_LONGEST_PAUSE_S, pause * 2 ** (failures - _FAILURES_BEFORE_PAUSE))
                     )
-                if self._stop.wait(max(0.0, began + pause - time.monotonic())):
+                self._wake.wait(max(0.0, began + pause - time.monotonic()))
+                self._wake.clear()
+                if self._stop.is_set():
                     # Once more, so that the last request's counters are in.
                     self._tick(store if not self.failure else None)
                     return
@@ -130,6 +151,17 @@ class Telemetry:
 
     def _tick(self, store: SeriesStore | None) -> bool:
         """Read everything once; return whether the engine answered."""
+        with self._ticked:
+            self._ticking = True
+        try:
+            return self._read(store)
+        finally:
+            with self._ticked:
+                self._ticking = False
+                self._ticks += 1
+                self._ticked.notify_all()
+
+    def _read(self, store: SeriesStore | None) -> bool:
         readings: dict[str, dict[str, float]] = {}
         missed: dict[str, str] = {}
         began = time.perf_counter()

@@ -51,9 +51,13 @@ class Result:
         most_at_once: The most requests of ours under way at a time meanwhile, this one included.
         client_lag_s: The client's own; None where arrivals are timed by the client itself.
         concurrency: How many requests this one was sent among, in a run that goes through several; else None.
-        shared_tokens, member: As of its `Job`.
+        shared_tokens, member, conversation: As of its `Job`.
         expected_cached_tokens: Prompt tokens that are cached by design: none for the first of a group that shares a
             prefix, the prefix for the others; None in a run in which nothing is shared.
+        engine_ttft_s: From the request's arrival in the engine to its first token, by the engine's own metrics; None
+            where they do not tell, or tell it of several requests together.
+        first_token_held_s: For how long the server held back the first token, at least: the tokens came closer together
+            than the engine made them. None where the engine does not tell.
     """
 
     context: int
@@ -94,6 +98,18 @@ class Result:
     shared_tokens: int = 0
     member: int = 0
     expected_cached_tokens: int | None = None
+    engine_ttft_s: float | None = None
+    first_token_held_s: float | None = None
+    conversation: int = 0
+
+    @property
+    def stream_late_s(self) -> float | None:
+        """By how much the client's TTFT is longer than the engine's own: sending the prompt is in it, and reading it
+        before the engine counts it as arrived. None where the engine's is not known.
+        """
+        if self.ttft_s is None or self.engine_ttft_s is None:
+            return None
+        return self.ttft_s - self.engine_ttft_s
 
     @property
     def job(self) -> Job:
@@ -108,6 +124,7 @@ class Result:
             self.concurrency,
             self.shared_tokens,
             self.member,
+            self.conversation,
         )
 
     @property

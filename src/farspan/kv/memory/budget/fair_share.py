@@ -20,7 +20,7 @@ class MemberClaim:
         held: Physical memory it has.
         floor: What it may always hold: nobody else is given it.
         promised: What it may still take for requests that it has admitted, beyond `held`.
-        wished: What it would take now if there were room, beyond `held` and `promised`.
+        wished: What it would take now if there were room, beyond all of `held`; 0 when it lacks nothing.
         idle: Of `held`, what no request needs: it can be given back.
         limit: The most it may hold; None for no limit of its own.
     """
@@ -40,7 +40,10 @@ class MemberClaim:
     @property
     def demand(self) -> int:
         """What it needs: what its requests use, and what they and those that wait still lack."""
-        return self.within_limit(max(self.floor, self.held - self.idle + self.promised + self.wished))
+        needed = self.held - self.idle + self.promised
+        if self.wished:  # what is idle would be used too
+            needed = max(needed, self.held + self.wished)
+        return self.within_limit(max(self.floor, needed))
 
     def within_limit(self, size: int) -> int:
         """Return `size`, or the member's own limit if that is less."""

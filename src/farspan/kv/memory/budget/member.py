@@ -85,6 +85,15 @@ class BudgetMember:
         """What all pools of the member hold."""
         return sum(part.held for part in self._parts)
 
+    @property
+    def most(self) -> int:
+        """The most that all members may ever hold as things stand: the limit, or the device's memory."""
+        try:
+            limit = self._file.header().limit
+        except BudgetError:
+            limit = None
+        return self._device_bytes if limit is None else min(limit, self._device_bytes)
+
     def part(self) -> BudgetPart:
         """Return the account of one more pool of this process."""
         part = BudgetPart(self)
@@ -248,7 +257,7 @@ class BudgetPart:
     Attributes:
         held: Physical memory.
         promised: What it may take beyond that for requests that were admitted.
-        wished: What it would take beyond both if there were room.
+        wished: What it would take beyond `held` if there were room; 0 when it lacks nothing.
         idle: Of `held`, what no request needs.
     """
 
@@ -295,8 +304,17 @@ class BudgetPart:
         whole = self.member.held + self.member.promised + size - self.promised
         return self.member.take(whole, free, lambda: put(size, 0), lambda: put(*before))
 
+    def lower_promise(self, size: int) -> None:
+        """Let others have what was promised beyond `size` bytes."""
+
+        def put() -> None:
+            self.promised = size
+
+        if size < self.promised:
+            self.member.change(put)
+
     def report(self, idle: int, wished: int) -> None:
-        """Say what is held and not needed, and what would be taken beyond what is held and was promised."""
+        """Say what is held and not needed, and what would be taken beyond what is held."""
 
         def put() -> None:
             self.idle, self.wished = idle, wished

@@ -65,6 +65,10 @@ class PoolBudget:
         self._wished = 0
         return True
 
+    def lower_promise(self, count: int) -> None:
+        """Let others have what was promised beyond `count` segments."""
+        self._part.lower_promise(count * self._segment_bytes)
+
     def wish(self, count: int) -> None:
         """Remember that `count` more segments would be created if there were room."""
         self._wished, self._wished_until = count, self._clock() + _WISH_S

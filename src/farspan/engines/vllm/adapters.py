@@ -1,0 +1,136 @@
+"""Memory of LoRA: buffers for so many adapters in every projection, made when the model is loaded, used or not.
+
+Mirrors `create_lora_weights` of vllm lora/layers, 0.13.0 and later. Adapters themselves wait in the machine's memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from farspan.engines.vllm.known_flags import check_flag_names
+from farspan.engines.vllm.versions import VllmRules
+from farspan.errors import InputError, UnsupportedError
+from farspan.models.spec import AttentionKind, LayerSpec, ModelSpec
+from farspan.models.tensors import DTYPE_BYTES
+from farspan.planner.request import PlanRequest
+from farspan.planner.versions import version_key
+from farspan.value_hash import ValueHash
+
+# The first release without room for words that adapters add to the vocabulary.
+_SINCE = "0.13.0"
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+_LARGEST_VOCABULARY = 258_048  # lora/layers/logits_processor.py
+# Classes with four packed projections a layer, and whether embedding and output head take adapters too
+# (`embedding_modules`; vllm/model_executor/models of 0.24.0 and 0.32.0).
+_CLASSES = {
+    "LlamaForCausalLM": True,
+    "Qwen3ForCausalLM": True,
+    "GraniteForCausalLM": True,
+    "Exaone4ForCausalLM": True,
+    "Qwen2ForCausalLM": False,
+    "MistralForCausalLM": False,
+    "SeedOssForCausalLM": False,
+}
+# Where output head and embedding are one module, adapters of both were not seen.
+_OWN_HEAD = frozenset({"LlamaForCausalLM"})
+_DTYPES = {"auto": "", "float16": "float16", "bfloat16": "bfloat16"}
+_OTHER_FLAGS = ("--enable-tower-connector-lora", "--enable-mixed-moe-lora-format", "--enable-moe-shared-loras",
+                "--lora-target-modules", "--default-mm-loras", "--specialize-active-lora")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters(ValueHash):
+    """What was asked of LoRA.
+
+    Args:
+        slots: Adapters of one batch (--max-loras).
+        rank: The largest rank (--max-lora-rank).
+        sharded: Whether both halves are divided by tensor parallelism (--fully-sharded-loras).
+        dtype: Their type; empty for the model's.
+    """
+
+    slots: int
+    rank: int
+    sharded: bool
+    dtype: str
+
+    __hash__ = ValueHash.__hash__
+
+
+def read_adapters(request: PlanRequest, rules: VllmRules) -> Adapters | None:
+    """Read the LoRA flags; None without --enable-lora.
+
+    Raises:
+        InputError: A value that vLLM refuses.
+        UnsupportedError: A model or a flag whose adapters are not mirrored.
+    """
+    if not request.has_flag("--enable-lora"):
+        return None
+    check_flag_names(request.engine_flags, rules.version)
+    if version_key(rules.version) < version_key(_SINCE):
+        raise UnsupportedError(
+            f"--enable-lora of vllm {rules.version} keeps room for added words, which farspan does not mirror",
+            f"plan with --engine-version {_SINCE} or newer, or without it",
+        )
+    for name in _OTHER_FLAGS:
+        if request.has_flag(name):
+            raise UnsupportedError(f"{name} changes which layers take adapters, which farspan does not mirror",
+                                   f"plan without {name}")  # fmt: skip
+    model = request.model
+    shaped = all(
+        layer.attention in (AttentionKind.FULL, AttentionKind.SLIDING_WINDOW) for layer in model.layers
+    )
+    if model.architecture not in _CLASSES or not shaped or any(layer.moe for layer in model.layers):
+        raise UnsupportedError(
+            f"--enable-lora is mirrored for {', '.join(sorted(_CLASSES))}, not for {model.architecture}",
+            "plan without it, and leave room: two matrices a projection, adapter and rank",
+        )
+    embeds = _CLASSES[model.architecture]
+    if embeds and model.tie_word_embeddings and model.architecture not in _OWN_HEAD:
+        raise UnsupportedError(
+            f"--enable-lora of {model.architecture} with tied embeddings is not mirrored", "plan without it"
+        )
+    if embeds and model.vocab_size > _LARGEST_VOCABULARY:
+        raise InputError(
+            f"vLLM's LoRA takes vocabularies up to {_LARGEST_VOCABULARY:,}, and {model.name} has {model.vocab_size:,}",
+            "drop --enable-lora",
+        )
+    slots, rank = request.int_flag(1, "--max-loras"), request.int_flag(16, "--max-lora-rank")
+    if slots < 1 or rank not in _RANKS:
+        raise InputError(
+            f"--max-loras {slots} --max-lora-rank {rank} is refused by vLLM",
+            f"give 1 or more, and a rank of {', '.join(map(str, _RANKS))}",
+        )
+    sharded = request.has_flag("--fully-sharded-loras")
+    if sharded and rank % request.tp:
+        raise InputError(
+            f"--max-lora-rank {rank} does not divide by {request.tp} ranks", "drop --fully-sharded-loras"
+        )
+    dtype = request.text_flag("auto", "--lora-dtype")
+    if dtype not in _DTYPES:
+        raise InputError(f"--lora-dtype {dtype} is none of vLLM's", f"choose one of {', '.join(_DTYPES)}")
+    return Adapters(slots, rank, sharded, _DTYPES[dtype])
+
+
+def adapter_bytes(model: ModelSpec, adapters: Adapters | None, tp: int) -> int:
+    """Bytes of the buffers on one rank."""
+    if adapters is None:
+        return 0
+    width = DTYPE_BYTES[adapters.dtype] if adapters.dtype else model.dtype_bytes
+    values = sum(_layer_values(layer, model.hidden_size, adapters, tp) for layer in model.layers)
+    if _CLASSES[model.architecture]:
+        # Whole on every rank: the embedding's, and the output head's.
+        values += 2 * adapters.rank * (model.vocab_size + model.hidden_size)
+    return adapters.slots * values * width
+
+
+def _layer_values(layer: LayerSpec, hidden: int, adapters: Adapters, tp: int) -> int:
+    """Values of one adapter in one layer: queries, keys and values, output, gate and up, down."""
+    rank = adapters.rank
+    own = rank // tp if adapters.sharded else rank  # of what a column-parallel projection reads
+    written = hidden // tp if adapters.sharded else hidden  # of what a row-parallel projection writes
+    heads, mlp = layer.num_heads // tp * layer.head_dim, layer.intermediate_size // tp
+    keys = layer.kv_heads_per_rank(tp) * (layer.head_dim + layer.value_head_dim)
+    columns = own * hidden * (3 + 2) + rank * (heads + keys + 2 * mlp)
+    rows = rank * (heads + mlp) + 2 * rank * written
+    return columns + rows

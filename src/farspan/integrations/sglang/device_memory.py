@@ -1,0 +1,81 @@
+"""The elastic memory of one SGLang process: the pool of segments that its tables and its KV cache share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from farspan.errors import InputError, UnsupportedError
+from farspan.integrations.sglang.shared_budget import server_budget
+from farspan.kv.memory.cap import Cap
+from farspan.kv.memory.drivers.cuda import CudaDriver
+from farspan.kv.memory.drivers.driver import Driver
+from farspan.kv.memory.drivers.host import HostDriver
+from farspan.kv.memory.segments import SegmentPool
+from farspan.kv.memory.zero_backed_rows import table_segment_bytes
+
+QUIET_VARIABLE = "FARSPAN_QUIET_S"
+
+# Left to the device beside what a request is admitted for: a neighbour may take memory between the two.
+_HEADROOM = 256 * 2**20
+
+
+class DeviceMemory:
+    """What everything elastic in one process is made of.
+
+    Args:
+        device: As SGLang names it.
+        table_bytes: Of the table of requests.
+        cap_bytes: The most to hold, KV cache and tables together; None for what the device has.
+        arguments: SGLang's, which name the server.
+
+    Attributes:
+        segments: The one pool of physical memory.
+        streams: CUDA streams whose work may touch the memory, beside the current one.
+    """
+
+    def __init__(self, device: str, table_bytes: int, cap_bytes: int | None, arguments: Any) -> None:
+        self.streams: list[Any] = []
+        self.driver, self.wait = self._open_driver(device)
+        # The KV pools grow by a segment a layer, so that theirs is the smallest; the table alone takes larger ones.
+        segment = self.driver.granularity
+        if cap_bytes is None:
+            segment = table_segment_bytes(segment, table_bytes)
+        headroom = _HEADROOM if self.driver.name == "cuda" else 0
+        self.segments = SegmentPool(
+            self.driver,
+            segment,
+            Cap(fixed_bytes=cap_bytes, headroom_bytes=headroom),
+            quiet_s=_quiet_s(),
+            budget=server_budget(arguments, self.driver),
+        )
+
+    def _open_driver(self, device: str) -> tuple[Driver, Callable[[], None]]:
+        """Return the driver of the device SGLang computes on, and what waits for its queued work."""
+        if torch.device(device).type == "cpu":
+            return HostDriver(), lambda: None
+        if torch.device(device).type != "cuda":
+            raise UnsupportedError(
+                f"the plug-in has no elastic memory on the device {device}", "use an NVIDIA GPU or the CPU"
+            )
+        number = torch.cuda.current_device()
+        return CudaDriver(number, partial(self._streams_of, number)), partial(torch.cuda.synchronize, number)
+
+    def _streams_of(self, number: int) -> Sequence[int]:
+        # A forward pass that is queued on a stream of its own still reads what was just freed.
+        return [int(one.cuda_stream) for one in (torch.cuda.current_stream(number), *self.streams)]
+
+
+def _quiet_s() -> float:
+    text = os.environ.get(QUIET_VARIABLE, "10")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise InputError(f"{QUIET_VARIABLE} is {text!r}", "set it to a number of seconds, 0 or more")
+    return seconds

@@ -1,0 +1,278 @@
+"""What of SGLang is hooked so that its KV pools are elastic: sizes, pools, allocators, admission, checks."""
+
+from __future__ import annotations
+
+import logging
+import os
+from importlib import import_module
+from typing import Any
+
+from farspan.errors import InputError, UnsupportedError
+from farspan.integrations.sglang.adapters import SETTINGS, Adapter, option
+from farspan.integrations.sglang.device_memory import DeviceMemory
+from farspan.integrations.sglang.elastic_requests import table_bytes
+from farspan.integrations.sglang.kv_allocators import counting_slots, token_allocator, window_allocator
+from farspan.integrations.sglang.kv_pools import elastic_config, kv_pool_class
+from farspan.integrations.sglang.secured_memory import SecuredMemory
+
+BACKEND = "farspan"
+POOLS_VARIABLE = "FARSPAN_KV_POOLS"
+
+_SRT = "sglang.srt"
+_CONFIGURATOR = f"{_SRT}.mem_cache.kv_cache_configurator.KVCacheConfigurator"
+_ADDER = f"{_SRT}.managers.schedule_policy.PrefillAdder"
+_SCHEDULER = f"{_SRT}.managers.scheduler.Scheduler"
+_STATISTICS = f"{_SRT}.managers.scheduler_components.pool_stats_observer.SchedulerPoolStatsObserver"
+
+logger = logging.getLogger("sglang.farspan")
+
+
+class KVHooks:
+    """The hooks of one process, and the memory its pools are made of.
+
+    Args:
+        adapter: Of the version of SGLang.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+        self._memory: DeviceMemory | None = None
+        self._around = {
+            f"{_CONFIGURATOR}.config_from_budget": self._size_pools,
+            f"{_CONFIGURATOR}._build_hybrid_swa_kv_pool": self._build_pool,
+            f"{_CONFIGURATOR}._build_mha_kv_pool": self._build_pool,
+            f"{_CONFIGURATOR}._build_token_to_kv_pool_allocator": self._build_allocator,
+            f"{_STATISTICS}.get_pool_stats": _count_slots,
+            f"{_ADDER}.add_one_req": _add_request,
+        }
+        self._before = {
+            f"{_SCHEDULER}.get_new_batch_prefill": _before_prefill,
+            f"{_ADDER}.add_chunked_req": _before_chunk,
+            f"{_SRT}.managers.schedule_batch.ScheduleBatch.check_decode_mem": _before_decode,
+        }
+
+    def register(self, hooks: Any) -> None:
+        """Hook what sizes, builds and asks SGLang's KV pools; `hooks` is SGLang's module of hooks."""
+        if not self._adapter.elastic_pools:
+            return
+        for target, hook in self._around.items():
+            hooks.HookRegistry.register(target, hook, hooks.HookType.AROUND)
+        for target, hook in self._before.items():
+            hooks.HookRegistry.register(target, hook, hooks.HookType.BEFORE)
+
+    def memory_for_table(self, configurator: Any, rows: int, width: int) -> DeviceMemory:
+        """Return the memory of the process; when its KV pools are SGLang's own it is for the table alone."""
+        if self._memory is None or not self._wants(configurator.server_args):
+            self._memory = DeviceMemory(
+                configurator.device, table_bytes(rows, width), None, configurator.server_args
+            )
+        return self._memory
+
+    def check_pools(self, context: Any) -> None:
+        """Make sure that a server that is to have elastic pools has them.
+
+        Raises:
+            UnsupportedError: It has others: the model or a mode needs another kind of pool.
+        """
+        if not self._wants(context.server_args):
+            return
+        allocator = context.params.token_to_kv_pool_allocator
+        if not hasattr(allocator, "secured"):
+            raise _refusal(f"KV pools of the kind {type(allocator.get_kvcache()).__name__}")
+        patched = import_module(f"{_SRT}.plugins.hook_registry").HookRegistry._patched
+        missing = [target for target in (*self._around, *self._before) if target not in patched]
+        if missing:
+            raise _refusal(f"an SGLang that did not let it hook {', '.join(missing)}")
+
+    def _size_pools(
+        self, original: Any, configurator: Any, budget_bytes: int, *, cap_tokens: int | None = None
+    ) -> Any:
+        config = original(configurator, budget_bytes, cap_tokens=cap_tokens)
+        if not self._wants(configurator.server_args):
+            return config
+        check_settings(configurator.server_args)
+        _check_pools_possible(configurator)
+        self._memory = DeviceMemory(configurator.device, 0, budget_bytes, configurator.server_args)
+        return elastic_config(configurator, config, budget_bytes, self._memory.segments.segment_bytes)
+
+    def _build_pool(self, original: Any, configurator: Any, *, mha_pool_class: type, **sizes: Any) -> Any:
+        if self._wants(configurator.server_args):
+            if sizes.get("quant_method") is not None:
+                raise _refusal("a quantized KV cache other than FP8")
+            mha_pool_class = kv_pool_class(mha_pool_class, self._sized_memory())
+        return original(configurator, mha_pool_class=mha_pool_class, **sizes)
+
+    def _build_allocator(self, original: Any, configurator: Any, **parts: Any) -> Any:
+        if not self._wants(configurator.server_args):
+            return original(configurator, **parts)
+        pool, sizes = parts["token_to_kv_pool"], parts["sizes"]
+        if parts["token_to_kv_pool_allocator"] is not None:
+            raise _refusal("KV pools of a draft model")
+        dtype, device = configurator.kv_cache_dtype, configurator.device
+        if hasattr(pool, "elastic_pages"):
+            allocator = token_allocator(sizes.max_total_num_tokens, dtype, device, pool)
+        elif hasattr(getattr(pool, "full_kv_pool", None), "elastic_pages"):
+            allocator = window_allocator(
+                sizes.full_max_total_num_tokens, sizes.swa_max_total_num_tokens, dtype, device, pool
+            )
+        else:
+            raise _refusal(f"KV pools of the kind {type(pool).__name__}")
+        share = option(configurator.server_args, "swa_full_tokens_ratio")
+        allocator.secured = SecuredMemory(self._sized_memory(), allocator, share, self._adapter.evict)
+        logger.info(allocator.secured.describe())
+        return allocator
+
+    def _wants(self, arguments: Any) -> bool:
+        return self._adapter.elastic_pools and wants_elastic_pools(arguments)
+
+    def _sized_memory(self) -> DeviceMemory:
+        if self._memory is None:
+            raise _refusal("pools whose sizes were not asked for")
+        return self._memory
+
+
+def wants_elastic_pools(arguments: Any) -> bool:
+    """Return whether the server's KV pools are to be elastic.
+
+    Raises:
+        InputError: The variable that says so has another value than it may have.
+    """
+    if option(arguments, "radix_cache_backend") != BACKEND:
+        return False
+    value = os.environ.get(POOLS_VARIABLE, "elastic")
+    if value not in ("elastic", "sglang"):
+        raise InputError(f"{POOLS_VARIABLE} is {value!r}", "set it to elastic or sglang")
+    return value == "elastic"
+
+
+def check_settings(arguments: Any) -> None:
+    """Refuse what cannot be combined with the plug-in.
+
+    Raises:
+        UnsupportedError: An option has such a value.
+    """
+    for name, (plain, why) in SETTINGS.items():
+        value = option(arguments, name)
+        if value not in plain:
+            raise UnsupportedError(
+                f"--radix-cache-backend {BACKEND} does not work with --{name.replace('_', '-')} {value}: {why}",
+                "start without one of the two",
+            )
+
+
+def _check_pools_possible(configurator: Any) -> None:
+    arguments = configurator.server_args
+    one = {"tp_size": 1, "pp_size": 1, "dp_size": 1, "page_size": 1}
+    for name, only in one.items():
+        value = option(arguments, name)
+        if value not in (None, only):
+            raise _refusal(f"--{name.replace('_', '-')} {value} and elastic KV pools")
+    if option(arguments, "prefill_only_disable_kv_cache"):
+        raise _refusal("--prefill-only-disable-kv-cache")
+    if getattr(configurator, "post_capture_kv_active", False):
+        raise _refusal(
+            "KV pools that are sized after graphs are captured (SGLANG_ENABLE_POST_CAPTURE_KV_SIZING)"
+        )
+    if configurator.is_draft_worker:
+        raise _refusal("KV pools of a draft model")
+
+
+def _refusal(what: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"--radix-cache-backend {BACKEND} does not work with {what}",
+        f"set {POOLS_VARIABLE}=sglang to leave the pools to SGLang, or start without the option",
+    )
+
+
+# --- while it serves ---------------------------------------------------------------------------------------------
+
+
+def _secured_of(owner: Any) -> SecuredMemory | None:
+    return getattr(owner.token_to_kv_pool_allocator, "secured", None)
+
+
+def _count_slots(original: Any, observer: Any) -> Any:
+    if _secured_of(observer) is None:
+        return original(observer)
+    with counting_slots(observer.token_to_kv_pool_allocator):
+        return original(observer)
+
+
+def _before_prefill(scheduler: Any, running_batch: Any) -> None:
+    secured = _secured_of(scheduler)
+    if secured is None:
+        return
+    if not secured.memory.streams and secured.memory.driver.name == "cuda":
+        secured.memory.streams.append(scheduler.forward_stream)
+    if not running_batch.reqs:
+        running_batch.batch_is_full = False  # a neighbour may have what it needs: it is to be asked again
+    if not scheduler.waiting_queue and scheduler.chunked_req is None:
+        secured.relax(runs=bool(running_batch.reqs))
+    secured.watch(scheduler.tree_cache)
+    secured.tick(idle=False)
+    table = scheduler.req_to_token_pool.elastic_table
+    table.reserve(table.row_segments)
+    if scheduler.waiting_queue and not table.affordable():
+        secured.make_room(scheduler.tree_cache, table.row_segments)
+
+
+def tick_when_idle(scheduler: Any) -> None:
+    """Let go of what an idle server does not use."""
+    secured = _secured_of(scheduler)
+    if secured is not None and scheduler.is_fully_idle():
+        secured.watch(scheduler.tree_cache)
+        secured.tick(idle=True)
+
+
+def _add_request(original: Any, adder: Any, req: Any, *rest: Any, **named: Any) -> Any:
+    secured = _secured_of(adder)
+    if secured is None:
+        return original(adder, req, *rest, **named)
+    policy = import_module(f"{_SRT}.managers.schedule_policy")
+    table = adder.tree_cache.req_to_token_pool.elastic_table
+    rows = [one for one in (*adder.can_run_list, req) if one.req_pool_idx is None]
+    if not table.reserve(sum(table.segments_of(table.size_for(one)) for one in rows)):
+        return policy.AddReqResult.NO_TOKEN
+    extend = len(req.full_untruncated_fill_ids) - len(req.prefix_indices)
+    more = min(max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), policy.CLIP_MAX_NEW_TOKENS)
+    tokens = extend + more + 2 * adder.page_size
+    if req.sampling_params.ignore_eos and getattr(adder.tree_cache, "disable", True):
+        tokens += _left_to_generate(adder, req) + 1
+    window = adder._swa_budget_for_req(extend) if adder.is_hybrid_swa else 0
+    with adder._lock_node(req.last_node):
+        secured.secure(
+            adder.tree_cache,
+            int(adder.rem_total_token_offset) + tokens + 1,
+            int(adder.rem_swa_token_offset) + window + 2,
+        )
+    return original(adder, req, *rest, **named)
+
+
+def _left_to_generate(adder: Any, req: Any) -> int:
+    """Return what SGLang keeps free for requests that do not stop early, when nothing is cached."""
+    running = adder.running_batch.reqs if adder.running_batch is not None else []
+    others = [*running, *adder.can_run_list]
+    left = [one.sampling_params.max_new_tokens - len(one.output_ids) for one in (*others, req)]
+    reserve: int = import_module(f"{_SRT}.managers.schedule_policy").IGNORE_EOS_RESERVE_TOKENS
+    return sum(max(0, int(one)) for one in left) + reserve * len(left)
+
+
+def _before_chunk(adder: Any, req: Any) -> None:
+    secured = _secured_of(adder)
+    if secured is None:
+        return
+    rest = len(req.full_untruncated_fill_ids) - len(req.prefix_indices)
+    policy = import_module(f"{_SRT}.managers.schedule_policy")
+    more = min(req.sampling_params.max_new_tokens, policy.CLIP_MAX_NEW_TOKENS)
+    window = adder.rem_chunk_tokens if adder.rem_chunk_tokens is not None else rest
+    secured.secure(
+        adder.tree_cache,
+        int(adder.rem_total_token_offset) + rest + more + 2 * adder.page_size + 1,
+        int(adder.rem_swa_token_offset) + min(window, rest) + 2 * adder.page_size + 2,
+    )
+
+
+def _before_decode(batch: Any, selected_indices: list[int] | None = None) -> None:
+    secured = _secured_of(batch)
+    if secured is not None:
+        secured.decode(batch.tree_cache, batch.new_tokens_required_next_decode(selected_indices))

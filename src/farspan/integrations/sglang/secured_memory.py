@@ -1,0 +1,204 @@
+"""Memory for what SGLang's scheduler is about to admit, before it admits it.
+
+Once a request is admitted an allocation that fails ends the server. So what SGLang asks before it admits, how many
+tokens are available, is answered with tokens that have memory; and before it asks, memory is secured for what it is
+about to ask for: growth first, then what the other kind of layers has cached, and otherwise the request waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from farspan.integrations.sglang.device_memory import DeviceMemory
+from farspan.integrations.sglang.kv_allocators import SlotLedger, ledgers
+from farspan.integrations.sglang.shared_budget import CachedPrefixes
+from farspan.kv.memory.slot_map import SlotMap
+from farspan.sizes import format_bytes
+
+logger = logging.getLogger("sglang.farspan")
+
+_ROUNDS = 16
+# Tokens secured ahead of the step that needs them, so that decoding grows a segment at a time and not under its feet.
+_AHEAD = 1024
+# Seconds between two looks at what may go, and between two lines of the log.
+_TICK_S, _LOG_S = 0.25, 5.0
+
+
+class SecuredMemory:
+    """Secures tokens of the KV pools. Belongs to the scheduler's thread.
+
+    Args:
+        memory: What the pools are made of.
+        allocator: SGLang's, elastic.
+        window_share: Cached window tokens that may be grown for, a full-attention token; beyond it what is cached there
+            makes room first.
+        evict: Evicts (tree, full tokens, window tokens) from SGLang's prefix cache.
+    """
+
+    def __init__(
+        self,
+        memory: DeviceMemory,
+        allocator: Any,
+        window_share: float,
+        evict: Callable[[Any, int, int], None],
+    ) -> None:
+        self.memory = memory
+        self.allocator = allocator
+        self._full, *rest = ledgers(allocator)
+        self._window: SlotLedger | None = rest[0] if rest else None
+        self._map: SlotMap | None = getattr(allocator, "slot_map", None)
+        self._share = window_share
+        self._evict = evict
+        self._next_tick = self._next_log = float("-inf")
+        self._logged = -1
+        self._watched: Any = None
+
+    def secure(self, tree: Any, full: int, window: int) -> None:
+        """Have so many tokens available or evictable, with memory, as far as there is any.
+
+        Args:
+            tree: SGLang's prefix cache, in which what is needed is locked.
+            full: Tokens of full attention, or of the only pool.
+            window: Tokens of the window pool.
+        """
+        if self._window is None:
+            self._full.secure(full)
+            return
+        self._full.pages.keep(full)
+        self._window.secure(max(0, window - int(tree.swa_evictable_size())))
+        self._full.secure(full)
+        if self._window.available < window and self._may_grow_window(window):
+            self._window.secure(window)
+        self._window.pages.keep(min(window, self._window.available))
+        for step in range(_ROUNDS):
+            if not self._exchange(tree, full, window, 2**step):
+                return
+
+    def decode(self, tree: Any, tokens: int) -> None:
+        """Have memory for the next tokens of all running requests."""
+        both = [one for one in (self._full, self._window) if one is not None]
+        if all(one.available >= tokens for one in both):
+            return
+        self.secure(tree, tokens + _AHEAD, tokens + _AHEAD)
+
+    def make_room(self, tree: Any, segments: int) -> None:
+        """Have room for so many segments beside the pools, at the cost of what is cached."""
+        self.relax()
+        pages = self._full.pages
+        for step in range(_ROUNDS):
+            cached = int(tree.full_evictable_size() if self._window is not None else tree.evictable_size())
+            if self.memory.segments.room() >= segments or not cached:
+                return
+            self._evict(tree, min(cached, 2**step * pages.pages_per_segment), 0)
+            self._settle_all()
+
+    def watch(self, tree: Any) -> None:
+        """Let go of what `tree` has cached, when the memory must shrink and nothing else is empty."""
+        if self._watched is tree:
+            return
+        first, self._watched = self._watched is None, tree
+        if not first:
+            return
+
+        def cached() -> tuple[int, int]:
+            if self._window is None:
+                return int(self._watched.evictable_size()), 0
+            return int(self._watched.full_evictable_size()), int(self._watched.swa_evictable_size())
+
+        def evict(full: int, window: int) -> None:
+            self._evict(self._watched, full, window)
+            self._settle_all()
+
+        sizes = [
+            one.pages.segment_layer_bytes / one.pages.pages_per_segment if one is not None else 0.0
+            for one in (self._full, self._window)
+        ]
+        segment = self.memory.segments.segment_bytes
+        self.memory.segments.register_evictor(CachedPrefixes(segment, (sizes[0], sizes[1]), cached, evict))
+
+    def relax(self, runs: bool = True) -> None:
+        """Keep memory only for a few tokens, or for none when nothing runs: nothing waits to be admitted."""
+        for one in (self._full, self._window):
+            if one is not None:
+                one.pages.keep(_AHEAD if runs else 0)
+
+    def tick(self, idle: bool) -> None:
+        """Let go of what nobody used for the quiet time; call it often. With `idle` the log says what is left."""
+        now = self.memory.segments.clock()
+        if idle and now >= self._next_log and self._mapped() != self._logged:
+            self._next_log, self._logged = now + _LOG_S, self._mapped()
+            logger.info(self.describe())
+        if now < self._next_tick:
+            return
+        self._next_tick = now + _TICK_S
+        for one in (self._full, self._window):
+            if one is not None:
+                one.settle()
+                one.pages.tick()
+        if self._map is not None:
+            self._map.uncover(self._full.pages.backed_stop)
+            self._map.tick()
+        self.memory.segments.tick()
+
+    def describe(self) -> str:
+        """Return a line for the log: tokens in use, the memory they have, and the least they could have."""
+        parts = []
+        for name, one in (("full", self._full), ("window", self._window)):
+            if one is not None:
+                pages = one.pages
+                least = -(-pages.used // pages.pages_per_segment) * pages.segment_layer_bytes
+                parts.append(
+                    f"{name} {pages.used - 1:,} of {one.size:,} tokens, {format_bytes(pages.mapped_bytes)} "
+                    f"mapped ({pages.mapped_bytes}), {format_bytes(least)} packed ({least})"
+                )
+        held = self.memory.segments.statistics()
+        return (
+            f"farspan: KV cache: {'; '.join(parts)}; {format_bytes(held.created * held.segment_bytes)} held of "
+            f"{format_bytes(held.cap * held.segment_bytes)}"
+        )
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _may_grow_window(self, window: int) -> bool:
+        assert self._window is not None
+        grown = self._window.pages.mapped_pages + window - self._window.available
+        return grown <= self._share * self._full.pages.mapped_pages
+
+    def _exchange(self, tree: Any, full: int, window: int, segments: int) -> bool:
+        """Evict tokens of one kind for those the other lacks; return whether it is worth another look."""
+        assert self._window is not None
+        full_cached, window_cached = int(tree.full_evictable_size()), int(tree.swa_evictable_size())
+        full_short = full - self._full.available - full_cached
+        window_short = window - self._window.available - window_cached
+        if full_short > 0 and window_short <= 0 and window_cached:
+            count = self._tokens_for(full_short, self._full, self._window, segments)
+            self._evict(tree, 0, min(count, window_cached))
+        elif window_short > 0 and full_short <= 0 and full_cached:
+            count = self._tokens_for(window_short, self._window, self._full, segments)
+            self._evict(tree, min(count, full_cached), 0)
+            self._full.pages.keep(min(full, self._full.available))
+        else:
+            return False
+        self._settle_all()
+        self._window.secure(max(0, window - int(tree.swa_evictable_size())))
+        self._full.secure(full)
+        return True
+
+    def _settle_all(self) -> None:
+        """Wait until what was evicted can move: the pass that runs may still read it."""
+        self.memory.wait()
+        for one in (self._full, self._window):
+            if one is not None:
+                one.settle(wait=True)
+
+    @staticmethod
+    def _tokens_for(short: int, needs: SlotLedger, has: SlotLedger, segments: int) -> int:
+        """Return tokens of `has` that have the memory of `short` tokens of `needs`, in whole segments at least."""
+        per_token = needs.pages.segment_layer_bytes / needs.pages.pages_per_segment
+        other = has.pages.segment_layer_bytes / has.pages.pages_per_segment
+        return max(int(short * per_token / other) + 1, segments * has.pages.pages_per_segment)
+
+    def _mapped(self) -> int:
+        return sum(one.pages.mapped_bytes for one in (self._full, self._window) if one is not None)

@@ -1,0 +1,31 @@
+"""A model whose weights an engine turns into FP8 while it loads them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+from farspan.models.spec import ModelSpec
+from farspan.models.tensors import QuantSpec, WeightPart, WeightTensor
+
+_KEPT = frozenset({WeightPart.EMBEDDING, WeightPart.LM_HEAD, WeightPart.VISION, WeightPart.PROJECTOR})
+
+
+@lru_cache(maxsize=64)
+def with_online_fp8(model: ModelSpec) -> ModelSpec:
+    """The projections of its layers in FP8 with one scale a tensor or channel, everything else as it is.
+
+    vllm layers/quantization/fp8.py: Fp8OnlineLinearMethod; sglang srt/layers/quantization/fp8.py and w8a8_fp8.py, for
+    checkpoints that are not FP8.
+    """
+    fp8 = QuantSpec("fp8", 8, 0, 0)
+    weights = tuple(
+        replace(tensor, quant=fp8 if tensor.quantizable and in_layers(tensor) else tensor.quant)
+        for tensor in model.weights
+    )
+    return replace(model, weights=weights, quantization=fp8)
+
+
+def in_layers(tensor: WeightTensor) -> bool:
+    """Whether a tensor is one of the decoder layers'."""
+    return tensor.part not in _KEPT
