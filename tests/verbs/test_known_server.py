@@ -119,7 +119,7 @@ def test_a_process_that_has_gone_is_not_the_server_at_its_address(
 
 
 def test_names_that_cannot_be_measured(state: StateFolder, record: ServerRecord) -> None:
-    with pytest.raises(NotFoundError, match="no server 'scuot'; there are scout"):
+    with pytest.raises(NotFoundError, match="no server 'scuot'; there is scout"):
         find_known_server("scuot", state)
     state.save(replace(record, failed="it ended"))
     with pytest.raises(InputError, match="did not start: it ended; farspan logs scout"):
@@ -139,3 +139,11 @@ def test_without_a_name_a_failed_one_gives_way(state: StateFolder, record: Serve
     assert farspan.logs().argv == ()
     farspan.stop()
     assert farspan.status().servers == ()
+
+
+def test_the_doctor_reads_a_servers_log_by_its_name(record: ServerRecord) -> None:
+    assert record.name == "scout"
+    report = farspan.doctor("scout")
+    assert report.lines == 1
+    with pytest.raises(InputError, match="the name of a server in farspan status"):
+        farspan.doctor("scouts")

@@ -22,6 +22,7 @@ _CUDNN_DIMS = (64, 128)
 # Shapes that cuDNN has no plan for.
 _refused: set[tuple[int, ...]] = set()
 
+# An output [1, heads, tokens, head_dim] and the log-sum-exp of its scores, float32 [1, heads, tokens].
 Attended = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -64,6 +65,15 @@ def fused_attention(
                 "attention of shape %s is torch's flash kernel: cuDNN's is refused (%s)", shape, problem
             )
     return _flash(q, key, value, causal, scale)
+
+
+def join_attended(part: Attended, other: Attended) -> Attended:
+    """Return two attended parts over disjoint keys as one in float32: each weighed by its share of the whole sum."""
+    (output, logsum), (other_output, other_logsum) = part, other
+    whole = torch.logaddexp(logsum, other_logsum)
+    joined = output.float() * (logsum - whole).exp().unsqueeze(-1)
+    joined.addcmul_(other_output.float(), (other_logsum - whole).exp().unsqueeze(-1))
+    return joined, whole
 
 
 def piece_sizes(q: torch.Tensor, count: int) -> Iterator[int]:

@@ -162,8 +162,9 @@ class LlamaModel:
             for piece in pieces:
                 stop = offset + len(piece.token_ids)
                 piece.sequence.write(index, piece.start, key[offset:stop], value[offset:stop])
+                part, chunk = query[offset:stop], layer.config.chunk
                 outputs.append(
-                    attend(query[offset:stop], piece.sequence, index, piece.start, layer.config.chunk, scale)
+                    attend(part, piece.sequence, index, piece.start, chunk, scale, operations.join)
                 )
                 offset = stop
             return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

@@ -44,7 +44,7 @@ time; 2 the demo could not run."""
 @click.option(
     "--time-limit",
     type=click.FloatRange(min=1),
-    default=180.0,
+    default=110.0,
     show_default=True,
     help="Seconds for everything together.",
 )

@@ -18,6 +18,7 @@ _EPILOG = """\b
 Examples:
   farspan doctor vllm.log
   docker logs scout 2>&1 | farspan doctor -
+  farspan doctor llama-4-scout-vllm
   farspan doctor container:scout
   farspan doctor pod:llm/scout-0 --previous --json
   farspan doctor --url http://localhost:8000
@@ -30,7 +31,7 @@ Exit code: 0 no finding is an error, 1 one is, 2 bad input (no such log, or noth
 
 
 @click.command("doctor", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("source", metavar="[FILE|-|container:NAME|pod:[NAMESPACE/]NAME|pid:N]", default="")
+@click.argument("source", metavar="[FILE|NAME|-|container:NAME|pod:[NAMESPACE/]NAME|pid:N]", default="")
 @click.option("--url", default="", help="A running server to look at: what it does, and what it waits for.")
 @click.option(
     "--live", is_flag=True, help="Look at the running container or pod, too, and not only at its log."

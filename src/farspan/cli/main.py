@@ -35,7 +35,7 @@ VERBS = {
     "import": "Read another tool's result file into a run folder.",
     "kv": "Show and move the memory that servers on one GPU share.",
     "plan": "Say what fits, with which flags, and how long it takes, before anything is launched.",
-    "probe": "Write the recall checkpoint, a tiny Llama 4 that copies back any needle.",
+    "probe": "Write the recall checkpoint, a tiny Llama 4 that copies back any needle; or check a server of it.",
     "prompt": "Build one prompt of exactly N tokens.",
     "prove": "Serve, measure and examine a model on engine after engine, and report.",
     "logs": "Show the log of a server farspan has started.",

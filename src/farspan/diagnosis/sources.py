@@ -47,7 +47,8 @@ def read_source(source: str, *, container: str = "", previous: bool = False) -> 
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"{source} cannot be read ({reason})", "give a log file, -, container:NAME or pod:NAME"
+            f"{source} cannot be read ({reason})",
+            "give a log file, the name of a server in farspan status, -, container:NAME or pod:NAME",
         ) from error
 
 

@@ -166,7 +166,8 @@ class StateFolder:
         if name is None and records:
             raise InputError("there are several servers", f"name one of {known}")
         what = "farspan has started no server" if name is None else f"there is no server {name!r}"
-        raise NotFoundError(what, f"there are {known}" if known else "start one with farspan serve")
+        others = f"{'there are' if ',' in known else 'there is'} {known}"
+        raise NotFoundError(what, others if known else "start one with farspan serve")
 
     def remove(self, name: str) -> None:
         """Forget a server; its log stays."""

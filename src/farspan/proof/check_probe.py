@@ -14,6 +14,7 @@ from farspan.measurement.http.target import ask_server, normalise_url
 from farspan.measurement.options import BenchOptions
 from farspan.measurement.progress import Watcher
 from farspan.measurement.run import run_bench
+from farspan.measurement.runs.result import Result
 from farspan.models.probe import ProbeDesign, write_probe
 from farspan.sizes import format_tokens
 
@@ -161,6 +162,28 @@ def _in_last_chunk(answer: CheckedAnswer, chunk: int) -> bool:
     return answer.depth * answer.context >= last_begins
 
 
+class _Questions(Watcher):
+    """Passes on what becomes of every question, and that there are so many: not that each is a run of its own."""
+
+    def __init__(self, watcher: Watcher, total: int) -> None:
+        self._watcher = watcher
+        self._total = total
+
+    def sending(self, total: int, skipped: int) -> None:  # noqa: ARG002
+        """The first of them leaves."""
+        if self._total:
+            self._watcher.sending(self._total, 0)
+        self._total = 0
+
+    def progress(self, line: str) -> None:
+        """The engine's state."""
+        self._watcher.progress(line)
+
+    def finished(self, result: Result) -> None:
+        """A question is answered."""
+        self._watcher.finished(result)
+
+
 async def run_check(
     url: str,
     *,
@@ -194,7 +217,9 @@ async def run_check(
     with TemporaryDirectory(prefix="farspan-probe-") as scratch:
         tokenizer = write_probe(Path(scratch) / "recall").folder
         folder = run or Path(scratch) / "run"
-        for context, depth in choose_questions(most, chunk):
+        questions = choose_questions(most, chunk)
+        asked = _Questions(watcher or Watcher(), len(questions))
+        for context, depth in questions:
             wanted = BenchOptions(
                 url=server.url,
                 run=folder,
@@ -205,7 +230,7 @@ async def run_check(
                 resume=True,
                 api_key=api_key,
             )
-            outcome = await run_bench(wanted, watcher=watcher)
+            outcome = await run_bench(wanted, watcher=asked)
             (result,) = [one for one in outcome.results if (one.context, one.depth) == (context, depth)]
             unheard = result.status not in (Status.OK, Status.WRONG_ANSWER)
             answers.append(CheckedAnswer(context, depth, None if unheard else result.score, result.error))

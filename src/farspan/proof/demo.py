@@ -69,7 +69,7 @@ class DemoOptions:
     folder: Path
     contexts: tuple[int, ...] | None = None
     depths: tuple[float, ...] = (0.1, 0.9)
-    time_limit_s: float = 180.0
+    time_limit_s: float = 110.0
     ready_limit_s: float = 90.0
 
 

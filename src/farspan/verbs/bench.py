@@ -94,8 +94,11 @@ async def bench_async(
     if options.get("resume") and _says_nothing(url, engines, options):
         wanted, engines = _read_resumed(options)
     elif (url is None) == (engines is None):
-        said = "no server is named" if url is None else "--url and --engines both name servers"
-        raise InputError(said, "give either --url or --engines")
+        if url is None:
+            raise InputError(
+                "no server is named", "give its address, its name in farspan status, or --engines"
+            )
+        raise InputError("--url and --engines both name servers", "give either --url or --engines")
     else:
         wanted = bench_options(url or next(iter((engines or {}).values()), ""), **options)
     known = KnownServers(watcher)

@@ -17,7 +17,7 @@ def demo(
     *,
     contexts: Sequence[str | int] | None = None,
     depths: Sequence[float] = (0.1, 0.9),
-    time_limit: float = 180.0,
+    time_limit: float = 110.0,
     watcher: Watcher | None = None,
 ) -> DemoOutcome:
     """Serve the recall checkpoint on the built-in engine, measure it, check its answers, and write a report.

@@ -36,8 +36,9 @@ def doctor(
     """Read a server's log, or look at a running one, and say what happened, why, and what to change.
 
     Args:
-        source: A file, "-" for standard input, "container:NAME", "pod:[NAMESPACE/]NAME", or the log's bytes in
-            pieces. "pid:N", and a container or pod with `live`, are looked at as they run.
+        source: A file, the name of a server that farspan started, "-" for standard input, "container:NAME",
+            "pod:[NAMESPACE/]NAME", or the log's bytes in pieces. "pid:N", and a container or pod with `live`, are
+            looked at as they run.
         url: Where a running server answers, to be looked at.
         live: Look at the running container or pod, beside its log.
         seconds: How long to watch a running server.
@@ -65,7 +66,8 @@ def doctor(
             return seen
     elif not source:
         raise InputError(
-            "there is nothing to look at", "give a log, container:NAME, pod:NAME, pid:N, or --url URL"
+            "there is nothing to look at",
+            "give a log, a server's name, container:NAME, pod:NAME, pid:N, or --url",
         )
     report = _read(source, hints, container=container, previous=previous, bundle=bundle)
     if seen is None:
@@ -79,6 +81,16 @@ def doctor(
     )
 
 
+def _read_server(name: str) -> Iterable[bytes] | None:
+    """Read the log of a server that farspan has started; None where the name is not one's."""
+    from farspan.launch.server_records import StateFolder
+    from farspan.verbs.logs import logs
+
+    if Path(name).exists() or name not in {record.name for record in StateFolder().records()}:
+        return None
+    return logs(name).pieces()
+
+
 def _read(
     source: str | Path | Iterable[bytes],
     hints: Hints,
@@ -88,7 +100,7 @@ def _read(
     bundle: str | Path | None,
 ) -> Report:
     pieces = (
-        read_source(str(source), container=container, previous=previous)
+        _read_server(str(source)) or read_source(str(source), container=container, previous=previous)
         if isinstance(source, str | Path)
         else source
     )

@@ -74,6 +74,8 @@ def main(folder: Path) -> None:
             table = torch.zeros(2, 600, dtype=torch.int32)
             view = PageView(table, slots, slots, 16, 8192 if rope else None)
             run.attend_pages(query, slots, view, store)
+    part = (torch.zeros(1, 1, 10, DIM, dtype=torch.bfloat16), torch.zeros(1, 1, 10))
+    run.join(run.join(part, part), part)
     gate_up = torch.empty(EXPERTS + 1, 2 * WIDTH, HIDDEN, dtype=torch.bfloat16)
     down = torch.empty(EXPERTS + 1, HIDDEN, WIDTH, dtype=torch.bfloat16)
     run.few_experts(hidden, torch.zeros(2, EXPERTS, dtype=torch.bfloat16), gate_up, down, 1)

@@ -28,6 +28,7 @@ def test_every_kernel_compiles_for_hopper(probe_folder: Path, tmp_path: Path) ->
         "experts_down",
         "experts_up",
         "heads",
+        "join",
         "route",
         "silu_mul",
         "sum_rows",

@@ -104,6 +104,24 @@ def test_write_heads(config: LlamaConfig, dtype: torch.dtype, fp8: bool, rope: b
         assert not one[untouched].any(), "a token that is not there was written"
 
 
+@pytest.mark.parametrize("folded", [False, True])
+def test_join(config: LlamaConfig, dtype: torch.dtype, folded: bool) -> None:
+    """Parts lie as attention leaves them: [tokens, heads, channels] seen by head, or folded into one head."""
+    torch_ones, triton_ones = Operations(config, CPU), TritonOperations(config, CPU)
+    parts = []
+    for seed in range(3):
+        output = random(37, 6, 24, dtype=dtype, seed=seed).transpose(0, 1).unsqueeze(0)
+        logsum = random(1, 6, 37, seed=seed) * 4
+        if folded:
+            output = random(1, 1, 37 * 6, 24, dtype=dtype, seed=seed)
+            logsum = random(1, 37, 6, seed=seed).view(1, 1, 37 * 6) * 4
+        parts.append((output, logsum))
+    expected = torch_ones.join(torch_ones.join(parts[0], parts[1]), parts[2])
+    actual = triton_ones.join(triton_ones.join(parts[0], parts[1]), parts[2])
+    for one, other in zip(actual, expected, strict=True):
+        close(one, other, torch.float32)
+
+
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("chunk", [None, 64])
 @pytest.mark.parametrize(

@@ -639,3 +639,42 @@ def test_weights_quantized_while_loading() -> None:
     # A loader that is not mirrored is refused beside it too.
     with pytest.raises(InputError, match="--load-format gguf"):
         plan_sglang(asked.with_flags({"--quantization": "fp8", "--load-format": "gguf"}))
+
+
+@pytest.mark.parametrize("version", ["0.5.6.post2", "0.5.16", "0.5.23"])
+@pytest.mark.parametrize(
+    ("tp", "modules", "seen"),
+    [
+        # LoRAMemoryPool.init_buffers of these versions on torch's meta device: 8 adapters of rank 64, Llama 3.1 8B.
+        (1, "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj", 2_684_354_560),
+        (1, "q_proj v_proj o_proj", 872_415_232),
+        (4, "qkv_proj o_proj gate_up_proj down_proj", 1_375_731_712),
+        (4, "qkv_proj,o_proj", 620_756_992),
+    ],
+)
+def test_buffers_of_lora_are_as_sglang_makes_them(version: str, tp: int, modules: str, seen: int) -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), tp, tp, 32_000, engine_version=version)
+    flags: dict[str, str | None] = {
+        "--enable-lora": None, "--max-lora-rank": "64", "--lora-target-modules": modules
+    }  # fmt: skip
+    alone, adapted = plan_sglang(asked), plan_sglang(asked.with_flags(flags))
+    assert adapted.ledger["LoRA buffers"].bytes == seen
+    # The buffers are made before the pool is sized, and prefill is captured beside them since 0.5.17.
+    assert adapted.capacity_tokens < alone.capacity_tokens
+    captured = "CUDA graphs: prefill" in adapted.ledger
+    assert captured is (version == "0.5.23")
+
+
+def test_lora_that_is_left_to_the_adapters_is_refused() -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), 1, 1, 32_000, engine_version="0.5.16")
+    for flags in (
+        {"--enable-lora": None},
+        {"--lora-paths": "a=/adapters/a"},
+        {"--enable-lora": None, "--max-lora-rank": "64", "--lora-target-modules": "all"},
+    ):
+        with pytest.raises(InputError, match="planned by --max-lora-rank and --lora-target-modules"):
+            plan_sglang(asked.with_flags(flags))
+    with pytest.raises(InputError, match="not for Llama4ForConditionalGeneration"):
+        plan("0.5.16", flags={"--enable-lora": None})

@@ -108,6 +108,14 @@ def _checks(config: LlamaConfig, dtype: torch.dtype, device: torch.device) -> It
             return run.heads(qkv, run.places(positions), rope)
 
         yield _Check("heads", heads_of, tolerance)
+    parts = random(2, _TOKENS, heads, dim).transpose(1, 2).unsqueeze(1)
+    logsums = random(2, 1, heads, _TOKENS).float() * 3
+
+    def join(run: Operations) -> Tensors:
+        first = run.join((parts[0].clone(), logsums[0]), (parts[1], logsums[1]))
+        return run.join((first[0].clone(), first[1]), (parts[1], logsums[1]))
+
+    yield _Check("join", join, tolerance)
     pages = 8
     table = torch.randperm(pages, device=device, generator=generator).int().repeat(_TOKENS, 1)
     rows, first_page = integers(0, 1, 2), integers(0, 0, 0)

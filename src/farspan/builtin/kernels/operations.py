@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from farspan.builtin.attention import attend_runs
+from farspan.builtin.fused_attention import Attended, join_attended
 from farspan.builtin.model_config import LlamaConfig
 from farspan.builtin.rope import inverse_frequencies, rotate, rotation
 from farspan.kv.formats import LayerStore
@@ -117,6 +118,10 @@ class Operations:
         there = slots >= 0
         store.scatter(slots[there], key[there], value[there])
         return query
+
+    def join(self, part: Attended, other: Attended) -> Attended:
+        """See `join_attended`; the first part may be overwritten."""
+        return join_attended(part, other)
 
     def attend_pages(
         self, query: torch.Tensor, positions: torch.Tensor, view: PageView, store: LayerStore

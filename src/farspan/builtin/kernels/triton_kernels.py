@@ -239,6 +239,47 @@ def attend_join(partial, logsums, output, DIM: tl.constexpr, SPLITS: tl.constexp
 
 
 @triton.jit
+def join(
+    output,
+    logsum,
+    other,
+    other_logsum,
+    joined,
+    whole,
+    tokens,
+    output_head,
+    output_token,
+    logsum_head,
+    logsum_token,
+    other_head,
+    other_token,
+    other_logsum_head,
+    other_logsum_token,
+    DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """One program a head and block of tokens; what is joined lies as the output does."""
+    head = tl.program_id(1).to(tl.int64)
+    token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    channel = tl.arange(0, BLOCK)
+    inside = token < tokens
+    both = inside[:, None] & (channel < DIM)[None, :]
+    one = tl.load(logsum + head * logsum_head + token * logsum_token, mask=inside, other=0.0)
+    two = tl.load(
+        other_logsum + head * other_logsum_head + token * other_logsum_token, mask=inside, other=0.0
+    )
+    largest = tl.maximum(one, two)
+    total = largest + tl.log(tl.exp(one - largest) + tl.exp(two - largest))
+    place = head * output_head + token[:, None] * output_token + channel[None, :]
+    a = tl.load(output + place, mask=both, other=0.0).to(tl.float32) * tl.exp(one - total)[:, None]
+    place_other = head * other_head + token[:, None] * other_token + channel[None, :]
+    b = tl.load(other + place_other, mask=both, other=0.0).to(tl.float32) * tl.exp(two - total)[:, None]
+    tl.store(joined + place, a + b, mask=both)
+    tl.store(whole + head * tokens + token, total, mask=inside)
+
+
+@triton.jit
 def route(logits, experts, scores, EXPERTS: tl.constexpr, BLOCK: tl.constexpr, TOP: tl.constexpr):
     """One program a token; behind its experts stands the shared one, with a score of one."""
     token = tl.program_id(0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from farspan.builtin.fused_attention import Attended
 from farspan.builtin.kernels import triton_kernels as kernels
 from farspan.builtin.kernels.operations import Operations, PageView, Places
 from farspan.builtin.model_config import LlamaConfig
@@ -118,6 +119,27 @@ class TritonOperations(Operations):
             FP8=scales is not None,
             num_warps=1,
         )
+
+    def join(self, part: Attended, other: Attended) -> Attended:
+        """See `Operations.join`."""
+        (output, logsum), (other_output, other_logsum) = part, other
+        _, heads, tokens, dim = output.shape
+        joined = output if output.dtype == torch.float32 else torch.empty_like(output, dtype=torch.float32)
+        if joined.stride() != output.stride() or joined.stride(3) != 1 or other_output.stride(3) != 1:
+            return super().join(part, other)
+        whole = torch.empty(1, heads, tokens, dtype=torch.float32, device=output.device)
+        rows = 32
+        _launch(
+            kernels.join,
+            (-(-tokens // rows), heads),
+            *(output, logsum, other_output, other_logsum, joined, whole, tokens),
+            *(output.stride(1), output.stride(2), logsum.stride(1), logsum.stride(2)),
+            *(other_output.stride(1), other_output.stride(2), other_logsum.stride(1), other_logsum.stride(2)),
+            DIM=dim,
+            BLOCK=_power_above(dim),
+            ROWS=rows,
+        )
+        return joined, whole
 
     def attend_pages(
         self, query: torch.Tensor, positions: torch.Tensor, view: PageView, store: LayerStore

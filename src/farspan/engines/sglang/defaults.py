@@ -319,6 +319,8 @@ def _captures_prefill(given: SglangFlags, model: ModelSpec, gpu: Gpu, rules: Sgl
         return False
     if given.attention_groups > 1 or given.pipeline_stages > 1 or given.context_ranks > 1:
         return False
+    if given.adapters is not None and not rules.prefill_graphs_with_lora:
+        return False
     if rules.prefill_graphs_compiled and (
         given.deterministic or given.hicache or given.cpu_offload_bytes or gpu.capability == (0, 0)
     ):

@@ -15,7 +15,6 @@ _OFF = ("0", "1", "null", "none", "{}", "false")  # values with which a size or 
 _CONTEXT_PARALLEL = "prefill context parallelism"
 _SYMMETRIC = "symmetric-memory buffers"
 _LAYERS = "layers shared out in another way"
-_LORA = "LoRA adapters"
 _STATES = "recurrent states kept in another way"
 _KTRANSFORMERS = "experts on the CPU"
 # Each changes the arithmetic in ways that are not mirrored: planning on would give a wrong answer. Every other flag of
@@ -65,9 +64,7 @@ NOT_MIRRORED = {
     "--enable-paged-experts": "experts paged in and out",
     "--ple-offload-embedding": "embeddings kept in RAM",
     "--prefill-only-disable-kv-cache": "serving without a KV cache",
-    "--enable-lora": _LORA,
-    "--lora-paths": _LORA,
-    "--uno-lora-path": _LORA,
+    "--uno-lora-path": "LoRA adapters of another kind",
     "--torchao-config": "weights quantized while loading",
     "--modelopt-quant": "weights quantized while loading",
     "--quantize-and-serve": "weights quantized while loading",

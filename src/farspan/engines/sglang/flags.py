@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from farspan.engines.sglang.adapters import AdapterPool, read_adapters
 from farspan.engines.sglang.flag_checks import check_flags
 from farspan.engines.sglang.versions import SglangRules
 from farspan.errors import InputError, UnsupportedError
@@ -46,7 +47,8 @@ class HicacheFlags(NamedTuple):
 class SglangFlags(NamedTuple):
     """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit;
     `cpu_offload_bytes` of weights stay in the machine's memory, for each GPU; `attention_groups` of ranks each have a
-    KV cache of their own (data-parallel attention); `context_ranks` share the tokens of a cache out between them."""
+    KV cache of their own (data-parallel attention); `context_ranks` share the tokens of a cache out between them;
+    `adapters` is what is asked of LoRA."""
 
     context_length: int | None
     kv_dtype: KvDtype
@@ -78,6 +80,7 @@ class SglangFlags(NamedTuple):
     pipeline_stages: int
     attention_groups: int
     context_ranks: int
+    adapters: AdapterPool | None
 
     @property
     def requests_per_group(self) -> int | None:
@@ -159,6 +162,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
         pipeline_stages=request.int_flag(1, *PIPELINE),
         attention_groups=attention_groups(request),
         context_ranks=_context_ranks(request),
+        adapters=read_adapters(request),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from farspan.engines.sglang.adapters import adapter_bytes
 from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.elastic import idle_table_bytes
 from farspan.engines.sglang.pool import PoolSizes, pool_bytes
@@ -142,6 +143,7 @@ def fixed_bytes(config: SglangConfig, load: LoadSizes, sizes: PoolSizes, availab
     return (
         load.context
         + load.weights_bytes
+        + lora_bytes(config)
         + load.remainder
         + sizes.state_bytes
         + (int(available) if config.has_elastic_pools else pools)
@@ -174,6 +176,11 @@ def captured_bytes(config: SglangConfig, batch: int) -> int:
     memory = memory_of(config.calibration)
     share = 1.0 if memory is None else memory.graphs_share
     return int(GRAPH_MIB_PER_BATCH * batch * 2**20 * share)
+
+
+def lora_bytes(config: SglangConfig) -> int:
+    """Bytes of the buffers that LoRA adapters are copied into."""
+    return adapter_bytes(config.model, config.given.adapters, config.attention_tp)
 
 
 def full_pool_bytes(config: SglangConfig, sizes: PoolSizes) -> int:

@@ -19,6 +19,7 @@ from farspan.engines.sglang.footprint import (
     full_pool_bytes,
     grows_on_hopper,
     load_remainder,
+    lora_bytes,
     prefill_bytes,
     prefill_graph_bytes,
     returned_bytes,
@@ -105,6 +106,17 @@ def _pool_lines(state: SglangState) -> Iterator[Allocation]:
     rules, layout, sizes = state.config.rules, state.config.layout, state.memory.sizes
     source = f"sglang {rules.version} {rules.pool_source}"
     page, context = state.config.resolved.page_size, state.context_length
+    adapters = state.config.given.adapters
+    if adapters is not None:
+        yield Allocation(
+            "LoRA buffers",
+            lora_bytes(state.config),
+            LedgerPhase.POOL,
+            "--max-loras-per-batch x --max-lora-rank",
+            f"{adapters.slots} adapters of rank {adapters.rank} in {', '.join(sorted(adapters.projections))}",
+            f"sglang {rules.version} srt/lora/mem_pool.py: LoRAMemoryPool.init_buffers",
+            Basis.MIRRORED,
+        )
     if state.config.elastic is not None:
         yield from _elastic_lines(state)
         if state.config.elastic.pools:

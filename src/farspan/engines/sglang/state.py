@@ -14,6 +14,7 @@ from farspan.engines.sglang.footprint import (
     context_bytes,
     fixed_bytes,
     load_sizes,
+    lora_bytes,
     prefill_bytes,
     returned_bytes,
     table_bytes,
@@ -213,7 +214,7 @@ def _kv_bytes(config: SglangConfig, load: LoadSizes, available_kv_bytes: int | N
         return float(available_kv_bytes)
     slack = load.free_before * (1 - config.resolved.mem_fraction_static)
     reserve = config.rules.multimodal_reserve_bytes if config.resolved.multimodal else 0
-    return load.free_after - slack - reserve
+    return load.free_after - lora_bytes(config) - slack - reserve
 
 
 def _split_settings(config: SglangConfig, context_length: int) -> SplitSettings:

@@ -68,6 +68,7 @@ class SglangRules(ValueHash):
         prefill_graphs: Whether prefill is captured too, by default.
         prefill_graphs_compiled: Whether it is compiled piece by piece, which fewer kinds of server allow.
         prefill_graphs_with_mla: Whether it is captured for MLA too.
+        prefill_graphs_with_lora: Whether it is captured beside LoRA adapters too.
         newest_api: Whether flags are named as 0.5.14 and later name them (`--cuda-graph-max-bs-decode`).
         fa3_for_all: Whether FA3 is the default of every model on Hopper.
         trtllm_on_sm120: Whether TRT-LLM's kernels are the default on consumer Blackwell too.
@@ -113,6 +114,7 @@ class SglangRules(ValueHash):
     prefill_graphs: bool
     prefill_graphs_compiled: bool
     prefill_graphs_with_mla: bool
+    prefill_graphs_with_lora: bool
     newest_api: bool
     fa3_for_all: bool
     trtllm_on_sm120: bool
@@ -180,6 +182,7 @@ def rules_of(version: str) -> SglangRules:
         prefill_graphs=since("0.5.10"),
         prefill_graphs_compiled=not since("0.5.14"),
         prefill_graphs_with_mla=since("0.5.17") or not since("0.5.14"),
+        prefill_graphs_with_lora=since("0.5.17"),
         newest_api=since("0.5.14"),
         fa3_for_all=since("0.5.8"),
         trtllm_on_sm120=not since("0.5.7"),

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from farspan.engines.vllm.known_flags import check_flag_names
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError, UnsupportedError
-from farspan.models.spec import AttentionKind, LayerSpec, ModelSpec
+from farspan.models.lora import adapter_values
+from farspan.models.spec import AttentionKind, ModelSpec
 from farspan.models.tensors import DTYPE_BYTES
 from farspan.planner.request import PlanRequest
 from farspan.planner.versions import version_key
@@ -117,20 +118,13 @@ def adapter_bytes(model: ModelSpec, adapters: Adapters | None, tp: int) -> int:
     if adapters is None:
         return 0
     width = DTYPE_BYTES[adapters.dtype] if adapters.dtype else model.dtype_bytes
-    values = sum(_layer_values(layer, model.hidden_size, adapters, tp) for layer in model.layers)
+    hidden, rank = model.hidden_size, adapters.rank
+    read_rank, written = (rank // tp, hidden // tp) if adapters.sharded else (rank, hidden)
+    values = sum(
+        sum(adapter_values(layer, hidden, rank, tp, read_rank=read_rank, written=written))
+        for layer in model.layers
+    )
     if _CLASSES[model.architecture]:
         # Whole on every rank: the embedding's, and the output head's.
-        values += 2 * adapters.rank * (model.vocab_size + model.hidden_size)
+        values += 2 * rank * (model.vocab_size + hidden)
     return adapters.slots * values * width
-
-
-def _layer_values(layer: LayerSpec, hidden: int, adapters: Adapters, tp: int) -> int:
-    """Values of one adapter in one layer: queries, keys and values, output, gate and up, down."""
-    rank = adapters.rank
-    own = rank // tp if adapters.sharded else rank  # of what a column-parallel projection reads
-    written = hidden // tp if adapters.sharded else hidden  # of what a row-parallel projection writes
-    heads, mlp = layer.num_heads // tp * layer.head_dim, layer.intermediate_size // tp
-    keys = layer.kv_heads_per_rank(tp) * (layer.head_dim + layer.value_head_dim)
-    columns = own * hidden * (3 + 2) + rank * (heads + keys + 2 * mlp)
-    rows = rank * (heads + mlp) + 2 * rank * written
-    return columns + rows

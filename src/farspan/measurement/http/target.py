@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -124,7 +125,7 @@ async def ask_server(url: str, *, model: str | None = None, api_key: str | None 
                 "check --url: this is no model server",
             ) from error
         except (aiohttp.ClientError, OSError) as error:
-            reason = " ".join(str(error).split())
+            reason = _describe(error)
             raise NetworkError(
                 f"no server answers at {url} ({reason})", "start it, or pass its address with --url"
             ) from error
@@ -206,6 +207,15 @@ def check_lengths(server: ServerInfo, contexts: tuple[int, ...], output_tokens: 
 
 class _OversizedError(ValueError):
     """A server says far more of itself than there is to say."""
+
+
+def _describe(error: Exception) -> str:
+    """Say why no connection came about: what the system says of it, where it says something."""
+    cause = getattr(error, "os_error", error)
+    number = getattr(cause, "errno", None)
+    # A name that is not found has a number of its own kind, below 0.
+    words = os.strerror(number) if isinstance(number, int) and number > 0 else str(cause)
+    return " ".join(words.split())
 
 
 async def _get(session: aiohttp.ClientSession, address: str) -> tuple[int, bytes]:

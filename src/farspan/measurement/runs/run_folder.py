@@ -113,9 +113,8 @@ def load_info(folder: Path) -> RunInfo:
     """
     path = folder / INFO_FILE
     if not path.is_file():
-        raise InputError(
-            f"{folder} is not a run: it holds no {INFO_FILE}", "name a folder that farspan bench wrote"
-        )
+        why = f"is not a run: it holds no {INFO_FILE}" if folder.exists() else "does not exist"
+        raise InputError(f"{folder} {why}", "name a folder that farspan bench wrote")
     try:
         document = orjson.loads(path.read_bytes())
         if document["format"] != FORMAT:
