@@ -283,6 +283,18 @@ def test_a_killed_server_leaves_no_process(probe_folder: Path) -> None:
     assert not alive
 
 
+def test_bodies_that_are_refused_start_no_process(url: str) -> None:
+    """A process is a second's work: what a client gets wrong must not cost the server one."""
+    assert post(url, "/tokenize", {"prompt": "user"}).status_code == 200
+    me = psutil.Process()
+    (server,) = [child for child in me.children() if any(part in child.cmdline() for part in LIMITS[4:])]
+    before = {child.pid for child in server.children()}
+    for body in ({"prompt": 5}, {"n": 2, "prompt": [1]}, {"prompt": [10**9]}, {"x": 1}):
+        assert post(url, "/v1/completions", body).status_code == 400
+    assert httpx.post(f"{url}/v1/completions", content=b"{").status_code == 400
+    assert {child.pid for child in server.children()} == before
+
+
 def test_a_text_process_that_dies_ends_its_request_alone(url: str) -> None:
     assert post(url, "/tokenize", {"prompt": "user"}).status_code == 200
     me = psutil.Process()

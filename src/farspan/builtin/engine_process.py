@@ -6,7 +6,6 @@ an interpreter of its own, so that the server answers whatever the engine does.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import signal
 import socket
@@ -23,12 +22,10 @@ from farspan.kv.memory.budget.settings import BudgetSettings
 if TYPE_CHECKING:
     from farspan.builtin.engine import InferenceEngine
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
     """Load an engine and run it until the server closes the socket."""
-    _end_with_the_server()
+    _leave_signals_to_the_server()  # whose end is ours, however it comes
     channel = EngineChannel(socket.socket(fileno=int(sys.argv[1])))
     asked = channel.receive()
     if asked is None:
@@ -90,10 +87,7 @@ def _kv_options(asked: dict[str, Any]) -> KVOptions:
     return KVOptions(**{**asked, "budget": None if budget is None else BudgetSettings(**budget)})
 
 
-def _end_with_the_server() -> None:
-    """Leave signals to the server, whose end is ours, however it comes."""
-    if hasattr(ctypes.CDLL(None), "prctl"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _leave_signals_to_the_server() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 

@@ -5,9 +5,13 @@ Needs no torch, and shares no interpreter with the engine: a step that holds one
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
@@ -17,7 +21,24 @@ from farspan.builtin.gate import environment_without_key
 from farspan.errors import FarspanError
 
 ENGINE_COMMAND: tuple[str, ...] = (sys.executable, "-m", "farspan.builtin.engine_process")
+_PR_SET_PDEATHSIG = 1
 _END_S = 5.0
+
+
+def _end_with(server: int) -> Callable[[], None]:
+    """Return what the kernel is told between fork and exec: kill this process when the server dies, however it does.
+
+    Said any later, a server that is killed while Python starts would leave a process that loads a model for nobody.
+    """
+    libc = ctypes.CDLL(None)
+
+    def prepare() -> None:
+        if hasattr(libc, "prctl"):
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != server:  # it died before the line above
+            os._exit(1)
+
+    return prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +79,7 @@ class EngineProcess:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                preexec_fn=_end_with(os.getpid()),
                 env=environment_without_key(),
             )
         self._channel = EngineChannel(self.connection)

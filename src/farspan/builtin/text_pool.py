@@ -131,11 +131,15 @@ class TextPool:
             except BaseException:
                 self._end(worker)
                 raise
-            if body.size > _RETIRED_AFTER_BYTES:
+            header, content = _open_reply(reply)
+            # A text that is refused is no fault of the process, which goes on; it takes a second to start one.
+            if body.size > _RETIRED_AFTER_BYTES or header["status"] not in (200, 400):
                 self._end(worker)
             else:
                 self._idle.append(worker)
-            return reply
+            if header["status"] != 200:
+                raise TextFailedError(header["status"], header["type"], header["message"])
+            return ReadText(header["fields"], reply, content)
 
     def _end(self, worker: _TextWorker) -> None:
         """End a process; the memory it had may take a while to be taken down, which is waited for in a thread."""
@@ -166,7 +170,12 @@ class _TextWorker:
                 env=environment_without_key(),
             )
 
-    async def ask(self, job: TextJob, body: ReceivedBody) -> ReadText:
+    async def ask(self, job: TextJob, body: ReceivedBody) -> mmap.mmap:
+        """Return the reply file's content.
+
+        Raises:
+            TextFailedError: The process died.
+        """
         reply = os.memfd_create("farspan-reply", os.MFD_CLOEXEC)
         try:
             try:
@@ -180,7 +189,7 @@ class _TextWorker:
                 raise TextFailedError(
                     500, "internal_error", "the process that read the text died", "look at the server's log"
                 )
-            return _read(reply)
+            return mmap.mmap(reply, 0, prot=mmap.PROT_READ)
         finally:
             os.close(reply)
 
@@ -200,10 +209,7 @@ def _too_long() -> TextFailedError:
     return TextFailedError(500, "internal_error", "the text took too long to read")
 
 
-def _read(reply: int) -> ReadText:
-    content = mmap.mmap(reply, 0, prot=mmap.PROT_READ)
-    length = int.from_bytes(content[:8], "little")
-    header = orjson.loads(content[8 : 8 + length])
-    if header["status"] != 200:
-        raise TextFailedError(header["status"], header["type"], header["message"])
-    return ReadText(header["fields"], content, 8 + length)
+def _open_reply(reply: mmap.mmap) -> tuple[dict[str, Any], int]:
+    """Return a reply's header, and where its payload begins."""
+    length = int.from_bytes(reply[:8], "little")
+    return orjson.loads(reply[8 : 8 + length]), 8 + length
