@@ -346,7 +346,7 @@ class ReturningMachine(RefusingMachine):
 TestRefusals = RefusingMachine.TestCase
 TestRefusals.settings = settings(max_examples=60, stateful_step_count=40)
 TestReturning = ReturningMachine.TestCase
-TestReturning.settings = settings(max_examples=60, stateful_step_count=6)
+TestReturning.settings = settings(max_examples=90, stateful_step_count=6)
 
 
 def test_what_is_read_before_it_is_written_is_found() -> None:
