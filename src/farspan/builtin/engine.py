@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from farspan.builtin.decode_step import Capture, CudaGraphs, DecodeInput, DecodeStep
+from farspan.builtin.kernels.trial import device_answers
 from farspan.builtin.model import LlamaModel, Piece
 from farspan.builtin.sampling import sample
 from farspan.builtin.scheduler import FinishReason, Request, Scheduler, Work
@@ -203,7 +204,7 @@ class InferenceEngine:
         """Compute one step and return the tokens it produced.
 
         A failure ends the request it belongs to and no other, whether it comes while a request is admitted, computed or
-        sampled.
+        sampled. Only a GPU that answers no more ends the engine: what this raises then is for whoever runs it.
         """
         self.tick()
         outputs = self._compute(self._scheduler.schedule())
@@ -217,7 +218,11 @@ class InferenceEngine:
             return []
         try:
             logits, likeliest = self._forward(step)
-        except Exception as error:  # noqa: BLE001 whatever it is, it is that one's
+        except Exception as error:
+            if not device_answers(self.model.device):
+                # Nothing is computed in this process any more, whoever asks: the server ends, and says why.
+                _LOG.critical("the GPU answers no more: restart the server (%s)", error)
+                raise
             if len(step) == 1:
                 _LOG.exception("request %s failed", step[0].request.request_id)
                 self._scheduler.fail(step[0].request, error)
