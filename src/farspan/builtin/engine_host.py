@@ -7,7 +7,7 @@ import numpy as np
 from farspan.builtin.engine import InferenceEngine
 from farspan.builtin.engine_channel import EngineChannel, Message, pack_error
 from farspan.builtin.engine_metrics import EngineMetrics
-from farspan.builtin.runner import EngineRunner, Failed, Generated
+from farspan.builtin.runner import EngineRunner, Failed, StepToken
 from farspan.builtin.sampling_params import SamplingParams
 from farspan.builtin.scheduler import Request
 from farspan.errors import FarspanError
@@ -84,11 +84,11 @@ class EngineHost:
         self._channel.send({"accepted": request_id})  # before its first token can be
         self._runner.begin(request)
 
-    def _deliver(self, brought: list[Generated | Failed]) -> None:
+    def _deliver(self, brought: list[StepToken | Failed]) -> None:
         if brought:
             failed = [
                 [item.request_id, pack_error(item.error)] for item in brought if isinstance(item, Failed)
             ]
             self._channel.send(
-                {"tokens": [tuple(item) for item in brought if isinstance(item, Generated)], "failed": failed}
+                {"tokens": [tuple(item) for item in brought if isinstance(item, StepToken)], "failed": failed}
             )

@@ -21,7 +21,7 @@ _LONGEST_ERROR = 500  # characters: torch adds the C++ stack to some
 _NO_ROOM_POLL_S = 0.02
 
 
-class Generated(NamedTuple):
+class StepToken(NamedTuple):
     """One token of an answer, with what the server's usage report needs."""
 
     request_id: str
@@ -38,7 +38,7 @@ class Failed(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class _InFlight:
+class _BegunRequest:
     """A request in flight and the times its metrics need."""
 
     request: Request
@@ -64,7 +64,7 @@ class EngineRunner:
         self,
         engine: InferenceEngine,
         metrics: EngineMetrics,
-        deliver: Callable[[list[Generated | Failed]], None],
+        deliver: Callable[[list[StepToken | Failed]], None],
         ended: Callable[[], None],
     ) -> None:
         self._engine = engine
@@ -73,7 +73,7 @@ class EngineRunner:
         self._say_ended = ended
         metrics.watch_kv(engine.statistics)
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._in_flight: dict[str, _InFlight] = {}
+        self._in_flight: dict[str, _BegunRequest] = {}
         self._thread = threading.Thread(target=self._run, name="farspan-engine", daemon=True)
         self.failed = False
         self._stepped = False  # whether a step was taken since commands were last waited for
@@ -99,7 +99,7 @@ class EngineRunner:
     def begin(self, request: Request) -> None:
         """Queue a request that `check` has passed; its tokens, or its failure, are delivered."""
         now = time.monotonic()
-        self._commands.put(lambda: self._begin(_InFlight(request, arrived=now, last=now)))
+        self._commands.put(lambda: self._begin(_BegunRequest(request, arrived=now, last=now)))
 
     def abort(self, request_id: str) -> None:
         """Drop a request; one that has ended, or never was, is left alone."""
@@ -109,7 +109,7 @@ class EngineRunner:
         """Forget every prefix that no request in progress uses, before the engine's next step."""
         self._commands.put(self._reset_prefixes)
 
-    def _begin(self, begun: _InFlight) -> None:
+    def _begin(self, begun: _BegunRequest) -> None:
         request = begun.request
         self._in_flight[request.request_id] = begun
         try:
@@ -183,7 +183,7 @@ class EngineRunner:
         brought = [self._note(output, now) for output in outputs]
         self._send([item for item in brought if item is not None])
 
-    def _note(self, output: Output, now: float) -> Generated | Failed | None:
+    def _note(self, output: Output, now: float) -> StepToken | Failed | None:
         request = output.request
         begun = self._in_flight.get(request.request_id)
         if begun is None:
@@ -196,11 +196,11 @@ class EngineRunner:
             return Failed(request.request_id, _failed(output.exception or RuntimeError(output.error)))
         self._measure(begun, now)
         begun.last = now
-        return Generated(
+        return StepToken(
             request.request_id, output.token_id, output.finish_reason, request.cached_tokens or 0
         )
 
-    def _measure(self, begun: _InFlight, now: float) -> None:
+    def _measure(self, begun: _BegunRequest, now: float) -> None:
         self._metrics.generation_tokens.inc()
         if len(begun.request.output) == 1:
             self._metrics.prompt_tokens.inc(len(begun.request.prompt))
