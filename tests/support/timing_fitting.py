@@ -33,13 +33,19 @@ def decode_floor(model: ModelSpec, gpu: Gpu, tp: int, context: int, kv_dtype: Kv
     return rates.weights + rates.kv(context)
 
 
-def fit_prefill(points: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+def fit_prefill(
+    points: Sequence[tuple[float, float, float]], *, every_length_alike: bool = False
+) -> tuple[float, float]:
     """Efficiencies (linear, attention) that reproduce measured seconds best, in relative least squares, each point
     weighed by how far runs repeat.
 
     Each point is (linear floor, attention floor, measured seconds). Two points are met exactly.
     """
-    scaled = [(weigh_run(seconds) / seconds, weigh_run(seconds), *floors) for *floors, seconds in points]
+    weights = [1.0 if every_length_alike else weigh_run(seconds) for *_, seconds in points]
+    scaled = [
+        (weight / seconds, weight, linear, attention)
+        for (linear, attention, seconds), weight in zip(points, weights, strict=True)
+    ]
     a11 = sum((linear * scale) ** 2 for scale, _, linear, _ in scaled)
     a22 = sum((attention * scale) ** 2 for scale, _, _, attention in scaled)
     a12 = sum(linear * attention * scale**2 for scale, _, linear, attention in scaled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from farspan.errors import InputError
 from farspan.kv.interface import KVStatistics
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.kvcache import ElasticKVCache
+from farspan.kv.memory.memory_log import MemoryLog
 from farspan.kv.sequence import ElasticSequenceKV
 
 _LOG = logging.getLogger(__name__)
@@ -66,13 +68,18 @@ class InferenceEngine:
         model: The model.
         options: How it is run.
         capture: How steps that decode are recorded; None for CUDA graphs where there is a GPU and they are wanted.
+        write: Takes a line of the log on what has become of the KV cache's memory.
 
     Raises:
         InputError: An option does not fit the model.
     """
 
     def __init__(
-        self, model: LlamaModel, options: EngineOptions | None = None, capture: Capture | None = None
+        self,
+        model: LlamaModel,
+        options: EngineOptions | None = None,
+        capture: Capture | None = None,
+        write: Callable[[str], None] = _LOG.info,
     ) -> None:
         options = options or EngineOptions()
         limit = model.config.max_position_embeddings
@@ -93,6 +100,7 @@ class InferenceEngine:
             max_step_tokens=options.max_num_batched_tokens,
             options=options.kv,
         )
+        self._memory_log = MemoryLog(self._cache.segments, write)
         self._scheduler = Scheduler(self._cache, options.max_num_batched_tokens, options.max_num_seqs)
         self._ends = frozenset(model.config.eos_token_ids)
         self._decode: DecodeStep | None = None
@@ -158,7 +166,9 @@ class InferenceEngine:
     def tick(self) -> float | None:
         """Give back memory that is due; return in how many seconds to call again, None for no need."""
         try:
-            return self._cache.tick()
+            again = self._cache.tick()
+            self._memory_log.note()
+            return again
         except Exception:  # noqa: BLE001 whatever it is, it is that one's
             # Memory that is not given back now is given back later; nobody's request depends on it.
             _LOG.exception("the KV cache could not give memory back")

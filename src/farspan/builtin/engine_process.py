@@ -79,7 +79,7 @@ def load_engine(asked: dict[str, Any]) -> InferenceEngine:
             f"{folder} cannot be loaded ({said})", "check the checkpoint, and the memory"
         ) from error
     log.weights_loaded(model.weight_bytes)
-    return InferenceEngine(model, options)
+    return InferenceEngine(model, options, write=log.memory)
 
 
 def _kv_options(asked: dict[str, Any]) -> KVOptions:

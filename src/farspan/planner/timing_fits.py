@@ -38,7 +38,7 @@ class Fit(NamedTuple):
 # Only vLLM 0.24.0 reported the time between tokens: every fit uses its decoding figures.
 _DECODE, _STEP_S = 0.46603, 0.0081454
 # A single run cannot tell linear from attention work: it borrows the linear efficiency three runs determine.
-_LINEAR = 0.27480
+_LINEAR, _TRITON_LINEAR = 0.27480, 0.55114
 
 # Seconds the CPU takes to launch one layer's kernels without CUDA graphs: one rank of Scout (48 layers) decoded in
 # 68 to 88 ms a token eager on one H200 (vLLM 0.24.0; SGLang 0.5.16 in 67), where reading memory takes 10 to 13; one
@@ -109,17 +109,30 @@ FITS: tuple[Fit, ...] = (
         _STEP_S,
         "one prompt of 2.1M tokens, Scout on 8x H200, eager decode",
     ),
+    # Triton's time grows faster than the square of the length, which no share can say.
+    Fit(
+        "sglang",
+        "0.5.16",
+        "H200",
+        "bf16",
+        "triton",
+        _TRITON_LINEAR,
+        0.034321,
+        _DECODE,
+        _STEP_S,
+        "prompts of 8k to 256k tokens, one rank of Scout alone on one H200, triton backend",
+    ),
     Fit(
         "sglang",
         "0.5.16",
         "H200",
         "fp8",
         "triton",
-        0.044858,
-        0.036903,
+        _TRITON_LINEAR,
+        0.016069,
         _DECODE,
         _STEP_S,
-        "prompts of 66k and 262k tokens, one rank of Scout alone on one H200, triton backend",
+        "one prompt of 262k tokens, one rank of Scout alone on one H200, triton backend",
     ),
     # Never run whole: torch's flash attention alone, 8192 queries over 1M keys, at 281 TFLOP/s.
     Fit(

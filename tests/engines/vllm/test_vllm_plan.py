@@ -616,6 +616,11 @@ SEEN = [
     ("LlamaForCausalLM", "llama", True, 552_960),
     ("Qwen2ForCausalLM", "qwen2", False, 430_080),
     ("Qwen2ForCausalLM", "qwen2", True, 430_080),
+    ("Qwen3ForCausalLM", "qwen3", False, 552_960),
+    ("Qwen3ForCausalLM", "qwen3", True, 552_960),
+    ("MistralForCausalLM", "mistral", False, 430_080),
+    ("GraniteForCausalLM", "granite", False, 552_960),
+    ("Exaone4ForCausalLM", "exaone4", False, 552_960),
 ]
 
 
@@ -648,7 +653,7 @@ def test_lora_of_a_rank_and_what_is_refused() -> None:
     refusals: list[tuple[dict[str, str | None], str, str]] = [
         ({"--max-lora-rank": "17"}, "0.24.0", "is refused by vLLM"),
         ({"--lora-target-modules": "q_proj"}, "0.24.0", "which layers take adapters"),
-        ({}, "0.12.0", "room for added words"),
+        ({}, "0.23.0", "has buffers in layers"),
         ({"--speculative-config": '{"method": "ngram"}'}, "0.24.0", "beside pipeline stages or speculative"),
     ]
     for more, version, message in refusals:
