@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from farspan.builtin.engine import InferenceEngine, Output
-from farspan.builtin.engine_channel import RequestFailedError, RequestNoRoomError, engine_stopped
+from farspan.builtin.engine_channel import RequestFailedError, RequestNoRoomError
 from farspan.builtin.engine_metrics import EngineMetrics
 from farspan.builtin.scheduler import FinishReason, Request
 from farspan.errors import FarspanError, KVError
@@ -54,7 +54,8 @@ class EngineRunner:
         engine: What it runs; it is closed at the end.
         metrics: Where it counts.
         deliver: Called in the engine's thread with what a step brought.
-        ended: Called in the engine's thread when it no longer runs, whatever the reason.
+        ended: Called in the engine's thread when it no longer runs, whatever the reason; who waits for a request is to
+            hear of it that way.
 
     Attributes:
         failed: Whether the engine has ended without being told to.
@@ -143,7 +144,6 @@ class EngineRunner:
         except Exception:  # noqa: BLE001 whatever it was, nobody may wait for ever
             _LOG.exception("the engine failed")
             self.failed = True
-        self._send([Failed(request_id, engine_stopped()) for request_id in self._in_flight])
         self._in_flight.clear()
         self._say_ended()
         self._engine.close()
