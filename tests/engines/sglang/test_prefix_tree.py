@@ -20,13 +20,18 @@ ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.engines
 
 
-@pytest.fixture(scope="module")
-def runs() -> Any:
-    """What came of one load, in all settings."""
+@pytest.fixture(scope="module", params=["0.5.16", "0.5.23"])
+def runs(request: pytest.FixtureRequest) -> Any:
+    """What came of one load, in all settings.
+
+    SGLang 0.5.23's tree needs msgspec, which the engines' environment has.
+    """
     parent = Path(os.environ.get("FARSPAN_SGLANG_SOURCE", ROOT))
+    engines = os.environ.get("FARSPAN_ENGINES_PYTHON", str(ROOT / ".venv-engines" / "bin" / "python"))
+    python = sys.executable if request.param == "0.5.16" else engines
     script = Path(__file__).parent / "tree_process.py"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(parent / ".sglang-0.5.16"), "11", "500"],
+        [python, "-W", "ignore", str(script), str(parent / f".sglang-{request.param}"), "11", "500"],
         capture_output=True,
         text=True,
         timeout=500,

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from tree_world import World, start_sglang
+from tree_world_0_5_23 import World23
 
 
 def prompts(chance: random.Random, documents: list[list[int]]) -> list[int]:
@@ -36,10 +37,12 @@ def count(owner: Any, name: str, of: Any, into: list[int]) -> None:
     setattr(owner, name, counted)
 
 
-def play(seed: int, steps: int, window: int | None, pressure: bool, page: int) -> dict[str, Any]:
+def play(
+    kind: type[World], seed: int, steps: int, window: int | None, pressure: bool, page: int
+) -> dict[str, Any]:
     chance = random.Random(seed)
     sizes = ((9600, 2880) if window else (4000, 0)) if pressure else (400_000, 400_000)
-    worlds = [World(kind, sizes, window, page) for kind in ("sglang", "farspan")]
+    worlds = [kind(tree, sizes, window, page) for tree in ("sglang", "farspan")]
     documents = [[chance.randint(0, 50) for _ in range(chance.choice([30, 400, 1500]))] for _ in range(6)]
     tree = worlds[1].cache.tree
     moved, evicted = [0], [0]
@@ -95,7 +98,8 @@ def play(seed: int, steps: int, window: int | None, pressure: bool, page: int) -
         for world in worlds:
             world.check()
         if not pressure:
-            assert worlds[0].free() == worlds[1].free(), "free slots differ"
+            free = [world.free() for world in worlds]
+            assert free[0] == free[1], f"free slots differ after {counts}: {free}"
     for name in list(state):
         for world in worlds:
             world.finish(name, False)
@@ -111,11 +115,12 @@ def play(seed: int, steps: int, window: int | None, pressure: bool, page: int) -
 def main(folder: str, seed: int, steps: int) -> list[dict[str, Any]]:
     logging.disable(logging.CRITICAL)
     start_sglang(folder)
+    kind = World23 if folder.endswith("0.5.23") else World
     answers = []
     for pressure in (False, True):
         for window in (None, 64 if pressure else 30):
             for page in (1, 16):
-                played = play(seed, steps, window, pressure, page)
+                played = play(kind, seed, steps, window, pressure, page)
                 answers.append({"pressure": pressure, "window": bool(window), "page": page} | played)
     return answers
 

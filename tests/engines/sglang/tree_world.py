@@ -86,9 +86,9 @@ class World:
         from sglang.srt.mem_cache.base_swa_memory_pool import BaseSWAKVPool
         from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
 
-        common.get_server_args = lambda: Values(
-            page_size=page, speculative_algorithm=None, strip_thinking_cache=False
-        )
+        plain = Values(page_size=page, speculative_algorithm=None, strip_thinking_cache=False)
+        for name in ("get_server_args", "get_spec", "get_serving"):
+            setattr(common, name, lambda: plain)
         paged.alloc_extend_kernel = ExtendKernel(paged.alloc_extend_naive)
 
         class Pool(BaseSWAKVPool):  # type: ignore[misc]
@@ -115,8 +115,8 @@ class World:
         self.rows.req_to_token.zero_()
         self.full = torch.full((sizes[0] + page,), -1, dtype=torch.int64)
         self.windowed = torch.full((sizes[1] + page,), -1, dtype=torch.int64)
-        self.cache = cache_of(kind, self.params())
-        self.running: dict[int, Request] = {}
+        self.cache = self.build(kind)
+        self.running: dict[int, Any] = {}
         self.hits = 0
 
     def params(self) -> Any:
@@ -129,6 +129,9 @@ class World:
             page_size=self.page,
             sliding_window_size=self.window,
         )
+
+    def build(self, kind: str) -> Any:
+        return cache_of(kind, self.params())
 
     # What a scheduler does
 
@@ -217,14 +220,23 @@ class World:
             window = self.allocator.swa_available_size() + cache.swa_evictable_size()
             window += cache.swa_protected_size()
             for one in running:
-                window += self.whole(one) - max(one.cache_protected_len, one.kv.swa_evicted_seqlen)
+                window += self.whole(one) - max(self.protected(one), self.evicted(one))
             assert window == self.sizes[1], f"window pool: {window} of {self.sizes[1]}"
         else:
             full = self.allocator.available_size() + cache.evictable_size() + cache.protected_size()
-        full += sum(self.whole(one) - one.cache_protected_len for one in running)
+        full += sum(self.whole(one) - self.protected(one) for one in running)
         assert full == self.sizes[0], f"full pool: {full} of {self.sizes[0]}"
 
-    def whole(self, one: Request) -> int:
+    def row(self, one: Any) -> int:
+        return int(one.req_pool_idx)
+
+    def protected(self, one: Any) -> int:
+        return int(one.cache_protected_len)
+
+    def evicted(self, one: Any) -> int:
+        return int(one.kv.swa_evicted_seqlen)
+
+    def whole(self, one: Any) -> int:
         """Tokens of a request's pages."""
         return int(-(-one.kv.kv_allocated_len // self.page) * self.page)
 
@@ -246,10 +258,10 @@ class World:
         window = free[1] + self.cache.swa_evictable_size() - len(self.running) * (self.window + 300)
         return free[0] + self.cache.full_evictable_size() - due, window
 
-    def read(self, one: Request, stop: int) -> None:
+    def read(self, one: Any, stop: int) -> None:
         """Read what attention would at the last of `stop` tokens."""
         expected = hashes(one, stop)
-        row = self.rows.req_to_token[one.req_pool_idx, :stop].to(torch.int64)
+        row = self.rows.req_to_token[self.row(one), :stop].to(torch.int64)
         assert torch.equal(self.full[row], expected), "a full layer would read another token's KV"
         if self.window:
             low = max(0, stop - self.window)
@@ -257,24 +269,24 @@ class World:
             assert bool((place > 0).all()), "a window layer would read what was freed"
             assert torch.equal(self.windowed[place], expected[low:]), "a window layer would read another's KV"
 
-    def _write(self, one: Request, start: int, stop: int) -> None:
+    def _write(self, one: Any, start: int, stop: int) -> None:
         """Allocate slots for tokens [start, stop), as SGLang does, and compute them."""
         self.common.evict_from_tree_cache(self.cache, stop - start + (self.page if self.page > 1 else 0))
         if self.page == 1:
             slots = self.allocator.alloc(stop - start)
         else:
-            before = self.rows.req_to_token[one.req_pool_idx, start - 1] if start else -1
+            before = self.rows.req_to_token[self.row(one), start - 1] if start else -1
             lengths = [torch.tensor([each]) for each in (start, start, stop, stop, int(before))]
             slots = self.allocator.alloc_extend(*lengths, stop - start)
         assert slots is not None, "admitted and then out of memory"
-        self.rows.write((one.req_pool_idx, slice(start, stop)), slots.to(torch.int32))
+        self.rows.write((self.row(one), slice(start, stop)), slots.to(torch.int32))
         computed = hashes(one, stop)[start:]
         self.full[slots] = computed
         if self.window:
             self.windowed[self.allocator.translate_loc_from_full_to_swa(slots)] = computed
 
 
-def hashes(one: Request, stop: int) -> torch.Tensor:
+def hashes(one: Any, stop: int) -> torch.Tensor:
     """For each of the first tokens, a number that stands for it and all before it."""
     value = one.hashes[-1] if one.hashes else hash(one.extra_key) % MODULUS if one.extra_key else 1
     border = len(one.origin_input_ids)
@@ -288,9 +300,10 @@ def hashes(one: Request, stop: int) -> torch.Tensor:
 def cache_of(kind: str, params: Any) -> Any:
     """Return SGLang's prefix cache for pools, or farspan's."""
     if kind == "farspan":
-        from farspan.integrations.sglang.prefix_tree.cache_0_5_16 import linear_cache_class
+        from farspan.integrations.sglang.prefix_tree.cache_0_5_16 import CacheMethods16
+        from farspan.integrations.sglang.prefix_tree.linear_cache import cache_class
 
-        return linear_cache_class()(params)
+        return cache_class(CacheMethods16)(params)
     if params.sliding_window_size is None:
         from sglang.srt.mem_cache.radix_cache import RadixCache
 

@@ -18,7 +18,13 @@ def context(**changes: Any) -> Any:
     options = {name: values[0] for name, (values, _) in choose_cache._OPTIONS.items()}
     options.update({name: changes.pop(name) for name in list(changes) if name in options})
     params = Values(
-        disable=False, is_eagle=False, enable_kv_cache_events=False, sliding_window_size=8192, page_size=1
+        disable=False,
+        is_eagle=False,
+        enable_kv_cache_events=False,
+        sliding_window_size=8192,
+        page_size=1,
+        swa_gates_prefix_match=True,
+        token_to_kv_pool_allocator=None,
     )
     plain = {
         "server_args": Values(**options),
@@ -28,6 +34,7 @@ def context(**changes: Any) -> Any:
         "is_hybrid_swa": True,
         "full_tokens_per_layer": 100,
         "enable_hierarchical_cache": False,
+        "tp_worker": Values(model_runner=Values(prefill_aware_swa=changes.pop("aware", False))),
     }
     for name in list(changes):
         if hasattr(params, name):
@@ -52,7 +59,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
 def test_farspans_is_the_default(
     modules: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(choose_cache._BACKENDS, "0.5.16", lambda: lambda params: "farspan's")
+    monkeypatch.setattr(choose_cache, "cache_class", lambda methods: lambda params: "farspan's")
     with caplog.at_level(logging.INFO, "sglang.farspan"):
         assert choose_cache.build_cache("0.5.16", context()) == "farspan's"
     assert "the prefix tree is farspan's, a window of 8,192 tokens, pages of 1 tokens" in caplog.text
@@ -81,8 +88,10 @@ def test_sglangs_is_one_variable_away(
         ({"enable_streaming_session": True}, "--enable-streaming-session True"),
         ({"enable_lmcache": True}, "--enable-lmcache"),
         ({"enable_hierarchical_cache": True}, "--enable-hierarchical-cache"),
-        ({"is_eagle": True}, "token pairs"),
+        ({"is_eagle": True}, "pairs of tokens"),
         ({"enable_kv_cache_events": True}, "no events"),
+        ({"swa_gates_prefix_match": False}, "not the tree's"),
+        ({"aware": True}, "what window layers keep of prompts"),
     ],
 )
 def test_what_it_does_not_do_gets_sglangs(modules: Any, changes: dict[str, Any], why: str) -> None:

@@ -30,6 +30,10 @@ class AllocatorSlots:
         """Take slots back, with what window layers have of them."""
         self.allocator.free(slots.to(torch.int64))
 
+    def free_full(self, slots: torch.Tensor) -> None:
+        """Take slots back of which window layers have nothing."""
+        self.allocator.free(slots.to(torch.int64))
+
     def free_window(self, slots: torch.Tensor) -> None:
         """Take back only what window layers have of slots."""
         self.allocator.free_swa(slots.to(torch.int64))
@@ -41,3 +45,19 @@ class AllocatorSlots:
         self.allocator.set_full_to_swa_mapping(kept, window)
         self.allocator.full_to_swa_index_mapping[given] = 0
         self.allocator.full_attn_allocator.free(given)
+
+
+class StrictAllocatorSlots(AllocatorSlots):
+    """The slots of SGLang 0.5.23's allocators, which must be told what window layers have nothing of."""
+
+    def free_full(self, slots: torch.Tensor) -> None:
+        """Take slots back of which window layers have nothing."""
+        self.allocator.free_full(slots.to(torch.int64))
+
+    def move_window(self, kept: torch.Tensor, given: torch.Tensor) -> None:
+        """See `AllocatorSlots`."""
+        kept, given = kept.to(torch.int64), given.to(torch.int64)
+        window = self.allocator.translate_loc_from_full_to_swa(given)
+        self.allocator.set_full_to_swa_mapping(kept, window)
+        self.allocator.clear_full_to_swa_mapping(given)
+        self.allocator.free_full(given)

@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from functools import cache
 from importlib import import_module
 from typing import Any
 
 import torch
 
 from farspan.errors import KVError
-from farspan.integrations.sglang.prefix_tree.allocator_slots import AllocatorSlots
-from farspan.integrations.sglang.prefix_tree.linear_tree import LinearTree
+from farspan.integrations.sglang.prefix_tree.linear_cache import LinearCache
 from farspan.integrations.sglang.prefix_tree.prefix_rows import grown_prefix, token_array, tokens_between
 from farspan.integrations.sglang.prefix_tree.stretch import Place, join
-from farspan.integrations.sglang.prefix_tree.tree_checks import check_tree_counts
 
 _MEMORY = "sglang.srt.mem_cache"
 
 
-@cache
-def linear_cache_class() -> Any:
-    """Return the class, a kind of SGLang's `BasePrefixCache`."""
-    interface = import_module(f"{_MEMORY}.base_prefix_cache")
-
-    class LinearPrefixCache(LinearCacheMethods, interface.BasePrefixCache):  # type: ignore[misc, name-defined]
-        """See `LinearCacheMethods`."""
-
-    LinearPrefixCache.interface = interface
-    return LinearPrefixCache
-
-
-class LinearCacheMethods:
-    """What SGLang calls; `last_node` of a request is a `Place`.
+class CacheMethods16(LinearCache):
+    """What SGLang 0.5.16 calls; `last_node` of a request is a `Place`.
 
     Args:
         params: SGLang's `CacheInitParams`.
     """
 
-    interface: Any
-    disable = False
-
     def __init__(self, params: Any) -> None:
-        self.req_to_token_pool = params.req_to_token_pool
-        self.token_to_kv_pool_allocator = params.token_to_kv_pool_allocator
-        self.page_size: int = params.page_size
-        self.sliding_window_size: int | None = params.sliding_window_size
-        self.disable_finished_insert: bool = params.disable_finished_insert
-        self.device = self.token_to_kv_pool_allocator.device
-        if params.enable_metrics:
-            self.init_metrics_collector()  # type: ignore[attr-defined]
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything; slots are not freed, because SGLang clears its pools too."""
-        slots = AllocatorSlots(self.token_to_kv_pool_allocator)
-        self.tree = LinearTree(slots, self.page_size, self.sliding_window_size)
-        self.root_node = self.tree.root()
-
-    # Requests
+        self.no_finished_insert: bool = params.disable_finished_insert
+        super().__init__(params)
 
     def match_prefix(self, params: Any) -> Any:
         """Return the longest prefix of a key that can be used."""
@@ -66,9 +32,8 @@ class LinearCacheMethods:
         if key.is_bigram:
             raise KVError("farspan's prefix tree has no keys of token pairs")
         hit = self.tree.match(token_array(key.token_ids)[: len(key)], key.extra_key)
-        slots = join(hit.slots).to(torch.int64) if hit.slots else torch.empty(0, dtype=torch.int64)
         return self.interface.MatchResult(
-            device_indices=slots.to(self.device),
+            device_indices=self._slots_of(hit.slots),
             last_device_node=hit.place,
             last_host_node=hit.place,
             best_match_node=hit.place,
@@ -91,7 +56,7 @@ class LinearCacheMethods:
         """Take what a request has computed into the tree, or free it, and end what it holds."""
         start, stop = req.cache_protected_len, kv_len_to_handle
         place, window = req.last_node, not req.swa_prefix_lock_released
-        if is_insert and not self.disable_finished_insert and stop > start:
+        if is_insert and not self.no_finished_insert and stop > start:
             place = self._insert(req, tokens_between(req.origin_input_ids, req.output_ids, start, stop))
             start, window = place.position, True
         row = self.req_to_token_pool.req_to_token[req.req_pool_idx, start:stop]
@@ -113,76 +78,6 @@ class LinearCacheMethods:
     def dec_swa_lock_only(self, node: Place, _lock: int | None = None) -> None:
         """Undo it as far as window layers go."""
         self.tree.unlock_window(node)
-
-    def evict(self, params: Any) -> Any:
-        """Free what was not used for longest."""
-        begun = time.perf_counter()
-        tokens, window_tokens = self.tree.evict(params.num_tokens, params.swa_num_tokens)
-        self.update_eviction_metrics(tokens + window_tokens, begun)  # type: ignore[attr-defined]
-        return self.interface.EvictResult(num_tokens_evicted=tokens, swa_num_tokens_evicted=window_tokens)
-
-    # Counts
-
-    def evictable_size(self) -> int:
-        """Return the tokens of the tree that may go."""
-        return self.tree.held - self.tree.locked
-
-    def protected_size(self) -> int:
-        """Return the tokens of the tree that are in use."""
-        return self.tree.locked
-
-    def full_evictable_size(self) -> int:
-        """Return `evictable_size`."""
-        return self.evictable_size()
-
-    def full_protected_size(self) -> int:
-        """Return `protected_size`."""
-        return self.protected_size()
-
-    def swa_evictable_size(self) -> int:
-        """Return the tokens that may go of what window layers have."""
-        windows = self.tree.windows
-        return windows.held - windows.locked if windows else 0
-
-    def swa_protected_size(self) -> int:
-        """Return the tokens in use of what window layers have."""
-        return self.tree.windows.locked if self.tree.windows else 0
-
-    def total_size(self) -> Any:
-        """Return the tokens of the tree, and with window layers theirs too."""
-        return (self.tree.held, self.tree.windows.held) if self.tree.windows else self.tree.held
-
-    def supports_swa(self) -> bool:
-        """Whether the model has window layers with a pool of their own."""
-        return self.tree.windows is not None
-
-    def all_values_flatten(self) -> torch.Tensor:
-        """Return all slots of the tree."""
-        slots = self.tree.slots()
-        return join(slots).to(torch.int64) if slots else torch.empty(0, dtype=torch.int64, device=self.device)
-
-    def sanity_check(self) -> None:
-        """Raise AssertionError when a count or a state is wrong."""
-        check_tree_counts(self.tree)
-
-    def available_and_evictable_str(self) -> str:
-        """Return what is free and what may go, for SGLang's messages."""
-        allocator = self.token_to_kv_pool_allocator
-        if not self.supports_swa():
-            free, evictable = allocator.available_size(), self.evictable_size()
-            return f"Available tokens: {free + evictable} ({free} free, {evictable} evictable)\n"
-        full, window = allocator.full_available_size(), allocator.swa_available_size()
-        return (
-            f"Available full tokens: {full + self.evictable_size()} ({full} free, {self.evictable_size()} evictable)\n"
-            f"Available swa tokens: {window + self.swa_evictable_size()} ({window} free, "
-            f"{self.swa_evictable_size()} evictable)\n"
-        )
-
-    def pretty_print(self) -> None:
-        """Print a line for each stretch; SGLang does when it is out of memory."""
-        for node in self.tree.nodes():
-            window = sum(span.stop - span.start for span in node.spans)
-            print(f"tokens {node.start}-{node.end}, locks {node.locks}, in window layers {window}")
 
     def _insert(self, req: Any, tokens: Any) -> Place:
         """Take a request's tokens from its place on into the tree and move its lock; return the place it has now."""

@@ -8,20 +8,39 @@ from importlib import import_module
 from typing import Any
 
 from farspan.errors import InputError
-from farspan.integrations.sglang.prefix_tree.cache_0_5_16 import linear_cache_class
+from farspan.integrations.sglang.prefix_tree.cache_0_5_16 import CacheMethods16
+from farspan.integrations.sglang.prefix_tree.cache_0_5_23 import CacheMethods23
+from farspan.integrations.sglang.prefix_tree.linear_cache import LinearCache, cache_class
 
 TREE_VARIABLE = "FARSPAN_PREFIX_TREE"
 
 # Option of the server -> (what it may be, why SGLang's own tree serves another value).
 _OPTIONS: dict[str, tuple[tuple[Any, ...], str]] = {
     "radix_eviction_policy": (("lru",), "only the order of last use is known to farspan's"),
-    "schedule_policy": (("fcfs", "lpm", "random", "lof", "routing-key"), "it walks SGLang's nodes"),
+    "schedule_policy": (
+        ("fcfs", "lpm", "random", "lof", "routing-key", "hrrn", "shortest-prefill-first"),
+        "it walks SGLang's nodes",
+    ),
     "enable_streaming_session": ((False,), "sessions keep parts of the tree"),
     "enable_session_radix_cache": ((False,), "sessions keep parts of the tree"),
     "enable_lmcache": ((False, None), "it is a tree of its own"),
     "enable_flexkv": ((False, None), "it is a tree of its own"),
 }
-_BACKENDS = {"0.5.16": linear_cache_class}
+# The same of options that not every version has.
+_NEW_OPTIONS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "enable_unified_cache_external_linker": ((False, None), "it is a tree of its own"),
+}
+# What a cache is built with, where a version has it -> (what it may be, why SGLang's own tree serves another value).
+_PARAMS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "is_eagle": ((False,), "keys are pairs of tokens"),
+    "enable_kv_cache_events": ((False,), "farspan's publishes no events"),
+    "swa_gates_prefix_match": ((True,), "window layers' KV is not the tree's"),
+    "decoder_swa_bounded_replay": ((False,), "windows are computed again"),
+    "draft_swa_window": ((0,), "a draft reads window layers too"),
+    "mtp_draft_device_pools": (((),), "drafts have pools of their own"),
+    "sidecar_draft_device_pools": (((),), "drafts have pools of their own"),
+}
+_METHODS: dict[str, type[LinearCache]] = {"0.5.16": CacheMethods16, "0.5.23": CacheMethods23}
 
 logger = logging.getLogger("sglang.farspan")
 
@@ -47,7 +66,7 @@ def build_cache(version: str, context: Any) -> Any:
         else "one kind of layers"
     )
     logger.info(f"farspan: the prefix tree is farspan's, {kinds}, pages of {params.page_size} tokens")
-    return _BACKENDS[version]()(params)
+    return cache_class(_METHODS[version])(params)
 
 
 def why_sglangs(version: str, context: Any) -> str | None:
@@ -57,7 +76,7 @@ def why_sglangs(version: str, context: Any) -> str | None:
         raise InputError(f"{TREE_VARIABLE} is {asked!r}", "set it to farspan or sglang")
     if asked == "sglang":
         return f"{TREE_VARIABLE}=sglang"
-    if version not in _BACKENDS:
+    if version not in _METHODS:
         return f"farspan has none for SGLang {version}"
     if context.disable_radix_cache or context.params.disable:
         return "--disable-radix-cache"
@@ -69,6 +88,10 @@ def why_sglangs(version: str, context: Any) -> str | None:
         value = getattr(context.server_args, name)
         if value not in plain:
             return f"--{name.replace('_', '-')} {value}: {why}"
+    for name, (plain, why) in _NEW_OPTIONS.items():
+        value = getattr(context.server_args, name, plain[0])
+        if value not in plain:
+            return f"--{name.replace('_', '-')} {value}: {why}"
     return _why_params(context)
 
 
@@ -76,10 +99,15 @@ def _why_params(context: Any) -> str | None:
     params = context.params
     if context.enable_hierarchical_cache:
         return "--enable-hierarchical-cache: pages in host memory were not tried"
-    if params.is_eagle:
-        return "speculative decoding with keys of token pairs"
-    if params.enable_kv_cache_events:
-        return "--kv-events-config: farspan's publishes no events"
-    if import_module("sglang.srt.environ").envs.SGLANG_EXPERIMENTAL_CPP_RADIX_TREE.get():
+    if getattr(context.tp_worker.model_runner, "prefill_aware_swa", False):
+        return "what window layers keep of prompts is not theirs alone in this model"
+    for name, (plain, why) in _PARAMS.items():
+        value = getattr(params, name, plain[0])
+        if value not in plain:
+            return f"{name} {value}: {why}"
+    if type(params.token_to_kv_pool_allocator).__name__ == "PageInterleavePoolAllocator":
+        return "pages are spread over ranks"
+    switch = getattr(import_module("sglang.srt.environ").envs, "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE", None)
+    if switch is not None and switch.get():
         return "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE"
     return None

@@ -6,19 +6,18 @@ Positions are tokens, and every place is at a page's border. Not safe to share b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from farspan.integrations.sglang.prefix_tree.age_queue import AgeQueue
+from farspan.integrations.sglang.prefix_tree.slot_owner import Gone, SlotOwner, leaf_scores, span_scores
 from farspan.integrations.sglang.prefix_tree.stretch import (
     Place,
-    Span,
     Stretch,
     join,
     key_of,
@@ -26,34 +25,12 @@ from farspan.integrations.sglang.prefix_tree.stretch import (
     split,
     subtree,
 )
-from farspan.integrations.sglang.prefix_tree.windows import Windows
+from farspan.integrations.sglang.prefix_tree.windows import Windows, complement
 
 # Tokens that go at once from the end of a long stretch: fewer would be a call to the allocator for every decode step.
 _LEAST = 1024
-# Slots of a candidate that the allocator is asked about.
-_SAMPLE = 1024
 
 Tokens = NDArray[np.int64]
-
-
-class SlotOwner(Protocol):
-    """What the tree needs of the engine's allocator."""
-
-    def free(self, slots: torch.Tensor) -> None:
-        """Take slots back, with what window layers have of them."""
-
-    def free_window(self, slots: torch.Tensor) -> None:
-        """Take back only what window layers have of slots."""
-
-    def move_window(self, kept: torch.Tensor, given: torch.Tensor) -> None:
-        """Make what window layers have of `given` that of `kept`, which has nothing there, and take `given` back."""
-
-    @property
-    def prefers(self) -> bool:
-        """Whether `pressure` has anything to say."""
-
-    def pressure(self, slots: torch.Tensor) -> torch.Tensor:
-        """Return for each slot how much freeing it would help."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,10 +40,12 @@ class FoundPrefix:
     Attributes:
         place: Its end.
         slots: Its slots, as consecutive pieces.
+        stored: Tokens that the tree holds of them, those included that window layers have nothing for.
     """
 
     place: Place
     slots: list[torch.Tensor]
+    stored: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,16 +101,21 @@ class LinearTree:
             node = child
             if position < child.end:
                 break
+        stored = position
         if self.windows:
             position = self.windows.usable(node, position)
             self.windows.touch(node, position, self._clock)
         place = Place(position, node)
-        node = place.resolve()
-        found: list[torch.Tensor] = []
-        for each in reversed(path(node)):
+        for each in path(place.resolve()):
             each.last = self._clock
-            found.extend(each.slots.views(each.start, min(position, each.end)))
-        return FoundPrefix(place, found)
+        return FoundPrefix(place, self.prefix(place), stored)
+
+    def prefix(self, place: Place) -> list[torch.Tensor]:
+        """Return the slots of a prefix, as consecutive pieces."""
+        found: list[torch.Tensor] = []
+        for each in reversed(path(place.resolve())):
+            found.extend(each.slots.views(each.start, min(place.position, each.end)))
+        return found
 
     def extend(
         self,
@@ -217,19 +201,18 @@ class LinearTree:
         Returns:
             What was freed of both; less when nothing else may go.
         """
-        gone: list[torch.Tensor] = []
-        window_gone: list[torch.Tensor] = []
+        gone = Gone()
         freed = window_freed = 0
-        leaf_scores = partial(_scores, self.owner, _leaf_sample) if self.owner.prefers else None
-        span_scores = partial(_scores, self.owner, _span_sample) if self.owner.prefers else None
+        of_leaves = partial(leaf_scores, self.owner) if self.owner.prefers else None
+        of_spans = partial(span_scores, self.owner) if self.owner.prefers else None
         while freed < tokens:
-            node = self._leaves.pop(self._clock, leaf_scores)
+            node = self._leaves.pop(self._clock, of_leaves)
             if node is None:
                 break
             count, window_count = self._trim(node, max(_LEAST, tokens - freed), gone)
             freed, window_freed = freed + count, window_freed + window_count
         while self.windows and window_freed < window_tokens:
-            span = self.windows.queue.pop(self._clock, span_scores)
+            span = self.windows.queue.pop(self._clock, of_spans)
             if span is None:
                 break
             node = span.stretch
@@ -241,13 +224,10 @@ class LinearTree:
             else:
                 want = max(_LEAST, window_tokens - window_freed)
                 start, stop = self.windows.take(span, want)
-                window_gone.extend(node.slots.views(start, stop))
+                gone.window.extend(node.slots.views(start, stop))
                 window_count = stop - start
             window_freed += window_count
-        if window_gone:  # before the others: some of these may be among them
-            self.owner.free_window(join(window_gone))
-        if gone:
-            self.owner.free(join(gone))
+        gone.free(self.owner)
         return freed, window_freed
 
     def nodes(self) -> Iterator[Stretch]:
@@ -277,19 +257,18 @@ class LinearTree:
         if self.windows is None:
             self.owner.free(given)
             return
-        freed: list[torch.Tensor] = []
-        at = node.start
-        for start, stop in self.windows.gaps(node, max(node.start, window_from), node.end):
-            if at < start:
-                freed.append(given[at - node.start : start - node.start])
-            part = given[start - node.start : stop - node.start]
-            self.owner.move_window(join(node.slots.views(start, stop)), part)
+        first = min(max(node.start, window_from), node.end)
+        gaps = self.windows.gaps(node, first, node.end)
+        freed = Gone()
+        if node.start < first:
+            freed.full.append(given[: first - node.start])
+        for start, stop in complement(gaps, first, node.end):
+            freed.both.append(given[start - node.start : stop - node.start])
+        for start, stop in gaps:
+            kept = join(node.slots.views(start, stop))
+            self.owner.move_window(kept, given[start - node.start : stop - node.start])
             self.windows.add(node, start, stop, self._clock)
-            at = stop
-        if at < node.end:
-            freed.append(given[at - node.start :])
-        if freed:
-            self.owner.free(join(freed))
+        freed.free(self.owner)
 
     def _grow(
         self,
@@ -334,7 +313,7 @@ class LinearTree:
             self.locked -= node.size
             self._leaves.offer(node)
 
-    def _trim(self, node: Stretch, want: int, gone: list[torch.Tensor]) -> tuple[int, int]:
+    def _trim(self, node: Stretch, want: int, gone: Gone) -> tuple[int, int]:
         """Take tokens from the end of a leaf that may go; return how many, of all layers and of window layers.
 
         Where window layers have the end, the whole last span goes: what is left of it could not be used.
@@ -346,7 +325,11 @@ class LinearTree:
             self._cut(node, at)
         parent = node.parent
         assert parent is not None
-        gone.extend(node.slots.views(node.start, node.end))
+        dead = self.windows.gaps(node, node.start, node.end) if self.windows else []
+        for start, stop in dead:
+            gone.full.extend(node.slots.views(start, stop))
+        for start, stop in complement(dead, node.start, node.end):
+            gone.both.extend(node.slots.views(start, stop))
         window_count = self.windows.drop(node) if self.windows else 0
         del parent.children[node.key]
         node.alive = False
@@ -357,20 +340,3 @@ class LinearTree:
 
 def _may_go(node: Stretch) -> bool:
     return node.alive and not node.locks and not node.children and node.parent is not None
-
-
-def _leaf_sample(node: Stretch) -> torch.Tensor:
-    return join(node.slots.views(max(node.start, node.end - _SAMPLE), node.end))
-
-
-def _span_sample(span: Span) -> torch.Tensor:
-    assert span.stretch is not None
-    return join(span.stretch.slots.views(span.start, min(span.stop, span.start + _SAMPLE)))
-
-
-def _scores(owner: SlotOwner, sample: Callable[[Any], torch.Tensor], candidates: list[Any]) -> list[float]:
-    """Return how much each candidate's slots would help, on average; one question for all."""
-    samples = [sample(each) for each in candidates]
-    answer = owner.pressure(join(samples)).to("cpu", torch.float64).numpy()
-    ends = np.cumsum([len(each) for each in samples])[:-1]
-    return [float(part.mean()) for part in np.split(answer, ends)]

@@ -141,29 +141,15 @@ class Windows:
 
     def gaps(self, node: Stretch, start: int, stop: int) -> list[Interval]:
         """Return what of tokens [start, stop) of a stretch window layers do not have."""
-        found: list[Interval] = []
-        for span in self._inside(node, start, stop):
-            if span.start > start:
-                found.append((start, span.start))
-            start = max(start, span.stop)
-        if start < stop:
-            found.append((start, stop))
-        return found
+        return complement([(span.start, span.stop) for span in self._inside(node, start, stop)], start, stop)
 
     def unlocked(self, span: Span) -> list[Interval]:
         """Return the parts of a span that may go."""
         node = span.stretch
         if node is None:
             return []
-        start, parts = span.start, []
-        for low, high in merged(node.window_locks):
-            if low < span.stop and high > start:
-                if low > start:
-                    parts.append((start, low))
-                start = high
-        if start < span.stop:
-            parts.append((start, span.stop))
-        return parts
+        locks = [each for each in merged(node.window_locks) if each[0] < span.stop and each[1] > span.start]
+        return complement(locks, span.start, span.stop)
 
     def _inside(self, node: Stretch, start: int, stop: int) -> list[Span]:
         """Return the spans that overlap [start, stop), in order."""
@@ -187,6 +173,18 @@ class Windows:
                 count += min(high, span.stop) - max(low, span.start)
         self.locked += count - node.window_locked
         node.window_locked = count
+
+
+def complement(intervals: list[Interval], start: int, stop: int) -> list[Interval]:
+    """Return what of [start, stop) is in none of the intervals, which are in order."""
+    found: list[Interval] = []
+    for low, high in intervals:
+        if start < low:
+            found.append((start, low))
+        start = max(start, high)
+    if start < stop:
+        found.append((start, stop))
+    return found
 
 
 def merged(intervals: dict[Interval, int]) -> list[Interval]:
