@@ -71,7 +71,8 @@ class Adapter:
     def evict(self, tree: Any, full: int, window: int) -> None:
         """Evict so many tokens of full attention and of the window from SGLang's prefix cache."""
         parameters = import_module(f"{_MEMORY}.base_prefix_cache").EvictParams
-        tree.evict(parameters(num_tokens=full, swa_num_tokens=window))
+        evict = tree.evict_for_alloc if hasattr(tree, "evict_for_alloc") else tree.evict
+        evict(parameters(num_tokens=full, swa_num_tokens=window))
 
     def row(self, request: Any) -> int | None:
         """Return the row of a request, None when it has none."""
