@@ -71,8 +71,7 @@ class Adapter:
     def evict(self, tree: Any, full: int, window: int) -> None:
         """Evict so many tokens of full attention and of the window from SGLang's prefix cache."""
         parameters = import_module(f"{_MEMORY}.base_prefix_cache").EvictParams
-        evict = tree.evict_for_alloc if hasattr(tree, "evict_for_alloc") else tree.evict
-        evict(parameters(num_tokens=full, swa_num_tokens=window))
+        tree.evict(parameters(num_tokens=full, swa_num_tokens=window))
 
     def row(self, request: Any) -> int | None:
         """Return the row of a request, None when it has none."""
@@ -90,7 +89,7 @@ ADAPTERS = {
             request_state="",
             row_calls=False,
             elastic_pools=True,
-            shapes=_SHAPES | TREE_SHAPES["0.5.16"] | KV_SHAPES["0.5.16"],
+            shapes=_SHAPES | TREE_SHAPES["0.5.16"] | KV_SHAPES,
         ),
         Adapter(
             "0.5.23",
@@ -100,7 +99,6 @@ ADAPTERS = {
             elastic_pools=False,
             shapes=_SHAPES
             | TREE_SHAPES["0.5.23"]
-            | KV_SHAPES["0.5.23"]
             | {f"{_POOL}.alloc_rows": "(self, need_size)", f"{_POOL}.free_rows": "(self, indices)"},
         ),
     )

@@ -184,8 +184,6 @@ def _check_pools_possible(configurator: Any) -> None:
         raise _refusal(
             "KV pools that are sized after graphs are captured (SGLANG_ENABLE_POST_CAPTURE_KV_SIZING)"
         )
-    if getattr(configurator, "kv_shard_size", 1) > 1:
-        raise _refusal("pages of the KV cache that are spread over ranks")
     names = configurator.model_config.hf_config.architectures or ()
     backend = option(arguments, "attention_backend")
     if configurator.is_hybrid_swa and any(name.startswith("Llama4") for name in names) and backend != "fa3":

@@ -121,10 +121,7 @@ def token_bytes(sizes: Any) -> tuple[int, int]:
 
 def window_tokens(configurator: Any) -> int:
     """Return the most window tokens that one request holds: its window, a running chunk and the next one."""
-    context = import_module("sglang.srt.runtime_context")
-    # Newer versions resolve the options of the schedule into a bag of their own.
-    schedule = context.get_schedule() if hasattr(context, "get_schedule") else configurator.server_args
-    chunk = schedule.chunked_prefill_size
+    chunk = configurator.server_args.chunked_prefill_size
     step = chunk if chunk and chunk > 0 else configurator.model_config.context_len
     return int(configurator.sliding_window_size) + 2 * int(step) + 2 * int(configurator.page_size)
 

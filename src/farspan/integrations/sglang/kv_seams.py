@@ -1,4 +1,4 @@
-"""The shape of what elastic KV pools touch in each version of SGLang: `module:attribute` -> its parameters."""
+"""The shape of what elastic KV pools touch in SGLang 0.5.16: `module:attribute` -> its parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PAIRS = f"{_MEMORY}.allocator.swa:SWATokenToKVPoolAllocator"
 _ADDER = "sglang.srt.managers.schedule_policy:PrefillAdder"
 _MANAGERS = "sglang.srt.managers"
 
-_BOTH = {
+KV_SHAPES = {
     f"{_CONFIGURATOR}.config_from_budget": "(self, budget_bytes, *, cap_tokens)",
     f"{_CONFIGURATOR}._apply_token_constraints": "(self, token_capacity)",
     f"{_CONFIGURATOR}._build_hybrid_swa_kv_pool": (
@@ -37,18 +37,8 @@ _BOTH = {
     f"{_MANAGERS}.schedule_batch:ScheduleBatch.check_decode_mem": "(self, selected_indices)",
     f"{_MANAGERS}.schedule_batch:ScheduleBatch.new_tokens_required_next_decode": "(self, selected_indices)",
     f"{_MANAGERS}.scheduler_components.pool_stats_observer:SchedulerPoolStatsObserver.get_pool_stats": "(self)",
-}
-
-KV_SHAPES = {
-    "0.5.16": _BOTH
-    | {
-        f"{_PAIRS}.__init__": "(self, size, size_swa, page_size, dtype, device, kvcache, need_sort)",
-        f"{_ADDER}._lock_node": "(self, last_node)",
-        f"{_ADDER}._swa_budget_for_req": "(self, extend_input_len, swa_host_hit_length)",
-        f"{_MANAGERS}.scheduler:Scheduler.is_fully_idle": "(self, for_health_check)",
-    },
-    "0.5.23": _BOTH
-    | {
-        f"{_PAIRS}.__init__": "(self, size, size_swa, page_size, dtype, device, kvcache, need_sort, req_to_token_pool)",
-    },
+    f"{_PAIRS}.__init__": "(self, size, size_swa, page_size, dtype, device, kvcache, need_sort)",
+    f"{_ADDER}._lock_node": "(self, last_node)",
+    f"{_ADDER}._swa_budget_for_req": "(self, extend_input_len, swa_host_hit_length)",
+    f"{_MANAGERS}.scheduler:Scheduler.is_fully_idle": "(self, for_health_check)",
 }

@@ -21,7 +21,8 @@ def needs_of_request(adder: Any, req: Any) -> Needs:
     tokens = extend + more + 2 * adder.page_size
     if req.sampling_params.ignore_eos and getattr(adder.tree_cache, "disable", True):
         tokens += _left_to_generate(adder, req) + 1
-    return _beside_admitted(adder, tokens, _window_of_request(adder, extend, more))
+    window = int(adder._swa_budget_for_req(extend)) if adder.is_hybrid_swa else 0
+    return _beside_admitted(adder, tokens, window)
 
 
 def needs_of_chunk(adder: Any, req: Any) -> Needs:
@@ -29,30 +30,15 @@ def needs_of_chunk(adder: Any, req: Any) -> Needs:
     rest = _extend(req)
     chunk = adder.rem_chunk_tokens if adder.rem_chunk_tokens is not None else rest
     window = min(chunk, rest) + 2 * adder.page_size
-    if hasattr(adder, "memory_budget"):
-        window = max(window, _window_of_request(adder, rest, _new_tokens(req, 0)))
     return _beside_admitted(adder, rest + _new_tokens(req, 0) + 2 * adder.page_size, window)
 
 
 def _beside_admitted(adder: Any, full: int, window: int) -> Needs:
-    budget = getattr(adder, "memory_budget", None)
-    if budget is not None:  # an object of its own from 0.5.23 on
-        return Needs(int(budget.total_offset) + full + 1, int(budget.swa_offset) + window + 2)
     return Needs(int(adder.rem_total_token_offset) + full + 1, int(adder.rem_swa_token_offset) + window + 2)
 
 
-def _window_of_request(adder: Any, extend: int, more: int) -> int:
-    budget = getattr(adder, "memory_budget", None)
-    if budget is None:
-        return int(adder._swa_budget_for_req(extend)) if adder.is_hybrid_swa else 0
-    if not hasattr(budget, "swa_tokens"):
-        return 0
-    return int(budget.swa_tokens(extend, more, chunk_limit=adder.rem_chunk_tokens)) + int(adder.page_size)
-
-
 def _extend(req: Any) -> int:
-    prefix = req.prefix_len if hasattr(req, "prefix_len") else len(req.prefix_indices)
-    return len(req.full_untruncated_fill_ids) - int(prefix)
+    return len(req.full_untruncated_fill_ids) - len(req.prefix_indices)
 
 
 def _new_tokens(req: Any, generated: int) -> int:
