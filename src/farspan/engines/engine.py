@@ -215,6 +215,7 @@ class Engine(ABC):
     def spell_out(self, request: PlanRequest) -> PlanRequest:
         """Return the question with flags under their whole names, where the engine takes shortened ones."""
         return request
+
     def quantizes_by_layer(self, request: PlanRequest, version: str) -> bool:  # noqa: ARG002
         """Whether the weights are quantized while loading, each layer before the next is there: the checkpoint's own
         size need not fit then."""
