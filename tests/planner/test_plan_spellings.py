@@ -82,7 +82,7 @@ def test_the_longest_is_written_in_any_case() -> None:
 @pytest.mark.parametrize(
     ("find", "times", "words"),
     [
-        ("concurrency", {"ttft": "1s"}, "one alone has its first token in"),
+        ("concurrency", {"ttft": "0.1s"}, "one alone has its first token in"),
         ("concurrency", {"itl": "1ms"}, "a token takes"),
         ("context", {"itl": "0.1ms"}, "a token takes"),
         ("gpus", {"ttft": "5s", "concurrency": 500}, "it fits on"),
