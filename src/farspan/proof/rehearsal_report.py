@@ -119,7 +119,8 @@ def _claim(result: RehearsalResult) -> str:
         if row.itl_within is False
     ]
     if off:
-        return f"The rank runs; {len(off)} figures are off their plan: {', '.join(off)}."
+        count = "1 figure is off its plan" if len(off) == 1 else f"{len(off)} figures are off their plan"
+        return f"The rank runs; {count}: {', '.join(off)}."
     if result.plan is None:
         return "The rank runs, and answers prompts of every length."
     return "The rank runs as planned."
