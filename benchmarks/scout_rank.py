@@ -64,6 +64,10 @@ def main() -> None:
             engine.add_argument(
                 "--parts", type=int, default=0, help="time the parts of a step behind a context"
             )
+            engine.add_argument("--fp8", default="", help="contexts to measure with FP8 keys and values too")
+            engine.add_argument(
+                "--check", action="store_true", help="compare answers with and without graphs"
+            )
     table = commands.add_parser("table", help="put results beside each other")
     table.add_argument("results", type=Path, nargs="+")
     table.set_defaults(run=lambda given: print_table(given.results))
@@ -125,42 +129,41 @@ def run_check(given: argparse.Namespace) -> None:
 
     import torch
 
-    from farspan.builtin.fused_attention import _cudnn_is_right
-    from farspan.builtin.kernels.choose_operations import replace_refused
+    from farspan.builtin.fused_attention import cudnn_is_right
     from farspan.builtin.load_weights import LoadFormat
     from farspan.builtin.model import LlamaModel
-    from farspan.builtin.model_config import read_config
 
     device, dtype = torch.device(given.device), torch.bfloat16
     document: dict[str, Any] = {"torch": torch.__version__, "device": given.device}
     with tempfile.TemporaryDirectory() as home:
         folder = write_rank(Path(home), 8, num_hidden_layers=4)
-        config = read_config(folder)
-
-        def refused() -> list[str]:
-            from farspan.builtin.kernels.triton_operations import TritonOperations
-
-            return replace_refused(TritonOperations(config, device), dtype, device)
-
-        attempt(document, "refused operations", refused)
-        attempt(document, "cudnn attention", lambda: _cudnn_is_right(device, dtype, 128))
+        print("loading, which tries the kernels in another process", flush=True)
+        begun = time.perf_counter()
         model = LlamaModel(folder, device, dtype, LoadFormat.DUMMY)
+        document["load_s"] = round(time.perf_counter() - begun, 1)
+        document["refused"] = sorted(model.operations.refused)
+        document["cudnn attention"] = cudnn_is_right(device, dtype, model.config.head_dim)
         document["grouped experts"] = getattr(model._layers[0].feed_forward, "grouped", None)
-        for fp8 in (False, True):
-            answers = {}
-            for mode in ("pieces", "eager", "graphs"):
-                name = f"answers {mode}{' fp8' if fp8 else ''}"
-                answers[mode] = attempt(document, name, lambda mode=mode: answer(model, mode, fp8))  # noqa: B023
-            document[f"same tokens{' fp8' if fp8 else ''}"] = {
-                "graphs as eager": answers["graphs"] == answers["eager"],
-                "eager as pieces, of 3 x 40": sum(
-                    one == other
-                    for a, b in zip(answers["eager"], answers["pieces"], strict=False)
-                    for one, other in zip(a, b, strict=False)
-                ),
-            }
+        compare_answers(model, document)
     print(json.dumps({name: value for name, value in document.items() if "answers" not in name}, indent=1))
     save(given, document)
+
+
+def compare_answers(model: Any, document: dict[str, Any]) -> None:
+    """Say whether graphs change an answer, and how many tokens do that are computed in pieces."""
+    for fp8 in (False, True):
+        answers = {}
+        for mode in ("pieces", "eager", "graphs"):
+            name = f"answers {mode}{' fp8' if fp8 else ''}"
+            answers[mode] = attempt(document, name, lambda mode=mode: answer(model, mode, fp8))  # noqa: B023
+        document[f"same tokens{' fp8' if fp8 else ''}"] = {
+            "graphs as eager": answers["graphs"] == answers["eager"],
+            "eager as pieces, of 3 x 40": sum(
+                one == other
+                for a, b in zip(answers["eager"], answers["pieces"], strict=False)
+                for one, other in zip(a, b, strict=False)
+            ),
+        }
 
 
 def answer(model: Any, mode: str, fp8: bool) -> list[list[int]]:
@@ -221,7 +224,10 @@ def run_builtin(given: argparse.Namespace) -> None:
         "step": step,
         "weight_gib": round(model.weight_bytes / 2**30, 3),
         "load_s": round(time.perf_counter() - begun, 2),
+        "refused": sorted(model.operations.refused),
+        "grouped experts": getattr(model._layers[0].feed_forward, "grouped", None),
     }
+    print(document, flush=True)
     contexts = [int(text) for text in given.contexts.split(",")]
     begun = time.perf_counter()
     engine = engine_of(model, step, given.kv_cache_dtype, given.enforce_eager, 80.0 if step > 512 else 1.0)
@@ -236,6 +242,7 @@ def run_builtin(given: argparse.Namespace) -> None:
         save(given, document)
     if given.profile:
         attempt(document, "profile", lambda: profile(engine, given.profile, given.output))
+        save(given, document)
     engine.close()
     if not given.enforce_eager and contexts:
         eager = engine_of(model, step, given.kv_cache_dtype, True, 80.0 if step > 512 else 1.0)
@@ -244,9 +251,22 @@ def run_builtin(given: argparse.Namespace) -> None:
         eager._decode = None
         attempt(document, "in pieces", lambda: ask(eager, first, min(given.tokens, 20)))
         eager.close()
+    save(given, document)
     if given.parts:
         attempt(document, "parts_ms", lambda: parts(model, step, given.parts))
-    save(given, document)
+        save(given, document)
+    if given.fp8:
+        fp8_rows: list[Any] = []
+        document["rows_fp8"] = fp8_rows
+        engine = engine_of(model, step, "fp8_e4m3", given.enforce_eager, 80.0 if step > 512 else 1.0)
+        for context in [int(text) for text in given.fp8.split(",")]:
+            run = lambda: fp8_rows.append(ask(engine, context, given.tokens))  # noqa: B023, E731
+            attempt(document, f"fp8 context {context}", run)
+        engine.close()
+        save(given, document)
+    if given.check:
+        compare_answers(model, document)
+        save(given, document)
 
 
 def ask(engine: Any, context: int, tokens: int) -> dict[str, Any]:

@@ -175,3 +175,19 @@ def test_seeds_beyond_64_bits_are_refused(seed: int) -> None:
 @pytest.mark.parametrize("seed", [2**63 - 1, -(2**63), 0])
 def test_seeds_at_the_edge_draw(seed: int) -> None:
     assert SamplingParams(seed=seed).generator() is not None
+
+
+def test_a_device_that_answers_no_more_ends_the_engine(
+    engine: InferenceEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fault(*given: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: misaligned address")
+
+    monkeypatch.setattr(engine.model, "forward", fault)
+    monkeypatch.setattr("farspan.builtin.engine.device_answers", lambda device: False)
+    engine.add(Request("0", np.arange(9, dtype=np.int32), SamplingParams(max_tokens=2)))
+    with pytest.raises(RuntimeError, match="misaligned address"):
+        engine.step()
+    assert "the GPU answers no more: restart the server (CUDA error: misaligned address)" in caplog.text
+    for request in list(engine._scheduler.running):
+        engine.abort(request)

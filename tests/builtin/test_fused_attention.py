@@ -55,7 +55,7 @@ def test_cudnn_is_tried_before_it_is_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cpu = torch.device("cpu")
-    trial = module._cudnn_is_right.__wrapped__
+    trial = module.cudnn_is_right.__wrapped__
     with caplog.at_level(logging.WARNING):
         monkeypatch.setattr(module, "_cudnn", fused_attention)
         assert trial(cpu, torch.bfloat16, 64)

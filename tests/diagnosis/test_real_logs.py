@@ -145,3 +145,18 @@ def test_sglang_with_the_recall_checkpoint() -> None:
     assert report.worst is None or report.worst.value != "error"
     assert StartPhase.READY in {entry.phase for entry in report.timeline}
     assert "Nothing is wrong" in answer(report)
+
+
+def test_a_rank_of_llama_70b_at_the_level_of_debug() -> None:
+    report = _report("vllm-0.24.0-llama-70b-rank")
+    assert (report.engine, report.version) == ("vllm", "0.24.0")
+    figures = report.capacity
+    assert figures["weights_gib"] == 16.49
+    assert figures["peak_activation_gib"] == 0.59
+    assert figures["outside_torch_gib"] == 0.22
+    assert figures["available_kv_gib"] == 111.31
+    assert figures["kv_cache_tokens"] == 2_917_952
+    # The traceback that DEBUG shows of a missing chat template is no failure of the server.
+    assert report.ready
+    assert [finding.id for finding in report.findings if finding.severity.value == "error"] == []
+    assert answer(report).endswith("Nothing is wrong.")

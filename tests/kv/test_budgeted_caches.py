@@ -127,8 +127,27 @@ def test_a_limit_that_is_lowered_takes_cached_prefixes_too(
     with file.locked():
         file.write_limit(20 * MIB)
     for _ in range(100):
-        one._segments._limit_until = float("-inf")  # as after some time
+        one.segments._limit_until = float("-inf")  # as after some time
         one.tick()
     assert sum(slot.held for slot in file.members().values()) <= 20 * MIB
     file.close()
     one.check_integrity()
+
+
+def test_a_waiting_neighbour_takes_nothing_from_an_admitted_sequence(
+    caches: tuple[ElasticKVCache, ElasticKVCache],
+) -> None:
+    one, two = caches
+    ids, half = tokens(1), tokens(2)[: TOKENS * 3 // 5]
+    sequence = one.open(ids, len(ids))
+    assert sequence is not None
+    fill(sequence, ids[: TOKENS // 2])
+    time.sleep(0.1)
+    for start in range(sequence.length, len(ids), STEP):
+        assert two.open(half, len(half)) is None, "it waits, and says so"
+        one.tick()
+        count = min(STEP, len(ids) - start)
+        sequence.append(count)
+        sequence.computed(ids[start : start + count])
+    sequence.close()
+    served(two, one, half)

@@ -19,7 +19,8 @@ from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.sizes import GIB
 
 REQUEST = PlanRequest(load_model("llama-3.1-8b"), find_gpu("H100"), 1, 1, 65_536, engine_version="0.19.0")
-EAGER = REQUEST.with_flags({"--enforce-eager": None})
+# Eight ranks read so little that a step waits for its launches.
+EAGER = replace(REQUEST, gpus=8, tp=8).with_flags({"--enforce-eager": None})
 
 
 def _planned(request: PlanRequest) -> EnginePlan:

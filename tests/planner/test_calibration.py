@@ -34,6 +34,7 @@ MEASURED = Calibration(
     kv="bf16",
     gpu="H200",
     eager=False,
+    experts=True,
     date="2026-12-01",
     model="one rank of llama-4-scout at TP 8",
     runs="3 prompts of 65,536 to 1,048,576 tokens",
@@ -121,7 +122,7 @@ def test_a_plan_uses_it_and_says_so(data_home: Path) -> None:
     assert read.to_json() == written
     found = read.plans["vllm"].calibration
     assert found is not None
-    assert found.conditions == "vllm 0.24.0 bf16 KV on H200"
+    assert found.conditions == "vllm 0.24.0 bf16 KV on H200 with experts"
     assert any("CUDA graphs 1.50" in what for what in found.fitted)
     assert data_home.exists()
 
@@ -215,6 +216,7 @@ def test_a_hostile_file_is_refused_in_one_line(data_home: Path, content: bytes, 
         ("outside_torch_bytes", 2**60),
         ("graphs_share", True),
         ("eager", 1),
+        ("experts", 1),
         ("ranks", None),
         ("date", "yesterday"),
         ("model", "\x1b[31mred"),
@@ -251,7 +253,9 @@ def test_a_pipe_does_not_block(data_home: Path) -> None:
 
 
 def test_nothing_fitted_is_not_kept(data_home: Path) -> None:
-    bare = Calibration("vllm", "0.24.0", "", "bf16", "H200", False, "2026-12-01", "a model", "no request")
+    bare = Calibration(
+        "vllm", "0.24.0", "", "bf16", "H200", False, True, "2026-12-01", "a model", "no request"
+    )
     with pytest.raises(InputError, match="nothing was fitted"):
         save_calibration(bare)
     with pytest.raises(InputError, match="farspan writes"):

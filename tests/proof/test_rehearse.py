@@ -189,7 +189,7 @@ def _judge(options: RehearsalOptions, log: str, *, keep: bool = False) -> Rehear
     from farspan.models.shard.write_shard import write_shard
 
     write_shard(options.shard, options.shard_folder)
-    times = {8000: (0.157, 0.0102), 65_536: (1.371, 0.0102), 1_048_576: (43.9, 0.0129)}
+    times = {8000: (0.105, 0.0102), 65_536: (0.95, 0.0102), 1_048_576: (43.9, 0.0129)}
     write_run(
         options.run,
         [

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
+from farspan.planner.prefill_fit import weigh_run
 from farspan.planner.roofline import PrefillWork, decode_rates, prefill_rates
 from farspan.planner.timing import prefill_seconds
 
@@ -32,16 +33,24 @@ def decode_floor(model: ModelSpec, gpu: Gpu, tp: int, context: int, kv_dtype: Kv
     return rates.weights + rates.kv(context)
 
 
-def fit_prefill(points: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
-    """Efficiencies (linear, attention) that reproduce measured seconds best, in relative least squares.
+def fit_prefill(
+    points: Sequence[tuple[float, float, float]], *, every_length_alike: bool = False
+) -> tuple[float, float]:
+    """Efficiencies (linear, attention) that reproduce measured seconds best, in relative least squares, each point
+    weighed by how far runs repeat.
 
     Each point is (linear floor, attention floor, measured seconds). Two points are met exactly.
     """
-    a11 = sum((linear / seconds) ** 2 for linear, _, seconds in points)
-    a22 = sum((attention / seconds) ** 2 for _, attention, seconds in points)
-    a12 = sum(linear * attention / seconds**2 for linear, attention, seconds in points)
-    b1 = sum(linear / seconds for linear, _, seconds in points)
-    b2 = sum(attention / seconds for _, attention, seconds in points)
+    weights = [1.0 if every_length_alike else weigh_run(seconds) for *_, seconds in points]
+    scaled = [
+        (weight / seconds, weight, linear, attention)
+        for (linear, attention, seconds), weight in zip(points, weights, strict=True)
+    ]
+    a11 = sum((linear * scale) ** 2 for scale, _, linear, _ in scaled)
+    a22 = sum((attention * scale) ** 2 for scale, _, _, attention in scaled)
+    a12 = sum(linear * attention * scale**2 for scale, _, linear, attention in scaled)
+    b1 = sum(linear * scale * weight for scale, weight, linear, _ in scaled)
+    b2 = sum(attention * scale * weight for scale, weight, _, attention in scaled)
     determinant = a11 * a22 - a12 * a12
     return determinant / (b1 * a22 - b2 * a12), determinant / (a11 * b2 - a12 * b1)
 

@@ -181,7 +181,7 @@ def serve(
             f"{folder} cannot be loaded ({said})", "check the checkpoint, and the memory"
         ) from error
     log.weights_loaded(model.weight_bytes)
-    engine = InferenceEngine(model, options)
+    engine = InferenceEngine(model, options, write=log.memory)
     app = create_app(engine, ChatTokenizer(folder), name, rules)
     address, taken = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address

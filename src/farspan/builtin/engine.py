@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from farspan.builtin.decode_step import Capture, CudaGraphs, DecodeInput, DecodeStep
+from farspan.builtin.kernels.trial import device_answers
 from farspan.builtin.model import LlamaModel, Piece
 from farspan.builtin.sampling import sample
 from farspan.builtin.scheduler import FinishReason, Request, Scheduler, Work
@@ -17,6 +19,7 @@ from farspan.errors import InputError
 from farspan.kv.interface import KVStatistics
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.kvcache import ElasticKVCache
+from farspan.kv.memory.memory_log import MemoryLog
 from farspan.kv.sequence import ElasticSequenceKV
 
 _LOG = logging.getLogger(__name__)
@@ -65,13 +68,18 @@ class InferenceEngine:
         model: The model.
         options: How it is run.
         capture: How steps that decode are recorded; None for CUDA graphs where there is a GPU and they are wanted.
+        write: Takes a line of the log on what has become of the KV cache's memory.
 
     Raises:
         InputError: An option does not fit the model.
     """
 
     def __init__(
-        self, model: LlamaModel, options: EngineOptions | None = None, capture: Capture | None = None
+        self,
+        model: LlamaModel,
+        options: EngineOptions | None = None,
+        capture: Capture | None = None,
+        write: Callable[[str], None] = _LOG.info,
     ) -> None:
         options = options or EngineOptions()
         limit = model.config.max_position_embeddings
@@ -92,6 +100,7 @@ class InferenceEngine:
             max_step_tokens=options.max_num_batched_tokens,
             options=options.kv,
         )
+        self._memory_log = MemoryLog(self._cache.segments, write)
         self._scheduler = Scheduler(self._cache, options.max_num_batched_tokens, options.max_num_seqs)
         self._ends = frozenset(model.config.eos_token_ids)
         self._decode: DecodeStep | None = None
@@ -157,7 +166,9 @@ class InferenceEngine:
     def tick(self) -> float | None:
         """Give back memory that is due; return in how many seconds to call again, None for no need."""
         try:
-            return self._cache.tick()
+            again = self._cache.tick()
+            self._memory_log.note()
+            return again
         except Exception:  # noqa: BLE001 whatever it is, it is that one's
             # Memory that is not given back now is given back later; nobody's request depends on it.
             _LOG.exception("the KV cache could not give memory back")
@@ -203,7 +214,7 @@ class InferenceEngine:
         """Compute one step and return the tokens it produced.
 
         A failure ends the request it belongs to and no other, whether it comes while a request is admitted, computed or
-        sampled.
+        sampled. Only a GPU that answers no more ends the engine: what this raises then is for whoever runs it.
         """
         self.tick()
         outputs = self._compute(self._scheduler.schedule())
@@ -217,7 +228,11 @@ class InferenceEngine:
             return []
         try:
             logits, likeliest = self._forward(step)
-        except Exception as error:  # noqa: BLE001 whatever it is, it is that one's
+        except Exception as error:
+            if not device_answers(self.model.device):
+                # Nothing is computed in this process any more, whoever asks: the server ends, and says why.
+                _LOG.critical("the GPU answers no more: restart the server (%s)", error)
+                raise
             if len(step) == 1:
                 _LOG.exception("request %s failed", step[0].request.request_id)
                 self._scheduler.fail(step[0].request, error)

@@ -43,6 +43,8 @@ _KV_GAUGES = {
     "promised_bytes": "Memory that requests in progress may still need.",
     "tokens": "Positions of requests in progress.",
     "cached_tokens": "Tokens of prefixes on the device that a later request may reuse.",
+    "lacking_bytes": "Memory that requests wait for, of a budget that servers share.",
+    "neighbours_bytes": "What other servers of that budget hold.",
     "host_bytes": "Host memory of prefixes that were evicted from the device.",
     "host_tokens": "Tokens of these prefixes.",
 }

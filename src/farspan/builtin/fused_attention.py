@@ -19,7 +19,7 @@ _LARGEST_PIECE = 2**20
 # cuDNN gets queries and keys by multiples of this.
 _CUDNN_MULTIPLE = 1024
 _CUDNN_DIMS = (64, 128)
-# Shapes that cuDNN has no plan for.
+# Shapes that cuDNN has no plan for; an empty one stands for all.
 _refused: set[tuple[int, ...]] = set()
 
 # An output [1, heads, tokens, head_dim] and the log-sum-exp of its scores, float32 [1, heads, tokens].
@@ -56,7 +56,7 @@ def fused_attention(
         return result[0], result[1][:, :, : q.shape[2]]
     fits = q.shape[2] % _CUDNN_MULTIPLE == 0 and key.shape[2] % _CUDNN_MULTIPLE == 0
     shape = (*q.shape, *key.shape, causal)
-    if fits and shape not in _refused and _cudnn_is_right(q.device, q.dtype, q.shape[3]):
+    if fits and shape not in _refused and cudnn_is_right(q.device, q.dtype, q.shape[3]):
         try:
             return _cudnn(q, key, value, causal, scale)
         except RuntimeError as problem:
@@ -142,10 +142,16 @@ def _cudnn(q: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool
     return output, result[1].reshape(output.shape[:3])
 
 
+def refuse_cudnn(problem: str) -> None:
+    """Never ask cuDNN in this process: it faulted in another."""
+    _refused.add(())
+    _LOG.warning("attention is torch's flash kernel: cuDNN's is refused here (%s)", problem)
+
+
 @cache
-def _cudnn_is_right(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
+def cudnn_is_right(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
     """Try cuDNN's attention, masked and not, on keys that lie as the cache has them."""
-    if dim not in _CUDNN_DIMS:
+    if dim not in _CUDNN_DIMS or () in _refused:
         return False
     try:
         generator = torch.Generator(device).manual_seed(0)

@@ -14,6 +14,7 @@ from farspan.builtin.attention import attend
 from farspan.builtin.experts import ExpertLayer, grouped_product_works
 from farspan.builtin.kernels.choose_operations import choose_operations
 from farspan.builtin.kernels.operations import Operations, PageView
+from farspan.builtin.kernels.trial import GROUPED_PRODUCT
 from farspan.builtin.load_weights import CheckpointTensors, DummyTensors, LoadFormat, Tensors
 from farspan.builtin.model_config import LayerConfig, LlamaConfig, read_config
 from farspan.kv.formats import LayerStore
@@ -92,7 +93,7 @@ class LlamaModel:
             if load_format is LoadFormat.DUMMY
             else CheckpointTensors(self.folder, self.config.weight_prefix, self.dtype, self.device)
         )
-        self.operations = choose_operations(self.config, self.device, self.dtype)
+        self.operations = choose_operations(self.folder, self.config, self.device, self.dtype)
         self._load(tensors)
         self.weight_bytes = tensors.taken_bytes
 
@@ -204,8 +205,10 @@ class LlamaModel:
         self._head = (
             self._embedding if config.tie_word_embeddings else tensors.take("lm_head.weight", (vocab, hidden))
         )
-        self._grouped = any(layer.moe for layer in config.layers) and grouped_product_works(
-            self.device, self.dtype, hidden, config.intermediate_size
+        self._grouped = (
+            any(layer.moe for layer in config.layers)
+            and GROUPED_PRODUCT not in self.operations.refused
+            and grouped_product_works(self.device, self.dtype, hidden, config.intermediate_size)
         )
         self._layers = [self._load_layer(tensors, index, layer) for index, layer in enumerate(config.layers)]
 

@@ -1,4 +1,4 @@
-"""What the built-in engine says of its start: a line a phase, with the time, as the log reader knows them."""
+"""What the built-in engine says of itself: a line a phase of its start, with the time, then of its memory."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ class StartLog:
         """The server listens; what clients send is answered in a moment."""
         self._write(text, to_error=False)
 
+    def memory(self, text: str) -> None:
+        """What has become of the KV cache's memory; see `farspan.kv.memory.memory_log`."""
+        click.echo(f"{_stamp()} {text}", err=True)
+
     def stopped(self) -> None:
         """The server has ended in good order."""
         self._write("stopped")
@@ -42,5 +46,8 @@ class StartLog:
         return took
 
     def _write(self, text: str, to_error: bool = True) -> None:
-        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        click.echo(f"{stamp} farspan built-in engine: {text}", err=to_error)
+        click.echo(f"{_stamp()} farspan built-in engine: {text}", err=to_error)
+
+
+def _stamp() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

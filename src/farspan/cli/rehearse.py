@@ -52,7 +52,7 @@ Exit code: 0 the rank started and answered every prompt; 1 it did not; 2 bad inp
     "--contexts",
     type=parse_token_list,
     metavar="SIZES",
-    help="Prompt lengths.  [default: 8k,256k,1M, as far as the model reaches]",
+    help="Prompt lengths.  [default: 8k,64k,256k,1M, as far as the model reaches]",
 )
 @click.option(
     "--context",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from farspan.engines.logs.server_state import ServerState
-from farspan.sizes import GIB
+from farspan.sizes import GIB, format_bytes
 
 # figure -> what it is, for the reader of the JSON.
 PLAIN = {
@@ -32,13 +32,16 @@ PLAIN = {
     "max_prefill_tokens": "tokens of one prefill batch",
     "max_running_requests": "requests at once",
     "context_len": "longest request allowed, tokens",
+    "elastic_held_gib": "memory the elastic KV cache and tables held when the log last said, GiB",
+    "elastic_allowed_gib": "the most they could hold then, GiB",
+    "elastic_neighbours_gib": "what other servers of the same budget held then, GiB",
     "free_when_ready_gib": "free memory when ready, GiB",
 }
 
 
 def plain_terms(server_state: ServerState) -> list[str]:
     """The figures as sentences, the one that matters most first."""
-    return [*_vllm(server_state), *_sglang(server_state), *_memory(server_state)]
+    return [*_vllm(server_state), *_sglang(server_state), *_memory(server_state), *_elastic(server_state)]
 
 
 def _vllm(server_state: ServerState) -> Iterator[str]:
@@ -104,13 +107,26 @@ def _sglang(server_state: ServerState) -> Iterator[str]:
             "its window."
         )
     rows = figures.get("max_running_requests")
-    if rows and context:
+    if rows and context and "elastic_held_gib" not in figures:
         table = (rows + 1) * (context + 4) * 4 / GIB
         if table >= 0.5:
             yield (
                 f"The request-to-token table takes {table:.1f} GiB a GPU ({rows:,.0f} rows of {context:,.0f} tokens, "
                 "4 bytes each), outside --mem-fraction-static."
             )
+
+
+def _elastic(server_state: ServerState) -> Iterator[str]:
+    figures = server_state.figures
+    held, allowed = figures.get("elastic_held_gib"), figures.get("elastic_allowed_gib")
+    if held is None or allowed is None:
+        return
+    others = figures.get("elastic_neighbours_gib")
+    beside = "" if others is None else f"; other servers of its budget held {format_bytes(others * GIB)}"
+    yield (
+        f"The elastic KV cache held {format_bytes(held * GIB)} when the log last said, and could hold "
+        f"{format_bytes(allowed * GIB)}{beside}."
+    )
 
 
 def _memory(server_state: ServerState) -> Iterator[str]:

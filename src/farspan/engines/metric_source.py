@@ -20,6 +20,8 @@ class Measure(StrEnum):
     KV_MAPPED_BYTES = "kv_mapped_bytes"  # memory an elastic KV cache has taken from the device
     KV_USED_BYTES = "kv_used_bytes"  # of it, memory of pages in use, cached prefixes included
     KV_CAPACITY_BYTES = "kv_capacity_bytes"  # the most it may take
+    KV_LACKING_BYTES = "kv_lacking_bytes"  # what requests wait for, of an elastic KV cache on a shared budget
+    KV_NEIGHBOURS_BYTES = "kv_neighbours_bytes"  # what other members of that budget hold
     PREFIX_QUERIES = "prefix_queries"  # counter: prompt tokens looked up in the prefix cache
     PREFIX_HITS = "prefix_hits"  # counter: of those, tokens found
     PREEMPTIONS = "preemptions"  # counter: requests thrown out of execution to make room

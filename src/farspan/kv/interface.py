@@ -68,6 +68,8 @@ class KVStatistics:
         host_tokens: Tokens of these prefixes.
         evicted_tokens: Tokens of prefixes that left the device so far, to the host or for good.
         restored_tokens: Tokens that came back from the host so far.
+        lacking_bytes: What requests wait for, of a budget that servers share.
+        neighbours_bytes: What other servers of that budget hold.
         segments_created: Segments of memory taken from the device so far.
         segments_destroyed: Segments given back to it so far.
     """
@@ -84,6 +86,8 @@ class KVStatistics:
     host_tokens: int = 0
     evicted_tokens: int = 0
     restored_tokens: int = 0
+    lacking_bytes: int = 0
+    neighbours_bytes: int = 0
     segments_created: int = 0
     segments_destroyed: int = 0
 

@@ -93,7 +93,7 @@ class ElasticKVCache(KVCache):
             ),
             step_tokens=max_step_tokens,
         )
-        self._segments = SegmentPool(
+        self.segments = SegmentPool(
             self._driver, self._size.segment_bytes, cap, quiet_s=options.quiet_s, clock=clock, budget=budget
         )
         self._kinds: list[LayerKind] = []
@@ -101,14 +101,14 @@ class ElasticKVCache(KVCache):
         self._prefixes: PrefixStore | None = None
         self._closed = False
         try:
-            self._segments.wait_for(self._size.start_bytes // self._size.segment_bytes)
+            self.segments.wait_for(self._size.start_bytes // self._size.segment_bytes)
             for retention, numbers in grouped:
                 self._kinds.append(self._new_kind(retention, numbers, form))
             # Without a layer that keeps everything there is nothing a tree of prefixes could hold on to.
             if options.prefix_caching and self._kinds[0].retention.full:
                 host_bytes = int(options.host_gib * GIB)
                 self._prefixes = PrefixStore(self._kinds, options.page_tokens, host_bytes, device)
-                self._segments.register_evictor(PrefixEvictor(self._prefixes, self._kinds, self._size))
+                self.segments.register_evictor(PrefixEvictor(self._prefixes, self._kinds, self._size))
             self._capacity_bytes()
         except BaseException:
             self._give_back()
@@ -197,10 +197,10 @@ class ElasticKVCache(KVCache):
         for kind in self._kinds:
             kind.pool.tick()
         if self.budget is not None:  # what was promised to sequences that are gone is the others' again
-            self._segments.lower_promise(
+            self.segments.lower_promise(
                 self._missing_segments((0,) * len(self._kinds), no_hit(len(self._kinds)))
             )
-        self._segments.tick()
+        self.segments.tick()
         if idle is None:
             return None
         waits = [self._options.quiet_s] if self._above_start() else []
@@ -229,7 +229,7 @@ class ElasticKVCache(KVCache):
     def _give_back(self) -> None:
         for kind in self._kinds:
             kind.close()
-        self._segments.close()
+        self.segments.close()
         if self.budget is not None:
             self.budget.close()
         if self._own_driver:
@@ -244,10 +244,9 @@ class ElasticKVCache(KVCache):
             for index, kind in enumerate(self._kinds)
         ]
         sequences = tuple(self._open.values())  # a copy: another thread may open and close some meanwhile
-        capacity = 0 if self._closed else self._capacity_bytes()
-        segments = self._segments.statistics()
+        segments = self.segments.statistics()
         return KVStatistics(
-            capacity_bytes=capacity,
+            capacity_bytes=0 if self._closed else self._capacity_bytes(),
             mapped_bytes=segments.created * self._size.segment_bytes,
             used_bytes=sum(used),
             held_bytes=max(0, sum(used) - sum(idle)),
@@ -263,6 +262,7 @@ class ElasticKVCache(KVCache):
             host_tokens=prefixes.host_tokens if prefixes else 0,
             evicted_tokens=prefixes.evicted_tokens if prefixes else 0,
             restored_tokens=prefixes.restored_tokens if prefixes else 0,
+            **(self.segments.budget.beside() if self.segments.budget else {}),
             segments_created=segments.ever_created,
             segments_destroyed=segments.ever_destroyed,
         )
@@ -364,8 +364,8 @@ class ElasticKVCache(KVCache):
     def _admits(self, limits: tuple[int, ...], hit: Hit) -> bool:
         """Whether everybody's needs, with those of a new sequence, can be met from what is there and may be evicted."""
         if not self._open:  # it fits an empty cache, and this one can be emptied
-            return self._segments.promise_all(self._size.segment_count([max(1, count) for count in limits]))
-        return self._segments.promise(self._missing_segments(limits, hit))
+            return self.segments.promise_all(self._size.segment_count([max(1, count) for count in limits]))
+        return self.segments.promise(self._missing_segments(limits, hit))
 
     def _missing_segments(self, limits: Sequence[int], hit: Hit) -> int:
         """Return the segments that open sequences, and one of `limits` pages behind a hit, may come to lack."""
@@ -381,7 +381,7 @@ class ElasticKVCache(KVCache):
         # Addresses cost nothing: enough for this kind to take all there may ever be.
         capacity = self._options.cap.fixed_bytes or self._driver.memory().total
         page_bytes = sum(rows) * self._size.page_tokens
-        pool = PagePool(self._segments, rows, self._size.page_tokens, capacity // page_bytes)
+        pool = PagePool(self.segments, rows, self._size.page_tokens, capacity // page_bytes)
         kind = LayerKind(retention, numbers, pool)
         try:
             kind.open_stores(form)
@@ -394,7 +394,7 @@ class ElasticKVCache(KVCache):
 
     def _capacity_bytes(self) -> int:
         # Not `room`, which asks page pools: a server asks while its engine's thread works with them.
-        return self._segments.limit_segments() * self._size.segment_bytes
+        return self.segments.limit_segments() * self._size.segment_bytes
 
     def _above_start(self) -> bool:
-        return self._segments.statistics().created * self._size.segment_bytes > self._size.start_bytes
+        return self.segments.statistics().created * self._size.segment_bytes > self._size.start_bytes

@@ -164,7 +164,9 @@ def _with_times(
         steps = [point for point in steps if point.seconds > shortest * (1 + _SAME_STEP)]
         if not steps:
             return found
-    known, _, _ = choose_fit(plan.engine, plan.version, request.gpu.name, kv_dtype, bare.backend)
+    known, _, _ = choose_fit(
+        plan.engine, plan.version, request.gpu.name, kv_dtype, bare.backend, experts=bare.experts
+    )
     share, step = fit_decode(request.model, request.gpu, request.tp, kv_dtype, steps, known)
     return replace(found, decode=share, step_s=step)
 

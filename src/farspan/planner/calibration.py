@@ -26,6 +26,7 @@ class CalibrationKey(NamedTuple):
         kv: "bf16" or "fp8".
         gpu: The GPU's name.
         eager: Whether it runs without CUDA graphs.
+        experts: Whether the model has experts.
     """
 
     engine: str
@@ -34,6 +35,7 @@ class CalibrationKey(NamedTuple):
     kv: str
     gpu: str
     eager: bool
+    experts: bool
 
     def __str__(self) -> str:
         """In words."""
@@ -43,6 +45,7 @@ class CalibrationKey(NamedTuple):
             self.backend,
             f"{self.kv} KV on {self.gpu}",
             "eager" if self.eager else "",
+            "with experts" if self.experts else "",
         )
         return " ".join(word for word in words if word)
 
@@ -52,7 +55,7 @@ class Calibration:
     """What was fitted to runs on this machine. None stands for what the runs did not tell.
 
     Args:
-        engine, version, backend, kv, gpu, eager: The key: see `CalibrationKey`.
+        engine, version, backend, kv, gpu, eager, experts: The key: see `CalibrationKey`.
         date: The day it was fitted, such as 2026-12-01.
         model: What ran.
         runs: What was measured, in words.
@@ -72,6 +75,7 @@ class Calibration:
     kv: str
     gpu: str
     eager: bool
+    experts: bool
     date: str
     model: str
     runs: str
@@ -87,7 +91,9 @@ class Calibration:
     @property
     def key(self) -> CalibrationKey:
         """The conditions it holds in."""
-        return CalibrationKey(self.engine, self.version, self.backend, self.kv, self.gpu, self.eager)
+        return CalibrationKey(
+            self.engine, self.version, self.backend, self.kv, self.gpu, self.eager, self.experts
+        )
 
     @property
     def fitted(self) -> tuple[str, ...]:

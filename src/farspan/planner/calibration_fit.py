@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
-from farspan.planner.prefill_fit import PrefillPoint
+from farspan.planner.prefill_fit import PrefillPoint, weigh_run
 from farspan.planner.roofline import decode_rates
 from farspan.planner.timing import prefill_seconds
 from farspan.planner.timing_fits import Fit
@@ -19,7 +19,8 @@ def fit_prefill_shares(
 ) -> tuple[float, float]:
     """The shares of the peaks, for weights and for attention, that describe measured prompts of one rank best.
 
-    Least relative squares of (weights at the peak) / linear + (attention at the peak) / attention; no share is above 1.
+    Least squares, weighed by how far runs repeat (`weigh_run`), of (weights at the peak) / linear + (attention at the
+    peak) / attention over the time; no share is above 1.
 
     Raises:
         InputError: The points are not of two lengths, or they beat the hardware.
@@ -43,16 +44,19 @@ def fit_prefill_shares(
             f"{format_tokens(point.tokens)} tokens in {point.seconds:g} s are faster than {gpu.name} can be",
             "see that the prompts were cold, and that --gpus names the GPU",
         )
-    linear, attention = _least_squares_above_one(rows)
+    linear, attention = _least_squares_above_one(rows, [weigh_run(seconds) for _, seconds in points])
     return 1 / linear, 1 / attention
 
 
-def _least_squares_above_one(rows: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """x, y >= 1 with the least squares of a x + b y - 1."""
-    aa = sum(a * a for a, _ in rows)
-    bb = sum(b * b for _, b in rows)
-    ab = sum(a * b for a, b in rows)
-    a1, b1 = sum(a for a, _ in rows), sum(b for _, b in rows)
+def _least_squares_above_one(
+    shares: Sequence[tuple[float, float]], weights: Sequence[float]
+) -> tuple[float, float]:
+    """x, y >= 1 with the least weighted squares of a x + b y - 1."""
+    rows = [(a * weight, b * weight, weight) for (a, b), weight in zip(shares, weights, strict=True)]
+    aa = sum(a * a for a, _, _ in rows)
+    bb = sum(b * b for _, b, _ in rows)
+    ab = sum(a * b for a, b, _ in rows)
+    a1, b1 = sum(a * weight for a, _, weight in rows), sum(b * weight for _, b, weight in rows)
     determinant = aa * bb - ab * ab
     found = []
     if determinant > 1e-12 * aa * bb:
@@ -63,7 +67,7 @@ def _least_squares_above_one(rows: Sequence[tuple[float, float]]) -> tuple[float
         found.append(((a1 - ab) / aa, 1.0))
     found.append((1.0, 1.0))
     good = [(x, y) for x, y in found if x >= 1 and y >= 1]
-    return min(good, key=lambda one: sum((a * one[0] + b * one[1] - 1) ** 2 for a, b in rows))
+    return min(good, key=lambda one: sum((a * one[0] + b * one[1] - weight) ** 2 for a, b, weight in rows))
 
 
 def fit_decode(

@@ -136,7 +136,7 @@ def _read(entry: Any, place: str, path: Path) -> Calibration:
     names = [field.name for field in fields(Calibration)]
     for name in names:
         value, where = entry.get(name), f"{place}.{name}"
-        if name == "eager":
+        if name in ("eager", "experts"):
             good = isinstance(value, bool)
         elif name in _RANGES:
             good = (value is None and name != "ranks") or _is_within(name, value)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from farspan.planner.kvcost import asked_kv_dtype
 from farspan.planner.roofline import active_weight_bytes, decode_rates
-from farspan.planner.timing import choose_fit
+from farspan.planner.timing import choose_fit, has_experts
 
 if TYPE_CHECKING:
     from farspan.planner.request import EnginePlan, PlanRequest
@@ -84,7 +84,14 @@ def estimate_load(request: PlanRequest, plan: EnginePlan) -> LoadEstimate | None
     rates = decode_rates(request.model, request.tp, width)
     more = (running - 1) * rates.kv(request.context)
     more += active_weight_bytes(request.model, request.tp, running) - rates.weights
-    fit, _, _ = choose_fit(plan.engine, plan.version, request.gpu.name, asked_kv_dtype(request), "")
+    fit, _, _ = choose_fit(
+        plan.engine,
+        plan.version,
+        request.gpu.name,
+        asked_kv_dtype(request),
+        "",
+        experts=has_experts(request.model),
+    )
     if plan.calibration is not None:
         fit = plan.calibration.apply_to(fit)
     itl = time.itl_expected_s + more / request.gpu.bandwidth / fit.decode

@@ -1,9 +1,11 @@
 """Prefill seconds over context, fitted to measured prompts, and what they say of a longer one.
 
 A prompt of N tokens takes a N for the weights and b N^2 for attention, and where the measurements ask for it a
-constant. Terms are never negative. Errors are relative: each point weighs by its own time, so that a long prompt does
-not drown the short ones. The interval has two parts: how far the terms may be wrong, which grows with the distance from
-what was measured, and how far one more run may be from its mean.
+constant. Terms are never negative. A run is assumed to repeat within 3 % and 0.075 s, as prompts of one rank on one
+H200 did: a long prompt does not drown the short ones, and a short one, most of which is launching and the way of its
+first token, says little of a long one. A few points say little of their own error: that assumption counts as much as
+four of them. The interval has two parts: how far the terms may be wrong, which grows with the distance from what was
+measured, and how far one more run may be from its mean.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from typing import NamedTuple
 from farspan.errors import InputError
 from farspan.sizes import format_tokens
 
-# One run of a prompt is not nearer to the next than this, however well the terms fit few points.
-LEAST_ERROR = 0.01
+# How far one run of a prompt is from the next: a share of its time, and seconds besides.
+RUN_ERROR, RUN_SECONDS = 0.03, 0.075
+_ASSUMED_POINTS = 4
+_BESIDES_S = RUN_SECONDS / RUN_ERROR
 _POINTS_FOR_CONSTANT = 4
 # 97.5 % quantiles of Student's t, from one degree of freedom on.
 _STUDENT = (
@@ -80,8 +84,9 @@ class PrefillFit:
         constant_s: Seconds whatever the length; 0 unless the points ask for it.
         linear_s: Seconds a token.
         quadratic_s: Seconds a pair of tokens.
-        relative_error: Standard error of a point beside the fit, relative; None where there are no more points than
-            terms, which fit exactly.
+        relative_error: Standard error of a long prompt beside the fit, relative; None where there are no more points
+            than terms, which fit exactly.
+        error: The same with what is assumed of a run.
         points: What was fitted.
         terms: Powers of N that were fitted.
         covariance: Of those terms, for a relative error of one.
@@ -91,6 +96,7 @@ class PrefillFit:
     linear_s: float
     quadratic_s: float
     relative_error: float | None
+    error: float
     points: tuple[PrefillPoint, ...]
     terms: tuple[int, ...]
     covariance: tuple[tuple[float, ...], ...]
@@ -108,33 +114,26 @@ class PrefillFit:
         """The prefill of another prompt, with an interval that widens away from what was measured.
 
         No term is negative: beyond the longest prompt the time grows at least linearly and at most with the square, and
-        the interval stays within that. Where the points leave no error to be seen, the whole of it is the interval.
+        the interval stays within that.
         """
         expected, longest = self.seconds(tokens), self.longest
         reach = tokens / longest
         slowest, fastest = self._bounds(tokens)
-        if self.relative_error is None:
-            noise = LEAST_ERROR * _STUDENT[0]
-            basis = (
-                "as many points as terms leave no error to be seen: from linear growth to that of the square"
-            )
-            return Extrapolation(tokens, expected, fastest * (1 - noise), slowest * (1 + noise), reach, basis)
-        error = max(self.relative_error, LEAST_ERROR)
         powers = [float(tokens) ** power for power in self.terms]
         of_terms = sum(
             powers[i] * powers[j] * self.covariance[i][j]
             for i in range(len(powers))
             for j in range(len(powers))
         )
-        freedom = len(self.points) - len(self.terms)
+        freedom = len(self.points) - len(self.terms) + _ASSUMED_POINTS
         student = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else _NORMAL
-        noise = student * error
-        half = noise * math.sqrt(max(0.0, of_terms) + expected * expected)
+        noise = student * self.error
+        half = noise * math.sqrt(max(0.0, of_terms) + (expected + _BESIDES_S) ** 2)
         low = max(expected - half, fastest * (1 - noise), 0.0)
         high = min(expected + half, slowest * (1 + noise))
         basis = (
-            f"95 % by Student's t with {freedom} degree{'s' if freedom > 1 else ''} of freedom, {reach:.1f} times the "
-            "longest prompt"
+            f"95 % by Student's t: {len(self.points)} prompts beside the assumption that one repeats within "
+            f"{RUN_ERROR:.0%} and {RUN_SECONDS:g} s, {reach:.1f} times the longest prompt"
         )
         return Extrapolation(tokens, expected, min(low, expected), max(high, expected), reach, basis)
 
@@ -198,15 +197,22 @@ def fit_prefill(points: Sequence[PrefillPoint | tuple[int, float]]) -> PrefillFi
     terms, values, residual, covariance = chosen
     by_power = dict(zip(terms, values, strict=True))
     freedom = len(measured) - len(terms)
+    assumed = _ASSUMED_POINTS * RUN_ERROR**2
     return PrefillFit(
         by_power.get(0, 0.0),
         by_power.get(1, 0.0),
         by_power.get(2, 0.0),
         math.sqrt(residual / freedom) if freedom else None,
+        math.sqrt((residual + assumed) / (freedom + _ASSUMED_POINTS)),
         measured,
         terms,
         covariance,
     )
+
+
+def weigh_run(seconds: float) -> float:
+    """What a run weighs in a fit of relative errors: 1 for a long one, less the more of it is not its length's."""
+    return seconds / (seconds + _BESIDES_S)
 
 
 class _Solution(NamedTuple):
@@ -217,7 +223,7 @@ class _Solution(NamedTuple):
 
 
 def _best(points: Sequence[PrefillPoint], candidates: Sequence[tuple[int, ...]]) -> _Solution | None:
-    """The terms with the least relative squares of those whose values are not negative."""
+    """The terms with the least weighted squares of those whose values are not negative."""
     solved = (_solve(points, terms) for terms in candidates)
     good = [one for one in solved if one is not None and min(one.values) >= 0]
     return min(good, key=lambda one: (one.residual, len(one.terms)), default=None)
@@ -233,22 +239,27 @@ def _wants(larger: _Solution | None, smaller: _Solution | None, count: int) -> b
     gain = smaller.residual - larger.residual
     student = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else _NORMAL
     # Beneath the least error nothing is asked for.
-    return gain > student**2 * max(larger.residual / freedom, (LEAST_ERROR / 3) ** 2)
+    return gain > student**2 * max(larger.residual / freedom, (RUN_ERROR / 9) ** 2)
 
 
 def _solve(points: Sequence[PrefillPoint], terms: tuple[int, ...]) -> _Solution | None:
-    """Least relative squares of some powers of N, by the normal equations in units of the longest prompt."""
+    """Least weighted squares of some powers of N, by the normal equations in units of the longest prompt."""
     scale = float(max(point.tokens for point in points))
-    rows = [[(point.tokens / scale) ** power / point.seconds for power in terms] for point in points]
+    shares = [weigh_run(point.seconds) for point in points]
+    rows = [
+        [(point.tokens / scale) ** power / point.seconds * share for power in terms]
+        for point, share in zip(points, shares, strict=True)
+    ]
     size = len(terms)
     normal = [[math.fsum(row[i] * row[j] for row in rows) for j in range(size)] for i in range(size)]
-    right = [math.fsum(row[i] for row in rows) for i in range(size)]
+    right = [math.fsum(row[i] * share for row, share in zip(rows, shares, strict=True)) for i in range(size)]
     inverse = _inverse(normal)
     if inverse is None:
         return None
     values = [math.fsum(inverse[i][j] * right[j] for j in range(size)) for i in range(size)]
     residual = math.fsum(
-        (math.fsum(v * x for v, x in zip(values, row, strict=True)) - 1) ** 2 for row in rows
+        (math.fsum(v * x for v, x in zip(values, row, strict=True)) - share) ** 2
+        for row, share in zip(rows, shares, strict=True)
     )
     units = [scale**power for power in terms]
     return _Solution(

@@ -150,7 +150,7 @@ def estimate_time(
     if calibration is not None and calibration.launches is not None:
         launches *= calibration.launches
     elif eager:
-        basis += "; eager steps launch each kernel by itself (one run, 48 layers in 68 to 88 ms)"
+        basis += "; eager steps launch each kernel by itself, as one rank of Scout or Llama 70B was seen to"
     itl_floor = pace.decode.weights + pace.decode.kv(prompt_tokens + output_tokens)
     return TimeEstimate(
         ttft_floor_s=floors.linear + floors.attention + floors.local,
@@ -205,7 +205,7 @@ def _pace(
     backend: str,
     calibration: Calibration | None,
 ) -> _Pace:
-    fit, fitted, basis = choose_fit(engine, version, gpu.name, kv_dtype, backend)
+    fit, fitted, basis = choose_fit(engine, version, gpu.name, kv_dtype, backend, experts=has_experts(model))
     if calibration is not None:
         fit = calibration.apply_to(fit)
         if calibration.linear is not None:
@@ -240,26 +240,46 @@ def offloaded_weights_note(offloaded: int) -> list[str]:
     ]
 
 
-def choose_fit(engine: str, version: str, gpu: str, kv_dtype: KvDtype, backend: str) -> tuple[Fit, bool, str]:
-    """The fit to use, whether it is this very combination's, and how to say so."""
+@lru_cache(maxsize=64)
+def has_experts(model: ModelSpec) -> bool:
+    """Whether a model has a layer of experts."""
+    return any(layer.moe for layer in model.layers)
+
+
+def choose_fit(
+    engine: str, version: str, gpu: str, kv_dtype: KvDtype, backend: str, *, experts: bool = True
+) -> tuple[Fit, bool, str]:
+    """The fit to use, whether it is this very combination's, and how to say so.
+
+    Args:
+        engine, version, gpu, kv_dtype, backend: What runs.
+        experts: Whether the model has experts. Where only models of the other kind were measured, the share for weights
+            is that of the kind, on whichever engine it was.
+    """
     kv = kv_name(kv_dtype)
     same = [fit for fit in FITS if fit.engine == engine and (not fit.backend or fit.backend == backend)]
-    exact = [fit for fit in same if (fit.version, fit.gpu, fit.kv) == (version, gpu, kv)]
+    exact = [
+        fit for fit in same if (fit.version, fit.gpu, fit.kv, fit.experts) == (version, gpu, kv, experts)
+    ]
     if exact:
         return exact[0], True, f"fitted to {exact[0].runs}"
     fallback = FITS[0]
     candidates = [fit for fit in same if fit.kv == kv] or same
+    candidates = [fit for fit in candidates if fit.experts == experts] or candidates
     if candidates:
         key = version_key(version)
         older = [fit for fit in candidates if version_key(fit.version) <= key]
         fallback = max(older or candidates, key=lambda fit: version_key(fit.version))
     what = " ".join(part for part in (engine, version, backend, f"{kv} KV on {gpu}") if part)
-    return (
-        fallback,
-        False,
+    said = (
         f"assumed: no run of {what} was measured; efficiencies of {fallback.engine} {fallback.version} "
-        f"({fallback.kv} KV, {fallback.gpu}) are used, fitted to {fallback.runs}",
+        f"({fallback.kv} KV, {fallback.gpu}) are used, fitted to {fallback.runs}"
     )
+    if fallback.experts != experts:
+        kind = next(fit for fit in FITS if fit.experts == experts)
+        fallback = fallback._replace(linear=kind.linear)
+        said += f"; that for weights is {kind.engine} {kind.version}'s, fitted to {kind.runs}"
+    return fallback, False, said
 
 
 def prefix_tree_seconds(version: str, tokens: int, chunk: int) -> float:

@@ -19,6 +19,7 @@ class Fit(NamedTuple):
         decode: Share of the memory bandwidth while decoding.
         step_s: Seconds a decoding step takes besides reading memory.
         runs: What it was fitted to, in words.
+        experts: Whether the model that ran had experts, whose matrices are small.
     """
 
     engine: str
@@ -31,18 +32,19 @@ class Fit(NamedTuple):
     decode: float
     step_s: float
     runs: str
+    experts: bool = True
 
 
 # Only vLLM 0.24.0 reported the time between tokens: every fit uses its decoding figures.
 _DECODE, _STEP_S = 0.46603, 0.0081454
 # A single run cannot tell linear from attention work: it borrows the linear efficiency three runs determine.
-_LINEAR = 0.27480
+_LINEAR, _TRITON_LINEAR = 0.27480, 0.55114
 
 # Seconds the CPU takes to launch one layer's kernels without CUDA graphs: one rank of Scout (48 layers) decoded in
-# 68 to 88 ms a token eager on one H200 (vLLM 0.24.0), where reading memory takes 10 to 13. A layer without experts
-# launches about a third as many (assumed).
+# 68 to 88 ms a token eager on one H200 (vLLM 0.24.0; SGLang 0.5.16 in 67), where reading memory takes 10 to 13; one
+# rank of Llama 3.1 70B (80 layers) in 33 to 36.
 EAGER_EXPERTS_S = 0.078 / 48
-EAGER_LAYER_S = 0.0006
+EAGER_LAYER_S = 0.0345 / 80
 
 # The first is the fallback where nothing closer was measured.
 FITS: tuple[Fit, ...] = (
@@ -76,11 +78,24 @@ FITS: tuple[Fit, ...] = (
         "H200",
         "bf16",
         "",
-        0.20096,
-        0.72861,
+        0.31238,
+        0.54739,
         _DECODE,
         _STEP_S,
-        "prompts of 66k and 1M tokens, one rank of Scout alone on one H200, without collectives",
+        "prompts of 8k to 1M tokens, one rank of Scout alone on one H200, without collectives",
+    ),
+    Fit(
+        "vllm",
+        "0.24.0",
+        "H200",
+        "bf16",
+        "",
+        0.56808,
+        0.63030,
+        _DECODE,
+        _STEP_S,
+        "prompts of 8k to 128k tokens, one rank of Llama 3.1 70B alone on one H200, without collectives",
+        experts=False,
     ),
     Fit(
         "sglang",
@@ -94,17 +109,30 @@ FITS: tuple[Fit, ...] = (
         _STEP_S,
         "one prompt of 2.1M tokens, Scout on 8x H200, eager decode",
     ),
+    # Triton's time grows faster than the square of the length, which no share can say.
+    Fit(
+        "sglang",
+        "0.5.16",
+        "H200",
+        "bf16",
+        "triton",
+        _TRITON_LINEAR,
+        0.034321,
+        _DECODE,
+        _STEP_S,
+        "prompts of 8k to 256k tokens, one rank of Scout alone on one H200, triton backend",
+    ),
     Fit(
         "sglang",
         "0.5.16",
         "H200",
         "fp8",
         "triton",
-        0.044858,
-        0.036903,
+        _TRITON_LINEAR,
+        0.016069,
         _DECODE,
         _STEP_S,
-        "prompts of 66k and 262k tokens, one rank of Scout alone on one H200, triton backend",
+        "one prompt of 262k tokens, one rank of Scout alone on one H200, triton backend",
     ),
     # Never run whole: torch's flash attention alone, 8192 queries over 1M keys, at 281 TFLOP/s.
     Fit(

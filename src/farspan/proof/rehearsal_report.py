@@ -197,35 +197,26 @@ def _time_cells(row: TimeRow) -> tuple[str, ...]:
 
 def _longest_table(longest: DeploymentTime, tp: int) -> RehearsalTable:
     rank, collectives = longest.rank, longest.collectives
-    rows = [
-        (
-            "the rank alone",
-            _seconds(rank.seconds),
-            f"{_seconds(rank.low_s)} to {_seconds(rank.high_s)}",
-            rank.basis,
-        )
-    ]
+    rows = [("the rank alone", _seconds(rank.seconds), f"{_seconds(rank.low_s)} to {_seconds(rank.high_s)}")]
+    caption = f"The rank alone: {longest.fit}; {rank.basis}."
     if collectives is not None and tp > 1:
-        rows.append(
-            (
-                "collectives",
-                _seconds(collectives.prefill_s),
-                "-",
-                f"{collectives.formula}; {collectives.basis}",
-            )
-        )
+        rows.append(("collectives", _seconds(collectives.prefill_s), "-"))
+        caption += f" Collectives: {collectives.formula}; {collectives.basis}."
     rows.append(
-        ("the deployment", _seconds(longest.seconds), f"{_seconds(longest.low_s)} to {_seconds(longest.high_s)}",
-         "their sum")
-    )  # fmt: skip
+        (
+            "the deployment",
+            _seconds(longest.seconds),
+            f"{_seconds(longest.low_s)} to {_seconds(longest.high_s)}",
+        )
+    )
     if longest.planned_s is not None:
-        rows.append(("the deployment's plan", _seconds(longest.planned_s), "-", "the planner"))
+        rows.append(("the deployment's plan", _seconds(longest.planned_s), "-"))
     return RehearsalTable(
         "longest",
         f"First token of {format_tokens(longest.prompt_tokens)}",
-        ("what", "seconds", "95 %", "from"),
+        ("what", "first token", "95 %"),
         tuple(rows),
-        f"Fitted: {longest.fit}.",
+        caption,
     )
 
 

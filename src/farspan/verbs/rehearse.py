@@ -35,7 +35,7 @@ from farspan.reports.write_report import Format
 from farspan.sizes import format_bytes, format_tokens, parse_token_list, parse_tokens
 from farspan.verbs.serve import prepare_server
 
-_USUAL_CONTEXTS = (8000, 256_000, 1_000_000)
+_USUAL_CONTEXTS = (8000, 64_000, 256_000, 1_000_000)
 _TOY_CONTEXTS = (1000, 2000, 4000)
 _TOY_ENGINE = "builtin"
 _USUAL_TP = 8
@@ -187,7 +187,7 @@ def rehearsal_options(
         tp: Tensor-parallel size of the deployment; the largest that the heads allow, up to 8 or the number of --gpus.
         ep: Ranks that whole experts are shared out over.
         pp: Pipeline stages; the first, which is as large as any, is rehearsed.
-        contexts: Prompt lengths in tokens; 8k, 256k and 1M, as far as the model reaches, when None.
+        contexts: Prompt lengths in tokens; 8k, 64k, 256k and 1M, as far as the model reaches, when None.
         context: Longest request of the deployment, prompt and answer together: what the server is started for, and the
             times are extrapolated to. The longest of `contexts` when None.
         gpus: GPUs of the deployment: "8xH200", "detect", or a Node; the rank runs on one of this machine's.

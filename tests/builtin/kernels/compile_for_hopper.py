@@ -41,12 +41,19 @@ def compile_launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **consta
         if isinstance(value, torch.Tensor):
             signature[name] = "*" + DTYPES[value.dtype]
             aligned[(index,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, float):
+            signature[name] = "fp32"
+        elif value == 1 and name not in kernel.do_not_specialize:
+            constants[name] = 1
         else:
-            signature[name] = "fp32" if isinstance(value, float) else "i32"
+            signature[name] = "i32"
+            if value % 16 == 0 and name not in kernel.do_not_specialize:
+                aligned[(index,)] = [["tt.divisibility", 16]]
     constexprs = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, signature, constexprs, aligned)
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    print(kernel.__name__, len(made.asm["cubin"]), made.metadata.shared)
+    wide = made.asm["ptx"].count("cp.async.cg.shared.global")  # copies of 16 bytes, which must be aligned
+    print(kernel.__name__, len(made.asm["cubin"]), made.metadata.shared, wide, constants.get("FP8"))
 
 
 def main(folder: Path) -> None:

@@ -13,6 +13,7 @@ from dummy_models import write_config
 from farspan.builtin import model as model_module
 from farspan.builtin.engine import EngineOptions, InferenceEngine
 from farspan.builtin.kernels.choose_operations import choose_operations, replace_refused
+from farspan.builtin.kernels.operation_checks import find_problem, list_checks
 from farspan.builtin.kernels.operations import Operations
 from farspan.builtin.kernels.triton_operations import TritonOperations
 from farspan.builtin.load_weights import LoadFormat
@@ -33,14 +34,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_cpu_has_torchs_own(folder: Path) -> None:
-    assert type(choose_operations(read_config(folder), CPU, torch.float32)) is Operations
+    assert type(choose_operations(folder, read_config(folder), CPU, torch.float32)) is Operations
 
 
-def test_what_is_wrong_or_fails_is_replaced_and_said(
-    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_wrong_or_fails_is_found(folder: Path) -> None:
     config = read_config(folder)
     operations = TritonOperations(config, CPU)
+    checks = {check.name: check for check in list_checks(config, torch.float32, CPU)}
+
+    def problem(name: str, instead: object = None) -> str | None:
+        if instead is not None:
+            setattr(operations, name, instead)
+        return find_problem(checks[name], operations, Operations(config, CPU))
+
+    assert problem("silu_mul") is None
+    assert problem("join") is None
+    assert problem("add_norm") is None
 
     def wrong(gate_up: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         return Operations(config, CPU).silu_mul(gate_up, scale) * 1.5
@@ -48,15 +57,20 @@ def test_what_is_wrong_or_fails_is_replaced_and_said(
     def broken(*given: object) -> torch.Tensor:
         raise RuntimeError("PassManager::run failed\nno such instruction")
 
-    monkeypatch.setattr(operations, "silu_mul", wrong)
-    monkeypatch.setattr(operations, "attend_pages", broken)
+    said = problem("silu_mul", wrong)
+    assert said is not None
+    assert said.startswith("it is off by")
+    assert problem("attend_pages", broken) == "PassManager::run failed no such instruction"
+
+
+def test_what_is_refused_is_replaced_and_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = read_config(folder)
+    operations = TritonOperations(config, CPU)
     with caplog.at_level(logging.WARNING):
-        refused = replace_refused(operations, torch.float32, CPU)
-    # What the interpreter rounds its own way in FP8 may be refused besides.
-    assert {"silu_mul", "attend_pages"} <= set(refused) <= {"silu_mul", "attend_pages", "write_heads"}
-    assert "silu_mul runs as torch's own operations: it is off by" in caplog.text
-    assert "attend_pages runs as torch's own operations: PassManager::run failed no such" in caplog.text
+        replace_refused(operations, {"silu_mul": "it is off", "attend_pages": "misaligned address"})
+    assert "attend_pages runs as torch's own operations: misaligned address" in caplog.text
     assert not operations.paged
+    assert operations.few_rows > 0
     gate_up = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(operations.silu_mul(gate_up), Operations(config, CPU).silu_mul(gate_up))
 
@@ -86,6 +100,6 @@ def answers(folder: Path) -> list[list[int]]:
 def test_an_engine_on_the_kernels_answers_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = answers(folder)
     monkeypatch.setattr(
-        model_module, "choose_operations", lambda config, device, _: TritonOperations(config, device)
+        model_module, "choose_operations", lambda _, config, device, __: TritonOperations(config, device)
     )
     assert answers(folder) == plain

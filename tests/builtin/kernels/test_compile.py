@@ -21,7 +21,7 @@ def test_every_kernel_compiles_for_hopper(probe_folder: Path, tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr[-4000:]
     compiled = [line.split() for line in done.stdout.splitlines()]
-    assert {name for name, _, _ in compiled} == {
+    assert {name for name, *_ in compiled} == {
         "add_norm",
         "attend_join",
         "attend_split",
@@ -34,4 +34,8 @@ def test_every_kernel_compiles_for_hopper(probe_folder: Path, tmp_path: Path) ->
         "sum_rows",
     }
     # More shared memory than a multiprocessor has would be refused at the launch.
-    assert all(int(size) > 0 and int(shared) < 227 * 1024 for _, size, shared in compiled)
+    assert all(int(size) > 0 and int(shared) < 227 * 1024 for _, size, shared, *_ in compiled)
+    # A row in FP8 is 264 bytes: only every other one begins where 16 bytes may be copied at once.
+    wide = {fp8: int(count) for name, _, _, count, fp8 in compiled if name == "attend_split"}
+    assert wide["True"] == 0
+    assert wide["False"] > 0, "rows in bfloat16 may be"

@@ -616,6 +616,11 @@ SEEN = [
     ("LlamaForCausalLM", "llama", True, 552_960),
     ("Qwen2ForCausalLM", "qwen2", False, 430_080),
     ("Qwen2ForCausalLM", "qwen2", True, 430_080),
+    ("Qwen3ForCausalLM", "qwen3", False, 552_960),
+    ("Qwen3ForCausalLM", "qwen3", True, 552_960),
+    ("MistralForCausalLM", "mistral", False, 430_080),
+    ("GraniteForCausalLM", "granite", False, 552_960),
+    ("Exaone4ForCausalLM", "exaone4", False, 552_960),
 ]
 
 
@@ -648,7 +653,7 @@ def test_lora_of_a_rank_and_what_is_refused() -> None:
     refusals: list[tuple[dict[str, str | None], str, str]] = [
         ({"--max-lora-rank": "17"}, "0.24.0", "is refused by vLLM"),
         ({"--lora-target-modules": "q_proj"}, "0.24.0", "which layers take adapters"),
-        ({}, "0.12.0", "room for added words"),
+        ({}, "0.23.0", "has buffers in layers"),
         ({"--speculative-config": '{"method": "ngram"}'}, "0.24.0", "beside pipeline stages or speculative"),
     ]
     for more, version, message in refusals:
@@ -656,3 +661,33 @@ def test_lora_of_a_rank_and_what_is_refused() -> None:
             plan_vllm(replace(asked, engine_version=version).with_flags({**flags, **more}))
     with pytest.raises(UnsupportedError, match="not for MixtralForCausalLM"):
         plan_vllm(replace(asked, model=load_model("mixtral-8x7b", allow_network=False)).with_flags(flags))
+
+
+def test_an_eagle_3_head_by_its_own_config(tmp_path: Path) -> None:
+    # The published head of Llama 3.1 8B: 8 KV heads, a vocabulary of its own.
+    head = {
+        "architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", "hidden_size": 4096,
+        "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 1,
+        "vocab_size": 128256, "draft_vocab_size": 32000,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(head), encoding="utf-8")
+    asked = PlanRequest(load_model("llama-3.1-8b", allow_network=False), find_gpu("H100"), 1, 1, 32_000,
+                        engine_version="0.24.0")  # fmt: skip
+    alone = plan_vllm(asked)
+    drafting = plan_vllm(asked.with_flags(_drafting(method="eagle3", model=str(tmp_path))))
+    attention = (4096 + 2 * 1024) * 8192 + 4096 * 4096
+    expected = attention + 3 * 4096 * 14336 + 3 * 4096 * 4096 + 32_000 * 4096
+    assert drafting.weights_bytes - alone.weights_bytes == 2 * expected
+    assert drafting.request_kv_bytes == 33 * 4096 * 32_000
+    assert any("by its own config" in note for note in drafting.notes)
+    # EAGLE reads two hidden states, and shares the output head.
+    first = plan_vllm(asked.with_flags(_drafting(method="eagle", model=str(tmp_path))))
+    attention = (4096 + 2 * 1024) * 4096 + 4096 * 4096
+    expected = attention + 3 * 4096 * 14336 + 2 * 4096 * 4096
+    assert first.weights_bytes - alone.weights_bytes == 2 * expected
+    (tmp_path / "config.json").write_text(
+        json.dumps({**head, "architectures": ["MedusaModel"]}), encoding="utf-8"
+    )
+    other = asked.with_flags(_drafting(method="eagle3", model=str(tmp_path), num_speculative_tokens=2))
+    with pytest.raises(UnsupportedError, match="is MedusaModel, which farspan does not mirror"):
+        plan_vllm(other)

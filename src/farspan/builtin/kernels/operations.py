@@ -56,13 +56,16 @@ class Operations:
         paged: Whether `write_heads` and `attend_pages` are fast enough to decode with: on a CPU views of the cache
             are, which these would copy.
         few_rows: The most tokens that `few_experts` is meant for.
+        refused: Kernels that this device refused.
     """
 
     paged = False
     few_rows = 0
+    refused: frozenset[str] = frozenset()
 
     def __init__(self, config: LlamaConfig, device: torch.device) -> None:
         self.config = config
+        self.device = device
         self._frequencies = inverse_frequencies(config).to(device)
 
     def places(self, positions: torch.Tensor) -> Places:

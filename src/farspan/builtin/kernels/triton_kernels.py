@@ -1,6 +1,10 @@
 """The Triton kernels of `TritonOperations`; what each computes is said there and in `Operations`.
 
 Sums are in float32. A slot of the cache may lie billions of elements behind the first: such offsets are int64.
+
+Triton 3.6 believes of a sum that all of it is aligned as the first of several consecutive addends is, and then loads
+more bytes at once than an address allows. So rows are multiplied by their stride before they become a column of a tile,
+and the tokens of a page are a number that the compiler knows nothing of.
 """
 # Triton kernels have no types to check, and their constants are written in capitals.
 # mypy: ignore-errors
@@ -139,7 +143,7 @@ def heads(
                 tl.store(value + row + second, b.to(narrow), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["page_tokens"])
 def attend_split(
     query,
     entries,
@@ -152,15 +156,16 @@ def attend_split(
     logsums,
     scale_log2,
     table_stride,
-    row_stride,
+    row_units,
     scale_stride,
+    page_tokens,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     DIM: tl.constexpr,
+    UNIT: tl.constexpr,
     GROUP: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
-    PAGE: tl.constexpr,
     CHUNK: tl.constexpr,
     FP8: tl.constexpr,
 ):
@@ -183,18 +188,18 @@ def attend_split(
     token = tl.arange(0, BLOCK)
     head = kv_head * PER_KV + member
     mine = member < PER_KV
-    q = tl.load(
-        query + (sequence * HEADS + head[:, None]) * DIM + channel[None, :], mask=mine[:, None], other=0.0
-    )
+    rows_of_query = (sequence * HEADS + head) * DIM
+    q = tl.load(query + rows_of_query[:, None] + channel[None, :], mask=mine[:, None], other=0.0)
     largest = tl.full([GROUP], float("-inf"), tl.float32)
     total = tl.zeros([GROUP], tl.float32)
     output = tl.zeros([GROUP, DIM], tl.float32)
     for begin in range(low, high, BLOCK):
         at = begin + token
         inside = at < high
-        page = tl.load(pages + at // PAGE, mask=inside, other=0).to(tl.int64)
-        slot = page * PAGE + at % PAGE
-        keys = entries + slot[:, None] * row_stride + kv_head * DIM + channel[None, :]
+        page = tl.load(pages + at // page_tokens, mask=inside, other=0).to(tl.int64)
+        slot = page * page_tokens + at % page_tokens
+        row = slot * row_units * UNIT
+        keys = entries + row[:, None] + kv_head * DIM + channel[None, :]
         k = tl.load(keys, mask=inside[:, None], other=0.0).to(q.dtype)
         v = tl.load(keys + KV_HEADS * DIM, mask=inside[:, None], other=0.0).to(q.dtype)
         score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
@@ -215,7 +220,10 @@ def attend_split(
     divisor = tl.where(filled, total, 1.0)
     to = (sequence * HEADS + head) * SPLITS + split
     tl.store(logsums + to, tl.where(filled, largest + tl.log2(divisor), float("-inf")), mask=mine)
-    tl.store(partial + to[:, None] * DIM + channel[None, :], output / divisor[:, None], mask=mine[:, None])
+    rows_of_part = to * DIM
+    tl.store(
+        partial + rows_of_part[:, None] + channel[None, :], output / divisor[:, None], mask=mine[:, None]
+    )
 
 
 @triton.jit
@@ -233,7 +241,8 @@ def attend_join(partial, logsums, output, DIM: tl.constexpr, SPLITS: tl.constexp
     for begin in range(0, SPLITS, BLOCK):
         some = begin + tl.arange(0, BLOCK)
         weight = tl.exp2(tl.load(logsums + row * SPLITS + some) - largest) / total
-        part = tl.load(partial + (row * SPLITS + some[:, None]) * DIM + channel[None, :])
+        rows = (row * SPLITS + some) * DIM
+        part = tl.load(partial + rows[:, None] + channel[None, :])
         result += tl.sum(part * weight[:, None], 0)
     tl.store(output + row * DIM + channel, result.to(output.dtype.element_ty))
 
@@ -271,9 +280,11 @@ def join(
     )
     largest = tl.maximum(one, two)
     total = largest + tl.log(tl.exp(one - largest) + tl.exp(two - largest))
-    place = head * output_head + token[:, None] * output_token + channel[None, :]
+    row = token * output_token
+    place = head * output_head + row[:, None] + channel[None, :]
     a = tl.load(output + place, mask=both, other=0.0).to(tl.float32) * tl.exp(one - total)[:, None]
-    place_other = head * other_head + token[:, None] * other_token + channel[None, :]
+    row_other = token * other_token
+    place_other = head * other_head + row_other[:, None] + channel[None, :]
     b = tl.load(other + place_other, mask=both, other=0.0).to(tl.float32) * tl.exp(two - total)[:, None]
     tl.store(joined + place, a + b, mask=both)
     tl.store(whole + head * tokens + token, total, mask=inside)
@@ -313,7 +324,8 @@ def experts_up(
     token = slot // SLOTS
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     wanted = column < WIDTH
-    base = weights + tl.load(experts + slot).to(tl.int64) * (2 * WIDTH * HIDDEN) + column[:, None] * HIDDEN
+    row_of = column * HIDDEN
+    base = weights + tl.load(experts + slot).to(tl.int64) * (2 * WIDTH * HIDDEN) + row_of[:, None]
     gate = tl.zeros([COLUMNS, BLOCK], tl.float32)
     up = tl.zeros([COLUMNS, BLOCK], tl.float32)
     for begin in range(0, HIDDEN, BLOCK):
@@ -348,7 +360,8 @@ def experts_down(
     total = tl.zeros([COLUMNS, BLOCK], tl.float32)
     for slot in tl.static_range(SLOTS):
         expert = tl.load(experts + token * SLOTS + slot).to(tl.int64)
-        base = weights + expert * (HIDDEN * WIDTH) + column[:, None] * WIDTH
+        row_of = column * WIDTH
+        base = weights + expert * (HIDDEN * WIDTH) + row_of[:, None]
         for begin in range(0, WIDTH, BLOCK):
             at = begin + tl.arange(0, BLOCK)
             inside = at < WIDTH

@@ -152,20 +152,23 @@ class TritonOperations(Operations):
         logsums = torch.empty(sequences * heads, splits, dtype=torch.float32, device=query.device)
         output = torch.empty_like(query)
         scales = store.scales
+        row = store.entries.stride(0)
+        unit = math.gcd(row, 16)  # what rows are aligned to, in elements
         _launch(
             kernels.attend_split,
             (splits, kv_heads, sequences),
             *(query, store.entries, self._nothing if scales is None else scales),
             *(view.table, view.rows, view.first_page, positions, partial, logsums),
             dim**-0.5 * math.log2(math.e),
-            *(view.table.stride(0), store.entries.stride(0), 0 if scales is None else scales.stride(0)),
+            *(view.table.stride(0), row // unit, 0 if scales is None else scales.stride(0)),
+            view.page_tokens,
             HEADS=heads,
             KV_HEADS=kv_heads,
             DIM=dim,
+            UNIT=unit,
             GROUP=max(16, _power_above(heads // kv_heads)),
             SPLITS=splits,
             BLOCK=_POSITIONS,
-            PAGE=view.page_tokens,
             CHUNK=view.chunk or 0,
             FP8=scales is not None,
             num_warps=4,

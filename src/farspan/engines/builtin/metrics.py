@@ -12,6 +12,8 @@ METRIC_SOURCES: dict[Measure, tuple[MetricSource, ...]] = {
     Measure.KV_MAPPED_BYTES: (MetricSource("farspan:kv_cache_mapped_bytes"),),
     Measure.KV_USED_BYTES: (MetricSource("farspan:kv_cache_used_bytes"),),
     Measure.KV_CAPACITY_BYTES: (MetricSource("farspan:kv_cache_capacity_bytes"),),
+    Measure.KV_LACKING_BYTES: (MetricSource("farspan:kv_cache_lacking_bytes"),),
+    Measure.KV_NEIGHBOURS_BYTES: (MetricSource("farspan:kv_cache_neighbours_bytes"),),
     Measure.PREFIX_QUERIES: (MetricSource("farspan:prefix_cache_queries_total"),),
     Measure.PREFIX_HITS: (MetricSource("farspan:prefix_cache_hits_total"),),
     Measure.PREEMPTIONS: (MetricSource("farspan:num_preemptions_total"),),

@@ -20,7 +20,7 @@ from farspan.planner.ledger import MemoryLedger
 from farspan.planner.remarks import Remarks
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.planner.settle import settle
-from farspan.planner.timing import estimate_time
+from farspan.planner.timing import estimate_time, has_experts
 from farspan.sizes import GIB, format_bytes
 
 _STEP = GIB // 100  # --kv-cache-gib is written with two digits
@@ -76,7 +76,9 @@ def _answer(state: BuiltinState, *, outline: bool) -> EnginePlan:
         concurrency = min(at_once, float(state.flags.sequences))
     remarks = Remarks() if outline else find_remarks(raised=state.raised)
     kv = "fp8" if state.flags.fp8 else "bf16"
-    conditions = CalibrationKey("builtin", __version__, "", kv, request.gpu.name, eager=False)
+    conditions = CalibrationKey(
+        "builtin", __version__, "", kv, request.gpu.name, eager=False, experts=has_experts(request.model)
+    )
     calibration = find_calibration(request.calibrations, conditions)
     return EnginePlan(
         engine="builtin",

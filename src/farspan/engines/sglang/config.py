@@ -25,6 +25,7 @@ from farspan.planner.calibration import (
 )
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
+from farspan.planner.timing import has_experts
 from farspan.value_hash import ValueHash
 
 
@@ -83,7 +84,9 @@ class SglangConfig(ValueHash):
     def conditions(self) -> CalibrationKey:
         """What a calibration of this server is kept under."""
         backend, kv = self.resolved.attention_backend, kv_name(self.resolved.kv_dtype)
-        return CalibrationKey("sglang", self.rules.version, backend, kv, self.gpu.name, self.eager)
+        return CalibrationKey(
+            "sglang", self.rules.version, backend, kv, self.gpu.name, self.eager, has_experts(self.model)
+        )
 
     def decisive_context(self, context_length: int) -> int:
         """`context_length` where loading or the split of the pools depends on it, else 0."""

@@ -14,6 +14,11 @@ METRIC_SOURCES: dict[Measure, tuple[MetricSource, ...]] = {
     Measure.KV_USAGE: (MetricSource("sglang:full_token_usage", max), MetricSource("sglang:token_usage", max)),
     Measure.KV_TOKENS: (MetricSource("sglang:kv_used_tokens"), MetricSource("sglang:num_used_tokens")),
     Measure.KV_CAPACITY: (MetricSource("sglang:max_total_num_tokens"),),
+    # The plug-in's, where it is (`farspan.integrations.sglang.memory_gauges`); tables are counted with the pools.
+    Measure.KV_MAPPED_BYTES: (MetricSource("sglang:farspan_memory_held_bytes"),),
+    Measure.KV_CAPACITY_BYTES: (MetricSource("sglang:farspan_memory_allowed_bytes"),),
+    Measure.KV_LACKING_BYTES: (MetricSource("sglang:farspan_memory_lacking_bytes"),),
+    Measure.KV_NEIGHBOURS_BYTES: (MetricSource("sglang:farspan_memory_neighbours_bytes"),),
     Measure.PREFIX_QUERIES: (MetricSource("sglang:prompt_tokens_total"),),
     # One series a cache_source from 0.5.16 on, without that label before: the sum is the same thing.
     Measure.PREFIX_HITS: (MetricSource("sglang:cached_tokens_total"),),

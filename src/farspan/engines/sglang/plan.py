@@ -228,6 +228,7 @@ def _answer(attempt: _Attempt, *, outline: bool) -> EnginePlan:
             backend=resolved.attention_backend,
             chunk=resolved.chunked_prefill_size,
             prefix_tree=config.given.radix_cache,
+            eager=config.eager,
             calibration=config.calibration,
         ),
         env=dict(config.env),

@@ -1,6 +1,6 @@
 """Memory of LoRA: buffers for so many adapters in every projection, made when the model is loaded, used or not.
 
-Mirrors `create_lora_weights` of vllm lora/layers, 0.13.0 and later. Adapters themselves wait in the machine's memory.
+Mirrors `create_lora_weights` of vllm lora/layers, 0.24.0 and later. Adapters themselves wait in the machine's memory.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ from farspan.planner.request import PlanRequest
 from farspan.planner.versions import version_key
 from farspan.value_hash import ValueHash
 
-# The first release without room for words that adapters add to the vocabulary.
-_SINCE = "0.13.0"
+# The first release whose layers were read: which take adapters differs before, and there is room for added words.
+_SINCE = "0.24.0"
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _LARGEST_VOCABULARY = 258_048  # lora/layers/logits_processor.py
-# Classes with four packed projections a layer, and whether embedding and output head take adapters too
-# (`embedding_modules`; vllm/model_executor/models of 0.24.0 and 0.32.0).
+# Classes with four packed projections a layer, and how many others take adapters: embedding and output head, or neither
+# (`embedding_modules`; as 0.24.0 says and 0.32.0 makes them).
 _CLASSES = {
-    "LlamaForCausalLM": True,
-    "Qwen3ForCausalLM": True,
-    "GraniteForCausalLM": True,
-    "Exaone4ForCausalLM": True,
-    "Qwen2ForCausalLM": False,
-    "MistralForCausalLM": False,
-    "SeedOssForCausalLM": False,
+    "LlamaForCausalLM": 2,
+    "Qwen3ForCausalLM": 2,
+    "GraniteForCausalLM": 2,
+    "Exaone4ForCausalLM": 2,
+    "Qwen2ForCausalLM": 0,
+    "MistralForCausalLM": 0,
 }
-# Where output head and embedding are one module, adapters of both were not seen.
-_OWN_HEAD = frozenset({"LlamaForCausalLM"})
+# Those seen where output head and embedding are one.
+_TIED = frozenset({"LlamaForCausalLM", "Qwen3ForCausalLM"})
 _DTYPES = {"auto": "", "float16": "float16", "bfloat16": "bfloat16"}
 _OTHER_FLAGS = ("--enable-tower-connector-lora", "--enable-mixed-moe-lora-format", "--enable-moe-shared-loras",
                 "--lora-target-modules", "--default-mm-loras", "--specialize-active-lora")  # fmt: skip
@@ -70,7 +69,7 @@ def read_adapters(request: PlanRequest, rules: VllmRules) -> Adapters | None:
     check_flag_names(request.engine_flags, rules.version)
     if version_key(rules.version) < version_key(_SINCE):
         raise UnsupportedError(
-            f"--enable-lora of vllm {rules.version} keeps room for added words, which farspan does not mirror",
+            f"--enable-lora of vllm {rules.version} has buffers in layers that farspan does not mirror",
             f"plan with --engine-version {_SINCE} or newer, or without it",
         )
     for name in _OTHER_FLAGS:
@@ -86,12 +85,12 @@ def read_adapters(request: PlanRequest, rules: VllmRules) -> Adapters | None:
             f"--enable-lora is mirrored for {', '.join(sorted(_CLASSES))}, not for {model.architecture}",
             "plan without it, and leave room: two matrices a projection, adapter and rank",
         )
-    embeds = _CLASSES[model.architecture]
-    if embeds and model.tie_word_embeddings and model.architecture not in _OWN_HEAD:
+    words = _CLASSES[model.architecture]
+    if words and model.tie_word_embeddings and model.architecture not in _TIED:
         raise UnsupportedError(
             f"--enable-lora of {model.architecture} with tied embeddings is not mirrored", "plan without it"
         )
-    if embeds and model.vocab_size > _LARGEST_VOCABULARY:
+    if words and model.vocab_size > _LARGEST_VOCABULARY:
         raise InputError(
             f"vLLM's LoRA takes vocabularies up to {_LARGEST_VOCABULARY:,}, and {model.name} has {model.vocab_size:,}",
             "drop --enable-lora",
@@ -124,7 +123,6 @@ def adapter_bytes(model: ModelSpec, adapters: Adapters | None, tp: int) -> int:
         sum(adapter_values(layer, hidden, rank, tp, read_rank=read_rank, written=written))
         for layer in model.layers
     )
-    if _CLASSES[model.architecture]:
-        # Whole on every rank: the embedding's, and the output head's.
-        values += 2 * rank * (model.vocab_size + hidden)
+    # Whole on every rank: the embedding's, and the output head's.
+    values += _CLASSES[model.architecture] * rank * (model.vocab_size + hidden)
     return adapters.slots * values * width

@@ -7,7 +7,8 @@ from functools import lru_cache
 
 from farspan.engines.vllm.defaults import resolve_kv_dtype
 from farspan.engines.vllm.flags import VllmFlags, read_flags
-from farspan.engines.vllm.served_model import pipeline_stages, served_model
+from farspan.engines.vllm.served_model import draft_notes, pipeline_stages, served_model
+from farspan.engines.vllm.speculative import DRAFT_MODEL
 from farspan.engines.vllm.versions import VllmRules, rules_for
 from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.gpu import Gpu
@@ -21,6 +22,7 @@ from farspan.planner.calibration import (
 )
 from farspan.planner.remarks import Remarks
 from farspan.planner.request import PlanRequest
+from farspan.planner.timing import has_experts
 from farspan.planner.versions import version_key
 from farspan.value_hash import ValueHash
 
@@ -69,7 +71,13 @@ class VllmConfig(ValueHash):
         kv = kv_name(resolve_kv_dtype(self.model, self.given.kv_dtype))
         eager = self.given.enforce_eager
         return CalibrationKey(
-            "vllm", self.rules.version, self.given.attention_backend, kv, self.gpu.name, eager
+            "vllm",
+            self.rules.version,
+            self.given.attention_backend,
+            kv,
+            self.gpu.name,
+            eager,
+            has_experts(self.model),
         )
 
     def of_stage(self, index: int) -> VllmConfig:
@@ -129,23 +137,19 @@ def _config(
         )
     served = served_model(model, given)
     _check_context_ranks(served, given, tp)
-    notes = []
-    if given.draft and version_key(rules.version) < version_key(_DRAFTS_SINCE):
+    notes: list[str] = []
+    whole = given.speculative == DRAFT_MODEL
+    if whole and version_key(rules.version) < version_key(_DRAFTS_SINCE):
         raise InputError(
             f"vllm {rules.version} does not draft with a whole model",
             f"use --engine-version {_DRAFTS_SINCE} or newer, or EAGLE",
         )
-    if given.draft and given.draft_ranks not in (None, tp):
+    if whole and given.draft_ranks not in (None, tp):
         raise InputError(
             f"draft_tensor_parallel_size {given.draft_ranks} is not --tp {tp}, and vLLM wants a draft model's equal",
             "drop it",
         )
-    if given.draft:
-        notes.append(f"The draft {given.draft} is counted whole: its weights, and the KV of its layers.")
-    elif given.speculative and served is not model:
-        notes.append(
-            "The draft layer is counted as large as the model's own layers are on average (assumed), with their KV."
-        )
+    notes += draft_notes(model, served, given)
     if given.pipeline > 1:
         notes.append(
             f"Of {given.pipeline} pipeline stages the one with the least room decides; the figures are its own. Times "

@@ -72,7 +72,7 @@ class VllmFlags(ValueHash):
         connector: Name of the KV connector, empty for none; "?" when it is not named.
         kv_events: Whether KV events are published.
         speculative: Method of speculative decoding, empty for none.
-        draft: The model that drafts, where the method is `draft_model`.
+        draft: The model or head that drafts, where it is one by itself.
         draft_ranks: Its tensor-parallel size, when given.
         enforce_eager: Whether there are no CUDA graphs.
         prefix_caching: True or False when asked for.
@@ -203,7 +203,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         connector=connector,
         kv_events=_given(spelled, "--kv-events-config"),
         speculative=method,
-        draft=str(speculative.get("model", "")) if method == DRAFT_MODEL else "",
+        draft=str(speculative.get("model", "")) if method in (DRAFT_MODEL, "eagle", "eagle3") else "",
         draft_ranks=ranks
         if isinstance(ranks := speculative.get("draft_tensor_parallel_size"), int)
         else None,

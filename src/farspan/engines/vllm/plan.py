@@ -14,6 +14,7 @@ from farspan.engines.vllm.ledger import make_ledger
 from farspan.engines.vllm.printed import printed_figures
 from farspan.engines.vllm.refusals import refusal
 from farspan.engines.vllm.remarks import find_remarks
+from farspan.engines.vllm.speculative import DRAFT_MODEL
 from farspan.engines.vllm.state import VllmState, build_state
 from farspan.models.spec import KvDtype
 from farspan.planner.ledger import MemoryLedger
@@ -158,7 +159,8 @@ def _kv_reason(state: VllmState) -> str:
     """Why a request keeps more than its model's layers need; empty where it does not."""
     if state.keeps_all_tokens:
         return f"hybrid KV groups are off ({state.memory.hybrid.off_because})"
-    draft = state.config.given.draft
+    given = state.config.given
+    draft = given.draft if given.speculative == DRAFT_MODEL else ""
     return f"{draft} keeps its own KV of every token beside the model's" if draft else ""
 
 

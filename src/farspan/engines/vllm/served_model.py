@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
+from farspan.engines.vllm.eagle_head import with_eagle_head
 from farspan.engines.vllm.flags import VllmFlags
 from farspan.engines.vllm.speculative import DRAFT_MODEL
 from farspan.errors import InputError, NotFoundError, UnsupportedError
@@ -16,6 +17,7 @@ from farspan.models.tensors import DTYPE_BYTES, Shard, WeightPart, WeightTensor
 
 # Methods that draft with one more layer of the model's own width on its hidden states.
 _ONE_LAYER = frozenset({"mtp", "eagle", "eagle3"})
+_AVERAGE_LAYER = "draft layer"
 _NO_WEIGHTS = frozenset({"", "ngram", "ngram_gpu", "suffix", "[ngram]"})
 
 
@@ -40,14 +42,14 @@ def served_model(model: ModelSpec, given: VllmFlags) -> ModelSpec:
             f"--speculative-config with method {given.speculative} loads a draft that farspan does not read",
             "plan without it, and leave the draft's weights and KV free",
         )
-    return _with_draft_layer(changed)
+    return with_eagle_head(changed, given) or _with_draft_layer(changed)
 
 
 def _with_draft_layer(model: ModelSpec) -> ModelSpec:
     """One layer more, as large as the others on average, and the projection that joins token and hidden state."""
     inner = sum(tensor.count for tensor in model.weights if in_layers(tensor))
     count = inner // model.num_layers + 2 * model.hidden_size * model.hidden_size
-    draft = WeightTensor("draft layer", WeightPart.DENSE_MLP, (count,), Shard.SPLIT)
+    draft = WeightTensor(_AVERAGE_LAYER, WeightPart.DENSE_MLP, (count,), Shard.SPLIT)
     attending = [layer for layer in model.layers if layer.attention is AttentionKind.FULL]
     pattern = (attending or list(model.layers))[-1]
     layer = replace(pattern, index=model.num_layers, shares_kv_with=None)
@@ -97,6 +99,22 @@ def _with_draft_model(model: ModelSpec, given: VllmFlags) -> ModelSpec:
         weights=(*model.weights, *weights),
         ropes=(*model.ropes, *ropes),
     )
+
+
+def draft_notes(model: ModelSpec, served: ModelSpec, given: VllmFlags) -> list[str]:
+    """What was counted of the draft; nothing without one."""
+    if not given.speculative or served.num_layers == model.num_layers:
+        return []
+    if given.speculative == DRAFT_MODEL:
+        return [f"The draft {given.draft} is counted whole: its weights, and the KV of its layers."]
+    if any(tensor.name == _AVERAGE_LAYER for tensor in served.weights):
+        return [
+            "The draft layer is counted as large as the model's own layers are on average (assumed), with their KV."
+        ]
+    return [
+        f"The head {given.draft} is counted by its own config; its embedding, and EAGLE's output head, are taken to be "
+        "the model's (assumed)."
+    ]
 
 
 @lru_cache(maxsize=256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,13 +11,17 @@ from typing import Any
 import torch
 
 from farspan.errors import InputError, UnsupportedError
+from farspan.integrations.sglang.memory_gauges import memory_gauges
 from farspan.integrations.sglang.shared_budget import server_budget
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.cuda import CudaDriver
 from farspan.kv.memory.drivers.driver import Driver
 from farspan.kv.memory.drivers.host import HostDriver
+from farspan.kv.memory.memory_log import MemoryLog
 from farspan.kv.memory.segments import SegmentPool
 from farspan.kv.memory.zero_backed_rows import table_segment_bytes
+
+logger = logging.getLogger("sglang.farspan")
 
 QUIET_VARIABLE = "FARSPAN_QUIET_S"
 
@@ -53,6 +58,14 @@ class DeviceMemory:
             quiet_s=_quiet_s(),
             budget=server_budget(arguments, self.driver),
         )
+        self._log = MemoryLog(self.segments, logger.info)
+        self._gauges = memory_gauges(arguments, self.segments)
+
+    def note(self) -> None:
+        """Tell SGLang's log and metrics what has become of the memory; call it with every tick."""
+        self._log.note()
+        if self._gauges is not None:
+            self._gauges.set()
 
     def _open_driver(self, device: str) -> tuple[Driver, Callable[[], None]]:
         """Return the driver of the device SGLang computes on, and what waits for its queued work."""

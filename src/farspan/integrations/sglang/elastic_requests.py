@@ -28,6 +28,7 @@ class ElasticTable(ZeroBackedRows):
 
     def __init__(self, memory: DeviceMemory, rows: int, width: int) -> None:
         self.width = width
+        self._memory = memory
         super().__init__(memory.segments, rows, width * _ENTRY, memory.wait)
         self.hold([(0, width * _ENTRY)])
 
@@ -37,6 +38,11 @@ class ElasticTable(ZeroBackedRows):
         if most is None:
             return self.row_bytes
         return min(self.width, len(request.origin_input_ids) + most + _SLACK) * _ENTRY
+
+    def tick(self) -> None:
+        """See `ZeroBackedRows.tick`."""
+        super().tick()
+        self._memory.note()
 
     def describe(self) -> str:
         """Return a line for the log."""

@@ -141,6 +141,7 @@ class SecuredMemory:
             self._map.uncover(self._full.pages.backed_stop)
             self._map.tick()
         self.memory.segments.tick()
+        self.memory.note()
 
     def describe(self) -> str:
         """Return a line for the log: tokens in use, the memory they have, and the least they could have."""

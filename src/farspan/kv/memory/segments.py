@@ -100,7 +100,7 @@ class SegmentPool:
         self.clock = clock
         self._cap = cap or Cap()
         self._reread_s = reread_s
-        self._budget = PoolBudget(budget, segment_bytes, clock) if budget else None
+        self.budget = PoolBudget(budget, segment_bytes, clock) if budget else None
         self._evictors: list[Evictor] = []
         self._next_evict = float("-inf")
         self._limit_segments = self._soon_segments = 0
@@ -181,27 +181,27 @@ class SegmentPool:
         Without a budget this is `room`, asked once. With one, its members hear of it where there is no room.
         """
         fits = count <= self.room()
-        if self._budget is None:
+        if self.budget is None:
             return fits
         return self._promise(max(0, count - len(self._idle) - self._surrenderable()), fits)
 
     def wait_for(self, count: int, seconds: float = 5.0) -> None:
         """Wait, no longer than `seconds`, until neighbours have made room for `count` segments that are idle there."""
         until = time.monotonic() + seconds
-        while self._budget is not None and not self.promise(count) and time.monotonic() < until:
+        while self.budget is not None and not self.promise(count) and time.monotonic() < until:
             time.sleep(self._reread_s)
 
     def lower_promise(self, count: int) -> None:
         """Let others have what was promised beyond room for `count` segments."""
-        if self._budget is not None:
-            self._budget.lower_promise(max(0, count - len(self._idle) - self._surrenderable()))
+        if self.budget is not None:
+            self.budget.lower_promise(max(0, count - len(self._idle) - self._surrenderable()))
 
     def promise_all(self, count: int) -> bool:
         """Keep room for `count` segments in all, those that there are among them; see `promise`.
 
         For who could empty all that is lent: without a budget there is nothing to wait for.
         """
-        if self._budget is None:
+        if self.budget is None:
             return True
         self._reread()
         return self._promise(max(0, count - self._created), count <= self._limit_segments)
@@ -215,7 +215,7 @@ class SegmentPool:
         if now >= self._limit_until:
             self._report()  # what is idle here is part of who must give how much
             self._reread()
-        trim = self._budget is not None and self._budget.trim_is_asked
+        trim = self.budget is not None and self.budget.trim_is_asked
         excess = self._created - (0 if trim else self._limit_segments)
         if excess > len(self._idle):
             self._call_in(excess - len(self._idle))
@@ -223,9 +223,9 @@ class SegmentPool:
             self._next_evict = now + self._reread_s
             self._evict(excess - len(self._idle))
         self._destroy_idle(now - DESTROY_AFTER * self.quiet_s, excess)
-        if self._budget is not None:
+        if self.budget is not None:
             if trim:
-                self._budget.trimmed()
+                self.budget.trimmed()
             self._report()
 
     def _destroy_idle(self, due: float, excess: int) -> None:
@@ -302,7 +302,7 @@ class SegmentPool:
                 cut = max(0, len(self._idle) - count)
                 fresh = count - (len(self._idle) - cut)
                 missing = fresh and fresh - max(0, self._limit_segments - self._created)
-                granted = missing <= 0 and (self._budget is None or self._budget.claim(fresh))
+                granted = missing <= 0 and (self.budget is None or self.budget.claim(fresh))
                 if granted:
                     taken = self._idle[cut:]
                     del self._idle[cut:]
@@ -314,7 +314,7 @@ class SegmentPool:
         size, limit = format_bytes(count * self.segment_bytes), self._limit_segments * self.segment_bytes
         raise NoRoomError(
             f"{size} more of elastic memory do not fit: {format_bytes(self._created * self.segment_bytes)} held, "
-            f"{format_bytes(limit)} allowed now{self._budget.describe() if self._budget else ''}",
+            f"{format_bytes(limit)} allowed now{self.budget.describe() if self.budget else ''}",
             "free pages, raise the cap, or take less memory beside it",
         )
 
@@ -325,8 +325,8 @@ class SegmentPool:
             self._idle.sort(key=lambda idle: idle.since)
             self._created -= fresh - len(created)
             self._ever_created += len(created)
-            if self._budget:
-                self._budget.give(fresh - len(created))
+            if self.budget:
+                self.budget.give(fresh - len(created))
         self._limit_until = float("-inf")  # the device has less than it said
         self._destroy(created)
 
@@ -357,27 +357,27 @@ class SegmentPool:
         return sum(lender.surrenderable() for lender in self._lenders)
 
     def _promise(self, fresh: int, fits: bool) -> bool:
-        kept = fits and self._budget is not None and self._budget.promise(fresh)
+        kept = fits and self.budget is not None and self.budget.promise(fresh)
         if not kept:
             self._wish(fresh)
         return kept
 
     def _wish(self, count: int) -> None:
-        if self._budget is not None:
-            self._budget.wish(count)
+        if self.budget is not None:
+            self.budget.wish(count)
             self._report()
 
     def _report(self) -> None:
         idle = len(self._idle) + self._surrenderable() + sum(each.evictable() for each in self._evictors)
-        if self._budget is not None:
-            self._budget.report(min(idle, self._created))
+        if self.budget is not None:
+            self.budget.report(min(idle, self._created))
 
     def _reread(self) -> None:
         memory = self.driver.memory()
         with self._lock:
             held = self._created * self.segment_bytes
-            if self._budget:
-                now, soon = self._budget.limits(self._cap, memory, held)
+            if self.budget:
+                now, soon = self.budget.limits(self._cap, memory, held)
             else:
                 now = soon = self._cap.limit(memory, held)
             self._limit_segments, self._soon_segments = now // self.segment_bytes, soon // self.segment_bytes
@@ -396,5 +396,5 @@ class SegmentPool:
             self.give(handles[done:], since=float("-inf"))  # kept, and tried again at the next tick
             raise
         finally:
-            if self._budget:
-                self._budget.give(done)
+            if self.budget:
+                self.budget.give(done)

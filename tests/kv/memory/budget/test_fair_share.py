@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,13 +45,22 @@ def test_two_that_want_everything_get_half_each() -> None:
     greedy = MemberClaim(held=80 * GIB, wished=50 * GIB)
     newcomer = MemberClaim(held=20 * GIB, wished=70 * GIB)
     claims = [greedy, newcomer]
-    # What is in use cannot be taken away, but does not grow, and goes over as it becomes idle.
-    assert allowance(100 * GIB, claims, 0).now == 50 * GIB
+    # What is in use is not taken away, but does not grow, and goes over as it becomes idle.
+    assert allowance(100 * GIB, claims, 0).now == 80 * GIB
+    assert allowance(100 * GIB, [replace(greedy, idle=10 * GIB), newcomer], 0).now == 70 * GIB
     assert not may_take(100 * GIB, claims, 0, 81 * GIB)
     assert allowance(100 * GIB, claims, 1).soon == 50 * GIB
     after = [MemberClaim(held=40 * GIB, wished=50 * GIB), newcomer]
     assert may_take(100 * GIB, after, 1, 50 * GIB)
     assert not may_take(100 * GIB, after, 1, 51 * GIB)
+
+
+def test_what_was_promised_to_admitted_requests_is_theirs_though_others_lack_memory() -> None:
+    admitted = MemberClaim(held=70 * GIB, promised=20 * GIB)
+    waiting = MemberClaim(held=5 * GIB, wished=40 * GIB)
+    assert allowance(100 * GIB, [admitted, waiting], 0).now == 90 * GIB
+    assert may_take(100 * GIB, [admitted, waiting], 0, 90 * GIB)
+    assert allowance(100 * GIB, [admitted, waiting], 1).now == 10 * GIB
 
 
 def test_a_limit_that_is_lowered_is_followed_by_all_who_have_more_than_their_share() -> None:
@@ -117,4 +128,8 @@ def test_who_gives_back_as_told_makes_room_for_all(total: int, claims: list[Memb
     given_back = sum(max(0, claim.held - each.now) for claim, each in zip(claims, told, strict=True))
     assert all(0 <= each.now <= each.soon for each in told)
     if lacking > 0:
-        assert given_back >= min(lacking, surplus)
+        idle = [
+            min(claim.idle - claim.promised, claim.held - share)
+            for claim, share in zip(claims, shares, strict=True)
+        ]
+        assert given_back >= min(lacking, surplus, sum(max(0, each) for each in idle))

@@ -80,7 +80,9 @@ def allowance(total: int, claims: Sequence[MemberClaim], member: int) -> Allowan
     now = max(0, min(max(soon, mine.within_limit(mine.held + mine.promised)), total - others))
     giving = _gives(total, claims, fair_shares(total, demands, floors), member)
     if giving:
-        now = mine.held - giving
+        # What its requests use, and were promised when they were admitted, stays theirs.
+        needed = mine.within_limit(mine.held - mine.idle + mine.promised)
+        now = max(mine.held - giving, min(needed, total - others))
     elif now < mine.held:
         now = mine.within_limit(mine.held)  # nobody lacks it
     return Allowance(now, max(soon, now))

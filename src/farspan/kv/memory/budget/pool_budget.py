@@ -30,8 +30,13 @@ class PoolBudget:
         self._segment_bytes = segment_bytes
         self._clock = clock
         self._free = 0
-        self._wished, self._wished_until = 0, float("-inf")
+        self.wished, self._wished_until = 0, float("-inf")
         self._trims_done = 0
+
+    @property
+    def name(self) -> str:
+        """The budget's name."""
+        return self.member.path.name.partition("@")[0]
 
     def limits(self, cap: Cap, memory: Memory, held: int) -> tuple[int, int]:
         """Return the bytes that the pool may hold at this moment, and once others have given back what they owe.
@@ -50,7 +55,7 @@ class PoolBudget:
         """Count `count` more segments as the pool's; False, and no change, without room for them."""
         if count and not self._part.claim(count * self._segment_bytes, self._free):
             return False
-        self._wished = max(0, self._wished - count)
+        self.wished = max(0, self.wished - count)
         return True
 
     def give(self, count: int) -> None:
@@ -62,7 +67,7 @@ class PoolBudget:
         """Keep room for `count` segments beyond what is held; False, and no change, without room for them."""
         if not self._part.promise(count * self._segment_bytes, self._free):
             return False
-        self._wished = 0
+        self.wished = 0
         return True
 
     def lower_promise(self, count: int) -> None:
@@ -71,13 +76,13 @@ class PoolBudget:
 
     def wish(self, count: int) -> None:
         """Remember that `count` more segments would be created if there were room."""
-        self._wished, self._wished_until = count, self._clock() + _WISH_S
+        self.wished, self._wished_until = count, self._clock() + _WISH_S
 
     def report(self, idle: int) -> None:
         """Tell the others how many segments are idle, and what is wished for if that was said lately."""
         if self._clock() >= self._wished_until:
-            self._wished = 0
-        self._part.report(idle * self._segment_bytes, self._wished * self._segment_bytes)
+            self.wished = 0
+        self._part.report(idle * self._segment_bytes, self.wished * self._segment_bytes)
 
     @property
     def trim_is_asked(self) -> bool:
@@ -89,6 +94,11 @@ class PoolBudget:
         if self.outlook is not None:
             self._trims_done = self.outlook.trims_asked
             self.member.trimmed(self._trims_done)
+
+    def beside(self) -> dict[str, int]:
+        """Return what is lacking here, and what neighbours hold, in bytes."""
+        held = self.outlook.neighbours_held if self.outlook else 0
+        return {"lacking_bytes": self.wished * self._segment_bytes, "neighbours_bytes": held}
 
     def describe(self) -> str:
         """Return who else has how much, for an error."""
