@@ -37,7 +37,7 @@ import farspan
 from farspan.errors import FarspanError
 from farspan.models.probe import vocabulary, write_probe
 from farspan.sizes import format_bytes, parse_tokens
-from sglang_plugin import ENTRY, checkpoint, gpu_bytes
+from sglang_plugin import ENTRY, gpu_bytes, recall
 
 NAMES = ("a", "b")
 PORTS = (31_881, 31_882)
@@ -173,9 +173,7 @@ def start(servers: Servers, home: Path) -> None:
     arguments = servers.arguments
     longest = arguments.tokens + 4096
     sglang = arguments.engine == "sglang"
-    model = (
-        checkpoint(home) if sglang else write_probe(home / "recall", max_position_embeddings=longest).folder
-    )
+    model = recall(home) if sglang else write_probe(home / "recall", max_position_embeddings=longest).folder
     found = home / "site" / "farspan_plugin-0.dist-info"  # what an installed farspan has
     found.mkdir(parents=True)
     (found / "METADATA").write_text("Metadata-Version: 2.1\nName: farspan-plugin\nVersion: 0\n")

@@ -105,6 +105,15 @@ def checkpoint(home: Path) -> Path:
     return folder
 
 
+def recall(home: Path) -> Path:
+    """Write the recall checkpoint as a text-only Llama 4, which SGLang keeps in one pool."""
+    folder = write_probe(home / "recall", max_position_embeddings=CONTEXT + 4096).folder
+    config = json.loads((folder / "config.json").read_text())
+    config["interleave_moe_layer_step"] = config["num_hidden_layers"] + 1
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def run(name: str, extra: str, model: Path, found: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Start a server, ask it, stop it; return what was seen."""
     log = arguments.logs / f"sglang-{name}.log"
@@ -122,7 +131,8 @@ def run(name: str, extra: str, model: Path, found: Path, arguments: argparse.Nam
         *shlex.split(extra),
     ]
     paths = [str(found), str(Path(__file__).parents[1] / "src"), str(arguments.site)]
-    environment = dict(os.environ)
+    # The triton backend reads this model's window layers by the slots of full attention: pools that differ are refused.
+    environment = {"FARSPAN_KV_POOLS": "sglang", **os.environ}
     environment["PYTHONPATH"] = ":".join([*paths, *filter(None, [os.environ.get("PYTHONPATH", "")])])
     seen: dict[str, Any] = {"command": " ".join(command[1:]), "gpu_before": gpu_bytes(), "answers": []}
     begun = time.monotonic()

@@ -2,15 +2,17 @@
 
     python benchmarks/sglang_pools.py --site SITE --logs DIR -o pools.json --only life|speed|exchange
 
-SITE is a folder with SGLang 0.5.16's packages; the model is the recall checkpoint, see `sglang_plugin.py`. Each scene
-goes on when a part of it fails, and says so.
+SITE is a folder with SGLang 0.5.16's packages. The model is the recall checkpoint as a text-only Llama 4, which SGLang
+keeps in one pool, so that an answer is right or wrong; for `exchange` an Olmo of four layers, three of them with a
+window, with SGLang's dummy weights: its answers only have to be the same with every server. A scene ends when a server
+does, and says so.
 
 life: one server with `--context-length 10000000`: the GPU's memory when ready, after prompts cold and from the cache,
     after idle and after a flush; requests that end at different times, then idle: memory mapped over the least
     possible, by the server's log; a neighbour that takes what is free while requests are admitted.
 speed: SGLang as it is and with the plug-in, one after the other, at a context at which both start: time to first token
     and milliseconds a token, medians, prompts never seen before.
-exchange: little memory for the cache, a long prompt and many short ones, at two fixed ratios and with elastic pools.
+exchange: little memory for the cache, a long prompt and many short ones, with elastic pools and at two fixed ratios.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from farspan.models.probe import vocabulary
 from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.load_tokenizer import load_tokenizer
 from farspan.sizes import parse_token_list
-from sglang_plugin import PORT, ask, checkpoint, get, gpu_bytes, wait
+from sglang_plugin import PORT, ask, get, gpu_bytes, recall, wait
 
 FLAGS = "--attention-backend triton --disable-cuda-graph --skip-server-warmup"
 SAID = r"farspan|max_total_num_tokens|leak|Traceback|Error|[Oo]ut of memory|retract"
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, default=Path.cwd())
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--only", choices=["life", "speed", "exchange"], required=True)
+    parser.add_argument("--scenes", nargs="*", help="of `exchange`: elastic, 'ratio 0.1', 'ratio 0.8'")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         bench = Bench(arguments, Path(home))
@@ -84,8 +87,10 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace, home: Path) -> None:
         self.arguments = arguments
         self.seen: dict[str, Any] = {"flags": arguments.flags, "gpu_before": gpu_bytes()}
-        self.model = checkpoint(home)
+        self.model = recall(home)
+        self.window_model = windowed(home)
         self.tokenizer = load_tokenizer(self.model)
+        self.process: subprocess.Popen[bytes] | None = None
         self.site = home / "site"
         metadata = self.site / "farspan_plugin-0.dist-info"
         metadata.mkdir(parents=True)
@@ -97,6 +102,8 @@ class Bench:
         print(json.dumps(self.seen, indent=1), flush=True)
 
     def part(self, into: dict[str, Any], name: str, act: Callable[[], Any]) -> None:
+        if self.process is not None and self.process.poll() is not None:
+            return
         begun = time.monotonic()
         try:
             into[name] = act()
@@ -106,7 +113,7 @@ class Bench:
         self.save()
 
     @contextmanager
-    def server(self, name: str, extra: str) -> Iterator[dict[str, Any]]:
+    def server(self, name: str, extra: str, model: Path | None = None) -> Iterator[dict[str, Any]]:
         """Start a server; what it says and how it ends goes into what is yielded."""
         log = self.arguments.logs / f"pools-{name}.log"
         words = [
@@ -114,7 +121,7 @@ class Bench:
             "-m",
             "sglang.launch_server",
             "--model-path",
-            str(self.model),
+            str(model or self.model),
             "--port",
             str(PORT),
         ]
@@ -128,7 +135,7 @@ class Bench:
             process = subprocess.Popen(
                 command, stdout=file, stderr=file, env=environment, start_new_session=True
             )
-        self.log = log
+        self.log, self.process = log, process
         try:
             seen["ready"] = wait(process, begun + self.arguments.start_s)
             seen["start_s"] = round(time.monotonic() - begun, 1)
@@ -191,14 +198,14 @@ class Bench:
     def neighbour(self) -> dict[str, Any]:
         """Somebody takes what is free, again and again, while requests are admitted."""
         taker = subprocess.Popen(
-            [sys.executable, "-c", NEIGHBOUR, "25"],
+            [sys.executable, "-c", NEIGHBOUR, "16"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         time.sleep(5)
         least = gpu_bytes()
-        answers = self.many([(40_000, 32)] * 24, limit=90)
+        answers = self.many([(40_000, 32)] * 24, limit=60)
         taken = taker.communicate(timeout=60)[0]
         return {
             "answers": answers,
@@ -211,15 +218,12 @@ class Bench:
         """Post requests of (prompt tokens, answer tokens) at once; return how they ended."""
         ended: list[tuple[float, int]] = []
         failed: list[str] = []
-        words = len(vocabulary().tokens)
+        words = min(1000, len(vocabulary().tokens))
 
         def post(number: int, prompt: int, most: int) -> None:
             begun = time.monotonic()
             try:
-                tokens = [
-                    (number * 7919 + place * place * 31 + place) % (words - 10) + 5 for place in range(prompt)
-                ]
-                answer = generate(tokens, most, limit)
+                answer = generate(pseudo_random(number, prompt, words), most, limit)
                 ended.append((time.monotonic() - begun, answer["meta_info"]["completion_tokens"]))
             except FAILURES as error:
                 failed.append(f"{type(error).__name__}: {error}"[:200])
@@ -286,25 +290,66 @@ class Bench:
     # --- exchange ------------------------------------------------------------------------------------------------
 
     def exchange(self) -> None:
-        """The same small budget: one prompt as long as it goes, then many short ones, then the long one again."""
-        scenes = (
-            ("ratio 0.8", "--swa-full-tokens-ratio 0.8"),
-            ("ratio 0.1", "--swa-full-tokens-ratio 0.1"),
-            ("elastic", "--radix-cache-backend farspan"),
-        )
-        for name, extra in scenes:
-            fixed = "--context-length 1100000 --mem-fraction-static 0.06"
-            with self.server(f"exchange-{name.replace(' ', '-')}", f"{fixed} {extra}") as seen:
-                if not seen["ready"]:
-                    continue
-                for turn in ("", " again"):
-                    for size in (1_000_000, 700_000, 400_000):
-                        self.part(
-                            seen, f"long {size}{turn}", lambda one=size: self.many([(one, 4)], limit=60)
-                        )
-                        if seen[f"long {size}{turn}"].get("ended"):
-                            break
-                    self.part(seen, f"short{turn}", lambda: self.many([(9000, 64)] * 48, limit=120))
+        """The same small budget: a long prompt, many short ones, and the long one again."""
+        scenes = {
+            "elastic": "--radix-cache-backend farspan",
+            "ratio 0.1": "--swa-full-tokens-ratio 0.1",
+            "ratio 0.8": "--swa-full-tokens-ratio 0.8",
+        }
+        for name in self.arguments.scenes or scenes:
+            fixed = "--context-length 1100000 --mem-fraction-static 0.04 --load-format dummy --skip-tokenizer-init"
+            with self.server(f"exchange-{name}", f"{fixed} {scenes[name]}", self.window_model) as seen:
+                if seen["ready"]:
+                    self.part(
+                        seen, "answer", lambda: generate(pseudo_random(5, 60_000, 1000), 16, 60)["output_ids"]
+                    )
+                    self.part(seen, "long", lambda: self.many([(1_000_000, 4)], limit=90))
+                    self.part(seen, "gpu after long", gpu_bytes)
+                    self.part(seen, "short", lambda: self.many([(9000, 64)] * 48, limit=90))
+                    self.part(seen, "gpu after short", gpu_bytes)
+                    self.part(seen, "long again", lambda: self.many([(1_000_000, 4)], limit=90))
+                    self.part(
+                        seen,
+                        "answer again",
+                        lambda: generate(pseudo_random(5, 60_000, 1000), 16, 60)["output_ids"],
+                    )
+                    self.part(seen, "idle", lambda: self.rest(9))
+
+
+def windowed(home: Path) -> Path:
+    """Write the config of a model with a window in three layers of four, which SGLang gives two pools."""
+    folder = home / "windowed"
+    folder.mkdir()
+    config = {
+        "model_type": "olmo2",
+        "architectures": ["Olmo2ForCausalLM"],
+        "hidden_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "intermediate_size": 512,
+        "vocab_size": 1024,
+        "sliding_window": 8192,
+        "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+        "is_hybrid_swa": True,
+        "hybrid_layer_pattern": [1, 1, 1, 0],
+        "max_position_embeddings": 1_200_000,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "rope_theta": 10000.0,
+        "torch_dtype": "bfloat16",
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "head_dim": 128,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def pseudo_random(seed: int, count: int, words: int) -> list[int]:
+    return [(seed * 7919 + place * place * 31 + place * 7) % (words - 10) + 5 for place in range(count)]
 
 
 def generate(tokens: list[int], most: int, limit: float) -> Any:

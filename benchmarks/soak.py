@@ -40,6 +40,7 @@ WARM_UP_S = 60.0
 DRAIN_S = 60.0
 HEALTH_EVERY_S = 0.25
 RSS_EVERY = 40  # health checks
+ENGINE = str(Path(__file__).with_name("soak_server.py"))  # the server, and again the process of its engine
 # At rest these are zero. Mapped memory is not among them: a little is kept for the next request.
 GAUGES = (
     "num_requests_running",
@@ -69,7 +70,7 @@ asyncio.run(main())
 
 @dataclass(frozen=True)
 class AtRest:
-    """What a server holds when nothing is asked of it."""
+    """What a server and its engine hold when nothing is asked of them."""
 
     rss_bytes: int
     files: int
@@ -122,7 +123,7 @@ def soak(
         server = subprocess.Popen(
             [
                 sys.executable,
-                str(Path(__file__).with_name("soak_server.py")),
+                ENGINE,
                 *map(str, (seed, *device, folder)),
                 *("--port", "0", "--max-model-len", str(MAX_MODEL_LEN)),
                 *("--max-num-batched-tokens", "512", "--kv-host-gib", "0.03", "--kv-quiet-s", "2"),
@@ -164,14 +165,14 @@ async def _drive(clients: Clients, watch: Watch, duration: float, at_once: int) 
     clock = asyncio.get_running_loop().time
     warm_up = min(WARM_UP_S, duration / 4)
     await clients.run(clock() + warm_up, at_once)
-    start = await _at_rest(watch.url, watch.process.pid)
+    start = await _at_rest(watch.url, watch.pid)
     watch.thread.start()
     try:
         await clients.run(clock() + duration - warm_up, at_once)
     finally:
         watch.done.set()
         watch.thread.join()
-    return start, await _at_rest(watch.url, watch.process.pid)
+    return start, await _at_rest(watch.url, watch.pid)
 
 
 class Watch:
@@ -185,7 +186,8 @@ class Watch:
 
     def __init__(self, url: str, control_url: str, pid: int) -> None:
         self.url = url
-        self.process = psutil.Process(pid)
+        self.pid = pid
+        self.processes = _server_and_engine(pid)
         self.health: list[float] = []
         self.control: list[float] = []
         self.memory: list[int] = []
@@ -197,7 +199,7 @@ class Watch:
             self.health.append(_time_health(self.url))
             self.control.append(_time_health(control_url))
             if len(self.health) % RSS_EVERY == 0:
-                self.memory.append(round(self.process.memory_info().rss / MIB))
+                self.memory.append(round(sum(one.memory_info().rss for one in self.processes) / MIB))
 
 
 def _time_health(url: str) -> float:
@@ -217,7 +219,7 @@ def _time_health(url: str) -> float:
 
 async def _at_rest(url: str, pid: int) -> AtRest:
     """Wait until all gauges are zero, at most a minute, and return what the server holds."""
-    process = psutil.Process(pid)
+    processes = _server_and_engine(pid)
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         for _ in range(int(DRAIN_S)):
             await client.post("/reset_prefix_cache")
@@ -228,12 +230,24 @@ async def _at_rest(url: str, pid: int) -> AtRest:
     await asyncio.sleep(15)  # memory that is no longer used goes back after two quiet seconds
     gauges = _gauges((httpx.get(f"{url}/metrics", timeout=30)).text)
     return AtRest(
-        process.memory_info().rss,
-        process.num_fds(),
-        process.num_threads(),
+        sum(process.memory_info().rss for process in processes),
+        sum(process.num_fds() for process in processes),
+        sum(process.num_threads() for process in processes),
         gauges["kv_cache_mapped_bytes"],
         {name: gauges[name] for name in GAUGES},
     )
+
+
+def _server_and_engine(pid: int) -> list[psutil.Process]:
+    """Return the two processes that live as long as the server; those that read texts come and go."""
+    server = psutil.Process(pid)
+    engines = [
+        child
+        for child in server.children()
+        if child.status() != psutil.STATUS_ZOMBIE and ENGINE in child.cmdline()
+    ]
+    assert len(engines) == 1, "a server has one engine"
+    return [server, *engines]
 
 
 def _gauges(text: str) -> dict[str, float]:

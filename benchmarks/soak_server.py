@@ -4,7 +4,7 @@
 
 Every few seconds the device changes its mind: how much memory it says is free, up to MOST_FREE_MIB, and what share of
 the calls that create or map a segment it refuses all the same, up to REFUSALS. The seed decides. When the server ends,
-the KV cache's books are checked.
+the KV cache's books are checked. All of it happens in the engine's process, which is this script again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from farspan.builtin import engine_start
 from farspan.builtin.__main__ import main
 from farspan.builtin.engine import InferenceEngine
+from farspan.builtin.engine_process import main as run_engine
 from farspan.kv.memory.drivers.driver import Memory, NoRoomError
 from farspan.kv.memory.drivers.host import HostDriver
 from farspan.sizes import GIB
@@ -87,8 +89,19 @@ def check_books_at_the_end(device: MoodyDevice) -> None:
     InferenceEngine.close = checked  # type: ignore[method-assign]
 
 
-if __name__ == "__main__":
+def run_moody_engine() -> None:
+    """Be the engine's process, on a device as the arguments say."""
     moody = MoodyDevice(int(sys.argv.pop(1)), int(sys.argv.pop(1)) * MIB, float(sys.argv.pop(1)))
     moody.patch(HostDriver)
     check_books_at_the_end(moody)
-    main()
+    run_engine()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "engine":
+        del sys.argv[1]
+        run_moody_engine()
+    else:
+        engine_start.ENGINE_COMMAND = (sys.executable, __file__, "engine", *sys.argv[1:4])
+        del sys.argv[1:4]
+        main()

@@ -1,6 +1,5 @@
 """One request never ends the engine or its neighbours, wherever it fails."""
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from engine_at_socket import EngineAtSocket
 from engine_drive import ask
 from farspan.builtin import engine as engine_module
 from farspan.builtin.engine import EngineOptions, InferenceEngine
-from farspan.builtin.engine_metrics import EngineMetrics
+from farspan.builtin.engine_channel import EngineStoppedError, RequestFailedError, RequestNoRoomError
 from farspan.builtin.model import LlamaModel, Piece
-from farspan.builtin.runner import EngineRunner, EngineStoppedError, RequestFailedError, RequestNoRoomError
 from farspan.builtin.sampling import sample
 from farspan.builtin.sampling_params import SamplingParams
 from farspan.builtin.scheduler import FinishReason, Request
@@ -109,48 +108,41 @@ def test_a_failure_to_give_memory_back_ends_nothing(
 
 
 @pytest.fixture
-def runner(probe_model: LlamaModel) -> Iterator[EngineRunner]:
-    engine = InferenceEngine(
-        probe_model, EngineOptions(kv=KVOptions(capacity_gib=0.2), max_num_batched_tokens=512)
+def served(probe_model: LlamaModel) -> Iterator[EngineAtSocket]:
+    made = EngineAtSocket(
+        InferenceEngine(
+            probe_model, EngineOptions(kv=KVOptions(capacity_gib=0.2), max_num_batched_tokens=512)
+        )
     )
-    made = EngineRunner(engine, EngineMetrics("probe"))
-    made.start()
     yield made
-    made.stop()
-
-
-def generate(runner: EngineRunner, prompt: Any, params: SamplingParams) -> list[int]:
-    async def collect() -> list[int]:
-        return [item.token_id async for item in runner.generate(prompt, params)]
-
-    return asyncio.run(collect())
+    made.close()
 
 
 def test_what_fits_no_longer_is_an_error_of_its_own_kind(
-    runner: EngineRunner, monkeypatch: pytest.MonkeyPatch
+    served: EngineAtSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt, answer = recall_prompt(300, 0.4, chunk=CHUNK)
     with monkeypatch.context() as patch:
-        in_the_cache(runner._engine, patch)
+        in_the_cache(served.engine, patch)
         with pytest.raises(RequestNoRoomError, match="no longer fits"):
-            generate(runner, guilty().prompt, GREEDY)
-        at_admission(runner._engine, patch)
+            served.generate(guilty().prompt, GREEDY)
+        at_admission(served.engine, patch)
         with pytest.raises(RequestFailedError, match="no random numbers"):
-            generate(runner, prompt, SamplingParams(max_tokens=3, seed=1))
-    assert runner.alive
-    assert generate(runner, prompt, GREEDY) == answer
+            served.generate(prompt, SamplingParams(max_tokens=3, seed=1))
+    assert served.client.alive
+    assert served.generate(prompt, GREEDY) == answer
 
 
-def test_an_engine_that_ended_says_so_to_all(runner: EngineRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_ended_says_so_to_all(served: EngineAtSocket, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> list[Any]:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(runner._engine, "step", broken)
+    monkeypatch.setattr(served.engine, "step", broken)
     with pytest.raises(EngineStoppedError):
-        generate(runner, guilty().prompt, GREEDY)
-    assert not runner.alive
+        served.generate(guilty().prompt, GREEDY)
+    assert not served.client.alive
     with pytest.raises(EngineStoppedError):
-        generate(runner, guilty().prompt, GREEDY)
+        served.generate(guilty().prompt, GREEDY)
 
 
 @pytest.mark.parametrize("top_p", [1e-50, 1e-45, 5e-324, 1e-9])

@@ -85,6 +85,11 @@ ONE: dict[str, Any] = {"prompt": [1, 2, 3], "max_tokens": 2}
         {"max_tokens": "5"},
         {"n": 0},
         {"n": 2},
+        {"n": True},
+        {"n": 1.0},
+        {"response_format": {"type": "json_object"}},
+        {"logit_bias": {"5": 100}},
+        {"top_logprobs": 3},
         {"logprobs": 5},
         {"best_of": 3},
         {"echo": True},
@@ -283,12 +288,25 @@ def test_a_killed_server_leaves_no_process(probe_folder: Path) -> None:
     assert not alive
 
 
+def test_bodies_that_are_refused_start_no_process(url: str) -> None:
+    """A process is a second's work: what a client gets wrong must not cost the server one."""
+    assert post(url, "/tokenize", {"prompt": "user"}).status_code == 200
+    me = psutil.Process()
+    (server,) = [child for child in me.children() if any(part in child.cmdline() for part in LIMITS[4:])]
+    before = {child.pid for child in server.children()}
+    for body in ({"prompt": 5}, {"n": 2, "prompt": [1]}, {"prompt": [10**9]}, {"x": 1}):
+        assert post(url, "/v1/completions", body).status_code == 400
+    assert httpx.post(f"{url}/v1/completions", content=b"{").status_code == 400
+    assert {child.pid for child in server.children()} == before
+
+
 def test_a_text_process_that_dies_ends_its_request_alone(url: str) -> None:
     assert post(url, "/tokenize", {"prompt": "user"}).status_code == 200
     me = psutil.Process()
     (server,) = [child for child in me.children() if any(part in child.cmdline() for part in LIMITS[4:])]
     for worker in server.children():
-        os.kill(worker.pid, signal.SIGKILL)
+        if "farspan.builtin.text_worker" in worker.cmdline():
+            os.kill(worker.pid, signal.SIGKILL)
     statuses = [post(url, "/tokenize", {"prompt": "user"}).status_code for _ in range(5)]
     assert set(statuses) <= {200, 500}
     assert statuses[-1] == 200

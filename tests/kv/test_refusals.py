@@ -6,7 +6,7 @@ in every kind of layer after every operation, and the debug mode finds a page th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any
@@ -35,7 +35,10 @@ SEEDS = st.integers(0, 999)
 
 
 class RefusingDriver(HostDriver):
-    """Refuses calls that `calls` names: the `first` ones, and each with the probability `rate` after these."""
+    """Refuses calls that `calls` names: the `first` ones, and each with the probability `rate` after these.
+
+    While there are first ones and `holds_out` says so, all are refused and none counts.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,9 +46,12 @@ class RefusingDriver(HostDriver):
         self.calls: frozenset[str] = frozenset(CALLS)
         self.random = Random(0)
         self.first = 0
+        self.holds_out: Callable[[], bool] = bool
 
     def chance(self, call: str, error: Exception) -> None:
         if (self.rate or self.first > 0) and call in self.calls:
+            if self.first > 0 and self.holds_out():
+                raise error
             self.first -= 1
             if self.first >= 0 or self.random.random() < self.rate:
                 raise error
@@ -101,6 +107,14 @@ class RefusingMachine(CacheMachine):
         segments=st.integers(2, 4),
     )
     def start(self, page: int, keep: float | None, segments: int) -> None:
+        self.make(page, keep, segments)
+        for length in (30, 75, 140):  # a conversation: its turns leave secondary pages along one path
+            tokens = np.random.default_rng(1).integers(0, 2, length).tolist()
+            self.history.append(tokens)
+            self.compute_all(tokens)
+
+    def make(self, page: int, keep: float | None, segments: int) -> None:
+        """Make the cache on a refusing driver."""
         self.driver = RefusingDriver()
         self.cache = new_cache(
             self.layers,
@@ -114,14 +128,11 @@ class RefusingMachine(CacheMachine):
             ),
             self.clock,
             self.driver,
+            self.dim,
         )
         tier = self.cache.prefixes._tier
         tier.__class__ = RefusedCopies
         tier.driver = self.driver
-        for length in (30, 75, 140):  # a conversation: its turns leave secondary pages along one path
-            tokens = np.random.default_rng(1).integers(0, 2, length).tolist()
-            self.history.append(tokens)
-            self.compute_all(tokens)
 
     @rule(rate=RATES, seed=SEEDS, calls=st.sampled_from([CALLS, *((call,) for call in CALLS)]))
     def weather(self, rate: float, seed: int, calls: tuple[str, ...]) -> None:
@@ -183,7 +194,11 @@ class RefusingMachine(CacheMachine):
             self.end(min(self.open))
         try:
             sequence = self.cache.open(np.array(tokens, np.int32), limit, bytes([salt]))
-        except KVError:
+        except KVCacheError:
+            return None
+        except DriverError as error:
+            if str(error) != "injected":
+                raise AssertionError("the cache itself is at fault") from error
             return None
         if sequence is None:
             return None
@@ -220,7 +235,7 @@ class RefusingMachine(CacheMachine):
             assert sequence.length == start
             return False
         for layer in range(len(self.layers)):
-            value = content(tokens, layer, start, start + count, salt)
+            value = content(tokens, layer, start, start + count, salt, self.dim)
             sequence.write(layer, start, value, -value)
         self.read(name, start)
         sequence.computed(np.array(tokens[start : start + count], np.int32))
@@ -261,8 +276,77 @@ class RefusingMachine(CacheMachine):
             self.driver.close()
 
 
+class ReturningMachine(RefusingMachine):
+    """Conversations that come back from the host to a device that refuses until the cache has nothing else to give.
+
+    What a hit itself holds must stay then: the turns before left secondary pages along its path, and no other room is
+    left to be made. A position takes a thirty-second of a segment, so that what comes back needs memory that an idle
+    cache does not keep.
+    """
+
+    dim = 16
+    weather = evict = come_back = open_sequence = serve = close_sequence = wait = None  # type: ignore[assignment]
+
+    @initialize(
+        layers=st.sampled_from([(None, 32, -24), (None, 16), (-40, None), (64, None, -10, None)]),
+        page=st.sampled_from([1, 2, 4, 8]),
+        segments=st.sampled_from([16, 32]),
+    )
+    def start(self, layers: tuple[int | None, ...], page: int, segments: int) -> None:  # type: ignore[override]
+        self.layers = tuple(
+            LayerRetention(window=-size) if size and size < 0 else LayerRetention(chunk=size)
+            for size in layers
+        )
+        self.make(page, None, segments)
+        self.driver.holds_out = self.others_can_go
+
+    def others_can_go(self) -> bool:
+        """Whether the cache holds what nobody uses, and can let go of it for the memory that is refused."""
+        kinds = len(set(self.layers))
+        return any(self.cache.prefixes.evictable(kind) for kind in range(kinds))
+
+    @rule(
+        turns=st.lists(st.integers(10, 70), min_size=1, max_size=3),
+        seed=SEEDS,
+        salt=st.integers(0, 1),
+        more=st.integers(1, STEP),
+        first=st.integers(0, 4),
+        rate=st.sampled_from([0.0, 0.0, 0.3]),
+        calls=st.sampled_from([("create", "map"), ("create", "map"), ("create",), CALLS]),
+    )
+    def return_late(
+        self,
+        turns: list[int],
+        seed: int,
+        salt: int,
+        more: int,
+        first: int,
+        rate: float,
+        calls: tuple[str, ...],
+    ) -> None:
+        """Compute a conversation's turns, have it leave for the host, and continue it."""
+        tokens = np.random.default_rng(seed).integers(0, 50, sum(turns) + more).tolist()
+        with self.sunshine():
+            for turn in np.cumsum(turns):
+                self.compute_all(tokens[:turn], salt)
+            while self.cache.prefixes.evictable(0) and self.cache.prefixes.evict(0, 1000):
+                pass
+            for _ in range(2):  # segments that are empty for long go back to the device
+                self.clock.now += 20.0
+                self.cache.tick()
+        RefusingMachine.weather(self, rate, seed, calls)
+        self.driver.first = first
+        name = self.begin(tokens, len(tokens) + 20, salt)
+        if name is not None:
+            self.read(name)
+            self.advance(name, min(STEP, len(tokens) - self.open[name][0].length))
+            self.end(name)
+
+
 TestRefusals = RefusingMachine.TestCase
 TestRefusals.settings = settings(max_examples=60, stateful_step_count=40)
+TestReturning = ReturningMachine.TestCase
+TestReturning.settings = settings(max_examples=90, stateful_step_count=6)
 
 
 def test_what_is_read_before_it_is_written_is_found() -> None:

@@ -16,8 +16,12 @@ import yaml
 from click.testing import CliRunner, Result
 
 from farspan.cli.main import group
-from farspan.errors import FarspanError
-from farspan.launch.local import find_free_port
+from farspan.errors import FarspanError, LaunchError
+from farspan.launch.docker import Docker
+from farspan.launch.helper_environment import helper_environment
+from farspan.launch.local import LocalServer, find_free_port
+from farspan.launch.on_parent_death import OnParentDeath
+from farspan.launch.program import Program
 from played import Fakes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,8 +113,8 @@ def test_docker_gets_secrets_by_name_alone(fakes: Fakes, secrets: tuple[str, str
     for secret in secrets:
         assert not any(secret in text for text in (*commands, *records, *seen_by_others(), done.output))
     for call in fakes.calls:
-        if call["argv"][1] != "run":  # the key, under the engine's name, is nobody else's
-            assert "VLLM_API_KEY" not in call["secrets"]
+        if call["argv"][1] != "run":  # secrets are nobody else's, under whatever name
+            assert call["secrets"] == {}, call["argv"]
 
 
 def test_a_cluster_gets_secrets_by_reference_alone(fakes: Fakes, secrets: tuple[str, str]) -> None:
@@ -124,7 +128,53 @@ def test_a_cluster_gets_secrets_by_reference_alone(fakes: Fakes, secrets: tuple[
     records = list(written(fakes.folder.parent / "state"))
     for secret in secrets:
         assert not any(secret in text for text in (*texts, *records, applied, *seen_by_others(), done.output))
-    assert all("VLLM_API_KEY" not in call["secrets"] for call in fakes.calls)
+    assert all(set(call["secrets"]) <= {"SCOUT_KEY"} for call in fakes.calls)  # which nobody named
+
+
+def test_who_waits_to_clean_up_has_no_secret(secrets: tuple[str, str]) -> None:
+    withheld = Docker(["SCOUT_KEY"]).program.withheld
+    waiting = OnParentDeath(["true"], helper_environment(withheld=withheld))
+    try:
+        (child,) = [one for one in psutil.Process().children() if "on_parent_death.py" in str(one.cmdline())]
+        environment = child.environ()
+        assert environment["PATH"] == os.environ["PATH"]
+        assert not any(secret in value for secret in secrets for value in environment.values())
+    finally:
+        waiting.dismiss()
+
+
+def test_a_local_server_has_the_key_under_its_engines_name_alone(
+    tmp_path: Path, secrets: tuple[str, str]
+) -> None:
+    log = tmp_path / "log"
+    environment = {"VLLM_API_KEY": secrets[0]}
+    with LocalServer(["env"], log=log, environment=environment, withheld=["SCOUT_KEY"]) as server:
+        server.wait(20)
+    assert f"VLLM_API_KEY={secrets[0]}" in log.read_text()
+    assert "SCOUT_KEY" not in log.read_text()
+
+
+@pytest.mark.parametrize("runtime", ["local", "docker", "kubernetes"])
+@pytest.mark.parametrize(
+    "words", [("--own", "a" * 200_000), ("--own", "ż" * 70_000), (*["--own-x", "b" * 100_000] * 20,)]
+)
+def test_words_too_long_for_any_program_are_refused(
+    fakes: Fakes, runtime: str, words: tuple[str, ...]
+) -> None:
+    done = farspan(*SCOUT, "--engine-version", "0.24.0", "--runtime", runtime, "--force", "--", *words)
+    check_refused(done)
+    assert "too long to start a program with" in str(done.exception)
+    assert fakes.calls == []
+
+
+def test_an_environment_too_long_for_any_program_is_one_error(tmp_path: Path) -> None:
+    long = {f"LONG_{number}": "x" * 130_000 for number in range(100)}
+    with pytest.raises(LaunchError, match=r"Argument list too long.*shorten the words"):
+        LocalServer(["true"], log=tmp_path / "log", environment=long)
+    with pytest.raises(LaunchError, match=r"true cannot be run .Argument list too long.; shorten the words"):
+        Program("true", "").run(environment=long)
+    with pytest.raises(LaunchError, match=r"cannot be run .Permission denied."):
+        Program(str(tmp_path), "").run()
 
 
 SPELLINGS = (
@@ -207,7 +257,16 @@ def test_docker_gets_every_word_as_it_is(fakes: Fakes) -> None:
     name = "a b '\"`id`%s: $HOME \U0001f680"
     done = farspan(
         *(*SCOUT, "--runtime", "docker", "--detach", "--port", str(find_free_port())),
-        *("--served-model-name", name, "--force", "--", *FLAGS, "--own-equals=--x=y", "ENGINE_X=- y"),
+        *(
+            "--served-model-name",
+            name,
+            "--force",
+            "--",
+            *FLAGS,
+            "--own-equals=--x=y",
+            "--own-joined=---\nkind",
+            "ENGINE_X=- y",
+        ),
     )
     assert done.exit_code == 0, (done.output[-500:], done.exception)
     (run,) = (call["argv"] for call in fakes.calls if call["argv"][1] == "run")
@@ -215,6 +274,7 @@ def test_docker_gets_every_word_as_it_is(fakes: Fakes) -> None:
     for flag, word in zip(FLAGS[::2], WORDS, strict=True):
         assert run[run.index(flag) + 1] == word
     assert "--own-equals=--x=y" in run
+    assert "--own-joined=---\nkind" in run
     assert (
         "ENGINE_X=- y" in run[: run.index("--served-model-name")]
     )  # a variable, not one of the engine's words

@@ -44,6 +44,14 @@ def test_a_word_without_a_flag_is_refused() -> None:
         parse_engine_flags(["--a=1", "2"])
 
 
+@pytest.mark.parametrize("value", ["---\nkind", "- item", "--", "-", "--\tx", "-x=- y", "-\u2028x"])
+def test_a_value_behind_its_flag_stays_there(value: str) -> None:
+    word = f"--own={value}"
+    ((name, read),) = parse_engine_flags([word]).items()
+    assert flag_words(name, read) == (word,)
+    assert parse_engine_flags([word]) == {"--own": value}
+
+
 def test_the_words_for_a_flag_read_back_as_the_same_flag() -> None:
     for value in (
         None,

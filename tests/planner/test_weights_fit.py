@@ -96,3 +96,26 @@ def test_serve_refuses_with_what_would_help() -> None:
         check_overrides(ONE_H100, get_engine("vllm"))
     assert caught.value.exit_code == 3
     assert "it fits with" in caught.value.fix
+
+
+def test_weights_quantized_layer_by_layer_need_not_fit_as_they_are() -> None:
+    # 131 GiB in bf16, 66 in FP8: one H100 of 79 GiB loads it layer by layer, since vLLM 0.19.0.
+    asked = PlanRequest(load_model("llama-3.1-70b"), find_gpu("H100"), 1, 1, 4096).with_flags(
+        {
+            "--quantization": "fp8",
+            "--max-num-seqs": "16",
+            "--enforce-eager": None,
+            "--gpu-memory-utilization": "0.95",
+        }
+    )
+    plan = get_engine("vllm").plan(replace(asked, engine_version="0.24.0"))
+    assert plan.starts
+    assert plan.weights_bytes < 70 * 2**30
+    older = get_engine("vllm").plan(replace(asked, engine_version="0.18.0"))
+    assert not older.starts
+    # SGLang holds the whole checkpoint before it quantizes.
+    sglang = get_engine("sglang").plan(replace(asked, engine_flags={"--quantization": "fp8"}))
+    assert not sglang.starts
+    # One that is too large even so does not start.
+    large = replace(asked, model=load_model("llama-3.1-405b"), engine_version="0.24.0")
+    assert not get_engine("vllm").plan(large).starts

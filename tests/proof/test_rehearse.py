@@ -344,3 +344,39 @@ def test_a_rank_is_served_measured_and_judged_as_its_engine_prints(
     assert "--load-format dummy" in report.page.command
     assert (tmp_path / "out" / "rank.plan.json").is_file()
     assert json.loads((tmp_path / "out" / "shard" / "config.json").read_bytes())["num_attention_heads"] == 5
+
+
+def test_a_stage_of_a_pipeline_says_nothing_of_the_whole_time(tmp_path: Path) -> None:
+    options = rehearsal_options(
+        "llama-3.1-70b", gpus="8xH200", engine_version="0.24.0", tp=4, pp=2, contexts="8k,65536,100k",
+        output=tmp_path / "out",
+    )  # fmt: skip
+    assert options.shard.division.text == "TP 4, layers 0 to 39"
+    report = _judge(options, _LOG)
+    deployment = report.result.deployment
+    assert deployment is not None
+    assert "--pipeline-parallel-size" in deployment.flags
+    longest = report.result.longest
+    assert longest is not None
+    assert longest.of_stage
+    (table,) = (one for one in report.page.tables if one.anchor == "longest")
+    assert [row[0] for row in table.rows] == ["the rank alone", "the deployment's plan"]
+    assert "one pipeline stage" in table.caption
+
+
+def test_whole_experts_are_planned_and_rehearsed_alike(tmp_path: Path) -> None:
+    for engine, version, flag in (
+        ("vllm", "0.24.0", "--enable-expert-parallel"),
+        ("sglang", "0.5.16", "--ep-size"),
+    ):
+        options = rehearsal_options(
+            "qwen3-235b-a22b", engine=engine, engine_version=version, gpus="8xH200", tp=8, ep=8, contexts="8k,32k",
+            output=tmp_path / engine,
+        )  # fmt: skip
+        report = _judge(options, "")
+        plan, deployment = report.result.plan, report.result.deployment
+        assert plan is not None
+        assert deployment is not None
+        assert flag in deployment.flags
+        assert flag not in plan.flags
+        assert plan.weights_gib == pytest.approx(deployment.weights_gib, rel=0.005)

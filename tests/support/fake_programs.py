@@ -25,7 +25,7 @@ def main(program: str, arguments: list[str]) -> int:
     text = sys.stdin.read() if "-" in arguments else ""
     secrets = {
         name: os.environ[name]
-        for name in ("HF_TOKEN", "VLLM_API_KEY", "SGLANG_API_KEY")
+        for name in ("HF_TOKEN", "VLLM_API_KEY", "SGLANG_API_KEY", "FARSPAN_API_KEY", "SCOUT_KEY")
         if name in os.environ
     }
     with (FOLDER / "calls.jsonl").open("a") as file:

@@ -6,13 +6,14 @@ import gc
 import os
 import socket
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from farspan.builtin.model_config import read_config
 from farspan.builtin.startlog import StartLog
-from farspan.errors import CheckpointError, FarspanError, InputError, install_command
+from farspan.errors import FarspanError, InputError, install_command
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.memory.budget.settings import (
     FLOOR_VARIABLE,
@@ -130,72 +131,66 @@ def serve(
     Set FARSPAN_API_KEY to require that key of every request but GET /health.
     """
     read_config(folder)  # says what is wrong with a folder before torch takes its second to load
-    log = StartLog()
     try:
-        import torch
         import uvicorn
 
-        from farspan.builtin.engine import EngineOptions, InferenceEngine
-        from farspan.builtin.gate import access_rules
-        from farspan.builtin.load_weights import LoadFormat
-        from farspan.builtin.model import LlamaModel
+        from farspan.builtin.engine_client import EngineClient
+        from farspan.builtin.engine_start import EngineProcess
+        from farspan.builtin.gate import KEY_VARIABLE, access_rules
         from farspan.builtin.server import create_app
         from farspan.builtin.server_tokenizer import ChatTokenizer
     except ModuleNotFoundError as error:
         raise InputError(f"the built-in engine needs {error.name}", install_command("builtin")) from error
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError("torch sees no CUDA device", "use --device cpu")
-    rules = access_rules(os.environb.get(b"FARSPAN_API_KEY"), host, allowed_hosts)
+    rules = access_rules(os.environb.get(KEY_VARIABLE.encode()), host, allowed_hosts)
     name = served_model_name or folder.resolve().name
     budget = budget_settings(
         {NAME_VARIABLE: kv_budget, LIMIT_VARIABLE: kv_budget_limit, FLOOR_VARIABLE: kv_budget_floor}
     )
-    options = EngineOptions(
-        max_model_len=None if max_model_len is None else parse_tokens(max_model_len),
-        kv=KVOptions(
-            capacity_gib=kv_cache_gib,
-            fp8=kv_cache_dtype == "fp8_e4m3",
-            page_tokens=page_size,
-            segment_mib=kv_segment_mib,
-            prefix_caching=enable_prefix_caching,
-            quiet_s=kv_quiet_s,
-            keep_prefixes_s=keep_prefixes_s,
-            host_gib=kv_host_gib,
-            budget=budget,
-            member=name,
-        ),
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_num_seqs=max_num_seqs,
-        enforce_eager=enforce_eager,
+    kv = KVOptions(
+        capacity_gib=kv_cache_gib,
+        fp8=kv_cache_dtype == "fp8_e4m3",
+        page_tokens=page_size,
+        segment_mib=kv_segment_mib,
+        prefix_caching=enable_prefix_caching,
+        quiet_s=kv_quiet_s,
+        keep_prefixes_s=keep_prefixes_s,
+        host_gib=kv_host_gib,
+        budget=budget,
+        member=name,
     )
+    options = {
+        "max_model_len": None if max_model_len is None else parse_tokens(max_model_len),
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "max_num_seqs": max_num_seqs,
+        "enforce_eager": enforce_eager,
+    }
+    asked = {
+        "folder": str(folder),
+        "device": device,
+        "dtype": dtype,
+        "load_format": load_format,
+        "kv": asdict(kv),
+        "options": options,
+        "model_name": name,
+    }
     listener = _listen(host, port)
-    log.libraries_loaded(torch.__version__)
-    try:
-        model = LlamaModel(
-            folder, device, None if dtype == "auto" else getattr(torch, dtype), LoadFormat(load_format)
+    with EngineProcess(asked) as process:
+        about = process.wait_until_ready()
+        engine = EngineClient(process.connection, about, process.end)
+        app = create_app(engine, ChatTokenizer(folder), name, rules)
+        address, taken = listener.getsockname()[:2]
+        shown = f"[{address}]" if ":" in address else address
+        log = StartLog()
+        log.ready(
+            f"{name} on http://{shown}:{taken}, {about.settings['device']}, {about.settings['dtype']}, "
+            f"max_model_len {about.max_model_len}, "
+            f"KV cache {format_bytes(about.mapped_bytes)}, growing to {format_bytes(about.capacity_bytes)}"
         )
-    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        # Weights that do not fit the device, or a config whose numbers torch can do nothing with.
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CheckpointError(
-            f"{folder} cannot be loaded ({said})", "check the checkpoint, and the memory"
-        ) from error
-    log.weights_loaded(model.weight_bytes)
-    engine = InferenceEngine(model, options, write=log.memory)
-    app = create_app(engine, ChatTokenizer(folder), name, rules)
-    address, taken = listener.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
-    statistics = engine.statistics()
-    log.ready(
-        f"{name} on http://{shown}:{taken}, {model.device}, "
-        f"{str(model.dtype).removeprefix('torch.')}, max_model_len {engine.max_model_len}, "
-        f"KV cache {format_bytes(statistics.mapped_bytes)}, growing to {format_bytes(statistics.capacity_bytes)}"
-    )
-    # What is here now stays: a collection that walked all of torch's objects would hold every thread, /health's too.
-    gc.collect()
-    gc.freeze()
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=75)
-    uvicorn.Server(config).run(sockets=[listener])
+        # What is here now stays: a collection that walked all of the libraries' objects would hold up /health.
+        gc.collect()
+        gc.freeze()
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=75)
+        uvicorn.Server(config).run(sockets=[listener])
     log.stopped()
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from farspan.builtin.sampling_params import SamplingParams
 from farspan.errors import InputError
@@ -21,6 +21,12 @@ _Name = Annotated[str, Field(max_length=1024)]
 _StopText = Annotated[str, Field(max_length=256)]
 _TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 _MaxTokens = Annotated[int, Field(ge=1, le=_MOST_TOKENS)]
+
+
+def _integer(value: Any) -> Any:
+    if type(value) is not int:  # to a Literal, true and 1.0 are 1
+        raise ValueError("Input should be an integer")
+    return value
 
 
 class RequestFields(BaseModel):
@@ -50,7 +56,7 @@ class GenerationFields(RequestFields):
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=-1)
     seed: int | None = Field(None, ge=-_LARGEST_SEED - 1, le=_LARGEST_SEED)
-    n: Literal[1] = 1
+    n: Annotated[Literal[1], BeforeValidator(_integer)] = 1
     stop: _StopText | Annotated[list[_StopText], Field(max_length=16)] | None = None
     stop_token_ids: list[_TokenId] = Field(default_factory=list, max_length=1024)
     ignore_eos: bool = False
@@ -62,9 +68,9 @@ class GenerationFields(RequestFields):
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
 
     @property
-    def namespace(self) -> bytes:
+    def namespace(self) -> str:
         """What keeps this request's prefixes apart from others'."""
-        return (self.cache_salt or "").encode()
+        return self.cache_salt or ""
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

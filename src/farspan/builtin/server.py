@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,16 +23,10 @@ from farspan import __version__
 from farspan.builtin.answers import AnswerShape, error_body
 from farspan.builtin.bodies import BodyReader, RefusedBodyError, body_limit
 from farspan.builtin.budget_routes import add_budget_routes
-from farspan.builtin.engine import InferenceEngine
-from farspan.builtin.engine_metrics import EngineMetrics
+from farspan.builtin.engine_channel import EngineStoppedError, RequestFailedError, RequestNoRoomError
+from farspan.builtin.engine_client import EngineClient, TokenStream
 from farspan.builtin.gate import AccessGate, AccessRules
 from farspan.builtin.protocol import ChatFields, CompletionRequest, GenerationFields
-from farspan.builtin.runner import (
-    EngineRunner,
-    EngineStoppedError,
-    RequestFailedError,
-    RequestNoRoomError,
-)
 from farspan.builtin.server_tokenizer import ChatTokenizer, StreamDecoder
 from farspan.builtin.text_jobs import TextJob
 from farspan.builtin.text_pool import ReadText, TextFailedError, TextPool
@@ -63,9 +58,7 @@ class TextPiece:
 class Service:
     """What the routes need."""
 
-    engine: InferenceEngine
-    runner: EngineRunner
-    metrics: EngineMetrics
+    engine: EngineClient
     tokenizer: ChatTokenizer
     model_name: str
     bodies: BodyReader
@@ -81,50 +74,44 @@ class Service:
         async with self.bodies.read(request) as body:
             return await _until_gone(request.receive, self.text.run(job, body))
 
-    async def answer(
-        self, prompt: NDArray[np.int32], body: GenerationFields, max_tokens: int
-    ) -> AsyncIterator[TextPiece]:
+    async def answer(self, tokens: TokenStream, body: GenerationFields) -> AsyncIterator[TextPiece]:
         """Yield the answer's text token by token; it ends at a stop string, which is not part of it."""
         decoder = StreamDecoder(self.tokenizer)
         stops = body.stop_strings
-        held, tokens = "", 0
-        async with aclosing(
-            self.runner.generate(prompt, body.params(max_tokens), body.namespace)
-        ) as generated:  # type: ignore[type-var]
-            async for item in generated:
-                tokens += 1
-                held += decoder.push(item.token_id)
-                if item.finish_reason is not None:
-                    held += decoder.finish()
-                cut = min((at for stop in stops if (at := held.find(stop)) >= 0), default=None)
-                if cut is not None:
-                    yield TextPiece(held[:cut], tokens, "stop", item.cached_tokens, item.token_id)
-                    return
-                # The tail that may yet become a stop string waits for the next token.
-                keep = 0 if item.finish_reason is not None else _possible_stop(held, stops)
-                text, held = held[: len(held) - keep], held[len(held) - keep :]
-                yield TextPiece(text, tokens, item.finish_reason, item.cached_tokens, item.token_id)
+        held, count = "", 0
+        async for item in tokens:
+            count += 1
+            held += decoder.push(item.token_id)
+            if item.finish_reason is not None:
+                held += decoder.finish()
+            cut = min((at for stop in stops if (at := held.find(stop)) >= 0), default=None)
+            if cut is not None:
+                yield TextPiece(held[:cut], count, "stop", item.cached_tokens, item.token_id)
+                return
+            # The tail that may yet become a stop string waits for the next token.
+            keep = 0 if item.finish_reason is not None else _possible_stop(held, stops)
+            text, held = held[: len(held) - keep], held[len(held) - keep :]
+            yield TextPiece(text, count, item.finish_reason, item.cached_tokens, item.token_id)
 
 
 def create_app(
-    engine: InferenceEngine, tokenizer: ChatTokenizer, model_name: str, rules: AccessRules = _OPEN
+    engine: EngineClient, tokenizer: ChatTokenizer, model_name: str, rules: AccessRules = _OPEN
 ) -> FastAPI:
-    """Return the server as an ASGI application; the engine's thread and the text processes live as long as it."""
-    metrics = EngineMetrics(model_name)
-    bodies = BodyReader(body_limit(engine.max_model_len))
-    text = TextPool(engine.model.folder, engine.model.config.vocab_size, engine.max_model_len, bodies.limit)
-    runner = EngineRunner(engine, metrics)
-    service = Service(engine, runner, metrics, tokenizer, model_name, bodies, text)
+    """Return the server as an ASGI application; the engine and the text processes live as long as it."""
+    about = engine.description
+    bodies = BodyReader(body_limit(about.max_model_len))
+    text = TextPool(Path(about.folder), about.vocab_size, about.max_model_len, bodies.limit)
+    service = Service(engine, tokenizer, model_name, bodies, text)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        runner.start()
+        await engine.start()
         text.start()
         try:
             yield
         finally:
             text.close()
-            await asyncio.to_thread(runner.stop)
+            await engine.close()
 
     app = FastAPI(title="farspan built-in engine", version=__version__, lifespan=lifespan)
     app.add_middleware(AccessGate, rules=rules)
@@ -132,16 +119,18 @@ def create_app(
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _refused)
     _add_state_routes(app, service, rules)
-    add_budget_routes(app, engine.budget_file)
+    add_budget_routes(app, None if about.budget_file is None else Path(about.budget_file))
     _add_token_routes(app, service)
     _add_generation_routes(app, service)
     return app
 
 
 def _add_state_routes(app: FastAPI, service: Service, rules: AccessRules) -> None:
+    about = service.engine.description
+
     @app.get("/health")
     async def health() -> Response:
-        return Response(status_code=200 if service.runner.alive else 503)
+        return Response(status_code=200 if service.engine.alive else 503)
 
     @app.get("/version")
     async def version() -> dict[str, str]:
@@ -151,15 +140,15 @@ def _add_state_routes(app: FastAPI, service: Service, rules: AccessRules) -> Non
     @app.get("/server_info")
     async def server_info() -> dict[str, Any]:
         hosts = None if rules.hosts is None else ",".join(sorted(rules.hosts))
-        return {"version": __version__, **service.engine.settings(), "allowed_hosts": hosts}
+        return {"version": __version__, **about.settings, "allowed_hosts": hosts}
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await service.engine.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.post("/reset_prefix_cache")
     async def reset_prefix_cache() -> Response:
-        service.runner.reset_prefix_cache()
+        service.engine.reset_prefix_cache()
         return Response(status_code=200)
 
     @app.get("/v1/models")
@@ -169,8 +158,8 @@ def _add_state_routes(app: FastAPI, service: Service, rules: AccessRules) -> Non
             "object": "model",
             "created": int(time.time()),
             "owned_by": "farspan",
-            "root": str(service.engine.model.folder.resolve()),
-            "max_model_len": service.engine.max_model_len,
+            "root": str(Path(about.folder).resolve()),
+            "max_model_len": about.max_model_len,
         }
         return {"object": "list", "data": [model]}
 
@@ -204,7 +193,11 @@ def _add_generation_routes(app: FastAPI, service: Service) -> None:
         if text is None:
             return _GONE
         body, ids = ChatFields.model_validate(text.fields), text.token_ids()
-        limit = body.max_completion_tokens or body.max_tokens or service.engine.max_model_len - len(ids)
+        limit = (
+            body.max_completion_tokens
+            or body.max_tokens
+            or service.engine.description.max_model_len - len(ids)
+        )
         return await _respond(service, request, body, ids, max(limit, 1), chat=True)
 
 
@@ -225,28 +218,39 @@ async def _respond(
     if body.model not in (None, service.model_name):
         message = f"this server has no model {body.model!r}; it serves {service.model_name!r}"
         return JSONResponse(error_body(message, "not_found", 404), 404)
-    # Checked here, so that a stream that cannot start is a plain error and not a 200 that breaks off.
-    body.params(max_tokens)
-    service.engine.check(len(ids), max_tokens)
+    # Queued before anything is answered, so that a stream that cannot start is a plain error and not a 200 that
+    # breaks off.
+    queued = service.engine.generate(ids, body.params(max_tokens), body.namespace)
+    tokens = await _until_gone(request.receive, queued)
+    if tokens is None:
+        return _GONE
     shape = AnswerShape(chat, service.model_name, len(ids))
-    pieces = service.answer(ids, body, max_tokens)
+    pieces = service.answer(tokens, body)
     if body.stream:
         options = body.stream_options
         with_usage = options is not None and options.include_usage
-        return EventStream(_events(shape, pieces, usage=with_usage, token_ids=body.return_token_ids))
-    whole = await _until_gone(request.receive, _collect(shape, pieces, token_ids=body.return_token_ids))
+        events = _events(shape, pieces, usage=with_usage, token_ids=body.return_token_ids)
+        return EventStream(events, tokens)
+    with closing(tokens):
+        collected = _collect(shape, pieces, token_ids=body.return_token_ids)
+        whole = await _until_gone(request.receive, collected)
     return _GONE if whole is None else JSONResponse(whole)
 
 
 class EventStream(StreamingResponse):
     """Server-sent events, made no longer than the client is there."""
 
-    def __init__(self, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], tokens: TokenStream) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self._events = events
+        self._tokens = tokens
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Send the events; leave off, and end what makes them, when the client goes away."""
+        with closing(self._tokens):
+            await self._send_events(receive, send)
+
+    async def _send_events(self, receive: Receive, send: Send) -> None:
         async with aclosing(self._events):  # type: ignore[type-var]
             await _until_gone(receive, self.stream_response(send))
 

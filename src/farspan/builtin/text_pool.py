@@ -22,6 +22,7 @@ import orjson
 from numpy.typing import NDArray
 
 from farspan.builtin.bodies import ReceivedBody
+from farspan.builtin.gate import environment_without_key
 from farspan.builtin.text_jobs import TextJob
 from farspan.errors import FarspanError
 
@@ -125,19 +126,29 @@ class TextPool:
                 async with asyncio.timeout(_BASE_S + _S_PER_MIB * body.size / 2**20):
                     reply = await worker.ask(job, body)
             except TimeoutError:
-                worker.kill()
+                self._end(worker)
                 raise _too_long() from None
             except BaseException:
-                worker.kill()
+                self._end(worker)
                 raise
-            if body.size > _RETIRED_AFTER_BYTES:
-                worker.kill()
+            header, content = _open_reply(reply)
+            # A text that is refused is no fault of the process, which goes on; it takes a second to start one.
+            if body.size > _RETIRED_AFTER_BYTES or header["status"] not in (200, 400):
+                self._end(worker)
             else:
                 self._idle.append(worker)
-            return reply
+            if header["status"] != 200:
+                raise TextFailedError(header["status"], header["type"], header["message"])
+            return ReadText(header["fields"], reply, content)
+
+    def _end(self, worker: _TextWorker) -> None:
+        """End a process; the memory it had may take a while to be taken down, which is waited for in a thread."""
+        worker.kill()
+        if worker in self._all:  # else the server ends, and waits itself
+            self._all.remove(worker)
+        asyncio.get_running_loop().run_in_executor(None, worker.process.wait)
 
     def _new(self) -> _TextWorker:
-        self._all = [worker for worker in self._all if worker.process.poll() is None]
         worker = _TextWorker(self._arguments)
         self._all.append(worker)
         return worker
@@ -152,10 +163,19 @@ class _TextWorker:
         command = [sys.executable, "-m", "farspan.builtin.text_worker", str(theirs.fileno()), *arguments]
         with theirs:
             self.process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=environment_without_key(),
             )
 
-    async def ask(self, job: TextJob, body: ReceivedBody) -> ReadText:
+    async def ask(self, job: TextJob, body: ReceivedBody) -> mmap.mmap:
+        """Return the reply file's content.
+
+        Raises:
+            TextFailedError: The process died.
+        """
         reply = os.memfd_create("farspan-reply", os.MFD_CLOEXEC)
         try:
             try:
@@ -169,7 +189,7 @@ class _TextWorker:
                 raise TextFailedError(
                     500, "internal_error", "the process that read the text died", "look at the server's log"
                 )
-            return _read(reply)
+            return mmap.mmap(reply, 0, prot=mmap.PROT_READ)
         finally:
             os.close(reply)
 
@@ -189,10 +209,7 @@ def _too_long() -> TextFailedError:
     return TextFailedError(500, "internal_error", "the text took too long to read")
 
 
-def _read(reply: int) -> ReadText:
-    content = mmap.mmap(reply, 0, prot=mmap.PROT_READ)
-    length = int.from_bytes(content[:8], "little")
-    header = orjson.loads(content[8 : 8 + length])
-    if header["status"] != 200:
-        raise TextFailedError(header["status"], header["type"], header["message"])
-    return ReadText(header["fields"], content, 8 + length)
+def _open_reply(reply: mmap.mmap) -> tuple[dict[str, Any], int]:
+    """Return a reply's header, and where its payload begins."""
+    length = int.from_bytes(reply[:8], "little")
+    return orjson.loads(reply[8 : 8 + length]), 8 + length

@@ -40,7 +40,8 @@ def main() -> None:
     descriptor, folder, vocab_size, max_model_len, limit, base_s = sys.argv[1:]
     if hasattr(ctypes.CDLL(None), "prctl"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the server's to handle
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the server's to handle, which ends us
     most = _BASE_BYTES + _BYTES_PER_BODY_BYTE * int(limit)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # SIGXCPU would write one, with what clients sent

@@ -202,11 +202,17 @@ class Engine(ABC):
             return with_weights_checked(server(request), request)
 
         def planner(one: PlanRequest) -> EnginePlan:
-            return with_weights_checked(server(one), one)
+            plan = server(one)
+            return plan if self.quantizes_by_layer(one, plan.version) else with_weights_checked(plan, one)
 
         from farspan.planner.replicas import plan_replicas
 
         return plan_replicas(request, self, planner)
+
+    def quantizes_by_layer(self, request: PlanRequest, version: str) -> bool:  # noqa: ARG002
+        """Whether the weights are quantized while loading, each layer before the next is there: the checkpoint's own
+        size need not fit then."""
+        return False
 
     def check_replicas(self, request: PlanRequest) -> None:  # noqa: B027
         """Refuse data-parallel replicas that are not servers independent of each other.

@@ -211,6 +211,17 @@ class PrefixStore:
     def keep(self, cursor: Cursor, tokens: NDArray[np.int32], pages: NDArray[np.int32]) -> NDArray[np.int32]:
         """Continue a sequence in the tree; the cursor moves to its new end.
 
+        ==========================  =============  =========================
+        references of               before         after
+        ==========================  =============  =========================
+        `pages` that are stored     the caller: 1  the tree: 1, the caller: 1
+        `pages` stored by others    the caller: 1  the caller: 1
+        the others' in their place  the tree: 1    the tree: 1, to be shared
+        the host's in their place   the tree       nobody: free
+        ==========================  =============  =========================
+
+        The cursor's lock, which is the caller's, reaches to the new end.
+
         Returns:
             The tree's pages for the leading tokens that another sequence stored first; the tree takes the others.
         """
@@ -222,7 +233,17 @@ class PrefixStore:
         return join(insertion.existing_pages)
 
     def keep_secondary(self, cursor: Cursor, tables: Sequence[PageTable]) -> None:
-        """Store what the other kinds of layers still hold of a sequence, so that it can be continued."""
+        """Store what the other kinds of layers still hold of a sequence, so that it can be continued.
+
+        =================================  =============  ==========================
+        references of                      before         after
+        =================================  =============  ==========================
+        the tables' pages that are stored  the caller: 1  the tree: 1, the caller: 1
+        those whose place was taken        the caller: 1  the caller: 1
+        =================================  =============  ==========================
+
+        The cursor's lock stays the caller's.
+        """
         stop = cursor.position // self._page_tokens
         for index in range(1, len(self._kinds)):
             table = tables[index]

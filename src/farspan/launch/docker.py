@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,10 +93,14 @@ def docker_digest(argv: Sequence[str]) -> str:
 
 
 class Docker:
-    """The docker program."""
+    """The docker program.
 
-    def __init__(self) -> None:
-        self.program = Program("docker", "install docker, or use --runtime local")
+    Args:
+        secrets: Names of variables that hold the server's secrets, which docker itself has no need of.
+    """
+
+    def __init__(self, secrets: Collection[str] = ()) -> None:
+        self.program = Program("docker", "install docker, or use --runtime local", secrets=secrets)
 
     def existing(self, name: str) -> tuple[str, str] | None:
         """State and fingerprint of a container; None when there is none of that name.
@@ -127,7 +131,9 @@ class Docker:
         """
         with tempfile.TemporaryDirectory(prefix="farspan-") as folder:
             output = Path(folder) / "docker-run"
-            with LocalServer(self.program.argv(*argv), log=output, environment=secrets) as run:
+            with LocalServer(
+                self.program.argv(*argv), log=output, environment=secrets, withheld=self.program.withheld
+            ) as run:
                 run.wait(_RUN_S)
                 status = run.exit_status
             words = read_tail(output, 12)
@@ -230,7 +236,9 @@ class DockerServer:
         self.started = time.monotonic()
         self._docker = docker
         self._name = name
-        self._follower = LocalServer(docker.log_argv(name, follow=True), log=log, grace_s=1.0)
+        self._follower = LocalServer(
+            docker.log_argv(name, follow=True), log=log, grace_s=1.0, withheld=docker.program.withheld
+        )
         self._last_look = 0.0
         self._failures = 0
         self._status: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,16 @@ class Cluster:
     Args:
         context: kubectl's context; empty for the current one.
         namespace: The namespace.
+        secrets: Names of variables that hold the server's secrets, which kubectl itself has no need of.
     """
 
-    def __init__(self, context: str = "", namespace: str = "default") -> None:
+    def __init__(self, context: str = "", namespace: str = "default", secrets: Collection[str] = ()) -> None:
         self.context = context
         self.namespace = namespace
         options = (*(("--context", context) if context else ()), "--namespace", namespace)
-        self.program = Program("kubectl", "install kubectl, or print the manifest with --dry-run", options)
+        self.program = Program(
+            "kubectl", "install kubectl, or print the manifest with --dry-run", options, secrets
+        )
 
     @property
     def record(self) -> Mapping[str, str]:
@@ -166,7 +169,8 @@ class ClusterServer:
             self.waits_for = "no pod yet"
         if (running or self._status is not None) and self._follower is None:
             argv = self._cluster.log_argv(self._name, follow=self._status is None)
-            self._follower = LocalServer(argv, log=self.log, grace_s=1.0)
+            withheld = self._cluster.program.withheld
+            self._follower = LocalServer(argv, log=self.log, grace_s=1.0, withheld=withheld)
         if self._status is not None and self._follower is not None:
             self._follower.wait(_DRAIN_S)  # its last words are what matters
         if ready and (self._forward is None or self._forward.exit_status is not None):
@@ -177,7 +181,8 @@ class ClusterServer:
         argv = self._cluster.program.argv(
             "port-forward", "--address", "127.0.0.1", f"service/{self._name}", f"{port}:{self._port}"
         )
-        self._forward = LocalServer(argv, log=Path(os.devnull), grace_s=1.0)
+        withheld = self._cluster.program.withheld
+        self._forward = LocalServer(argv, log=Path(os.devnull), grace_s=1.0, withheld=withheld)
         self.url = f"http://127.0.0.1:{port}"
 
     def tail(self, lines: int = 15) -> tuple[str, ...]:

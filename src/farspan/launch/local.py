@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from farspan.errors import LaunchError
+from farspan.launch.helper_environment import helper_environment
 
 _TAIL_BYTES = 64 * 2**10
 _AFTER_GRACE_S = 15.0
@@ -63,6 +65,7 @@ class LocalServer:
         command: The program and its arguments.
         log: Where its standard output and error go; appended to.
         environment: Variables added to this program's own.
+        withheld: Names of this program's variables that it does not get.
         grace_s: How long it has between SIGTERM and SIGKILL.
 
     Raises:
@@ -75,6 +78,7 @@ class LocalServer:
         *,
         log: Path,
         environment: Mapping[str, str] | None = None,
+        withheld: Collection[str] = (),
         grace_s: float = 5.0,
     ) -> None:
         self.command = tuple(command)
@@ -91,13 +95,16 @@ class LocalServer:
                     stderr=subprocess.STDOUT,
                     pass_fds=(reading,),
                     start_new_session=True,
-                    env={**os.environ, **(environment or {})},
+                    env=helper_environment(environment, withheld),
                 )
         except OSError as error:
             os.close(self._pipe)
-            raise LaunchError(
-                f"cannot start the server ({error})", "check the folder its log goes to"
-            ) from error
+            fix = (
+                "shorten the words after --, or the environment"
+                if error.errno == errno.E2BIG
+                else "check the folder its log goes to"
+            )
+            raise LaunchError(f"cannot start the server ({error.strerror})", fix) from error
         finally:
             os.close(reading)
         self._closed = False

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _PAUSE_S = 1.0  # for what the dead program had under way to end first
 _LIMIT_S = 120.0
@@ -25,11 +25,13 @@ class OnParentDeath:
 
     Args:
         command: The program and its arguments.
+        environment: Its environment; None for this program's own.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self._waiting = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, str(_PAUSE_S), *command],
+            env=None if environment is None else dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -8,22 +8,15 @@ from typing import TYPE_CHECKING
 
 from farspan.engines.plain_secrets import check_no_secret
 from farspan.errors import InputError
+from farspan.launch.helper_environment import SECRET_VARIABLES
 
 if TYPE_CHECKING:
     from farspan.launch.serve_options import ServeOptions
 
 _LONGEST = 4096
 _SHORTEST_SECRET = 8  # anything shorter stands in ordinary words by chance
-_SECRET_VARIABLES = (
-    *(
-        "HF_TOKEN",
-        "HUGGING_FACE_HUB_TOKEN",
-        "FARSPAN_API_KEY",
-        "VLLM_API_KEY",
-        "SGLANG_API_KEY",
-        "OPENAI_API_KEY",
-    ),
-)
+_LONGEST_WORD = 128 * 1024 - 1  # bytes: Linux starts no program with a longer one
+_LONGEST_WORDS = 1024 * 1024
 _DEVICES = re.compile(r"[A-Za-z0-9,./:_-]*")
 _ENV_FLAG = re.compile(r"^(-e|--env)=?")
 
@@ -89,11 +82,17 @@ def _check_words(words: Sequence[str]) -> None:
         raise InputError(
             "a word holds a NUL or bytes that are not UTF-8, which cannot be passed on", "leave it out"
         )
+    sizes = [len(word.encode()) for word in words]
+    if max(sizes, default=0) > _LONGEST_WORD or sum(sizes) > _LONGEST_WORDS:
+        raise InputError(
+            f"the words are too long to start a program with: {max(sizes):,} bytes the longest, {sum(sizes):,} all",
+            "put what they say into a file that the engine reads",
+        )
 
 
 def _check_secret_values(texts: Sequence[str], options: ServeOptions) -> None:
     """Refuse the very value of a secret, whatever it is called and wherever it stands."""
-    for name in (options.api_key_env, *_SECRET_VARIABLES):
+    for name in (options.api_key_env, *SECRET_VARIABLES):
         secret = options.environment.get(name, "")
         if len(secret) >= _SHORTEST_SECRET and any(secret in text for text in texts):
             raise InputError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from farspan.errors import LaunchError, MissingPackageError
+from farspan.launch.helper_environment import SECRET_VARIABLES, helper_environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,16 @@ class Program:
         name: Its name.
         missing: What to do when it is not there.
         options: Arguments that come before every other.
+        secrets: Names of variables that it has no need of, besides those that farspan knows.
+
+    Attributes:
+        withheld: All variables that it does not get.
     """
 
-    def __init__(self, name: str, missing: str, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, missing: str, options: Sequence[str] = (), secrets: Collection[str] = ()
+    ) -> None:
+        self.withheld = frozenset((*SECRET_VARIABLES, *secrets))
         self.name = name
         self._missing = missing
         self._options = tuple(options)
@@ -54,7 +62,7 @@ class Program:
 
         Raises:
             MissingPackageError: It is not there.
-            LaunchError: It takes too long.
+            LaunchError: It cannot be run, or takes too long.
         """
         try:
             done = subprocess.run(
@@ -63,12 +71,19 @@ class Program:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                env={**os.environ, **(environment or {})},
+                env=helper_environment(environment, self.withheld),
                 timeout=limit_s,
                 check=False,
             )
         except FileNotFoundError as error:
             raise MissingPackageError(f"{self.name} is not on PATH", self._missing) from error
+        except OSError as error:
+            fix = (
+                "shorten the words after --, or the environment"
+                if error.errno == errno.E2BIG
+                else f"check that {self.name} can be run"
+            )
+            raise LaunchError(f"{self.name} cannot be run ({error.strerror})", fix) from error
         except subprocess.TimeoutExpired as error:
             raise LaunchError(
                 f"{self.name} {arguments[0]} did not end within {limit_s:g} s", f"run {self.name} info"

@@ -29,16 +29,24 @@ _NUMBER = re.compile(r"-(\d+|\d*\.\d+)")
 _VARIABLE = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)", re.DOTALL)
 
 
+class JoinedValue(str):
+    """A value that begins with a dash and was written behind `=`: as a word of its own an engine would take it for a
+    flag, whatever blanks and line breaks it holds."""
+
+    __slots__ = ()
+
+
 def is_flag(word: str) -> bool:
     """Whether a word is a flag, alone or with its value behind `=`; numbers and words with blanks are values."""
     return _NAME.fullmatch(word) is not None and _NUMBER.fullmatch(word) is None
 
 
 def flag_words(name: str, value: str | None) -> tuple[str, ...]:
-    """The words that give an engine this flag and exactly this value; a value like a flag stands behind `=`."""
+    """The words that give an engine this flag and exactly this value; a value like a flag stands behind `=`, and one
+    that begins with a dash where the user put it."""
     if value is None:
         return (name,)
-    return (f"{name}={value}",) if is_flag(value) else (name, value)
+    return (f"{name}={value}",) if is_flag(value) or isinstance(value, JoinedValue) else (name, value)
 
 
 def parse_engine_flags(words: Sequence[str]) -> dict[str, str | None]:
@@ -62,7 +70,8 @@ def parse_engine_flags(words: Sequence[str]) -> dict[str, str | None]:
             name, equals, value = word.partition("=")
             name = _SHORT.get(name, name)
             name = "--" + name.lstrip("-").replace("_", "-")
-            flags[name] = value if equals else None
+            dashed = value.startswith("-") and _NUMBER.fullmatch(value) is None
+            flags[name] = JoinedValue(value) if dashed else value if equals else None
             if equals:
                 name = ""
         elif not name:

@@ -119,7 +119,8 @@ def _claim(result: RehearsalResult) -> str:
         if row.itl_within is False
     ]
     if off:
-        return f"The rank runs; {len(off)} figures are off their plan: {', '.join(off)}."
+        count = "1 figure is off its plan" if len(off) == 1 else f"{len(off)} figures are off their plan"
+        return f"The rank runs; {count}: {', '.join(off)}."
     if result.plan is None:
         return "The rank runs, and answers prompts of every length."
     return "The rank runs as planned."
@@ -202,13 +203,16 @@ def _longest_table(longest: DeploymentTime, tp: int) -> RehearsalTable:
     if collectives is not None and tp > 1:
         rows.append(("collectives", _seconds(collectives.prefill_s), "-"))
         caption += f" Collectives: {collectives.formula}; {collectives.basis}."
-    rows.append(
-        (
-            "the deployment",
-            _seconds(longest.seconds),
-            f"{_seconds(longest.low_s)} to {_seconds(longest.high_s)}",
+    if longest.of_stage:
+        caption += " The rank is of one pipeline stage: a prompt passes the others too."
+    else:
+        rows.append(
+            (
+                "the deployment",
+                _seconds(longest.seconds),
+                f"{_seconds(longest.low_s)} to {_seconds(longest.high_s)}",
+            )
         )
-    )
     if longest.planned_s is not None:
         rows.append(("the deployment's plan", _seconds(longest.planned_s), "-"))
     return RehearsalTable(

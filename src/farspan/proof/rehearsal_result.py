@@ -88,6 +88,7 @@ class DeploymentTime:
         rank: The rank alone.
         collectives: What the ranks' exchanges add.
         planned_s: What is planned for the deployment; None where nothing is.
+        of_stage: Whether the rank is of one pipeline stage, whose time is not the deployment's.
     """
 
     prompt_tokens: int
@@ -95,6 +96,7 @@ class DeploymentTime:
     rank: Extrapolation
     collectives: CollectiveEstimate | None
     planned_s: float | None
+    of_stage: bool = False
 
     @property
     def added_s(self) -> float:
@@ -371,7 +373,8 @@ def _longest(done: Rehearsed, fit: PrefillFit, whole: EnginePlan | None) -> Depl
     if tokens - measured <= KEPT_BY_ENGINES:
         tokens = measured
     request, collectives = options.deployment, None
-    if request is not None:
+    of_stage = options.shard.division.layers is not None
+    if request is not None and not of_stage:
         collectives = estimate_collectives(request.model, request.gpu, request.tp, tokens)
     planned = whole.time.ttft_expected_s if whole is not None and whole.time is not None else None
-    return DeploymentTime(tokens, fit.describe(), fit.extrapolate(tokens), collectives, planned)
+    return DeploymentTime(tokens, fit.describe(), fit.extrapolate(tokens), collectives, planned, of_stage)

@@ -1,4 +1,4 @@
-"""A scheduler's life on elastic KV pools: `kv_pools_process.py VERSION FOLDER CASE`, JSON in and out.
+"""A scheduler's life on elastic KV pools: `kv_pools_process.py VERSION FOLDER CASES`, JSON in and out.
 
 FOLDER holds the unpacked `sglang` package. Its configurator, pools, allocators, prefix cache, admission, retraction and
 checks are SGLang's own and run on the CPU; only the forward pass is played: it writes, for every token, a number that
@@ -13,17 +13,27 @@ import logging
 import random
 import sys
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace as Values
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from oracle import HIDDEN, Quiet
 from stubs import install
 
-WINDOW, CHUNK = 128, 256
-FULL_LAYERS, WINDOW_LAYERS, HEADS, DIM = 1, 3, 2, 8
-CONTEXT = 8192
+
+class Sizes(NamedTuple):
+    """Of the model and the server; small ones, so that a few pages are a segment."""
+
+    window: int = 128
+    chunk: int = 256
+    full_layers: int = 1
+    window_layers: int = 3
+    heads: int = 2
+    dim: int = 8
+    context: int = 8192
 
 
 class Nothing:
@@ -98,7 +108,9 @@ class Server:
 
     def __init__(self, version: str, case: dict[str, Any]) -> None:
         self.case, self.hybrid = case, case.get("hybrid", True)
-        self.settings = settings(self.hybrid, case)
+        self.device = case.get("device", "cpu")
+        self.sizes = Sizes(**case.get("sizes", {}))
+        self.settings = settings(case, self.sizes.chunk)
         self._set_globals()
         import sglang.srt.managers.schedule_batch as batches
         import sglang.srt.managers.scheduler as scheduler
@@ -127,47 +139,49 @@ class Server:
         context = importlib.import_module("sglang.srt.runtime_context")._CONTEXT
         context._server_args = self.settings
         memory = importlib.import_module("sglang.srt.mem_cache.memory_pool")
-        memory.torch.get_device_module = lambda *_: Nothing()
+        if self.device == "cpu":
+            memory.torch.get_device_module = lambda *_: Nothing()
         importlib.import_module("sglang.srt.mem_cache.allocation").support_triton = lambda *_: False
 
     def _build_pools(self, budget: int) -> None:
         import sglang.srt.mem_cache.kv_cache_configurator as configurator
         from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
+        full_layers = self.sizes.full_layers
         model = Values(
             hf_config=Values(architectures=["SomeModel"], get_text_config=lambda: None),
             hf_text_config=Values(),
-            context_len=CONTEXT,
-            head_dim=DIM,
-            v_head_dim=DIM,
-            swa_head_dim=DIM,
-            swa_v_head_dim=DIM,
-            full_attention_layer_ids=list(range(FULL_LAYERS)),
-            swa_attention_layer_ids=list(range(FULL_LAYERS, FULL_LAYERS + WINDOW_LAYERS)),
-            get_num_kv_heads=lambda *_: HEADS,
-            get_swa_num_kv_heads=lambda *_: HEADS,
+            context_len=self.sizes.context,
+            head_dim=self.sizes.dim,
+            v_head_dim=self.sizes.dim,
+            swa_head_dim=self.sizes.dim,
+            swa_v_head_dim=self.sizes.dim,
+            full_attention_layer_ids=list(range(full_layers)),
+            swa_attention_layer_ids=list(range(full_layers, full_layers + self.sizes.window_layers)),
+            get_num_kv_heads=lambda *_: self.sizes.heads,
+            get_swa_num_kv_heads=lambda *_: self.sizes.heads,
             kv_lora_rank=0,
             linear_attn_registry_result=None,
-            num_hidden_layers=FULL_LAYERS,
+            num_hidden_layers=self.sizes.full_layers,
         )
         self.model = model
         me = object.__new__(configurator.KVCacheConfigurator)
         values = {
             "server_args": self.settings,
             "model_config": model,
-            "device": "cpu",
+            "device": self.device,
             "is_hybrid_swa": self.hybrid,
             "is_hybrid_swa_compress": False,
             "is_draft_worker": False,
             "is_inkling_mtp_draft": False,
             "draft_swa_full_capacity": False,
             "kv_cache_dtype": torch.float32,
-            "sliding_window_size": WINDOW if self.hybrid else None,
+            "sliding_window_size": self.sizes.window if self.hybrid else None,
             "page_size": 1,
             "post_capture_kv_active": False,
             "mambaish_config": None,
             "spec_algorithm": Quiet(),
-            "layer_info": Values(num_effective_layers=FULL_LAYERS, start_layer=0, end_layer=FULL_LAYERS),
+            "layer_info": Values(num_effective_layers=full_layers, start_layer=0, end_layer=full_layers),
             "ps": Values(attn_dp_size=1),
             "use_mla_backend": False,
         }
@@ -201,7 +215,10 @@ class Server:
         self.memory.segments._reread_s = 0.0
         self.memory.segments._limit_until = float("-inf")
         driver = self.memory.driver
-        driver.__class__ = type("Fresh", (type(driver),), {"_check_free": check_free})
+        if self.device == "cpu":
+            driver.__class__ = type("Fresh", (type(driver),), {"_check_free": check_free})
+        else:
+            driver._limit = None
         self.refusals = Refusals(
             driver, self.case.get("refuse_at", 0), self.case.get("refuse_part", 0.0), self.case["seed"]
         )
@@ -215,8 +232,8 @@ class Server:
             req_to_token_pool=self.requests,
             token_to_kv_pool_allocator=self.allocator,
             page_size=1,
-            chunked_prefill_size=CHUNK,
-            sliding_window_size=WINDOW if self.hybrid else None,
+            chunked_prefill_size=self.sizes.chunk,
+            sliding_window_size=self.sizes.window if self.hybrid else None,
         )
         context = Values(
             server_args=self.settings,
@@ -225,7 +242,7 @@ class Server:
             is_hybrid_ssm=False,
             enable_hierarchical_cache=False,
             disable_radix_cache=False,
-            effective_chunked_prefill_size=CHUNK,
+            effective_chunked_prefill_size=self.sizes.chunk,
             full_tokens_per_layer=self.config.full_max_total_num_tokens,
             tp_worker=None,
             is_dsa=False,
@@ -288,8 +305,8 @@ class Server:
             chunked_req=None,
             is_hybrid_swa=self.hybrid,
             page_size=1,
-            chunked_prefill_size=CHUNK,
-            max_prefill_tokens=4 * CHUNK,
+            chunked_prefill_size=self.sizes.chunk,
+            max_prefill_tokens=4 * self.sizes.chunk,
             max_prefill_bs=0,
             max_running_requests=16,
             prefill_delayer=None,
@@ -310,6 +327,7 @@ class Server:
             ipc_channels=Nothing(),
             model_config=model_stand_in(self.model),
             is_fully_idle=lambda: self.idle,
+            forward_stream=torch.cuda.Stream() if self.device != "cpu" else None,
         )
 
     def _again(self, req: Any) -> None:
@@ -320,7 +338,8 @@ class Server:
 
     @property
     def idle(self) -> bool:
-        return not self.s.waiting_queue and self.s.chunked_req is None and not self.running.reqs
+        last = self.last is not None and any(not one.finished() for one in self.last.reqs)
+        return not (self.s.waiting_queue or self.s.chunked_req or self.running.reqs or last)
 
     def step(self) -> None:
         """One iteration of SGLang's loop, without overlap."""
@@ -352,9 +371,26 @@ class Server:
             self._neighbour()
         self.last = batch
         if batch is not None:
-            self._forward(batch)
+            with self._on_forward_stream():
+                self._forward(batch)
             self._finish(batch)
         self._check()
+        if self.device != "cpu":
+            print(f"step {self.secured.describe()}", file=sys.stderr, flush=True)
+            if self.case.get("synchronize"):
+                torch.cuda.synchronize()
+
+    @contextmanager
+    def _on_forward_stream(self) -> Iterator[None]:
+        """On a GPU the pass runs on a stream of its own, as SGLang's does; what is scheduled next waits for it."""
+        if self.device == "cpu":
+            yield
+            return
+        here = torch.cuda.current_stream()
+        self.s.forward_stream.wait_stream(here)
+        with torch.cuda.stream(self.s.forward_stream):
+            yield
+        here.wait_stream(self.s.forward_stream)
 
     def _neighbour(self) -> None:
         """Somebody else takes memory, or gives it back, whenever it hurts most."""
@@ -369,7 +405,7 @@ class Server:
             tokens = req.origin_input_ids + req.output_ids
             stop = req.kv.kv_allocated_len
             start = len(req.prefix_indices) if batch.forward_mode.is_extend() else stop - 1
-            numbers = content(tokens[:stop])
+            numbers = content(tokens[:stop]).to(self.device)
             slots = self.requests.req_to_token[req.req_pool_idx, :stop].long()
             assert int(slots.min()) > 0
             self._layers(slots, start, numbers, write=True)
@@ -379,7 +415,7 @@ class Server:
     def _layers(self, slots: torch.Tensor, start: int, numbers: torch.Tensor, write: bool) -> None:
         pools = [(self.pool, slots, start)]
         if self.hybrid:
-            first = start if write else max(0, len(slots) - WINDOW)
+            first = start if write else max(0, len(slots) - self.sizes.window)
             window = self.pool.translate_loc_from_full_to_swa(slots[first:])
             assert int(window.min()) > 0, "a token in the window has a slot there"
             pools = [(self.pool.full_kv_pool, slots, start), (self.pool.swa_kv_pool, window, first)]
@@ -423,7 +459,7 @@ class Server:
         self.requests.elastic_table.check_integrity()
         for ledger in self.ledgers():
             ledger.pages.check_integrity()
-            assert ledger.pages.used - 1 == ledger._out
+            assert ledger.pages.used - 1 == ledger._out + ledger._returning
         if self.hybrid:
             self.allocator.slot_map.check_integrity()
         self.memory.segments.check_integrity()
@@ -490,7 +526,7 @@ def played_batch(batches: Any) -> type:
 
     class PlayedBatch(batches.ScheduleBatch):
         def __init__(self, reqs: list[Any], server: Server) -> None:
-            self.reqs, self.device = list(reqs), "cpu"
+            self.reqs, self.device = list(reqs), server.device
             self.tree_cache, self.token_to_kv_pool_allocator = server.tree, server.allocator
             self.req_to_token_pool = server.requests
             self.model_config = model_stand_in(server.model)
@@ -513,8 +549,8 @@ def played_batch(batches: Any) -> type:
             self.forward_mode = ForwardMode.EXTEND
             self.prefix_lens = [len(one.prefix_indices) for one in self.reqs]
             self.extend_lens = [one.extend_range.length for one in self.reqs]
-            self.seq_lens = torch.tensor([one.extend_range.end for one in self.reqs], dtype=torch.int64)
-            self.seq_lens_cpu = self.seq_lens.clone()
+            self.seq_lens_cpu = torch.tensor([one.extend_range.end for one in self.reqs], dtype=torch.int64)
+            self.seq_lens = self.seq_lens_cpu.to(self.device)
             self.extend_num_tokens = sum(self.extend_lens)
             _, self.req_pool_indices, self.req_pool_indices_cpu = alloc_for_extend(self)
             for one in self.reqs:
@@ -535,9 +571,12 @@ def played_batch(batches: Any) -> type:
             self.forward_iter += 1
 
         def _refresh(self) -> None:
-            self.seq_lens = torch.tensor([one.kv_committed_len for one in self.reqs], dtype=torch.int64)
-            self.seq_lens_cpu = self.seq_lens.clone()
-            self.req_pool_indices = torch.tensor([one.req_pool_idx for one in self.reqs], dtype=torch.int64)
+            lengths = [one.kv_committed_len for one in self.reqs]
+            self.seq_lens_cpu = torch.tensor(lengths, dtype=torch.int64)
+            self.seq_lens = self.seq_lens_cpu.to(self.device)
+            self.req_pool_indices = torch.tensor(
+                [one.req_pool_idx for one in self.reqs], dtype=torch.int64, device=self.device
+            )
 
         def filter_batch(
             self, chunked_req_to_exclude: Any = (), keep_indices: list[int] | None = None
@@ -560,7 +599,7 @@ def played_batch(batches: Any) -> type:
     return PlayedBatch
 
 
-def settings(hybrid: bool, case: dict[str, Any]) -> Settings:
+def settings(case: dict[str, Any], chunk: int) -> Settings:
     from farspan.integrations.sglang.adapters import SETTINGS
 
     plain = {name: values[0] for name, (values, _) in SETTINGS.items()}
@@ -569,7 +608,7 @@ def settings(hybrid: bool, case: dict[str, Any]) -> Settings:
         **plain,
         radix_cache_backend="farspan",
         swa_full_tokens_ratio=case.get("ratio", 0.8),
-        chunked_prefill_size=CHUNK,
+        chunked_prefill_size=chunk,
         page_size=1,
         tp_size=1,
         pp_size=1,
@@ -578,6 +617,7 @@ def settings(hybrid: bool, case: dict[str, Any]) -> Settings:
         kv_cache_dtype="auto",
         max_total_tokens=None,
         retraction_policy="length",
+        attention_backend="torch_native",
         disable_radix_cache=False,
     )
 
@@ -637,21 +677,43 @@ def play(server: Server) -> dict[str, Any]:
     }
 
 
-def main(version: str, folder: str, case: dict[str, Any]) -> dict[str, Any]:
+def answer_one_by_one(server: Server) -> dict[str, Any]:
+    """Prompts of given lengths, each alone, twice: the second time out of the cache."""
+    server.begin(server.case["seed"])
+    chance = random.Random(server.case["seed"])
+    for length, most in server.case["prompts"]:
+        tokens = array("q", [chance.randrange(1, 50_000) for _ in range(length)])
+        for _ in range(2):
+            req = server.request(tokens, most)
+            req.server = server
+            server.s.waiting_queue.append(req)
+            while not server.idle:
+                server.clock.now += 0.05
+                server.step()
+        server.rest(6)
+    return {"counts": server.counts, "bytes": server.mapped()}
+
+
+def main(version: str, folder: str, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     sys.path.insert(0, folder)
-    logging.disable(logging.CRITICAL)
-    torch.set_num_threads(1)
-    install("sglang", HIDDEN)
+    on_gpu = any(case.get("device", "cpu") != "cpu" for case in cases)
     import farspan.integrations.sglang.plugin as plugin
 
-    plugin.version = lambda name: version
+    if not on_gpu:
+        logging.disable(logging.CRITICAL)
+        torch.set_num_threads(1)
+        install("sglang", HIDDEN)
+        plugin.version = lambda name: version
     plugin.register()
     from sglang.srt.environ import envs
     from sglang.srt.plugins.hook_registry import HookRegistry
 
     envs.SGLANG_CHECK_KV_PAGE_INVARIANTS.set(True)
     HookRegistry.apply_hooks()
-    return play(Server(version, case))
+    return [
+        answer_one_by_one(Server(version, case)) if "prompts" in case else play(Server(version, case))
+        for case in cases
+    ]
 
 
 if __name__ == "__main__":

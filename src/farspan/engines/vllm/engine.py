@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from farspan.planner.lever_candidate import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
 
+_BY_LAYER_SINCE = "0.19.0"
+
 
 class Vllm(Engine):
     """vLLM. Its /health looks at its engine process without asking it anything."""
@@ -37,6 +39,14 @@ class Vllm(Engine):
         from farspan.engines.vllm.plan import outline_vllm
 
         return outline_vllm(request)
+
+    def quantizes_by_layer(self, request: PlanRequest, version: str) -> bool:
+        from farspan.engines.vllm.flag_checks import ONLINE_FP8, QUANTIZATION
+        from farspan.planner.versions import version_key
+
+        # On torch's meta device until its layer is loaded (layers/quantization/fp8.py: uses_meta_device).
+        asked = request.text_flag("", *QUANTIZATION).lower()
+        return asked in ONLINE_FP8 and version_key(version) >= version_key(_BY_LAYER_SINCE)
 
     def grouped(self, request: PlanRequest, tp: int, groups: int) -> PlanRequest | None:
         # One engine a group; the experts are spread over all ranks (config/parallel.py: enable_expert_parallel).

@@ -89,7 +89,7 @@ ADAPTERS = {
             request_state="",
             row_calls=False,
             elastic_pools=True,
-            shapes=_SHAPES | TREE_SHAPES["0.5.16"] | KV_SHAPES["0.5.16"],
+            shapes=_SHAPES | TREE_SHAPES["0.5.16"] | KV_SHAPES,
         ),
         Adapter(
             "0.5.23",
@@ -99,7 +99,6 @@ ADAPTERS = {
             elastic_pools=False,
             shapes=_SHAPES
             | TREE_SHAPES["0.5.23"]
-            | KV_SHAPES["0.5.23"]
             | {f"{_POOL}.alloc_rows": "(self, need_size)", f"{_POOL}.free_rows": "(self, indices)"},
         ),
     )

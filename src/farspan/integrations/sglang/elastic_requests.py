@@ -78,10 +78,31 @@ def _elastic_kind(base: Any, adapter: Adapter) -> Any:
             self.elastic_table = table
             self.req_to_token = table.tensor(torch.int32)
             self.rows_are_backed = False
+            self.prepared_rows: set[int] = set()
 
         def available_size(self) -> int:
             """Return the requests that could be admitted now: rows are free, and there is memory for them."""
-            return min(len(self.free_slots), self.elastic_table.affordable())
+            return min(len(self.free_slots), self.elastic_table.affordable() + len(self.prepared_rows))
+
+        def prepare(self, reqs: list[Any]) -> bool:
+            """Back the rows that `alloc` will give to those of `reqs` that have none; return whether there was room."""
+            wanting = [one for one in reqs if adapter.row(one) is None]
+            rows = self.next_rows(len(wanting))
+            if rows is None:
+                return False
+            table = self.elastic_table
+            try:
+                table.hold([(row, table.size_for(one)) for row, one in zip(rows, wanting, strict=True)])
+            except NoRoomError:
+                return False
+            self.prepared_rows.update(rows)
+            return True
+
+        def forget_prepared(self) -> None:
+            """Let go of prepared rows that no request took."""
+            for row in self.prepared_rows.intersection(self.free_slots):
+                self.elastic_table.release(row)
+            self.prepared_rows.clear()
 
         def alloc(self, reqs: list[Any]) -> list[int] | None:
             """Give each request a row that is backed to where it can end; None, and no change, without room."""
@@ -120,6 +141,7 @@ def _elastic_kind(base: Any, adapter: Adapter) -> Any:
         def clear(self) -> None:
             """Take all rows back."""
             super().clear()
+            self.prepared_rows.clear()
             for row in range(1, self.elastic_table.rows):
                 self.elastic_table.release(row)
 

@@ -159,15 +159,16 @@ def token_allocator(size: int, dtype: torch.dtype, device: str, pool: Any) -> An
             """Take slots back, at the end of the group if one was begun."""
             if not free_index.numel():
                 return
-            if self.free_group is None or getattr(self, "is_not_in_free_group", False):
+            if self.is_not_in_free_group:
                 self.ledger.give(free_index)
             else:
-                self.free_group.append(free_index.clone())
+                self.free_group.append(free_index)
 
         def clear(self) -> None:
             """Take all slots back."""
             self.ledger.reset()
-            _begin_without_group(self)
+            self.is_not_in_free_group = True
+            self.free_group: list[torch.Tensor] = []
             self.release_pages = None
 
         def merge_and_sort_free(self) -> None:
@@ -212,9 +213,8 @@ def window_allocator(size: int, size_swa: int, dtype: torch.dtype, device: str, 
             self.full_attn_allocator.clear()
             if self.slot_map is not None:
                 self.slot_map.clear()
-            _begin_without_group(self)
-            self.swa_free_group: list[torch.Tensor] = []
-            self.swa_page_ids_group: list[torch.Tensor] = []
+            self.is_not_in_free_group = True
+            self.free_group: list[torch.Tensor] = []
 
         def alloc(self, need_size: int) -> torch.Tensor | None:
             """Return slots of full attention, each with one of the window; None when there is no memory for them."""
@@ -250,14 +250,6 @@ def counting_slots(allocator: Any) -> Iterator[None]:
     finally:
         for one in both:
             one.counts_slots = False
-
-
-def _begin_without_group(allocator: Any) -> None:
-    # Newer versions have one attribute, older ones two.
-    if hasattr(allocator, "is_not_in_free_group"):
-        allocator.is_not_in_free_group, allocator.free_group = True, []
-    else:
-        allocator.free_group = None
 
 
 def _unsupported(what: str) -> UnsupportedError:

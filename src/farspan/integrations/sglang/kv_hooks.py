@@ -13,6 +13,7 @@ from farspan.integrations.sglang.device_memory import DeviceMemory
 from farspan.integrations.sglang.elastic_requests import table_bytes
 from farspan.integrations.sglang.kv_allocators import counting_slots, token_allocator, window_allocator
 from farspan.integrations.sglang.kv_pools import elastic_config, kv_pool_class
+from farspan.integrations.sglang.prefill_needs import needs_of_chunk, needs_of_request
 from farspan.integrations.sglang.secured_memory import SecuredMemory
 
 BACKEND = "farspan"
@@ -43,7 +44,7 @@ class KVHooks:
             f"{_CONFIGURATOR}._build_mha_kv_pool": self._build_pool,
             f"{_CONFIGURATOR}._build_token_to_kv_pool_allocator": self._build_allocator,
             f"{_STATISTICS}.get_pool_stats": _count_slots,
-            f"{_ADDER}.add_one_req": _add_request,
+            f"{_ADDER}.add_one_req": self._add_request,
         }
         self._before = {
             f"{_SCHEDULER}.get_new_batch_prefill": _before_prefill,
@@ -122,6 +123,16 @@ class KVHooks:
         logger.info(allocator.secured.describe())
         return allocator
 
+    def _add_request(self, original: Any, adder: Any, req: Any, *rest: Any, **named: Any) -> Any:
+        secured = _secured_of(adder)
+        if secured is None:
+            return original(adder, req, *rest, **named)
+        if not adder.tree_cache.req_to_token_pool.prepare([*adder.can_run_list, req]):
+            return import_module(f"{_SRT}.managers.schedule_policy").AddReqResult.NO_TOKEN
+        with adder._lock_node(req.last_node):
+            secured.secure(adder.tree_cache, *needs_of_request(adder, req))
+        return original(adder, req, *rest, **named)
+
     def _wants(self, arguments: Any) -> bool:
         return self._adapter.elastic_pools and wants_elastic_pools(arguments)
 
@@ -173,6 +184,13 @@ def _check_pools_possible(configurator: Any) -> None:
         raise _refusal(
             "KV pools that are sized after graphs are captured (SGLANG_ENABLE_POST_CAPTURE_KV_SIZING)"
         )
+    names = configurator.model_config.hf_config.architectures or ()
+    backend = option(arguments, "attention_backend")
+    if configurator.is_hybrid_swa and any(name.startswith("Llama4") for name in names) and backend != "fa3":
+        # Seen in 0.5.16: the triton backend gives such layers all of the row, in slots of the other pool.
+        raise _refusal(
+            f"Llama 4 on --attention-backend {backend}, which reads window layers by the slots of full attention"
+        )
     if configurator.is_draft_worker:
         raise _refusal("KV pools of a draft model")
 
@@ -210,6 +228,7 @@ def _before_prefill(scheduler: Any, running_batch: Any) -> None:
         secured.relax(runs=bool(running_batch.reqs))
     secured.watch(scheduler.tree_cache)
     secured.tick(idle=False)
+    scheduler.req_to_token_pool.forget_prepared()
     table = scheduler.req_to_token_pool.elastic_table
     table.reserve(table.row_segments)
     if scheduler.waiting_queue and not table.affordable():
@@ -224,52 +243,10 @@ def tick_when_idle(scheduler: Any) -> None:
         secured.tick(idle=True)
 
 
-def _add_request(original: Any, adder: Any, req: Any, *rest: Any, **named: Any) -> Any:
-    secured = _secured_of(adder)
-    if secured is None:
-        return original(adder, req, *rest, **named)
-    policy = import_module(f"{_SRT}.managers.schedule_policy")
-    table = adder.tree_cache.req_to_token_pool.elastic_table
-    rows = [one for one in (*adder.can_run_list, req) if one.req_pool_idx is None]
-    if not table.reserve(sum(table.segments_of(table.size_for(one)) for one in rows)):
-        return policy.AddReqResult.NO_TOKEN
-    extend = len(req.full_untruncated_fill_ids) - len(req.prefix_indices)
-    more = min(max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), policy.CLIP_MAX_NEW_TOKENS)
-    tokens = extend + more + 2 * adder.page_size
-    if req.sampling_params.ignore_eos and getattr(adder.tree_cache, "disable", True):
-        tokens += _left_to_generate(adder, req) + 1
-    window = adder._swa_budget_for_req(extend) if adder.is_hybrid_swa else 0
-    with adder._lock_node(req.last_node):
-        secured.secure(
-            adder.tree_cache,
-            int(adder.rem_total_token_offset) + tokens + 1,
-            int(adder.rem_swa_token_offset) + window + 2,
-        )
-    return original(adder, req, *rest, **named)
-
-
-def _left_to_generate(adder: Any, req: Any) -> int:
-    """Return what SGLang keeps free for requests that do not stop early, when nothing is cached."""
-    running = adder.running_batch.reqs if adder.running_batch is not None else []
-    others = [*running, *adder.can_run_list]
-    left = [one.sampling_params.max_new_tokens - len(one.output_ids) for one in (*others, req)]
-    reserve: int = import_module(f"{_SRT}.managers.schedule_policy").IGNORE_EOS_RESERVE_TOKENS
-    return sum(max(0, int(one)) for one in left) + reserve * len(left)
-
-
 def _before_chunk(adder: Any, req: Any) -> None:
     secured = _secured_of(adder)
-    if secured is None:
-        return
-    rest = len(req.full_untruncated_fill_ids) - len(req.prefix_indices)
-    policy = import_module(f"{_SRT}.managers.schedule_policy")
-    more = min(req.sampling_params.max_new_tokens, policy.CLIP_MAX_NEW_TOKENS)
-    window = adder.rem_chunk_tokens if adder.rem_chunk_tokens is not None else rest
-    secured.secure(
-        adder.tree_cache,
-        int(adder.rem_total_token_offset) + rest + more + 2 * adder.page_size + 1,
-        int(adder.rem_swa_token_offset) + min(window, rest) + 2 * adder.page_size + 2,
-    )
+    if secured is not None:
+        secured.secure(adder.tree_cache, *needs_of_chunk(adder, req))
 
 
 def _before_decode(batch: Any, selected_indices: list[int] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The shape of what elastic KV pools touch in each version of SGLang: `module:attribute` -> its parameters."""
+"""The shape of what elastic KV pools touch in SGLang 0.5.16: `module:attribute` -> its parameters."""
 
 from __future__ import annotations
 
@@ -11,37 +11,34 @@ _ADDER = "sglang.srt.managers.schedule_policy:PrefillAdder"
 _MANAGERS = "sglang.srt.managers"
 
 KV_SHAPES = {
-    "0.5.16": {
-        f"{_CONFIGURATOR}.config_from_budget": "(self, budget_bytes, *, cap_tokens)",
-        f"{_CONFIGURATOR}._apply_token_constraints": "(self, token_capacity)",
-        f"{_CONFIGURATOR}._build_hybrid_swa_kv_pool": (
-            "(self, *, full_max_total_num_tokens, swa_max_total_num_tokens, mha_pool_class)"
-        ),
-        f"{_CONFIGURATOR}._build_mha_kv_pool": "(self, *, max_total_num_tokens, mha_pool_class, quant_method)",
-        f"{_CONFIGURATOR}._build_token_to_kv_pool_allocator": (
-            "(self, *, sizes, token_to_kv_pool, is_dsv4_model, req_to_token_pool, token_to_kv_pool_allocator)"
-        ),
-        f"{_POOL}._create_buffers_normal": "(self)",
-        f"{_POOL}._kv_buffer_shapes": "(self)",
-        f"{_MEMORY}.swa_memory_pool:SWAKVPool.register_mapping": "(self, full_to_swa_index_mapping)",
-        f"{_PLAIN}.__init__": "(self, size, dtype, device, kvcache, need_sort)",
-        f"{_PLAIN}.alloc": "(self, need_size)",
-        f"{_PLAIN}.free": "(self, free_index)",
-        f"{_PLAIN}.clear": "(self)",
-        f"{_PLAIN}.available_size": "(self)",
-        f"{_PAIRS}.__init__": "(self, size, size_swa, page_size, dtype, device, kvcache, need_sort)",
-        f"{_PAIRS}.alloc": "(self, need_size)",
-        f"{_PAIRS}.free_swa": "(self, free_index)",
-        f"{_PAIRS}.clear": "(self)",
-        f"{_ADDER}.add_one_req": "(self, req, has_chunked_req, truncation_align_size)",
-        f"{_ADDER}.add_chunked_req": "(self, req)",
-        f"{_ADDER}._lock_node": "(self, last_node)",
-        f"{_ADDER}._swa_budget_for_req": "(self, extend_input_len, swa_host_hit_length)",
-        f"{_MANAGERS}.scheduler:Scheduler.get_new_batch_prefill": "(self, running_batch)",
-        f"{_MANAGERS}.scheduler:Scheduler.is_fully_idle": "(self, for_health_check)",
-        f"{_MANAGERS}.schedule_batch:ScheduleBatch.check_decode_mem": "(self, selected_indices)",
-        f"{_MANAGERS}.schedule_batch:ScheduleBatch.new_tokens_required_next_decode": "(self, selected_indices)",
-        f"{_MANAGERS}.scheduler_components.pool_stats_observer:SchedulerPoolStatsObserver.get_pool_stats": "(self)",
-    },
-    "0.5.23": {},
+    f"{_CONFIGURATOR}.config_from_budget": "(self, budget_bytes, *, cap_tokens)",
+    f"{_CONFIGURATOR}._apply_token_constraints": "(self, token_capacity)",
+    f"{_CONFIGURATOR}._build_hybrid_swa_kv_pool": (
+        "(self, *, full_max_total_num_tokens, swa_max_total_num_tokens, mha_pool_class)"
+    ),
+    f"{_CONFIGURATOR}._build_mha_kv_pool": "(self, *, max_total_num_tokens, mha_pool_class, quant_method)",
+    f"{_CONFIGURATOR}._build_token_to_kv_pool_allocator": (
+        "(self, *, sizes, token_to_kv_pool, is_dsv4_model, req_to_token_pool, token_to_kv_pool_allocator)"
+    ),
+    f"{_POOL}._create_buffers_normal": "(self)",
+    f"{_POOL}._kv_buffer_shapes": "(self)",
+    f"{_MEMORY}.swa_memory_pool:SWAKVPool.register_mapping": "(self, full_to_swa_index_mapping)",
+    f"{_PLAIN}.__init__": "(self, size, dtype, device, kvcache, need_sort)",
+    f"{_PLAIN}.alloc": "(self, need_size)",
+    f"{_PLAIN}.free": "(self, free_index)",
+    f"{_PLAIN}.clear": "(self)",
+    f"{_PLAIN}.available_size": "(self)",
+    f"{_PAIRS}.alloc": "(self, need_size)",
+    f"{_PAIRS}.free_swa": "(self, free_index)",
+    f"{_PAIRS}.clear": "(self)",
+    f"{_ADDER}.add_one_req": "(self, req, has_chunked_req, truncation_align_size)",
+    f"{_ADDER}.add_chunked_req": "(self, req)",
+    f"{_MANAGERS}.scheduler:Scheduler.get_new_batch_prefill": "(self, running_batch)",
+    f"{_MANAGERS}.schedule_batch:ScheduleBatch.check_decode_mem": "(self, selected_indices)",
+    f"{_MANAGERS}.schedule_batch:ScheduleBatch.new_tokens_required_next_decode": "(self, selected_indices)",
+    f"{_MANAGERS}.scheduler_components.pool_stats_observer:SchedulerPoolStatsObserver.get_pool_stats": "(self)",
+    f"{_PAIRS}.__init__": "(self, size, size_swa, page_size, dtype, device, kvcache, need_sort)",
+    f"{_ADDER}._lock_node": "(self, last_node)",
+    f"{_ADDER}._swa_budget_for_req": "(self, extend_input_len, swa_host_hit_length)",
+    f"{_MANAGERS}.scheduler:Scheduler.is_fully_idle": "(self, for_health_check)",
 }

@@ -165,7 +165,9 @@ class PagePool:
             try:
                 if not self._try_back(growth):
                     groups = (self._spans(segment) for segment in growth.tolist())
-                    self._try_back(growth[: self._backing.affordable(groups, self._pool.room())])
+                    count = self._backing.affordable(groups, self._pool.room())
+                    while count and not self._try_back(growth[:count]):
+                        count //= 2  # somebody took it meanwhile
             finally:
                 self._counted_on = False
         return self._page_refs.free_pages

@@ -223,10 +223,9 @@ class SegmentPool:
             self._next_evict = now + self._reread_s
             self._evict(excess - len(self._idle))
         self._destroy_idle(now - DESTROY_AFTER * self.quiet_s, excess)
-        if self.budget is not None:
-            if trim:
-                self.budget.trimmed()
-            self._report()
+        if trim and self.budget is not None:
+            self.budget.trimmed()
+        self._report()
 
     def _destroy_idle(self, due: float, excess: int) -> None:
         """Destroy what has been idle since before `due`, and up to `excess` segments in any case."""
@@ -368,8 +367,8 @@ class SegmentPool:
             self._report()
 
     def _report(self) -> None:
-        idle = len(self._idle) + self._surrenderable() + sum(each.evictable() for each in self._evictors)
         if self.budget is not None:
+            idle = len(self._idle) + self._surrenderable() + sum(each.evictable() for each in self._evictors)
             self.budget.report(min(idle, self._created))
 
     def _reread(self) -> None:

@@ -42,7 +42,7 @@ class ZeroBackedRows:
         self.row_bytes = row_bytes
         self._backing = Backing(segments, [rows * row_bytes], partial(ZeroBackedRange, wait=wait))
         self._held: dict[int, int] = {}  # row -> segment after the last that is backed for it
-        self.row_segments = self.segments_of(row_bytes)
+        self.row_segments = -(-row_bytes // segments.segment_bytes) + 1
         self._reserve: list[Handle] = []
         segments.register(self)
         try:
@@ -110,10 +110,6 @@ class ZeroBackedRows:
             except NoRoomError:
                 return False
         return True
-
-    def segments_of(self, size: int) -> int:
-        """Return the most segments that `size` bytes of a row can take."""
-        return -(-size // self._pool.segment_bytes) + 1
 
     def tensor(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the whole table, [rows, entries a row]; writing beyond what is held faults."""

@@ -1,9 +1,14 @@
 """A prefix tree over token ids that says which KV pages already hold a prompt's beginning.
 
-It is a pure data structure: it stores page ids that its caller allocated, hands back those to free, and owns no memory
-but its own. Page ids never change by growth or by splits. Who owns what: pages given to `insert`, `extend`, `attach`,
-`demote` and `restore` belong to the tree from then on, except those that the result names; pages that `remove`,
-`drop_secondary`, `detach`, `demote` and `restore` return belong to the caller again.
+It stores page ids that its caller allocated, and owns no memory but its own; growth and splits change none of them:
+
+==============================================================  ============  ======================================
+pages                                                           before        after
+==============================================================  ============  ======================================
+given to `insert`, `extend`, `attach`                           the caller's  the tree's, unless the result names them
+given to `demote`, `restore`, `restore_secondary`               the caller's  the tree's
+that these, `remove`, `drop_secondary` and `detach` return      the tree's    the caller's, to free
+==============================================================  ============  ======================================
 
 Kind 0, the primary one, has a page for every page of tokens. Other kinds of layers hold some only, such as the last
 chunk. The part of a path that is on the device comes first; nodes whose pages were moved to host memory keep their
@@ -97,7 +102,6 @@ class RadixTree:
         stored the same continuation, the result says so, as for `insert`.
 
         Args:
-            cursor: Where the sequence ends.
             tokens: Token ids of whole pages.
             pages: A page id of the primary kind for each.
 
@@ -234,7 +238,7 @@ class RadixTree:
         """Note that a victim's pages were copied to host memory; return the device pages, which the tree gives up.
 
         Args:
-            victim: On the device, of any kind.
+            victim: On the device.
             host_pages: Where each of its pages lies in host memory.
         """
         hosted = as_int32(host_pages, "host page ids")
@@ -296,8 +300,6 @@ class RadixTree:
         """Note that pages of a secondary kind were copied back to the device; return the host page ids given up.
 
         Args:
-            cursor: The prefix.
-            kind: The layer kind.
             piece: The device pages; all of them must be in host memory.
         """
         self._check_secondary(cursor, kind, piece.start, piece.stop)

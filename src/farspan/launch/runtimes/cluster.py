@@ -19,7 +19,7 @@ class ClusterRuntime:
     def __init__(self, prepared: PreparedLaunch, options: ClusterOptions, context: str) -> None:
         self.launch = prepared.launch
         self._objects = manifests(prepared.launch, options, prepared.worker)
-        self._cluster = Cluster(context, options.namespace)
+        self._cluster = Cluster(context, options.namespace, prepared.launch.secrets.values())
         self._several = prepared.worker is not None
 
     def describe(self) -> dict[str, object]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from farspan.launch.docker import Docker, DockerOptions, DockerServer, docker_argv, docker_digest
+from farspan.launch.helper_environment import helper_environment
 from farspan.launch.launch_spec import Launch
 from farspan.launch.on_parent_death import OnParentDeath
 from farspan.launch.runtime import Running
@@ -19,7 +20,7 @@ class DockerRuntime:
     def __init__(self, launch: Launch, options: DockerOptions) -> None:
         self.launch = launch
         self._argv = docker_argv(launch, options)
-        self._docker = Docker()
+        self._docker = Docker(launch.secrets.values())
         self._folders = [mount.host for mount in launch.files.mounts if not mount.read_only]
         if options.compile_cache is not None:
             self._folders.append(options.compile_cache)
@@ -50,12 +51,13 @@ class DockerRuntime:
         """Start it."""
         for folder in self._folders:
             folder.mkdir(parents=True, exist_ok=True)  # docker would make it, as root
-        removal = OnParentDeath(self._docker.removal(self.launch.name))
+        environment = helper_environment(withheld=self._docker.program.withheld)
+        removal = OnParentDeath(self._docker.removal(self.launch.name), environment)
         try:
             container = self._docker.start(self._argv, secrets)
             if container:
                 # From here on its id, so that a later container of that name is never meant.
-                removal, by_name = OnParentDeath(self._docker.removal(container)), removal
+                removal, by_name = OnParentDeath(self._docker.removal(container), environment), removal
                 by_name.dismiss()
         except BaseException:
             self._docker.stop(self.launch.name)  # one that could not start is there all the same

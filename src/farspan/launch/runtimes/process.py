@@ -52,7 +52,13 @@ class LocalRuntime:
         """Start it."""
         own = {} if self.launch.engine.distributions else import_path()
         environment = {**own, **self.launch.command.env, **secrets}
-        server = LocalServer(self.launch.command.argv, log=log, environment=environment, grace_s=_GRACE_S)
+        server = LocalServer(
+            self.launch.command.argv,
+            log=log,
+            environment=environment,
+            grace_s=_GRACE_S,
+            withheld=self.launch.secrets.values(),  # the engine has them under its own names
+        )
         return LocalRun(server, self.launch.url)
 
     def attach(self, log: Path, state: StateFolder) -> FoundProcess:

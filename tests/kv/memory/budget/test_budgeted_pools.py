@@ -237,3 +237,19 @@ def test_two_pools_of_one_process_share_its_place(path: Path) -> None:
     assert member.held == 0
     member.close()
     driver.close()
+
+
+def test_nobody_gives_memory_back_for_what_anothers_own_cap_forbids(path: Path) -> None:
+    clock = Clock()
+    one, two = Server(path, "one", clock), Server(path, "two", clock)
+    capped = SegmentPool(
+        two.driver, SEGMENT, Cap(fixed_bytes=2 * SEGMENT), reread_s=0, clock=clock, budget=two.member
+    )
+    one.pool.give(one.pool.take(9))
+    with pytest.raises(NoRoomError):
+        capped.take(6)
+    one.pool.tick()
+    assert one.segments == 8, "two segments would have been of use, and one was free"
+    capped.close()
+    for server in (one, two):
+        server.close()

@@ -1,0 +1,87 @@
+"""Elastic KV pools under a real SGLang's scheduler, prefix cache and checks, on the CPU: see `kv_pools_process.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from farspan.integrations.sglang.adapters import ADAPTERS
+
+ROOT = Path(__file__).resolve().parents[3]
+VERSIONS = sorted(version for version, adapter in ADAPTERS.items() if adapter.elastic_pools)
+
+pytestmark = pytest.mark.engines
+
+
+def play(version: str, *cases: dict[str, Any], **variables: str) -> list[Any]:
+    parent = Path(os.environ.get("FARSPAN_SGLANG_SOURCE", ROOT))
+    script = Path(__file__).parent / "kv_pools_process.py"
+    command = [sys.executable, "-W", "ignore", str(script), version, str(parent / f".sglang-{version}")]
+    done = subprocess.run(
+        [*command, json.dumps(cases)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **variables},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("tree", ["farspan", "sglang"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_requests_are_served_nothing_leaks_and_idle_pools_are_small(version: str, tree: str) -> None:
+    """SGLang's identities hold after every step, contents survive, memory moves between the two kinds."""
+    cases = [
+        {"seed": 2, "budget": 4_194_304, "requests": 30},
+        {"seed": 7, "budget": 3_000_000, "requests": 20, "ratio": 0.1},
+        {"seed": 5, "budget": 2_500_000, "requests": 20, "hybrid": False},
+    ]
+    for case, seen in zip(cases, play(version, *cases, FARSPAN_PREFIX_TREE=tree), strict=True):
+        assert seen["counts"]["finished"] >= case["requests"]
+        assert seen["counts"]["cached"] > 0
+        sizes = seen["bytes"]
+        assert sizes["begin"] == sizes["end"] < sizes["peak"] / 50
+        assert sizes["peak"] <= case["budget"]
+        assert seen["physical_end"] < case["budget"] / 10
+    assert max(one["surrendered"] for one in play(version, cases[0])) > 0, "memory has moved"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_neighbour_between_admission_and_allocation_ends_nothing(version: str) -> None:
+    """What is free is taken in the middle of steps, and a part of all calls for memory is refused."""
+    cases = [
+        {"seed": 3, "budget": 3_000_000, "requests": 20, "neighbour": True},
+        {"seed": 4, "budget": 3_000_000, "requests": 20, "neighbour": True, "refuse_part": 0.2},
+        {
+            "seed": 6,
+            "budget": 2_500_000,
+            "requests": 15,
+            "neighbour": True,
+            "refuse_part": 0.2,
+            "hybrid": False,
+        },
+    ]
+    for case, seen in zip(cases, play(version, *cases), strict=True):
+        assert seen["counts"]["finished"] >= case["requests"]
+        assert seen["bytes"]["begin"] == seen["bytes"]["end"]
+    assert seen["refused"] > 0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_refusal_at_any_call_of_the_driver_ends_nothing(version: str) -> None:
+    few = {"seed": 9, "budget": 1_500_000, "requests": 3}
+    (calls,) = {one["calls"] for one in play(version, few)}
+    assert calls > 100
+    cases = [few | {"refuse_at": at} for at in range(1, calls, max(1, calls // 25))]
+    for seen in play(version, *cases):
+        assert seen["counts"]["finished"] >= 3
+        assert seen["refused"] <= 1
+        assert seen["bytes"]["begin"] == seen["bytes"]["end"]

@@ -1,0 +1,124 @@
+"""Pages that are secured before they are needed, and the map that grows with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from farspan.kv.memory.cap import Cap
+from farspan.kv.memory.drivers.driver import NoRoomError
+from farspan.kv.memory.drivers.host import HostDriver
+from farspan.kv.memory.pages import PagePool
+from farspan.kv.memory.segments import SegmentPool
+from farspan.kv.memory.slot_map import SlotMap
+from farspan.kv.memory.zero_backed_rows import ZeroBackedRows
+
+SEGMENT = 4096
+ROW = 64  # 64 pages a segment
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def pool(segments: int) -> SegmentPool:
+    return SegmentPool(
+        HostDriver(), SEGMENT, Cap(fixed_bytes=segments * SEGMENT), quiet_s=8, clock=Clock(), reread_s=0
+    )
+
+
+def test_what_is_secured_is_not_given_up_and_alloc_cannot_fail() -> None:
+    segments = pool(10)
+    first, second = PagePool(segments, [ROW], 1, 2000), PagePool(segments, [ROW], 1, 2000)
+    assert first.secure(300) >= 300
+    assert second.secure(1000) == 5 * 64  # what is left, and no more
+    assert second.alloc(6 * 64) is None
+    assert first.alloc(300) is not None
+    first.check_integrity()
+
+
+def test_what_is_kept_no_longer_moves_to_who_needs_it() -> None:
+    segments = pool(10)
+    first, second = PagePool(segments, [ROW], 1, 2000), PagePool(segments, [ROW], 1, 2000)
+    assert first.secure(500) >= 500
+    assert second.secure(300) == 2 * 64
+    first.keep(64)
+    assert second.secure(300) >= 300
+    assert first.free_pages >= 64
+    assert first.mapped_bytes + second.mapped_bytes <= 10 * SEGMENT
+
+
+def test_pages_are_prepared_before_anybody_gets_them_and_covered_before_they_have_memory() -> None:
+    segments = pool(40)
+    pages, seen = PagePool(segments, [ROW], 1, 2000), []
+    pages.prepare_with(lambda low, high: seen.append((low, high)))
+    pages.cover_with(lambda stop: seen.append(stop))
+    pages.secure(100)
+    assert seen == [128, (64, 128)]
+
+    def refuse(_stop: int) -> None:
+        raise NoRoomError("no room for the map")
+
+    pages.cover_with(refuse)
+    assert pages.secure(1000) == 128
+    assert pages.mapped_pages == 128
+    pages.check_integrity()
+
+
+def test_free_all_takes_shared_pages_back_too() -> None:
+    pages = PagePool(pool(40), [ROW], 1, 2000)
+    held = pages.alloc(100)
+    assert held is not None
+    pages.share(held[:10])
+    pages.free_all()
+    assert pages.used == 0
+    assert len(pages.in_use()) == 0
+
+
+def test_a_map_reads_as_zero_everywhere_and_ends_with_minus_one() -> None:
+    segments = pool(10)
+    slots = SlotMap(segments, 5000, lambda: None)
+    begun = slots.mapped_bytes
+    assert begun == SEGMENT
+    assert int(slots.tensor[-1]) == -1
+    assert int(slots.tensor[:-1].count_nonzero()) == 0
+    slots.cover(700)
+    slots.tensor[:700] = 7
+    assert int(slots.tensor.sum()) == 7 * 700 - 1
+    slots.clear()
+    assert int(slots.tensor.sum()) == -1
+    slots.uncover(100)
+    clock = segments.clock
+    assert isinstance(clock, Clock)
+    clock.now += 20
+    slots.tick()
+    assert slots.mapped_bytes == 2 * SEGMENT
+    slots.check_integrity()
+    with pytest.raises(NoRoomError):
+        (taken := segments.take(8)) and slots.cover(2000)
+    assert len(taken) == 8
+    slots.check_integrity()
+    slots.close()
+
+
+def test_rows_to_come_are_reserved() -> None:
+    segments = pool(10)
+    rows = ZeroBackedRows(segments, 4, 2 * SEGMENT, lambda: None)
+    assert rows.row_segments == 3
+    assert rows.affordable() == 3
+    assert rows.reserve(8)
+    assert segments.room() == 2
+    assert not rows.reserve(11)
+    assert rows.reserve(3)
+    assert segments.room() == 7
+    taken = segments.take(7)
+    assert rows.affordable() == 1
+    rows.hold([(1, 5)])  # out of the reserve
+    assert np.count_nonzero(rows._backing._users[0]) == 1
+    segments.give(taken)
+    rows.check_integrity()
+    rows.close()
