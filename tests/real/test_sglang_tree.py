@@ -62,7 +62,9 @@ def answers(python: Path, model: Path, found: Path, log: Path, *options: str) ->
     port = find_free_port()
     parent = Path(os.environ.get("FARSPAN_SGLANG_SOURCE", ROOT))
     flags = "--device cpu --attention-backend torch_native --dtype float32 --context-length 20000 "
-    flags += "--max-total-tokens 24000 --max-running-requests 2 --chunked-prefill-size 1024 --skip-server-warmup"
+    flags += (
+        "--max-total-tokens 24000 --max-running-requests 2 --chunked-prefill-size 1024 --skip-server-warmup"
+    )
     command = [str(python), "-W", "ignore", "-m", "sglang.launch_server", "--model-path", str(model)]
     command += [*flags.split(), "--port", str(port), *options]
     paths = [found, parent / ".sglang-0.5.23", ROOT / "src"]
