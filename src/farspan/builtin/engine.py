@@ -149,6 +149,8 @@ class InferenceEngine:
             "kv_segment_mib": kv.segment_mib,
             "kv_quiet_s": kv.quiet_s,
             "kv_budget": kv.budget.name if kv.budget else None,
+            "kv_budget_limit": kv.budget.limit if kv.budget else None,
+            "kv_budget_floor": kv.budget.floor if kv.budget else None,
             "keep_prefixes_s": kv.keep_prefixes_s,
             "page_size": kv.page_tokens,
             "enable_prefix_caching": kv.prefix_caching,
