@@ -43,6 +43,36 @@ def recall(data: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
+def scout_rank(data: list[dict[str, Any]]) -> str:
+    """The built-in engine beside vLLM, as `benchmarks/scout_rank.py table` keeps them."""
+    built_in, vllm = ({row["tokens"]: row for row in each["rows"] if "ttft_s" in row} for each in data)
+    return kv_tables.table(
+        ["tokens", "first token, s", "vLLM, s", "vLLM / built-in", "between tokens, ms", "vLLM, ms"],
+        [
+            [
+                f"{tokens:,}", f"{built_in[tokens]['ttft_s']:.2f}", f"{vllm[tokens]['ttft_s']:.2f}",
+                f"{vllm[tokens]['ttft_s'] / built_in[tokens]['ttft_s']:.2f}",
+                f"{built_in[tokens]['itl_ms']:.2f}", f"{vllm[tokens]['itl_ms']:.1f}",
+            ]
+            for tokens in sorted(set(built_in) & set(vllm))
+        ],
+    )  # fmt: skip
+
+
+def scout_parts(data: list[dict[str, Any]]) -> str:
+    """What a step of the rank is made of, on the GPU."""
+    parts = {
+        name: part for name, part in data[0]["parts_ms"].items() if isinstance(part, dict) and "ms" in part
+    }
+    return kv_tables.table(
+        ["part", "ms", "T/s"],
+        [
+            [name, f"{part['ms']:.3f}", f"{part['tera/s']:g}" if "tera/s" in part else ""]
+            for name, part in parts.items()
+        ],
+    )
+
+
 def memory(data: dict[str, Any]) -> str:
     """Memory over time: a dozen points of all that were kept, the last one after everything."""
     points = data["memory"]

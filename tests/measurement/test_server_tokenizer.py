@@ -7,8 +7,10 @@ import pytest
 
 from farspan.errors import NotFoundError
 from farspan.measurement.http.target import ServerInfo
-from farspan.measurement.server_tokenizer import find_hub_tokenizer, load_server_tokenizer
+from farspan.measurement.server_tokenizer import load_server_tokenizer
 from farspan.models.probe import write_probe
+from farspan.prompts.hub_tokenizer import find_hub_tokenizer
+from farspan.prompts.load_tokenizer import load_tokenizer
 
 HUB_ID = "someone/recall"
 
@@ -56,6 +58,17 @@ def test_a_hub_id_is_found_in_the_cache(cache: Path, checkpoint: Path) -> None:
         assert tokenizer.fingerprint
 
 
+def test_a_tokenizer_is_loaded_as_people_name_it(cache: Path, checkpoint: Path) -> None:
+    fill(cache, checkpoint)
+    known = load_tokenizer(checkpoint).fingerprint
+    assert load_tokenizer(HUB_ID).fingerprint == known
+    assert load_tokenizer(cache / "models--someone--recall").fingerprint == known
+    with pytest.raises(NotFoundError, match="HF_HUB_OFFLINE is set"):
+        load_tokenizer("someone/else")
+    with pytest.raises(NotFoundError, match="a hub id"):
+        load_tokenizer("nothing")
+
+
 def test_what_the_cache_has_not_comes_from_the_hub(
     cache: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,12 +92,13 @@ def test_last_comes_the_servers_own(monkeypatch: pytest.MonkeyPatch, checkpoint:
     loaded: list[Any] = []
     local = load_server_tokenizer(served(None), checkpoint)[0]
 
-    def load(source: Any) -> Any:
+    def load(source: Any, *, api_key: str | None = None) -> Any:
+        assert api_key == "k"
         loaded.append(source)
         return local
 
     monkeypatch.setattr("farspan.measurement.server_tokenizer.load_tokenizer", load)
-    tokenizer, source = load_server_tokenizer(served("meta-llama/Scout", "http://h:1"), None)
+    tokenizer, source = load_server_tokenizer(served("meta-llama/Scout", "http://h:1"), None, api_key="k")
     assert tokenizer is local
     assert source == "http://h:1"
     assert loaded == ["http://h:1"]

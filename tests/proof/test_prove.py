@@ -165,6 +165,10 @@ def test_a_server_that_is_not_there_is_bad_input_and_begins_nothing(
     out = tmp_path / "out"
     with pytest.raises(NetworkError, match="no server answers"):
         farspan.prove(url="http://127.0.0.1:9", contexts=[1000], output=out)
+    with serve_in_thread() as server:
+        server.card = {"id": "recall", "owned_by": "vllm", "root": str(recall), "max_model_len": 1100}
+        with pytest.raises(InputError, match="above the server's limit"):
+            farspan.prove(url=server.url, contexts=[1000], output=out)
     assert not out.exists(), "the same command proves it once it is started"
 
 

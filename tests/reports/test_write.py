@@ -91,7 +91,8 @@ def test_csv_has_one_line_a_request_with_the_runs_own_values(tmp_path: Path) -> 
 
 
 def test_json_holds_what_the_page_says(tmp_path: Path) -> None:
-    write_engine_run(tmp_path / "v", scout_results(), plan=make_plan("10M"))
+    plan = make_plan("10M")
+    write_engine_run(tmp_path / "v", scout_results(), plan=plan)
     bad = [
         replace(r, status=Status.CUT, error="gone", ttft_s=None) if r.context == 10_000_000 else r
         for r in scout_results(2.0)
@@ -107,7 +108,8 @@ def test_json_holds_what_the_page_says(tmp_path: Path) -> None:
     }  # fmt: skip
     points = {(p["run"], p["context"], p["depth"]): p for p in document["points"]}
     assert len(points) == 12
-    assert points["vLLM 0.24.0", 10_000_000, 0.1]["planned_ttft_s"] == pytest.approx(2326.7, abs=0.1)
+    planned = plan["engines"]["vllm"]["ttft_s"]["expected"]
+    assert points["vLLM 0.24.0", 10_000_000, 0.1]["planned_ttft_s"] == planned > 1000
     ratios = [row for row in document["comparisons"][0]["rows"] if row["measure"] == "ttft"]
     assert [row["ratio"]["ratio"] for row in ratios if row["ratio"]] == pytest.approx([2.0] * 4)
 

@@ -13,6 +13,7 @@ import os
 import threading
 from dataclasses import dataclass, field
 from enum import IntEnum
+from types import SimpleNamespace
 
 from farspan.kv.memory.drivers.host import _libc
 
@@ -154,6 +155,9 @@ class FakeCuda:
 
     def cuDeviceGet(self, ordinal: int) -> tuple[CUresult, int]:  # noqa: N802
         return CUresult.CUDA_SUCCESS, ordinal
+
+    def cuDeviceGetUuid(self, device: int) -> tuple[CUresult, SimpleNamespace]:  # noqa: N802
+        return CUresult.CUDA_SUCCESS, SimpleNamespace(bytes=bytes(range(device, device + 16)))
 
     def cuDeviceGetAttribute(self, attribute: int, device: int) -> tuple[CUresult, int]:  # noqa: N802
         assert attribute == 102

@@ -36,7 +36,7 @@ Examples:
     "--tokenizer",
     required=True,
     metavar="PATH|URL",
-    help="Hugging Face folder, tokenizer.json, tokenizer.model, or a server that has /tokenize.",
+    help="Hugging Face folder, hub id, tokenizer.json, tokenizer.model, or a server that has /tokenize.",
 )
 @click.option("--corpus", metavar="PATH", help="Text file or folder of text; built-in text when left out.")
 @click.option(

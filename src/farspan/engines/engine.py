@@ -91,6 +91,7 @@ class Engine(ABC):
         context_flag: Its flag for the longest request.
         data_parallel_flags: Its spellings of the number of data-parallel replicas, the long one first; empty when it
             has none.
+        tensor_parallel_flags: Its spellings of the number of tensor-parallel ranks, the long one first.
         pipeline_flags: Its spellings of the number of pipeline stages, the long one first; empty when none is planned.
         memory_share_flag: Its flag for the share of a GPU's memory it may plan with; empty when it has none.
         memory_share: That share where the flag is not given, in most versions; None where it is worked out.
@@ -128,6 +129,7 @@ class Engine(ABC):
     distributions: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     data_parallel_flags: tuple[str, ...] = ()
+    tensor_parallel_flags: tuple[str, ...] = ()
     pipeline_flags: tuple[str, ...] = ()
     memory_share_flag: str = ""
     memory_share: float | None = None
@@ -200,6 +202,7 @@ class Engine(ABC):
         server = self.outline_server if outline else self.plan_server
         if not request.engine_flags:
             return with_weights_checked(server(request), request)
+        request = self.spell_out(request)
 
         def planner(one: PlanRequest) -> EnginePlan:
             plan = server(one)
@@ -208,6 +211,10 @@ class Engine(ABC):
         from farspan.planner.replicas import plan_replicas
 
         return plan_replicas(request, self, planner)
+
+    def spell_out(self, request: PlanRequest) -> PlanRequest:
+        """Return the question with flags under their whole names, where the engine takes shortened ones."""
+        return request
 
     def quantizes_by_layer(self, request: PlanRequest, version: str) -> bool:  # noqa: ARG002
         """Whether the weights are quantized while loading, each layer before the next is there: the checkpoint's own

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from farspan.engines.command import EngineCommand, Listen, Nodes, check_words, split_lists
+from farspan.engines.flag_ranks import choose_tp
 from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.node_spelling import parse_node
 from farspan.launch.elastic import elastic_notes, with_elastic
@@ -147,7 +148,8 @@ def _with_tp(options: ServeOptions, spec: ModelSpec) -> ServeOptions:
     if options.tp is not None or options.gpus == NO_GPU or options.nodes > 1:
         return options
     total = parse_node(options.gpus).count
-    return replace(options, tp=spec.largest_tp(min(total, options.engine.most_ranks or total)))
+    flags = parse_engine_flags(options.words)
+    return replace(options, tp=choose_tp(spec, min(total, options.engine.most_ranks or total), flags))
 
 
 def plan_ranks(options: ServeOptions, plan: EnginePlan | None) -> int:

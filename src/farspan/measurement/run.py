@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from farspan.engines.registry import find_served
+from farspan.errors import InputError
 from farspan.measurement.analysis.plan_times import PlanTimes, read_plan_times
 from farspan.measurement.http.client import Limits
 from farspan.measurement.http.request_status import Status
@@ -241,7 +242,7 @@ async def _describe_environment(options: BenchOptions, server: ServerInfo) -> di
 def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -> PromptMaker:
     from farspan.measurement.server_tokenizer import load_server_tokenizer
     from farspan.prompts.block_prompt import build_block_prompt
-    from farspan.prompts.exact_builder import build_prompt
+    from farspan.prompts.exact_builder import Prompt, build_prompt
     from farspan.prompts.shared_prefix import SharedPrefix
     from farspan.prompts.turn import Turn, TurnPrompt
 
@@ -264,7 +265,19 @@ def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -
         if turn is not None and shared is not None:
             # Its own part begins after the last token of the answer before, which nothing has cached.
             shared = SharedPrefix(job.shared_tokens + 1, job.group_seed)
-        prompt = build_prompt(
+        try:
+            prompt = build(job, shared, turn)
+        except InputError as error:
+            if turn is None or not turn.number:
+                raise
+            raise InputError(
+                f"turn {turn.number + 1} of a conversation: {error.message}",
+                f"{error.fix}, or raise --turn-tokens",
+            ) from error
+        return prompt if turn is None else TurnPrompt(prompt, shared.tokens if shared else 0, tokenizer)
+
+    def build(job: Job, shared: SharedPrefix | None, turn: Turn | None) -> Prompt:
+        return build_prompt(
             tokenizer,
             tokens=job.context,
             task=options.task,
@@ -275,7 +288,6 @@ def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -
             shared=shared,
             turn=turn,
         )
-        return prompt if turn is None else TurnPrompt(prompt, shared.tokens if shared else 0, tokenizer)
 
     return make
 

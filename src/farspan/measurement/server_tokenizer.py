@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from farspan.errors import FarspanError, NotFoundError
 from farspan.measurement.http.target import ServerInfo, is_same_origin
 from farspan.models.hub import is_hub_id
-from farspan.models.hub_cache import find_snapshot, hub_cache
+from farspan.prompts.hub_tokenizer import find_hub_tokenizer
 from farspan.prompts.load_tokenizer import load_tokenizer
 from farspan.prompts.tokenizer import Tokenizer
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "original/tokenizer.model")
-_FETCHED = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "chat_template*",
-    "config.json",
-    "original/tokenizer.model",
-)
-_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 
 def load_server_tokenizer(
@@ -73,34 +62,3 @@ def _list_sources(server: ServerInfo, tried: list[str]) -> Iterator[str | Path]:
             except FarspanError as error:
                 tried.append(error.message)
     yield server.url
-
-
-def find_hub_tokenizer(model: str) -> Path:
-    """Return a folder of this machine with a hub model's tokenizer, fetched when the cache has none.
-
-    Raises:
-        NotFoundError: It is not in the cache, and the hub does not give it.
-    """
-    cached = find_snapshot(hub_cache(), model)
-    if cached is not None and any((cached / name).is_file() for name in _TOKENIZER_FILES):
-        return cached
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:
-        raise NotFoundError(
-            f"the Hugging Face cache has no tokenizer of {model}, and HF_HUB_OFFLINE is set",
-            f"run: HF_HUB_OFFLINE=0 hf download {model} --include 'tokenizer*'",
-        )
-    import huggingface_hub
-
-    try:
-        folder = Path(huggingface_hub.snapshot_download(model, allow_patterns=list(_FETCHED)))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise NotFoundError(
-            f"the hub gives no tokenizer of {model} ({reason})",
-            "set HF_TOKEN when the model is gated, or pass --tokenizer with a folder",
-        ) from error
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise NotFoundError(
-            f"{model} on the hub has no tokenizer farspan reads", "pass --tokenizer with a tokenizer.json"
-        )
-    return folder

@@ -50,10 +50,20 @@ def scaling_override(config: Mapping[str, object], scaling: str) -> dict[str, ob
             f"--rope-scaling: this model has RoPE of its own for {' and '.join(nested)}",
             "give the engine's own override behind --, such as --hf-overrides",
         )
-    original = own.get("original_max_position_embeddings") or text.get("max_position_embeddings")
+    made_for = text.get("max_position_embeddings")
+    # The factor of a scaling of the same kind is of what that one began from; any other is part of the model.
+    same = own.get("rope_type", own.get("type")) in (kind, None, "default")
+    began = own.get("original_max_position_embeddings")
+    original = (began or made_for) if same else (made_for or began)
     if not isinstance(original, int):
         raise InputError(
             "--rope-scaling: the config gives no max_position_embeddings", "use its complete config.json"
+        )
+    if isinstance(made_for, int) and original * factor <= made_for:
+        raise InputError(
+            f"--rope-scaling {scaling!r} makes {int(original * factor):,} tokens of {original:,},"
+            f" and the model was made for {made_for:,}",
+            f"give a factor above {made_for / original:g}",
         )
     base = own.get("rope_theta", text.get("rope_theta"))
     changed: dict[str, object] = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from farspan.planner.kvcost import asked_kv_dtype
 from farspan.planner.roofline import active_weight_bytes, decode_rates
 from farspan.planner.timing import choose_fit, has_experts
+from farspan.sizes import format_seconds
 
 if TYPE_CHECKING:
     from farspan.planner.request import EnginePlan, PlanRequest
@@ -56,14 +57,22 @@ class TimeGoals:
 
     def met_by(self, request: PlanRequest, plan: EnginePlan) -> bool:
         """Whether a plan that fits also keeps to the times."""
+        return not self.find_missed(request, plan)
+
+    def find_missed(self, request: PlanRequest, plan: EnginePlan) -> str:
+        """Say by what a plan that fits misses the times; empty when it keeps to them."""
         if self.ttft_s is None and self.itl_s is None:
-            return True
+            return ""
         load = estimate_load(request, plan)
-        return (
-            load is not None
-            and (self.ttft_s is None or load.ttft_last_s <= self.ttft_s)
-            and (self.itl_s is None or load.itl_s <= self.itl_s)
-        )
+        if load is None:
+            return "its times are not known"
+        missed = []
+        if self.ttft_s is not None and load.ttft_last_s > self.ttft_s:
+            last = "the last" if request.concurrency > 1 else "one alone"
+            missed.append(f"{last} has its first token in {format_seconds(load.ttft_last_s)}")
+        if self.itl_s is not None and load.itl_s > self.itl_s:
+            missed.append(f"a token takes {format_seconds(load.itl_s)}")
+        return ", ".join(missed)
 
 
 NO_GOALS = TimeGoals()

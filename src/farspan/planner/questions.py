@@ -32,7 +32,8 @@ class Question(StrEnum):
 class SearchResult:
     """The answer of one engine: `value` (0 when nothing fits) and the plan that gives it, or a refusal.
 
-    `servers` servers of `tp` GPUs each are meant; the plan is one of them.
+    `servers` servers of `tp` GPUs each are meant; the plan is one of them. `why_not` says by what even the least that
+    is asked misses the times that are to be kept; empty where that is not the reason.
     """
 
     engine: str
@@ -42,6 +43,7 @@ class SearchResult:
     refusal: str = ""
     tp: int = 0
     servers: int = 1
+    why_not: str = ""
 
 
 class Fleet(NamedTuple):
@@ -101,8 +103,36 @@ def _search_one(
         answered = replace(request, concurrency=value) if value else None
     plan = plan_engine(answered, engine) if answered else None
     return SearchResult(
-        engine.name, question, value, plan, tp=answered.tp if answered else 0, servers=servers
+        engine.name,
+        question,
+        value,
+        plan,
+        tp=answered.tp if answered else 0,
+        servers=servers,
+        why_not="" if answered else _explain_missed(request, question, engine, goals),
     )
+
+
+def _explain_missed(request: PlanRequest, question: Question, engine: MemoryModel, goals: TimeGoals) -> str:
+    """Say by what the least that a search could answer misses the times; empty where it does not even fit."""
+    if goals == NO_GOALS:
+        return ""
+    least = request
+    if question is Question.CONTEXT:
+        least = request.at(min(request.output_tokens + 1, request.model.max_position_embeddings))
+    elif question is Question.CONCURRENCY:
+        least = replace(request, concurrency=1)
+    else:
+        fleet = fewest_gpus(request, engine)
+        if not fleet.gpus:
+            return ""
+        each = -(-request.concurrency // max(1, fleet.servers))
+        least = replace(_shaped(request, engine, fleet), concurrency=each)
+    plan = engine.outline(least)
+    missed = goals.find_missed(least, plan) if plan.fits else ""
+    if missed and question is Question.GPUS:
+        return f"it fits on {fleet.gpus}, but {missed}, and no more than {MOST_GPUS} are tried"
+    return missed
 
 
 def _serves(request: PlanRequest, engine: MemoryModel, goals: TimeGoals) -> bool:

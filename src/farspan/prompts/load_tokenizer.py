@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 from farspan.errors import InputError, NotFoundError
+from farspan.models.hub import is_hub_id
+from farspan.models.hub_cache import resolve_folder
+from farspan.prompts.hub_tokenizer import TOKENIZER_FILES, find_hub_tokenizer
 from farspan.prompts.tokenizer import Tokenizer
 
 
@@ -13,7 +16,8 @@ def load_tokenizer(source: str | Path, *, api_key: str | None = None) -> Tokeniz
     """Load a tokenizer.
 
     Args:
-        source: A Hugging Face folder, a tokenizer.json, a tokenizer.model in tiktoken's format, or the URL of a
+        source: A Hugging Face folder, also as the cache names it (models--owner--name), a hub id such as owner/name, a
+            tokenizer.json, a tokenizer.model in tiktoken's format, or the URL of a
             server that has /tokenize.
         api_key: Sent to that server as a bearer token.
 
@@ -25,11 +29,13 @@ def load_tokenizer(source: str | Path, *, api_key: str | None = None) -> Tokeniz
         from farspan.prompts.backends.remote import RemoteTokenizer
 
         return RemoteTokenizer(text, api_key=api_key)
-    path = Path(source).expanduser()
+    path = resolve_folder(Path(source).expanduser())
+    if not path.exists() and is_hub_id(text):
+        path = find_hub_tokenizer(text)
     if not path.exists():
         raise NotFoundError(
             f"{text} does not exist",
-            "give a Hugging Face folder, a tokenizer.json, a tokenizer.model or a URL",
+            "give a Hugging Face folder, a hub id, a tokenizer.json, a tokenizer.model or a URL",
         )
     file = _tokenizer_file(path)
     if file.suffix == ".json":
@@ -46,7 +52,7 @@ def _tokenizer_file(path: Path) -> Path:
         if path.suffix not in {".json", ".model"}:
             raise InputError(f"{path} is not a tokenizer", "give a tokenizer.json or a tokenizer.model")
         return path
-    for name in ("tokenizer.json", "tokenizer.model", "original/tokenizer.model"):
+    for name in TOKENIZER_FILES:
         if (path / name).is_file():
             return path / name
     raise NotFoundError(

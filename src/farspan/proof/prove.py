@@ -21,7 +21,7 @@ from farspan.launch.serve import ServeWatcher, describe_flags, serving
 from farspan.launch.server_records import StateFolder
 from farspan.launch.start_watch import StartError
 from farspan.launch.started_servers import find_key
-from farspan.measurement.http.target import ask_server, normalise_url
+from farspan.measurement.http.target import ask_server, check_lengths, normalise_url
 from farspan.measurement.observe.engine_observer import EngineObserver
 from farspan.measurement.options import BenchOptions
 from farspan.measurement.progress import Watcher
@@ -95,6 +95,7 @@ async def run_prove(
     Raises:
         InputError: The folder cannot be used, or no engine can be planned at all.
         NetworkError: A server that is there already does not answer.
+        InputError: It does not take the lengths.
     """
     watcher, start_watcher = watcher or Watcher(), start_watcher or ServeWatcher()
     refusals = [engine.refused for engine in options.engines if engine.refused is not None]
@@ -104,7 +105,8 @@ async def run_prove(
     for engine in options.engines:
         if engine.runtime is None and engine.refused is None and not begun:
             # A server that is not there is no failed proof: the same command is right once it is started.
-            await ask_server(normalise_url(engine.url), api_key=engine.api_key or options.api_key)
+            server = await ask_server(normalise_url(engine.url), api_key=engine.api_key or options.api_key)
+            check_lengths(server, options.contexts, options.output_tokens)
     seed = options.seed if options.seed is not None else secrets.randbits(31)
     with Campaign(options.folder, options.settings(), seed) as campaign:
         if campaign.is_resumed:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from farspan.engines.engine import Engine
+from farspan.engines.flag_ranks import choose_tp
 from farspan.engines.registry import all_engines, get_engine
 from farspan.errors import InputError
 from farspan.hardware.gpu import Node
@@ -95,6 +96,7 @@ def plan(
     Raises:
         InputError: Something given cannot be used, or no engine takes the request.
     """
+    context = read_context(context)
     if elastic:
         if engine is None:
             raise InputError("--elastic belongs to one engine", "add --engine sglang")
@@ -135,7 +137,7 @@ def plan(
         model=spec,
         gpu=node.gpu,
         gpus=node.count,
-        tp=tp if tp is not None else spec.largest_tp(max(1, node.count // _stages(flags))),
+        tp=tp if tp is not None else choose_tp(spec, node.count, flags),
         context=spec.max_position_embeddings if context in (None, LONGEST) else parse_tokens(str(context)),
         concurrency=concurrency,
         kv_dtype=parse_kv_dtype(kv_dtype),
@@ -197,11 +199,20 @@ def longest_request(request: PlanRequest, engines: Sequence[Engine]) -> PlanRequ
     return request.at(longest) if longest else request
 
 
-def _stages(flags: Mapping[str, str | None]) -> int:
-    """Pipeline stages that the engine's own flags ask for: each takes GPUs of its own."""
-    names = {name for engine in all_engines() for name in engine.pipeline_flags}
-    given = next((flags[name] or "" for name in names if name in flags), "")
-    return max(1, int(given)) if given.isdigit() else 1
+def read_context(context: str | int | None) -> str | int | None:
+    """Return a context as it is given, the longest that fits as `LONGEST` however it is written.
+
+    Raises:
+        InputError: It is a word that other programs have for that.
+    """
+    if not isinstance(context, str):
+        return context
+    word = context.strip().lower()
+    if word in ("auto", "longest", "full"):
+        raise InputError(
+            f"--context {context} is not a token count", "write --context max for the longest that fits"
+        )
+    return LONGEST if word == LONGEST else context
 
 
 def _override(flags: Mapping[str, str | None]) -> str:

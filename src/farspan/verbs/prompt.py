@@ -55,7 +55,7 @@ def prompt(
 
     Args:
         tokens: Exact length as the server counts: a number, or text such as "10M".
-        tokenizer: Hugging Face folder, tokenizer.json, tokenizer.model, or the URL of a server with /tokenize.
+        tokenizer: Hugging Face folder, hub id, tokenizer.json, tokenizer.model, or the URL of a server with /tokenize.
         output: A file; a folder when several are built; None to return the prompt.
         corpus: Text file or folder of text; built-in text when None.
         task: One of `farspan.prompts.tasks.TASKS`.

@@ -23,7 +23,7 @@ from farspan.launch.serve_options import ServeOptions
 from farspan.launch.server_records import StateFolder
 from farspan.models.spec import KvDtype, parse_kv_dtype
 from farspan.sizes import parse_tokens
-from farspan.verbs.plan import LONGEST
+from farspan.verbs.plan import LONGEST, read_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +183,7 @@ def prepare_server(
     Raises:
         InputError: The server cannot be planned so, or its flags break the plan.
     """
+    context = read_context(context)
     options = ServeOptions(
         model=model,
         engine=get_engine(engine) if isinstance(engine, str) else engine,

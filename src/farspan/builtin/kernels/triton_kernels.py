@@ -227,17 +227,25 @@ def attend_split(
 
 
 @triton.jit
-def attend_join(partial, logsums, output, DIM: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    """One program a query head of a sequence."""
+def attend_join(
+    partial,
+    logsums,
+    output,
+    DIM: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program a query head of a sequence and block of channels."""
     row = tl.program_id(0)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     split = tl.arange(0, SPLITS)
-    channel = tl.arange(0, DIM)
     everything = tl.load(logsums + row * SPLITS + split)
     largest = tl.max(everything, 0)
     largest = tl.where(largest == float("-inf"), 0.0, largest)
     total = tl.sum(tl.exp2(everything - largest), 0)
     total = tl.where(total == 0.0, 1.0, total)
-    result = tl.zeros([DIM], tl.float32)
+    result = tl.zeros([CHANNELS], tl.float32)
     for begin in range(0, SPLITS, BLOCK):
         some = begin + tl.arange(0, BLOCK)
         weight = tl.exp2(tl.load(logsums + row * SPLITS + some) - largest) / total

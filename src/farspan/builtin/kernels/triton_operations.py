@@ -174,13 +174,15 @@ class TritonOperations(Operations):
             num_warps=4,
             num_stages=2,
         )
+        channels = min(32, dim)
         _launch(
             kernels.attend_join,
-            (sequences * heads,),
+            (sequences * heads, dim // channels),
             *(partial, logsums, output),
             DIM=dim,
+            CHANNELS=channels,
             SPLITS=splits,
-            BLOCK=min(32, splits),
+            BLOCK=min(128, splits),
         )
         return output
 

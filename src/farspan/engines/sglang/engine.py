@@ -46,6 +46,14 @@ class Sglang(Engine):
 
         return outline_sglang(request)
 
+    def spell_out(self, request: PlanRequest) -> PlanRequest:
+        """Return the question with flags under their whole names: its parser takes any beginning that only one has."""
+        from farspan.engines.sglang.known_names import spell_out
+        from farspan.engines.sglang.versions import rules_for
+
+        rules, _ = rules_for(request.engine_version)
+        return request.with_flags(spell_out(request.engine_flags, rules.version))
+
     def grouped(self, request: PlanRequest, tp: int, groups: int) -> PlanRequest | None:
         from farspan.engines.sglang.flags import asks_for_groups
 
@@ -124,6 +132,7 @@ ENGINE = Sglang(
     key_variable=KEY_VARIABLE,
     context_flag="--context-length",
     data_parallel_flags=("--data-parallel-size", "--dp-size", "--dp"),
+    tensor_parallel_flags=("--tensor-parallel-size", "--tp-size", "--tp"),
     pipeline_flags=("--pipeline-parallel-size", "--pp-size"),
     memory_share_flag="--mem-fraction-static",
     step_tokens_flag="--chunked-prefill-size",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,21 @@ from farspan.planner.versions import version_key
 def flags_of(version: str) -> frozenset[str]:
     """Every flag the release's parser takes, with its dashes."""
     return frozenset([f"--{name}" for name in _names("flags", version)])
+
+
+def spell_out(flags: Mapping[str, str | None], version: str) -> dict[str, str | None]:
+    """Return flags under their whole names: `--tp` is `--tp-size`, as Python's argparse takes any beginning that only
+    one flag of the release has.
+    """
+    known = flags_of(version)
+    spelled: dict[str, str | None] = {}
+    for name, value in flags.items():
+        if name in known or not name.startswith("--"):
+            spelled[name] = value
+            continue
+        whole = [flag for flag in known if flag.startswith(name)]
+        spelled[whole[0] if len(whole) == 1 else name] = value
+    return spelled
 
 
 @cache

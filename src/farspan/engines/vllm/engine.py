@@ -107,6 +107,7 @@ ENGINE = Vllm(
     key_variable=KEY_VARIABLE,
     context_flag="--max-model-len",
     data_parallel_flags=("--data-parallel-size", "-dp"),
+    tensor_parallel_flags=("--tensor-parallel-size", "-tp"),
     pipeline_flags=("--pipeline-parallel-size", "-pp"),
     memory_share_flag="--gpu-memory-utilization",
     memory_share=0.9,

@@ -192,7 +192,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         gpu_memory_utilization=fraction,
         max_num_batched_tokens=_human(spelled, "--max-num-batched-tokens"),
         max_num_seqs=_human(spelled, MAX_NUM_SEQS),
-        block_size=_human(spelled, "--block-size"),
+        block_size=_block_size(spelled),
         kv_cache_memory_bytes=_human(spelled, "--kv-cache-memory-bytes")
         or _human(spelled, "--kv-cache-memory"),
         num_blocks=_human(spelled, "--num-gpu-blocks-override"),
@@ -292,6 +292,14 @@ def _captures(request: PlanRequest) -> _Captures:
 
 def _given(request: PlanRequest, name: str) -> bool:
     return request.has_flag(name)
+
+
+def _block_size(request: PlanRequest) -> int | None:
+    """Read --block-size; attention kernels take multiples of 16 (`v1/attention/backends/flash_attn.py`)."""
+    size = _human(request, "--block-size")
+    if size is not None and size % 16:
+        raise InputError(f"--block-size {size} is no multiple of 16", "give 16, 32, 64 or 128")
+    return size
 
 
 def _human(request: PlanRequest, name: str) -> int | None:

@@ -214,7 +214,11 @@ def _describe(error: Exception) -> str:
     cause = getattr(error, "os_error", error)
     number = getattr(cause, "errno", None)
     # A name that is not found has a number of its own kind, below 0.
-    words = os.strerror(number) if isinstance(number, int) and number > 0 else str(cause)
+    words = (
+        os.strerror(number)
+        if isinstance(number, int) and number > 0
+        else getattr(cause, "strerror", None) or str(cause)
+    )
     return " ".join(words.split())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 
 from failing_driver import Clock, FailingDriver
+from fake_cuda import GRANULE, FakeCuda
 from farspan.kv.memory.budget.budget_file import BudgetFile
 from farspan.kv.memory.budget.member import BudgetMember
 from farspan.kv.memory.cap import Cap
+from farspan.kv.memory.drivers.choose import device_id
+from farspan.kv.memory.drivers.cuda import CudaDriver
 from farspan.kv.memory.drivers.driver import NoRoomError
 from farspan.kv.memory.drivers.host import HostDriver
 from farspan.kv.memory.pages import PagePool
@@ -235,5 +239,41 @@ def test_two_pools_of_one_process_share_its_place(path: Path) -> None:
     first.close()
     second.close()
     assert member.held == 0
+    member.close()
+    driver.close()
+
+
+def test_nobody_gives_memory_back_for_what_anothers_own_cap_forbids(path: Path) -> None:
+    clock = Clock()
+    one, two = Server(path, "one", clock), Server(path, "two", clock)
+    capped = SegmentPool(
+        two.driver, SEGMENT, Cap(fixed_bytes=2 * SEGMENT), reread_s=0, clock=clock, budget=two.member
+    )
+    one.pool.give(one.pool.take(9))
+    with pytest.raises(NoRoomError):
+        capped.take(6)
+    one.pool.tick()
+    assert one.segments == 8, "two segments would have been of use, and one was free"
+    capped.close()
+    for server in (one, two):
+        server.close()
+
+
+def test_a_gpu_is_known_by_its_uuid_whatever_number_it_has(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeCuda(40 * GRANULE)
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.driver"):
+        monkeypatch.setitem(sys.modules, name, fake)
+    driver = CudaDriver(streams=lambda: (0,))
+    assert device_id(driver) == "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f"
+    assert device_id(HostDriver()) == "host"
+    member = BudgetMember(path, "one", driver.memory().total, limit=8 * GRANULE)
+    pool = SegmentPool(driver, GRANULE, quiet_s=100, reread_s=0, budget=member)
+    pool.give(pool.take(8))
+    with pytest.raises(NoRoomError, match="budget shared@host"):
+        pool.take(9)
+    assert (member.held, driver.physical_bytes()) == (8 * GRANULE, 8 * GRANULE)
+    pool.close()
     member.close()
     driver.close()

@@ -30,6 +30,7 @@ class PoolBudget:
         self._segment_bytes = segment_bytes
         self._clock = clock
         self._free = 0
+        self._most: int | None = None
         self.wished, self._wished_until = 0, float("-inf")
         self._trims_done = 0
 
@@ -44,6 +45,7 @@ class PoolBudget:
         A budget that cannot be read allows what is held already.
         """
         self._free, self.outlook = memory.free, self.member.outlook(memory.free)
+        self._most = cap.fixed_bytes
         siblings = self.member.held - self._part.held
         allowed = self.outlook.allowance if self.outlook else Allowance(held + siblings, held + siblings)
         expected = Memory(memory.free + allowed.soon - allowed.now, memory.total)
@@ -75,7 +77,9 @@ class PoolBudget:
         self._part.lower_promise(count * self._segment_bytes)
 
     def wish(self, count: int) -> None:
-        """Remember that `count` more segments would be created if there were room."""
+        """Remember that `count` more segments would be created if there were room, within the pool's own cap."""
+        if self._most is not None:
+            count = min(count, max(0, self._most - self._part.held) // self._segment_bytes)
         self.wished, self._wished_until = count, self._clock() + _WISH_S
 
     def report(self, idle: int) -> None:

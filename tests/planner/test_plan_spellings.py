@@ -1,0 +1,124 @@
+"""What people write on the command line and mean: sizes of a division among the engine's own flags, times that cannot
+be kept, and words for the longest context."""
+
+from __future__ import annotations
+
+import pytest
+
+import farspan
+from farspan.errors import InputError
+from farspan.models.config import load_model
+from farspan.planner.search_text import search_lines
+
+SCOUT = {"gpus": "8xH200", "offline": True}
+
+
+@pytest.mark.parametrize(
+    ("engine", "flags", "tp"),
+    [
+        ("vllm", (), 8),
+        ("vllm", ("-tp", "4"), 4),
+        ("vllm", ("--tensor-parallel-size=2",), 2),
+        ("vllm", ("--data-parallel-size", "2"), 4),
+        ("vllm", ("--pipeline-parallel-size", "2"), 4),
+        ("vllm", ("-pp", "2", "-tp", "2"), 2),
+        ("sglang", ("--tp", "4"), 4),
+        ("sglang", ("--tp-size", "2", "--dp-size", "2"), 2),
+        ("sglang", ("--dp", "2", "--mem-frac", "0.8"), 4),
+    ],
+)
+def test_the_engines_own_flags_say_how_gpus_are_divided(engine: str, flags: tuple[str, ...], tp: int) -> None:
+    answer = farspan.plan(
+        "qwen3-8b", gpus="8xH200", engine=engine, context="8k", engine_flags=flags, offline=True
+    )
+    assert answer.to_json()["tp"] == tp
+
+
+def test_sglang_takes_the_beginning_of_a_flag_that_only_one_has() -> None:
+    short, whole = (
+        farspan.plan("llama-4-scout", context="1M", engine="sglang", engine_flags=flags, **SCOUT).to_json()
+        for flags in (("--tp", "8", "--mem-frac", "0.7"), ("--tp-size", "8", "--mem-fraction-static", "0.7"))
+    )
+    assert short == whole
+    with pytest.raises(InputError, match="no flag --pp"):
+        farspan.plan("llama-4-scout", context="1M", engine="sglang", engine_flags=("--pp", "2"), **SCOUT)
+
+
+def test_a_division_that_needs_more_gpus_says_so() -> None:
+    with pytest.raises(InputError, match="2 pipeline stages of 8 GPUs need 16"):
+        farspan.plan(
+            "llama-4-scout", context="1M", engine="vllm", engine_flags=("-tp", "8", "-pp", "2"), **SCOUT
+        )
+
+
+def test_both_ways_that_contradict_are_still_refused() -> None:
+    with pytest.raises(InputError, match="contradicts --tp 8"):
+        farspan.plan("llama-4-scout", context="1M", engine="vllm", tp=8, engine_flags=("-tp", "4"), **SCOUT)
+
+
+def test_serve_reads_them_too() -> None:
+    served = farspan.serve(
+        "llama-4-scout", dry_run=True, engine="vllm", engine_version="0.24.0", context="100k",
+        engine_flags=("-tp", "4"), **SCOUT,
+    )  # fmt: skip
+    assert served.runtime.launch.gpus == 4
+
+
+@pytest.mark.parametrize("word", ["auto", "longest", "AUTO"])
+def test_other_words_for_the_longest_context_name_the_right_one(word: str) -> None:
+    with pytest.raises(InputError, match="write --context max"):
+        farspan.plan("llama-4-scout", context=word, **SCOUT)
+    with pytest.raises(InputError, match="write --context max"):
+        farspan.serve("llama-4-scout", dry_run=True, context=word, **SCOUT)
+
+
+def test_the_longest_is_written_in_any_case() -> None:
+    upper, lower = (
+        farspan.plan("llama-4-scout", context=word, engine="vllm", **SCOUT) for word in ("MAX", "max")
+    )
+    assert upper.to_json() == lower.to_json()
+
+
+@pytest.mark.parametrize(
+    ("find", "times", "words"),
+    [
+        ("concurrency", {"ttft": "0.1s"}, "one alone has its first token in"),
+        ("concurrency", {"itl": "1ms"}, "a token takes"),
+        ("context", {"itl": "0.1ms"}, "a token takes"),
+        ("gpus", {"ttft": "5s", "concurrency": 500}, "it fits on"),
+    ],
+)
+def test_a_search_that_finds_nothing_says_which_time_is_missed(
+    find: str, times: dict[str, object], words: str
+) -> None:
+    given = {"context": "40k"} if find != "context" else {}
+    answer = farspan.plan("qwen3-8b", gpus="2xH100", engine="vllm", find=find, offline=True, **given, **times)
+    ((request, (found,)),) = answer.found
+    assert found.value == 0
+    assert words in found.why_not
+    assert any(words in line for line in search_lines(request, answer.question, [found]))
+
+
+def test_a_search_that_finds_no_room_blames_no_time() -> None:
+    answer = farspan.plan(
+        "llama-4-scout", gpus="1xT4", engine="vllm", context="1M", find="concurrency", ttft="1h", offline=True
+    )
+    ((_, (found,)),) = answer.found
+    assert (found.value, found.why_not) == (0, "")
+
+
+def test_blocks_that_no_kernel_takes_are_refused() -> None:
+    with pytest.raises(InputError, match="--block-size 7 is no multiple of 16"):
+        farspan.plan(
+            "qwen3-8b",
+            gpus="H100",
+            engine="vllm",
+            context="8k",
+            engine_flags=("--block-size", "7"),
+            offline=True,
+        )
+
+
+def test_rope_scaling_multiplies_what_the_model_reaches_and_not_what_its_own_scaling_began_from() -> None:
+    own = load_model("llama-4-scout").max_position_embeddings
+    assert load_model("llama-4-scout", rope_scaling="yarn:2").max_position_embeddings == 2 * own
