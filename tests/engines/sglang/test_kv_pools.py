@@ -85,3 +85,10 @@ def test_a_refusal_at_any_call_of_the_driver_ends_nothing(version: str) -> None:
         assert seen["counts"]["finished"] >= 3
         assert seen["refused"] <= 1
         assert seen["bytes"]["begin"] == seen["bytes"]["end"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_requests_that_end_at_different_times_leave_little_beside_the_least_possible(version: str) -> None:
+    (seen,) = play(version, {"seed": 1, "budget": 20_000_000, "requests": 0, "staggered": 30, "rows": 40})
+    assert 1 <= seen["cached"] < 1.1
+    assert 1 <= seen["half evicted"] < 1.4

@@ -24,6 +24,7 @@ def context(**changes: Any) -> Any:
         sliding_window_size=8192,
         page_size=1,
         swa_gates_prefix_match=True,
+        decoder_swa_bounded_replay=None,
         token_to_kv_pool_allocator=None,
     )
     plain = {

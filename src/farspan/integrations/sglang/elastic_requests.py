@@ -100,6 +100,8 @@ def _elastic_kind(base: Any, adapter: Adapter) -> Any:
 
         def forget_prepared(self) -> None:
             """Let go of prepared rows that no request took."""
+            if not self.prepared_rows:
+                return
             for row in self.prepared_rows.intersection(self.free_slots):
                 self.elastic_table.release(row)
             self.prepared_rows.clear()

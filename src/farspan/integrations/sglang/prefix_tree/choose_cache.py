@@ -21,8 +21,8 @@ _OPTIONS: dict[str, tuple[tuple[Any, ...], str]] = {
         ("fcfs", "lpm", "random", "lof", "routing-key", "hrrn", "shortest-prefill-first"),
         "it walks SGLang's nodes",
     ),
-    "enable_streaming_session": ((False,), "sessions keep parts of the tree"),
-    "enable_session_radix_cache": ((False,), "sessions keep parts of the tree"),
+    "enable_streaming_session": ((False, None), "sessions keep parts of the tree"),
+    "enable_session_radix_cache": ((False, None), "sessions keep parts of the tree"),
     "enable_lmcache": ((False, None), "it is a tree of its own"),
     "enable_flexkv": ((False, None), "it is a tree of its own"),
 }
@@ -32,13 +32,13 @@ _NEW_OPTIONS: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 # What a cache is built with, where a version has it -> (what it may be, why SGLang's own tree serves another value).
 _PARAMS: dict[str, tuple[tuple[Any, ...], str]] = {
-    "is_eagle": ((False,), "keys are pairs of tokens"),
-    "enable_kv_cache_events": ((False,), "farspan's publishes no events"),
+    "is_eagle": ((False, None), "keys are pairs of tokens"),
+    "enable_kv_cache_events": ((False, None), "farspan's publishes no events"),
     "swa_gates_prefix_match": ((True,), "window layers' KV is not the tree's"),
-    "decoder_swa_bounded_replay": ((False,), "windows are computed again"),
-    "draft_swa_window": ((0,), "a draft reads window layers too"),
-    "mtp_draft_device_pools": (((),), "drafts have pools of their own"),
-    "sidecar_draft_device_pools": (((),), "drafts have pools of their own"),
+    "decoder_swa_bounded_replay": ((False, None), "windows are computed again"),
+    "draft_swa_window": ((0, None), "a draft reads window layers too"),
+    "mtp_draft_device_pools": (((), None), "drafts have pools of their own"),
+    "sidecar_draft_device_pools": (((), None), "drafts have pools of their own"),
 }
 _METHODS: dict[str, type[LinearCache]] = {"0.5.16": CacheMethods16, "0.5.23": CacheMethods23}
 
