@@ -134,6 +134,10 @@ class World23(World):
     def finish(self, name: int, insert: bool) -> None:
         one: Any = self.running.pop(name)
         one.ended = True
+        if one.kv.is_kv_released:  # it was aborted before it had anything: SGLang gives it no row
+            self.cache.unlock(one.lock)
+            self.rows.free(one)
+            return
         self.allocator.free_group_begin()
         self.common.release_kv_cache(one, self.cache, checkpoint=insert)
         self.allocator.free_group_end()
