@@ -43,32 +43,34 @@ def recall(data: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-def scout_rank(data: list[dict[str, Any]]) -> str:
-    """The built-in engine beside vLLM, as `benchmarks/scout_rank.py table` keeps them."""
-    built_in, vllm = ({row["tokens"]: row for row in each["rows"] if "ttft_s" in row} for each in data)
+def scout_rank(data: dict[str, Any]) -> str:
+    """The rows of `benchmarks/scout_rank.py builtin`."""
+    rows = [("bf16", "yes", row) for row in data["rows"]]
+    rows += [("FP8", "yes", row) for row in data["rows_fp8"]]
+    rows += [
+        ("bf16", "no", data["without graphs"]),
+        ("bf16", "one sequence after another", data["in pieces"]),
+    ]
     return kv_tables.table(
-        ["tokens", "first token, s", "vLLM, s", "vLLM / built-in", "between tokens, ms", "vLLM, ms"],
+        ["tokens", "KV", "graphs", "first token, s", "tokens/s", "between tokens, ms"],
         [
             [
-                f"{tokens:,}", f"{built_in[tokens]['ttft_s']:.2f}", f"{vllm[tokens]['ttft_s']:.2f}",
-                f"{vllm[tokens]['ttft_s'] / built_in[tokens]['ttft_s']:.2f}",
-                f"{built_in[tokens]['itl_ms']:.2f}", f"{vllm[tokens]['itl_ms']:.1f}",
+                f"{row['tokens']:,}", kind, graphs, f"{row['ttft_s']:.2f}", f"{row['tokens'] / row['ttft_s']:,.0f}",
+                f"{row['itl_ms']:.1f}",
             ]
-            for tokens in sorted(set(built_in) & set(vllm))
+            for kind, graphs, row in rows
         ],
     )  # fmt: skip
 
 
-def scout_parts(data: list[dict[str, Any]]) -> str:
+def scout_parts(data: dict[str, Any]) -> str:
     """What a step of the rank is made of, on the GPU."""
-    parts = {
-        name: part for name, part in data[0]["parts_ms"].items() if isinstance(part, dict) and "ms" in part
-    }
+    parts = data["parts_ms"].items()
     return kv_tables.table(
-        ["part", "ms", "T/s"],
+        ["part", "ms", "TFLOP/s"],
         [
-            [name, f"{part['ms']:.3f}", f"{part['tera/s']:g}" if "tera/s" in part else ""]
-            for name, part in parts.items()
+            [name, f"{part['ms']:.2f}", f"{part['tera/s']:.0f}" if "tera/s" in part else ""]
+            for name, part in parts
         ],
     )
 

@@ -51,6 +51,17 @@ def test_the_claim_leaves_out_what_is_not_known(tmp_path: Path) -> None:
     )
 
 
+def test_the_claim_says_that_a_time_is_a_warm_prompts(tmp_path: Path) -> None:
+    said = "first token after 50.0 ms, warm: part of the prompt was cached, needle found"
+    warm = make_result(ttft_s=0.05, labels=("warm",), cached_tokens=9000)
+    assert said in write_claim(load(tmp_path / "all", [warm]))
+    turn = make_result(
+        ttft_s=0.05, cached_tokens=9000, expected_cached_tokens=9000, shared_tokens=9000, member=1
+    )
+    assert said in write_claim(load(tmp_path / "turn", [turn]))
+    assert "warm" not in write_claim(load(tmp_path / "mixed", [warm, make_result(repeat=1)]))
+
+
 def test_the_claim_says_what_failed_above_it(tmp_path: Path) -> None:
     results = [make_result(), make_result(context=20_000, status=Status.REFUSED, error="too long", **FAILED)]
     assert write_claim(load(tmp_path, results)).endswith("; above that, 1 of 1 requests failed (1 refused).")

@@ -17,13 +17,14 @@ from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find
 from farspan.measurement.analysis.spread import find_few, measure_throughput, share_good
 from farspan.measurement.analysis.summary import (
     Point,
+    SharedPoint,
     list_points,
     list_run_curve,
     list_run_spreads,
     list_shared,
     read_engine,
 )
-from farspan.measurement.analysis.turns import list_turns
+from farspan.measurement.analysis.turns import TurnPoint, list_turns
 from farspan.measurement.options import DryRun
 from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.bench_outcome import BenchOutcome
@@ -61,23 +62,13 @@ def print_shared(console: Console, outcome: BenchOutcome) -> None:
     if not points:
         return
 
-    def tokens(values: Sequence[int | None]) -> list[Text]:
-        return [Text("unknown" if value is None else f"{value:,}") for value in values]
-
     print_table(
         console,
         [
             Column("context", [Text(format_tokens(point.context)) for point in points]),
             Column("depth", [Text(f"{point.depth:g}") for point in points], need=2),
-            Column("shared", tokens([point.shared_tokens for point in points])),
-            Column("cached", tokens([point.cached_tokens for point in points])),
-            Column("TTFT cold", [_seconds(point.cold_ttft_s) for point in points]),
-            Column("of", tokens([point.cold for point in points]), need=3),
-            Column("TTFT warm", [_seconds(point.warm_ttft_s) for point in points]),
-            Column("of ", tokens([point.warm for point in points]), need=3),
-            Column(
-                "warm / cold", [Text("" if p.ratio is None else f"{p.ratio:.3g}") for p in points], need=1
-            ),
+            Column("shared", _tokens([point.shared_tokens for point in points])),
+            *_cold_and_warm(points),
         ],
         [f"cache-missed: {point.missed} requests" if point.missed else "" for point in points],
     )
@@ -89,25 +80,15 @@ def print_turns(console: Console, outcome: BenchOutcome) -> None:
     if not points:
         return
 
-    def tokens(values: Sequence[int | None]) -> list[Text]:
-        return [Text("unknown" if value is None else f"{value:,}") for value in values]
-
     print_table(
         console,
         [
             Column("begins with", [Text(format_tokens(point.conversation)) for point in points], need=1),
             Column("depth", [Text(f"{point.depth:g}") for point in points], need=3),
-            Column("turn", tokens([point.turn for point in points])),
-            Column("prompt", tokens([point.context for point in points])),
+            Column("turn", _tokens([point.turn for point in points])),
+            Column("prompt", _tokens([point.context for point in points])),
             Column("cacheable", [Text(f"{p.cacheable_tokens:,} ({p.cacheable_share:.1%})") for p in points]),
-            Column("cached", tokens([point.cached_tokens for point in points])),
-            Column("TTFT cold", [_seconds(point.cold_ttft_s) for point in points]),
-            Column("of", tokens([point.cold for point in points]), need=3),
-            Column("TTFT warm", [_seconds(point.warm_ttft_s) for point in points]),
-            Column("of ", tokens([point.warm for point in points]), need=3),
-            Column(
-                "warm / cold", [Text("" if p.ratio is None else f"{p.ratio:.3g}") for p in points], need=1
-            ),
+            *_cold_and_warm(points),
         ],
         [
             ", ".join(
@@ -118,6 +99,22 @@ def print_turns(console: Console, outcome: BenchOutcome) -> None:
             for point in points
         ],
     )
+
+
+def _cold_and_warm(points: Sequence[SharedPoint] | Sequence[TurnPoint]) -> list[Column]:
+    """Return the columns that put cold and warm beside each other."""
+    return [
+        Column("cached", _tokens([point.cached_tokens for point in points])),
+        Column("TTFT cold", [_seconds(point.cold_ttft_s) for point in points]),
+        Column("of", _tokens([point.cold for point in points]), need=3),
+        Column("TTFT warm", [_seconds(point.warm_ttft_s) for point in points]),
+        Column("of ", _tokens([point.warm for point in points]), need=3),
+        Column("warm / cold", [Text("" if p.ratio is None else f"{p.ratio:.3g}") for p in points], need=1),
+    ]
+
+
+def _tokens(values: Sequence[int | None]) -> list[Text]:
+    return [Text("unknown" if value is None else f"{value:,}") for value in values]
 
 
 def print_planned(console: Console, outcome: BenchOutcome) -> None:

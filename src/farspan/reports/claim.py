@@ -77,7 +77,8 @@ def write_claim(run: ReportRun) -> str:
     parts = [f"{format_tokens(reached)} tokens"]
     slowest = slowest_point(results, reached)
     if slowest is not None and slowest.ttft_s is not None:
-        parts.append(f"first token after {format_seconds(slowest.ttft_s)}")
+        warm = ", warm: part of the prompt was cached" if _is_warm(slowest) else ""
+        parts.append(f"first token after {format_seconds(slowest.ttft_s)}{warm}")
     if proven is not None:
         parts.append(_write_found(run, proven))
     else:
@@ -235,6 +236,11 @@ def _choose_throughput(run: ReportRun, together: int) -> list[KeyFigure]:
         return []
     note = f"in and out: {output:,.1f} output tokens/s, {requests:,.3g} requests/s"
     return [KeyFigure("Throughput", f"{total:,.0f} tokens/s", note, TrustLevel.PROVEN)]
+
+
+def _is_warm(point: Point) -> bool:
+    """Whether the times of a point are of prompts that a cache served in part, by design or for want of cold ones."""
+    return bool(point.warm) or (point.trusted == 0 and "warm" in point.labels)
 
 
 def slowest_point(results: Sequence[Result], context: int) -> Point | None:

@@ -163,13 +163,7 @@ def _write_shared(point: SharedPoint) -> tuple[str, ...]:
         f"{point.context:,}",
         f"{point.depth:g}",
         f"{point.shared_tokens:,}",
-        "not reported" if point.cached_tokens is None else f"{point.cached_tokens:,}",
-        "" if point.cold_ttft_s is None else format_seconds(point.cold_ttft_s),
-        f"{point.cold:,}",
-        "" if point.warm_ttft_s is None else format_seconds(point.warm_ttft_s),
-        f"{point.warm:,}",
-        "" if point.ratio is None else f"{point.ratio:.3g}",
-        f"{point.missed:,}",
+        *_write_cold_and_warm(point),
     )
 
 
@@ -180,6 +174,12 @@ def _write_turn(point: TurnPoint) -> tuple[str, ...]:
         f"{point.turn:,}",
         f"{point.context:,}",
         f"{point.cacheable_tokens:,} ({point.cacheable_share:.1%})",
+        *_write_cold_and_warm(point),
+    )
+
+
+def _write_cold_and_warm(point: SharedPoint | TurnPoint) -> tuple[str, ...]:
+    return (
         "not reported" if point.cached_tokens is None else f"{point.cached_tokens:,}",
         "" if point.cold_ttft_s is None else format_seconds(point.cold_ttft_s),
         f"{point.cold:,}",

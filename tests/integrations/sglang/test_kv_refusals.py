@@ -1,0 +1,74 @@
+"""What elastic KV pools are refused with, and the switch that leaves them to SGLang. No SGLang is needed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace as Values
+from typing import Any
+
+import pytest
+
+from farspan.errors import InputError, UnsupportedError
+from farspan.integrations.sglang import kv_hooks
+
+
+def configurator(
+    hybrid: bool = True, architecture: str = "Llama4ForConditionalGeneration", **options: Any
+) -> Any:
+    arguments = {
+        "radix_cache_backend": "farspan",
+        "tp_size": 1,
+        "pp_size": 1,
+        "dp_size": 1,
+        "page_size": 1,
+        "prefill_only_disable_kv_cache": False,
+        "attention_backend": "fa3",
+    }
+    return Values(
+        server_args=Values(**arguments | options),
+        model_config=Values(hf_config=Values(architectures=[architecture])),
+        is_hybrid_swa=hybrid,
+        is_draft_worker=False,
+        post_capture_kv_active=False,
+    )
+
+
+def test_what_is_known_passes() -> None:
+    kv_hooks._check_pools_possible(configurator())
+    kv_hooks._check_pools_possible(configurator(hybrid=False, attention_backend="triton"))
+    kv_hooks._check_pools_possible(configurator(architecture="GptOssForCausalLM", attention_backend="triton"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tp_size": 8}, "--tp-size 8 and elastic KV pools"),
+        ({"pp_size": 2}, "--pp-size 2 and elastic KV pools"),
+        ({"page_size": 16}, "--page-size 16 and elastic KV pools"),
+        ({"prefill_only_disable_kv_cache": True}, "--prefill-only-disable-kv-cache"),
+        ({"attention_backend": "triton"}, "reads window layers by the slots of full attention"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused_in_one_line(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UnsupportedError, match=said) as caught:
+        kv_hooks._check_pools_possible(configurator(**options))
+    assert "FARSPAN_KV_POOLS=sglang" in str(caught.value.fix)
+
+
+def test_pools_of_a_draft_model_and_those_sized_after_graphs_are_refused() -> None:
+    draft, late = configurator(), configurator()
+    draft.is_draft_worker, late.post_capture_kv_active = True, True
+    with pytest.raises(UnsupportedError, match="a draft model"):
+        kv_hooks._check_pools_possible(draft)
+    with pytest.raises(UnsupportedError, match="SGLANG_ENABLE_POST_CAPTURE_KV_SIZING"):
+        kv_hooks._check_pools_possible(late)
+
+
+def test_the_switch_leaves_the_pools_to_sglang(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = configurator().server_args
+    assert kv_hooks.wants_elastic_pools(asked)
+    assert not kv_hooks.wants_elastic_pools(Values(radix_cache_backend=None))
+    monkeypatch.setenv(kv_hooks.POOLS_VARIABLE, "sglang")
+    assert not kv_hooks.wants_elastic_pools(asked)
+    monkeypatch.setenv(kv_hooks.POOLS_VARIABLE, "stock")
+    with pytest.raises(InputError, match="FARSPAN_KV_POOLS is 'stock'"):
+        kv_hooks.wants_elastic_pools(asked)
