@@ -11,12 +11,12 @@ import pytest
 import farspan
 from builtin_server import address, start
 from farspan.errors import InputError
-from farspan.measurement.analysis.turns import list_turns
 from farspan.measurement.http.wire import read_message
 from farspan.measurement.options import TURN_TOKENS
 from farspan.measurement.resume import read_last_options
 from farspan.measurement.runs.run_folder import load_run
 from farspan.measurement.schedule import plan_conversations
+from farspan.measurement.turns import list_turns
 from farspan.models.probe import vocabulary
 from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.load_tokenizer import load_tokenizer

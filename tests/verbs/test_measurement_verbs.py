@@ -87,7 +87,7 @@ def test_a_bench_names_what_is_missing(tmp_path: Path, recall: Path) -> None:
         )  # fmt: skip
     assert [breach.condition for breach in result.breaches] == ["requests > 0"]
     assert list(result.to_json()["engines"]) == ["a"]
-    with pytest.raises(InputError, match="either --url or --engines"):
+    with pytest.raises(InputError, match="give its address, its name in farspan status, or --engines"):
         bench(contexts=[1000])
     with pytest.raises(InputError, match="--resume does not say"):
         bench("http://localhost:1", contexts=[1000], resume=True)
@@ -121,7 +121,7 @@ def test_resume_alone_goes_on_with_what_the_run_had(tmp_path: Path, recall: Path
     assert (options.contexts, options.depths, options.limits.first_token_s) == ((200, 1000), (0.25,), 30.0)
     assert len(results) == 4
     assert len({result.prompt_id for result in results}) == 4
-    with pytest.raises(InputError, match="is not a run"):
+    with pytest.raises(InputError, match="none does not exist"):
         bench(run=tmp_path / "none", resume=True)
 
 

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from farspan.cli.fitted_table import Column, print_table
 from farspan.escape_terminal import printable
-from farspan.measurement.analysis.engine_ttft import find_engine_ttft
 from farspan.measurement.analysis.load_curve import CurvePoint
 from farspan.measurement.analysis.measures import MEASURES
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
@@ -24,10 +23,11 @@ from farspan.measurement.analysis.summary import (
     list_shared,
     read_engine,
 )
-from farspan.measurement.analysis.turns import TurnPoint, list_turns
+from farspan.measurement.observe.engine_ttft import find_engine_ttft
 from farspan.measurement.options import DryRun
 from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.turns import TurnPoint, list_turns
 from farspan.sizes import format_seconds, format_tokens
 
 _POINT_ROWS = 40

@@ -10,6 +10,7 @@ from farspan.measurement.analysis.breaches import Breach
 from farspan.measurement.analysis.summary import summarise, summarise_engines
 from farspan.measurement.options import BenchOptions
 from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.turns import list_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class BenchResult:
         options = self.options
         summaries = {
             name: summarise(outcome, percentiles=options.percentiles, goodput=options.goodput)
+            | {"turns": [point.to_json() for point in list_turns(outcome.results)]}
             for name, outcome in self.outcomes.items()
         }
         return summaries[""] if "" in summaries else summarise_engines(summaries)

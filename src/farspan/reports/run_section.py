@@ -9,8 +9,8 @@ from typing import ClassVar
 from farspan.measurement.analysis.comparison import Comparison, Row
 from farspan.measurement.analysis.load_curve import CurvePoint
 from farspan.measurement.analysis.summary import SharedPoint, list_shared
-from farspan.measurement.analysis.turns import TurnPoint, list_turns
 from farspan.measurement.runs.result import Result
+from farspan.measurement.turns import TurnPoint, list_turns
 from farspan.reports.claim import (
     KeyFigure,
     choose_figures,

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from farspan.measurement.analysis.engine_ttft import EngineTtft, find_engine_ttft
 from farspan.measurement.analysis.measures import MEASURES, choose_timed, list_values
 from farspan.measurement.analysis.spread import Spread, measure_throughput, spread
 from farspan.measurement.http.request_status import Status
+from farspan.measurement.observe.engine_ttft import EngineTtft, find_engine_ttft
 from farspan.measurement.observe.series import Reading
 from farspan.measurement.runs.job import LoadPhase
 from farspan.measurement.runs.result import Result

@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
 
-from farspan.measurement.analysis.engine_ttft import find_engine_ttft
 from farspan.measurement.analysis.load_curve import CurvePoint, list_curve
 from farspan.measurement.analysis.measures import MEASURES, PointKey, choose_timed, group_points, list_values
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
 from farspan.measurement.analysis.spread import Spread, find_few, list_spreads, measure_throughput, share_good
 from farspan.measurement.analysis.statistics import statistic
-from farspan.measurement.analysis.turns import list_turns
+from farspan.measurement.observe.engine_ttft import find_engine_ttft
 from farspan.measurement.observe.series import Reading, read_series
 from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.bench_outcome import BenchOutcome
@@ -248,7 +247,6 @@ def summarise(
         "curve": [point.to_json() for point in curve],
         "engine_ttft": engine_ttft and engine_ttft.to_json(),
         "shared_prefixes": [asdict(point) | {"ratio": point.ratio} for point in list_shared(outcome.results)],
-        "turns": [point.to_json() for point in list_turns(outcome.results)],
         "goodput": share_good(outcome.results, goodput) if goodput else None,
         "client": {
             "loop_lag_s": asdict(outcome.loop_lag) if outcome.loop_lag else None,
