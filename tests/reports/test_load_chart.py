@@ -125,7 +125,10 @@ def test_a_run_of_one_concurrency_and_one_that_was_resumed_have_no_curve(tmp_pat
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_charts_are_accessible(open_page: Open, page_of_both: Path, scheme: str) -> None:
     page = open_page(page_of_both, scheme=scheme)
-    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    # Not the hundreds of requests: they are a table like any other.
+    page.evaluate(
+        "document.querySelectorAll('#charts details').forEach(d => d.open = d.closest('[id^=load]') !== null)"
+    )
     found = axe_module.Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     for name in ("load-ttft", "load-itl"):

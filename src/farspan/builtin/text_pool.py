@@ -34,6 +34,7 @@ _PROCESSOR_S = 20.0  # and as much again for each MiB, see text_worker
 _BASE_S = 600.0
 _S_PER_MIB = 300.0
 _END_S = 5.0
+_OUT_OF_MEMORY = 413  # of the worker
 
 
 class TextFailedError(FarspanError):
@@ -96,7 +97,9 @@ class TextPool:
 
     def start(self) -> None:
         """Start the first process, so that the first request need not wait for it."""
-        self._idle.append(self._new())
+        worker = _TextWorker(self._arguments)
+        self._all.append(worker)
+        self._idle.append(worker)
 
     def close(self) -> None:
         """End all processes at once, whatever they do."""
@@ -121,7 +124,7 @@ class TextPool:
             await stack.enter_async_context(self._free)
             if self._closed:
                 raise TextFailedError(503, "server_error", "the server is stopping")
-            worker = self._idle.pop() if self._idle else self._new()
+            worker = self._idle.pop() if self._idle else await self._new()
             try:
                 async with asyncio.timeout(_BASE_S + _S_PER_MIB * body.size / 2**20):
                     reply = await worker.ask(job, body)
@@ -133,7 +136,7 @@ class TextPool:
                 raise
             header, content = _open_reply(reply)
             # A text that is refused is no fault of the process, which goes on; it takes a second to start one.
-            if body.size > _RETIRED_AFTER_BYTES or header["status"] not in (200, 400):
+            if body.size > _RETIRED_AFTER_BYTES or header["status"] == _OUT_OF_MEMORY:
                 self._end(worker)
             else:
                 self._idle.append(worker)
@@ -148,8 +151,17 @@ class TextPool:
             self._all.remove(worker)
         asyncio.get_running_loop().run_in_executor(None, worker.process.wait)
 
-    def _new(self) -> _TextWorker:
-        worker = _TextWorker(self._arguments)
+    async def _new(self) -> _TextWorker:
+        """Start a process, in a thread: on a busy machine it is a while until the kernel has it run."""
+        starting = asyncio.ensure_future(asyncio.to_thread(_TextWorker, self._arguments))
+        try:
+            worker = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(lambda started: self._end(started.result()))
+            raise
+        if self._closed:
+            self._end(worker)
+            raise TextFailedError(503, "server_error", "the server is stopping")
         self._all.append(worker)
         return worker
 
