@@ -13,6 +13,7 @@ import pytest
 
 from farspan.cli import failures
 from farspan.cli.main import VERBS
+from farspan.cli.output import print_json
 from farspan.errors import DoesNotFitError, InputError
 
 PLAN = ("plan", "llama-4-scout", "--gpus", "8xH200", "--context", "1M", "--offline")
@@ -146,3 +147,16 @@ def test_an_engine_is_known_in_any_case(name: str) -> None:
     done = farspan("plan", "llama-4-scout", "--gpus", "1xH200", "--context", "8k", "--engine", name, "--json")
     assert done.returncode in (0, 3), done.stderr
     assert name.lower() in json.loads(done.stdout)["engines"]
+
+
+def test_a_message_that_quotes_much_is_shortened_in_the_middle() -> None:
+    failure = failures.describe(InputError(f"field x is {'a' * 100_000}, not a number", "write a number"))
+    assert failure is not None
+    assert failure.message.startswith("field x is aaa")
+    assert failure.message.endswith("aaa, not a number")
+    assert len(failure.message) < 1600
+
+
+def test_json_takes_whole_numbers_of_any_size(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"bytes": 2**70, "word": "größe"})
+    assert json.loads(capsys.readouterr().out) == {"bytes": 2**70, "word": "größe"}

@@ -50,6 +50,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         (b'{"x": [' + b"0," * 300_000 + b"0]}", "more than 100,000 values"),
         (b'{"hidden_size": 1e999}', "hidden_size is inf"),
         (b'{"text_config": {"num_hidden_layers": 10000000}}', "text_config.num_hidden_layers is 10000000, above"),
+        (b'{"num_hidden_layers": [1000000000000, 1000000000000]}', "num_hidden_layers is 1000000000000, above"),
         (b'{"hidden_size": 100000000000000000000}', "a number of 67 bits"),
     ],
 )  # fmt: skip
@@ -116,3 +117,18 @@ def test_plan_ends_in_one_line_whatever_the_sizes(tmp_path: Path, engine: str, n
     assert result.exception is None or isinstance(result.exception, FarspanError | SystemExit), (
         result.exception
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"vocab_size": 10**12}, "PiB of weights, beyond any|TiB of weights, beyond any"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": -4}}, "factor is -4"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0.0}}, "factor is 0"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 1e30}}, "factor is 1e\\+30"),
+        ({"partial_rotary_factor": -1.0}, "partial_rotary_factor is -1"),
+    ],
+)
+def test_sizes_that_no_model_has_are_named(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        spec_from_config({**CONFIGS[1], **change}, "hostile")

@@ -11,6 +11,8 @@ import pytest
 from farspan.errors import InputError, UnsupportedError
 from farspan.models import catalog
 from farspan.models.config import load_model
+from farspan.models.config_json import MAX_FILE_BYTES
+from farspan.models.hub_cache import is_complete
 from farspan.models.spec import KvDtype, parse_kv_dtype
 from farspan.models.weights import checkpoint_bytes, rank_weight_bytes
 
@@ -126,3 +128,44 @@ def test_a_kv_type_that_is_none_is_refused() -> None:
 )
 def test_the_largest_tp_that_the_heads_allow(model: str, gpus: int, tp: int) -> None:
     assert load_model(model).largest_tp(gpus) == tp
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        b"",
+        b"5",
+        b"[" * 100_000,
+        b'{"metadata": []}',
+        b'{"metadata": {"total_size": NaN}}',
+        b'{"metadata": {"total_size": true}}',
+        b'{"metadata": {"total_size": ' + b"9" * 5000 + b"}}",
+        b'{"weight_map": {"a": [1]}}',
+        b'{"weight_map": {"a": "\\u0000"}}',
+        b'{"weight_map": {"a": "' + b"x" * 5000 + b'"}}',
+        b"\xff",
+    ],
+)
+def test_an_index_that_says_nothing_is_planned_without_and_is_not_complete(
+    tmp_path: Path, index: bytes
+) -> None:
+    folder = _folder(tmp_path, _config())
+    (tmp_path / "model.safetensors.index.json").write_bytes(index)
+    assert rank_weight_bytes(load_model(folder)).total == rank_weight_bytes(load_model("qwen3-8b")).total
+    assert not is_complete(tmp_path)
+
+
+@pytest.mark.parametrize("total", ["1e999", "1e30", "9" * 40])
+def test_an_index_of_more_than_any_checkpoint_is_refused(tmp_path: Path, total: str) -> None:
+    folder = _folder(tmp_path, _config())
+    (tmp_path / "model.safetensors.index.json").write_text(f'{{"metadata": {{"total_size": {total}}}}}')
+    with pytest.raises(InputError, match="total_size is more than 1 PiB"):
+        load_model(folder)
+    assert not is_complete(tmp_path)
+
+
+def test_files_beside_the_config_are_read_within_bounds(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, _config())
+    (tmp_path / "hf_quant_config.json").write_bytes(b" " * (MAX_FILE_BYTES + 1))
+    with pytest.raises(InputError, match="larger than 16 MiB"):
+        load_model(folder)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from farspan.errors import InputError
 from farspan.planner.engine_flags import flag_words, parse_engine_flags
 from farspan.planner.versions import resolve_version, version_key
+from farspan.verbs.plan import plan
 
 
 @pytest.mark.parametrize(
@@ -109,3 +112,55 @@ def test_an_unknown_version_needs_consent() -> None:
 def test_short_names_are_written_out(short: str, name: str) -> None:
     assert parse_engine_flags([short, "1"]) == {name: "1"}
     assert parse_engine_flags([f"{short}=1"]) == {name: "1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tp", "9" * 5000], "--tp has a number of more than 300 digits"),
+        (["--x", '{"a": ' + "9" * 301 + "}"], "--x has a number of more than 300 digits"),
+        (["--x", '{"a":' * 3000 + "1" + "}" * 3000], "--x is nested more than 64 deep"),
+        (["--x=" + "[" * 3000], "--x is nested more than 64 deep"),
+        (["X=" + "[" * 65], "X is nested more than 64 deep"),
+    ],
+)
+def test_a_value_beyond_all_reading_is_refused_by_its_name(words: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said) as refused:
+        parse_engine_flags(words)
+    assert len(str(refused.value)) < 200
+
+
+def test_brackets_and_digits_in_text_are_not_looked_at() -> None:
+    template = '{"a": "' + "[{" * 500 + "1" * 400 + '"}'
+    assert parse_engine_flags(["--x", template]) == {"--x": template}
+    started = time.monotonic()
+    parse_engine_flags(["--x", '"\\"' * 500_000])
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("engine", "words", "said"),
+    [
+        ("sglang", ["--max-running-requests", "-1"], "lets no request run"),
+        ("sglang", ["--cuda-graph-bs-decode", "-1", "4"], "not a list of sizes"),
+        ("sglang", ["--cuda-graph-max-bs-decode", "10000000000"], "sizes up to 10,000,000,000"),
+        ("sglang", ["--cuda-graph-max-bs-prefill", "10000000000"], "sizes up to 10,000,000,000"),
+        ("vllm", ["--cudagraph-capture-sizes", "nan"], "'nan', which is no batch size"),
+        (
+            "vllm",
+            ["--compilation-config", '{"cudagraph_capture_sizes": [null]}'],
+            "'None', which is no batch",
+        ),
+        ("vllm", ["--kv-offloading-size", "1e308"], "'1e308' is not a number"),
+        ("vllm", ["--gpu-memory-utilization", "nan"], "'nan' is not a number"),
+        ("vllm", ["--hf-overrides", '{"rope_scaling": {"rope_type": "yarn", "factor": -4}}'], "factor is -4"),
+        (
+            "vllm",
+            ["--hf-overrides", '{"num_hidden_layers": [1000000000000]}'],
+            "num_hidden_layers is 1000000",
+        ),
+    ],
+)
+def test_flags_of_hostile_values_are_refused_by_name(engine: str, words: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        plan("llama-3.1-8b", gpus="8xH200", engine=engine, context="10k", engine_flags=words, offline=True)

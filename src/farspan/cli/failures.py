@@ -14,6 +14,7 @@ from farspan.errors import FarspanError
 from farspan.escape_terminal import printable
 
 EXIT_BAD_INPUT = 2
+_LONGEST_MESSAGE = 1500  # characters; longer ones quote what was given, from its beginning
 
 # What a machine may refuse a program that is in order: said in one line, never as a traceback.
 _REFUSALS = {
@@ -78,16 +79,30 @@ def describe(error: BaseException) -> VerbFailure | None:
         found = [failure for inner in error.exceptions if (failure := describe(inner)) is not None]
         return found[0] if len(found) == len(error.exceptions) else None
     if isinstance(error, FarspanError):
-        return VerbFailure(error.message, error.fix, type(error).__name__, error.exit_code)
+        return VerbFailure(
+            _shortened(error.message), _shortened(error.fix), type(error).__name__, error.exit_code
+        )
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "farspan"
-        message = " ".join(error.format_message().split()).rstrip(".?").replace(". Did you", "; did you")
+        message = (
+            _shortened(" ".join(error.format_message().split()))
+            .rstrip(".?")
+            .replace(". Did you", "; did you")
+        )
         return VerbFailure(message, f"see {path} --help", "InputError", EXIT_BAD_INPUT, path)
     if isinstance(error, OSError) and error.errno in _REFUSALS:
         where = error.filename if error.filename is not None else "its output"
         return VerbFailure(f"{where}: {error.strerror}", _REFUSALS[error.errno], "OSError", EXIT_BAD_INPUT)
     return None
+
+
+def _shortened(message: str) -> str:
+    """A message that a person can read: of a very long one, its two ends."""
+    if len(message) <= _LONGEST_MESSAGE:
+        return message
+    half = _LONGEST_MESSAGE // 2
+    return f"{message[:half]} ... {message[-half:]}"
 
 
 def report(failure: VerbFailure, *, as_json: bool) -> None:

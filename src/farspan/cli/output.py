@@ -19,7 +19,13 @@ json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 
 def print_json(value: object) -> None:
     """Print a result's `to_json()`. JSON is UTF-8, whatever the terminal's own encoding."""
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_INDENT_2)
+    except orjson.JSONEncodeError:  # whole numbers of more than 64 bits, which JSON may have
+        import json
+
+        text = json.dumps(value, indent=2, ensure_ascii=False).encode()
+    click.echo(text)
 
 
 def print_lines(lines: Iterable[str]) -> None:

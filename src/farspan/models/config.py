@@ -19,8 +19,11 @@ from farspan.models.image_item import largest_image
 from farspan.models.published_files import PublishedFiles, hold_to_checkpoint, read_published
 from farspan.models.rope_override import overridden, parse_override, scaling_override
 from farspan.models.spec import ModelSpec
+from farspan.models.weights import checkpoint_bytes
+from farspan.sizes import format_bytes
 
 _SAME_BYTES = 0.02
+_MOST_WEIGHT_BYTES = 2**50
 WEIGHT_FORMATS: dict[str, object] = {
     "bf16": None,
     "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
@@ -60,6 +63,11 @@ def spec_from_config(
     if not spec.layers or any(min(layer.num_kv_heads, layer.head_dim) < 1 for layer in attending):
         raise InputError(
             f"{source or name} describes layers without heads, or heads of size 0",
+            "compare it with the config.json on the hub",
+        )
+    if checkpoint_bytes(spec) > _MOST_WEIGHT_BYTES:
+        raise InputError(
+            f"{source or name} describes {format_bytes(checkpoint_bytes(spec))} of weights, beyond any model's",
             "compare it with the config.json on the hub",
         )
     return _only(replace(spec, image=largest_image(config), other_architectures=tuple(architectures[1:])))

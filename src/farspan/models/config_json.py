@@ -117,8 +117,9 @@ def _check(path: tuple[str, ...], value: object, source: str) -> None:
         if abs(value) > MAX_WHOLE_NUMBER:
             _out_of_bounds(source, name, value)
         whole = True
+    field = next((part for part in reversed(path) if part), "")  # an entry of a list counts as its list
     for pattern, most in _COUNTS:
-        if whole and value > most and pattern.search(path[-1]):
+        if whole and value > most and pattern.search(field):
             raise InputError(f"{source}: field {name} is {value}, above {most}", "check the config")
 
 

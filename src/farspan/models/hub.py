@@ -42,8 +42,6 @@ def fetch_published(model: str, *, allow_network: bool = True) -> PublishedFiles
     content, url = _download(model, "config.json")
 
     def beside(name: str) -> bytes | None:
-        if name.endswith(".index.json"):
-            return None
         try:
             return _download(model, name)[0]
         except (NotFoundError, NetworkError):

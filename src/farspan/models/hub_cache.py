@@ -6,12 +6,12 @@ the snapshots, else `hub` in HF_HOME, else `huggingface/hub` in XDG_CACHE_HOME, 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from farspan.errors import NotFoundError
+from farspan.errors import InputError, NotFoundError
+from farspan.models.weight_index import INDEX_FILE, read_weight_index
 
 
 def hub_home(environment: Mapping[str, str] = os.environ) -> Path:
@@ -52,14 +52,21 @@ def is_complete(folder: Path) -> bool:
     missing: that is what an interrupted download leaves."""
     if not (folder / "config.json").is_file():
         return False
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX_FILE
     if index.is_file():
         try:
-            named = set(json.loads(index.read_bytes())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, OSError):
+            named = read_weight_index(index).files
+        except InputError:
             return False
-        return all((folder / name).is_file() for name in named)
+        return named is not None and all(_is_file(folder / name) for name in named)
     return any(file.is_file() for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
 
 
 def find_misplaced(environment: Mapping[str, str], model: str, revision: str = "main") -> Path | None:

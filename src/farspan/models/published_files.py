@@ -6,19 +6,19 @@ index of the weight files says how many bytes they hold.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from farspan.models.config_json import parse_config_json, read_config_json
+from farspan.errors import InputError
+from farspan.models.config_json import MAX_FILE_BYTES, parse_config_json, read_config_json
 from farspan.models.spec import ModelSpec
 from farspan.models.tensors import Shard, WeightPart, WeightTensor
+from farspan.models.weight_index import INDEX_FILE, read_weight_index
 from farspan.models.weights import checkpoint_bytes
 from farspan.sizes import format_bytes
 
 _QUANTIZATION_FILE = "hf_quant_config.json"
-_INDEX_FILE = "model.safetensors.index.json"
 # How far the layers a config describes may be from the files' size without a word.
 _TOLERANCE = 0.01
 
@@ -43,7 +43,7 @@ def read_published(file: Path) -> PublishedFiles:
 
     Raises:
         NotFoundError: There is no such file.
-        InputError: It cannot be read, or is not JSON.
+        InputError: A file cannot be read, is not JSON, or says more bytes than any checkpoint has.
     """
     config = read_config_json(file)
     if file.name != "config.json":
@@ -51,15 +51,23 @@ def read_published(file: Path) -> PublishedFiles:
 
     def beside(name: str) -> bytes | None:
         other = file.parent / name
-        return other.read_bytes() if other.is_file() else None
+        if not other.is_file():
+            return None
+        try:
+            with other.open("rb") as stream:
+                return stream.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise InputError(f"{other} cannot be read ({error.strerror})", "check its rights") from None
 
-    return complete(config, str(file), beside)
+    files = complete(config, str(file), beside)
+    index = file.parent / INDEX_FILE
+    return replace(files, weights_bytes=read_weight_index(index).total_size) if index.is_file() else files
 
 
 def complete(
     config: Mapping[str, object], source: str, beside: Callable[[str], bytes | None]
 ) -> PublishedFiles:
-    """Add what the files beside a config say; `beside` returns a file's content, or None without it."""
+    """Add the quantization that stands beside a config; `beside` returns a file's content, or None without it."""
     if not _quantization(config):
         content = beside(_QUANTIZATION_FILE)
         if content is not None:
@@ -68,23 +76,13 @@ def complete(
                 **parse_config_json(content, f"{source}: {_QUANTIZATION_FILE}"),
             }
             config = {**config, "quantization_config": section}
-    index = beside(_INDEX_FILE)
-    return PublishedFiles(config, source, _total_size(index) if index is not None else 0)
+    return PublishedFiles(config, source)
 
 
 def _quantization(config: Mapping[str, object]) -> bool:
     text = config.get("text_config")
     sections = [config, text if isinstance(text, Mapping) else {}]
     return any(section.get("quantization_config") is not None for section in sections)
-
-
-def _total_size(index: bytes) -> int:
-    """`metadata.total_size` of an index; 0 where it has none."""
-    try:
-        total = json.loads(index)["metadata"]["total_size"]
-    except (ValueError, KeyError, TypeError):
-        return 0
-    return int(total) if isinstance(total, int | float) and total > 0 else 0
 
 
 def hold_to_checkpoint(spec: ModelSpec, total: int) -> ModelSpec:

@@ -26,6 +26,11 @@ _SHORT = {
 # What argparse takes for the name of a flag: a value such as `- item`, or a document that begins with ---, is none.
 _NAME = re.compile(r"--?[^\s=-][^\s=]*(=.*)?", re.DOTALL)
 _NUMBER = re.compile(r"-(\d+|\d*\.\d+)")
+_DEEPEST = 64
+_MOST_DIGITS = 300  # what a float can hold
+_HUGE_NUMBER = re.compile(rf"\d{{{_MOST_DIGITS + 1}}}")
+_JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)  # one without an end runs to the text's
+_BRACKET = re.compile(r"[\[\]{}]")
 _VARIABLE = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)", re.DOTALL)
 
 
@@ -57,7 +62,7 @@ def parse_engine_flags(words: Sequence[str]) -> dict[str, str | None]:
     and keeps its name: keys without dashes are variables.
 
     Raises:
-        InputError: A word follows no flag.
+        InputError: A word follows no flag, or a value is a number or a nesting beyond all reading.
     """
     flags: dict[str, str | None] = {}
     name = ""
@@ -84,7 +89,25 @@ def parse_engine_flags(words: Sequence[str]) -> dict[str, str | None]:
         else:
             before = flags[name]
             flags[name] = word if before is None else f"{before} {word}"
+    for name, given in flags.items():
+        _check_size(name, given or "")
     return flags
+
+
+def _check_size(name: str, value: str) -> None:
+    """Check that a value can be read, however it is read later: as a number, or as JSON.
+
+    Raises:
+        InputError: It is a number of hundreds of digits, or nested as no engine's options are.
+    """
+    bare = _JSON_TEXT.sub("", value)
+    if _HUGE_NUMBER.search(bare):
+        raise InputError(f"{name} has a number of more than {_MOST_DIGITS} digits", "write one it can take")
+    depth = 0
+    for bracket in _BRACKET.findall(bare):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        if depth > _DEEPEST:
+            raise InputError(f"{name} is nested more than {_DEEPEST} deep", "write options it can take")
 
 
 def split_environment(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from farspan.planner.timing import TimeEstimate
 
 EngineFlags = Mapping[str, str | None]
+_LARGEST_NUMBER = 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +109,14 @@ class PlanRequest:
         """The number given under one of these spellings, else `default`.
 
         Raises:
-            InputError: What was given is not a number.
+            InputError: What was given is not a number, or one beyond any flag's.
         """
         text = self.text_flag("", *names)
         try:
-            return float(text) if text else default
+            value = float(text) if text else default
+            if not abs(value) <= _LARGEST_NUMBER:
+                raise ValueError
+            return value
         except ValueError:
             raise InputError(f"{names[0]} {text!r} is not a number", "write it as 0.85") from None
 

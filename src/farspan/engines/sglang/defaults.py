@@ -38,6 +38,8 @@ _SIZE_CLASSES = (
 )
 _LARGEST_CLASS = (16384, 512, 512)
 _SMALL_CARD_SINCE_0_5_20 = (4096, 48, 160)  # 20 to 35 GiB
+# More than any server captures; each size is a graph of its own, every 512 tokens of a prefill.
+_LARGEST_CAPTURE = 2**26
 _FA3_BEFORE_0_5_8 = frozenset(
     {
         "Llama4ForConditionalGeneration",
@@ -204,7 +206,12 @@ def default_fraction(
 
 
 def capture_batch_sizes(largest: int, *, always_include_max: bool) -> tuple[int, ...]:
-    """Decode batch sizes captured as CUDA graphs (`generate_decode_cuda_graph_batch_sizes`)."""
+    """Decode batch sizes captured as CUDA graphs (`generate_decode_cuda_graph_batch_sizes`).
+
+    Raises:
+        InputError: They are more than any server captures.
+    """
+    _check_captures(largest, "--cuda-graph-max-bs")
     sizes = [1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 512, 16), *range(512, largest + 1, 32)]
     kept = [size for size in sizes if size <= largest]
     if always_include_max and largest not in kept:
@@ -213,7 +220,12 @@ def capture_batch_sizes(largest: int, *, always_include_max: bool) -> tuple[int,
 
 
 def prefill_capture_sizes(largest: int) -> tuple[int, ...]:
-    """Token counts captured for prefill (`generate_prefill_cuda_graph_batch_sizes`)."""
+    """Token counts captured for prefill (`generate_prefill_cuda_graph_batch_sizes`).
+
+    Raises:
+        InputError: They are more than any server captures.
+    """
+    _check_captures(largest, "the prefill chunk or --cuda-graph-max-bs-prefill")
     sizes = [
         *range(4, 33, 4),
         *range(48, 257, 16),
@@ -223,6 +235,14 @@ def prefill_capture_sizes(largest: int) -> tuple[int, ...]:
         *range(4608, largest + 1, 512),
     ]
     return tuple(size for size in sizes if size <= largest)
+
+
+def _check_captures(largest: int, flag: str) -> None:
+    if largest > _LARGEST_CAPTURE:
+        raise InputError(
+            f"SGLang would capture CUDA graphs for sizes up to {largest:,} ({flag})",
+            f"give at most {_LARGEST_CAPTURE:,}",
+        )
 
 
 def default_backend(model: ModelSpec, gpu: Gpu, rules: SglangRules, *, deterministic: bool = False) -> str:

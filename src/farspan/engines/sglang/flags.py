@@ -121,7 +121,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
         context_length=_optional_int(request, *CONTEXT_LENGTH),
         kv_dtype=_kv_dtype(request),
         mem_fraction_static=fraction,
-        max_running_requests=_optional_int(request, *MAX_REQUESTS),
+        max_running_requests=_max_requests(request),
         max_total_tokens=_optional_int(request, "--max-total-tokens"),
         chunked_prefill_size=_optional_int(request, "--chunked-prefill-size"),
         max_prefill_tokens=request.int_flag(16384, "--max-prefill-tokens"),
@@ -259,15 +259,24 @@ def _optional_int(request: PlanRequest, *names: str) -> int | None:
     return request.int_flag(0, *names) if request.has_flag(*names) else None
 
 
+def _max_requests(request: PlanRequest) -> int | None:
+    """SGLang ends at its start with a limit that is not positive (managers/tp_worker.py)."""
+    most = _optional_int(request, *MAX_REQUESTS)
+    if most is not None and most < 1:
+        raise InputError(f"--max-running-requests {most} lets no request run", "give at least 1")
+    return most
+
+
 def _batch_sizes(request: PlanRequest) -> tuple[int, ...]:
     """The list after --cuda-graph-bs: digits apart by spaces or commas."""
     text = request.text_flag("", "--cuda-graph-bs-decode", "--cuda-graph-bs")
     try:
-        return tuple(int(part) for part in text.replace(",", " ").split())
+        sizes = tuple(int(part) for part in text.replace(",", " ").split())
     except ValueError:
-        raise InputError(
-            f"--cuda-graph-bs {text!r} is not a list of sizes", "write it as '1 2 4 8'"
-        ) from None
+        sizes = (0,)
+    if any(size < 1 for size in sizes):
+        raise InputError(f"--cuda-graph-bs {text!r} is not a list of sizes", "write it as '1 2 4 8'")
+    return sizes
 
 
 def _hybrid_ratio(request: PlanRequest) -> float | None:

@@ -74,3 +74,18 @@ def _refuse_other_weights(request: PlanRequest) -> None:
         f"--quantization {method} quantizes weights that {model.name} keeps in {model.torch_dtype}",
         "drop it, and plan that checkpoint with --weights fp8 or int4",
     )
+
+
+def capture_size(size: object) -> int:
+    """One batch size of a list that CUDA graphs are captured for.
+
+    Raises:
+        InputError: It is none.
+    """
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        return size
+    if isinstance(size, str) and size.isdecimal() and int(size) > 0:
+        return int(size)
+    raise InputError(
+        f"--cudagraph-capture-sizes has {str(size)[:40]!r}, which is no batch size", "write them as 1 2 4 8"
+    )

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from farspan.engines.vllm.adapters import Adapters, read_adapters
-from farspan.engines.vllm.flag_checks import ONLINE_FP8, QUANTIZATION, TENSOR_PARALLEL, check_flags
+from farspan.engines.vllm.flag_checks import (
+    ONLINE_FP8,
+    QUANTIZATION,
+    TENSOR_PARALLEL,
+    capture_size,
+    check_flags,
+)
 from farspan.engines.vllm.speculative import DRAFT_MODEL, speculative_method
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError
@@ -279,12 +285,12 @@ def _captures(request: PlanRequest) -> _Captures:
     given = _json(request, *_COMPILATION)
     sizes = given.get("cudagraph_capture_sizes")
     if request.has_flag("--cudagraph-capture-sizes"):
-        sizes = [int(word) for word in request.text_flag("", "--cudagraph-capture-sizes").split()]
+        sizes = request.text_flag("", "--cudagraph-capture-sizes").split()
     largest = given.get("max_cudagraph_capture_size")
     if request.has_flag("--max-cudagraph-capture-size"):
         largest = request.int_flag(0, "--max-cudagraph-capture-size")
     mode = str(given.get("cudagraph_mode", request.text_flag("", "--cudagraph-mode"))).upper()
-    listed = tuple(sorted({int(size) for size in sizes})) if isinstance(sizes, list) else None
+    listed = tuple(sorted({capture_size(size) for size in sizes})) if isinstance(sizes, list) else None
     return _Captures(
         listed, int(largest) if isinstance(largest, int) and largest else None, mode in ("NONE", "0")
     )

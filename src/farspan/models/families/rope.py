@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from farspan.models.families.config_fields import ConfigReader
 from farspan.models.tensors import RopeSpec
 
+_LARGEST_FACTOR = 1e6
 # What `rope_parameters` calls the layers that a set is for, and which of ours they are.
 _LAYER_KINDS = {
     "full_attention": "full",
@@ -89,7 +90,11 @@ def section_table(
     )
     section.ignore("long_mscale", "short_mscale", "extrapolation_factor", "attn_factor", "alpha", "finetuned")
     share = section.number("partial_rotary_factor", share)
+    if not 0 <= share <= 1:
+        section.refuse("partial_rotary_factor", f"is {share:g}, no share of a head")
     factor = section.number("factor", 1.0)
+    if not 0 < factor <= _LARGEST_FACTOR:
+        section.refuse("factor", f"is {factor:g}, which stretches no position")
     original = section.integer("original_max_position_embeddings", positions)
     multimodal = "mrope_section" in section
     section.ignore("mrope_section")
