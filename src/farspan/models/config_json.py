@@ -112,7 +112,7 @@ def _check(path: tuple[str, ...], value: object, source: str) -> None:
     if isinstance(value, float):
         if not abs(value) <= MAX_NUMBER:
             _out_of_bounds(source, name, value)
-        whole = value.is_integer() and abs(value) < MAX_WHOLE_NUMBER
+        whole = value.is_integer()
     else:
         if abs(value) > MAX_WHOLE_NUMBER:
             _out_of_bounds(source, name, value)
