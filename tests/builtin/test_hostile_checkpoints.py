@@ -1,8 +1,10 @@
 """A checkpoint may be anybody's: what is wrong with one is said in one line, and nothing outside it is touched."""
 
 import json
+import signal
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from farspan.builtin.model import LlamaModel
 from farspan.builtin.model_config import read_config
 from farspan.builtin.server_tokenizer import ChatTokenizer
 from farspan.errors import CheckpointError, InputError
-from farspan.models.chat_template import read_chat_template
+from farspan.models import chat_template
+from farspan.models.chat_template import ChatTemplate, read_chat_template
 
 MESSAGES = [{"role": "user", "content": "x"}]
 VALUES: list[Any] = [
@@ -160,3 +163,19 @@ def test_broken_template_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer_config.json").write_bytes(content)
     with pytest.raises(InputError, match=r"cannot be read|is not JSON"):
         read_chat_template(tmp_path)
+
+
+def test_a_template_without_end_is_ended_where_prompts_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "_ONE_MESSAGE_S", 0.3)
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    before = signal.getsignal(signal.SIGPROF)
+    with pytest.raises(InputError, match=r"took longer than 0\.3 s of processor time"):
+        _ = ChatTemplate(loop, {}).around
+    assert signal.getsignal(signal.SIGPROF) is before
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+
+
+def test_a_template_is_rendered_in_any_thread() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        around = pool.submit(lambda: ChatTemplate("<{{ messages[0].content }}>", {}).around).result()
+    assert around == ("<", ">")

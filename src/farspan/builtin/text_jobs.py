@@ -5,10 +5,8 @@ All of it may take long, or be hostile, and is done in a process of its own: see
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass
 from enum import StrEnum
-from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +23,7 @@ from farspan.builtin.protocol import (
 )
 from farspan.builtin.server_tokenizer import ChatTokenizer
 from farspan.errors import InputError
+from farspan.models.template_deadline import TemplateDeadline
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -39,10 +38,6 @@ class TextJob(StrEnum):
     CHAT = "chat"
     TOKENIZE = "tokenize"
     DETOKENIZE = "detokenize"
-
-
-class TemplateTimeoutError(BaseException):
-    """The chat template took too long. Not an Exception, so that nothing on the way takes it for one of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,32 +125,10 @@ class TextWork:
 
     def _encode_chat(self, body: ChatCompletionRequest | TokenizeRequest, size: int) -> NDArray[np.int32]:
         messages = [message.model_dump() for message in body.messages or ()]
-        with _Deadline(TEMPLATE_BASE_S + TEMPLATE_S_PER_MIB * size / 2**20):
+        with TemplateDeadline(TEMPLATE_BASE_S + TEMPLATE_S_PER_MIB * size / 2**20):
             text = self._tokenizer.render(messages)
         # The template writes the special tokens itself.
         return self._tokenizer.encode(text, add_special_tokens=False)
-
-
-class _Deadline:
-    """Raises TemplateTimeoutError in the main thread when its block takes too much processor time.
-
-    The wall clock does not count: a machine with other work makes no request fail.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        signal.signal(signal.SIGPROF, self._expire)
-        signal.setitimer(signal.ITIMER_PROF, self._seconds)
-
-    def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-
-    def _expire(self, _: int, __: FrameType | None) -> None:
-        raise TemplateTimeoutError(
-            f"the chat template took longer than {self._seconds:.1f} s of processor time"
-        )
 
 
 def _json(body: memoryview) -> dict[str, Any]:

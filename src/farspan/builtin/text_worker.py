@@ -24,8 +24,9 @@ import numpy as np
 import orjson
 
 from farspan.builtin.server_tokenizer import ChatTokenizer
-from farspan.builtin.text_jobs import TemplateTimeoutError, TextJob, TextReply, TextWork
+from farspan.builtin.text_jobs import TextJob, TextReply, TextWork
 from farspan.errors import FarspanError
+from farspan.models.template_deadline import TemplateTimeoutError
 
 _PR_SET_PDEATHSIG = 1
 _BASE_BYTES = 2 * 2**30

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from farspan.errors import InputError
+from farspan.models.template_deadline import TemplateDeadline, TemplateTimeoutError
 
 if TYPE_CHECKING:
     import jinja2
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _MARK = "farspan-user-message"
 _MAX_FILE_BYTES = 64 * 2**20  # some tokenizer_config.json list every added token
 _LONGEST_ERROR = 300  # characters
+_ONE_MESSAGE_S = 5.0  # of processor time, jinja2's import included; templates take milliseconds
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,13 @@ class ChatTemplate:
         """The text before and after a single user message, generation prompt included.
 
         Raises:
-            InputError: The template cannot be rendered, or does not put the message in as it is.
+            InputError: The template cannot be rendered, takes too long, or does not put the message in as it is.
         """
-        whole = self.render([{"role": "user", "content": _MARK}])
+        try:
+            with TemplateDeadline(_ONE_MESSAGE_S):
+                whole = self.render([{"role": "user", "content": _MARK}])
+        except TemplateTimeoutError as error:
+            raise InputError(str(error), "use completions, without a chat template") from None
         before, found, after = whole.partition(_MARK)
         if not found or _MARK in after:
             raise InputError(
