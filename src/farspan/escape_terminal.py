@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 # Control characters (a terminal obeys them), line and paragraph separators, and the marks that turn the direction of
-# writing around. Tab and line feed stay.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# writing around; and halves of characters, which no output takes. Tab and line feed stay.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: object) -> str:

@@ -160,3 +160,10 @@ def test_a_message_that_quotes_much_is_shortened_in_the_middle() -> None:
 def test_json_takes_whole_numbers_of_any_size(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"bytes": 2**70, "word": "größe"})
     assert json.loads(capsys.readouterr().out) == {"bytes": 2**70, "word": "größe"}
+
+
+def test_halves_of_characters_reach_no_output(capsys: pytest.CaptureFixture[str]) -> None:
+    failures.report(failures.VerbFailure("no \ud800 here", "", "InputError", 2), as_json=True)
+    said = capsys.readouterr()
+    assert said.err == "farspan: no \N{REPLACEMENT CHARACTER} here\n"
+    assert json.loads(said.out)["error"] == "no \ud800 here"

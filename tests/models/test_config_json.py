@@ -52,6 +52,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         (b'{"text_config": {"num_hidden_layers": 10000000}}', "text_config.num_hidden_layers is 10000000, above"),
         (b'{"num_hidden_layers": [1000000000000, 1000000000000]}', "num_hidden_layers is 1000000000000, above"),
         (b'{"num_hidden_layers": [1000000000000.0]}', "num_hidden_layers is 1000000000000.0, above"),
+        (b'{"model_type": "\\ud800"}', "model_type' is text that is no Unicode"),
         (b'{"hidden_size": 100000000000000000000}', "a number of 67 bits"),
     ],
 )  # fmt: skip

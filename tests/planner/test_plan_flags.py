@@ -142,6 +142,7 @@ def test_brackets_and_digits_in_text_are_not_looked_at() -> None:
     ("engine", "words", "said"),
     [
         ("sglang", ["--max-running-requests", "-1"], "lets no request run"),
+        ("sglang", ["--context-length", "0"], "--context-length 0 takes no token"),
         ("sglang", ["--cuda-graph-bs-decode", "-1", "4"], "not a list of sizes"),
         ("sglang", ["--cuda-graph-max-bs-decode", "10000000000"], "sizes up to 10,000,000,000"),
         ("sglang", ["--cuda-graph-max-bs-prefill", "10000000000"], "sizes up to 10,000,000,000"),

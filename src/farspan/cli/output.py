@@ -21,10 +21,10 @@ def print_json(value: object) -> None:
     """Print a result's `to_json()`. JSON is UTF-8, whatever the terminal's own encoding."""
     try:
         text = orjson.dumps(value, option=orjson.OPT_INDENT_2)
-    except orjson.JSONEncodeError:  # whole numbers of more than 64 bits, which JSON may have
+    except orjson.JSONEncodeError:  # numbers of more than 64 bits, or halves of characters
         import json
 
-        text = json.dumps(value, indent=2, ensure_ascii=False).encode()
+        text = json.dumps(value, indent=2).encode()
     click.echo(text)
 
 

@@ -19,6 +19,7 @@ MAX_NUMBER = 1e40
 MAX_LAYERS = 1000
 MAX_HEADS_OR_EXPERTS = 65_536
 
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 # Limits of Mamba's time step, infinite in published configs; nothing is computed from them.
 _UNBOUNDED = frozenset({"time_step_limit"})
 _COUNTS = (
@@ -106,6 +107,10 @@ def _values(config: Mapping[str, object], source: str) -> Iterator[tuple[tuple[s
 
 
 def _check(path: tuple[str, ...], value: object, source: str) -> None:
+    if isinstance(value, str) and _HALF_CHARACTER.search(value):
+        raise InputError(
+            f"{source}: field {'.'.join(path)[:200]!r} is text that is no Unicode", "check the config"
+        )
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     name = ".".join(part for part in path if part)[:200]

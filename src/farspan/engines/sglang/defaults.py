@@ -102,9 +102,13 @@ def context_length_of(given: SglangFlags, model: ModelSpec, context: int) -> int
     """The server's limit on prompt and answer together, in tokens: `context` unless a flag sets it.
 
     Raises:
-        InputError: It is above what the model allows.
+        InputError: It is not positive, or above what the model allows.
     """
     length = context if given.context_length is None else given.context_length
+    if length < 1:
+        raise InputError(
+            f"--context-length {length} takes no token", "give the tokens of the longest request"
+        )
     if length > model.max_position_embeddings:
         raise InputError(
             f"--context-length {length} is above the {model.max_position_embeddings} tokens of {model.name}",
