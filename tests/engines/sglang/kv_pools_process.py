@@ -324,7 +324,7 @@ class Server:
             invariant_checker=self.checker,
             metrics_reporter=Values(num_retracted_reqs=0, enable_metrics=False),
             _add_request_to_queue=lambda req, is_retracted=False: self._again(req),
-            ipc_channels=Nothing(),
+            ipc_channels=Values(send_to_tokenizer=Values(send_output=self._aborted)),
             model_config=model_stand_in(self.model),
             is_fully_idle=lambda: self.idle,
             forward_stream=torch.cuda.Stream() if self.device != "cpu" else None,
@@ -333,6 +333,10 @@ class Server:
     def _again(self, req: Any) -> None:
         self.counts["retracted"] += 1
         self.s.waiting_queue.append(req)
+
+    def _aborted(self, _message: Any, _req: Any) -> None:
+        """SGLang ends the last running request when even that has no memory for its next token."""
+        self.counts["aborted"] += 1
 
     # --- a step ------------------------------------------------------------------------------------------------
 
