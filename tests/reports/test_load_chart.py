@@ -144,6 +144,7 @@ def test_values_show_under_the_arrow_keys_from_left_to_right(open_page: Open, pa
     page = open_page(page_of_one)
     page.locator("#load-ttft .plot").focus()
     page.keyboard.press("Home")
+    page.locator(".tip", has_text="at once").wait_for(timeout=10_000)
     first = page.locator(".tip").inner_text()
     page.keyboard.press("End")
     last = page.locator(".tip").inner_text()
