@@ -106,7 +106,7 @@ class PagePool:
     @property
     def mapped_bytes(self) -> int:
         """Physical bytes mapped for this pool now."""
-        return self._backing.mapped_segments * self._pool.segment_bytes
+        return self._backing.mapped_bytes
 
     def available(self) -> int:
         """Return the pages that `alloc` could give now, growth included."""
@@ -317,7 +317,6 @@ class PagePool:
         if self._backing.ranges:
             self._pool.unregister(self)
             self._backing.close()
-            self._backing.ranges = []
 
     # --- inside --------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ class SlotMap:
         self._backing = Backing(segments, [(slots + 1) * _ENTRY], partial(ZeroBackedRange, wait=wait))
         self._last = slots * _ENTRY // segments.segment_bytes
         self._covered = 0  # segments from the start
-        segments.register(self)
+        segments.register(self._backing)
         self._backing.hold([SegmentSpan(0, self._last, self._last + 1)])
         self.tensor: torch.Tensor = self._backing.ranges[0].tensor(torch.int64, (slots + 1,))
         self.tensor[-1] = -1
@@ -49,7 +49,7 @@ class SlotMap:
     @property
     def mapped_bytes(self) -> int:
         """Physical bytes mapped for the map now."""
-        return self._backing.mapped_segments * self._pool.segment_bytes
+        return self._backing.mapped_bytes
 
     def cover(self, slots: int) -> None:
         """Have memory for the first `slots` entries, so that they can be written; new memory is zero.
@@ -80,14 +80,6 @@ class SlotMap:
         """Let go of memory that was not needed for the quiet time."""
         self._backing.tick()
 
-    def surrenderable(self) -> int:
-        """See `Lender.surrenderable`."""
-        return self._backing.surrenderable()
-
-    def surrender(self, count: int) -> int:
-        """See `Lender.surrender`."""
-        return self._backing.surrender(count)
-
     def check_integrity(self) -> None:
         """Raise AssertionError when a count or a state is wrong."""
         self._backing.check_integrity()
@@ -98,6 +90,5 @@ class SlotMap:
     def close(self) -> None:
         """Give all memory back; views must not be used afterwards. Closing twice does nothing."""
         if self._backing.ranges:
-            self._pool.unregister(self)
+            self._pool.unregister(self._backing)
             self._backing.close()
-            self._backing.ranges = []
