@@ -150,12 +150,16 @@ class BudgetFile:
         Raises:
             BudgetError: The file is damaged.
         """
-        magic, slots, limit, device_bytes, _ = _HEADER.unpack_from(self._read())
-        if magic != _MAGIC or slots != SLOTS:
-            raise self._damaged("it is no budget file of this version of farspan")
-        if limit > _MOST or device_bytes > _MOST:
-            raise self._damaged(f"it allows {max(limit, device_bytes)} bytes")
-        return BudgetHeader(limit - 1 if limit else None, device_bytes)
+        return self._header(self._read())
+
+    def read(self) -> tuple[BudgetHeader, dict[int, MemberSlot]]:
+        """Return what is said for all members, and the slots of those that live, by number, as of one moment.
+
+        Raises:
+            BudgetError: The file is damaged.
+        """
+        data = self._read()
+        return self._header(data), self._members(data)
 
     def members(self) -> dict[int, MemberSlot]:
         """Return the slots of all members that live, by number.
@@ -163,13 +167,7 @@ class BudgetFile:
         Raises:
             BudgetError: The file is damaged.
         """
-        data = self._read()
-        return {
-            number: self._unpack(number, data)
-            for number in range(SLOTS)
-            if data[_place(number) : _place(number) + 8] != bytes(8)
-            and (number == self._own or self._is_locked(number))
-        }
+        return self._members(self._read())
 
     def write(self, number: int, slot: MemberSlot) -> None:
         """Write what a member says of itself, in one piece; what others asked of it is left alone."""
@@ -267,6 +265,22 @@ class BudgetFile:
             os.pwrite(self._file, packed, place)
         except OSError as error:
             raise BudgetError(f"{self.path} cannot be written ({error.strerror})", "free memory") from error
+
+    def _header(self, data: bytes) -> BudgetHeader:
+        magic, slots, limit, device_bytes, _ = _HEADER.unpack_from(data)
+        if magic != _MAGIC or slots != SLOTS:
+            raise self._damaged("it is no budget file of this version of farspan")
+        if limit > _MOST or device_bytes > _MOST:
+            raise self._damaged(f"it allows {max(limit, device_bytes)} bytes")
+        return BudgetHeader(limit - 1 if limit else None, device_bytes)
+
+    def _members(self, data: bytes) -> dict[int, MemberSlot]:
+        return {
+            number: self._unpack(number, data)
+            for number in range(SLOTS)
+            if data[_place(number) : _place(number) + 8] != bytes(8)
+            and (number == self._own or self._is_locked(number))
+        }
 
     def _unpack(self, number: int, data: bytes) -> MemberSlot:
         pid, joined, *figures, wished_at, done, name = _SLOT.unpack_from(data, _place(number))

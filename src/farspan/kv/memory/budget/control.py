@@ -86,7 +86,7 @@ def read_budget(path: Path) -> BudgetStatus:
     """
     file = _open(path)
     try:
-        header, slots = file.header(), file.members()
+        header, slots = file.read()
     finally:
         file.close()
     name, _, device = path.name.removesuffix(SUFFIX).partition("@")
