@@ -30,9 +30,7 @@ SUFFIX = ".budget"
 SLOTS = 64
 
 _MAGIC = 0x46415253_50414E01
-_HEADER = struct.Struct(
-    "<5Q"
-)  # magic, slots, limit + 1 (0 for none), bytes of the device, changes of the limit
+_HEADER = struct.Struct("<4Q")  # magic, slots, limit + 1 (0 for none), bytes of the device
 # pid, joined, held, floor, promised, wished, idle, when it wished in ms, trims done; its name
 _SLOT = struct.Struct("<9Q64s")
 _ASKED = struct.Struct("<2Q")  # what others write: its limit + 1 (0 for none), trims asked for
@@ -141,7 +139,7 @@ class BudgetFile:
         for _ in range(10):
             with suppress(FileNotFoundError):
                 return cls(path)
-            _write_new(path, _HEADER.pack(_MAGIC, SLOTS, 0, device_bytes, 0))
+            _write_new(path, _HEADER.pack(_MAGIC, SLOTS, 0, device_bytes))
         raise BudgetError(f"{path} is removed as soon as it is made", "find out who removes it")
 
     def header(self) -> BudgetHeader:
@@ -186,9 +184,8 @@ class BudgetFile:
 
     def write_limit(self, limit: int | None) -> None:
         """Set what all members together may hold; None for no limit. Call it `locked`."""
-        magic, slots, _, device_bytes, changes = _HEADER.unpack_from(self._read())
-        packed = _HEADER.pack(magic, slots, 0 if limit is None else limit + 1, device_bytes, changes + 1)
-        self._write(packed, 0)
+        limit_field = 0 if limit is None else limit + 1
+        self._write(_HEADER.pack(_MAGIC, SLOTS, limit_field, self.header().device_bytes), 0)
 
     def take_slot(self) -> int:
         """Return a slot that is this opening's own from now on; call it `locked`.
@@ -267,7 +264,7 @@ class BudgetFile:
             raise BudgetError(f"{self.path} cannot be written ({error.strerror})", "free memory") from error
 
     def _header(self, data: bytes) -> BudgetHeader:
-        magic, slots, limit, device_bytes, _ = _HEADER.unpack_from(data)
+        magic, slots, limit, device_bytes = _HEADER.unpack_from(data)
         if magic != _MAGIC or slots != SLOTS:
             raise self._damaged("it is no budget file of this version of farspan")
         if limit > _MOST or device_bytes > _MOST:
