@@ -169,12 +169,10 @@ def kv_trim(
         )
     paths = _paths(budget, device, folder, server, several=True)
     before = sum(read_budget(path).held for path in paths)
-    done: dict[int, bool] = {}
-    for path in paths:
-        done |= trim(path, server)
+    late = dict.fromkeys(pid for path in paths for pid in trim(path, server))  # each process once
     after = KvStatus(tuple(read_budget(path) for path in paths))
     held = sum(each.held for each in after.budgets)
-    return KvTrim(max(0, before - held), tuple(pid for pid, did in done.items() if not did), after)
+    return KvTrim(max(0, before - held), tuple(late), after)
 
 
 def _size(size: str | int | None) -> int | None:
