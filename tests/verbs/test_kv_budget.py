@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 import farspan
 from farspan.cli.main import group
 from farspan.errors import InputError, NetworkError, NotFoundError
-from farspan.kv.memory.budget.budget_file import FOLDER_VARIABLE
-from farspan.kv.memory.budget.member import BudgetMember, budget_path
+from farspan.kv.memory.budget.budget_file import FOLDER_VARIABLE, budget_path
+from farspan.kv.memory.budget.member import BudgetMember
 from farspan.kv.memory.drivers.host import HostDriver
 from farspan.kv.memory.segments import SegmentPool
 

@@ -6,13 +6,13 @@ import json
 import os
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from farspan.errors import InputError, NetworkError, NotFoundError
-from farspan.kv.memory.budget.budget_file import BudgetError
+from farspan.kv.memory.budget.budget_file import BudgetError, name_and_device
 from farspan.kv.memory.budget.control import (
     BudgetServer,
     BudgetStatus,
@@ -197,7 +197,7 @@ def _paths(
         found = with_it or found[:1]
     if not found:
         raise _no_budget(budget, device)
-    names = sorted({path.name.partition("@")[0] for path in found})
+    names = sorted({name_and_device(path)[0] for path in found})
     if len(names) > 1 and not several:
         raise InputError("there are several budgets", f"choose one with --budget: {', '.join(names)}")
     return found
@@ -262,6 +262,6 @@ def _refused(base: str, what: str, error: urllib.error.HTTPError) -> InputError 
 def _from_json(value: dict[str, Any]) -> BudgetStatus:
     try:
         servers = tuple(BudgetServer(**each) for each in value["servers"])
-        return replace(BudgetStatus(**{**value, "servers": ()}), servers=servers)
+        return BudgetStatus(**{**value, "servers": servers})
     except (KeyError, TypeError) as error:
         raise NetworkError("the server's answer cannot be read", "use a farspan of its version") from error

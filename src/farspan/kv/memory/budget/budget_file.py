@@ -97,6 +97,17 @@ def budget_folder(environment: Mapping[str, str] | None = None) -> Path:
     return Path(given) if given else Path(f"/dev/shm/farspan-{os.geteuid()}")
 
 
+def budget_path(name: str, device: str, folder: Path | None = None) -> Path:
+    """Return the file of a budget on a device."""
+    return (folder or budget_folder()) / f"{name}@{device}{SUFFIX}"
+
+
+def name_and_device(path: Path) -> tuple[str, str]:
+    """Return the budget and the device of a path that `budget_path` made."""
+    name, _, device = path.name.removesuffix(SUFFIX).partition("@")
+    return name, device
+
+
 class BudgetFile:
     """An open budget file. Reading is safe from any thread; see `locked` for changes.
 

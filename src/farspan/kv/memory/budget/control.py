@@ -16,6 +16,7 @@ from farspan.kv.memory.budget.budget_file import (
     MemberSlot,
     budget_folder,
     check_folder,
+    name_and_device,
 )
 from farspan.sizes import format_bytes
 
@@ -89,7 +90,7 @@ def read_budget(path: Path) -> BudgetStatus:
         header, slots = file.read()
     finally:
         file.close()
-    name, _, device = path.name.removesuffix(SUFFIX).partition("@")
+    name, device = name_and_device(path)
     now = time.monotonic()
     servers = [_server(slot, now) for slot in sorted(slots.values(), key=lambda slot: slot.joined)]
     held = sum(server.held for server in servers)
@@ -111,7 +112,7 @@ def find_budgets(
         return []
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        name, _, where = path.name.removesuffix(SUFFIX).partition("@")
+        name, where = name_and_device(path)
         if budget in (None, name) and (device is None or where.lower().startswith(device.lower())):
             found.append(path)
     return found

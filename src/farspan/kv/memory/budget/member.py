@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from farspan.errors import InputError
-from farspan.kv.memory.budget.budget_file import SUFFIX, BudgetError, BudgetFile, MemberSlot, budget_folder
+from farspan.kv.memory.budget.budget_file import BudgetError, BudgetFile, MemberSlot, budget_path
 from farspan.kv.memory.budget.fair_share import Allowance, MemberClaim, allowance, may_take
 from farspan.kv.memory.budget.settings import BudgetSettings
 from farspan.sizes import format_bytes
@@ -321,11 +321,6 @@ class BudgetPart:
 
         if (self.idle, self.wished) != (idle, wished) or (wished and self.member.wish_is_old):
             self.member.change(put, wishes=bool(wished))
-
-
-def budget_path(name: str, device: str, folder: Path | None = None) -> Path:
-    """Return the file of a budget on a device."""
-    return (folder or budget_folder()) / f"{name}@{device}{SUFFIX}"
 
 
 def join_budget(settings: BudgetSettings, member: str, device: str, device_bytes: int) -> BudgetMember:
