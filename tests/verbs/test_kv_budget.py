@@ -153,6 +153,13 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         farspan.kv_status(url=url)
 
 
+def test_an_address_is_read_as_everywhere_else() -> None:
+    with pytest.raises(InputError, match="holds a password"):
+        farspan.kv_status(url="http://user:secret@127.0.0.1:9")
+    with pytest.raises(NetworkError, match=r"http://127\.0\.0\.1:9 does not answer"):
+        farspan.kv_status(url="http://127.0.0.1:9/v1/")
+
+
 def test_a_server_that_does_not_answer_is_said() -> None:
     with pytest.raises(NetworkError, match="does not answer"):
         farspan.kv_status(url="127.0.0.1:9")

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from farspan.errors import InputError, NetworkError, NotFoundError
 from farspan.kv.memory.budget.budget_file import BudgetError, name_and_device
@@ -22,6 +19,9 @@ from farspan.kv.memory.budget.control import (
     trim,
 )
 from farspan.sizes import parse_bytes
+
+if TYPE_CHECKING:
+    import urllib.error
 
 _ANSWER_S = 15.0
 _MOST_BYTES = 2**20
@@ -214,10 +214,13 @@ def _no_budget(budget: str | None, device: str | None) -> NotFoundError:
 
 def _ask(url: str, method: str, what: str, body: dict[str, Any] | None, api_key_env: str) -> dict[str, Any]:
     """Ask a server's own route of that name."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"{url!r} is not a server's address", "write it as http://host:8000")
-    base = f"{parts.scheme}://{parts.netloc}"
+    # Only where a server is asked: these take longer to import than the files of budgets to read.
+    import urllib.error
+    import urllib.request
+
+    from farspan.measurement.http.target import normalise_url
+
+    base = normalise_url(url)
     request = urllib.request.Request(
         f"{base}/kv/{what}",
         method=method,
