@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from farspan.errors import FarspanError
 from farspan.kv.memory.backing import Backing, SegmentSpan
 from farspan.kv.memory.ranges import ZeroBackedRange
 
@@ -31,7 +32,7 @@ class SlotMap:
         wait: Returns when nothing queued on the device touches the map any more.
 
     Raises:
-        NoRoomError: There is no memory for its first and its last segment.
+        NoRoomError: There is no memory for its last segment.
     """
 
     def __init__(self, segments: SegmentPool, slots: int, wait: Callable[[], None]) -> None:
@@ -42,7 +43,11 @@ class SlotMap:
         self._last = slots * _ENTRY // segments.segment_bytes
         self._covered = 0  # segments from the start
         segments.register(self._backing)
-        self._backing.hold([SegmentSpan(0, self._last, self._last + 1)])
+        try:
+            self._backing.hold([SegmentSpan(0, self._last, self._last + 1)])
+        except FarspanError:
+            self.close()
+            raise
         self.tensor: torch.Tensor = self._backing.ranges[0].tensor(torch.int64, (slots + 1,))
         self.tensor[-1] = -1
 
