@@ -35,7 +35,7 @@ class SlotLedger:
     """The slots of one pool: who has which, and what is on its way back.
 
     Args:
-        pages: Of the pool; page 0 is taken.
+        pages: Of the pool; `reset`, which SGLang's allocators begin with, takes page 0.
         size: Slots SGLang counts, without slot 0.
         device: Where SGLang has its slot numbers.
     """
@@ -98,7 +98,7 @@ class SlotLedger:
         self.pages.keep(count)
 
     def reset(self) -> None:
-        """Take all slots back."""
+        """Take all slots back but slot 0, which is padding."""
         self.settle(wait=True)
         self.pages.free_all()
         padding = self.pages.alloc(1)

@@ -67,9 +67,6 @@ def kv_pool_class(base: type, memory: DeviceMemory) -> type:
 
             fill_with_zeros(0, pages.backed_stop)
             pages.prepare_with(fill_with_zeros)
-            padding = pages.alloc(1)
-            assert padding is not None, "the first page has memory"
-            assert int(padding[0]) == 0, "the first page is the lowest"
             self.elastic_pages = pages
             self.k_buffer, self.v_buffer = views[: self.layer_num], views[self.layer_num :]
 
