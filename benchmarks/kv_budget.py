@@ -37,7 +37,7 @@ import farspan
 from farspan.errors import FarspanError
 from farspan.models.probe import vocabulary, write_probe
 from farspan.sizes import format_bytes, parse_tokens
-from sglang_plugin import ENTRY, gpu_bytes, recall
+from sglang_plugin import gpu_bytes, plugin_site, recall
 
 NAMES = ("a", "b")
 PORTS = (31_881, 31_882)
@@ -174,11 +174,12 @@ def start(servers: Servers, home: Path) -> None:
     longest = arguments.tokens + 4096
     sglang = arguments.engine == "sglang"
     model = recall(home) if sglang else write_probe(home / "recall", max_position_embeddings=longest).folder
-    found = home / "site" / "farspan_plugin-0.dist-info"  # what an installed farspan has
-    found.mkdir(parents=True)
-    (found / "METADATA").write_text("Metadata-Version: 2.1\nName: farspan-plugin\nVersion: 0\n")
-    (found / "entry_points.txt").write_text(ENTRY)
-    paths = [found.parent, Path(__file__).parents[1] / "src", arguments.site, os.environ.get("PYTHONPATH")]
+    paths = [
+        plugin_site(home),
+        Path(__file__).parents[1] / "src",
+        arguments.site,
+        os.environ.get("PYTHONPATH"),
+    ]
     environment = os.environ | {
         "PYTHONPATH": ":".join(str(path) for path in paths if path),
         "FARSPAN_BUDGET": "shared",

@@ -52,11 +52,7 @@ def main() -> None:
     answer: dict[str, Any] = {"flags": arguments.flags, "context": CONTEXT, "runs": {}}
     with tempfile.TemporaryDirectory() as home:
         model = checkpoint(Path(home))
-        found = Path(home) / "site"
-        metadata = found / "farspan_plugin-0.dist-info"  # what an installed farspan has
-        metadata.mkdir(parents=True)
-        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: farspan-plugin\nVersion: 0\n")
-        (metadata / "entry_points.txt").write_text(ENTRY)
+        found = plugin_site(Path(home))
         for name, extra in (("stock", ""), ("plugin", "--radix-cache-backend farspan")):
             if arguments.only in (None, name):
                 answer["runs"][name] = run(name, extra, model, found, arguments)
@@ -64,6 +60,16 @@ def main() -> None:
                 if arguments.output:
                     arguments.output.write_text(json.dumps(answer, indent=1))
     print(table(answer["runs"].get("plugin", {})))
+
+
+def plugin_site(home: Path) -> Path:
+    """Write what an installed farspan has, so that SGLang finds the plug-in; return the folder to put in the path."""
+    site = home / "site"
+    metadata = site / "farspan_plugin-0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: farspan-plugin\nVersion: 0\n")
+    (metadata / "entry_points.txt").write_text(ENTRY)
+    return site
 
 
 def checkpoint(home: Path) -> Path:
@@ -152,12 +158,7 @@ def run(name: str, extra: str, model: Path, found: Path, arguments: argparse.Nam
             seen["gpu_idle"] = gpu_bytes()
             seen["ready_at_the_end"] = server.poll() is None and get("/health") == 200
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+        stop(server)
     lines = log.read_text("utf-8", "replace").splitlines()
     pattern = r"out of memory|OutOfMemory|farspan|max_total_num_tokens|leak|Traceback|Error:"
     seen["log"] = [line[:400] for line in lines if re.search(pattern, line)][-20:]
@@ -166,18 +167,19 @@ def run(name: str, extra: str, model: Path, found: Path, arguments: argparse.Nam
     return seen
 
 
-def ask(prompt: Any) -> dict[str, Any]:
-    body = {
-        "input_ids": prompt.token_ids.tolist(),
-        "sampling_params": {"max_new_tokens": 8, "temperature": 0, "ignore_eos": True},
-    }
-    begun = time.monotonic()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+def stop(server: subprocess.Popen[bytes]) -> None:
+    os.killpg(server.pid, signal.SIGTERM)
     try:
-        with urllib.request.urlopen(request, timeout=400) as response:
-            answer = json.load(response)
+        server.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def ask(prompt: Any) -> dict[str, Any]:
+    begun = time.monotonic()
+    try:
+        answer = generate(prompt.token_ids.tolist(), 8, 400)
     except (urllib.error.URLError, TimeoutError, OSError) as error:
         return {"error": str(error), "seconds": round(time.monotonic() - begun, 2)}
     words = vocabulary().tokens
@@ -191,6 +193,19 @@ def ask(prompt: Any) -> dict[str, Any]:
         "cached_tokens": meta.get("cached_tokens"),
         "gpu": gpu_bytes(),
     }
+
+
+def generate(tokens: list[int], most: int, limit: float) -> Any:
+    """Return SGLang's answer of `most` tokens to token ids."""
+    body = {
+        "input_ids": tokens,
+        "sampling_params": {"max_new_tokens": most, "temperature": 0, "ignore_eos": True},
+    }
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{PORT}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=limit) as response:
+        return json.load(response)
 
 
 def wait(server: subprocess.Popen[bytes], until: float) -> bool:

@@ -19,7 +19,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import statistics
 import subprocess
 import sys
@@ -38,7 +37,7 @@ from farspan.models.probe import vocabulary
 from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.load_tokenizer import load_tokenizer
 from farspan.sizes import parse_token_list
-from sglang_plugin import PORT, ask, get, gpu_bytes, recall, wait
+from sglang_plugin import PORT, ask, generate, get, gpu_bytes, recall, wait
 
 FLAGS = "--attention-backend triton --disable-cuda-graph --skip-server-warmup"
 SAID = r"farspan|max_total_num_tokens|leak|Traceback|Error|[Oo]ut of memory|retract"
@@ -86,11 +85,7 @@ class Bench:
         self.model = recall(home)
         self.tokenizer = load_tokenizer(self.model)
         self.process: subprocess.Popen[bytes] | None = None
-        self.site = home / "site"
-        metadata = self.site / "farspan_plugin-0.dist-info"
-        metadata.mkdir(parents=True)
-        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: farspan-plugin\nVersion: 0\n")
-        (metadata / "entry_points.txt").write_text(plugin.ENTRY)
+        self.site = plugin.plugin_site(home)
 
     def save(self) -> None:
         self.arguments.output.write_text(json.dumps(self.seen, indent=1))
@@ -138,15 +133,8 @@ class Bench:
             yield seen
             seen["alive_at_the_end"] = process.poll() is None and get("/health") == 200
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            seen["log"] = self.lines(
-                r"farspan|max_total_num_tokens|leak|Traceback|Error|[Oo]ut of memory|retract"
-            )[-40:]
+            plugin.stop(process)
+            seen["log"] = self.lines(SAID)[-40:]
             self.save()
             time.sleep(3)
 
@@ -285,19 +273,6 @@ class Bench:
 
 def pseudo_random(seed: int, count: int, words: int) -> list[int]:
     return [(seed * 7919 + place * place * 31 + place * 7) % (words - 10) + 5 for place in range(count)]
-
-
-def generate(tokens: list[int], most: int, limit: float) -> Any:
-    """Return SGLang's answer to token ids."""
-    body = {
-        "input_ids": tokens,
-        "sampling_params": {"max_new_tokens": most, "temperature": 0, "ignore_eos": True},
-    }
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=limit) as response:
-        return json.load(response)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from oracle import HIDDEN, Quiet
+from plugin_process import Clock
 from stubs import install
 
 
@@ -60,14 +61,6 @@ class Settings(Values):
         if name.startswith("enable_mamba"):
             return lambda: False
         return None
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Refusals:
@@ -497,7 +490,7 @@ class Server:
         self.case_chance = random.Random(seed + 1)
         self._next = 0
 
-    def request(self, tokens: array[int], most: int, ignore_eos: bool = False) -> Any:
+    def request(self, tokens: array[int], most: int) -> Any:
         from sglang.srt.managers.schedule_batch import Req
         from sglang.srt.sampling.sampling_params import SamplingParams
 
@@ -506,9 +499,21 @@ class Server:
             f"r{self._next}",
             "",
             tokens,
-            SamplingParams(max_new_tokens=most, ignore_eos=ignore_eos),
+            SamplingParams(max_new_tokens=most),
             vocab_size=50_000,
         )
+
+    def send(self, tokens: array[int], most: int) -> Any:
+        """Have a request wait; return it."""
+        req = self.request(tokens, most)
+        req.server = self
+        self.s.waiting_queue.append(req)
+        return req
+
+    def run_until_idle(self) -> None:
+        while not self.idle:
+            self.clock.now += 0.05
+            self.step()
 
 
 def check_free(driver: Any, size: int) -> None:
@@ -645,9 +650,7 @@ def play(server: Server) -> dict[str, Any]:
         if sent < case["requests"] and chance.random() < 0.25:
             for _ in range(chance.choice([1, 1, 4])):
                 words = [chance.randrange(1, 50_000) for _ in range(chance.choice([1, 40, 700, 3000]))]
-                req = server.request(chance.choice(begun) + array("q", words), chance.choice([1, 20, 200]))
-                req.server = server
-                server.s.waiting_queue.append(req)
+                req = server.send(chance.choice(begun) + array("q", words), chance.choice([1, 20, 200]))
                 if chance.random() < 0.5:
                     begun[chance.randrange(4)] = req.origin_input_ids[:4000]
                 sent += 1
@@ -687,12 +690,8 @@ def end_at_different_times(server: Server) -> dict[str, Any]:
     chance = random.Random(server.case["seed"])
     for _ in range(server.case["staggered"]):
         tokens = array("q", [chance.randrange(1, 50_000) for _ in range(chance.randint(50, 500))])
-        req = server.request(tokens, chance.randint(1, 150))
-        req.server = server
-        server.s.waiting_queue.append(req)
-    while not server.idle:
-        server.clock.now += 0.05
-        server.step()
+        server.send(tokens, chance.randint(1, 150))
+    server.run_until_idle()
     server.rest(30)
     found = {"cached": mapped_over_packed(server)}
     server.secured._evict(server.tree, int(server.tree.full_evictable_size()) // 2, 0)
@@ -717,12 +716,8 @@ def answer_one_by_one(server: Server) -> dict[str, Any]:
     for length, most in server.case["prompts"]:
         tokens = array("q", [chance.randrange(1, 50_000) for _ in range(length)])
         for _ in range(2):
-            req = server.request(tokens, most)
-            req.server = server
-            server.s.waiting_queue.append(req)
-            while not server.idle:
-                server.clock.now += 0.05
-                server.step()
+            server.send(tokens, most)
+            server.run_until_idle()
         server.rest(6)
     return {"counts": server.counts, "bytes": server.mapped()}
 

@@ -9,6 +9,7 @@ import pytest
 
 from farspan.errors import InputError, UnsupportedError
 from farspan.integrations.sglang import kv_hooks
+from farspan.integrations.sglang.adapters import POOLS_VARIABLE
 
 
 def configurator(
@@ -67,8 +68,8 @@ def test_the_switch_leaves_the_pools_to_sglang(monkeypatch: pytest.MonkeyPatch) 
     asked = configurator().server_args
     assert kv_hooks.wants_elastic_pools(asked)
     assert not kv_hooks.wants_elastic_pools(Values(radix_cache_backend=None))
-    monkeypatch.setenv(kv_hooks.POOLS_VARIABLE, "sglang")
+    monkeypatch.setenv(POOLS_VARIABLE, "sglang")
     assert not kv_hooks.wants_elastic_pools(asked)
-    monkeypatch.setenv(kv_hooks.POOLS_VARIABLE, "stock")
+    monkeypatch.setenv(POOLS_VARIABLE, "stock")
     with pytest.raises(InputError, match="FARSPAN_KV_POOLS is 'stock'"):
         kv_hooks.wants_elastic_pools(asked)

@@ -16,6 +16,10 @@ from farspan.errors import UnsupportedError
 from farspan.integrations.sglang.kv_seams import KV_SHAPES
 from farspan.integrations.sglang.prefix_tree.tree_seams import TREE_SHAPES
 
+BACKEND = "farspan"  # of --radix-cache-backend
+POOLS_VARIABLE = "FARSPAN_KV_POOLS"
+LEAVE_POOLS = f"set {POOLS_VARIABLE}=sglang to leave the pools to SGLang"
+
 _NO = (None, False, "null", 0, 1)
 
 # Option -> (values it may have, why another cannot be had).

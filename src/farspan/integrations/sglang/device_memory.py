@@ -27,6 +27,8 @@ QUIET_VARIABLE = "FARSPAN_QUIET_S"
 
 # Left to the device beside what a request is admitted for: a neighbour may take memory between the two.
 _HEADROOM = 256 * 2**20
+# Seconds between two notes: an idle scheduler ticks at every turn of its loop.
+_NOTE_S = 0.1
 
 
 class DeviceMemory:
@@ -60,9 +62,14 @@ class DeviceMemory:
         )
         self._log = MemoryLog(self.segments, logger.info)
         self._gauges = memory_gauges(arguments, self.segments)
+        self._next_note = float("-inf")
 
     def note(self) -> None:
-        """Tell SGLang's log and metrics what has become of the memory; call it with every tick."""
+        """Tell SGLang's log and metrics what has become of the memory, if it is time; call it with every tick."""
+        now = self.segments.clock()
+        if now < self._next_note:
+            return
+        self._next_note = now + _NOTE_S
         self._log.note()
         if self._gauges is not None:
             self._gauges.set()

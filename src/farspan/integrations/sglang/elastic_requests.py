@@ -39,6 +39,14 @@ class ElasticTable(ZeroBackedRows):
             return self.row_bytes
         return min(self.width, len(request.origin_input_ids) + most + _SLACK) * _ENTRY
 
+    def try_hold(self, sizes: list[tuple[int, int]]) -> bool:
+        """See `ZeroBackedRows.hold`; return whether there was room."""
+        try:
+            self.hold(sizes)
+        except NoRoomError:
+            return False
+        return True
+
     def tick(self) -> None:
         """See `ZeroBackedRows.tick`."""
         super().tick()
@@ -91,9 +99,9 @@ def _elastic_kind(base: Any, adapter: Adapter) -> Any:
             if rows is None:
                 return False
             table = self.elastic_table
-            try:
-                table.hold([(row, table.size_for(one)) for row, one in zip(rows, wanting, strict=True)])
-            except NoRoomError:
+            if not table.try_hold(
+                [(row, table.size_for(one)) for row, one in zip(rows, wanting, strict=True)]
+            ):
                 return False
             self.prepared_rows.update(rows)
             return True
@@ -118,9 +126,7 @@ def _elastic_kind(base: Any, adapter: Adapter) -> Any:
                 (next(order) if row is None else row, table.size_for(each))
                 for row, each in zip(rows, reqs, strict=True)
             ]
-            try:
-                table.hold(sizes)
-            except NoRoomError:
+            if not table.try_hold(sizes):
                 return None
             self.rows_are_backed = True
             try:
@@ -171,11 +177,8 @@ def _with_bare_rows(kind: Any) -> Any:
             """Take rows; those that no request was named for are backed whole."""
             if not self.rows_are_backed:
                 rows = self.next_rows(need_size)
-                if rows is None:
-                    return None
-                try:
-                    self.elastic_table.hold([(row, self.elastic_table.row_bytes) for row in rows])
-                except NoRoomError:
+                table = self.elastic_table
+                if rows is None or not table.try_hold([(row, table.row_bytes) for row in rows]):
                     return None
             taken: list[int] | None = super().alloc_rows(need_size)
             return taken

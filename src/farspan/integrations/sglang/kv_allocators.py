@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from farspan.errors import UnsupportedError
+from farspan.integrations.sglang.adapters import LEAVE_POOLS
 from farspan.kv.memory.page_refs import Pages
 from farspan.kv.memory.pages import PagePool
 from farspan.kv.memory.slot_map import SlotMap
@@ -34,7 +35,7 @@ class SlotLedger:
     """The slots of one pool: who has which, and what is on its way back.
 
     Args:
-        pages: Of the pool; page 0 is taken.
+        pages: Of the pool; `reset`, which SGLang's allocators begin with, takes page 0.
         size: Slots SGLang counts, without slot 0.
         device: Where SGLang has its slot numbers.
     """
@@ -97,7 +98,7 @@ class SlotLedger:
         self.pages.keep(count)
 
     def reset(self) -> None:
-        """Take all slots back."""
+        """Take all slots back but slot 0, which is padding."""
         self.settle(wait=True)
         self.pages.free_all()
         padding = self.pages.alloc(1)
@@ -180,7 +181,10 @@ def token_allocator(size: int, dtype: torch.dtype, device: str, pool: Any) -> An
 
         def backup_state(self) -> Any:
             """Refuse it."""
-            raise _unsupported("allocations that are taken back")
+            raise UnsupportedError(
+                "--radix-cache-backend farspan does not work with allocations that are taken back",
+                LEAVE_POOLS,
+            )
 
     return ElasticTokenToKVPoolAllocator()
 
@@ -250,10 +254,3 @@ def counting_slots(allocator: Any) -> Iterator[None]:
     finally:
         for one in both:
             one.counts_slots = False
-
-
-def _unsupported(what: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"--radix-cache-backend farspan does not work with {what}",
-        "set FARSPAN_KV_POOLS=sglang to leave the pools to SGLang",
-    )

@@ -8,16 +8,20 @@ from importlib import import_module
 from typing import Any
 
 from farspan.errors import InputError, UnsupportedError
-from farspan.integrations.sglang.adapters import SETTINGS, Adapter, option
+from farspan.integrations.sglang.adapters import (
+    BACKEND,
+    LEAVE_POOLS,
+    POOLS_VARIABLE,
+    SETTINGS,
+    Adapter,
+    option,
+)
 from farspan.integrations.sglang.device_memory import DeviceMemory
 from farspan.integrations.sglang.elastic_requests import table_bytes
 from farspan.integrations.sglang.kv_allocators import counting_slots, token_allocator, window_allocator
 from farspan.integrations.sglang.kv_pools import elastic_config, kv_pool_class
 from farspan.integrations.sglang.prefill_needs import needs_of_chunk, needs_of_request
 from farspan.integrations.sglang.secured_memory import SecuredMemory
-
-BACKEND = "farspan"
-POOLS_VARIABLE = "FARSPAN_KV_POOLS"
 
 _SRT = "sglang.srt"
 _CONFIGURATOR = f"{_SRT}.mem_cache.kv_cache_configurator.KVCacheConfigurator"
@@ -173,10 +177,9 @@ def check_settings(arguments: Any) -> None:
 
 def _check_pools_possible(configurator: Any) -> None:
     arguments = configurator.server_args
-    one = {"tp_size": 1, "pp_size": 1, "dp_size": 1, "page_size": 1}
-    for name, only in one.items():
+    for name in ("tp_size", "pp_size", "dp_size", "page_size"):
         value = option(arguments, name)
-        if value not in (None, only):
+        if value not in (None, 1):
             raise _refusal(f"--{name.replace('_', '-')} {value} and elastic KV pools")
     if option(arguments, "prefill_only_disable_kv_cache"):
         raise _refusal("--prefill-only-disable-kv-cache")
@@ -198,7 +201,7 @@ def _check_pools_possible(configurator: Any) -> None:
 def _refusal(what: str) -> UnsupportedError:
     return UnsupportedError(
         f"--radix-cache-backend {BACKEND} does not work with {what}",
-        f"set {POOLS_VARIABLE}=sglang to leave the pools to SGLang, or start without the option",
+        f"{LEAVE_POOLS}, or start without the option",
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from farspan.errors import UnsupportedError
+from farspan.integrations.sglang.adapters import LEAVE_POOLS
 from farspan.integrations.sglang.device_memory import DeviceMemory
 from farspan.kv.memory.pages import PagePool
 
@@ -31,7 +32,7 @@ def kv_pool_class(base: type, memory: DeviceMemory) -> type:
     if base is not plain:
         raise UnsupportedError(
             f"--radix-cache-backend farspan does not know KV pools of the kind {base.__name__}",
-            "set FARSPAN_KV_POOLS=sglang to leave the pools to SGLang",
+            LEAVE_POOLS,
         )
 
     class ElasticMHATokenToKVPool(plain):  # type: ignore[misc, valid-type]
@@ -50,7 +51,7 @@ def kv_pool_class(base: type, memory: DeviceMemory) -> type:
             if (keys[0], values[0]) != (rows, rows) or self.enable_custom_mem_pool or rows % self.page_size:
                 raise UnsupportedError(
                     f"--radix-cache-backend farspan does not know KV buffers of {keys} for {rows} tokens",
-                    "set FARSPAN_KV_POOLS=sglang to leave the pools to SGLang",
+                    LEAVE_POOLS,
                 )
             shapes = [keys] * self.layer_num + [values] * self.layer_num
             row_bytes = [int(np.prod(shape[1:])) * self.store_dtype.itemsize for shape in shapes]
@@ -66,9 +67,6 @@ def kv_pool_class(base: type, memory: DeviceMemory) -> type:
 
             fill_with_zeros(0, pages.backed_stop)
             pages.prepare_with(fill_with_zeros)
-            padding = pages.alloc(1)
-            assert padding is not None, "the first page has memory"
-            assert int(padding[0]) == 0, "the first page is the lowest"
             self.elastic_pages = pages
             self.k_buffer, self.v_buffer = views[: self.layer_num], views[self.layer_num :]
 
@@ -114,7 +112,7 @@ def token_bytes(sizes: Any) -> tuple[int, int]:
     if full <= 0 or window <= 0:
         raise UnsupportedError(
             "--radix-cache-backend farspan does not know models without full attention or without a window in the pool",
-            "set FARSPAN_KV_POOLS=sglang to leave the pools to SGLang",
+            LEAVE_POOLS,
         )
     return int(full), int(window)
 
@@ -144,5 +142,5 @@ def _attribute(sizes: Any, name: str) -> Any:
     except AttributeError as error:
         raise UnsupportedError(
             f"SGLang's {type(sizes).__name__} has no {name}, which the plug-in must read",
-            "set FARSPAN_KV_POOLS=sglang to leave the pools to SGLang",
+            LEAVE_POOLS,
         ) from error

@@ -13,14 +13,9 @@ from importlib.metadata import version
 from typing import Any
 
 from farspan.errors import UnsupportedError
-from farspan.integrations.sglang.adapters import Adapter, adapter_for, check_seams, option
+from farspan.integrations.sglang.adapters import BACKEND, Adapter, adapter_for, check_seams, option
 from farspan.integrations.sglang.elastic_requests import elastic_pool
-from farspan.integrations.sglang.kv_hooks import (
-    BACKEND,
-    KVHooks,
-    check_settings,
-    tick_when_idle,
-)
+from farspan.integrations.sglang.kv_hooks import KVHooks, check_settings, tick_when_idle
 from farspan.integrations.sglang.prefix_tree.choose_cache import build_cache
 
 _SRT = "sglang.srt"

@@ -46,14 +46,15 @@ class SecuredMemory:
     ) -> None:
         self.memory = memory
         self.allocator = allocator
-        self._full, *rest = ledgers(allocator)
+        self._ledgers = ledgers(allocator)
+        self._full, *rest = self._ledgers
         self._window: SlotLedger | None = rest[0] if rest else None
         self._map: SlotMap | None = getattr(allocator, "slot_map", None)
         self._share = window_share
         self._evict = evict
         self._next_tick = self._next_log = float("-inf")
         self._logged = -1
-        self._watched: Any = None
+        self._watches = False
 
     def secure(self, tree: Any, full: int, window: int) -> None:
         """Have so many tokens available or evictable, with memory, as far as there is any.
@@ -78,8 +79,7 @@ class SecuredMemory:
 
     def decode(self, tree: Any, tokens: int) -> None:
         """Have memory for the next tokens of all running requests."""
-        both = [one for one in (self._full, self._window) if one is not None]
-        if all(one.available >= tokens for one in both):
+        if all(one.available >= tokens for one in self._ledgers):
             return
         self.secure(tree, tokens + _AHEAD, tokens + _AHEAD)
 
@@ -88,7 +88,7 @@ class SecuredMemory:
         self.relax()
         pages = self._full.pages
         for step in range(_ROUNDS):
-            cached = int(tree.full_evictable_size() if self._window is not None else tree.evictable_size())
+            cached, _ = self._cached(tree)
             if self.memory.segments.room() >= segments or not cached:
                 return
             self._evict(tree, min(cached, 2**step * pages.pages_per_segment), 0)
@@ -96,33 +96,28 @@ class SecuredMemory:
 
     def watch(self, tree: Any) -> None:
         """Let go of what `tree` has cached, when the memory must shrink and nothing else is empty."""
-        if self._watched is tree:
+        if self._watches:
             return
-        first, self._watched = self._watched is None, tree
-        if not first:
-            return
-
-        def cached() -> tuple[int, int]:
-            if self._window is None:
-                return int(self._watched.evictable_size()), 0
-            return int(self._watched.full_evictable_size()), int(self._watched.swa_evictable_size())
+        self._watches = True
 
         def evict(full: int, window: int) -> None:
-            self._evict(self._watched, full, window)
+            self._evict(tree, full, window)
             self._settle_all()
 
-        sizes = [
-            one.pages.segment_layer_bytes / one.pages.pages_per_segment if one is not None else 0.0
-            for one in (self._full, self._window)
-        ]
-        segment = self.memory.segments.segment_bytes
-        self.memory.segments.register_evictor(CachedPrefixes(segment, (sizes[0], sizes[1]), cached, evict))
+        full, *rest = map(_token_bytes, self._ledgers)
+        self.memory.segments.register_evictor(
+            CachedPrefixes(
+                self.memory.segments.segment_bytes,
+                (full, rest[0] if rest else 0.0),
+                lambda: self._cached(tree),
+                evict,
+            )
+        )
 
     def relax(self, runs: bool = True) -> None:
         """Keep memory only for a few tokens, or for none when nothing runs: nothing waits to be admitted."""
-        for one in (self._full, self._window):
-            if one is not None:
-                one.pages.keep(_AHEAD if runs else 0)
+        for one in self._ledgers:
+            one.pages.keep(_AHEAD if runs else 0)
 
     def tick(self, idle: bool) -> None:
         """Let go of what nobody used for the quiet time; call it often. With `idle` the log says what is left."""
@@ -133,10 +128,9 @@ class SecuredMemory:
         if now < self._next_tick:
             return
         self._next_tick = now + _TICK_S
-        for one in (self._full, self._window):
-            if one is not None:
-                one.settle()
-                one.pages.tick()
+        for one in self._ledgers:
+            one.settle()
+            one.pages.tick()
         if self._map is not None:
             self._map.uncover(self._full.pages.backed_stop)
             self._map.tick()
@@ -146,14 +140,13 @@ class SecuredMemory:
     def describe(self) -> str:
         """Return a line for the log: tokens in use, the memory they have, and the least they could have."""
         parts = []
-        for name, one in (("full", self._full), ("window", self._window)):
-            if one is not None:
-                pages = one.pages
-                least = -(-pages.used // pages.pages_per_segment) * pages.segment_layer_bytes
-                parts.append(
-                    f"{name} {pages.used - 1:,} of {one.size:,} tokens, {format_bytes(pages.mapped_bytes)} "
-                    f"mapped ({pages.mapped_bytes}), {format_bytes(least)} packed ({least})"
-                )
+        for name, one in zip(("full", "window"), self._ledgers, strict=False):
+            pages = one.pages
+            least = -(-pages.used // pages.pages_per_segment) * pages.segment_layer_bytes
+            parts.append(
+                f"{name} {pages.used - 1:,} of {one.size:,} tokens, {format_bytes(pages.mapped_bytes)} "
+                f"mapped ({pages.mapped_bytes}), {format_bytes(least)} packed ({least})"
+            )
         held = self.memory.segments.statistics()
         return (
             f"farspan: KV cache: {'; '.join(parts)}; {format_bytes(held.created * held.segment_bytes)} held of "
@@ -167,10 +160,16 @@ class SecuredMemory:
         grown = self._window.pages.mapped_pages + window - self._window.available
         return grown <= self._share * self._full.pages.mapped_pages
 
+    def _cached(self, tree: Any) -> tuple[int, int]:
+        """Return the tokens of full attention, or of the only pool, and of the window that may be evicted."""
+        if self._window is None:
+            return int(tree.evictable_size()), 0
+        return int(tree.full_evictable_size()), int(tree.swa_evictable_size())
+
     def _exchange(self, tree: Any, full: int, window: int, segments: int) -> bool:
         """Evict tokens of one kind for those the other lacks; return whether it is worth another look."""
         assert self._window is not None
-        full_cached, window_cached = int(tree.full_evictable_size()), int(tree.swa_evictable_size())
+        full_cached, window_cached = self._cached(tree)
         full_short = full - self._full.available - full_cached
         window_short = window - self._window.available - window_cached
         if full_short > 0 and window_short <= 0 and window_cached:
@@ -190,16 +189,19 @@ class SecuredMemory:
     def _settle_all(self) -> None:
         """Wait until what was evicted can move: the pass that runs may still read it."""
         self.memory.wait()
-        for one in (self._full, self._window):
-            if one is not None:
-                one.settle(wait=True)
+        for one in self._ledgers:
+            one.settle(wait=True)
 
     @staticmethod
     def _tokens_for(short: int, needs: SlotLedger, has: SlotLedger, segments: int) -> int:
         """Return tokens of `has` that have the memory of `short` tokens of `needs`, in whole segments at least."""
-        per_token = needs.pages.segment_layer_bytes / needs.pages.pages_per_segment
-        other = has.pages.segment_layer_bytes / has.pages.pages_per_segment
-        return max(int(short * per_token / other) + 1, segments * has.pages.pages_per_segment)
+        count = int(short * _token_bytes(needs) / _token_bytes(has)) + 1
+        return max(count, segments * has.pages.pages_per_segment)
 
     def _mapped(self) -> int:
-        return sum(one.pages.mapped_bytes for one in (self._full, self._window) if one is not None)
+        return sum(one.pages.mapped_bytes for one in self._ledgers)
+
+
+def _token_bytes(ledger: SlotLedger) -> float:
+    """Return the bytes of a token in all layers of a pool."""
+    return ledger.pages.segment_layer_bytes / ledger.pages.pages_per_segment

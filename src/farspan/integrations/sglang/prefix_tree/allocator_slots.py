@@ -32,7 +32,7 @@ class AllocatorSlots:
 
     def free_full(self, slots: torch.Tensor) -> None:
         """Take slots back of which window layers have nothing."""
-        self.allocator.free(slots.to(torch.int64))
+        self.free(slots)
 
     def free_window(self, slots: torch.Tensor) -> None:
         """Take back only what window layers have of slots."""
@@ -43,8 +43,12 @@ class AllocatorSlots:
         kept, given = kept.to(torch.int64), given.to(torch.int64)
         window = self.allocator.translate_loc_from_full_to_swa(given)
         self.allocator.set_full_to_swa_mapping(kept, window)
-        self.allocator.full_to_swa_index_mapping[given] = 0
-        self.allocator.full_attn_allocator.free(given)
+        self._free_moved(given)
+
+    def _free_moved(self, slots: torch.Tensor) -> None:
+        """Take slots back whose part of window layers other slots have now."""
+        self.allocator.full_to_swa_index_mapping[slots] = 0
+        self.allocator.full_attn_allocator.free(slots)
 
 
 class StrictAllocatorSlots(AllocatorSlots):
@@ -54,10 +58,6 @@ class StrictAllocatorSlots(AllocatorSlots):
         """Take slots back of which window layers have nothing."""
         self.allocator.free_full(slots.to(torch.int64))
 
-    def move_window(self, kept: torch.Tensor, given: torch.Tensor) -> None:
-        """See `AllocatorSlots`."""
-        kept, given = kept.to(torch.int64), given.to(torch.int64)
-        window = self.allocator.translate_loc_from_full_to_swa(given)
-        self.allocator.set_full_to_swa_mapping(kept, window)
-        self.allocator.clear_full_to_swa_mapping(given)
-        self.allocator.free_full(given)
+    def _free_moved(self, slots: torch.Tensor) -> None:
+        self.allocator.clear_full_to_swa_mapping(slots)
+        self.allocator.free_full(slots)

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from farspan.errors import KVError
 from farspan.integrations.sglang.prefix_tree.linear_cache import LinearCache
 from farspan.integrations.sglang.prefix_tree.prefix_rows import grown_prefix, token_array, tokens_between
-from farspan.integrations.sglang.prefix_tree.stretch import Place, join
+from farspan.integrations.sglang.prefix_tree.stretch import Place
 
 _MEMORY = "sglang.srt.mem_cache"
 
@@ -28,10 +27,7 @@ class CacheMethods16(LinearCache):
 
     def match_prefix(self, params: Any) -> Any:
         """Return the longest prefix of a key that can be used."""
-        key = params.key
-        if key.is_bigram:
-            raise KVError("farspan's prefix tree has no keys of token pairs")
-        hit = self.tree.match(token_array(key.token_ids)[: len(key)], key.extra_key)
+        hit = self._match(params.key, params.key.extra_key)
         return self.interface.MatchResult(
             device_indices=self._slots_of(hit.slots),
             last_device_node=hit.place,
@@ -81,24 +77,15 @@ class CacheMethods16(LinearCache):
 
     def _insert(self, req: Any, tokens: Any) -> Place:
         """Take a request's tokens from its place on into the tree and move its lock; return the place it has now."""
-        place, start = req.last_node, req.cache_protected_len
-        if place.position != start:
-            raise KVError(f"a request's tree has {place.position} of its tokens and SGLang counts {start}")
-        tokens = tokens[: len(tokens) // self.page_size * self.page_size]
-        pool = self.req_to_token_pool
-        row = pool.req_to_token[req.req_pool_idx, start : start + len(tokens)]
-        extended = self.tree.extend(
-            place,
-            tokens,
-            row,
-            req.kv.swa_evicted_seqlen,
+        return self._extend(
+            req.last_node,
+            req.cache_protected_len,
+            tokens[: len(tokens) // self.page_size * self.page_size],
+            req.req_pool_idx,
             req.extra_key,
+            window_from=req.kv.swa_evicted_seqlen,
             window_locked=not req.swa_prefix_lock_released,
         )
-        if extended.known:
-            slots = join(extended.slots).to(torch.int32)
-            pool.write((req.req_pool_idx, slice(start, start + extended.known)), slots)
-        return extended.place
 
     def _free_out_of_window(self, req: Any, stop: int) -> None:
         """Free what window layers need no more of a request's own tokens, where SGLang is set to do so this early."""

@@ -12,7 +12,7 @@ from farspan.integrations.sglang.prefix_tree.allocator_slots import StrictAlloca
 from farspan.integrations.sglang.prefix_tree.linear_cache import LinearCache
 from farspan.integrations.sglang.prefix_tree.linear_tree import FoundPrefix
 from farspan.integrations.sglang.prefix_tree.prefix_rows import token_array
-from farspan.integrations.sglang.prefix_tree.stretch import Place, join
+from farspan.integrations.sglang.prefix_tree.stretch import Place
 
 _SRT = "sglang.srt"
 
@@ -69,23 +69,19 @@ class CacheMethods23(LinearCache):
         stop = up_to // self.page_size * self.page_size
         if stop <= start:
             return
-        place, lock = req.last_node, req.lock
-        if place.position != start or lock is None:
-            raise KVError(f"a request's tree has {place.position} of its tokens and SGLang counts {start}")
-        rows = self.req_to_token_pool
-        extended = self.tree.extend(
-            place,
+        lock = req.lock
+        if lock is None:
+            raise KVError(f"a request without a lock goes on from {start} of its tokens")
+        req.last_node = self._extend(
+            req.last_node,
+            start,
             token_array(req.full_untruncated_fill_ids)[start:stop],
-            rows.req_to_token[row.req_pool_idx, start:stop],
-            row.get_evicted_seqlen(window),
+            row.req_pool_idx,
             (req.extra_key, req.cache_salt),
+            window_from=row.get_evicted_seqlen(window),
             window_locked=not lock.swa_released,
         )
-        if extended.known:
-            slots = join(extended.slots).to(torch.int32)
-            rows.write((row.req_pool_idx, slice(start, start + extended.known)), slots)
-        req.last_node = extended.place
-        req.lock = self.interface.TreeLock(extended.place, lock.receipt)
+        req.lock = self.interface.TreeLock(req.last_node, lock.receipt)
         row.cache_protected_len = stop
         row.cache_inserted_len = max(row.cache_inserted_len, stop)
 
@@ -115,10 +111,7 @@ class CacheMethods23(LinearCache):
         return self.root_node
 
     def _find(self, key: Any) -> FoundPrefix:
-        if key.is_bigram:
-            raise KVError("farspan's prefix tree has no keys of token pairs")
-        tokens = token_array(key.token_ids)[: len(key)]
-        return self.tree.match(tokens, (key.extra_key, key.cache_salt))
+        return self._match(key, (key.extra_key, key.cache_salt))
 
     def _free_out_of_window(self, req: Any, stop: int) -> None:
         """Free what window layers need no more of a request's own tokens, where SGLang is set to do so this early."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
 
+from farspan.errors import KVError
 from farspan.integrations.sglang.prefix_tree.allocator_slots import AllocatorSlots
-from farspan.integrations.sglang.prefix_tree.linear_tree import LinearTree
-from farspan.integrations.sglang.prefix_tree.stretch import join
+from farspan.integrations.sglang.prefix_tree.linear_tree import FoundPrefix, LinearTree, Tokens
+from farspan.integrations.sglang.prefix_tree.prefix_rows import token_array
+from farspan.integrations.sglang.prefix_tree.stretch import Place, join
 from farspan.integrations.sglang.prefix_tree.tree_checks import check_tree_counts
 
 
@@ -118,6 +121,44 @@ class LinearCache:
         for node in self.tree.nodes():
             window = sum(span.stop - span.start for span in node.spans)
             print(f"tokens {node.start}-{node.end}, locks {node.locks}, in window layers {window}")
+
+    def _match(self, key: Any, namespace: Hashable) -> FoundPrefix:
+        """Return the longest prefix of SGLang's key that can be used."""
+        if key.is_bigram:
+            raise KVError("farspan's prefix tree has no keys of token pairs")
+        return self.tree.match(token_array(key.token_ids)[: len(key)], namespace)
+
+    def _extend(
+        self,
+        place: Place,
+        start: int,
+        tokens: Tokens,
+        row: int,
+        namespace: Hashable,
+        *,
+        window_from: int,
+        window_locked: bool,
+    ) -> Place:
+        """Take tokens behind a request's place into the tree and move its lock; return the place it has now.
+
+        Args:
+            place: The request's, at position `start` as SGLang counts.
+            start: Where its tokens go on.
+            tokens: Whole pages of them.
+            row: The request's, which gets the tree's slots for what the tree held already.
+            namespace: See `LinearTree.extend`.
+            window_from: Likewise.
+            window_locked: Likewise.
+        """
+        if place.position != start:
+            raise KVError(f"a request's tree has {place.position} of its tokens and SGLang counts {start}")
+        pool = self.req_to_token_pool
+        slots = pool.req_to_token[row, start : start + len(tokens)]
+        extended = self.tree.extend(place, tokens, slots, window_from, namespace, window_locked=window_locked)
+        if extended.known:
+            known = join(extended.slots).to(torch.int32)
+            pool.write((row, slice(start, start + extended.known)), known)
+        return extended.place
 
     def _slots_of(self, pieces: list[torch.Tensor]) -> torch.Tensor:
         """Return slots as SGLang has them."""
