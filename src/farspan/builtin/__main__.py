@@ -134,9 +134,10 @@ def serve(
     try:
         import uvicorn
 
+        from farspan.builtin.child_process import KEY_VARIABLE
         from farspan.builtin.engine_client import EngineClient
         from farspan.builtin.engine_start import EngineProcess
-        from farspan.builtin.gate import KEY_VARIABLE, access_rules
+        from farspan.builtin.gate import access_rules
         from farspan.builtin.server import create_app
         from farspan.builtin.server_tokenizer import ChatTokenizer
     except ModuleNotFoundError as error:
