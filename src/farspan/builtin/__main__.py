@@ -130,7 +130,7 @@ def serve(
 
     Set FARSPAN_API_KEY to require that key of every request but GET /health.
     """
-    read_config(folder)  # says what is wrong with a folder before torch takes its second to load
+    read_config(folder)  # says what is wrong with a folder before anything of size is imported
     try:
         import uvicorn
 
@@ -176,9 +176,10 @@ def serve(
     }
     listener = _listen(host, port)
     with EngineProcess(asked) as process:
+        tokenizer = ChatTokenizer(folder)  # read while the engine loads
         about = process.wait_until_ready()
         engine = EngineClient(process.connection, about, process.end)
-        app = create_app(engine, ChatTokenizer(folder), name, rules)
+        app = create_app(engine, tokenizer, name, rules)
         address, taken = listener.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         log = StartLog()
