@@ -1,6 +1,7 @@
 """The server and the engine are two processes: each tells the truth of the other, and neither outlives it."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -163,3 +164,14 @@ def test_the_key_is_in_no_other_process(probe_folder: Path) -> None:
     finally:
         process.terminate()
         process.wait(timeout=20)
+
+
+def test_a_tokenizer_is_read_before_the_weights_are_there(probe_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(probe_folder, folder)
+    (folder / "tokenizer.json").unlink()
+    process = start(folder)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert "has no tokenizer.json" in said
+    assert "weights of" not in said, "nobody waits for weights that nothing will be asked of"

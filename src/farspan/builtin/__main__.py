@@ -130,13 +130,14 @@ def serve(
 
     Set FARSPAN_API_KEY to require that key of every request but GET /health.
     """
-    read_config(folder)  # says what is wrong with a folder before torch takes its second to load
+    read_config(folder)  # says what is wrong with a folder before anything of size is imported
     try:
         import uvicorn
 
+        from farspan.builtin.child_process import KEY_VARIABLE
         from farspan.builtin.engine_client import EngineClient
         from farspan.builtin.engine_start import EngineProcess
-        from farspan.builtin.gate import KEY_VARIABLE, access_rules
+        from farspan.builtin.gate import access_rules
         from farspan.builtin.server import create_app
         from farspan.builtin.server_tokenizer import ChatTokenizer
     except ModuleNotFoundError as error:
@@ -175,9 +176,10 @@ def serve(
     }
     listener = _listen(host, port)
     with EngineProcess(asked) as process:
+        tokenizer = ChatTokenizer(folder)  # read while the engine loads
         about = process.wait_until_ready()
         engine = EngineClient(process.connection, about, process.end)
-        app = create_app(engine, ChatTokenizer(folder), name, rules)
+        app = create_app(engine, tokenizer, name, rules)
         address, taken = listener.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         log = StartLog()

@@ -1,18 +1,18 @@
 """`python -m farspan.builtin.engine_process`: the process in which the built-in engine loads and runs.
 
-Started by `farspan.builtin.engine_client`, which it speaks to over a socket (`farspan.builtin.engine_channel`). It has
+Started by `farspan.builtin.engine_start`; speaks to the server over a socket (`farspan.builtin.engine_channel`). It has
 an interpreter of its own, so that the server answers whatever the engine does.
 """
 
 from __future__ import annotations
 
 import gc
-import signal
 import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from farspan.builtin.child_process import leave_signals_to_the_server
 from farspan.builtin.engine_channel import EngineChannel, pack_error
 from farspan.builtin.startlog import StartLog
 from farspan.errors import CheckpointError, FarspanError, InputError, install_command
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Load an engine and run it until the server closes the socket."""
-    _leave_signals_to_the_server()  # whose end is ours, however it comes
+    leave_signals_to_the_server()  # whose end is ours, however it comes
     channel = EngineChannel(socket.socket(fileno=int(sys.argv[1])))
     asked = channel.receive()
     if asked is None:
@@ -85,11 +85,6 @@ def load_engine(asked: dict[str, Any]) -> InferenceEngine:
 def _kv_options(asked: dict[str, Any]) -> KVOptions:
     budget = asked["budget"]
     return KVOptions(**{**asked, "budget": None if budget is None else BudgetSettings(**budget)})
-
-
-def _leave_signals_to_the_server() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

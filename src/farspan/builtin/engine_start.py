@@ -5,36 +5,29 @@ Needs no torch, and shares no interpreter with the engine: a step that holds one
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
+from farspan.builtin.child_process import end_with_the_server, start_process
 from farspan.builtin.engine_channel import EngineChannel, unpack_error
-from farspan.builtin.gate import environment_without_key
 from farspan.errors import FarspanError
 
-ENGINE_COMMAND: tuple[str, ...] = (sys.executable, "-m", "farspan.builtin.engine_process")
-_PR_SET_PDEATHSIG = 1
 _END_S = 5.0
 
 
 def _end_with(server: int) -> Callable[[], None]:
-    """Return what the kernel is told between fork and exec: kill this process when the server dies, however it does.
+    """Return what a process does between fork and exec, so that it ends with the server.
 
     Said any later, a server that is killed while Python starts would leave a process that loads a model for nobody.
     """
-    libc = ctypes.CDLL(None)
 
     def prepare() -> None:
-        if hasattr(libc, "prctl"):
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_the_server()
         if os.getppid() != server:  # it died before the line above
             os._exit(1)
 
@@ -72,16 +65,9 @@ class EngineProcess:
     """
 
     def __init__(self, asked: dict[str, Any]) -> None:
-        self.connection, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [*ENGINE_COMMAND, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                preexec_fn=_end_with(os.getpid()),
-                env=environment_without_key(),
-            )
+        self.connection, self._process = start_process(
+            "farspan.builtin.engine_process", socket.SOCK_STREAM, before=_end_with(os.getpid())
+        )
         self._channel = EngineChannel(self.connection)
         self._channel.send(asked)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -16,7 +15,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from farspan.builtin.answers import error_body
 from farspan.errors import InputError
 
-KEY_VARIABLE = "FARSPAN_API_KEY"
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _Headers = list[tuple[bytes, bytes]]
 
@@ -70,11 +68,6 @@ def access_rules(key: bytes | None, address: str, allowed_hosts: str | None = No
     if key is None and _is_loopback(address):
         return AccessRules(None, frozenset({"localhost", _plain(address)}))
     return AccessRules(key)
-
-
-def environment_without_key() -> dict[str, str]:
-    """Return this process's environment for one that has no need of the key."""
-    return {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
 
 
 class AccessGate:

@@ -157,7 +157,6 @@ class EngineRunner:
             stuck = busy and self._stepped and self._engine.num_running == 0
             wait = _NO_ROOM_POLL_S if stuck else None if busy else self._engine.tick()
             self._stepped = False
-            self._publish_state()
             try:
                 command = self._commands.get(block=stuck or not busy, timeout=wait)
             except queue.Empty:
@@ -167,6 +166,7 @@ class EngineRunner:
             if command is None:
                 return False
             command()
+            self._publish_state()
 
     def _note_started(self) -> None:
         for begun in self._in_flight.values():

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
@@ -39,19 +39,14 @@ _GONE = Response(status_code=499)  # nobody reads it
 Result = TypeVar("Result")
 
 
-class TextPiece:
+class TextPiece(NamedTuple):
     """What the text of an answer gained with one token."""
 
-    __slots__ = ("cached_tokens", "finish_reason", "text", "token_id", "tokens")
-
-    def __init__(
-        self, text: str, tokens: int, finish_reason: str | None, cached_tokens: int, token_id: int
-    ) -> None:
-        self.text = text
-        self.tokens = tokens
-        self.finish_reason = finish_reason
-        self.cached_tokens = cached_tokens
-        self.token_id = token_id
+    text: str
+    tokens: int
+    finish_reason: str | None
+    cached_tokens: int
+    token_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,11 +243,8 @@ class EventStream(StreamingResponse):
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Send the events; leave off, and end what makes them, when the client goes away."""
         with closing(self._tokens):
-            await self._send_events(receive, send)
-
-    async def _send_events(self, receive: Receive, send: Send) -> None:
-        async with aclosing(self._events):  # type: ignore[type-var]
-            await _until_gone(receive, self.stream_response(send))
+            async with aclosing(self._events):  # type: ignore[type-var]
+                await _until_gone(receive, self.stream_response(send))
 
 
 async def _events(

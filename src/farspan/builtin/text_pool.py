@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from farspan.builtin.bodies import ReceivedBody
-from farspan.builtin.gate import environment_without_key
+from farspan.builtin.child_process import start_process
 from farspan.builtin.text_jobs import TextJob
 from farspan.errors import FarspanError
 
@@ -170,17 +169,10 @@ class _TextWorker:
     """One process and the socket to it."""
 
     def __init__(self, arguments: tuple[str, ...]) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket, self.process = start_process(
+            "farspan.builtin.text_worker", socket.SOCK_SEQPACKET, arguments
+        )
         self._socket.setblocking(False)
-        command = [sys.executable, "-m", "farspan.builtin.text_worker", str(theirs.fileno()), *arguments]
-        with theirs:
-            self.process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=environment_without_key(),
-            )
 
     async def ask(self, job: TextJob, body: ReceivedBody) -> mmap.mmap:
         """Return the reply file's content.

@@ -8,12 +8,10 @@ the header, and the payload.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import mmap
 import os
 import resource
-import signal
 import socket
 import sys
 import time
@@ -23,12 +21,12 @@ from typing import Any
 import numpy as np
 import orjson
 
+from farspan.builtin.child_process import end_with_the_server, leave_signals_to_the_server
 from farspan.builtin.server_tokenizer import ChatTokenizer
 from farspan.builtin.text_jobs import TextJob, TextReply, TextWork
 from farspan.errors import FarspanError
 from farspan.models.template_deadline import TemplateTimeoutError
 
-_PR_SET_PDEATHSIG = 1
 _BASE_BYTES = 2 * 2**30
 _BYTES_PER_BODY_BYTE = 48  # a tokenizer keeps about 200 bytes a token of a text
 _WRITE_BYTES = 2**30
@@ -39,10 +37,8 @@ _START_PROCESSOR_S = 120.0  # reading the tokenizer and the template
 def main() -> None:
     """Serve jobs until the server closes the socket."""
     descriptor, folder, vocab_size, max_model_len, limit, base_s = sys.argv[1:]
-    if hasattr(ctypes.CDLL(None), "prctl"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the server's to handle, which ends us
+    end_with_the_server()
+    leave_signals_to_the_server()
     most = _BASE_BYTES + _BYTES_PER_BODY_BYTE * int(limit)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # SIGXCPU would write one, with what clients sent

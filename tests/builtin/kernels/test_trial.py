@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from dummy_models import write_config
 from farspan.builtin.kernels import choose_operations as choosing
-from farspan.builtin.kernels import trial
+from farspan.builtin.kernels import trial, trial_program
 from farspan.builtin.kernels.operations import Operations
 from farspan.builtin.kernels.trial import try_kernels
 from farspan.builtin.model_config import read_config
@@ -70,3 +72,36 @@ def test_the_program_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     refused = try_kernels(write_config(tmp_path / "rank"), CPU, torch.float32)
     assert refused is not None
     assert set(refused) <= {"attend_pages", "write_heads"}
+
+
+@pytest.mark.parametrize(
+    ("moe", "left_out", "tried"),
+    [
+        (True, [], ["cudnn_attention", "grouped_product"]),
+        (True, ["cudnn_attention"], ["grouped_product"]),
+        (False, [], ["cudnn_attention"]),
+    ],
+)
+def test_libraries_are_tried_on_a_gpu_where_the_model_uses_them(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    moe: bool,
+    left_out: list[str],
+    tried: list[str],
+) -> None:
+    config = read_config(write_config(tmp_path / "rank"))
+    config = replace(config, layers=tuple(replace(layer, moe=moe) for layer in config.layers))
+    called = []
+    monkeypatch.setattr(trial_program, "read_config", lambda _: config)
+    for name in ("TritonOperations", "Operations"):
+        monkeypatch.setattr(trial_program, name, lambda *_: None)
+    monkeypatch.setattr(trial_program, "list_checks", lambda *_: ())
+    monkeypatch.setattr(trial_program, "cudnn_is_right", lambda *_: called.append("cudnn_attention"))
+    monkeypatch.setattr(trial_program, "grouped_product_works", lambda *_: called.append("grouped_product"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    assert trial_program.main(tmp_path, torch.device("cuda"), torch.bfloat16, left_out) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    lines = [line for name in tried for line in ({"trying": name}, {"tried": name})]
+    assert said == [*lines, {"finished": True}]
+    assert called == tried

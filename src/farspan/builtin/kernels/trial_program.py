@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from farspan.builtin.kernels.operation_checks import find_problem, list_checks
 from farspan.builtin.kernels.operations import Operations
 from farspan.builtin.kernels.trial import CUDNN_ATTENTION, GROUPED_PRODUCT, device_answers
 from farspan.builtin.kernels.triton_operations import TritonOperations
-from farspan.builtin.model_config import read_config
+from farspan.builtin.model_config import LlamaConfig, read_config
 
 
 def main(folder: Path, device: torch.device, dtype: torch.dtype, left_out: list[str]) -> int:
@@ -35,19 +36,28 @@ def main(folder: Path, device: torch.device, dtype: torch.dtype, left_out: list[
                 left_out.append(check.name)
                 if not device_answers(device):
                     return 3
-        # What these answer is asked again where it is used; here they only show that they harm nobody.
-        if CUDNN_ATTENTION not in left_out and device.type == "cuda":
-            _say(trying=CUDNN_ATTENTION)
-            cudnn_is_right(device, dtype, config.head_dim)
-            torch.cuda.synchronize(device)
-            _say(tried=CUDNN_ATTENTION)
-        if GROUPED_PRODUCT not in left_out and device.type == "cuda":
-            _say(trying=GROUPED_PRODUCT)
-            grouped_product_works(device, dtype, config.hidden_size, config.intermediate_size)
-            torch.cuda.synchronize(device)
-            _say(tried=GROUPED_PRODUCT)
+        if device.type == "cuda":
+            for name, run in _list_libraries(config, device, dtype):
+                if name not in left_out:
+                    _say(trying=name)
+                    run()
+                    torch.cuda.synchronize(device)
+                    _say(tried=name)
     _say(finished=True)
     return 0
+
+
+def _list_libraries(
+    config: LlamaConfig, device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """Yield what is tried of torch's own libraries.
+
+    What these answer is asked again where it is used; here they only show that they harm nobody.
+    """
+    yield CUDNN_ATTENTION, lambda: cudnn_is_right(device, dtype, config.head_dim)
+    if any(layer.moe for layer in config.layers):
+        hidden, width = config.hidden_size, config.intermediate_size
+        yield GROUPED_PRODUCT, lambda: grouped_product_works(device, dtype, hidden, width)
 
 
 def _say(**words: object) -> None:
