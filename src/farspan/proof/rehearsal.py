@@ -98,11 +98,6 @@ class RehearsalOptions:
         """The rank's folder."""
         return self.folder / SHARD_FOLDER
 
-    @property
-    def needs_weights(self) -> bool:
-        """Whether the engine reads weights in any case, so that some are written."""
-        return not self.engine.dummy_weight_flags
-
     def all_settings(self) -> dict[str, Any]:
         """What a rehearsal can only be gone on with under the same."""
         return {
@@ -211,7 +206,7 @@ class _Rehearsal:
         ):
             return
         self.watcher.step(f"writing {options.shard.division.text} of {options.shard.whole.name}")
-        write_shard(options.shard, options.shard_folder, weights=options.needs_weights)
+        write_shard(options.shard, options.shard_folder)
 
     async def _serve(self, runtime: Runtime) -> None:
         """Start the rank, measure it, and end it."""
