@@ -22,6 +22,7 @@ from farspan.proof.keep_log import LOG_FILE
 from farspan.proof.rehearsal import RANK, RehearsalOptions, Rehearsed
 from farspan.proof.rehearsal_report import RehearsalReport, report_rehearsal
 from farspan.reports.write_report import Format
+from farspan.sizes import format_tokens
 from farspan.verbs.rehearse import RehearsalCommands, rehearsal_options
 from run_folders import write_run
 from samples import make_result
@@ -122,7 +123,9 @@ def _options(folder: Path, **settings: Any) -> RehearsalOptions:
     return rehearsal_options(SCOUT, **given)
 
 
-def _judge(options: RehearsalOptions, log: str, *, keep: bool = False) -> RehearsalReport:
+def _judge(
+    options: RehearsalOptions, log: str, *, keep: bool = False, slower: float = 1.0
+) -> RehearsalReport:
     """Judge a rehearsal of which the run and the log are there."""
     from farspan.models.shard.write_shard import write_shard
 
@@ -134,8 +137,8 @@ def _judge(options: RehearsalOptions, log: str, *, keep: bool = False) -> Rehear
             make_result(
                 context=context,
                 prompt_tokens=context,
-                ttft_s=ttft,
-                itl_s=Gaps(itl, itl, itl),
+                ttft_s=ttft * slower,
+                itl_s=Gaps(itl * slower, itl * slower, itl * slower),
                 output_tokens=2,
             )
             for context, (ttft, itl) in times.items()
@@ -202,6 +205,16 @@ def test_what_is_off_its_plan_is_named(tmp_path: Path) -> None:
     assert "weights, GiB a GPU" in report.page.claim
     assert not report.result.within
     assert report.exit_code == 0, "a plan that is off is a finding, not a failure"
+
+
+def test_times_that_are_off_their_plan_are_named(tmp_path: Path) -> None:
+    options = _options(tmp_path / "out", context=5_242_880, engine_flags=["--gpu-memory-utilization", "0.9"])
+    report = _judge(options, _LOG, slower=2.0)
+    for row in report.result.times:
+        assert (row.ttft_within, row.itl_within) == (False, False)
+        assert f"first token of {format_tokens(row.context)}" in report.page.claim
+        assert f"time between tokens at {format_tokens(row.context)}" in report.page.claim
+    assert not report.result.within
 
 
 def test_without_a_gpu_it_says_what_it_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,6 @@ class FigureKind(StrEnum):
     MEMORY = "memory"  # GiB of one GPU
     ROOM = "room"  # tokens or requests that the memory for KV holds
     SETTING = "setting"  # follows from the arguments alone
-    TIME = "time"  # seconds
 
 
 @dataclass(frozen=True, slots=True)
