@@ -20,7 +20,7 @@ from farspan.launch.runtime import Runtime
 from farspan.launch.serve import ServeWatcher
 from farspan.launch.server_records import StateFolder
 from farspan.measurement.progress import Watcher
-from farspan.models.config import load_model, read_model_config
+from farspan.models.config import read_model_config, spec_from_config
 from farspan.models.shard.division import Division
 from farspan.models.shard.rank_config import RankShard, shard_config
 from farspan.models.shard.toy import toy_config
@@ -226,10 +226,8 @@ def rehearsal_options(
         )
     answer = parse_tokens(str(output_tokens))
     node = None if toy else _node(gpus)
-    spec = load_model(
-        model, weights=weights or "", allow_network=not offline, ignore_fields=tuple(ignore_fields)
-    )
     config, name = read_model_config(model, weights=weights or "", allow_network=not offline)
+    spec = spec_from_config(config, name, model, ignore_fields=tuple(ignore_fields))
     at_hand = max(1, (node.count if node is not None and node.count > 1 else _USUAL_TP * pp) // pp)
     ranks = tp if tp is not None else spec.largest_tp(at_hand)
     if toy:
