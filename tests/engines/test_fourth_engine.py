@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from farspan.cli.main import group
 from farspan.diagnosis.knowledge import all_rules, knowledge
 from farspan.engines.registry import ENGINE_MODULES, get_engine
-from farspan.errors import NotFoundError
+from farspan.errors import NotFoundError, UnsupportedError
 from farspan.measurement.observe.series import read_series
 from farspan.models.probe import write_probe
 from farspan.reports.report_run import load_report_runs
@@ -78,6 +78,12 @@ def test_serve_makes_its_command_and_manifest() -> None:
     assert "path: /alive" in manifest
     refused = farspan(*serve, "--", "--turbo")
     assert "toy has no --turbo" in str(refused.exception)
+
+
+def test_rehearse_refuses_it_as_it_always_reads_weights() -> None:
+    refused = farspan("rehearse", *SCOUT, "--engine", "toy", "--tp", "8", "--dry-run")
+    assert isinstance(refused.exception, UnsupportedError)
+    assert "reads weights in any case" in str(refused.exception)
 
 
 def test_bench_reads_its_name_its_limit_and_its_metrics(tmp_path: Path) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
 from farspan.diagnosis.examine import read_server_state
-from farspan.engines.engine import FigureKind
 from farspan.engines.logs.server_state import Hints
 from farspan.engines.registry import get_engine
 from farspan.errors import InputError
 from farspan.hardware.catalog import find_gpu
-from farspan.launch.observed_server import ObservedServer, ObservedTime, calibrate, compare
+from farspan.launch.observed_server import MEMORY, ObservedServer, ObservedTime, calibrate
+from farspan.launch.validation import ValidatedFigure, compare_start
 from farspan.models.config import load_model
 from farspan.planner.build_document import build_engine
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -50,28 +51,21 @@ def _seen(plan: EnginePlan, *, lost_gib: float = 0.0, slower: float = 1.0) -> Ob
     )
 
 
-def test_rows_of_memory_and_times() -> None:
+def _rows(plan: EnginePlan, figures: Mapping[str, float]) -> dict[str, ValidatedFigure]:
+    found = compare_start(get_engine("vllm"), build_engine(65_536, plan), figures, MEMORY)
+    return {row.what: row for row in found}
+
+
+def test_rows_of_memory() -> None:
     plan = _planned(REQUEST)
-    timed = [build_engine(length, _planned(REQUEST.at(length))) for length in (16_384, 32_768)]
-    rows = {row.what: row for row in compare(build_engine(65_536, plan), _seen(plan), timed)}
+    rows = _rows(plan, _seen(plan).figures)
     assert rows["weights, GiB a GPU"].within
     assert rows["KV memory, GiB a GPU"].within
     assert not rows["CUDA graphs, GiB a GPU"].within
     assert rows["CUDA graphs, GiB a GPU"].difference_percent == pytest.approx(-50)
-    times = [row for row in rows.values() if row.kind is FigureKind.TIME]
-    assert len(times) == 6
-    assert all(row.within for row in times)
-    slower = compare(build_engine(65_536, plan), _seen(plan, lost_gib=2.0, slower=1.2), timed)
-    assert [row.within for row in slower if row.kind is FigureKind.TIME] == [False] * 6
-    room = next(row for row in slower if row.what.startswith("KV memory"))
+    room = _rows(plan, _seen(plan, lost_gib=2.0).figures)["KV memory, GiB a GPU"]
     assert not room.within
     assert room.difference_gib == pytest.approx(2.0, abs=0.01)
-
-
-def test_a_length_that_was_not_planned_has_no_row() -> None:
-    plan = _planned(REQUEST)
-    rows = compare(build_engine(65_536, plan), _seen(plan))
-    assert len([row for row in rows if row.kind is FigureKind.TIME]) == 2
 
 
 def test_what_was_seen_comes_back_in_the_next_plan() -> None:
@@ -90,15 +84,7 @@ def test_what_was_seen_comes_back_in_the_next_plan() -> None:
         assert time.itl_s is not None
         assert planned.ttft_expected_s == pytest.approx(time.ttft_s, rel=0.02)
         assert planned.itl_expected_s == pytest.approx(time.itl_s, rel=0.02)
-    rows = compare(
-        build_engine(65_536, again),
-        seen,
-        [
-            build_engine(length, _planned(replace(REQUEST, calibrations=(found,), context=length)))
-            for length in (16_384, 32_768)
-        ],
-    )
-    assert all(row.within for row in rows)
+    assert all(row.within for row in _rows(again, seen.figures).values())
 
 
 def test_an_eager_step_is_launches() -> None:
@@ -143,8 +129,6 @@ def test_the_parts_of_a_profile_run_are_rows() -> None:
     )
     for text, within in zip(lines, (True, False), strict=True):
         figures = read_server_state([text.encode()], Hints()).figures
-        rows = {
-            row.what: row for row in compare(build_engine(65_536, _planned(REQUEST)), ObservedServer(figures))
-        }
+        rows = _rows(_planned(REQUEST), figures)
         assert rows["peak of the largest step, GiB a GPU"].within is within
         assert "outside torch, GiB a GPU" in rows

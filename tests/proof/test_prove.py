@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
 import farspan
+from campaign_program import CampaignProgram
 from farspan.errors import InputError, NetworkError, NotFoundError
 from farspan.measurement.runs.run_folder import load_run
 from farspan.proof.campaign import STATE_FILE, Campaign, Step
-from processes import started_with
 from scripted import Script, serve_in_thread
 
-ROOT = Path(__file__).resolve().parents[2]
 CONTEXTS = (1000, 2000)
 DEPTHS = (0.1, 0.9)
 
@@ -32,79 +24,25 @@ def recall(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return farspan.probe(tmp_path_factory.mktemp("prove") / "recall", heads=2, kv_heads=2).folder
 
 
-class Prove:
-    """The farspan program with a campaign of three engines, the last of which cannot start."""
-
-    def __init__(self, folder: Path, recall: Path) -> None:
-        self.out = folder / "out"
-        self._recall = recall
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT / "src"),
-            "XDG_STATE_HOME": str(folder / "state"),
-        }
-        self.records = folder / "state" / "farspan" / "servers"
-
-    def start(self, *more: str) -> subprocess.Popen[str]:
-        words = (
-            "--engines", "a=builtin,b=builtin,c=builtin", "--flags", "c=--dtype float8", "--runtime", "local", "--gpus",
-            "none", "--contexts", "1k,2k", "--depths", "0.1,0.9", "--output-tokens", "16", "--concurrency", "2",
-            "--port", "0", "-o", str(self.out),
-        )  # fmt: skip
-        return subprocess.Popen(
-            [sys.executable, "-m", "farspan", "prove", str(self._recall), *words, *more],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def end_when(self, is_time: Callable[[], bool], number: signal.Signals) -> str:
-        """Start it, send a signal at a moment, and see that nothing of it stays."""
-        process = self.start()
-        try:
-            wait(is_time, process)
-            process.send_signal(number)
-            _, err = process.communicate(timeout=40)
-        finally:
-            process.kill()
-        assert process.returncode == (130 if number == signal.SIGINT else -number), err
-        assert "Traceback" not in err
-        wait(lambda: not self.servers())
-        return err
-
-    def servers(self) -> list[psutil.Process]:
-        return started_with("farspan.builtin", str(self._recall))
-
-    def state(self) -> dict[str, dict[str, Any]]:
-        path = self.out / STATE_FILE
-        document = json.loads(path.read_bytes()) if path.exists() else {"engines": []}
-        return {engine["name"]: engine for engine in document["engines"]}
-
-    def sent(self, name: str) -> int:
-        path = self.out / name / "requests.jsonl"
-        return len(path.read_bytes().splitlines()) if path.exists() else 0
-
-
-def wait(is_time: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + 120
-    while not is_time():
-        assert time.monotonic() < deadline, "it did not come to that"
-        if process is not None and process.poll() is not None:
-            pytest.fail(f"it ended before: {process.communicate()[1]}")
-        time.sleep(0.01)
+def a_campaign(folder: Path, recall: Path) -> CampaignProgram:
+    """A campaign of three engines, the last of which cannot start."""
+    return CampaignProgram(
+        folder, "prove", str(recall), "--engines", "a=builtin,b=builtin,c=builtin", "--flags", "c=--dtype float8",
+        "--runtime", "local", "--gpus", "none", "--contexts", "1k,2k", "--depths", "0.1,0.9", "--output-tokens", "16",
+        "--concurrency", "2", "--port", "0", checkpoint=recall,
+    )  # fmt: skip
 
 
 def test_killed_at_every_step_it_goes_on_and_leaves_nothing(tmp_path: Path, recall: Path) -> None:
-    prove = Prove(tmp_path, recall)
+    prove = a_campaign(tmp_path, recall)
     prove.end_when(lambda: len(prove.servers()) == 2, signal.SIGKILL)  # the guard and the server: it starts
-    assert prove.state()["a"]["steps"] == []
+    assert prove.progress()["a"]["steps"] == []
     err = prove.end_when(lambda: prove.sent("a") >= 1, signal.SIGINT)
     assert "the same command goes on" in err
-    prove.end_when(lambda: prove.state().get("a", {}).get("steps") == ["measured"], signal.SIGKILL)
+    prove.end_when(lambda: prove.progress().get("a", {}).get("steps") == ["measured"], signal.SIGKILL)
     a = load_run(prove.out / "a").results
     prove.end_when(lambda: prove.sent("b") >= 1, signal.SIGKILL)
-    assert prove.state()["a"]["steps"] == ["measured", "loaded", "examined"]
+    assert prove.progress()["a"]["steps"] == ["measured", "loaded", "examined"]
     process = prove.start("--json")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
@@ -233,6 +171,15 @@ def test_what_cannot_be_proven_is_said_before_anything_starts(recall: Path, tmp_
     with pytest.raises(InputError, match="neither a model nor --url"):
         farspan.prove(contexts="1k", output=tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_seed_of_zero_is_a_seed(tmp_path: Path) -> None:
+    with Campaign(tmp_path / "c", {}, 0) as campaign:
+        assert campaign.seed == 0
+    with Campaign(tmp_path / "fresh", {}, None) as campaign:
+        seed = campaign.seed
+    with Campaign(tmp_path / "fresh", {}, None) as again:
+        assert again.seed == seed
 
 
 def test_a_campaign_is_gone_on_with_as_it_was(tmp_path: Path) -> None:

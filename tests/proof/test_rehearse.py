@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import farspan
+from campaign_program import CampaignProgram
 from farspan.errors import InputError, UnsupportedError
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.runs.result import Gaps
 from farspan.measurement.runs.run_folder import load_run
 from farspan.planner.calibration_store import load_calibrations
-from farspan.proof.campaign import STATE_FILE, EngineProgress
+from farspan.proof.campaign import EngineProgress
 from farspan.proof.keep_log import LOG_FILE
 from farspan.proof.rehearsal import RANK, RehearsalOptions, Rehearsed
 from farspan.proof.rehearsal_report import RehearsalReport, report_rehearsal
 from farspan.reports.write_report import Format
+from farspan.sizes import format_tokens
 from farspan.verbs.rehearse import RehearsalCommands, rehearsal_options
-from processes import started_with
 from run_folders import write_run
 from samples import make_result
 
@@ -35,72 +31,15 @@ ROOT = Path(__file__).resolve().parents[2]
 SCOUT = "llama-4-scout"
 
 
-class Rehearsal:
-    """The farspan program with a toy rehearsal."""
-
-    def __init__(self, folder: Path) -> None:
-        self.out = folder / "out"
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT / "src"),
-            "XDG_STATE_HOME": str(folder / "state"),
-        }
-
-    def start(self, *more: str) -> subprocess.Popen[str]:
-        words = (
-            "rehearse", SCOUT, "--tp", "8", "--toy", "--contexts", "500,1k,2k", "--output-tokens", "4", "--seed", "7",
-            "-o", str(self.out),
-        )  # fmt: skip
-        return subprocess.Popen(
-            [sys.executable, "-m", "farspan", *words, *more],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def end_when(self, is_time: Callable[[], bool], number: signal.Signals) -> str:
-        """Start it, send a signal at a moment, and see that nothing of it stays."""
-        process = self.start()
-        try:
-            _wait(is_time, process)
-            process.send_signal(number)
-            _, err = process.communicate(timeout=40)
-        finally:
-            process.kill()
-        assert process.returncode == (130 if number == signal.SIGINT else -number), err
-        assert "Traceback" not in err
-        _wait(lambda: not self.servers())
-        return err
-
-    def servers(self) -> list[psutil.Process]:
-        return started_with("farspan.builtin", str(self.out / "shard"))
-
-    def progress(self) -> dict[str, Any]:
-        path = self.out / STATE_FILE
-        engines = json.loads(path.read_bytes())["engines"] if path.exists() else []
-        return engines[0] if engines else {"steps": []}
-
-    def sent(self) -> int:
-        path = self.out / RANK / "requests.jsonl"
-        return len(path.read_bytes().splitlines()) if path.exists() else 0
-
-
-def _wait(is_time: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + 120
-    while not is_time():
-        assert time.monotonic() < deadline, "it did not come to that"
-        if process is not None and process.poll() is not None:
-            pytest.fail(f"it ended before: {process.communicate()[1]}")
-        time.sleep(0.01)
-
-
 def test_killed_at_every_step_it_goes_on_and_leaves_nothing(tmp_path: Path) -> None:
-    toy = Rehearsal(tmp_path)
+    toy = CampaignProgram(
+        tmp_path, "rehearse", SCOUT, "--tp", "8", "--toy", "--contexts", "500,1k,2k", "--output-tokens", "4",
+        "--seed", "7", checkpoint="out/shard",
+    )  # fmt: skip
     toy.end_when(lambda: (toy.out / "shard" / "config.json").is_file(), signal.SIGKILL)
     toy.end_when(lambda: len(toy.servers()) == 2, signal.SIGKILL)  # the guard and the server: it starts
-    assert toy.progress()["steps"] == []
-    err = toy.end_when(lambda: toy.sent() >= 2, signal.SIGINT)
+    assert toy.progress()[RANK]["steps"] == []
+    err = toy.end_when(lambda: toy.sent(RANK) >= 2, signal.SIGINT)
     assert "the same command goes on" in err
     before = {one.job: one.ttft_s for one in load_run(toy.out / RANK).results}
     process = toy.start("--json")
@@ -120,11 +59,11 @@ def test_killed_at_every_step_it_goes_on_and_leaves_nothing(tmp_path: Path) -> N
     after = {one.job: one.ttft_s for one in load_run(toy.out / RANK).results}
     assert before.items() <= after.items()
     assert toy.servers() == []
-    assert toy.progress()["steps"] == ["measured", "examined"]
-    starts = toy.progress()["starts"]
+    assert toy.progress()[RANK]["steps"] == ["measured", "examined"]
+    starts = toy.progress()[RANK]["starts"]
     out, err = toy.start("--json").communicate(timeout=120)
     assert "measured before" in err
-    assert toy.progress()["starts"] == starts
+    assert toy.progress()[RANK]["starts"] == starts
     assert json.loads(out)["times"] == shown["times"]
     page = Path(shown["report"]["html"]).read_text()
     text = Path(shown["report"]["markdown"]).read_text()
@@ -184,7 +123,9 @@ def _options(folder: Path, **settings: Any) -> RehearsalOptions:
     return rehearsal_options(SCOUT, **given)
 
 
-def _judge(options: RehearsalOptions, log: str, *, keep: bool = False) -> RehearsalReport:
+def _judge(
+    options: RehearsalOptions, log: str, *, keep: bool = False, slower: float = 1.0
+) -> RehearsalReport:
     """Judge a rehearsal of which the run and the log are there."""
     from farspan.models.shard.write_shard import write_shard
 
@@ -196,8 +137,8 @@ def _judge(options: RehearsalOptions, log: str, *, keep: bool = False) -> Rehear
             make_result(
                 context=context,
                 prompt_tokens=context,
-                ttft_s=ttft,
-                itl_s=Gaps(itl, itl, itl),
+                ttft_s=ttft * slower,
+                itl_s=Gaps(itl * slower, itl * slower, itl * slower),
                 output_tokens=2,
             )
             for context, (ttft, itl) in times.items()
@@ -264,6 +205,16 @@ def test_what_is_off_its_plan_is_named(tmp_path: Path) -> None:
     assert "weights, GiB a GPU" in report.page.claim
     assert not report.result.within
     assert report.exit_code == 0, "a plan that is off is a finding, not a failure"
+
+
+def test_times_that_are_off_their_plan_are_named(tmp_path: Path) -> None:
+    options = _options(tmp_path / "out", context=5_242_880, engine_flags=["--gpu-memory-utilization", "0.9"])
+    report = _judge(options, _LOG, slower=2.0)
+    for row in report.result.times:
+        assert (row.ttft_within, row.itl_within) == (False, False)
+        assert f"first token of {format_tokens(row.context)}" in report.page.claim
+        assert f"time between tokens at {format_tokens(row.context)}" in report.page.claim
+    assert not report.result.within
 
 
 def test_without_a_gpu_it_says_what_it_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,20 @@ from farspan.models.spec import KvDtype
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+accept_nearest_version_option = click.option(
+    "--accept-nearest-version", is_flag=True, help="Plan an unknown version as the nearest."
+)
+ignore_field_option = click.option(
+    "--ignore-field",
+    "ignore_fields",
+    metavar="NAME",
+    multiple=True,
+    help="A field of the config that cannot change memory.",
+)
+no_calibration_option = click.option(
+    "--no-calibration", is_flag=True, help="Leave out what was calibrated on this machine."
+)
+offline_option = click.option("--offline", is_flag=True, help="Never ask the Hugging Face hub for a config.")
 _OPTIONS = (
     click.option("--tp", type=int, help="Tensor-parallel size.  [default: all GPUs]"),
     click.option(
@@ -35,14 +49,13 @@ _OPTIONS = (
         default="",
         help="The engine's version.  [default: the installed one for a local server, else the newest known]",
     ),
-    click.option("--accept-nearest-version", is_flag=True, help="Plan an unknown version as the nearest."),
-    click.option("--ignore-field", "ignore_fields", metavar="NAME", multiple=True,
-                 help="A field of the config that cannot change memory."),
+    accept_nearest_version_option,
+    ignore_field_option,
     click.option("--rope-scaling", default="", metavar="KIND:FACTOR", help="Reach further than the model: yarn:4."),
     click.option("--elastic", is_flag=True,
                  help="SGLang with farspan's plug-in: a KV cache that takes memory as requests come."),
-    click.option("--no-calibration", is_flag=True, help="Leave out what was calibrated on this machine."),
-    click.option("--offline", is_flag=True, help="Never ask the Hugging Face hub for a config."),
+    no_calibration_option,
+    offline_option,
 )  # fmt: skip
 
 

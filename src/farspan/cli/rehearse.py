@@ -10,7 +10,14 @@ from rich.console import Console
 
 from farspan.cli.options import EngineName, GpuNames, ModelName
 from farspan.cli.output import json_option, print_json
-from farspan.cli.plan_options import engine_flags_argument
+from farspan.cli.plan_options import (
+    accept_nearest_version_option,
+    engine_flags_argument,
+    ignore_field_option,
+    no_calibration_option,
+    offline_option,
+)
+from farspan.cli.start_options import force_option, ready_limit_option
 from farspan.models.config import WEIGHT_FORMATS
 from farspan.sizes import parse_token_list
 
@@ -90,14 +97,14 @@ Exit code: 0 the rank started and answered every prompt; 1 it did not; 2 bad inp
     help="Prompts before those that count.",
 )
 @click.option("--engine-version", default="", help="The engine's version.  [default: the installed one]")
-@click.option("--accept-nearest-version", is_flag=True, help="Plan an unknown version as the nearest.")
-@click.option("--force", is_flag=True, help="Start although it does not fit, or a flag breaks the plan.")
+@accept_nearest_version_option
+@force_option
 @click.option("--python", default="", help="Python, or conda environment, of the engine.  [default: this]")
 @click.option(
     "--port", default=0, type=click.IntRange(0, 65535), help="Port of the server.  [default: a free one]"
 )
 @click.option("--seed", type=int, help="Decides the prompts.  [default: a fresh one]")
-@click.option("--ready-limit", type=float, help="Longest start, s.  [default: 3 x planned + 600]")
+@ready_limit_option
 @click.option("--retry-failed", is_flag=True, help="Try a start, or prompts, again that failed before.")
 @click.option(
     "--metrics-interval",
@@ -106,15 +113,9 @@ Exit code: 0 the rank started and answered every prompt; 1 it did not; 2 bad inp
     show_default=True,
     help="Seconds between readings; 0 for none.",
 )
-@click.option(
-    "--ignore-field",
-    "ignore_fields",
-    metavar="NAME",
-    multiple=True,
-    help="A field of the config that cannot change memory.",
-)
-@click.option("--offline", is_flag=True, help="Never ask the Hugging Face hub for a config.")
-@click.option("--no-calibration", is_flag=True, help="Leave out what was calibrated on this machine.")
+@ignore_field_option
+@offline_option
+@no_calibration_option
 @click.option("--calibrate", is_flag=True, help="Keep what was fitted: plans on this machine use it.")
 @click.option(
     "--toy", is_flag=True, help="A small model of the same family on the CPU: the same steps, no GPU."

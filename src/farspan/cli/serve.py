@@ -12,6 +12,7 @@ from rich.console import Console
 from farspan.cli.options import EngineName, GpuNames, ModelName, RuntimeName
 from farspan.cli.output import json_option, print_json, terminal_width, wrap_command
 from farspan.cli.plan_options import engine_flags_argument, plan_options
+from farspan.cli.start_options import force_option, ready_limit_option
 from farspan.planner.remarks import Remarks
 from farspan.sizes import format_seconds
 
@@ -47,7 +48,7 @@ Exit code: 0 it answered; 1 it did not start, or ended; 2 bad input; 3 it does n
     "--gpus", type=GpuNames(), default="detect", help="GPUs of each machine: 8xH200, detect; none for a CPU."
 )
 @plan_options
-@click.option("--force", is_flag=True, help="Start although it does not fit, or a flag breaks the plan.")
+@force_option
 @click.option("--name", default="", help="Name of the server.  [default: from model and engine]")
 @click.option(
     "--served-model-name", default="", help="Name on the API.  [default: the hub id or folder name]"
@@ -59,7 +60,7 @@ Exit code: 0 it answered; 1 it did not start, or ended; 2 bad input; 3 it does n
 )
 @click.option("--if-exists", type=click.Choice(["refuse", "replace", "reuse"]), default="refuse")
 @click.option("--detach", is_flag=True, help="Return once it answers; it stays.")
-@click.option("--ready-limit", type=float, help="Longest start, s.  [default: 3 x planned + 600]")
+@ready_limit_option
 @click.option(
     "--disk-gbps", type=float, default=0.0, help="How fast weights are read, GB/s.  [default: 0.456]"
 )

@@ -54,7 +54,6 @@ class FigureKind(StrEnum):
     MEMORY = "memory"  # GiB of one GPU
     ROOM = "room"  # tokens or requests that the memory for KV holds
     SETTING = "setting"  # follows from the arguments alone
-    TIME = "time"  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class Engine(ABC):
         token_id_fields: Fields of a completion by which its answer's token ids come with its text, and nothing of the
             prompt; empty when there are none.
         dummy_weight_flags: What makes it fill weights with numbers of its own instead of reading them; empty when it
-            always reads them.
+            always reads them, and cannot be rehearsed.
         detailed_log: Variables that make its log tell the parts of its memory.
     """
 

@@ -1,19 +1,17 @@
-"""A plan beside what its server was seen to do: memory line by line, times by context, and what that teaches."""
+"""What a server was seen to do, and what that teaches the planner."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from farspan.engines.engine import FigureKind
 from farspan.engines.registry import get_engine
 from farspan.errors import InputError
-from farspan.launch.validation import Tolerance, ValidatedFigure, compare_start
+from farspan.launch.validation import Tolerance, compare_start
 from farspan.models.spec import KvDtype
 from farspan.planner.build_document import build_engine
 from farspan.planner.calibration import Calibration, kv_name
 from farspan.planner.calibration_fit import fit_decode, fit_prefill_shares
-from farspan.planner.document_records import EngineRecord
 from farspan.planner.ledger import Basis
 from farspan.planner.prefill_fit import PrefillPoint, fit_prefill
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -60,52 +58,6 @@ class ObservedServer:
 
     figures: Mapping[str, float]
     times: tuple[ObservedTime, ...] = ()
-
-
-def compare(
-    plan: EngineRecord, observed: ObservedServer, timed: Iterable[EngineRecord] = ()
-) -> tuple[ValidatedFigure, ...]:
-    """Hold a plan against what its server was seen to do.
-
-    Args:
-        plan: The plan of the server: its ledger and what it prints.
-        observed: What was seen.
-        timed: Plans of the contexts that were measured, such as a sweep's points; `plan` itself counts too.
-
-    Returns:
-        A row a figure of the start that both have, and for each measured request that was planned its times.
-    """
-    rows = list(compare_start(get_engine(plan.engine), plan, observed.figures, MEMORY))
-    by_context = {one.context: one for one in (*timed, plan) if one.ttft_s is not None}
-    for time in observed.times:
-        planned = by_context.get(time.context)
-        if planned is None:
-            continue
-        length = format_tokens(time.prompt_tokens)
-        if planned.ttft_s is not None:
-            trust = Basis.FITTED if planned.ttft_s.fitted else Basis.ASSUMED
-            rows.append(
-                _time(f"time to first token of {length}, s", planned.ttft_s.expected, time.ttft_s, trust)
-            )
-            if planned.itl_s is not None and time.itl_s is not None:
-                rows.append(
-                    _time(f"between tokens after {length}, s", planned.itl_s.expected, time.itl_s, trust)
-                )
-    return tuple(rows)
-
-
-def _time(what: str, planned: float, got: float, basis: Basis) -> ValidatedFigure:
-    share = (planned - got) / got if got > 0 else None
-    return ValidatedFigure(
-        what=what,
-        kind=FigureKind.TIME,
-        planned=planned,
-        got=got,
-        difference_percent=None if share is None else 100 * share,
-        difference_gib=None,
-        basis=basis.value,
-        within=share is not None and abs(share) <= TIME_RELATIVE,
-    )
 
 
 def calibrate(

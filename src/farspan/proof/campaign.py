@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -84,16 +85,16 @@ class Campaign:
     Args:
         folder: Made when it is missing.
         settings: What the proof is of: it can only be gone on with under the same. JSON values.
-        seed: Decides the prompts of a new campaign.
+        seed: Decides the prompts of a new campaign; None takes a fresh one.
 
     Raises:
         InputError: The folder cannot be used, holds something else, or a campaign of other settings.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], seed: int) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], seed: int | None) -> None:
         self.folder = folder
         self.settings = json.loads(json.dumps(settings))
-        self.seed = seed
+        self.seed = secrets.randbits(31) if seed is None else seed
         self.engines: dict[str, EngineProgress] = {}
         self.is_resumed = False
         try:

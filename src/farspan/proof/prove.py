@@ -7,8 +7,6 @@ server of it stays.
 from __future__ import annotations
 
 import asyncio
-import secrets
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 from farspan.errors import FarspanError, NetworkError
 from farspan.launch.launch_spec import Launch
 from farspan.launch.runtime import IfExists, Runtime
-from farspan.launch.serve import ServeWatcher, describe_flags, serving
+from farspan.launch.serve import ServeWatcher
 from farspan.launch.server_records import StateFolder
 from farspan.launch.start_watch import StartError
 from farspan.launch.started_servers import find_key
@@ -29,9 +27,9 @@ from farspan.measurement.run import run_bench
 from farspan.measurement.runs.bench_outcome import BenchOutcome
 from farspan.measurement.runs.run_folder import INFO_FILE
 from farspan.proof.campaign import STATE_FILE, Campaign, EngineProgress, Step
+from farspan.proof.campaign_server import note_failed_start, note_failure, note_start, serving_measured
 from farspan.proof.engine_table import describe_engine
-from farspan.proof.keep_log import keep_log
-from farspan.proof.log_findings import examine_kept_log, record_finding
+from farspan.proof.log_findings import examine_kept_log
 from farspan.proof.prove_options import ProvenEngine, ProveOptions
 from farspan.proof.write_plan import write_context_plan
 from farspan.reports.engine_rows import EngineRow
@@ -107,8 +105,7 @@ async def run_prove(
             # A server that is not there is no failed proof: the same command is right once it is started.
             server = await ask_server(normalise_url(engine.url), api_key=engine.api_key or options.api_key)
             check_lengths(server, options.contexts, options.output_tokens)
-    seed = options.seed if options.seed is not None else secrets.randbits(31)
-    with Campaign(options.folder, options.settings(), seed) as campaign:
+    with Campaign(options.folder, options.settings(), options.seed) as campaign:
         if campaign.is_resumed:
             watcher.step(f"going on with {campaign.folder}")
         for engine in options.engines:
@@ -163,11 +160,9 @@ class _EngineProof:
                     await self._serve(self.engine.runtime)
             self._examine()
         except StartError as error:
-            progress.findings = [record_finding(finding) for finding in error.findings]
-            if error.tail and not error.findings:
-                error = StartError(f"{error.message}: {error.tail[-1].strip()}", error.fix, error.tail)
-            self._keep_start_log()
-            self._fail(error)
+            self._fail(
+                note_failed_start(progress, error, self._start_log(), self.folder.with_name(f"{name}.log"))
+            )
         except FarspanError as error:
             self._fail(error)
 
@@ -180,55 +175,45 @@ class _EngineProof:
         launch = runtime.launch
         return f"{launch.engine.name} {launch.version}, {launch.runtime}"
 
-    def _keep_start_log(self) -> None:
-        """Keep the log of a start that failed beside the run folder, which a later try needs empty."""
-        if self.engine.runtime is not None:
-            log = (self.options.state or StateFolder()).log_path(self.engine.runtime.launch.name)
-            if log.exists():
-                shutil.copyfile(log, self.campaign.folder / f"{self.engine.name}.log")
+    def _start_log(self) -> Path:
+        """The log of the server that was started."""
+        assert self.engine.runtime is not None
+        return self._state.log_path(self.engine.runtime.launch.name)
+
+    @property
+    def _state(self) -> StateFolder:
+        return self.options.state or StateFolder()
 
     def _fail(self, error: FarspanError) -> None:
-        if not self.progress.findings:
-            self.progress.findings = examine_kept_log(self.folder)
-        self.progress.failed, self.progress.fix = error.message, error.fix
-        self.campaign.save()
+        note_failure(self.campaign, self.progress, error, self.folder)
         self.watcher.step(f"{self.engine.name}: {error}")
 
     async def _serve(self, runtime: Runtime) -> None:
         """Start the server, measure it, and end it."""
-        progress, launch = self.progress, runtime.launch
-        progress.engine, progress.version = launch.engine.name, launch.version
-        progress.flags = describe_flags(launch)
-        progress.planned_start_s = launch.expected.total_s
-        progress.starts += 1
-        self.campaign.save()
-        state = self.options.state or StateFolder()
+        launch = runtime.launch
+        note_start(self.campaign, self.progress, launch)
         # What a kill leaves behind on this machine is on its way out; in a cluster it stays, its weights loaded.
-        stayed = launch.runtime == "kubernetes" and runtime.find(state) == runtime.fingerprint()
-        async with serving(
+        stayed = launch.runtime == "kubernetes" and runtime.find(self._state) == runtime.fingerprint()
+        async with serving_measured(
+            self.campaign,
+            self.progress,
             runtime,
-            state=state,
+            self.folder,
+            state=self._state,
             if_exists=IfExists.REUSE if stayed else IfExists.REPLACE,
-            keep_found=False,
             ready_limit_s=self.options.ready_limit_s,
             watcher=self.start_watcher,
         ) as served:
-            progress.ready_s = served.report.ready_s
-            progress.compared = [asdict(row) for row in served.report.compared]
-            self.campaign.save()
-            try:
-                await self._measure(
-                    BenchOptions(
-                        url=served.url,
-                        run=self.folder,
-                        tokenizer=served.record.tokenizer or None,
-                        plan=self._plan(launch),
-                        launched=served.record.describe_launch(),
-                        api_key=find_key(served.record) or None,
-                    )
+            await self._measure(
+                BenchOptions(
+                    url=served.url,
+                    run=self.folder,
+                    tokenizer=served.record.tokenizer or None,
+                    plan=self._plan(launch),
+                    launched=served.record.describe_launch(),
+                    api_key=find_key(served.record) or None,
                 )
-            finally:
-                keep_log(served, self.folder)
+            )
 
     def _plan(self, launch: Launch) -> Path | None:
         """Write the plan of the contexts measured; None where nothing was planned, or no time."""

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
-import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ import orjson
 from farspan.engines.engine import Engine
 from farspan.errors import FarspanError, NetworkError
 from farspan.launch.launch_spec import Launch
-from farspan.launch.runtime import IfExists, Runtime
-from farspan.launch.serve import ServeWatcher, describe_flags, serving
+from farspan.launch.runtime import Runtime
+from farspan.launch.serve import ServeWatcher
 from farspan.launch.server_records import StateFolder
 from farspan.launch.start_watch import StartError
 from farspan.measurement.observe.engine_observer import EngineObserver
@@ -34,8 +32,8 @@ from farspan.models.shard.write_shard import FIRST_WORD_ID, SHARD_FILE, describe
 from farspan.planner.request import PlanRequest
 from farspan.prompts.random_prompt import RandomPrompt
 from farspan.proof.campaign import Campaign, EngineProgress, Step
-from farspan.proof.keep_log import keep_log
-from farspan.proof.log_findings import examine_kept_log, record_finding
+from farspan.proof.campaign_server import note_failed_start, note_failure, note_start, serving_measured
+from farspan.proof.log_findings import examine_kept_log
 from farspan.proof.write_plan import write_context_plan
 
 RANK = "rank"
@@ -100,11 +98,6 @@ class RehearsalOptions:
         """The rank's folder."""
         return self.folder / SHARD_FOLDER
 
-    @property
-    def needs_weights(self) -> bool:
-        """Whether the engine reads weights in any case, so that some are written."""
-        return not self.engine.dummy_weight_flags
-
     def all_settings(self) -> dict[str, Any]:
         """What a rehearsal can only be gone on with under the same."""
         return {
@@ -155,7 +148,7 @@ async def run_rehearsal(
         DoesNotFitError: The rank does not fit its GPU.
     """
     watcher, start_watcher = watcher or Watcher(), start_watcher or ServeWatcher()
-    with Campaign(options.folder, options.all_settings(), options.seed or secrets.randbits(31)) as campaign:
+    with Campaign(options.folder, options.all_settings(), options.seed) as campaign:
         if campaign.is_resumed:
             watcher.step(f"going on with {campaign.folder}")
         work = _Rehearsal(options, campaign, watcher, start_watcher)
@@ -175,6 +168,7 @@ class _Rehearsal:
         self.campaign = campaign
         self.watcher = watcher
         self.start_watcher = start_watcher
+        self.state = options.state or StateFolder()
         self.progress = campaign.progress(RANK)
         self.phases: tuple[Mapping[str, Any], ...] = ()
 
@@ -192,15 +186,13 @@ class _Rehearsal:
             try:
                 if Step.MEASURED not in progress.steps:
                     await self._serve(runtime)
-                progress.findings = examine_kept_log(self.options.run)
+                progress.findings = examine_kept_log(options.run)
                 self.campaign.done(progress, Step.EXAMINED)
             except StartError as error:
-                progress.findings = [record_finding(finding) for finding in error.findings]
-                self._keep_start_log()
-                told = "" if error.findings or not error.tail else f": {error.tail[-1].strip()}"
-                self._fail(error.message + told, error)
+                log = self.state.log_path(self.launch.name)
+                self._fail(note_failed_start(progress, error, log, start_log(options)))
             except FarspanError as error:
-                self._fail(error.message, error)
+                self._fail(error)
         path = options.run / _READY_FILE
         if path.is_file():
             self.phases = tuple(json.loads(path.read_bytes()))
@@ -214,28 +206,22 @@ class _Rehearsal:
         ):
             return
         self.watcher.step(f"writing {options.shard.division.text} of {options.shard.whole.name}")
-        write_shard(options.shard, options.shard_folder, weights=options.needs_weights)
+        write_shard(options.shard, options.shard_folder)
 
     async def _serve(self, runtime: Runtime) -> None:
         """Start the rank, measure it, and end it."""
-        options, progress, launch = self.options, self.progress, runtime.launch
-        progress.engine, progress.version = launch.engine.name, launch.version
-        progress.flags = describe_flags(launch)
-        progress.planned_start_s = launch.expected.total_s
-        progress.starts += 1
-        self.campaign.save()
+        options, launch = self.options, runtime.launch
+        note_start(self.campaign, self.progress, launch)
         self.watcher.step(f"starting {launch.engine.title} {launch.version}: {launch.name}")
-        async with serving(
+        async with serving_measured(
+            self.campaign,
+            self.progress,
             runtime,
-            state=options.state or StateFolder(),
-            if_exists=IfExists.REPLACE,
-            keep_found=False,
+            options.run,
+            state=self.state,
             ready_limit_s=options.ready_limit_s,
             watcher=self.start_watcher,
         ) as served:
-            progress.ready_s = served.report.ready_s
-            progress.compared = [asdict(row) for row in served.report.compared]
-            self.campaign.save()
             phases = [
                 {"name": phase.name, "planned_s": phase.planned_s, "took_s": phase.took_s}
                 for phase in served.report.phases
@@ -243,7 +229,6 @@ class _Rehearsal:
             try:
                 await self._measure(served.url, launch, served.record.describe_launch())
             finally:
-                keep_log(served, options.run)
                 if options.run.is_dir():
                     (options.run / _READY_FILE).write_bytes(orjson.dumps(phases))
 
@@ -286,18 +271,9 @@ class _Rehearsal:
         progress.right = all(result.status.answered for result in outcome.results)
         self.campaign.done(progress, Step.MEASURED)
 
-    def _fail(self, message: str, error: FarspanError) -> None:
-        progress = self.progress
-        progress.findings = progress.findings or examine_kept_log(self.options.run)
-        progress.failed, progress.fix = message, error.fix
-        self.campaign.save()
-        self.watcher.step(f"{message}; {error.fix}" if error.fix else message)
-
-    def _keep_start_log(self) -> None:
-        """Keep the log of a start that failed beside the run folder, which a later try needs empty."""
-        log = (self.options.state or StateFolder()).log_path(self.launch.name)
-        if log.exists():
-            shutil.copyfile(log, start_log(self.options))
+    def _fail(self, error: FarspanError) -> None:
+        note_failure(self.campaign, self.progress, error, self.options.run)
+        self.watcher.step(str(error))
 
 
 def start_log(options: RehearsalOptions) -> Path:

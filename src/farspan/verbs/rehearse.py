@@ -13,14 +13,14 @@ from typing import Any, Literal, overload
 
 from farspan.engines.engine import Engine
 from farspan.engines.registry import get_engine
-from farspan.errors import InputError, MissingPackageError
+from farspan.errors import InputError, MissingPackageError, UnsupportedError
 from farspan.hardware.gpu import Node
 from farspan.hardware.node_spelling import parse_node
 from farspan.launch.runtime import Runtime
 from farspan.launch.serve import ServeWatcher
 from farspan.launch.server_records import StateFolder
 from farspan.measurement.progress import Watcher
-from farspan.models.config import load_model, read_model_config
+from farspan.models.config import read_model_config, spec_from_config
 from farspan.models.shard.division import Division
 from farspan.models.shard.rank_config import RankShard, shard_config
 from farspan.models.shard.toy import toy_config
@@ -219,12 +219,15 @@ def rehearsal_options(
     """
     named = _TOY_ENGINE if toy else engine
     chosen = get_engine(named) if isinstance(named, str) else named
+    if not chosen.dummy_weight_flags:
+        raise UnsupportedError(
+            f"{chosen.title} reads weights in any case, and a rank alone has none",
+            "rehearse with an engine that fills weights with numbers of its own",
+        )
     answer = parse_tokens(str(output_tokens))
     node = None if toy else _node(gpus)
-    spec = load_model(
-        model, weights=weights or "", allow_network=not offline, ignore_fields=tuple(ignore_fields)
-    )
     config, name = read_model_config(model, weights=weights or "", allow_network=not offline)
+    spec = spec_from_config(config, name, model, ignore_fields=tuple(ignore_fields))
     at_hand = max(1, (node.count if node is not None and node.count > 1 else _USUAL_TP * pp) // pp)
     ranks = tp if tp is not None else spec.largest_tp(at_hand)
     if toy:
@@ -326,11 +329,11 @@ def _one_of(gpus: str | Node, node: Node) -> str:
 def _rank_words(engine: Engine, flags: Sequence[str], *, on_gpu: bool) -> tuple[str, ...]:
     """What the engine is given beside the user's own flags: no weights, and a log with every part of its memory."""
     given = parse_engine_flags(flags)
-    dummy = engine.dummy_weight_flags
+    dummy = () if engine.dummy_weight_flags[0] in given else engine.dummy_weight_flags
     loud = tuple(
         f"{name}={value}" for name, value in engine.detailed_log.items() if on_gpu and name not in given
     )
-    return (*(dummy if not dummy or dummy[0] not in given else ()), *loud)
+    return (*dummy, *loud)
 
 
 def _division_words(engine: Engine, ep: int, pp: int) -> tuple[str, ...]:
@@ -385,8 +388,6 @@ def _list_commands(options: RehearsalOptions, reason: str = "") -> RehearsalComm
         rank = Path(folder).resolve() / "shard"
         write_shard(shard, rank)
         command = options.prepare(rank).text().rstrip("\n").replace(str(rank), str(options.shard_folder))
-    what = f"one rank of {shard.whole.name} at {shard.division.text}, {format_bytes(shard.weight_bytes)} of weights"
-    made = ", written as dummies" if options.needs_weights else ", which the engine makes up"
-    return RehearsalCommands(
-        what + made, shard.differences, command, options.contexts, options.folder, reason
-    )
+    weights = f"{format_bytes(shard.weight_bytes)} of weights, which the engine makes up"
+    what = f"one rank of {shard.whole.name} at {shard.division.text}, {weights}"
+    return RehearsalCommands(what, shard.differences, command, options.contexts, options.folder, reason)

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from farspan.models.families.declaration import Experts, Family
-from farspan.models.families.field_names import ALIASES
+from farspan.models.families.field_names import spellings
 
 
 def _has(fields: Mapping[str, object], name: str) -> bool:
-    return any(
-        fields.get(spelling) not in (None, False, 0, [], "") for spelling in (name, *ALIASES.get(name, ()))
-    )
+    return any(fields.get(spelling) not in (None, False, 0, [], "") for spelling in spellings(name))
 
 
 def _linear(fields: Mapping[str, object]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 from farspan.errors import UnsupportedError
-from farspan.models.families.field_names import ALIASES, is_harmless, names_a_cache
+from farspan.models.families.field_names import is_harmless, names_a_cache, spellings
 
 _MISSING = object()
 
@@ -38,7 +38,7 @@ class ConfigReader:
         self._read: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
-        return any(self.fields.get(spelling) is not None for spelling in (name, *ALIASES.get(name, ())))
+        return any(self.fields.get(spelling) is not None for spelling in spellings(name))
 
     def refuse(self, name: str, why: str, fix: str = "") -> NoReturn:
         """Raise an UnsupportedError that names the field."""
@@ -46,7 +46,7 @@ class ConfigReader:
 
     def _value(self, name: str, default: object) -> object:
         value = None
-        for spelling in (name, *ALIASES.get(name, ())):
+        for spelling in spellings(name):
             self._read.add(spelling)
             if value is None:
                 value = self.fields.get(spelling)
@@ -134,7 +134,7 @@ class ConfigReader:
     def ignore(self, *names: str) -> None:
         """Declare fields that change no byte of weights or KV for this family."""
         for name in names:
-            self._read.update((name, *ALIASES.get(name, ())))
+            self._read.update(spellings(name))
 
     def assume(self) -> None:
         """Pass over fields nobody reads, and remember them, as for a config without a family."""

@@ -122,6 +122,11 @@ _CACHE = re.compile(
 )
 
 
+def spellings(name: str) -> tuple[str, ...]:
+    """A field's names: its own, and those other configs give it."""
+    return (name, *ALIASES.get(name, ()))
+
+
 def is_harmless(name: str, value: object) -> bool:
     """Whether an unread field changes no byte of weights or KV: by its name, or because its value is nothing."""
     if value is None or value is False or value == "" or value == [] or value == {}:

@@ -52,6 +52,16 @@ KNOWN_METHODS = (
     "bitsandbytes",
 )
 
+# Fields that list the modules a quantization leaves alone.
+SKIPPED_MODULES = (
+    "modules_to_not_convert",
+    "ignored_layers",
+    "ignore",
+    "exclude_modules",
+    "exclude",
+    "llm_int8_skip_modules",
+)
+
 
 @dataclass
 class Quantization:
@@ -124,14 +134,7 @@ def _keeps_kv_in_fp8(section: ConfigReader) -> bool:
 def _skipped(section: ConfigReader) -> ModuleNames:
     """Every module the section leaves alone, whatever it calls the list."""
     names: list[str] = []
-    for name in (
-        "modules_to_not_convert",
-        "ignored_layers",
-        "ignore",
-        "exclude_modules",
-        "exclude",
-        "llm_int8_skip_modules",
-    ):
+    for name in SKIPPED_MODULES:
         names += section.texts(name, [])
     return ModuleNames(names)
 

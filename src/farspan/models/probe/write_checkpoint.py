@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from farspan.errors import InputError
+from farspan.models.checkpoint_folder import folder_bytes, written_whole
 from farspan.models.probe.constructed_weights import Tensor, probe_tensors
 from farspan.models.probe.design import ProbeDesign
 from farspan.models.probe.vocabulary import recall_json, tokenizer_config, tokenizer_json, vocabulary
@@ -87,38 +85,17 @@ def write_probe(folder: str | Path, design: ProbeDesign | None = None, **sizes: 
     """
     design = design or ProbeDesign(**sizes)
     target = Path(folder)
-    if (
-        target.exists()
-        and not (target / "recall.json").is_file()
-        and (target.is_file() or any(target.iterdir()))
-    ):
-        raise InputError(
-            f"{target} exists and is not a recall checkpoint", "choose another folder or empty it"
-        )
     words = vocabulary()
-    tensors = probe_tensors(design)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as parts:
-            made = Path(parts) / "checkpoint"
-            made.mkdir()
-            (made / "config.json").write_text(json.dumps(probe_config(design), indent=1))
-            (made / "generation_config.json").write_text(json.dumps(_generation_config(), indent=1))
-            (made / "tokenizer.json").write_text(tokenizer_json(words))
-            (made / "tokenizer_config.json").write_text(
-                json.dumps(tokenizer_config(design.max_position_embeddings), indent=1)
-            )
-            (made / "recall.json").write_text(recall_json(words, design.attention_chunk_size, ANSWER_WORDS))
-            (made / "model.safetensors").write_bytes(_safetensors(tensors))
-            size = sum(file.stat().st_size for file in made.iterdir())
-            if target.exists():
-                shutil.rmtree(target)
-            made.replace(target)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {target}: {error.strerror}", "choose a folder you may write to"
-        ) from error
-    return ProbeCheckpoint(target, design, size)
+    with written_whole(target, "recall.json", "is not a recall checkpoint") as made:
+        (made / "config.json").write_text(json.dumps(probe_config(design), indent=1))
+        (made / "generation_config.json").write_text(json.dumps(_generation_config(), indent=1))
+        (made / "tokenizer.json").write_text(tokenizer_json(words))
+        (made / "tokenizer_config.json").write_text(
+            json.dumps(tokenizer_config(design.max_position_embeddings), indent=1)
+        )
+        (made / "recall.json").write_text(recall_json(words, design.attention_chunk_size, ANSWER_WORDS))
+        (made / "model.safetensors").write_bytes(_safetensors(probe_tensors(design)))
+    return ProbeCheckpoint(target, design, folder_bytes(target))
 
 
 def _generation_config() -> dict[str, Any]:

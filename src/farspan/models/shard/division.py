@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from farspan.errors import InputError, UnsupportedError
-from farspan.models.families.field_names import ALIASES
+from farspan.models.families.field_names import spellings
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class FieldKind(StrEnum):
 
 
 def _names(*canonical: str) -> tuple[str, ...]:
-    return tuple(name for one in canonical for name in (one, *ALIASES.get(one, ())))
+    return tuple(name for one in canonical for name in spellings(one))
 
 
 _FIELDS: dict[FieldKind, tuple[str, ...]] = {
@@ -92,7 +92,7 @@ _FIELDS: dict[FieldKind, tuple[str, ...]] = {
 _KIND_OF = {name: kind for kind, names in _FIELDS.items() for name in names}
 # Where one section holds the dimensions of recurrent layers.
 _NESTED = ("linear_attn_config",)
-_VOCABULARY_ROWS = 64  # what engines pad the vocabulary to a multiple of
+VOCABULARY_ROWS = 64  # what engines pad the vocabulary to a multiple of
 
 
 def divide_fields(fields: MutableMapping[str, Any], division: Division) -> None:
@@ -127,7 +127,7 @@ def _divide(name: str, value: Any, kind: FieldKind, division: Division) -> Any:
     if not isinstance(value, int):
         return value
     if kind is FieldKind.VOCABULARY:
-        return -(-(-(-value // _VOCABULARY_ROWS) * _VOCABULARY_ROWS) // division.tp)
+        return -(-(-(-value // VOCABULARY_ROWS) * VOCABULARY_ROWS) // division.tp)
     if kind is FieldKind.TOP_K:
         return max(1, value // division.ep)
     if kind is FieldKind.KV_HEADS:

@@ -9,9 +9,9 @@ from typing import Any
 
 from farspan.errors import InputError, UnsupportedError
 from farspan.models.config import spec_from_config
-from farspan.models.families.field_names import ALIASES
+from farspan.models.families.field_names import spellings
 from farspan.models.shard.division import Division, divide_fields
-from farspan.models.shard.rank_share import check_blocks, check_share, rank_weights
+from farspan.models.shard.rank_share import TOWERS, check_blocks, check_share, rank_weights
 from farspan.models.shard.text_config import extract_text, take_layers, wrap_text
 from farspan.models.spec import ModelSpec
 from farspan.models.weights import rank_weight_bytes
@@ -153,7 +153,7 @@ def _check_cut(whole: ModelSpec, cut: ModelSpec, division: Division) -> None:
 
 def _name_head_size(fields: dict[str, Any], cut: ModelSpec) -> None:
     """Write the size of a head where the config leaves it to be the hidden size over the heads."""
-    if any(name in fields for name in ("head_dim", *ALIASES["head_dim"])):
+    if any(name in fields for name in spellings("head_dim")):
         return
     sizes = {layer.head_dim for layer in cut.layers if layer.latent is None and not layer.keeps_no_tokens}
     if len(sizes) == 1:
@@ -182,11 +182,7 @@ def _differences(
     }
     for heads in sorted(copied):
         yield f"its one KV head is one of {heads}, of which {tp} ranks hold {tp // heads} copies each"
-    towers = sum(
-        size
-        for part, size in rank_weight_bytes(whole, tp).by_part.items()
-        if part.value in ("vision", "projector")
-    )
+    towers = sum(size for part, size in rank_weight_bytes(whole, tp).by_part.items() if part in TOWERS)
     if dropped:
         yield (
             f"the encoders around the language model are left out: {format_bytes(towers)} of a rank's weights"

@@ -7,14 +7,13 @@ from dataclasses import replace
 from math import isqrt
 
 from farspan.errors import UnsupportedError
-from farspan.models.shard.division import Division
+from farspan.models.shard.division import VOCABULARY_ROWS, Division
 from farspan.models.spec import LayerSpec, ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import WeightBreakdown, rank_weight_bytes
 
-_TOWERS = (WeightPart.VISION, WeightPart.PROJECTOR)
+TOWERS = (WeightPart.VISION, WeightPart.PROJECTOR)
 _VOCABULARY = (WeightPart.EMBEDDING, WeightPart.LM_HEAD)
-_PADDED_ROWS = 64
 # Scales are counted for a tensor's share of the weights, which rounds.
 _ROUNDING = 0.001
 
@@ -22,7 +21,7 @@ _ROUNDING = 0.001
 def rank_weights(model: ModelSpec, division: Division) -> dict[WeightPart, int]:
     """Bytes of one rank's share by part, towers left out; the layers of `model` are those of the stage."""
     parts = dict(rank_weight_bytes(model, division.tp).by_part)
-    for part in _TOWERS:
+    for part in TOWERS:
         parts.pop(part, None)
     if division.ep > 1 and WeightPart.EXPERTS in parts:
         parts[WeightPart.EXPERTS] = _shared_out(model, division).by_part[WeightPart.EXPERTS]
@@ -69,7 +68,7 @@ def check_share(cut: ModelSpec, shard: ModelSpec, division: Division) -> None:
 def _tolerance(part: WeightPart, wanted: int, shard: ModelSpec, division: Division) -> float:
     if part in _VOCABULARY:
         copies = sum(tensor.copies for tensor in shard.weights if tensor.part is part)
-        return _PADDED_ROWS * shard.hidden_size * shard.dtype_bytes * max(1, copies) + wanted * _ROUNDING
+        return VOCABULARY_ROWS * shard.hidden_size * shard.dtype_bytes * max(1, copies) + wanted * _ROUNDING
     if part is WeightPart.NORM or (part is WeightPart.ROUTER and division.ep > 1):
         # Norms over all heads are counted whole on every rank; a router of fewer experts has fewer rows.
         return float("inf")

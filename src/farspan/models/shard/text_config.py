@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from farspan.errors import UnsupportedError
+from farspan.models.families.field_names import spellings
+from farspan.models.families.quantization import SKIPPED_MODULES
 from farspan.models.families.wrappers import TEXT_DEFAULTS, TEXT_TYPES, WRAPPERS, Wrapper
 
 # Architectures around a decoder that the tables of wrappers leave to code of their own.
@@ -25,17 +27,8 @@ _SHARED = (
     "eos_token_id",
     "pad_token_id",
 )
-_SKIPPED = (
-    "modules_to_not_convert",
-    "ignored_layers",
-    "ignore",
-    "exclude_modules",
-    "exclude",
-    "llm_int8_skip_modules",
-)
 # Lists of layer numbers, not one entry a layer.
 _NUMBERS = ("moe_layers", "mlp_only_layers", "full_attn_layers", "kda_layers")
-_DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers", "n_dense_layers", "moe_first_k_dense")
 
 
 def extract_text(config: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -92,7 +85,7 @@ def _rename_modules(text: dict[str, Any], prefix: str) -> None:
     section = text.get("quantization_config") or text.get("compression_config")
     if not isinstance(section, dict):
         return
-    for name in _SKIPPED:
+    for name in SKIPPED_MODULES:
         if isinstance(section.get(name), list):
             section[name] = [
                 entry.replace(prefix, "model.", 1)
@@ -113,14 +106,14 @@ def take_layers(fields: dict[str, Any], total: int, layers: range) -> None:
             fields[name] = [number - layers.start for number in value if number in layers]
         elif isinstance(value, list) and len(value) == total:
             fields[name] = value[layers.start : layers.stop]
-        elif name in _DENSE_FIRST and isinstance(value, int):
+        elif name in spellings("first_k_dense_replace") and isinstance(value, int):
             fields[name] = min(max(0, value - layers.start), len(layers))
-    for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+    for name in spellings("num_hidden_layers"):
         if name in fields:
             fields[name] = len(layers)
     section = fields.get("quantization_config")
     if layers.start and isinstance(section, Mapping):
-        for name in _SKIPPED:
+        for name in SKIPPED_MODULES:
             entries = section.get(name)
             if isinstance(entries, list) and any(".layers." in str(e) and "*" not in str(e) for e in entries):
                 raise UnsupportedError(f"quantization_config.{name} names layers by their number")

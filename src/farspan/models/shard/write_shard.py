@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from farspan.errors import InputError
+from farspan.models.checkpoint_folder import folder_bytes, written_whole
 from farspan.models.shard.dummy_weights import write_dummy_weights
 from farspan.models.shard.rank_config import BOS_ID, EOS_ID, RankShard
 
@@ -34,40 +32,18 @@ def write_shard(shard: RankShard, folder: str | Path, *, weights: bool = False) 
         InputError: The folder holds something else, or cannot be written.
     """
     target = Path(folder)
-    if (
-        target.exists()
-        and not (target / SHARD_FILE).is_file()
-        and (target.is_file() or any(target.iterdir()))
-    ):
-        raise InputError(f"{target} exists and holds no shard", "choose another folder, or empty it")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as parts:
-            made = Path(parts) / "shard"
-            made.mkdir()
-            for name, content in {
-                "config.json": dict(shard.config),
-                "generation_config.json": {
-                    "bos_token_id": BOS_ID,
-                    "eos_token_id": EOS_ID,
-                    "do_sample": False,
-                },
-                "tokenizer.json": _tokenizer(shard.spec.vocab_size),
-                "tokenizer_config.json": _tokenizer_config(shard.spec.max_position_embeddings),
-                SHARD_FILE: describe_shard(shard),
-            }.items():
-                (made / name).write_text(json.dumps(content, indent=None if name == "tokenizer.json" else 1))
-            if weights:
-                write_dummy_weights(shard, made)
-            size = sum(file.stat().st_size for file in made.iterdir())
-            if target.exists():
-                shutil.rmtree(target)
-            made.replace(target)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {target}: {error.strerror}", "choose a folder with room that you may write to"
-        ) from error
-    return size
+    with written_whole(target, SHARD_FILE, "holds no shard") as made:
+        for name, content in {
+            "config.json": dict(shard.config),
+            "generation_config.json": {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "do_sample": False},
+            "tokenizer.json": _tokenizer(shard.spec.vocab_size),
+            "tokenizer_config.json": _tokenizer_config(shard.spec.max_position_embeddings),
+            SHARD_FILE: describe_shard(shard),
+        }.items():
+            (made / name).write_text(json.dumps(content, indent=None if name == "tokenizer.json" else 1))
+        if weights:
+            write_dummy_weights(shard, made)
+    return folder_bytes(target)
 
 
 def describe_shard(shard: RankShard) -> dict[str, Any]:
