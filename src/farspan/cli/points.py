@@ -22,12 +22,12 @@ from farspan.measurement.analysis.summary import (
     list_shared,
     read_engine,
 )
-from farspan.measurement.observe.engine_ttft import find_engine_ttft
-from farspan.measurement.observe.series import Reading
 from farspan.measurement.options import DryRun
 from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.runs.engine_ttft import find_engine_ttft
 from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.series import Reading
 from farspan.measurement.turns import TurnPoint, list_turns
 from farspan.sizes import format_seconds, format_tokens
 

@@ -11,11 +11,11 @@ from typing import Any
 from farspan.measurement.analysis.measures import MEASURES, choose_timed, list_values
 from farspan.measurement.analysis.spread import Spread, measure_throughput, spread
 from farspan.measurement.http.request_status import Status
-from farspan.measurement.observe.engine_ttft import EngineTtft, find_engine_ttft
-from farspan.measurement.observe.series import Reading
+from farspan.measurement.runs.engine_ttft import EngineTtft, find_engine_ttft
 from farspan.measurement.runs.job import LoadPhase
 from farspan.measurement.runs.result import Result
 from farspan.measurement.runs.run_folder import RunInfo
+from farspan.measurement.runs.series import Reading
 
 CURVE_MEASURES = ("ttft", "tpot", "itl", "e2e")
 

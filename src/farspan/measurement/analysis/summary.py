@@ -13,12 +13,12 @@ from farspan.measurement.analysis.measures import MEASURES, PointKey, choose_tim
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
 from farspan.measurement.analysis.spread import Spread, find_few, list_spreads, measure_throughput, share_good
 from farspan.measurement.analysis.statistics import statistic
-from farspan.measurement.observe.engine_ttft import find_engine_ttft
-from farspan.measurement.observe.series import Reading, read_series
 from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.runs.engine_ttft import find_engine_ttft
 from farspan.measurement.runs.job import LoadPhase
 from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.series import Reading, read_series
 
 
 @dataclass(frozen=True, slots=True)
