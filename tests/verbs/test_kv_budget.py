@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 import farspan
 from farspan.cli.main import group
 from farspan.errors import InputError, NetworkError, NotFoundError
-from farspan.kv.memory.budget.budget_file import FOLDER_VARIABLE
-from farspan.kv.memory.budget.member import BudgetMember, budget_path
+from farspan.kv.memory.budget.budget_file import FOLDER_VARIABLE, budget_path
+from farspan.kv.memory.budget.member import BudgetMember
 from farspan.kv.memory.drivers.host import HostDriver
 from farspan.kv.memory.segments import SegmentPool
 
@@ -151,6 +151,13 @@ def test_a_server_that_is_busy_is_named(
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(InputError, match="is not a server's address"):
         farspan.kv_status(url=url)
+
+
+def test_an_address_is_read_as_everywhere_else() -> None:
+    with pytest.raises(InputError, match="holds a password"):
+        farspan.kv_status(url="http://user:secret@127.0.0.1:9")
+    with pytest.raises(NetworkError, match=r"http://127\.0\.0\.1:9 does not answer"):
+        farspan.kv_status(url="http://127.0.0.1:9/v1/")
 
 
 def test_a_server_that_does_not_answer_is_said() -> None:

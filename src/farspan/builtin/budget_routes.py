@@ -48,7 +48,6 @@ def add_budget_routes(app: FastAPI, budget_file: Path | None) -> None:
     @app.post("/kv/trim")
     async def trim_now(fields: TrimFields) -> dict[str, Any]:
         before = read_budget(file()).held
-        done = await asyncio.to_thread(trim, file(), fields.server)
+        late = await asyncio.to_thread(trim, file(), fields.server)
         after = read_budget(file())
-        late = [pid for pid, did in done.items() if not did]
         return {"given_back": max(0, before - after.held), "late": late, "status": after.to_json()}

@@ -43,7 +43,7 @@ class LayerKind:
     @property
     def free_pages(self) -> int:
         """Pages that can be had without growing."""
-        return self.pool.mapped_pages - self.pool.used
+        return self.pool.free_pages
 
     def close(self) -> None:
         """Give the memory back; nothing may look at it any more."""

@@ -25,14 +25,15 @@ class PrefixEvictor:
 
     def evictable(self) -> int:
         """See `Evictor.evictable`."""
-        pages = [self._prefixes.evictable(index) * kind.page_bytes for index, kind in enumerate(self._kinds)]
-        return sum(pages) // self._size.segment_bytes
+        return sum(self._evictable_bytes()) // self._size.segment_bytes
 
     def evict(self, count: int) -> bool:
         """See `Evictor.evict`; the kind with the most to let go of goes first."""
-        bytes_of = [
-            self._prefixes.evictable(index) * kind.page_bytes for index, kind in enumerate(self._kinds)
-        ]
+        bytes_of = self._evictable_bytes()
         largest = bytes_of.index(max(bytes_of))
         pages = -(-count * self._size.segment_bytes // self._kinds[largest].page_bytes)
         return self._prefixes.evict(largest, pages)
+
+    def _evictable_bytes(self) -> list[int]:
+        """Return the bytes of each kind's evictable pages."""
+        return [self._prefixes.evictable(index) * kind.page_bytes for index, kind in enumerate(self._kinds)]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.error
-import urllib.request
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from farspan.errors import InputError, NetworkError, NotFoundError
-from farspan.kv.memory.budget.budget_file import BudgetError
+from farspan.kv.memory.budget.budget_file import BudgetError, name_and_device
 from farspan.kv.memory.budget.control import (
     BudgetServer,
     BudgetStatus,
@@ -22,6 +19,9 @@ from farspan.kv.memory.budget.control import (
     trim,
 )
 from farspan.sizes import parse_bytes
+
+if TYPE_CHECKING:
+    import urllib.error
 
 _ANSWER_S = 15.0
 _MOST_BYTES = 2**20
@@ -169,12 +169,10 @@ def kv_trim(
         )
     paths = _paths(budget, device, folder, server, several=True)
     before = sum(read_budget(path).held for path in paths)
-    done: dict[int, bool] = {}
-    for path in paths:
-        done |= trim(path, server)
+    late = dict.fromkeys(pid for path in paths for pid in trim(path, server))  # each process once
     after = KvStatus(tuple(read_budget(path) for path in paths))
     held = sum(each.held for each in after.budgets)
-    return KvTrim(max(0, before - held), tuple(pid for pid, did in done.items() if not did), after)
+    return KvTrim(max(0, before - held), tuple(late), after)
 
 
 def _size(size: str | int | None) -> int | None:
@@ -199,7 +197,7 @@ def _paths(
         found = with_it or found[:1]
     if not found:
         raise _no_budget(budget, device)
-    names = sorted({path.name.partition("@")[0] for path in found})
+    names = sorted({name_and_device(path)[0] for path in found})
     if len(names) > 1 and not several:
         raise InputError("there are several budgets", f"choose one with --budget: {', '.join(names)}")
     return found
@@ -216,10 +214,13 @@ def _no_budget(budget: str | None, device: str | None) -> NotFoundError:
 
 def _ask(url: str, method: str, what: str, body: dict[str, Any] | None, api_key_env: str) -> dict[str, Any]:
     """Ask a server's own route of that name."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"{url!r} is not a server's address", "write it as http://host:8000")
-    base = f"{parts.scheme}://{parts.netloc}"
+    # Only where a server is asked: these take longer to import than the files of budgets to read.
+    import urllib.error
+    import urllib.request
+
+    from farspan.measurement.http.target import normalise_url
+
+    base = normalise_url(url)
     request = urllib.request.Request(
         f"{base}/kv/{what}",
         method=method,
@@ -264,6 +265,6 @@ def _refused(base: str, what: str, error: urllib.error.HTTPError) -> InputError 
 def _from_json(value: dict[str, Any]) -> BudgetStatus:
     try:
         servers = tuple(BudgetServer(**each) for each in value["servers"])
-        return replace(BudgetStatus(**{**value, "servers": ()}), servers=servers)
+        return BudgetStatus(**{**value, "servers": servers})
     except (KeyError, TypeError) as error:
         raise NetworkError("the server's answer cannot be read", "use a farspan of its version") from error

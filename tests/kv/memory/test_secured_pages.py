@@ -105,6 +105,16 @@ def test_a_map_reads_as_zero_everywhere_and_ends_with_minus_one() -> None:
     slots.close()
 
 
+def test_a_map_without_room_leaves_nothing_behind() -> None:
+    segments = pool(2)
+    taken = segments.take(2)
+    with pytest.raises(NoRoomError):
+        SlotMap(segments, 5000, lambda: None)
+    assert segments.driver.reserved_bytes == 0
+    segments.give(taken)
+    assert segments.room() == 2, "nobody is asked who is gone"
+
+
 def test_rows_to_come_are_reserved() -> None:
     segments = pool(10)
     rows = ZeroBackedRows(segments, 4, 2 * SEGMENT, lambda: None)

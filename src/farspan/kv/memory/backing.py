@@ -37,7 +37,7 @@ _MOST_UNMAPPED = 2048
 
 
 class Backing:
-    """The backed parts of several ranges of one `SegmentPool`.
+    """The backed parts of several ranges of one `SegmentPool`; a `Lender` of what is empty.
 
     Args:
         pool: Where segments come from.
@@ -69,9 +69,9 @@ class Backing:
         return bool(self._empty)
 
     @property
-    def mapped_segments(self) -> int:
-        """Segments mapped now, in use or not."""
-        return sum(one.mapped_segments for one in self.ranges)
+    def mapped_bytes(self) -> int:
+        """Physical bytes mapped now, in use or not."""
+        return sum(one.mapped_segments for one in self.ranges) * self._pool.segment_bytes
 
     def hold(self, spans: Sequence[SegmentSpan]) -> None:
         """Count one more user of every segment of `spans`, mapping those that are not; all or none.
@@ -154,9 +154,10 @@ class Backing:
         assert self._fences == Counter(empty.fence for empty in self._empty.values()), "fences are counted"
 
     def close(self) -> None:
-        """Give every segment and the address space back."""
+        """Give every segment and the address space back; there are no `ranges` afterwards."""
         for one in self.ranges:
             one.close()
+        self.ranges = []
         self._empty = {}
         self._fences.clear()
 

@@ -47,7 +47,7 @@ class RequestTable:
         self._next = 0
         self._view: torch.Tensor | None = None
         self._first_held = False
-        segments.register(self)
+        segments.register(self._backing)
 
     @property
     def rows(self) -> int:
@@ -57,7 +57,7 @@ class RequestTable:
     @property
     def mapped_bytes(self) -> int:
         """Physical bytes mapped for the table now."""
-        return self._backing.mapped_segments * self._pool.segment_bytes
+        return self._backing.mapped_bytes
 
     def alloc_row(self) -> int | None:
         """Return the lowest unused row, empty, or None when all are in use. It costs no memory yet."""
@@ -152,14 +152,6 @@ class RequestTable:
         """Let go of memory that no row has used for the quiet time; call it between steps, then the pool's `tick`."""
         self._backing.tick()
 
-    def surrenderable(self) -> int:
-        """See `Lender.surrenderable`."""
-        return self._backing.surrenderable()
-
-    def surrender(self, count: int) -> int:
-        """See `Lender.surrender`."""
-        return self._backing.surrender(count)
-
     def check_integrity(self) -> None:
         """Raise AssertionError when a count or a state is wrong."""
         self._backing.check_integrity()
@@ -177,9 +169,8 @@ class RequestTable:
     def close(self) -> None:
         """Give all memory back; views must not be used afterwards. Closing twice does nothing."""
         if self._backing.ranges:
-            self._pool.unregister(self)
+            self._pool.unregister(self._backing)
             self._backing.close()
-            self._backing.ranges = []
             self._view = None
 
     def _write(self, row: int, start: int, pages: NDArray[np.int32]) -> None:

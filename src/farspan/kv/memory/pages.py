@@ -106,7 +106,7 @@ class PagePool:
     @property
     def mapped_bytes(self) -> int:
         """Physical bytes mapped for this pool now."""
-        return self._backing.mapped_segments * self._pool.segment_bytes
+        return self._backing.mapped_bytes
 
     def available(self) -> int:
         """Return the pages that `alloc` could give now, growth included."""
@@ -132,18 +132,9 @@ class PagePool:
             return np.empty(0, np.int32)
         missing = n - self._page_refs.free_pages
         if missing > 0:
-            # Only the very last segment may have fewer pages than the others, and it comes last here too.
-            growth = self._page_refs.unbacked()[: -(-missing // self.pages_per_segment)]
-            if self._page_refs.pages_of(growth).sum() < missing:
+            growth = self._growth(missing)
+            if self._page_refs.pages_of(growth).sum() < missing or not self._try_back(growth):
                 return None
-            # What is empty here is counted on: it is not given up to make room for the rest.
-            self._counted_on = True
-            try:
-                self._back(growth)
-            except NoRoomError:
-                return None
-            finally:
-                self._counted_on = False
         pages = self._page_refs.take(n, after)
         if self._poison is not None:
             self._poison(pages)
@@ -160,16 +151,12 @@ class PagePool:
         self.keep(n)
         missing = n - self._page_refs.free_pages
         if missing > 0:
-            growth = self._page_refs.unbacked()[: -(-missing // self.pages_per_segment)]
-            self._counted_on = True
-            try:
-                if not self._try_back(growth):
-                    groups = (self._spans(segment) for segment in growth.tolist())
-                    count = self._backing.affordable(groups, self._pool.room())
-                    while count and not self._try_back(growth[:count]):
-                        count //= 2  # somebody took it meanwhile
-            finally:
-                self._counted_on = False
+            growth = self._growth(missing)
+            if not self._try_back(growth):
+                groups = (self._spans(segment) for segment in growth.tolist())
+                count = self._backing.affordable(groups, self._pool.room())
+                while count and not self._try_back(growth[:count]):
+                    count //= 2  # somebody took it meanwhile
         return self._page_refs.free_pages
 
     def keep(self, n: int) -> None:
@@ -317,7 +304,6 @@ class PagePool:
         if self._backing.ranges:
             self._pool.unregister(self)
             self._backing.close()
-            self._backing.ranges = []
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -348,13 +334,22 @@ class PagePool:
             if self._prepare is not None:
                 self._prepare(*self._page_refs.bounds(start, stop))
 
+    def _growth(self, missing: int) -> NDArray[np.int64]:
+        """Return the lowest segments without memory that hold `missing` pages, or all of them."""
+        # Only the very last segment may have fewer pages than the others, and it comes last here too.
+        return self._page_refs.unbacked()[: -(-missing // self.pages_per_segment)]
+
     def _try_back(self, segments: NDArray[np.int64]) -> bool:
         """Back segments if there is room; return whether there was."""
         if len(segments):
+            # What is empty here is counted on: it is not given up to make room for the rest.
+            self._counted_on = True
             try:
                 self._back(segments)
             except NoRoomError:
                 return False
+            finally:
+                self._counted_on = False
         return True
 
     def _release_empty(self) -> None:

@@ -162,8 +162,8 @@ class SegmentPool:
         if self.clock() >= self._limit_until:
             self._reread()
         with self._lock:
-            own = len(self._idle) + max(0, self._limit_segments - self._created)
-        return own + self._surrenderable()
+            creatable = max(0, self._limit_segments - self._created)
+        return creatable + self._reusable()
 
     def limit_segments(self) -> int:
         """Return the most segments there may be, once members of the same budget gave back what they do not need.
@@ -183,7 +183,7 @@ class SegmentPool:
         fits = count <= self.room()
         if self.budget is None:
             return fits
-        return self._promise(max(0, count - len(self._idle) - self._surrenderable()), fits)
+        return self._promise(max(0, count - self._reusable()), fits)
 
     def wait_for(self, count: int, seconds: float = 5.0) -> None:
         """Wait, no longer than `seconds`, until neighbours have made room for `count` segments that are idle there."""
@@ -194,7 +194,7 @@ class SegmentPool:
     def lower_promise(self, count: int) -> None:
         """Let others have what was promised beyond room for `count` segments."""
         if self.budget is not None:
-            self.budget.lower_promise(max(0, count - len(self._idle) - self._surrenderable()))
+            self.budget.lower_promise(max(0, count - self._reusable()))
 
     def promise_all(self, count: int) -> bool:
         """Keep room for `count` segments in all, those that there are among them; see `promise`.
@@ -352,8 +352,9 @@ class SegmentPool:
                 self._call_in(count)
                 count -= len(self._idle) - before
 
-    def _surrenderable(self) -> int:
-        return sum(lender.surrenderable() for lender in self._lenders)
+    def _reusable(self) -> int:
+        """Return the segments that nobody uses: idle ones, and those that lenders have empty."""
+        return len(self._idle) + sum(lender.surrenderable() for lender in self._lenders)
 
     def _promise(self, fresh: int, fits: bool) -> bool:
         kept = fits and self.budget is not None and self.budget.promise(fresh)
@@ -368,7 +369,7 @@ class SegmentPool:
 
     def _report(self) -> None:
         if self.budget is not None:
-            idle = len(self._idle) + self._surrenderable() + sum(each.evictable() for each in self._evictors)
+            idle = self._reusable() + sum(each.evictable() for each in self._evictors)
             self.budget.report(min(idle, self._created))
 
     def _reread(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from farspan.errors import FarspanError
 from farspan.kv.memory.backing import Backing, SegmentSpan
 from farspan.kv.memory.ranges import ZeroBackedRange
 
@@ -31,7 +32,7 @@ class SlotMap:
         wait: Returns when nothing queued on the device touches the map any more.
 
     Raises:
-        NoRoomError: There is no memory for its first and its last segment.
+        NoRoomError: There is no memory for its last segment.
     """
 
     def __init__(self, segments: SegmentPool, slots: int, wait: Callable[[], None]) -> None:
@@ -41,15 +42,19 @@ class SlotMap:
         self._backing = Backing(segments, [(slots + 1) * _ENTRY], partial(ZeroBackedRange, wait=wait))
         self._last = slots * _ENTRY // segments.segment_bytes
         self._covered = 0  # segments from the start
-        segments.register(self)
-        self._backing.hold([SegmentSpan(0, self._last, self._last + 1)])
+        segments.register(self._backing)
+        try:
+            self._backing.hold([SegmentSpan(0, self._last, self._last + 1)])
+        except FarspanError:
+            self.close()
+            raise
         self.tensor: torch.Tensor = self._backing.ranges[0].tensor(torch.int64, (slots + 1,))
         self.tensor[-1] = -1
 
     @property
     def mapped_bytes(self) -> int:
         """Physical bytes mapped for the map now."""
-        return self._backing.mapped_segments * self._pool.segment_bytes
+        return self._backing.mapped_bytes
 
     def cover(self, slots: int) -> None:
         """Have memory for the first `slots` entries, so that they can be written; new memory is zero.
@@ -80,14 +85,6 @@ class SlotMap:
         """Let go of memory that was not needed for the quiet time."""
         self._backing.tick()
 
-    def surrenderable(self) -> int:
-        """See `Lender.surrenderable`."""
-        return self._backing.surrenderable()
-
-    def surrender(self, count: int) -> int:
-        """See `Lender.surrender`."""
-        return self._backing.surrender(count)
-
     def check_integrity(self) -> None:
         """Raise AssertionError when a count or a state is wrong."""
         self._backing.check_integrity()
@@ -98,6 +95,5 @@ class SlotMap:
     def close(self) -> None:
         """Give all memory back; views must not be used afterwards. Closing twice does nothing."""
         if self._backing.ranges:
-            self._pool.unregister(self)
+            self._pool.unregister(self._backing)
             self._backing.close()
-            self._backing.ranges = []

@@ -44,7 +44,7 @@ class ZeroBackedRows:
         self._held: dict[int, int] = {}  # row -> segment after the last that is backed for it
         self.row_segments = -(-row_bytes // segments.segment_bytes) + 1
         self._reserve: list[Handle] = []
-        segments.register(self)
+        segments.register(self._backing)
         try:
             self._reserve = segments.take(self.row_segments)
         except NoRoomError:
@@ -54,7 +54,7 @@ class ZeroBackedRows:
     @property
     def mapped_bytes(self) -> int:
         """Physical bytes mapped for the table now."""
-        return self._backing.mapped_segments * self._pool.segment_bytes
+        return self._backing.mapped_bytes
 
     @property
     def held_rows(self) -> int:
@@ -120,14 +120,6 @@ class ZeroBackedRows:
         self._backing.tick()
         self._pool.tick()
 
-    def surrenderable(self) -> int:
-        """See `Lender.surrenderable`."""
-        return self._backing.surrenderable()
-
-    def surrender(self, count: int) -> int:
-        """See `Lender.surrender`."""
-        return self._backing.surrender(count)
-
     def check_integrity(self) -> None:
         """Raise AssertionError when a count or a state is wrong."""
         self._backing.check_integrity()
@@ -139,9 +131,8 @@ class ZeroBackedRows:
     def close(self) -> None:
         """Give all memory back; views must not be used afterwards. Closing twice does nothing."""
         if self._backing.ranges:
-            self._pool.unregister(self)
+            self._pool.unregister(self._backing)
             self._backing.close()
-            self._backing.ranges = []
             self._pool.give(self._reserve)
             self._reserve = []
 

@@ -30,9 +30,7 @@ SUFFIX = ".budget"
 SLOTS = 64
 
 _MAGIC = 0x46415253_50414E01
-_HEADER = struct.Struct(
-    "<5Q"
-)  # magic, slots, limit + 1 (0 for none), bytes of the device, changes of the limit
+_HEADER = struct.Struct("<4Q")  # magic, slots, limit + 1 (0 for none), bytes of the device
 # pid, joined, held, floor, promised, wished, idle, when it wished in ms, trims done; its name
 _SLOT = struct.Struct("<9Q64s")
 _ASKED = struct.Struct("<2Q")  # what others write: its limit + 1 (0 for none), trims asked for
@@ -99,6 +97,17 @@ def budget_folder(environment: Mapping[str, str] | None = None) -> Path:
     return Path(given) if given else Path(f"/dev/shm/farspan-{os.geteuid()}")
 
 
+def budget_path(name: str, device: str, folder: Path | None = None) -> Path:
+    """Return the file of a budget on a device."""
+    return (folder or budget_folder()) / f"{name}@{device}{SUFFIX}"
+
+
+def name_and_device(path: Path) -> tuple[str, str]:
+    """Return the budget and the device of a path that `budget_path` made."""
+    name, _, device = path.name.removesuffix(SUFFIX).partition("@")
+    return name, device
+
+
 class BudgetFile:
     """An open budget file. Reading is safe from any thread; see `locked` for changes.
 
@@ -141,7 +150,7 @@ class BudgetFile:
         for _ in range(10):
             with suppress(FileNotFoundError):
                 return cls(path)
-            _write_new(path, _HEADER.pack(_MAGIC, SLOTS, 0, device_bytes, 0))
+            _write_new(path, _HEADER.pack(_MAGIC, SLOTS, 0, device_bytes))
         raise BudgetError(f"{path} is removed as soon as it is made", "find out who removes it")
 
     def header(self) -> BudgetHeader:
@@ -150,12 +159,16 @@ class BudgetFile:
         Raises:
             BudgetError: The file is damaged.
         """
-        magic, slots, limit, device_bytes, _ = _HEADER.unpack_from(self._read())
-        if magic != _MAGIC or slots != SLOTS:
-            raise self._damaged("it is no budget file of this version of farspan")
-        if limit > _MOST or device_bytes > _MOST:
-            raise self._damaged(f"it allows {max(limit, device_bytes)} bytes")
-        return BudgetHeader(limit - 1 if limit else None, device_bytes)
+        return self._header(self._read())
+
+    def read(self) -> tuple[BudgetHeader, dict[int, MemberSlot]]:
+        """Return what is said for all members, and the slots of those that live, by number, as of one moment.
+
+        Raises:
+            BudgetError: The file is damaged.
+        """
+        data = self._read()
+        return self._header(data), self._members(data)
 
     def members(self) -> dict[int, MemberSlot]:
         """Return the slots of all members that live, by number.
@@ -163,13 +176,7 @@ class BudgetFile:
         Raises:
             BudgetError: The file is damaged.
         """
-        data = self._read()
-        return {
-            number: self._unpack(number, data)
-            for number in range(SLOTS)
-            if data[_place(number) : _place(number) + 8] != bytes(8)
-            and (number == self._own or self._is_locked(number))
-        }
+        return self._members(self._read())
 
     def write(self, number: int, slot: MemberSlot) -> None:
         """Write what a member says of itself, in one piece; what others asked of it is left alone."""
@@ -188,9 +195,8 @@ class BudgetFile:
 
     def write_limit(self, limit: int | None) -> None:
         """Set what all members together may hold; None for no limit. Call it `locked`."""
-        magic, slots, _, device_bytes, changes = _HEADER.unpack_from(self._read())
-        packed = _HEADER.pack(magic, slots, 0 if limit is None else limit + 1, device_bytes, changes + 1)
-        self._write(packed, 0)
+        limit_field = 0 if limit is None else limit + 1
+        self._write(_HEADER.pack(_MAGIC, SLOTS, limit_field, self.header().device_bytes), 0)
 
     def take_slot(self) -> int:
         """Return a slot that is this opening's own from now on; call it `locked`.
@@ -267,6 +273,22 @@ class BudgetFile:
             os.pwrite(self._file, packed, place)
         except OSError as error:
             raise BudgetError(f"{self.path} cannot be written ({error.strerror})", "free memory") from error
+
+    def _header(self, data: bytes) -> BudgetHeader:
+        magic, slots, limit, device_bytes = _HEADER.unpack_from(data)
+        if magic != _MAGIC or slots != SLOTS:
+            raise self._damaged("it is no budget file of this version of farspan")
+        if limit > _MOST or device_bytes > _MOST:
+            raise self._damaged(f"it allows {max(limit, device_bytes)} bytes")
+        return BudgetHeader(limit - 1 if limit else None, device_bytes)
+
+    def _members(self, data: bytes) -> dict[int, MemberSlot]:
+        return {
+            number: self._unpack(number, data)
+            for number in range(SLOTS)
+            if data[_place(number) : _place(number) + 8] != bytes(8)
+            and (number == self._own or self._is_locked(number))
+        }
 
     def _unpack(self, number: int, data: bytes) -> MemberSlot:
         pid, joined, *figures, wished_at, done, name = _SLOT.unpack_from(data, _place(number))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from farspan.kv.memory.budget.budget_file import (
     MemberSlot,
     budget_folder,
     check_folder,
+    name_and_device,
 )
 from farspan.sizes import format_bytes
 
@@ -86,10 +87,10 @@ def read_budget(path: Path) -> BudgetStatus:
     """
     file = _open(path)
     try:
-        header, slots = file.header(), file.members()
+        header, slots = file.read()
     finally:
         file.close()
-    name, _, device = path.name.removesuffix(SUFFIX).partition("@")
+    name, device = name_and_device(path)
     now = time.monotonic()
     servers = [_server(slot, now) for slot in sorted(slots.values(), key=lambda slot: slot.joined)]
     held = sum(server.held for server in servers)
@@ -111,7 +112,7 @@ def find_budgets(
         return []
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        name, _, where = path.name.removesuffix(SUFFIX).partition("@")
+        name, where = name_and_device(path)
         if budget in (None, name) and (device is None or where.lower().startswith(device.lower())):
             found.append(path)
     return found
@@ -130,7 +131,7 @@ def set_limit(path: Path, limit: int | None, server: str | None = None) -> None:
     file = _open(path)
     try:
         with file.locked():
-            chosen = _choose(file, path, server)
+            chosen = _choose(file, server)
             floors = [slot.floor for slot in chosen.values()]
             least = sum(floors) if server is None else max(floors)
             if limit is not None and limit < least:
@@ -147,17 +148,11 @@ def set_limit(path: Path, limit: int | None, server: str | None = None) -> None:
         file.close()
 
 
-def trim(
-    path: Path,
-    server: str | None = None,
-    *,
-    wait_s: float = _TRIM_S,
-    clock: Callable[[], float] = time.monotonic,
-) -> dict[int, bool]:
+def trim(path: Path, server: str | None = None) -> list[int]:
     """Ask the members of a budget, or those of a name or process, to give idle memory back now.
 
     Returns:
-        Process -> whether it did within `wait_s`: one in a long step does so after it.
+        The processes that have not done so within a few seconds: one in a long step does so after it.
 
     Raises:
         BudgetError: It is not a sound budget file of this user.
@@ -166,10 +161,10 @@ def trim(
     file = _open(path)
     try:
         with file.locked():
-            chosen = _choose(file, path, server)
+            chosen = _choose(file, server)
             for number, slot in chosen.items():
                 file.ask(number, slot.limit, slot.trims_asked + 1)
-        until = clock() + wait_s
+        until = time.monotonic() + _TRIM_S
         waiting: Sequence[int] = list(chosen)
         while waiting:
             now = file.members()
@@ -178,16 +173,16 @@ def trim(
                 for number in waiting
                 if number in now and now[number].trims_done != now[number].trims_asked
             ]
-            if clock() > until:
+            if time.monotonic() > until:
                 break
             if waiting:
                 time.sleep(_LOOK_S)
-        return {chosen[number].pid: number not in waiting for number in chosen}
+        return [chosen[number].pid for number in waiting]
     finally:
         file.close()
 
 
-def _choose(file: BudgetFile, path: Path, server: str | None) -> dict[int, MemberSlot]:
+def _choose(file: BudgetFile, server: str | None) -> dict[int, MemberSlot]:
     slots = file.members()
     chosen = {
         number: slot
@@ -196,9 +191,7 @@ def _choose(file: BudgetFile, path: Path, server: str | None) -> dict[int, Membe
     }
     if server is not None and not chosen:
         known = ", ".join(f"{slot.name} ({slot.pid})" for slot in slots.values()) or "no server"
-        raise NotFoundError(
-            f"the budget {path.name.removesuffix(SUFFIX)} has no server {server!r}", f"it has {known}"
-        )
+        raise NotFoundError(f"the budget {file.path.stem} has no server {server!r}", f"it has {known}")
     return chosen
 
 

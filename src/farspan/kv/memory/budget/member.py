@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from farspan.errors import InputError
-from farspan.kv.memory.budget.budget_file import SUFFIX, BudgetError, BudgetFile, MemberSlot, budget_folder
+from farspan.kv.memory.budget.budget_file import BudgetError, BudgetFile, MemberSlot, budget_path
 from farspan.kv.memory.budget.fair_share import Allowance, MemberClaim, allowance, may_take
 from farspan.kv.memory.budget.settings import BudgetSettings
 from farspan.sizes import format_bytes
@@ -110,7 +110,7 @@ class BudgetMember:
         with self._lock:
             try:
                 self._rejoin()
-                header, slots = self._file.header(), self._file.members()
+                header, slots = self._file.read()
             except BudgetError as error:
                 self._say(error)
                 return None
@@ -136,8 +136,8 @@ class BudgetMember:
             try:
                 self._rejoin()
                 with self._file.locked():
-                    header = self._file.header()
-                    claims, mine = self._claims(self._file.members())
+                    header, slots = self._file.read()
+                    claims, mine = self._claims(slots)
                     total = _total(header.limit, sum(claim.held for claim in claims), free)
                     if not may_take(total, claims, mine, size):
                         return False
@@ -187,7 +187,7 @@ class BudgetMember:
     def _join(self, file: BudgetFile) -> None:
         with file.locked():
             number = file.take_slot()
-            header, slots = file.header(), file.members()
+            header, slots = file.read()
             slots.pop(number, None)
             limit = self._limit if header.limit is None else header.limit
             floors = sum(slot.floor for slot in slots.values())
@@ -321,11 +321,6 @@ class BudgetPart:
 
         if (self.idle, self.wished) != (idle, wished) or (wished and self.member.wish_is_old):
             self.member.change(put, wishes=bool(wished))
-
-
-def budget_path(name: str, device: str, folder: Path | None = None) -> Path:
-    """Return the file of a budget on a device."""
-    return (folder or budget_folder()) / f"{name}@{device}{SUFFIX}"
 
 
 def join_budget(settings: BudgetSettings, member: str, device: str, device_bytes: int) -> BudgetMember:

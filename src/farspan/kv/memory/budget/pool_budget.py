@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from farspan.kv.memory.budget.budget_file import name_and_device
 from farspan.kv.memory.budget.fair_share import Allowance
 from farspan.kv.memory.budget.member import BudgetMember, Outlook
 from farspan.kv.memory.cap import Cap
@@ -37,7 +38,7 @@ class PoolBudget:
     @property
     def name(self) -> str:
         """The budget's name."""
-        return self.member.path.name.partition("@")[0]
+        return name_and_device(self.member.path)[0]
 
     def limits(self, cap: Cap, memory: Memory, held: int) -> tuple[int, int]:
         """Return the bytes that the pool may hold at this moment, and once others have given back what they owe.
