@@ -14,7 +14,7 @@ from farspan.cli.main import group
 from farspan.diagnosis.knowledge import all_rules, knowledge
 from farspan.engines.registry import ENGINE_MODULES, get_engine
 from farspan.errors import NotFoundError, UnsupportedError
-from farspan.measurement.observe.series import read_series
+from farspan.measurement.runs.series import read_series
 from farspan.models.probe import write_probe
 from farspan.reports.report_run import load_report_runs
 from scripted import Script, serve_in_thread

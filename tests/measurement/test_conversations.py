@@ -11,6 +11,7 @@ import pytest
 import farspan
 from builtin_server import address, start
 from farspan.errors import InputError
+from farspan.measurement.http.answer import AnswerTape
 from farspan.measurement.http.wire import read_message
 from farspan.measurement.options import TURN_TOKENS
 from farspan.measurement.resume import read_last_options
@@ -131,6 +132,25 @@ def test_the_token_ids_of_sglangs_own_answer() -> None:
     event = {"text": " a b", "output_ids": [3, 4], "meta_info": {"completion_tokens": 2, "prompt_tokens": 9}}
     assert read_message(event).token_ids == (3, 4)
     assert read_message(event).whole
+
+
+@pytest.mark.parametrize(
+    ("events", "counts", "ids"),
+    [
+        ([[3], [3, 4]], [1, 2], (3, 4)),  # each has all ids so far
+        ([[3], [4]], [9, 9], (3, 4)),  # each has those since the one before it
+        ([["x"], ["x", 4]], [1, 2], ()),
+        ([["x"], [True]], [9, 9], ()),
+    ],
+)
+def test_the_token_ids_of_sglangs_own_stream(
+    events: list[list[Any]], counts: list[int], ids: tuple[int, ...]
+) -> None:
+    tape = AnswerTape()
+    for listed, count in zip(events, counts, strict=True):
+        event = {"text": "a", "output_ids": listed, "meta_info": {"completion_tokens": count}}
+        tape.add(0.0, f"data: {json.dumps(event)}\n\n".encode())
+    assert tape.read().token_ids == ids
 
 
 def test_the_builtin_engine_finds_every_turn_before_in_its_cache(checkpoint: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import builtin_server
 import farspan
 from farspan.errors import NetworkError
 from farspan.measurement.http.target import is_same_origin
-from farspan.measurement.observe.series import read_series
+from farspan.measurement.runs.series import read_series
 from farspan.models.probe import write_probe
 from farspan.prompts.load_tokenizer import load_tokenizer
 

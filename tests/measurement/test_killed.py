@@ -17,10 +17,10 @@ import orjson
 import pytest
 
 from farspan.measurement.http.request_status import Status
-from farspan.measurement.observe.series import read_series
 from farspan.measurement.runs.job import Job
 from farspan.measurement.runs.result import Result
 from farspan.measurement.runs.run_folder import load_run
+from farspan.measurement.runs.series import read_series
 from farspan.models.probe import write_probe
 from scripted import Script, ScriptedServer, serve_in_thread
 

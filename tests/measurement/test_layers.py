@@ -14,7 +14,7 @@ BELOW = {
     "http": {"http"},
     "runs": {"http", "runs"},
     "observe": {"http", "runs", "observe"},
-    "analysis": {"http", "runs", "observe", "analysis"},  # the time series of a run are a part of it
+    "analysis": {"http", "runs", "analysis"},
     "imports": {"http", "runs", "imports"},
 }
 

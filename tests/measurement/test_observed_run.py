@@ -14,9 +14,9 @@ from farspan.measurement.analysis.point_values import parse_point_condition
 from farspan.measurement.analysis.summary import summarise
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.observe.engine_observer import EngineObserver
-from farspan.measurement.observe.series import read_missed, read_series
 from farspan.measurement.options import BenchOptions
 from farspan.measurement.run import run_bench
+from farspan.measurement.runs.series import read_missed, read_series
 from paced import Paced, serve_paced
 from scripted import counting_prompt
 

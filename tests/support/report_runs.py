@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from farspan.cli.plan import command as plan_command
 from farspan.measurement.http.target import ServerInfo
-from farspan.measurement.observe.series import SeriesStore
 from farspan.measurement.runs.result import Gaps, Result
 from farspan.measurement.runs.run_folder import Identity, Run, load_run, new_start, open_run
+from farspan.measurement.runs.series import SeriesStore
 from samples import make_result
 
 EVIDENCE = Path(__file__).parents[1] / "evidence" / "real"

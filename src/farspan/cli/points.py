@@ -10,7 +10,7 @@ from rich.text import Text
 
 from farspan.cli.fitted_table import Column, print_table
 from farspan.escape_terminal import printable
-from farspan.measurement.analysis.load_curve import CurvePoint
+from farspan.measurement.analysis.load_curve import CurvePoint, list_run_curve
 from farspan.measurement.analysis.measures import MEASURES
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
 from farspan.measurement.analysis.spread import find_few, measure_throughput, share_good
@@ -18,15 +18,16 @@ from farspan.measurement.analysis.summary import (
     Point,
     SharedPoint,
     list_points,
-    list_run_curve,
     list_run_spreads,
     list_shared,
     read_engine,
 )
-from farspan.measurement.observe.engine_ttft import find_engine_ttft
 from farspan.measurement.options import DryRun
 from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.runs.engine_ttft import find_engine_ttft
+from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.series import Reading
 from farspan.measurement.turns import TurnPoint, list_turns
 from farspan.sizes import format_seconds, format_tokens
 
@@ -146,7 +147,8 @@ def print_spreads(
     console: Console, outcome: BenchOutcome, percentiles: Sequence[float], goodput: Mapping[str, float]
 ) -> None:
     """Print one row for every measure over all requests that can be trusted; nothing for a single one."""
-    curve = list_run_curve(outcome, percentiles)
+    readings = read_engine(outcome)
+    curve = list_run_curve(outcome.info, outcome.results, percentiles, readings)
     if curve:
         print_curve(console, curve)
         return
@@ -176,18 +178,18 @@ def print_spreads(
             f" {throughput['output_tokens_per_s']:,.1f} output tokens/s,"
             f" {throughput['tokens_per_s']:,.0f} tokens/s in all"
         )
-    _print_engine_ttft(outcome)
+    _print_engine_ttft(outcome.results, readings)
     if goodput:
         within = share_good(outcome.results, goodput)
         share = "" if within["share"] is None else f" ({within['share']:.0%})"
         click.echo(f"goodput: {within['good']} requests right and within the times{share}")
 
 
-def _print_engine_ttft(outcome: BenchOutcome) -> None:
+def _print_engine_ttft(results: Sequence[Result], readings: Mapping[str, Sequence[Reading]]) -> None:
     """Print the engine's own mean TTFT, where it is not in the table request by request."""
-    if len(outcome.results) < 2 or all(r.engine_ttft_s is not None for r in outcome.results):
+    if len(results) < 2 or all(result.engine_ttft_s is not None for result in results):
         return
-    found = find_engine_ttft(read_engine(outcome), outcome.results)
+    found = find_engine_ttft(readings, results)
     if found is None:
         return
     beside = (

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from farspan.errors import InputError
-from farspan.kv.memory.budget.member import BudgetMember, join_budget
 from farspan.kv.memory.budget.settings import BudgetSettings
 from farspan.kv.memory.cap import Cap
-from farspan.kv.memory.drivers.choose import device_id
-from farspan.kv.memory.drivers.driver import Driver
 from farspan.sizes import GIB
+
+if TYPE_CHECKING:
+    from farspan.kv.memory.budget.member import BudgetMember
+    from farspan.kv.memory.drivers.driver import Driver
 
 DEFAULT_SHARE = 0.5
 _HEADROOM = 2**30  # left to what the engine computes with, where the cache may take all that is free
@@ -84,4 +86,8 @@ class KVOptions:
         """
         if self.budget is None:
             return None
+        # What keeps a budget is not needed to plan a server, and its imports take time.
+        from farspan.kv.memory.budget.member import join_budget
+        from farspan.kv.memory.drivers.choose import device_id
+
         return join_budget(self.budget, self.member, device_id(driver), driver.memory().total)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from farspan.engines.ask_python import ask_python
 from farspan.engines.engine import Engine
 from farspan.errors import InputError, MissingPackageError, NotFoundError, install_command
 
@@ -79,19 +79,7 @@ def installed_version(engine: Engine, python: str) -> str:
         "import sys\nfrom importlib.metadata import version\n"
         "for name in sys.argv[1:]:\n    try: print(version(name)); break\n    except Exception: pass"
     )
-    try:
-        done = subprocess.run(
-            [python, "-c", code, *engine.distributions],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    except OSError as error:
-        raise NotFoundError(
-            f"{python} cannot be run ({error.strerror})", "name another with --python"
-        ) from error
-    found = done.stdout.strip()
+    found = ask_python(python, code, *engine.distributions)
     if not found:
         raise MissingPackageError(
             f"{engine.name} is not installed in {python}",

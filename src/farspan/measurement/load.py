@@ -16,12 +16,12 @@ from farspan.measurement.conversation import Conversation
 from farspan.measurement.http.client import Client, Exchange, Lag, Limits
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.target import is_local, normalise_url
-from farspan.measurement.observe.engine_times import EngineTimes
 from farspan.measurement.observe.observer import Observer
 from farspan.measurement.observe.processors import find_others_cpu, read_cpu
 from farspan.measurement.options import BenchOptions
 from farspan.measurement.prepared_requests import PreparedRequest
 from farspan.measurement.progress import Watcher
+from farspan.measurement.runs.engine_ttft import EngineTimes
 from farspan.measurement.runs.job import Job
 from farspan.measurement.runs.result import Result
 from farspan.measurement.runs.run_folder import RunStore

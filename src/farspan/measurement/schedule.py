@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,16 +75,11 @@ def plan_jobs(
         ]
         points = [(job.context, job.depth) for job in measured]
     else:
-        points = [(context, depth) for context in dict.fromkeys(contexts) for depth in dict.fromkeys(depths)]
+        points = _list_points(contexts, depths)
         together = len(points) * (1 if shared is None else group_size)
         rounds = repeats if requests is None else math.ceil(requests / together)
-        for repeat in range(rounds):
-            visited = list(points)
-            if not in_order:
-                random.Random(f"order {seed} {repeat}").shuffle(visited)
-            for context, depth in visited:
-                job = Job(context, depth, repeat, seed, output_tokens)
-                measured += [job] if shared is None else _list_group(job, shared, group_size)
+        for job in _iter_rounds(points, rounds, seed, output_tokens, in_order=in_order):
+            measured += [job] if shared is None else _list_group(job, shared, group_size)
         measured = measured[:requests]
 
     def around(count: int, phase: LoadPhase) -> list[Job]:
@@ -94,6 +89,22 @@ def plan_jobs(
         ]
 
     return (*around(warmup, LoadPhase.WARMUP), *measured, *around(cooldown, LoadPhase.COOLDOWN))
+
+
+def _list_points(contexts: Sequence[int], depths: Sequence[float]) -> list[tuple[int, float]]:
+    return [(context, depth) for context in dict.fromkeys(contexts) for depth in dict.fromkeys(depths)]
+
+
+def _iter_rounds(
+    points: Sequence[tuple[int, float]], rounds: int, seed: int, output_tokens: int, *, in_order: bool
+) -> Iterator[Job]:
+    """Yield a job for every point in every round, shuffled anew in each unless `in_order`."""
+    for repeat in range(rounds):
+        visited = list(points)
+        if not in_order:
+            random.Random(f"order {seed} {repeat}").shuffle(visited)
+        for context, depth in visited:
+            yield Job(context, depth, repeat, seed, output_tokens)
 
 
 def _list_group(job: Job, shared: SharedLength, size: int) -> list[Job]:
@@ -157,21 +168,18 @@ def plan_conversations(
         in_order: Visit contexts and depths as given instead of shuffled.
         cold: Send the fresh prompts too.
     """
-    points = [(context, depth) for context in dict.fromkeys(contexts) for depth in dict.fromkeys(depths)]
     turned: list[Job] = []
     fresh: list[Job] = []
-    for repeat in range(repeats):
-        visited = list(points)
-        if not in_order:
-            random.Random(f"order {seed} {repeat}").shuffle(visited)
-        for context, depth in visited:
-            grows = output_tokens + turn_tokens
-            for turn in range(turns):
-                job = Job(context + turn * grows, depth, repeat, seed, output_tokens)
-                # The last token of an answer is not computed with it.
-                before = job.context - turn_tokens - 1 if turn else 0
-                turned.append(replace(job, shared_tokens=before, member=turn, conversation=context))
-                fresh += [job] if turn and cold else []
+    grows = output_tokens + turn_tokens
+    for first in _iter_rounds(
+        _list_points(contexts, depths), repeats, seed, output_tokens, in_order=in_order
+    ):
+        for turn in range(turns):
+            job = replace(first, context=first.context + turn * grows)
+            # The last token of an answer is not computed with it.
+            before = job.context - turn_tokens - 1 if turn else 0
+            turned.append(replace(job, shared_tokens=before, member=turn, conversation=first.context))
+            fresh += [job] if turn and cold else []
     # Two conversations may grow to the same length: one fresh prompt a round is enough.
     return (*turned, *dict.fromkeys(fresh))
 

@@ -19,11 +19,11 @@ from farspan.models.image_item import largest_image
 from farspan.models.published_files import PublishedFiles, hold_to_checkpoint, read_published
 from farspan.models.rope_override import overridden, parse_override, scaling_override
 from farspan.models.spec import ModelSpec
+from farspan.models.weight_index import MAX_TOTAL_BYTES
 from farspan.models.weights import checkpoint_bytes
 from farspan.sizes import format_bytes
 
 _SAME_BYTES = 0.02
-_MOST_WEIGHT_BYTES = 2**50
 WEIGHT_FORMATS: dict[str, object] = {
     "bf16": None,
     "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
@@ -65,7 +65,7 @@ def spec_from_config(
             f"{source or name} describes layers without heads, or heads of size 0",
             "compare it with the config.json on the hub",
         )
-    if checkpoint_bytes(spec) > _MOST_WEIGHT_BYTES:
+    if checkpoint_bytes(spec) > MAX_TOTAL_BYTES:
         raise InputError(
             f"{source or name} describes {format_bytes(checkpoint_bytes(spec))} of weights, beyond any model's",
             "compare it with the config.json on the hub",

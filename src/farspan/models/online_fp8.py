@@ -6,9 +6,8 @@ from dataclasses import replace
 from functools import lru_cache
 
 from farspan.models.spec import ModelSpec
-from farspan.models.tensors import QuantSpec, WeightPart, WeightTensor
-
-_KEPT = frozenset({WeightPart.EMBEDDING, WeightPart.LM_HEAD, WeightPart.VISION, WeightPart.PROJECTOR})
+from farspan.models.tensors import QuantSpec, WeightTensor
+from farspan.models.weights import OUTSIDE_LAYERS
 
 
 @lru_cache(maxsize=64)
@@ -28,4 +27,4 @@ def with_online_fp8(model: ModelSpec) -> ModelSpec:
 
 def in_layers(tensor: WeightTensor) -> bool:
     """Whether a tensor is one of the decoder layers'."""
-    return tensor.part not in _KEPT
+    return tensor.part not in OUTSIDE_LAYERS

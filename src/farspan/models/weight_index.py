@@ -10,7 +10,7 @@ from farspan.errors import InputError
 
 INDEX_FILE = "model.safetensors.index.json"
 _MAX_FILE_BYTES = 64 * 2**20  # a trillion parameters in packed experts take about 20 MiB of names
-_MAX_TOTAL_BYTES = 2**50
+MAX_TOTAL_BYTES = 2**50  # of all weights; no checkpoint has as many
 
 
 class WeightIndex(NamedTuple):
@@ -45,9 +45,9 @@ def read_weight_index(file: Path) -> WeightIndex:
     total = metadata.get("total_size") if isinstance(metadata, dict) else 0
     if isinstance(total, bool) or not isinstance(total, int | float) or not total > 0:
         total = 0
-    if total > _MAX_TOTAL_BYTES:
+    if total > MAX_TOTAL_BYTES:
         raise InputError(
-            f"{file}: total_size is more than {_MAX_TOTAL_BYTES // 2**50} PiB, beyond any checkpoint's",
+            f"{file}: total_size is more than {MAX_TOTAL_BYTES // 2**50} PiB, beyond any checkpoint's",
             "download the checkpoint's index again",
         )
     return WeightIndex(files if all(isinstance(name, str) for name in named) else None, int(total))

@@ -93,7 +93,7 @@ def checkpoint_bytes(model: ModelSpec) -> int:
     return sum(tensor_bytes(tensor, tensor.count, model.dtype_bytes) for tensor in model.weights)
 
 
-_OUTSIDE_LAYERS = (WeightPart.EMBEDDING, WeightPart.LM_HEAD, WeightPart.VISION, WeightPart.PROJECTOR)
+OUTSIDE_LAYERS = (WeightPart.EMBEDDING, WeightPart.LM_HEAD, WeightPart.VISION, WeightPart.PROJECTOR)
 
 
 @lru_cache(maxsize=256)
@@ -101,7 +101,7 @@ def offloadable_bytes(model: ModelSpec, tp: int) -> int:
     """Weights of one rank's decoder layers: the only ones an engine's `--cpu-offload-gb` reaches, since it wraps
     the layers as they are made (vllm models/utils.py, sglang srt/utils/common.py: make_layers)."""
     parts = rank_weight_bytes(model, tp).by_part
-    return sum(size for part, size in parts.items() if part not in _OUTSIDE_LAYERS)
+    return sum(size for part, size in parts.items() if part not in OUTSIDE_LAYERS)
 
 
 @lru_cache(maxsize=64)

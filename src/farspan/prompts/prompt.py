@@ -97,13 +97,25 @@ class Prompt:
     def iter_ids_json(self) -> Iterator[bytes]:
         """Yield the ids as a JSON array in chunks, without a Python number for any of them."""
         before = b"["
+        for chunk in self.iter_ids_inside():
+            yield before + chunk
+            before = b""
+        yield before + b"]"
+
+    def iter_ids_inside(self, start: int = 0) -> Iterator[bytes]:
+        """Yield the ids from the `start`-th on with commas between them: inside of a JSON array, in chunks."""
+        before = b""
+        at = 0
         for part in self.parts:
-            ids = part.ids()
-            for start in range(0, len(ids), _IDS_IN_A_CHUNK):
-                chunk = np.ascontiguousarray(ids[start : start + _IDS_IN_A_CHUNK])
+            skipped = max(0, start - at)
+            at += part.tokens
+            if skipped >= part.tokens:
+                continue
+            ids = part.ids()[skipped:]
+            for first in range(0, len(ids), _IDS_IN_A_CHUNK):
+                chunk = np.ascontiguousarray(ids[first : first + _IDS_IN_A_CHUNK])
                 yield before + orjson.dumps(chunk, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
                 before = b","
-        yield b"]" if before == b"," else b"[]"
 
     def write_text(self, target: Path | IO[bytes]) -> None:
         """Write the text as UTF-8 to a file, or to anything with `write`, in chunks."""

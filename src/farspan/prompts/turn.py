@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import orjson
-
 from farspan.prompts.prompt import Prompt
 from farspan.prompts.tokenizer import Tokenizer
-
-_IDS_IN_A_CHUNK = 2**17
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +58,7 @@ class TurnPrompt:
 
     def iter_ids_json(self) -> Iterator[bytes]:
         """Yield its ids with commas between them: inside of a JSON array, in pieces."""
-        before = b""
-        at = 0
-        for part in self.prompt.parts:
-            skipped = max(0, self.start - at)
-            at += part.tokens
-            if skipped >= part.tokens:
-                continue
-            ids = part.ids()[skipped:]
-            for start in range(0, len(ids), _IDS_IN_A_CHUNK):
-                chunk = np.ascontiguousarray(ids[start : start + _IDS_IN_A_CHUNK])
-                yield before + orjson.dumps(chunk, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-                before = b","
+        return self.prompt.iter_ids_inside(self.start)
 
     def iter_json_string(self) -> Iterator[bytes]:
         """Refuse: a conversation is sent as token ids."""

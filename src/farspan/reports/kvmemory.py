@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from farspan.measurement.observe.series import Reading
 from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.series import Reading
 from farspan.reports.report_run import ReportRun
 from farspan.sizes import GIB, format_bytes
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from farspan.measurement.analysis.load_curve import CurvePoint, list_curve
+from farspan.measurement.analysis.load_curve import CurvePoint, list_run_curve
 from farspan.measurement.analysis.measures import MEASURES
 from farspan.reports.drawing import Chart, LegendKey, colour_of, count_axis, draw, layer, seconds_axis
 from farspan.reports.report_run import ReportRun
@@ -49,14 +49,7 @@ class _Line:
 
 def list_load(run: ReportRun) -> tuple[CurvePoint, ...]:
     """List what every concurrency of a run brought; nothing for a run of a single one."""
-    info = run.recorded.info
-    return list_curve(
-        run.results,
-        starts=[start.time for start in info.starts],
-        mixed=bool(info.starts[-1].arguments.get("length_distribution")),
-        percentiles=_PERCENTS,
-        readings=run.series.get("engine", {}),
-    )
+    return list_run_curve(run.recorded.info, run.results, _PERCENTS, run.series.get("engine", {}))
 
 
 def write_load(point: CurvePoint) -> tuple[str, ...]:

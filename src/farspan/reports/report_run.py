@@ -15,11 +15,11 @@ from farspan.diagnosis.sources import read_source
 from farspan.engines.registry import find_served
 from farspan.errors import InputError
 from farspan.measurement.http.target import is_local
-from farspan.measurement.observe.series import Reading, read_series
 from farspan.measurement.runs.environment import read_document
 from farspan.measurement.runs.job import LoadPhase
 from farspan.measurement.runs.result import Result
 from farspan.measurement.runs.run_folder import ENVIRONMENT_FILE, INFO_FILE, Run, load_run
+from farspan.measurement.runs.series import Reading, read_series
 from farspan.reports.expectation import Expectation, find_expectation
 
 LOG_NAMES = ("server.log", "server.log.gz")

@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from farspan.measurement.http.request_status import Status
-from farspan.measurement.observe.series import Reading
 from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.series import Reading
 from farspan.reports.drawing import WIDE, Chart, LegendKey, colour_of, draw, layer, write_seconds
 from farspan.reports.kvmemory import KvHeld, find_kv, read_time
 from farspan.reports.report_run import ReportRun

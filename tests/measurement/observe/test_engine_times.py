@@ -10,10 +10,10 @@ import farspan
 from builtin_server import address, start
 from farspan.engines.metric_source import Measure
 from farspan.measurement.analysis.labels import Surroundings, find_around, find_held
-from farspan.measurement.observe.engine_times import EngineTimes, find_engine_times
-from farspan.measurement.observe.engine_ttft import find_engine_ttft
+from farspan.measurement.observe.engine_times import find_engine_times
 from farspan.measurement.observe.scrape import Sample
-from farspan.measurement.observe.series import Reading
+from farspan.measurement.runs.engine_ttft import EngineTimes, find_engine_ttft
+from farspan.measurement.runs.series import Reading
 from samples import make_exchange, make_result
 
 

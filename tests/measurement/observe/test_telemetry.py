@@ -20,9 +20,9 @@ from farspan.measurement.http.target import ServerInfo
 from farspan.measurement.observe.engine_observer import EngineObserver
 from farspan.measurement.observe.observer import ObservedRun
 from farspan.measurement.observe.scrape import Sample, ScrapeError, Scraper
-from farspan.measurement.observe.series import SERIES_FILE, SeriesStore, read_missed, read_series
 from farspan.measurement.observe.telemetry import Telemetry
 from farspan.measurement.runs.job import Job
+from farspan.measurement.runs.series import SERIES_FILE, SeriesStore, read_missed, read_series
 from paced import Paced, serve_paced
 
 
@@ -140,7 +140,7 @@ def test_a_resumed_run_goes_on_in_the_same_series(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from farspan.measurement.observe.series import SeriesStore
+from farspan.measurement.runs.series import SeriesStore
 store = SeriesStore(Path(sys.argv[1]), int(sys.argv[2]))
 for i in range(10**6):
     store.add(float(sys.argv[2]) * 10**6 + i, {"engine": {"running": i, "waiting": i}}, {})

@@ -83,10 +83,7 @@ class SglangConfig(ValueHash):
     @property
     def conditions(self) -> CalibrationKey:
         """What a calibration of this server is kept under."""
-        backend, kv = self.resolved.attention_backend, kv_name(self.resolved.kv_dtype)
-        return CalibrationKey(
-            "sglang", self.rules.version, backend, kv, self.gpu.name, self.eager, has_experts(self.model)
-        )
+        return _conditions(self)
 
     def decisive_context(self, context_length: int) -> int:
         """`context_length` where loading or the split of the pools depends on it, else 0."""
@@ -159,3 +156,11 @@ def _config(
     )
     found = find_calibration(calibrations, config.conditions)
     return config if found is None else replace(config, calibration=found)
+
+
+@lru_cache(maxsize=1024)
+def _conditions(config: SglangConfig) -> CalibrationKey:
+    backend, kv = config.resolved.attention_backend, kv_name(config.resolved.kv_dtype)
+    return CalibrationKey(
+        "sglang", config.rules.version, backend, kv, config.gpu.name, config.eager, has_experts(config.model)
+    )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-
-from farspan.errors import MissingPackageError, NotFoundError
+from farspan.engines.ask_python import ask_python
+from farspan.errors import MissingPackageError
 
 # Not by importing it, which would import torch: by what is installed, as SGLang finds it.
 _CODE = (
@@ -20,13 +19,7 @@ def check_plugin(python: str) -> None:
         MissingPackageError: It does not.
         NotFoundError: There is no such Python.
     """
-    try:
-        done = subprocess.run([python, "-c", _CODE], capture_output=True, text=True, timeout=60, check=False)
-    except OSError as error:
-        raise NotFoundError(
-            f"{python} cannot be run ({error.strerror})", "name another with --python"
-        ) from error
-    if done.stdout.strip() != "True":
+    if ask_python(python, _CODE) != "True":
         raise MissingPackageError(
             f"--elastic needs farspan in the Python of SGLang, and {python} has none",
             f"run {python} -m pip install 'farspan[sglang]'",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from farspan.engines.vllm.known_flags import check_flag_names
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError, UnsupportedError
 from farspan.models.lora import adapter_values
@@ -66,7 +65,6 @@ def read_adapters(request: PlanRequest, rules: VllmRules) -> Adapters | None:
     """
     if not request.has_flag("--enable-lora"):
         return None
-    check_flag_names(request.engine_flags, rules.version)
     if version_key(rules.version) < version_key(_SINCE):
         raise UnsupportedError(
             f"--enable-lora of vllm {rules.version} has buffers in layers that farspan does not mirror",

@@ -68,17 +68,7 @@ class VllmConfig(ValueHash):
     @property
     def conditions(self) -> CalibrationKey:
         """What a calibration of this server is kept under."""
-        kv = kv_name(resolve_kv_dtype(self.model, self.given.kv_dtype))
-        eager = self.given.enforce_eager
-        return CalibrationKey(
-            "vllm",
-            self.rules.version,
-            self.given.attention_backend,
-            kv,
-            self.gpu.name,
-            eager,
-            has_experts(self.model),
-        )
+        return _conditions(self)
 
     def of_stage(self, index: int) -> VllmConfig:
         """What one pipeline stage runs."""
@@ -178,6 +168,15 @@ def _config(
     if found is None:
         return config
     return replace(config, calibration=found, remarks=Remarks(config.remarks.warnings, (found.note, *notes)))
+
+
+@lru_cache(maxsize=1024)
+def _conditions(config: VllmConfig) -> CalibrationKey:
+    kv = kv_name(resolve_kv_dtype(config.model, config.given.kv_dtype))
+    backend, eager = config.given.attention_backend, config.given.enforce_eager
+    return CalibrationKey(
+        "vllm", config.rules.version, backend, kv, config.gpu.name, eager, has_experts(config.model)
+    )
 
 
 def _check_context_ranks(model: ModelSpec, given: VllmFlags, tp: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from farspan.engines.vllm.flags import VllmFlags
-from farspan.engines.vllm.speculative import DRAFT_MODEL
+from farspan.engines.vllm.speculative import DRAFT_MODEL, uses_eagle
 from farspan.engines.vllm.versions import Runner, VllmRules
 from farspan.errors import InputError
 from farspan.hardware.gpu import Gpu
@@ -50,15 +50,8 @@ def batch_limits(given: VllmFlags, gpu: Gpu, max_model_len: int, rules: VllmRule
         tokens = min(tokens, requests * max_model_len)
     if given.max_num_seqs is None:
         requests = min(requests, tokens)
-    synchronous = given.async_scheduling is False or given.speculative not in (
-        "",
-        "eagle",
-        "eagle3",
-        "mtp",
-        "dflash",
-        "dspark",
-        DRAFT_MODEL,
-    )
+    drafts_ahead = given.speculative in ("", DRAFT_MODEL) or uses_eagle(given.speculative)
+    synchronous = given.async_scheduling is False or not drafts_ahead
     return BatchLimits(tokens, requests, 1 if synchronous else 2)
 
 

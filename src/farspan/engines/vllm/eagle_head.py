@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from farspan.engines.vllm.flags import VllmFlags
+from farspan.engines.vllm.speculative import EAGLE_3
 from farspan.errors import NotFoundError, UnsupportedError
 from farspan.models.config import read_model_config
 from farspan.models.spec import AttentionKind, LayerSpec, ModelSpec
 from farspan.models.tensors import Shard, WeightPart, WeightTensor
 
-EAGLE, EAGLE_3 = "eagle", "eagle3"
 _AUXILIARY_STATES = 3  # hidden states that EAGLE-3 reads, where the config does not count them
 # Heads that are one Llama layer or several; others have layers of their own kind.
 _CLASSES = frozenset({"LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", "EagleLlamaForCausalLM", "LlamaForCausalLM",

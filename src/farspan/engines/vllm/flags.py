@@ -16,7 +16,7 @@ from farspan.engines.vllm.flag_checks import (
     capture_size,
     check_flags,
 )
-from farspan.engines.vllm.speculative import DRAFT_MODEL, speculative_method
+from farspan.engines.vllm.speculative import DRAFT_MODEL, EAGLE, EAGLE_3, speculative_method
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError
 from farspan.models.spec import KvDtype
@@ -209,7 +209,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         connector=connector,
         kv_events=_given(spelled, "--kv-events-config"),
         speculative=method,
-        draft=str(speculative.get("model", "")) if method in (DRAFT_MODEL, "eagle", "eagle3") else "",
+        draft=str(speculative.get("model", "")) if method in (DRAFT_MODEL, EAGLE, EAGLE_3) else "",
         draft_ranks=ranks
         if isinstance(ranks := speculative.get("draft_tensor_parallel_size"), int)
         else None,

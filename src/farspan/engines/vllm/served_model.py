@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from farspan.engines.vllm.eagle_head import with_eagle_head
 from farspan.engines.vllm.flags import VllmFlags
-from farspan.engines.vllm.speculative import DRAFT_MODEL
+from farspan.engines.vllm.speculative import DRAFT_MODEL, EAGLE, EAGLE_3
 from farspan.errors import InputError, NotFoundError, UnsupportedError
 from farspan.models.config import load_model
 from farspan.models.online_fp8 import in_layers, with_online_fp8
@@ -16,7 +16,7 @@ from farspan.models.spec import AttentionKind, ModelSpec
 from farspan.models.tensors import DTYPE_BYTES, Shard, WeightPart, WeightTensor
 
 # Methods that draft with one more layer of the model's own width on its hidden states.
-_ONE_LAYER = frozenset({"mtp", "eagle", "eagle3"})
+_ONE_LAYER = frozenset({"mtp", EAGLE, EAGLE_3})
 _AVERAGE_LAYER = "draft layer"
 _NO_WEIGHTS = frozenset({"", "ngram", "ngram_gpu", "suffix", "[ngram]"})
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 DRAFT_MODEL = "draft_model"  # a whole model that drafts
-_EAGLE_METHODS = ("eagle", "eagle3", "mtp", "dflash", "dspark")
+EAGLE, EAGLE_3 = "eagle", "eagle3"
+_EAGLE_METHODS = (EAGLE, EAGLE_3, "mtp", "dflash", "dspark")
 
 
 def speculative_method(given: Mapping[str, object]) -> str:
@@ -19,7 +20,7 @@ def speculative_method(given: Mapping[str, object]) -> str:
     if model.strip("[]") == "ngram":
         return "ngram"
     lower = model.lower()
-    return "eagle" if "eagle-" in lower else "eagle3" if "eagle3" in lower else DRAFT_MODEL
+    return EAGLE if "eagle-" in lower else EAGLE_3 if "eagle3" in lower else DRAFT_MODEL
 
 
 def uses_eagle(method: str) -> bool:

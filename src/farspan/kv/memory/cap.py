@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from farspan.errors import InputError
-from farspan.kv.memory.drivers.driver import Memory
+
+if TYPE_CHECKING:
+    from farspan.kv.memory.drivers.driver import Memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from farspan.measurement.http.client import Exchange
 from farspan.measurement.http.wire import Usage
-from farspan.measurement.observe.engine_times import EngineTimes
+from farspan.measurement.runs.engine_ttft import EngineTimes
 from farspan.measurement.runs.job import Job
 from farspan.measurement.runs.result import is_missed, is_warm
 from farspan.sizes import format_seconds

@@ -11,10 +11,11 @@ from typing import Any
 from farspan.measurement.analysis.measures import MEASURES, choose_timed, list_values
 from farspan.measurement.analysis.spread import Spread, measure_throughput, spread
 from farspan.measurement.http.request_status import Status
-from farspan.measurement.observe.engine_ttft import EngineTtft, find_engine_ttft
-from farspan.measurement.observe.series import Reading
+from farspan.measurement.runs.engine_ttft import EngineTtft, find_engine_ttft
 from farspan.measurement.runs.job import LoadPhase
 from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.run_folder import RunInfo
+from farspan.measurement.runs.series import Reading
 
 CURVE_MEASURES = ("ttft", "tpot", "itl", "e2e")
 
@@ -81,6 +82,29 @@ def list_curve(
     return tuple(
         _sum_up(context, concurrency, group, times, percentiles, readings or {})
         for (context, concurrency), group in ordered
+    )
+
+
+def list_run_curve(
+    info: RunInfo,
+    results: Sequence[Result],
+    percentiles: Sequence[float],
+    readings: Mapping[str, Sequence[Reading]],
+) -> tuple[CurvePoint, ...]:
+    """Return the curve of a run, by how it was started; nothing for a run of a single concurrency.
+
+    Args:
+        info: What was run.
+        results: Its requests.
+        percentiles: Which to give of every time.
+        readings: What was read of the engine meanwhile, by measure.
+    """
+    return list_curve(
+        results,
+        starts=[start.time for start in info.starts],
+        mixed=bool(info.starts[-1].arguments.get("length_distribution")),
+        percentiles=percentiles,
+        readings=readings,
     )
 
 

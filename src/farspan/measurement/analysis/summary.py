@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
 
-from farspan.measurement.analysis.load_curve import CurvePoint, list_curve
+from farspan.measurement.analysis.load_curve import list_run_curve
 from farspan.measurement.analysis.measures import MEASURES, PointKey, choose_timed, group_points, list_values
 from farspan.measurement.analysis.plan_beside_run import compare_with_plan, find_plan
 from farspan.measurement.analysis.spread import Spread, find_few, list_spreads, measure_throughput, share_good
 from farspan.measurement.analysis.statistics import statistic
-from farspan.measurement.observe.engine_ttft import find_engine_ttft
-from farspan.measurement.observe.series import Reading, read_series
 from farspan.measurement.runs.advice import list_failures
 from farspan.measurement.runs.bench_outcome import BenchOutcome
+from farspan.measurement.runs.engine_ttft import find_engine_ttft
 from farspan.measurement.runs.job import LoadPhase
 from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.series import Reading, read_series
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,17 +189,6 @@ def list_run_spreads(outcome: BenchOutcome, percentiles: Sequence[float]) -> dic
     return list_spreads(choose_timed(outcome.results), percentiles)
 
 
-def list_run_curve(outcome: BenchOutcome, percentiles: Sequence[float]) -> tuple[CurvePoint, ...]:
-    """Return throughput and latency at each concurrency of a run that goes through several; else nothing."""
-    return list_curve(
-        outcome.results,
-        starts=[start.time for start in outcome.info.starts],
-        mixed=bool(outcome.info.starts[-1].arguments.get("length_distribution")),
-        percentiles=percentiles,
-        readings=read_engine(outcome),
-    )
-
-
 def read_engine(outcome: BenchOutcome) -> Mapping[str, Sequence[Reading]]:
     """Return what was read of the engine while a run went on, by measure; nothing where its metrics are not there."""
     return read_series(outcome.folder).get("engine", {})
@@ -224,8 +213,9 @@ def summarise(
     few = find_few(spreads)
     resumed = len(outcome.info.starts) > 1
     plan = find_plan(outcome.folder, latest.server.owned_by)
-    curve = list_run_curve(outcome, percentiles)
-    engine_ttft = find_engine_ttft(read_engine(outcome), outcome.results)
+    readings = read_engine(outcome)
+    curve = list_run_curve(outcome.info, outcome.results, percentiles, readings)
+    engine_ttft = find_engine_ttft(readings, outcome.results)
     return {
         "run": str(outcome.folder),
         "good": outcome.good,

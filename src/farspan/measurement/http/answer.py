@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from farspan.measurement.http.sse import OversizedEventError, SseParser, read_stream
-from farspan.measurement.http.wire import AnswerEvent, MalformedEventError, Usage, read_event
+from farspan.measurement.http.wire import (
+    AnswerEvent,
+    MalformedEventError,
+    Usage,
+    check_token_ids,
+    read_event,
+)
 
 # Bytes that may wait to be read: past this much they are read at once, so that an endless answer is bounded.
 _WAITING_BYTES = 8 * 2**20
@@ -124,7 +131,7 @@ class _Reader:
         self._usage: Usage | None = None
         self._error = ""
         self._done = False
-        self._token_ids: list[int] = []
+        self._token_ids: list[Any] = []
 
     def answer(self) -> Answer:
         return Answer(
@@ -134,7 +141,7 @@ class _Reader:
             self._usage,
             self._error,
             self._done,
-            tuple(self._token_ids),
+            check_token_ids(self._token_ids),
         )
 
     def fail(self, error: str) -> None:
@@ -167,9 +174,9 @@ class _Reader:
         if event.whole:
             self._texts[:] = [event.text]
             self._token_ids[:] = event.token_ids
-        elif event.text:
-            self._texts.append(event.text)
-        if not event.whole:
+        else:
+            if event.text:
+                self._texts.append(event.text)
             self._token_ids += event.token_ids
         self._finish = event.finish_reason or self._finish
         self._usage = event.usage or self._usage

@@ -8,7 +8,7 @@ from farspan.measurement.http.answer import Answer
 from farspan.measurement.http.connection import Connection
 from farspan.measurement.http.http1 import MalformedAnswerError
 from farspan.measurement.http.request_status import Status
-from farspan.measurement.http.wire import MalformedEventError, read_error_body, read_message
+from farspan.measurement.http.wire import MalformedEventError, check_token_ids, read_error_body, read_message
 from farspan.sizes import format_seconds
 
 
@@ -74,7 +74,8 @@ def _read_whole(connection: Connection) -> tuple[Status, str, Answer]:
         )
     if event.error is not None:
         return Status.SERVER_ERROR, event.error, Answer()
-    return Status.OK, "", Answer((), event.text, event.finish_reason, event.usage, token_ids=event.token_ids)
+    ids = check_token_ids(event.token_ids)
+    return Status.OK, "", Answer((), event.text, event.finish_reason, event.usage, token_ids=ids)
 
 
 def _describe_received(connection: Connection, answer: Answer) -> str:

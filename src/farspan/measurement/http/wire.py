@@ -6,7 +6,7 @@ SGLang's own /generate (sglang 0.5.6 to 0.5.23 srt/managers/tokenizer_manager.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -63,7 +63,8 @@ class AnswerEvent:
     `has_token` is true when the event stands for at least one generated token, even one whose text the
     server still holds back; it is false for the opening role event of a chat, for the closing event and
     for the usage event. `whole` is true when `text` is the whole reply so far rather than its next piece, as
-    SGLang's /generate sends it, and `token_ids` with it. `token_ids` is empty where the server does not tell them.
+    SGLang's /generate sends it, and `token_ids` with it: those are not checked yet, since all of them come again with
+    every token. `token_ids` is empty where the server does not tell them.
     """
 
     text: str = ""
@@ -73,7 +74,7 @@ class AnswerEvent:
     error: str | None = None
     done: bool = False
     whole: bool = False
-    token_ids: tuple[int, ...] = ()
+    token_ids: tuple[Any, ...] = ()
 
 
 class MalformedEventError(Exception):
@@ -217,6 +218,12 @@ def read_message(message: Any) -> AnswerEvent:
     )
 
 
+def check_token_ids(ids: Iterable[Any]) -> tuple[int, ...]:
+    """Return ids as they are; none where one of them is no id."""
+    checked = tuple(ids)
+    return checked if all(_count(one) is not None for one in checked) else ()
+
+
 def _read_token_ids(choice: dict[str, Any]) -> tuple[int, ...]:
     """Read the ids of an event's tokens, where they were asked for: as such, or in place of their texts (vLLM)."""
     ids = choice.get("token_ids")
@@ -227,7 +234,7 @@ def _read_token_ids(choice: dict[str, Any]) -> tuple[int, ...]:
             for name in (named if isinstance(named, list) else ())
             if isinstance(name, str) and name.startswith(_TOKEN_ID) and name[len(_TOKEN_ID) :].isdecimal()
         ]
-    return tuple(ids) if isinstance(ids, list) and all(_count(value) is not None for value in ids) else ()
+    return check_token_ids(ids) if isinstance(ids, list) else ()
 
 
 def _read_generated(message: dict[str, Any], meta: dict[str, Any]) -> AnswerEvent:
@@ -246,15 +253,15 @@ def _read_generated(message: dict[str, Any], meta: dict[str, Any]) -> AnswerEven
     )
     text, ids = message.get("text"), message.get("output_ids")
     text = text if isinstance(text, str) else ""
-    has_ids = isinstance(ids, list) and bool(ids)
+    listed = tuple(ids) if isinstance(ids, list) else ()
     whole = not isinstance(ids, list) or usage.output_tokens is None or len(ids) == usage.output_tokens
     return AnswerEvent(
         text=text,
-        has_token=bool(text) or has_ids or bool(usage.output_tokens),
+        has_token=bool(text) or bool(listed) or bool(usage.output_tokens),
         finish_reason=finish if isinstance(finish, str) else None,
         usage=usage,
         whole=whole,
-        token_ids=tuple(ids) if isinstance(ids, list) and all(_count(one) is not None for one in ids) else (),
+        token_ids=listed if whole else check_token_ids(listed),
     )
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from farspan.engines.metric_source import Measure
 from farspan.measurement.http.target import is_same_origin
-from farspan.measurement.observe.engine_times import EngineTimes, find_engine_times
+from farspan.measurement.observe.engine_times import find_engine_times
 from farspan.measurement.observe.evidence import estimate_prefill, find_hang, find_preemption, find_strangers
 from farspan.measurement.observe.gpu_sampler import is_here, open_gpus
 from farspan.measurement.observe.observer import ObservedRun, Observer
 from farspan.measurement.observe.scrape import Sample, Scraper
 from farspan.measurement.observe.telemetry import Telemetry
+from farspan.measurement.runs.engine_ttft import EngineTimes
 from farspan.measurement.runs.job import Job
 from farspan.measurement.runs.result import Result
 from farspan.sizes import format_tokens

@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from farspan.engines.metric_source import Measure
 from farspan.measurement.observe.scrape import Sample
-
-
-@dataclass(frozen=True, slots=True)
-class EngineTimes:
-    """What an engine says of one request.
-
-    Args:
-        ttft_s: From the request's arrival in the engine to its first token.
-        decode_s: From the first token to the last, where the process that computes times it itself; else None.
-    """
-
-    ttft_s: float
-    decode_s: float | None = None
+from farspan.measurement.runs.engine_ttft import EngineTimes
 
 
 def find_engine_times(samples: Sequence[Sample], since: float, until: float) -> EngineTimes | None:

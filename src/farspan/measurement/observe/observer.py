@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farspan.measurement.http.target import ServerInfo
-from farspan.measurement.observe.engine_times import EngineTimes
+from farspan.measurement.runs.engine_ttft import EngineTimes
 from farspan.measurement.runs.job import Job
 from farspan.measurement.runs.result import Result
 

@@ -16,7 +16,7 @@ from typing import Protocol, Self
 
 from farspan.engines.metric_source import Measure
 from farspan.measurement.observe.scrape import TIMEOUT_S, Sample, ScrapeError
-from farspan.measurement.observe.series import SeriesStore
+from farspan.measurement.runs.series import SeriesStore
 
 ENGINE = "engine"
 CLIENT = "client"

@@ -1,4 +1,4 @@
-"""The engine's own time to first token, a mean over requests, beside the client's over the same ones."""
+"""The engine's own times: of one request, and its mean time to first token beside ours over the same requests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,23 @@ from statistics import fmean
 from typing import Any
 
 from farspan.engines.metric_source import Measure
-from farspan.measurement.observe.series import Reading
 from farspan.measurement.runs.result import Result
+from farspan.measurement.runs.series import Reading
 
 _START_S = 0.001  # a result keeps its start to the millisecond
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTimes:
+    """What an engine says of one request.
+
+    Args:
+        ttft_s: From the request's arrival in the engine to its first token.
+        decode_s: From the first token to the last, where the process that computes times it itself; else None.
+    """
+
+    ttft_s: float
+    decode_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
