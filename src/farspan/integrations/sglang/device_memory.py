@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from farspan.errors import InputError, UnsupportedError
+from farspan.errors import DoesNotFitError, InputError, UnsupportedError
 from farspan.integrations.sglang.memory_gauges import memory_gauges
-from farspan.integrations.sglang.shared_budget import server_budget
+from farspan.integrations.sglang.shared_budget import holders, server_budget
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.cuda import CudaDriver
-from farspan.kv.memory.drivers.driver import Driver
+from farspan.kv.memory.drivers.driver import Driver, NoRoomError
 from farspan.kv.memory.drivers.host import HostDriver
 from farspan.kv.memory.memory_log import MemoryLog
 from farspan.kv.memory.segments import SegmentPool
@@ -24,11 +25,16 @@ from farspan.kv.memory.zero_backed_rows import table_segment_bytes
 logger = logging.getLogger("sglang.farspan")
 
 QUIET_VARIABLE = "FARSPAN_QUIET_S"
+START_VARIABLE = "FARSPAN_START_WAIT_S"
 
 # Left to the device beside what a request is admitted for: a neighbour may take memory between the two.
 _HEADROOM = 256 * 2**20
 # Seconds between two notes: an idle scheduler ticks at every turn of its loop.
 _NOTE_S = 0.1
+# Seconds between two looks at a start that waits.
+_LOOK_S = 0.05
+
+T = TypeVar("T")
 
 
 class DeviceMemory:
@@ -57,12 +63,38 @@ class DeviceMemory:
             self.driver,
             segment,
             Cap(fixed_bytes=cap_bytes, headroom_bytes=headroom),
-            quiet_s=_quiet_s(),
+            quiet_s=_seconds(QUIET_VARIABLE, 10.0),
             budget=server_budget(arguments, self.driver),
         )
         self._log = MemoryLog(self.segments, logger.info)
         self._gauges = memory_gauges(arguments, self.segments)
         self._next_note = float("-inf")
+        self._start_wait_s = _seconds(START_VARIABLE, 30.0)
+        self._start_until: float | None = None
+
+    def at_start(self, make: Callable[[], T]) -> T:
+        """Return what `make` makes of the memory when the server starts; it is called again until there is room.
+
+        Members of the same budget hear what is lacking and give back what they have idle. What is waited is bounded,
+        for all that a server makes together.
+
+        Raises:
+            DoesNotFitError: There is no room still; it says who holds it.
+        """
+        while True:
+            try:
+                return make()
+            except NoRoomError as error:
+                budget, now = self.segments.budget, time.monotonic()
+                if self._start_until is None:
+                    self._start_until = now + self._start_wait_s
+                    logger.info(
+                        "farspan: the start waits up to %g s for memory: %s", self._start_wait_s, error
+                    )
+                if budget is None or now >= self._start_until:
+                    raise _no_room_to_start(self.segments, error, self._start_wait_s) from error
+                time.sleep(_LOOK_S)
+                self.segments.tick()
 
     def note(self) -> None:
         """Tell SGLang's log and metrics what has become of the memory, if it is time; call it with every tick."""
@@ -90,12 +122,25 @@ class DeviceMemory:
         return [int(one.cuda_stream) for one in (torch.cuda.current_stream(number), *self.streams)]
 
 
-def _quiet_s() -> float:
-    text = os.environ.get(QUIET_VARIABLE, "10")
+def _no_room_to_start(segments: SegmentPool, error: NoRoomError, waited_s: float) -> DoesNotFitError:
+    if segments.budget is None:
+        return DoesNotFitError(
+            f"no memory to start with: {error.message}", "free memory of the device, or use another"
+        )
+    held_by, name = holders(segments.budget.member), segments.budget.name
+    return DoesNotFitError(
+        f"the budget {name} has no room for this server to start, {waited_s:g} s long: {held_by}",
+        "raise its limit (farspan kv limit SIZE) or lower a server's (farspan kv limit SIZE --server NAME), wait until "
+        "its requests have ended, or start this server first with FARSPAN_BUDGET_FLOOR",
+    )
+
+
+def _seconds(variable: str, default: float) -> float:
+    text = os.environ.get(variable, str(default))
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise InputError(f"{QUIET_VARIABLE} is {text!r}", "set it to a number of seconds, 0 or more")
+        raise InputError(f"{variable} is {text!r}", "set it to a number of seconds, 0 or more")
     return seconds

@@ -30,7 +30,11 @@ class ElasticTable(ZeroBackedRows):
         self.width = width
         self._memory = memory
         super().__init__(memory.segments, rows, width * _ENTRY, memory.wait)
-        self.hold([(0, width * _ENTRY)])
+        try:
+            self.hold([(0, width * _ENTRY)])
+        except NoRoomError:
+            self.close()
+            raise
 
     def size_for(self, request: Any) -> int:
         """Return the bytes of a row that a request can come to write."""
@@ -68,7 +72,7 @@ def table_bytes(size: int, width: int) -> int:
 def elastic_pool(adapter: Adapter, size: int, width: int, device: str, memory: DeviceMemory) -> Any:
     """Return a request pool of SGLang's own kind, of `size` requests, whose table is elastic."""
     base = import_module("sglang.srt.mem_cache.memory_pool").ReqToTokenPool
-    table = ElasticTable(memory, size + 1, width)
+    table = memory.at_start(lambda: ElasticTable(memory, size + 1, width))
     kind = _elastic_kind(base, adapter)
     return (_with_bare_rows(kind) if adapter.row_calls else _with_requests(kind, adapter))(
         size, width, device, table

@@ -202,13 +202,14 @@ def window_allocator(size: int, size_swa: int, dtype: torch.dtype, device: str, 
             super().__init__(1, 1, 1, dtype, device, pool, False)
             self._size_full, self._size_swa = size, size_swa
             memory = pool.full_kv_pool.elastic_memory
-            self.slot_map = SlotMap(memory.segments, size + 1, memory.wait)
+            slot_map = memory.at_start(lambda: SlotMap(memory.segments, size + 1, memory.wait))
             full = pool.full_kv_pool.elastic_pages
-            self.slot_map.cover(full.backed_stop)
-            full.cover_with(self.slot_map.cover)
+            memory.at_start(lambda: slot_map.cover(full.backed_stop))
+            full.cover_with(slot_map.cover)
+            self.slot_map = slot_map
             self.full_attn_allocator = token_allocator(size, dtype, device, pool.full_kv_pool)
             self.swa_attn_allocator = token_allocator(size_swa, dtype, device, pool.swa_kv_pool)
-            self.full_to_swa_index_mapping = self.slot_map.tensor
+            self.full_to_swa_index_mapping = slot_map.tensor
             pool.register_mapping(self.full_to_swa_index_mapping)
 
         def clear(self) -> None:

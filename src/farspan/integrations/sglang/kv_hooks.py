@@ -20,12 +20,18 @@ from farspan.integrations.sglang.device_memory import DeviceMemory
 from farspan.integrations.sglang.elastic_requests import table_bytes
 from farspan.integrations.sglang.kv_allocators import counting_slots, token_allocator, window_allocator
 from farspan.integrations.sglang.kv_pools import elastic_config, kv_pool_class
-from farspan.integrations.sglang.prefill_needs import needs_of_chunk, needs_of_request
+from farspan.integrations.sglang.prefill_needs import (
+    Needs,
+    needs_of_admitted,
+    needs_of_chunk,
+    needs_of_request,
+)
 from farspan.integrations.sglang.secured_memory import SecuredMemory
 
 _SRT = "sglang.srt"
 _CONFIGURATOR = f"{_SRT}.mem_cache.kv_cache_configurator.KVCacheConfigurator"
 _ADDER = f"{_SRT}.managers.schedule_policy.PrefillAdder"
+_BATCH = f"{_SRT}.managers.schedule_batch.ScheduleBatch"
 _SCHEDULER = f"{_SRT}.managers.scheduler.Scheduler"
 _STATISTICS = f"{_SRT}.managers.scheduler_components.pool_stats_observer.SchedulerPoolStatsObserver"
 
@@ -49,11 +55,12 @@ class KVHooks:
             f"{_CONFIGURATOR}._build_token_to_kv_pool_allocator": self._build_allocator,
             f"{_STATISTICS}.get_pool_stats": _count_slots,
             f"{_ADDER}.add_one_req": self._add_request,
+            f"{_ADDER}.add_chunked_req": _add_chunk,
+            f"{_BATCH}.retract_decode": _retract,
         }
         self._before = {
             f"{_SCHEDULER}.get_new_batch_prefill": _before_prefill,
-            f"{_ADDER}.add_chunked_req": _before_chunk,
-            f"{_SRT}.managers.schedule_batch.ScheduleBatch.check_decode_mem": _before_decode,
+            f"{_BATCH}.check_decode_mem": _before_decode,
         }
 
     def register(self, hooks: Any) -> None:
@@ -131,11 +138,15 @@ class KVHooks:
         secured = _secured_of(adder)
         if secured is None:
             return original(adder, req, *rest, **named)
-        if not adder.tree_cache.req_to_token_pool.prepare([*adder.can_run_list, req]):
+        rows = adder.tree_cache.req_to_token_pool
+        if secured.chunk_waits or not rows.prepare([*adder.can_run_list, req]):
             return import_module(f"{_SRT}.managers.schedule_policy").AddReqResult.NO_TOKEN
         with adder._lock_node(req.last_node):
-            secured.secure(adder.tree_cache, *needs_of_request(adder, req))
-        return original(adder, req, *rest, **named)
+            secured.secure_beside(adder.tree_cache, needs_of_request(adder, req))
+        result = original(adder, req, *rest, **named)
+        if req not in adder.can_run_list[-1:]:
+            secured.keep(Needs(int(adder.rem_total_token_offset), int(adder.rem_swa_token_offset)))
+        return result
 
     def _wants(self, arguments: Any) -> bool:
         return self._adapter.elastic_pools and wants_elastic_pools(arguments)
@@ -225,10 +236,10 @@ def _before_prefill(scheduler: Any, running_batch: Any) -> None:
         return
     if not secured.memory.streams and secured.memory.driver.name == "cuda":
         secured.memory.streams.append(scheduler.forward_stream)
-    if not running_batch.reqs:
+    if not running_batch.reqs or secured.chunk_waits:
         running_batch.batch_is_full = False  # a neighbour may have what it needs: it is to be asked again
-    if not scheduler.waiting_queue and scheduler.chunked_req is None:
-        secured.relax(runs=bool(running_batch.reqs))
+    secured.chunk_waits = False
+    secured.promise(needs_of_admitted(scheduler, running_batch.reqs))
     secured.watch(scheduler.tree_cache)
     secured.tick(idle=False)
     scheduler.req_to_token_pool.forget_prepared()
@@ -246,10 +257,44 @@ def tick_when_idle(scheduler: Any) -> None:
         secured.tick(idle=True)
 
 
-def _before_chunk(adder: Any, req: Any) -> None:
+def _add_chunk(original: Any, adder: Any, req: Any) -> Any:
+    """Secure the next chunk of a prompt that is half computed, and have it wait where there is no memory for it.
+
+    SGLang counts on the chunk being whole: it admits others beside one that was cut short, and then takes them for its
+    own parts. Without window layers it goes on without memory, and ends.
+    """
     secured = _secured_of(adder)
-    if secured is not None:
-        secured.secure(adder.tree_cache, *needs_of_chunk(adder, req))
+    if secured is None:
+        return original(adder, req)
+    secured.secure_beside(adder.tree_cache, needs_of_chunk(adder, req))
+    if not adder.is_hybrid_swa:
+        adder.rem_chunk_tokens = min(adder.rem_chunk_tokens, int(adder.cur_rem_tokens))
+        if adder.rem_chunk_tokens <= 0:
+            secured.chunk_waits = True
+            return req
+    unfinished = original(adder, req)
+    secured.chunk_waits = unfinished is not None and adder.rem_chunk_tokens > 0
+    return unfinished
+
+
+def _retract(original: Any, batch: Any, server_args: Any) -> Any:
+    """Have a request wait that SGLang would end because its last running one has no memory for the next token.
+
+    It ends it because it takes the memory for its own: the request can never be served. Here others hold it now.
+    """
+    retracted, ratio, ended = original(batch, server_args)
+    secured = _secured_of(batch)
+    if secured is None:
+        return retracted, ratio, ended
+    lost = [one for one in ended if not secured.can_hold(len(one.origin_input_ids) + len(one.output_ids) + 1)]
+    for one in ended:
+        if one not in lost:
+            one.to_finish = None
+            logger.warning(
+                "farspan: request %s waits in the queue until there is memory for it again", one.rid
+            )
+            retracted.append(one)
+    return retracted, ratio, lost
 
 
 def _before_decode(batch: Any, selected_indices: list[int] | None = None) -> None:

@@ -55,7 +55,9 @@ def kv_pool_class(base: type, memory: DeviceMemory) -> type:
                 )
             shapes = [keys] * self.layer_num + [values] * self.layer_num
             row_bytes = [int(np.prod(shape[1:])) * self.store_dtype.itemsize for shape in shapes]
-            pages = PagePool(memory.segments, row_bytes, self.page_size, rows // self.page_size)
+            pages = memory.at_start(
+                lambda: PagePool(memory.segments, row_bytes, self.page_size, rows // self.page_size)
+            )
             views = [
                 pages.layer(number).view(self.store_dtype).view(shape) for number, shape in enumerate(shapes)
             ]

@@ -1,8 +1,9 @@
-"""How many tokens SGLang will ask for before it admits a request or a chunk, as its own checks count them."""
+"""How many tokens SGLang will ask for: before it admits a request or a chunk, and for those that it has admitted."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from math import ceil
 from typing import Any, NamedTuple
 
 _POLICY = "sglang.srt.managers.schedule_policy"
@@ -13,6 +14,31 @@ class Needs(NamedTuple):
 
     full: int
     window: int
+
+
+def needs_of_admitted(scheduler: Any, running: list[Any]) -> Needs:
+    """Return what requests that were admitted may still come to ask for.
+
+    That is the part of their answers that SGLang counts on when it admits others, but all of any one of them: whichever
+    is left when the others are retracted can be answered to its end. And the rest of a prompt that is half computed.
+    """
+    most, span = _most_new_tokens(), _window_span(scheduler)
+    full, window, longest, widest = 0, 0, 0, 0
+    for req in running:
+        left = min(max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), most)
+        full, longest = full + left, max(longest, left)
+        if span and req.kv is not None:
+            own = req.kv_committed_len - max(req.kv.swa_evicted_seqlen, req.cache_protected_len)
+            left = min(left, max(0, span - own))
+            window, widest = window + left, max(widest, left)
+    part = scheduler.new_token_ratio_tracker.current
+    full, window = max(ceil(part * full), longest), max(ceil(part * window), widest)
+    if (req := scheduler.chunked_req) is not None:
+        rest, chunk = _extend(req), scheduler.chunked_prefill_size
+        full += rest + _new_tokens(req, 0) + 2 * scheduler.page_size
+        if span:
+            window += min(chunk, rest) + min(span, _new_tokens(req, 0)) + 2 * scheduler.page_size
+    return Needs(full, window)
 
 
 def needs_of_request(adder: Any, req: Any) -> Needs:
@@ -42,8 +68,20 @@ def _extend(req: Any) -> int:
 
 
 def _new_tokens(req: Any, generated: int) -> int:
+    return min(max(int(req.sampling_params.max_new_tokens) - generated, 0), _most_new_tokens())
+
+
+def _most_new_tokens() -> int:
     most: int = import_module(_POLICY).CLIP_MAX_NEW_TOKENS
-    return min(max(int(req.sampling_params.max_new_tokens) - generated, 0), most)
+    return most
+
+
+def _window_span(scheduler: Any) -> int:
+    """Return the most window tokens of its own that a request that decodes holds; 0 without such layers."""
+    if not scheduler.is_hybrid_swa:
+        return 0
+    between = import_module("sglang.srt.environ").envs.SGLANG_SWA_EVICTION_INTERVAL.get()
+    return int(scheduler.tree_cache.sliding_window_size + max(1, between) + 2 * scheduler.page_size)
 
 
 def _left_to_generate(adder: Any, req: Any) -> int:

@@ -1,18 +1,21 @@
-"""Memory for what SGLang's scheduler is about to admit, before it admits it.
+"""Memory for what SGLang's scheduler is about to admit, before it admits it, and for what it has admitted.
 
 Once a request is admitted an allocation that fails ends the server. So what SGLang asks before it admits, how many
 tokens are available, is answered with tokens that have memory; and before it asks, memory is secured for what it is
-about to ask for: growth first, then what the other kind of layers has cached, and otherwise the request waits.
+about to ask for: growth first, then what the other kind of layers has cached, and otherwise the request waits. What
+admitted requests may still need is promised to them: neither the other pool nor a neighbour is given it.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 from farspan.integrations.sglang.device_memory import DeviceMemory
 from farspan.integrations.sglang.kv_allocators import SlotLedger, ledgers
+from farspan.integrations.sglang.prefill_needs import Needs
 from farspan.integrations.sglang.shared_budget import CachedPrefixes
 from farspan.kv.memory.slot_map import SlotMap
 from farspan.sizes import format_bytes
@@ -20,8 +23,9 @@ from farspan.sizes import format_bytes
 logger = logging.getLogger("sglang.farspan")
 
 _ROUNDS = 16
-# Tokens secured ahead of the step that needs them, so that decoding grows a segment at a time and not under its feet.
-_AHEAD = 1024
+# Seconds a step may wait for what neighbours have idle before SGLang retracts, and until the next such wait.
+_NOTHING = Needs(0, 0)
+_LEND_S, _LEND_AGAIN_S, _LOOK_S = 0.3, 1.0, 0.005
 # Seconds between two looks at what may go, and between two lines of the log.
 _TICK_S, _LOG_S = 0.25, 5.0
 
@@ -35,6 +39,10 @@ class SecuredMemory:
         window_share: Cached window tokens that may be grown for, a full-attention token; beyond it what is cached there
             makes room first.
         evict: Evicts (tree, full tokens, window tokens) from SGLang's prefix cache.
+
+    Attributes:
+        chunk_waits: The prompt that is half computed got less than a whole chunk in this round of admission: nobody
+            else may be admitted, because SGLang takes what it admits then for a part of that prompt.
     """
 
     def __init__(
@@ -55,15 +63,33 @@ class SecuredMemory:
         self._next_tick = self._next_log = float("-inf")
         self._logged = -1
         self._watches = False
+        self._promised = _NOTHING
+        self._next_wait = float("-inf")
+        self.chunk_waits = False
+
+    def promise(self, needs: Needs) -> None:
+        """Keep memory for what admitted requests may still need, as far as there is any; the rest may go."""
+        self._promised = needs
+        self.keep()
+
+    def keep(self, beside: Needs = _NOTHING) -> None:
+        """Keep memory for what is promised, or for `beside` where that is more, and for nothing that only waits."""
+        for one, promised, other in zip(self._ledgers, self._promised, beside, strict=False):
+            one.pages.keep(max(promised, other))
+
+    def secure_beside(self, tree: Any, needs: Needs) -> None:
+        """See `secure`; window tokens of running requests, which SGLang does not count, come on top."""
+        self.secure(tree, needs.full, needs.window + self._promised.window)
 
     def secure(self, tree: Any, full: int, window: int) -> None:
-        """Have so many tokens available or evictable, with memory, as far as there is any.
+        """Have so many tokens available or evictable, with memory, as far as there is any; what is promised at least.
 
         Args:
             tree: SGLang's prefix cache, in which what is needed is locked.
             full: Tokens of full attention, or of the only pool.
             window: Tokens of the window pool.
         """
+        full, window = max(full, self._promised.full), max(window, self._promised.window)
         if self._window is None:
             self._full.secure(full)
             return
@@ -78,14 +104,26 @@ class SecuredMemory:
                 return
 
     def decode(self, tree: Any, tokens: int) -> None:
-        """Have memory for the next tokens of all running requests."""
+        """Have memory for the next tokens of all running requests.
+
+        The last means before SGLang retracts a request: what is promised for later steps, and what neighbours have
+        idle and are about to give back.
+        """
         if all(one.available >= tokens for one in self._ledgers):
             return
-        self.secure(tree, tokens + _AHEAD, tokens + _AHEAD)
+        self.secure(tree, tokens, tokens)
+        if not self._enough(tree, tokens):
+            self._promised = _NOTHING
+            self.secure(tree, tokens, tokens)
+            self._wait_for_neighbours(tree, tokens)
+
+    def can_hold(self, tokens: int) -> bool:
+        """Return whether a request of so many tokens fits the pool when nobody else has any."""
+        return tokens <= self._full.size
 
     def make_room(self, tree: Any, segments: int) -> None:
         """Have room for so many segments beside the pools, at the cost of what is cached."""
-        self.relax()
+        self.keep()
         pages = self._full.pages
         for step in range(_ROUNDS):
             cached, _ = self._cached(tree)
@@ -109,15 +147,10 @@ class SecuredMemory:
             CachedPrefixes(
                 self.memory.segments.segment_bytes,
                 (full, rest[0] if rest else 0.0),
-                lambda: self._cached(tree),
+                lambda: self._lendable(tree),
                 evict,
             )
         )
-
-    def relax(self, runs: bool = True) -> None:
-        """Keep memory only for a few tokens, or for none when nothing runs: nothing waits to be admitted."""
-        for one in self._ledgers:
-            one.pages.keep(_AHEAD if runs else 0)
 
     def tick(self, idle: bool) -> None:
         """Let go of what nobody used for the quiet time; call it often. With `idle` the log says what is left."""
@@ -165,6 +198,33 @@ class SecuredMemory:
         if self._window is None:
             return int(tree.evictable_size()), 0
         return int(tree.full_evictable_size()), int(tree.swa_evictable_size())
+
+    def _lendable(self, tree: Any) -> tuple[int, int]:
+        """Return what is cached beyond that which admitted requests count on."""
+        full, window = (
+            max(0, cached - max(0, promised - one.available))
+            for cached, promised, one in zip(
+                self._cached(tree), self._promised, (self._full, self._window or self._full), strict=True
+            )
+        )
+        return full, window
+
+    def _enough(self, tree: Any, tokens: int) -> bool:
+        """Return whether every pool has so many tokens available or evictable."""
+        pairs = zip(self._ledgers, self._cached(tree), strict=False)
+        return all(one.available + cached >= tokens for one, cached in pairs)
+
+    def _wait_for_neighbours(self, tree: Any, tokens: int) -> None:
+        """Wait a moment for what members of the same budget are about to give back."""
+        segments, now = self.memory.segments, time.monotonic()
+        if segments.budget is None or now < self._next_wait:
+            return
+        while not self._enough(tree, tokens) and segments.limit_segments() > segments.statistics().limit:
+            if time.monotonic() > now + _LEND_S:
+                self._next_wait = time.monotonic() + _LEND_AGAIN_S
+                return
+            time.sleep(_LOOK_S)
+            self.secure(tree, tokens, tokens)
 
     def _exchange(self, tree: Any, full: int, window: int, segments: int) -> bool:
         """Evict tokens of one kind for those the other lacks; return whether it is worth another look."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from math import ceil
 from typing import Any
 
 from farspan.errors import UnsupportedError
 from farspan.integrations.sglang.adapters import option
+from farspan.kv.memory.budget.control import read_budget
 from farspan.kv.memory.budget.member import BudgetMember, join_budget
 from farspan.kv.memory.budget.settings import NAME_VARIABLE, budget_settings
 from farspan.kv.memory.drivers.choose import device_id
 from farspan.kv.memory.drivers.driver import Driver
+from farspan.sizes import format_bytes
 
 
 def server_budget(arguments: Any, driver: Driver) -> BudgetMember | None:
@@ -34,6 +37,18 @@ def server_budget(arguments: Any, driver: Driver) -> BudgetMember | None:
             )
     name = option(arguments, "served_model_name") or option(arguments, "model_path")
     return join_budget(settings, str(name), device_id(driver), driver.memory().total)
+
+
+def holders(member: BudgetMember) -> str:
+    """Return a line that says who holds what of a member's budget."""
+    status = read_budget(member.path)
+    limit = "" if status.limit is None else f" of {format_bytes(status.limit)}"
+    others = [
+        f"{one.name} (process {one.pid}) {format_bytes(one.held)}, {format_bytes(one.idle)} of it idle"
+        for one in status.servers
+        if one.pid != os.getpid()
+    ]
+    return f"{format_bytes(status.held)}{limit} are held: {'; '.join(others) or 'by nobody else'}"
 
 
 class CachedPrefixes:
