@@ -67,7 +67,7 @@ def elastic_server(
         return None
     from farspan.integrations.sglang.adapters import SETTINGS, adapter_for
 
-    adapter = adapter_for(rules.version)
+    adapter_for(rules.version)
     for name, (plain, why) in SETTINGS.items():
         flag = f"--{name.replace('_', '-')}"
         if request.has_flag(flag) and request.engine_flags.get(flag) not in {str(value) for value in plain}:
@@ -79,7 +79,6 @@ def elastic_server(
     asked = split_environment(request.engine_flags)[1].get(POOLS_VARIABLE, "")
     reasons = {
         f"of {POOLS_VARIABLE}=sglang": asked == "sglang",
-        f"the plug-in has none for SGLang {rules.version}": not adapter.elastic_pools,
         f"{request.tp} ranks would each decide by what is free on their own GPU": request.tp > 1,
         "pipeline stages would each decide for themselves": given.pipeline_stages > 1,
         f"pages of {resolved.page_size} tokens have another allocator": resolved.page_size > 1,
@@ -87,7 +86,7 @@ def elastic_server(
         "sparse attention has pools of another kind": bool(layout.indexer_bytes),
     }
     why_not = next((why for why, holds in reasons.items() if holds), "")
-    variables = ((POOLS_VARIABLE, "sglang"),) if why_not and adapter.elastic_pools and not asked else ()
+    variables = ((POOLS_VARIABLE, "sglang"),) if why_not and not asked else ()
     return ElasticServer(not why_not, why_not, variables)
 
 
