@@ -21,17 +21,19 @@ VERSIONS = sorted(ADAPTERS)
 pytestmark = pytest.mark.engines
 
 
-def play(version: str, *cases: dict[str, Any], **variables: str) -> list[Any]:
+def play(
+    version: str, *cases: dict[str, Any], script: str = "kv_pools_process.py", **variables: str
+) -> list[Any]:
     """Play cases in a process of their own; 0.5.23 needs more of its dependencies, which the engines' Python has."""
     package = Path(os.environ.get("FARSPAN_SGLANG_SOURCE", ROOT)) / f".sglang-{version}"
-    script = Path(__file__).parent / "kv_pools_process.py"
+    path = Path(__file__).parent / script
     with TemporaryDirectory() as home:
         python, paths = sys.executable, [ROOT / "src"]
         if version != "0.5.16":
             python = os.environ["FARSPAN_ENGINES_PYTHON"]
             paths += [site(Path(home) / "site"), package]
         done = subprocess.run(
-            [python, "-W", "ignore", str(script), version, str(package), json.dumps(cases)],
+            [python, "-W", "ignore", str(path), version, str(package), json.dumps(cases)],
             capture_output=True,
             text=True,
             timeout=1800,
