@@ -141,7 +141,7 @@ def _distinct(layers: tuple[LayerSpec, ...]) -> list[LayerSpec]:
 
 
 def _layer_inputs(model: ModelSpec) -> int:
-    """Values a token brings for every layer of its own, alive through the step (Gemma 3n and 4: get_per_layer_inputs)."""
+    """Values of its own a token brings for every layer, alive through the step (Gemma: get_per_layer_inputs)."""
     return next((weight.shape[1] for weight in model.weights if weight.name == "embed_tokens_per_layer"), 0)
 
 
