@@ -6,9 +6,10 @@ messages on such cards round it ("total capacity of 178.35 GiB"), the smallest w
 sibling of the same memory reports, else 0.97 to 0.99 of the sticker as such siblings do. B300 and GB300: 0.991 of 270
 and 279, as B200 and GB200 report of 180 and 186. RTX PRO rates: the sheet's FP4 figure divided as PRO 6000's.
 Public messages: H100-NVL ali-vilab/VACE#56; GH200 vllm-project/vllm#9630; RTX-6000-Ada (ECC on)
-DINGYANB/MTVCrafter#21; RTX-5090 TrajectoryCrafter/TrajectoryCrafter#20; RTX-3090 vllm-project/vllm#14447; RTX-4090
-sgl-project/sglang#12496 (23.52, a new driver) and ali-vilab/VGen#104 (23.64); RTX-PRO-6000 antirez/ds4#431. B200,
-GB200, MI300X (191.69 or 191.98), L40S (44.39 or 44.40), A6000 (47.40 to 47.54), L4 (22.03 to 22.15) and A100 in many logs.
+DINGYANB/MTVCrafter#21; RTX-5090 TrajectoryCrafter/TrajectoryCrafter#20; RTX-3090 vllm-project/vllm#14447;
+RTX-4090 sgl-project/sglang#12496 (23.52, a new driver) and ali-vilab/VGen#104 (23.64); RTX-PRO-6000
+antirez/ds4#431. B200, GB200, MI300X (191.69 or 191.98), L40S (44.39 or 44.40), A6000 (47.40 to 47.54), L4
+(22.03 to 22.15) and A100 in many logs.
 """
 
 from __future__ import annotations
