@@ -13,6 +13,7 @@ import torch
 
 from farspan.errors import DoesNotFitError, InputError, UnsupportedError
 from farspan.integrations.sglang.memory_gauges import memory_gauges
+from farspan.integrations.sglang.rank_agreement import RankAgreement
 from farspan.integrations.sglang.shared_budget import holders, server_budget
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.cuda import CudaDriver
@@ -27,6 +28,8 @@ logger = logging.getLogger("sglang.farspan")
 QUIET_VARIABLE = "FARSPAN_QUIET_S"
 START_VARIABLE = "FARSPAN_START_WAIT_S"
 
+# What KV pools grow by in each layer: the unit of a GPU's memory, and no less on the host, where each is a mapping too.
+POOL_SEGMENT_BYTES = 2 * 2**20
 # Left to the device beside what a request is admitted for: a neighbour may take memory between the two.
 _HEADROOM = 256 * 2**20
 # Seconds between two notes: an idle scheduler ticks at every turn of its loop.
@@ -45,26 +48,36 @@ class DeviceMemory:
         table_bytes: Of the table of requests.
         cap_bytes: The most to hold, KV cache and tables together; None for what the device has.
         arguments: SGLang's, which name the server.
+        ranks: Those that run the same requests on other devices; None when there are none, or they do not agree.
 
     Attributes:
         segments: The one pool of physical memory.
+        ranks: See above.
         streams: CUDA streams whose work may touch the memory, beside the current one.
     """
 
-    def __init__(self, device: str, table_bytes: int, cap_bytes: int | None, arguments: Any) -> None:
+    def __init__(
+        self,
+        device: str,
+        table_bytes: int,
+        cap_bytes: int | None,
+        arguments: Any,
+        ranks: RankAgreement | None = None,
+    ) -> None:
+        self.ranks = ranks
         self.streams: list[Any] = []
         self.driver, self.wait = self._open_driver(device)
-        # The KV pools grow by a segment a layer, so that theirs is the smallest; the table alone takes larger ones.
-        segment = self.driver.granularity
-        if cap_bytes is None:
-            segment = table_segment_bytes(segment, table_bytes)
+        if cap_bytes is None:  # the table alone, which may take larger ones
+            segment = table_segment_bytes(self.driver.granularity, table_bytes)
+        else:
+            segment = max(self.driver.granularity, POOL_SEGMENT_BYTES)
         headroom = _HEADROOM if self.driver.name == "cuda" else 0
         self.segments = SegmentPool(
             self.driver,
             segment,
             Cap(fixed_bytes=cap_bytes, headroom_bytes=headroom),
             quiet_s=_seconds(QUIET_VARIABLE, 10.0),
-            budget=server_budget(arguments, self.driver),
+            budget=server_budget(arguments, self.driver, ranks_agree=ranks is not None),
         )
         self._log = MemoryLog(self.segments, logger.info)
         self._gauges = memory_gauges(arguments, self.segments)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from farspan.errors import UnsupportedError
 from farspan.integrations.sglang.adapters import LEAVE_POOLS
+from farspan.integrations.sglang.free_groups import FreeGroups
 from farspan.kv.memory.page_refs import Pages
 from farspan.kv.memory.pages import PagePool
 from farspan.kv.memory.slot_map import SlotMap
@@ -28,7 +29,8 @@ _ALLOCATORS = "sglang.srt.mem_cache.allocator"
 
 class _Returned(NamedTuple):
     slots: torch.Tensor
-    copied: Any  # an event; None where there is nothing to wait for
+    copied: Any  # an event
+    turn: int
 
 
 class SlotLedger:
@@ -45,6 +47,7 @@ class SlotLedger:
         self.size = size
         self.counts_slots = False
         self._device = torch.device(device)
+        self._turn: int | None = None
         self._returned: deque[_Returned] = deque()
         self._returning = 0
         self._out = 0
@@ -76,17 +79,24 @@ class SlotLedger:
         host.copy_(slots, non_blocking=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
-        self._returned.append(_Returned(host, copied))
+        self._returned.append(_Returned(host, copied, self._turn or 0))
         self._returning += count
+
+    def begin_turn(self) -> None:
+        """Book from now on what came back before the last turn, and not what happens to have arrived.
+
+        What the ranks of a server book must be the same; after a whole turn its copy has ended on all of them.
+        """
+        self._turn = (self._turn or 0) + 1
 
     def settle(self, wait: bool = False) -> None:
         """Book what has come back; with `wait` all of it."""
         while self._returned:
-            slots, copied = self._returned[0]
-            if not copied.query():
-                if not wait:
-                    return
-                copied.synchronize()
+            slots, copied, turn = self._returned[0]
+            due = copied.query() if self._turn is None else turn < self._turn - 1
+            if not due and not wait:
+                return
+            copied.synchronize()
             self._returned.popleft()
             self._returning -= len(slots)
             self.pages.free(slots.numpy().astype(np.int32))
@@ -107,10 +117,12 @@ class SlotLedger:
         self._out = 0
 
     def free_slots(self) -> torch.Tensor:
-        """Return every slot nobody has, with memory or without."""
-        self.settle(wait=True)
+        """Return every slot nobody has, with memory or without; changes nothing, so that any rank may ask."""
         free = np.ones(self.size + 1, np.bool_)
         free[self.pages.in_use()] = False
+        for slots, copied, _ in self._returned:
+            copied.synchronize()
+            free[slots.numpy()] = True
         return torch.from_numpy(np.flatnonzero(free)).to(self._device)
 
     def _on_device(self, slots: Pages) -> torch.Tensor:
@@ -122,8 +134,8 @@ class SlotLedger:
         return numbers.to(self._device, non_blocking=True)
 
 
-def token_allocator(size: int, dtype: torch.dtype, device: str, pool: Any) -> Any:
-    """Return SGLang's allocator of single slots over an elastic pool."""
+def token_allocator(size: int, dtype: torch.dtype, device: str, pool: Any, groups: FreeGroups) -> Any:
+    """Return SGLang's allocator of single slots over an elastic pool, whose version puts frees off as `groups` do."""
     base = import_module(f"{_ALLOCATORS}.token").TokenToKVPoolAllocator
 
     class ElasticTokenToKVPoolAllocator(base):  # type: ignore[misc, valid-type]
@@ -158,18 +170,13 @@ def token_allocator(size: int, dtype: torch.dtype, device: str, pool: Any) -> An
 
         def free(self, free_index: torch.Tensor) -> None:
             """Take slots back, at the end of the group if one was begun."""
-            if not free_index.numel():
-                return
-            if self.is_not_in_free_group:
+            if free_index.numel() and not groups.put_off(self, free_index):
                 self.ledger.give(free_index)
-            else:
-                self.free_group.append(free_index)
 
         def clear(self) -> None:
             """Take all slots back."""
             self.ledger.reset()
-            self.is_not_in_free_group = True
-            self.free_group: list[torch.Tensor] = []
+            groups.begin(self)
             self.release_pages = None
 
         def merge_and_sort_free(self) -> None:
@@ -189,7 +196,9 @@ def token_allocator(size: int, dtype: torch.dtype, device: str, pool: Any) -> An
     return ElasticTokenToKVPoolAllocator()
 
 
-def window_allocator(size: int, size_swa: int, dtype: torch.dtype, device: str, pool: Any) -> Any:
+def window_allocator(
+    size: int, size_swa: int, dtype: torch.dtype, device: str, pool: Any, groups: FreeGroups
+) -> Any:
     """Return SGLang's allocator of pairs of slots, full attention and window, over two elastic pools."""
     base = import_module(f"{_ALLOCATORS}.swa").SWATokenToKVPoolAllocator
 
@@ -207,8 +216,8 @@ def window_allocator(size: int, size_swa: int, dtype: torch.dtype, device: str, 
             memory.at_start(lambda: slot_map.cover(full.backed_stop))
             full.cover_with(slot_map.cover)
             self.slot_map = slot_map
-            self.full_attn_allocator = token_allocator(size, dtype, device, pool.full_kv_pool)
-            self.swa_attn_allocator = token_allocator(size_swa, dtype, device, pool.swa_kv_pool)
+            self.full_attn_allocator = token_allocator(size, dtype, device, pool.full_kv_pool, groups)
+            self.swa_attn_allocator = token_allocator(size_swa, dtype, device, pool.swa_kv_pool, groups)
             self.full_to_swa_index_mapping = slot_map.tensor
             pool.register_mapping(self.full_to_swa_index_mapping)
 
@@ -218,8 +227,7 @@ def window_allocator(size: int, size_swa: int, dtype: torch.dtype, device: str, 
             self.full_attn_allocator.clear()
             if self.slot_map is not None:
                 self.slot_map.clear()
-            self.is_not_in_free_group = True
-            self.free_group: list[torch.Tensor] = []
+            groups.begin(self)
 
         def alloc(self, need_size: int) -> torch.Tensor | None:
             """Return slots of full attention, each with one of the window; None when there is no memory for them."""

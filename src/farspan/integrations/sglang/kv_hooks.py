@@ -20,12 +20,8 @@ from farspan.integrations.sglang.device_memory import DeviceMemory
 from farspan.integrations.sglang.elastic_requests import table_bytes
 from farspan.integrations.sglang.kv_allocators import counting_slots, token_allocator, window_allocator
 from farspan.integrations.sglang.kv_pools import elastic_config, kv_pool_class
-from farspan.integrations.sglang.prefill_needs import (
-    Needs,
-    needs_of_admitted,
-    needs_of_chunk,
-    needs_of_request,
-)
+from farspan.integrations.sglang.prefill_needs import needs_of_admitted, needs_of_chunk, needs_of_request
+from farspan.integrations.sglang.rank_agreement import rank_agreement
 from farspan.integrations.sglang.secured_memory import SecuredMemory
 
 _SRT = "sglang.srt"
@@ -55,18 +51,14 @@ class KVHooks:
             f"{_CONFIGURATOR}._build_token_to_kv_pool_allocator": self._build_allocator,
             f"{_STATISTICS}.get_pool_stats": _count_slots,
             f"{_ADDER}.add_one_req": self._add_request,
-            f"{_ADDER}.add_chunked_req": _add_chunk,
-            f"{_BATCH}.retract_decode": _retract,
         }
         self._before = {
-            f"{_SCHEDULER}.get_new_batch_prefill": _before_prefill,
+            f"{_SCHEDULER}.get_new_batch_prefill": self._before_prefill,
             f"{_BATCH}.check_decode_mem": _before_decode,
         }
 
     def register(self, hooks: Any) -> None:
         """Hook what sizes, builds and asks SGLang's KV pools; `hooks` is SGLang's module of hooks."""
-        if not self._adapter.elastic_pools:
-            return
         for target, hook in self._around.items():
             hooks.HookRegistry.register(target, hook, hooks.HookType.AROUND)
         for target, hook in self._before.items():
@@ -74,10 +66,9 @@ class KVHooks:
 
     def memory_for_table(self, configurator: Any, rows: int, width: int) -> DeviceMemory:
         """Return the memory of the process; when its KV pools are SGLang's own it is for the table alone."""
-        if self._memory is None or not self._wants(configurator.server_args):
-            self._memory = DeviceMemory(
-                configurator.device, table_bytes(rows, width), None, configurator.server_args
-            )
+        arguments = self._adapter.options(configurator.server_args)
+        if self._memory is None or not wants_elastic_pools(arguments):
+            self._memory = DeviceMemory(configurator.device, table_bytes(rows, width), None, arguments)
         return self._memory
 
     def check_pools(self, context: Any) -> None:
@@ -86,7 +77,7 @@ class KVHooks:
         Raises:
             UnsupportedError: It has others: the model or a mode needs another kind of pool.
         """
-        if not self._wants(context.server_args):
+        if not wants_elastic_pools(self._adapter.options(context.server_args)):
             return
         allocator = context.params.token_to_kv_pool_allocator
         if not hasattr(allocator, "secured"):
@@ -99,57 +90,110 @@ class KVHooks:
     def _size_pools(
         self, original: Any, configurator: Any, budget_bytes: int, *, cap_tokens: int | None = None
     ) -> Any:
+        arguments = self._adapter.options(configurator.server_args)
+        if not wants_elastic_pools(arguments):
+            return original(configurator, budget_bytes, cap_tokens=cap_tokens)
+        check_settings(arguments)
+        _check_pools_possible(configurator, arguments)
+        ranks = rank_agreement(arguments)
+        if ranks is not None:
+            if not self._adapter.ranks_agree:
+                raise _refusal(
+                    f"elastic KV pools on the ranks of SGLang {self._adapter.version}, which were not tried"
+                )
+            budget_bytes = ranks.least(budget_bytes)
         config = original(configurator, budget_bytes, cap_tokens=cap_tokens)
-        if not self._wants(configurator.server_args):
-            return config
-        check_settings(configurator.server_args)
-        _check_pools_possible(configurator)
-        self._memory = DeviceMemory(configurator.device, 0, budget_bytes, configurator.server_args)
-        return elastic_config(configurator, config, budget_bytes, self._memory.segments.segment_bytes)
+        self._memory = DeviceMemory(configurator.device, 0, budget_bytes, arguments, ranks)
+        chunk = option(arguments, "chunked_prefill_size")
+        return elastic_config(configurator, config, budget_bytes, self._memory.segments.segment_bytes, chunk)
 
     def _build_pool(self, original: Any, configurator: Any, *, mha_pool_class: type, **sizes: Any) -> Any:
-        if self._wants(configurator.server_args):
+        if wants_elastic_pools(self._adapter.options(configurator.server_args)):
             if sizes.get("quant_method") is not None:
                 raise _refusal("a quantized KV cache other than FP8")
             mha_pool_class = kv_pool_class(mha_pool_class, self._sized_memory())
         return original(configurator, mha_pool_class=mha_pool_class, **sizes)
 
     def _build_allocator(self, original: Any, configurator: Any, **parts: Any) -> Any:
-        if not self._wants(configurator.server_args):
+        arguments = self._adapter.options(configurator.server_args)
+        if not wants_elastic_pools(arguments):
             return original(configurator, **parts)
         pool, sizes = parts["token_to_kv_pool"], parts["sizes"]
         if parts["token_to_kv_pool_allocator"] is not None:
             raise _refusal("KV pools of a draft model")
-        dtype, device = configurator.kv_cache_dtype, configurator.device
+        dtype, device, groups = configurator.kv_cache_dtype, configurator.device, self._adapter.free_groups
         if hasattr(pool, "elastic_pages"):
-            allocator = token_allocator(sizes.max_total_num_tokens, dtype, device, pool)
+            allocator = token_allocator(sizes.max_total_num_tokens, dtype, device, pool, groups)
         elif hasattr(getattr(pool, "full_kv_pool", None), "elastic_pages"):
-            allocator = window_allocator(
-                sizes.full_max_total_num_tokens, sizes.swa_max_total_num_tokens, dtype, device, pool
-            )
+            full, window = sizes.full_max_total_num_tokens, sizes.swa_max_total_num_tokens
+            allocator = window_allocator(full, window, dtype, device, pool, groups)
         else:
             raise _refusal(f"KV pools of the kind {type(pool).__name__}")
-        share = option(configurator.server_args, "swa_full_tokens_ratio")
+        share = option(arguments, "swa_full_tokens_ratio")
         allocator.secured = SecuredMemory(self._sized_memory(), allocator, share, self._adapter.evict)
         logger.info(allocator.secured.describe())
         return allocator
 
-    def _add_request(self, original: Any, adder: Any, req: Any, *rest: Any, **named: Any) -> Any:
+    def _add_request(
+        self, original: Any, adder: Any, req: Any, has_chunked_req: bool, truncation_align_size: int | None
+    ) -> Any:
         secured = _secured_of(adder)
         if secured is None:
-            return original(adder, req, *rest, **named)
-        rows = adder.tree_cache.req_to_token_pool
-        if secured.chunk_waits or not rows.prepare([*adder.can_run_list, req]):
+            return original(adder, req, has_chunked_req, truncation_align_size)
+        rows, counts = adder.tree_cache.req_to_token_pool, self._adapter.admission
+        # Where a prompt goes on after this pass SGLang counts on it having taken what there is: a second one beside it
+        # ends the server, and what else is admitted beside one that waits is taken for a part of it.
+        cut_short = secured.chunk_waits or adder.new_chunked_req is not None
+        if cut_short or not rows.prepare([*adder.can_run_list, req]):
             return import_module(f"{_SRT}.managers.schedule_policy").AddReqResult.NO_TOKEN
-        with adder._lock_node(req.last_node):
-            secured.secure_beside(adder.tree_cache, needs_of_request(adder, req))
-        result = original(adder, req, *rest, **named)
+        if not has_chunked_req:
+            with adder._lock_node(req.last_node):
+                secured.secure_beside(adder.tree_cache, needs_of_request(counts, adder, req))
+        result = original(adder, req, has_chunked_req, truncation_align_size)
         if req not in adder.can_run_list[-1:]:
-            secured.keep(Needs(int(adder.rem_total_token_offset), int(adder.rem_swa_token_offset)))
+            secured.keep(counts.admitted(adder))
         return result
 
-    def _wants(self, arguments: Any) -> bool:
-        return self._adapter.elastic_pools and wants_elastic_pools(arguments)
+    def _add_chunk(self, original: Any, adder: Any, req: Any) -> Any:
+        """Secure the next chunk of a prompt that is half computed; it waits where there is no memory for it.
+
+        Without window layers SGLang would go on all the same, and end the server.
+        """
+        secured = _secured_of(adder)
+        if secured is None:
+            return original(adder, req)
+        tree = adder.tree_cache
+        secured.secure_beside(tree, needs_of_chunk(self._adapter.admission, adder, req))
+        if not adder.is_hybrid_swa:
+            room = secured.room(tree) - len(adder.running_batch.reqs)
+            adder.rem_chunk_tokens = min(adder.rem_chunk_tokens, room)
+            if room <= 0:
+                secured.chunk_waits = True
+                return req
+        unfinished = original(adder, req)
+        secured.chunk_waits = unfinished is not None and adder.rem_chunk_tokens > 0
+        return unfinished
+
+    def _before_prefill(self, scheduler: Any, running_batch: Any) -> None:
+        secured = _secured_of(scheduler)
+        if secured is None:
+            return
+        if not secured.memory.streams and secured.memory.driver.name == "cuda":
+            secured.memory.streams.append(scheduler.forward_stream)
+        if not running_batch.reqs or secured.chunk_waits:
+            running_batch.batch_is_full = False  # a neighbour may have what it needs: it is to be asked again
+        secured.chunk_waits = False
+        secured.promise(needs_of_admitted(self._adapter.admission, scheduler, running_batch.reqs))
+        secured.watch(scheduler.tree_cache)
+        admits = bool(scheduler.waiting_queue) or scheduler.chunked_req is not None
+        secured.begin_iteration(bool(running_batch.reqs) or admits, admits)
+        secured.tick(idle=False)
+        requests = scheduler.req_to_token_pool
+        requests.forget_prepared()
+        table = requests.elastic_table
+        table.reserve(table.row_segments)
+        if scheduler.waiting_queue and not requests.has_room():
+            secured.make_room(scheduler.tree_cache, table.row_segments)
 
     def _sized_memory(self) -> DeviceMemory:
         if self._memory is None:
@@ -186,27 +230,35 @@ def check_settings(arguments: Any) -> None:
             )
 
 
-def _check_pools_possible(configurator: Any) -> None:
-    arguments = configurator.server_args
-    for name in ("tp_size", "pp_size", "dp_size", "page_size"):
-        value = option(arguments, name)
-        if value not in (None, 1):
-            raise _refusal(f"--{name.replace('_', '-')} {value} and elastic KV pools")
+def _check_pools_possible(configurator: Any, arguments: Any) -> None:
+    if (page := option(arguments, "page_size")) not in (None, 1):
+        raise _refusal(f"--page-size {page} and elastic KV pools")
     if option(arguments, "prefill_only_disable_kv_cache"):
         raise _refusal("--prefill-only-disable-kv-cache")
     if getattr(configurator, "post_capture_kv_active", False):
         raise _refusal(
             "KV pools that are sized after graphs are captured (SGLANG_ENABLE_POST_CAPTURE_KV_SIZING)"
         )
-    names = configurator.model_config.hf_config.architectures or ()
-    backend = option(arguments, "attention_backend")
-    if configurator.is_hybrid_swa and any(name.startswith("Llama4") for name in names) and backend != "fa3":
-        # Seen in 0.5.16: the triton backend gives such layers all of the row, in slots of the other pool.
-        raise _refusal(
-            f"Llama 4 on --attention-backend {backend}, which reads window layers by the slots of full attention"
-        )
+    if getattr(configurator, "kv_shard_size", 1) > 1:
+        raise _refusal("--enable-kv-cache-sharding")
+    if configurator.is_hybrid_swa:
+        _check_window_backends(configurator.model_config, arguments)
     if configurator.is_draft_worker:
         raise _refusal("KV pools of a draft model")
+
+
+def _check_window_backends(model: Any, arguments: Any) -> None:
+    """Refuse what reads window layers' KV by the slots of full attention, which goes unseen while both are the same."""
+    names = model.hf_config.architectures or ()
+    llama4 = any(name.startswith("Llama4") for name in names)
+    backends = [option(arguments, f"{kind}attention_backend") for kind in ("", "prefill_", "decode_")]
+    for backend in filter(None, backends) if any(backends) else [None]:
+        # Such layers of Llama 4 have no window to SGLang's triton backend, which gives them all of the row.
+        if backend == "torch_native" or (llama4 and backend != "fa3"):
+            raise _refusal(
+                f"{'Llama 4' if llama4 else 'window layers'} on --attention-backend {backend}, which reads window "
+                "layers by the slots of full attention"
+            )
 
 
 def _refusal(what: str) -> UnsupportedError:
@@ -230,25 +282,6 @@ def _count_slots(original: Any, observer: Any) -> Any:
         return original(observer)
 
 
-def _before_prefill(scheduler: Any, running_batch: Any) -> None:
-    secured = _secured_of(scheduler)
-    if secured is None:
-        return
-    if not secured.memory.streams and secured.memory.driver.name == "cuda":
-        secured.memory.streams.append(scheduler.forward_stream)
-    if not running_batch.reqs or secured.chunk_waits:
-        running_batch.batch_is_full = False  # a neighbour may have what it needs: it is to be asked again
-    secured.chunk_waits = False
-    secured.promise(needs_of_admitted(scheduler, running_batch.reqs))
-    secured.watch(scheduler.tree_cache)
-    secured.tick(idle=False)
-    scheduler.req_to_token_pool.forget_prepared()
-    table = scheduler.req_to_token_pool.elastic_table
-    table.reserve(table.row_segments)
-    if scheduler.waiting_queue and not table.affordable():
-        secured.make_room(scheduler.tree_cache, table.row_segments)
-
-
 def tick_when_idle(scheduler: Any) -> None:
     """Let go of what an idle server does not use."""
     secured = _secured_of(scheduler)
@@ -257,44 +290,22 @@ def tick_when_idle(scheduler: Any) -> None:
         secured.tick(idle=True)
 
 
-def _add_chunk(original: Any, adder: Any, req: Any) -> Any:
-    """Secure the next chunk of a prompt that is half computed, and have it wait where there is no memory for it.
-
-    SGLang counts on the chunk being whole: it admits others beside one that was cut short, and then takes them for its
-    own parts. Without window layers it goes on without memory, and ends.
-    """
-    secured = _secured_of(adder)
-    if secured is None:
-        return original(adder, req)
-    secured.secure_beside(adder.tree_cache, needs_of_chunk(adder, req))
-    if not adder.is_hybrid_swa:
-        adder.rem_chunk_tokens = min(adder.rem_chunk_tokens, int(adder.cur_rem_tokens))
-        if adder.rem_chunk_tokens <= 0:
-            secured.chunk_waits = True
-            return req
-    unfinished = original(adder, req)
-    secured.chunk_waits = unfinished is not None and adder.rem_chunk_tokens > 0
-    return unfinished
-
-
-def _retract(original: Any, batch: Any, server_args: Any) -> Any:
+def _retract(original: Any, batch: Any, *arguments: Any) -> Any:
     """Have a request wait that SGLang would end because its last running one has no memory for the next token.
 
-    It ends it because it takes the memory for its own: the request can never be served. Here others hold it now.
+    It ends it because it takes the memory for its own: then the request could never be served. Here others hold it now.
     """
-    retracted, ratio, ended = original(batch, server_args)
+    retracted, ratio, ended = original(batch, *arguments)
     secured = _secured_of(batch)
-    if secured is None:
+    if secured is None or batch.reqs or not ended:
         return retracted, ratio, ended
-    lost = [one for one in ended if not secured.can_hold(len(one.origin_input_ids) + len(one.output_ids) + 1)]
-    for one in ended:
-        if one not in lost:
-            one.to_finish = None
-            logger.warning(
-                "farspan: request %s waits in the queue until there is memory for it again", one.rid
-            )
-            retracted.append(one)
-    return retracted, ratio, lost
+    last = ended[-1]
+    tokens = len(last.origin_input_ids) + len(last.output_ids) + 1
+    if getattr(last, "beam_group", None) is not None or not secured.can_hold(tokens):
+        return retracted, ratio, ended
+    last.to_finish = None
+    logger.warning("farspan: request %s waits in the queue until there is memory for it again", last.rid)
+    return [*retracted, last], ratio, ended[:-1]
 
 
 def _before_decode(batch: Any, selected_indices: list[int] | None = None) -> None:

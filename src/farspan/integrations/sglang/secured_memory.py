@@ -16,6 +16,7 @@ from typing import Any
 from farspan.integrations.sglang.device_memory import DeviceMemory
 from farspan.integrations.sglang.kv_allocators import SlotLedger, ledgers
 from farspan.integrations.sglang.prefill_needs import Needs
+from farspan.integrations.sglang.rank_agreement import DelayedEvictor
 from farspan.integrations.sglang.shared_budget import CachedPrefixes
 from farspan.kv.memory.slot_map import SlotMap
 from farspan.sizes import format_bytes
@@ -23,8 +24,8 @@ from farspan.sizes import format_bytes
 logger = logging.getLogger("sglang.farspan")
 
 _ROUNDS = 16
-# Seconds a step may wait for what neighbours have idle before SGLang retracts, and until the next such wait.
 _NOTHING = Needs(0, 0)
+# Seconds a step may wait for what neighbours have idle before SGLang retracts, and until the next such wait.
 _LEND_S, _LEND_AGAIN_S, _LOOK_S = 0.3, 1.0, 0.005
 # Seconds between two looks at what may go, and between two lines of the log.
 _TICK_S, _LOG_S = 0.25, 5.0
@@ -66,6 +67,11 @@ class SecuredMemory:
         self._promised = _NOTHING
         self._next_wait = float("-inf")
         self.chunk_waits = False
+        self._ranks = memory.ranks
+        self._delayed: DelayedEvictor | None = None
+        if self._ranks is not None:
+            for one in self._ledgers:
+                one.pages.agree_with(self._ranks.least)
 
     def promise(self, needs: Needs) -> None:
         """Keep memory for what admitted requests may still need, as far as there is any; the rest may go."""
@@ -94,6 +100,7 @@ class SecuredMemory:
             self._full.secure(full)
             return
         self._full.pages.keep(full)
+        self._release_agreed()
         self._window.secure(max(0, window - int(tree.swa_evictable_size())))
         self._full.secure(full)
         if self._window.available < window and self._may_grow_window(window):
@@ -117,6 +124,10 @@ class SecuredMemory:
             self.secure(tree, tokens, tokens)
             self._wait_for_neighbours(tree, tokens)
 
+    def room(self, tree: Any) -> int:
+        """Return the tokens of full attention, or of the only pool, that are available or evictable."""
+        return self._full.available + self._cached(tree)[0]
+
     def can_hold(self, tokens: int) -> bool:
         """Return whether a request of so many tokens fits the pool when nobody else has any."""
         return tokens <= self._full.size
@@ -127,7 +138,7 @@ class SecuredMemory:
         pages = self._full.pages
         for step in range(_ROUNDS):
             cached, _ = self._cached(tree)
-            if self.memory.segments.room() >= segments or not cached:
+            if self._room() >= segments or not cached:
                 return
             self._evict(tree, min(cached, 2**step * pages.pages_per_segment), 0)
             self._settle_all()
@@ -143,14 +154,32 @@ class SecuredMemory:
             self._settle_all()
 
         full, *rest = map(_token_bytes, self._ledgers)
-        self.memory.segments.register_evictor(
-            CachedPrefixes(
-                self.memory.segments.segment_bytes,
-                (full, rest[0] if rest else 0.0),
-                lambda: self._lendable(tree),
-                evict,
-            )
+        cached = CachedPrefixes(
+            self.memory.segments.segment_bytes,
+            (full, rest[0] if rest else 0.0),
+            lambda: self._lendable(tree),
+            evict,
         )
+        if self._ranks is not None:
+            self._delayed = DelayedEvictor(cached)
+        self.memory.segments.register_evictor(self._delayed or cached)
+
+    def begin_iteration(self, busy: bool, admits: bool) -> None:
+        """Bring what ranks share up to date; nothing to do when there is one.
+
+        Args:
+            busy: There is a request.
+            admits: One of them waits, or is half computed.
+        """
+        if self._ranks is None:
+            return
+        for one in self._ledgers:
+            one.begin_turn()
+        looks = self._ranks.time_to_look(busy)
+        if looks and self._delayed is not None:
+            self._delayed.evict_agreed(self._ranks)
+        if looks or admits:
+            self._release_agreed()
 
     def tick(self, idle: bool) -> None:
         """Let go of what nobody used for the quiet time; call it often. With `idle` the log says what is left."""
@@ -217,7 +246,7 @@ class SecuredMemory:
     def _wait_for_neighbours(self, tree: Any, tokens: int) -> None:
         """Wait a moment for what members of the same budget are about to give back."""
         segments, now = self.memory.segments, time.monotonic()
-        if segments.budget is None or now < self._next_wait:
+        if segments.budget is None or self._ranks is not None or now < self._next_wait:
             return
         while not self._enough(tree, tokens) and segments.limit_segments() > segments.statistics().limit:
             if time.monotonic() > now + _LEND_S:
@@ -251,6 +280,19 @@ class SecuredMemory:
         self.memory.wait()
         for one in self._ledgers:
             one.settle(wait=True)
+        self._release_agreed()
+
+    def _release_agreed(self) -> None:
+        """Take what is empty out of use, where a pool does not because its own device is short of memory."""
+        if self._ranks is not None:
+            for one in self._ledgers:
+                one.settle()
+                one.pages.release_empty()
+
+    def _room(self) -> int:
+        """Return the segments that could be had, on all ranks."""
+        room = self.memory.segments.room()
+        return room if self._ranks is None else self._ranks.least(room)
 
     @staticmethod
     def _tokens_for(short: int, needs: SlotLedger, has: SlotLedger, segments: int) -> int:
