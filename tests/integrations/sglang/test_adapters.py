@@ -43,11 +43,12 @@ def test_a_shape_it_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         check_seams(replace(one, shapes={"forked_sglang:Pool.free": "(self)"}))
 
 
+@pytest.mark.parametrize("variable", [device_memory.QUIET_VARIABLE, device_memory.START_VARIABLE])
 @pytest.mark.parametrize("text", ["-1", "soon", "inf", "nan", ""])
-def test_a_quiet_time_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(device_memory.QUIET_VARIABLE, text)
-    with pytest.raises(InputError, match="FARSPAN_QUIET_S is"):
-        device_memory._quiet_s()
+def test_a_time_that_is_none_is_refused(variable: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(InputError, match=f"{variable} is"):
+        device_memory._seconds(variable, 1.0)
 
 
 def test_a_device_without_elastic_memory_is_refused() -> None:

@@ -51,7 +51,7 @@ def holders(member: BudgetMember) -> str:
     others = [
         f"{one.name} (process {one.pid}) {format_bytes(one.held)}, {format_bytes(one.idle)} of it idle"
         for one in status.servers
-        if one.pid != os.getpid()
+        if (one.pid, one.name) != (os.getpid(), member.name)
     ]
     return f"{format_bytes(status.held)}{limit} are held: {'; '.join(others) or 'by nobody else'}"
 
