@@ -136,6 +136,19 @@ class KVHooks:
         secured = _secured_of(adder)
         if secured is None:
             return original(adder, req, *rest, **named)
+        no_token = import_module(f"{_SRT}.managers.schedule_policy").AddReqResult.NO_TOKEN
+        running = len(adder.running_batch.reqs) if adder.running_batch is not None else 0
+        request, ranks = (req.rid, len(adder.can_run_list), running), secured.memory.ranks
+        if ranks is not None and running and ranks.was_refused(*request):
+            return no_token
+        result = self._add_secured(secured, original, adder, req, *rest, **named)
+        if ranks is not None and result == no_token:
+            ranks.note_refused(*request)
+        return result
+
+    def _add_secured(
+        self, secured: SecuredMemory, original: Any, adder: Any, req: Any, *rest: Any, **named: Any
+    ) -> Any:
         if not adder.tree_cache.req_to_token_pool.prepare([*adder.can_run_list, req]):
             return import_module(f"{_SRT}.managers.schedule_policy").AddReqResult.NO_TOKEN
         with adder._lock_node(req.last_node):
