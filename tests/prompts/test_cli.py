@@ -93,6 +93,7 @@ def test_recall_by_the_command(run: Callable[..., Result], tokenizer_path: MakeP
         (["--tokens", "1000", "--depth", "2"], "outside the prompt"),
         (["--tokens", "1000", "--json"], "name a file or folder with -o"),
         (["--tokens", "1000", "--corpus", "/none"], "/none does not exist"),
+        (["--tokens", "1000", "--corpus", __file__], "the recall checkpoint knows no words but its own"),
         (["--tokens", "1000", "--verify-with", "/none"], "/none does not exist"),
         (["--tokens", "1000", "-o", "/proc/none/p.txt"], "cannot be written"),
         (["--tokens", "1000", "-o", "/dev/full"], "/dev/full cannot be written (No space left on device)"),
