@@ -84,6 +84,9 @@ def test_recall_by_the_command(run: Callable[..., Result], tokenizer_path: MakeP
     words = result.stdout.split()
     assert len(words) == 3999
     assert words.count(words[-1]) == 2
+    refused = run("--tokens", "4k", "--corpus", __file__, tokenizer=str(tokenizer_path("recall")))
+    assert isinstance(refused.exception, FarspanError)
+    assert "the recall checkpoint knows no words but its own" in str(refused.exception)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +96,6 @@ def test_recall_by_the_command(run: Callable[..., Result], tokenizer_path: MakeP
         (["--tokens", "1000", "--depth", "2"], "outside the prompt"),
         (["--tokens", "1000", "--json"], "name a file or folder with -o"),
         (["--tokens", "1000", "--corpus", "/none"], "/none does not exist"),
-        (["--tokens", "1000", "--corpus", __file__], "the recall checkpoint knows no words but its own"),
         (["--tokens", "1000", "--verify-with", "/none"], "/none does not exist"),
         (["--tokens", "1000", "-o", "/proc/none/p.txt"], "cannot be written"),
         (["--tokens", "1000", "-o", "/dev/full"], "/dev/full cannot be written (No space left on device)"),
