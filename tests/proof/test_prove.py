@@ -7,9 +7,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import farspan
 from campaign_program import CampaignProgram
+from farspan.cli.main import group
 from farspan.errors import InputError, NetworkError, NotFoundError
 from farspan.measurement.runs.run_folder import load_run
 from farspan.proof.campaign import STATE_FILE, Campaign, Step
@@ -166,11 +168,42 @@ def test_what_cannot_be_proven_is_said_before_anything_starts(recall: Path, tmp_
         farspan.prove(str(recall), engines="vllm,vllm", contexts="1k", output=tmp_path / "a")
     with pytest.raises(InputError, match="no engine"):
         farspan.prove(str(recall), engines="vllm@", contexts="1k", output=tmp_path / "a")
+    for option in ("flags", "python", "image"):
+        with pytest.raises(InputError, match=r"old is no engine of this proof; name one of vllm, new$"):
+            farspan.prove(
+                str(recall),
+                engines="vllm,new=vllm",
+                contexts="1k",
+                output=tmp_path / "a",
+                **{option: ["old=--x 1"]},
+            )
     with pytest.raises(InputError, match="nothing is to be proven"):
         farspan.prove(str(recall), output=tmp_path / "a")
     with pytest.raises(InputError, match="neither a model nor --url"):
         farspan.prove(contexts="1k", output=tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_beyond_the_model_it_goes_on_when_forced(recall: Path, tmp_path: Path) -> None:
+    """What a refusal says to add is an option of this command."""
+    words = [
+        "prove",
+        str(recall),
+        "--engines",
+        "builtin",
+        "--runtime",
+        "local",
+        "--gpus",
+        "none",
+        "--contexts",
+        "2M",
+    ]
+    words += ["--dry-run", "-o", str(tmp_path / "out")]
+    refused = CliRunner().invoke(group, words)
+    assert "# cannot be started: a context of 2,000,216 is above" in refused.output
+    assert "ask for 1Mi or less, or add --force" in refused.output
+    forced = CliRunner().invoke(group, [*words, "--force"])
+    assert "--max-model-len 2000216" in forced.output
 
 
 def test_a_seed_of_zero_is_a_seed(tmp_path: Path) -> None:
