@@ -76,6 +76,32 @@ def test_killed_at_every_step_it_goes_on_and_leaves_nothing(tmp_path: Path, reca
     )
 
 
+def test_a_server_that_dies_while_it_is_measured_is_why_requests_failed(tmp_path: Path, recall: Path) -> None:
+    prove = CampaignProgram(
+        tmp_path, "prove", str(recall), "--engines", "builtin", "--runtime", "local", "--gpus", "none", "--contexts",
+        "1k,16k", "--depths", "0.5", "--output-tokens", "16", "--port", "0", checkpoint=recall,
+    )  # fmt: skip
+    process = prove.start("--json")
+    try:
+        prove.wait_until(lambda: prove.sent("builtin") >= 1, process)
+        (server,) = [one for one in prove.servers() if "guard.py" not in " ".join(one.cmdline())]
+        server.kill()
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 1, err
+    (engine,) = json.loads(out)["engines"]
+    died = "the server ended with status 137 after it had been ready"
+    assert engine["outcome"].startswith(f"not measured to the end: {died}")
+    assert engine["outcome"].endswith("right up to 1k")
+    assert died in err
+    again = prove.start("--json", "--retry-failed")
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert [engine["outcome"] for engine in json.loads(out)["engines"]] == ["right up to 16k"]
+    assert prove.servers() == []
+
+
 def test_commands_of_a_dry_run(recall: Path, tmp_path: Path) -> None:
     commands = farspan.prove(
         str(recall), dry_run=True, engines="builtin", gpus="none", runtime="local", contexts="1k,2k", concurrency=3,
