@@ -138,14 +138,23 @@ class KVHooks:
         self, original: Any, adder: Any, req: Any, has_chunked_req: bool, truncation_align_size: int | None
     ) -> Any:
         secured = _secured_of(adder)
-        if secured is not None:
-            if not adder.tree_cache.req_to_token_pool.prepare([*adder.can_run_list, req]):
-                return import_module(f"{_SRT}.managers.schedule_policy").AddReqResult.NO_TOKEN
+        if secured is None:
+            return original(adder, req, has_chunked_req, truncation_align_size)
+        no_token = import_module(f"{_SRT}.managers.schedule_policy").AddReqResult.NO_TOKEN
+        running = len(adder.running_batch.reqs) if adder.running_batch is not None else 0
+        ranks, request = secured.memory.ranks, (req.rid, len(adder.can_run_list), running)
+        if ranks is not None and running and ranks.was_refused(*request):
+            return no_token
+        result = no_token
+        if adder.tree_cache.req_to_token_pool.prepare([*adder.can_run_list, req]):
             # A prompt that goes on after this pass has what there is. SGLang counts on it: a second one would end it.
             if not has_chunked_req:
                 with adder._lock_node(req.last_node):
                     secured.secure(adder.tree_cache, *needs_of_request(self._adapter.admission, adder, req))
-        return original(adder, req, has_chunked_req, truncation_align_size)
+            result = original(adder, req, has_chunked_req, truncation_align_size)
+        if ranks is not None and result == no_token:
+            ranks.note_refused(*request)
+        return result
 
     def _before_chunk(self, adder: Any, req: Any) -> None:
         secured = _secured_of(adder)
