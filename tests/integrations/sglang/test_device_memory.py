@@ -86,7 +86,9 @@ def test_a_start_that_finds_everything_in_use_says_who_has_it(
     neighbour.take(100)
     neighbour.tick()
     memory = server_memory()
-    with pytest.raises(DoesNotFitError, match=r"no room for this server to start, 0.2 s long: .*: other \(process"):
+    with pytest.raises(
+        DoesNotFitError, match=r"no room for this server to start, 0.2 s long: .*: other \(process"
+    ):
         memory.at_start(lambda: memory.segments.take(10))
 
 
