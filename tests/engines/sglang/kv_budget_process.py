@@ -91,6 +91,7 @@ def beside(kind: type[Server], case: dict[str, Any], neighbour: Neighbour) -> Se
                     neighbour.kill()
                 case ["limit", limit]:
                     set_limit(path, limit)
+                    self.sum_before = read_budget(path).held  # the neighbour may have grown until then
             status = read_budget(path)
             assert status.held <= max(status.limit or 0, self.sum_before), "nobody grows beyond the limit"
             self.sum_before = status.held
