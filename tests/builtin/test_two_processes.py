@@ -14,20 +14,9 @@ import httpx
 import psutil
 import pytest
 
-from builtin_server import address, post, start
+from builtin_server import address, engine_of, post, start
 
 LONG = {"prompt": [20, 21, 22], "max_tokens": 15_000, "ignore_eos": True}
-
-
-def engine_of(process: subprocess.Popen[str]) -> psutil.Process:
-    """Return the engine's process; it is there from the server's first moments on."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        for child in psutil.Process(process.pid).children():
-            if "farspan.builtin.engine_process" in child.cmdline():
-                return child
-        time.sleep(0.02)
-    raise AssertionError("there is no engine")
 
 
 def wait_until_busy(url: str) -> None:

@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import IO, Any
 
 import httpx
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 
@@ -31,6 +33,17 @@ def address(process: subprocess.Popen[str]) -> str:
     match = re.search(r"http://\S+:\d+", line)
     assert match, f"{line!r} {process.stderr.read() if process.stderr else ''}"
     return match.group()
+
+
+def engine_of(process: subprocess.Popen[str]) -> psutil.Process:
+    """Return the engine's process; it is there from the server's first moments on."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for child in psutil.Process(process.pid).children():
+            if "farspan.builtin.engine_process" in child.cmdline():
+                return child
+        time.sleep(0.02)
+    raise AssertionError("there is no engine")
 
 
 def post(url: str, path: str, body: Any) -> httpx.Response:
