@@ -237,7 +237,7 @@ class Server:
             disable_radix_cache=False,
             effective_chunked_prefill_size=self.sizes.chunk,
             full_tokens_per_layer=self.config.full_max_total_num_tokens,
-            tp_worker=None,
+            tp_worker=Nothing(),
             is_dsa=False,
         )
         self.tree = registry.get_radix_cache_factory("farspan")(context)
@@ -616,10 +616,12 @@ def settings(case: dict[str, Any], chunk: int) -> Settings:
     return Settings(
         **plain,
         radix_cache_backend="farspan",
+        radix_eviction_policy="lru",
+        schedule_policy="fcfs",
         swa_full_tokens_ratio=case.get("ratio", 0.8),
         chunked_prefill_size=chunk,
         page_size=1,
-        tp_size=1,
+        tp_size=case.get("ranks", 1),
         pp_size=1,
         dp_size=1,
         pp_max_micro_batch_size=16,
@@ -722,9 +724,9 @@ def answer_one_by_one(server: Server) -> dict[str, Any]:
     return {"counts": server.counts, "bytes": server.mapped()}
 
 
-def main(version: str, folder: str, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def prepare(version: str, folder: str, on_gpu: bool = False) -> None:
+    """Have SGLang of `folder` load the plug-in."""
     sys.path.insert(0, folder)
-    on_gpu = any(case.get("device", "cpu") != "cpu" for case in cases)
     import farspan.integrations.sglang.plugin as plugin
 
     if not on_gpu:
@@ -738,6 +740,10 @@ def main(version: str, folder: str, cases: list[dict[str, Any]]) -> list[dict[st
 
     envs.SGLANG_CHECK_KV_PAGE_INVARIANTS.set(True)
     HookRegistry.apply_hooks()
+
+
+def main(version: str, folder: str, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    prepare(version, folder, any(case.get("device", "cpu") != "cpu" for case in cases))
     scenes = {"prompts": answer_one_by_one, "staggered": end_at_different_times}
     return [
         next((scene for name, scene in scenes.items() if name in case), play)(Server(version, case))

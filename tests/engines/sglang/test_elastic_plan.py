@@ -76,11 +76,39 @@ def test_pools_of_one_gpu_grow_with_the_requests() -> None:
     assert any("of memory at idle" in note for note in one.notes)
 
 
-def test_pools_stay_sglangs_own_where_ranks_would_have_to_agree() -> None:
+def test_pools_of_tensor_parallel_ranks_are_elastic() -> None:
     served = plan("llama-4-scout", context="1M", gpus="8xH200")
+    assert "FARSPAN_KV_POOLS" not in served.env
+    assert "--tp-size 8" in " ".join(served.flags)
+    assert served.pools["bytes at idle"] < GIB
+    # 12 of 48 layers attend to everything; a rank has one of 8 heads. Window layers keep little more than a window.
+    full, window = (layers * 2 * 128 * 2 for layers in (12, 36))
+    beside = served.pools["bytes a request keeps"] - 1_000_000 * full
+    assert 8_192 * window <= beside < 1.1 * 8_192 * window
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "said"),
+    [
+        ("llama-4-scout", ["--attention-backend", "triton"], "with triton Llama 4 reads window layers"),
+        (
+            "llama-3.1-70b",
+            ["--dp-size", "2", "--enable-dp-attention"],
+            "ranks of data-parallel attention have requests",
+        ),
+        ("llama-3.1-70b", ["--pp-size", "2"], "pipeline stages run the same requests at different times"),
+    ],
+)
+def test_pools_stay_sglangs_own_where_the_plugin_would_refuse(
+    model: str, flags: list[str], said: str
+) -> None:
+    served = plan(model, *flags, context="128k", gpus="8xH200")
     assert served.env["FARSPAN_KV_POOLS"] == "sglang"
-    assert any("8 ranks would each decide" in note for note in served.notes)
+    assert any(said in note for note in served.notes)
     assert served.pools["bytes at idle"] > 50 * GIB, "pools of one size from the start"
+
+
+def test_a_version_without_elastic_pools_has_nothing_to_switch_off() -> None:
     newer = plan("llama-3.1-8b", context="128k", version="0.5.23")
     assert "FARSPAN_KV_POOLS" not in newer.env, (
         "that version's pools are never elastic: there is nothing to say"

@@ -19,10 +19,12 @@ VERSIONS = sorted(version for version, adapter in ADAPTERS.items() if adapter.el
 pytestmark = pytest.mark.engines
 
 
-def play(version: str, *cases: dict[str, Any], **variables: str) -> list[Any]:
+def play(
+    version: str, *cases: dict[str, Any], script: str = "kv_pools_process.py", **variables: str
+) -> list[Any]:
     parent = Path(os.environ.get("FARSPAN_SGLANG_SOURCE", ROOT))
-    script = Path(__file__).parent / "kv_pools_process.py"
-    command = [sys.executable, "-W", "ignore", str(script), version, str(parent / f".sglang-{version}")]
+    path = Path(__file__).parent / script
+    command = [sys.executable, "-W", "ignore", str(path), version, str(parent / f".sglang-{version}")]
     done = subprocess.run(
         [*command, json.dumps(cases)],
         capture_output=True,

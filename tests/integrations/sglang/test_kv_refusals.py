@@ -17,9 +17,6 @@ def configurator(
 ) -> Any:
     arguments = {
         "radix_cache_backend": "farspan",
-        "tp_size": 1,
-        "pp_size": 1,
-        "dp_size": 1,
         "page_size": 1,
         "prefill_only_disable_kv_cache": False,
         "attention_backend": "fa3",
@@ -42,8 +39,6 @@ def test_what_is_known_passes() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"tp_size": 8}, "--tp-size 8 and elastic KV pools"),
-        ({"pp_size": 2}, "--pp-size 2 and elastic KV pools"),
         ({"page_size": 16}, "--page-size 16 and elastic KV pools"),
         ({"prefill_only_disable_kv_cache": True}, "--prefill-only-disable-kv-cache"),
         ({"attention_backend": "triton"}, "reads window layers by the slots of full attention"),

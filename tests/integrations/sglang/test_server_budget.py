@@ -53,10 +53,28 @@ def test_without_the_variable_nothing_is_shared(variables: pytest.MonkeyPatch) -
     assert find_budgets() == []
 
 
-@pytest.mark.parametrize("option", ["tp_size", "pp_size", "dp_size"])
-def test_servers_of_several_processes_are_refused(variables: pytest.MonkeyPatch, option: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "ranks_agree"), [("tp_size", False), ("pp_size", False), ("pp_size", True)]
+)
+def test_processes_that_do_not_agree_are_refused(
+    variables: pytest.MonkeyPatch, option: str, ranks_agree: bool
+) -> None:
     with pytest.raises(UnsupportedError, match=f"does not work with --{option.replace('_', '-')} 2"):
-        server_budget(arguments(**{option: 2}), HostDriver())
+        server_budget(arguments(**{option: 2}), HostDriver(), ranks_agree=ranks_agree)
+
+
+def test_ranks_that_agree_and_independent_schedulers_each_join(variables: pytest.MonkeyPatch) -> None:
+    driver = HostDriver()
+    members = [
+        server_budget(arguments(tp_size=2), driver, ranks_agree=True),
+        server_budget(arguments(dp_size=2), driver),
+    ]
+    (status,) = map(read_budget, find_budgets())
+    assert [server.name for server in status.servers] == ["llama", "llama"]
+    for member in members:
+        assert member is not None
+        member.close()
+    driver.close()
 
 
 def test_a_variable_that_cannot_be_read_stops_the_start(variables: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """SGLang with farspan's plug-in (`--radix-cache-backend farspan`): what is elastic then, and what cannot be combined.
 
-The table of requests is elastic at any size of server; the KV pools where one GPU serves alone. Mirrors
-`farspan.integrations.sglang`: `elastic_requests`, `device_memory` and `kv_pools`.
+The table of requests is elastic in any server; the KV pools where all ranks run the same requests in step. Mirrors
+`farspan.integrations.sglang`: `elastic_requests`, `device_memory`, `kv_pools` and `rank_agreement`.
 """
 
 from __future__ import annotations
@@ -80,8 +80,13 @@ def elastic_server(
     reasons = {
         f"of {POOLS_VARIABLE}=sglang": asked == "sglang",
         f"the plug-in has none for SGLang {rules.version}": not adapter.elastic_pools,
-        f"{request.tp} ranks would each decide by what is free on their own GPU": request.tp > 1,
-        "pipeline stages would each decide for themselves": given.pipeline_stages > 1,
+        "pipeline stages run the same requests at different times": given.pipeline_stages > 1,
+        "ranks of data-parallel attention have requests of their own": given.attention_groups > 1,
+        f"with {resolved.attention_backend} Llama 4 reads window layers by the slots of full attention": (
+            request.model.architecture.startswith("Llama4")
+            and bool(layout.window_layers)
+            and resolved.attention_backend != "fa3"
+        ),
         f"pages of {resolved.page_size} tokens have another allocator": resolved.page_size > 1,
         "MLA has a pool of another kind": layout.latent,
         "sparse attention has pools of another kind": bool(layout.indexer_bytes),

@@ -12,6 +12,7 @@ import torch
 
 from farspan.errors import InputError, UnsupportedError
 from farspan.integrations.sglang.memory_gauges import memory_gauges
+from farspan.integrations.sglang.rank_agreement import RankAgreement
 from farspan.integrations.sglang.shared_budget import server_budget
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.cuda import CudaDriver
@@ -39,13 +40,23 @@ class DeviceMemory:
         table_bytes: Of the table of requests.
         cap_bytes: The most to hold, KV cache and tables together; None for what the device has.
         arguments: SGLang's, which name the server.
+        ranks: Those that run the same requests on other devices; None when there are none, or they do not agree.
 
     Attributes:
         segments: The one pool of physical memory.
+        ranks: See above.
         streams: CUDA streams whose work may touch the memory, beside the current one.
     """
 
-    def __init__(self, device: str, table_bytes: int, cap_bytes: int | None, arguments: Any) -> None:
+    def __init__(
+        self,
+        device: str,
+        table_bytes: int,
+        cap_bytes: int | None,
+        arguments: Any,
+        ranks: RankAgreement | None = None,
+    ) -> None:
+        self.ranks = ranks
         self.streams: list[Any] = []
         self.driver, self.wait = self._open_driver(device)
         # The KV pools grow by a segment a layer, so that theirs is the smallest; the table alone takes larger ones.
@@ -58,7 +69,7 @@ class DeviceMemory:
             segment,
             Cap(fixed_bytes=cap_bytes, headroom_bytes=headroom),
             quiet_s=_quiet_s(),
-            budget=server_budget(arguments, self.driver),
+            budget=server_budget(arguments, self.driver, ranks_agree=ranks is not None),
         )
         self._log = MemoryLog(self.segments, logger.info)
         self._gauges = memory_gauges(arguments, self.segments)

@@ -28,6 +28,7 @@ class ElasticTable(ZeroBackedRows):
 
     def __init__(self, memory: DeviceMemory, rows: int, width: int) -> None:
         self.width = width
+        self.ranks = memory.ranks
         self._memory = memory
         super().__init__(memory.segments, rows, width * _ENTRY, memory.wait)
         self.hold([(0, width * _ENTRY)])
@@ -87,10 +88,24 @@ def _elastic_kind(base: Any, adapter: Adapter) -> Any:
             self.req_to_token = table.tensor(torch.int32)
             self.rows_are_backed = False
             self.prepared_rows: set[int] = set()
+            self.ranks = table.ranks
+            self.was_short = False
 
         def available_size(self) -> int:
-            """Return the requests that could be admitted now: rows are free, and there is memory for them."""
+            """Return the requests that could be admitted now: rows are free, and there is memory for them.
+
+            Ranks agree on that when the rows are prepared, and until then there is.
+            """
+            if self.ranks is not None:
+                return len(self.free_slots)
             return min(len(self.free_slots), self.elastic_table.affordable() + len(self.prepared_rows))
+
+        def has_room(self) -> bool:
+            """Return whether there is memory for a whole row; as far as ranks agree, since this was asked last."""
+            if self.ranks is None:
+                return self.elastic_table.affordable() > 0
+            was_short, self.was_short = self.was_short, False
+            return not was_short
 
         def prepare(self, reqs: list[Any]) -> bool:
             """Back the rows that `alloc` will give to those of `reqs` that have none; return whether there was room."""
@@ -99,12 +114,18 @@ def _elastic_kind(base: Any, adapter: Adapter) -> Any:
             if rows is None:
                 return False
             table = self.elastic_table
-            if not table.try_hold(
+            held = table.try_hold(
                 [(row, table.size_for(one)) for row, one in zip(rows, wanting, strict=True)]
-            ):
+            )
+            if self.ranks is not None and rows and not self.ranks.least(held):
+                self.was_short = True
+                if held:
+                    for row in set(rows) - self.prepared_rows:
+                        table.release(row)
                 return False
-            self.prepared_rows.update(rows)
-            return True
+            if held:
+                self.prepared_rows.update(rows)
+            return held
 
         def forget_prepared(self) -> None:
             """Let go of prepared rows that no request took."""

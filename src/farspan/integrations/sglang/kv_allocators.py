@@ -28,7 +28,8 @@ _ALLOCATORS = "sglang.srt.mem_cache.allocator"
 
 class _Returned(NamedTuple):
     slots: torch.Tensor
-    copied: Any  # an event; None where there is nothing to wait for
+    copied: Any  # an event
+    turn: int
 
 
 class SlotLedger:
@@ -45,6 +46,7 @@ class SlotLedger:
         self.size = size
         self.counts_slots = False
         self._device = torch.device(device)
+        self._turn: int | None = None
         self._returned: deque[_Returned] = deque()
         self._returning = 0
         self._out = 0
@@ -76,17 +78,24 @@ class SlotLedger:
         host.copy_(slots, non_blocking=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
-        self._returned.append(_Returned(host, copied))
+        self._returned.append(_Returned(host, copied, self._turn or 0))
         self._returning += count
+
+    def begin_turn(self) -> None:
+        """Book from now on what came back before the last turn, and not what happens to have arrived.
+
+        What the ranks of a server book must be the same; after a whole turn its copy has ended on all of them.
+        """
+        self._turn = (self._turn or 0) + 1
 
     def settle(self, wait: bool = False) -> None:
         """Book what has come back; with `wait` all of it."""
         while self._returned:
-            slots, copied = self._returned[0]
-            if not copied.query():
-                if not wait:
-                    return
-                copied.synchronize()
+            slots, copied, turn = self._returned[0]
+            due = copied.query() if self._turn is None else turn < self._turn - 1
+            if not due and not wait:
+                return
+            copied.synchronize()
             self._returned.popleft()
             self._returning -= len(slots)
             self.pages.free(slots.numpy().astype(np.int32))
@@ -107,10 +116,12 @@ class SlotLedger:
         self._out = 0
 
     def free_slots(self) -> torch.Tensor:
-        """Return every slot nobody has, with memory or without."""
-        self.settle(wait=True)
+        """Return every slot nobody has, with memory or without; changes nothing, so that any rank may ask."""
         free = np.ones(self.size + 1, np.bool_)
         free[self.pages.in_use()] = False
+        for slots, copied, _ in self._returned:
+            copied.synchronize()
+            free[slots.numpy()] = True
         return torch.from_numpy(np.flatnonzero(free)).to(self._device)
 
     def _on_device(self, slots: Pages) -> torch.Tensor:

@@ -21,6 +21,7 @@ from farspan.integrations.sglang.elastic_requests import table_bytes
 from farspan.integrations.sglang.kv_allocators import counting_slots, token_allocator, window_allocator
 from farspan.integrations.sglang.kv_pools import elastic_config, kv_pool_class
 from farspan.integrations.sglang.prefill_needs import needs_of_chunk, needs_of_request
+from farspan.integrations.sglang.rank_agreement import rank_agreement
 from farspan.integrations.sglang.secured_memory import SecuredMemory
 
 _SRT = "sglang.srt"
@@ -92,12 +93,16 @@ class KVHooks:
     def _size_pools(
         self, original: Any, configurator: Any, budget_bytes: int, *, cap_tokens: int | None = None
     ) -> Any:
-        config = original(configurator, budget_bytes, cap_tokens=cap_tokens)
-        if not self._wants(configurator.server_args):
-            return config
-        check_settings(configurator.server_args)
+        arguments = configurator.server_args
+        if not self._wants(arguments):
+            return original(configurator, budget_bytes, cap_tokens=cap_tokens)
+        check_settings(arguments)
         _check_pools_possible(configurator)
-        self._memory = DeviceMemory(configurator.device, 0, budget_bytes, configurator.server_args)
+        ranks = rank_agreement(arguments)
+        if ranks is not None:
+            budget_bytes = ranks.least(budget_bytes)
+        config = original(configurator, budget_bytes, cap_tokens=cap_tokens)
+        self._memory = DeviceMemory(configurator.device, 0, budget_bytes, arguments, ranks)
         return elastic_config(configurator, config, budget_bytes, self._memory.segments.segment_bytes)
 
     def _build_pool(self, original: Any, configurator: Any, *, mha_pool_class: type, **sizes: Any) -> Any:
@@ -177,10 +182,8 @@ def check_settings(arguments: Any) -> None:
 
 def _check_pools_possible(configurator: Any) -> None:
     arguments = configurator.server_args
-    for name in ("tp_size", "pp_size", "dp_size", "page_size"):
-        value = option(arguments, name)
-        if value not in (None, 1):
-            raise _refusal(f"--{name.replace('_', '-')} {value} and elastic KV pools")
+    if (page := option(arguments, "page_size")) not in (None, 1):
+        raise _refusal(f"--page-size {page} and elastic KV pools")
     if option(arguments, "prefill_only_disable_kv_cache"):
         raise _refusal("--prefill-only-disable-kv-cache")
     if getattr(configurator, "post_capture_kv_active", False):
@@ -230,11 +233,14 @@ def _before_prefill(scheduler: Any, running_batch: Any) -> None:
     if not scheduler.waiting_queue and scheduler.chunked_req is None:
         secured.relax(runs=bool(running_batch.reqs))
     secured.watch(scheduler.tree_cache)
+    admits = bool(scheduler.waiting_queue) or scheduler.chunked_req is not None
+    secured.begin_iteration(bool(running_batch.reqs) or admits, admits)
     secured.tick(idle=False)
-    scheduler.req_to_token_pool.forget_prepared()
-    table = scheduler.req_to_token_pool.elastic_table
+    requests = scheduler.req_to_token_pool
+    requests.forget_prepared()
+    table = requests.elastic_table
     table.reserve(table.row_segments)
-    if scheduler.waiting_queue and not table.affordable():
+    if scheduler.waiting_queue and not requests.has_room():
         secured.make_room(scheduler.tree_cache, table.row_segments)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from farspan.integrations.sglang.device_memory import DeviceMemory
 from farspan.integrations.sglang.kv_allocators import SlotLedger, ledgers
+from farspan.integrations.sglang.rank_agreement import DelayedEvictor
 from farspan.integrations.sglang.shared_budget import CachedPrefixes
 from farspan.kv.memory.slot_map import SlotMap
 from farspan.sizes import format_bytes
@@ -55,6 +56,11 @@ class SecuredMemory:
         self._next_tick = self._next_log = float("-inf")
         self._logged = -1
         self._watches = False
+        self._ranks = memory.ranks
+        self._delayed: DelayedEvictor | None = None
+        if self._ranks is not None:
+            for one in self._ledgers:
+                one.pages.agree_with(self._ranks.least)
 
     def secure(self, tree: Any, full: int, window: int) -> None:
         """Have so many tokens available or evictable, with memory, as far as there is any.
@@ -68,6 +74,7 @@ class SecuredMemory:
             self._full.secure(full)
             return
         self._full.pages.keep(full)
+        self._release_agreed()
         self._window.secure(max(0, window - int(tree.swa_evictable_size())))
         self._full.secure(full)
         if self._window.available < window and self._may_grow_window(window):
@@ -89,7 +96,7 @@ class SecuredMemory:
         pages = self._full.pages
         for step in range(_ROUNDS):
             cached, _ = self._cached(tree)
-            if self.memory.segments.room() >= segments or not cached:
+            if self._room() >= segments or not cached:
                 return
             self._evict(tree, min(cached, 2**step * pages.pages_per_segment), 0)
             self._settle_all()
@@ -105,19 +112,37 @@ class SecuredMemory:
             self._settle_all()
 
         full, *rest = map(_token_bytes, self._ledgers)
-        self.memory.segments.register_evictor(
-            CachedPrefixes(
-                self.memory.segments.segment_bytes,
-                (full, rest[0] if rest else 0.0),
-                lambda: self._cached(tree),
-                evict,
-            )
+        cached = CachedPrefixes(
+            self.memory.segments.segment_bytes,
+            (full, rest[0] if rest else 0.0),
+            lambda: self._cached(tree),
+            evict,
         )
+        if self._ranks is not None:
+            self._delayed = DelayedEvictor(cached)
+        self.memory.segments.register_evictor(self._delayed or cached)
 
     def relax(self, runs: bool = True) -> None:
         """Keep memory only for a few tokens, or for none when nothing runs: nothing waits to be admitted."""
         for one in self._ledgers:
             one.pages.keep(_AHEAD if runs else 0)
+
+    def begin_iteration(self, busy: bool, admits: bool) -> None:
+        """Bring what ranks share up to date; nothing to do when there is one.
+
+        Args:
+            busy: There is a request.
+            admits: One of them waits, or is half computed.
+        """
+        if self._ranks is None:
+            return
+        for one in self._ledgers:
+            one.begin_turn()
+        looks = self._ranks.time_to_look(busy)
+        if looks and self._delayed is not None:
+            self._delayed.evict_agreed(self._ranks)
+        if looks or admits:
+            self._release_agreed()
 
     def tick(self, idle: bool) -> None:
         """Let go of what nobody used for the quiet time; call it often. With `idle` the log says what is left."""
@@ -191,6 +216,19 @@ class SecuredMemory:
         self.memory.wait()
         for one in self._ledgers:
             one.settle(wait=True)
+        self._release_agreed()
+
+    def _release_agreed(self) -> None:
+        """Take what is empty out of use, where a pool does not because its own device is short of memory."""
+        if self._ranks is not None:
+            for one in self._ledgers:
+                one.settle()
+                one.pages.release_empty()
+
+    def _room(self) -> int:
+        """Return the segments that could be had, on all ranks."""
+        room = self.memory.segments.room()
+        return room if self._ranks is None else self._ranks.least(room)
 
     @staticmethod
     def _tokens_for(short: int, needs: SlotLedger, has: SlotLedger, segments: int) -> int:

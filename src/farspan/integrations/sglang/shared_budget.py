@@ -14,8 +14,13 @@ from farspan.kv.memory.drivers.choose import device_id
 from farspan.kv.memory.drivers.driver import Driver
 
 
-def server_budget(arguments: Any, driver: Driver) -> BudgetMember | None:
-    """Join the budget that FARSPAN_BUDGET names, if it names one.
+def server_budget(arguments: Any, driver: Driver, *, ranks_agree: bool = False) -> BudgetMember | None:
+    """Join the budget that FARSPAN_BUDGET names, if it names one; each process joins that of its own device.
+
+    Args:
+        arguments: SGLang's, which name the server.
+        driver: Of the device.
+        ranks_agree: Tensor-parallel ranks admit only what each of them may hold, see `rank_agreement`.
 
     Raises:
         BudgetError: The budget's file cannot be used.
@@ -25,7 +30,7 @@ def server_budget(arguments: Any, driver: Driver) -> BudgetMember | None:
     settings = budget_settings()
     if settings is None:
         return None
-    for name in ("tp_size", "pp_size", "dp_size"):
+    for name in ("pp_size",) if ranks_agree else ("tp_size", "pp_size"):
         if (value := option(arguments, name)) not in (None, 1):
             raise UnsupportedError(
                 f"{NAME_VARIABLE}={settings.name} does not work with --{name.replace('_', '-')} {value}: its processes "

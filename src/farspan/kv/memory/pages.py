@@ -56,6 +56,7 @@ class PagePool:
         self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
         self._may_shrink = self._counted_on = False
         self._kept = 0
+        self._agree: Callable[[int], int] | None = None
         self._prepare: Callable[[int, int], None] | None = None
         self._cover: Callable[[int], None] | None = None
         self._poison: Callable[[Pages], None] | None = None
@@ -133,7 +134,7 @@ class PagePool:
         missing = n - self._page_refs.free_pages
         if missing > 0:
             growth = self._growth(missing)
-            if self._page_refs.pages_of(growth).sum() < missing or not self._try_back(growth):
+            if self._page_refs.pages_of(growth).sum() < missing or not self._grow(growth, partly=False):
                 return None
         pages = self._page_refs.take(n, after)
         if self._poison is not None:
@@ -151,12 +152,7 @@ class PagePool:
         self.keep(n)
         missing = n - self._page_refs.free_pages
         if missing > 0:
-            growth = self._growth(missing)
-            if not self._try_back(growth):
-                groups = (self._spans(segment) for segment in growth.tolist())
-                count = self._backing.affordable(groups, self._pool.room())
-                while count and not self._try_back(growth[:count]):
-                    count //= 2  # somebody took it meanwhile
+            self._grow(self._growth(missing), partly=True)
         return self._page_refs.free_pages
 
     def keep(self, n: int) -> None:
@@ -179,6 +175,13 @@ class PagePool:
         When it raises NoRoomError none gets any.
         """
         self._cover = cover
+
+    def agree_with(self, agree: Callable[[int], int]) -> None:
+        """Stay the same as pools of other processes that are called alike.
+
+        It grows by as many segments as `agree` makes of its own, the least of all, and shrinks in `release_empty` only.
+        """
+        self._agree = agree
 
     def in_use(self) -> Pages:
         """Return every page with a reference, ascending."""
@@ -224,11 +227,10 @@ class PagePool:
         copy = self.alloc(1)
         if copy is None:
             return None
-        target, tokens = int(copy[0]), self.page_tokens
+        target = int(copy[0])
         for number in range(len(self.row_bytes)):
-            rows = self.layer(number)
-            source = rows[page * tokens : (page + 1) * tokens]
-            rows[target * tokens : (target + 1) * tokens].copy_(source)
+            by_page = self.layer(number).view(self.max_pages, -1)
+            by_page[target].copy_(by_page[page])
         self.free(np.array([page], np.int32))
         return target
 
@@ -256,19 +258,36 @@ class PagePool:
 
     def tick(self) -> None:
         """Let go of segments that have been empty for the quiet time; call it between steps, then the pool's `tick`."""
-        self._release_empty()
+        if self._agree is None:
+            self.release_empty()
         self._backing.tick()
 
     def surrenderable(self) -> int:
         """See `Lender.surrenderable`. Segments just emptied count, as soon as what was queued before has ended."""
-        self._release_empty()
+        if self._agree is None:
+            self.release_empty()
         return self._backing.surrenderable()
 
     def surrender(self, count: int) -> int:
         """See `Lender.surrender`."""
-        if not self._counted_on:
-            self._release_empty()
+        if self._agree is None and not self._counted_on:
+            self.release_empty()
         return self._backing.surrender(count)
+
+    def release_empty(self) -> None:
+        """Take segments without a used page out of use; their memory stays mapped for the quiet time."""
+        if not self._may_shrink:
+            return
+        spare = self._page_refs.free_pages - self._kept
+        empty = []
+        for segment in np.flatnonzero(self.occupancy() == 0)[::-1].tolist():  # the highest go first
+            if segment and self._page_refs.is_backed(segment):
+                low, high = self._page_refs.bounds(segment)
+                if high - low <= spare:
+                    empty.append(segment)
+                    spare -= high - low
+        self._unback(empty)
+        self._may_shrink = False
 
     # --- the memory ----------------------------------------------------------------------------------------------
 
@@ -340,36 +359,37 @@ class PagePool:
         return self._page_refs.unbacked()[: -(-missing // self.pages_per_segment)]
 
     def _try_back(self, segments: NDArray[np.int64]) -> bool:
-        """Back segments if there is room; return whether there was."""
-        if len(segments):
-            # What is empty here is counted on: it is not given up to make room for the rest.
-            self._counted_on = True
-            try:
-                self._back(segments)
-            except NoRoomError:
-                return False
-            finally:
-                self._counted_on = False
+        """Back segments, at least one, if there is room; return whether there was."""
+        # What is empty here is counted on: it is not given up to make room for the rest.
+        self._counted_on = True
+        try:
+            self._back(segments)
+        except NoRoomError:
+            return False
+        finally:
+            self._counted_on = False
         return True
 
-    def _release_empty(self) -> None:
-        """Take segments without a used page out of use; their memory stays mapped for the quiet time."""
-        if not self._may_shrink:
-            return
-        occupancy = self._page_refs.occupancy()
-        spare = self._page_refs.free_pages - self._kept
-        empty = []
-        for segment in np.flatnonzero(occupancy == 0)[::-1].tolist():  # the highest go first
-            if segment and self._page_refs.is_backed(segment):
-                low, high = self._page_refs.bounds(segment)
-                if high - low <= spare:
-                    empty.append(segment)
-                    spare -= high - low
-        if empty:
-            self._backing.release([span for segment in empty for span in self._spans(segment)])
-            for segment in empty:
-                self._page_refs.unback(segment)
-        self._may_shrink = False
+    def _grow(self, segments: NDArray[np.int64], partly: bool) -> bool:
+        """Back `segments`, or with `partly` as many of the first as there is room for; return whether it was all."""
+        if not len(segments):
+            return True
+        count = len(segments) if self._try_back(segments) else 0
+        if partly and not count:
+            groups = (self._spans(segment) for segment in segments.tolist())
+            count = self._backing.affordable(groups, self._pool.room())
+            while count and not self._try_back(segments[:count]):
+                count //= 2  # somebody took it meanwhile
+        least = count if self._agree is None else self._agree(count)
+        agreed = least if partly or least == len(segments) else 0
+        if agreed < count:
+            self._unback(segments[agreed:count].tolist())
+        return agreed == len(segments)
+
+    def _unback(self, segments: Sequence[int]) -> None:
+        self._backing.release([span for segment in segments for span in self._spans(segment)])
+        for segment in segments:
+            self._page_refs.unback(segment)
 
 
 def _runs(segments: NDArray[np.int64]) -> list[tuple[int, int]]:
