@@ -124,8 +124,8 @@ def summary(compared: list[Compared]) -> str:
 def left_out_table(compared: Iterable[Compared]) -> list[str]:
     """The servers that the summary's figures leave out, in Markdown."""
     lines = [
-        "| model | GPUs | vLLM | KV printed | KV planned | off | what is known of it |",
-        "|---|---|---|---|---|---|---|",
+        "| model | GPUs | vLLM | KV printed | KV planned | off | tokens | what is known of it |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for server, plan, off, _ in compared:
         cells = (
@@ -135,6 +135,7 @@ def left_out_table(compared: Iterable[Compared]) -> list[str]:
             f"{server['available_gib']:.2f}",
             f"{plan.available_kv_bytes / GIB:.2f}",
             f"{off:+.2f}",
+            _percent(plan.printed.get("GPU KV cache size"), server["tokens"]),
             server["left_out"],
         )
         lines.append("| " + " | ".join(cells) + " |")

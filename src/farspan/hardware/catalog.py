@@ -6,9 +6,10 @@ messages on such cards round it ("total capacity of 178.35 GiB"), the smallest w
 sibling of the same memory reports, else 0.97 to 0.99 of the sticker as such siblings do. B300 and GB300: 0.991 of 270
 and 279, as B200 and GB200 report of 180 and 186. RTX PRO rates: the sheet's FP4 figure divided as PRO 6000's.
 Public messages: H100-NVL ali-vilab/VACE#56; GH200 vllm-project/vllm#9630; RTX-6000-Ada (ECC on)
-DINGYANB/MTVCrafter#21; RTX-5090 TrajectoryCrafter/TrajectoryCrafter#20; RTX-4090 sgl-project/sglang#12496
-(23.52, a new driver) and ali-vilab/VGen#104 (23.64); RTX-PRO-6000 antirez/ds4#431. B200, GB200, MI300X (191.69
-or 191.98), L40S (44.39 or 44.40), A6000 (47.40 to 47.54), L4 (22.03 to 22.15) and A100 in many published logs.
+DINGYANB/MTVCrafter#21; RTX-5090 TrajectoryCrafter/TrajectoryCrafter#20; RTX-3090 vllm-project/vllm#14447;
+RTX-4090 sgl-project/sglang#12496 (23.52, a new driver) and ali-vilab/VGen#104 (23.64); RTX-PRO-6000
+antirez/ds4#431. B200, GB200, MI300X (191.69 or 191.98), L40S (44.39 or 44.40), A6000 (47.40 to 47.54), L4
+(22.03 to 22.15) and A100 in many logs.
 """
 
 from __future__ import annotations
@@ -98,8 +99,15 @@ _GPUS = (
     _gpu("A5000", 23.5, _A, 0.768, 111, 0, "PCIe", 64, (8, 6)),
     _gpu("A4000", 15.6, _A, 0.448, 77, 0, "PCIe", 64, (8, 6)),
     # GeForce; rates with float32 accumulation
-    _gpu("RTX-3090", 23.5, _A, 0.936, 71, 0, "PCIe", 64, (8, 6)),
-    _gpu("RTX-3090-Ti", 23.5, _A, 1.008, 80, 0, "PCIe", 64, (8, 6)),
+    _gpu("RTX-3090", 23.58, _R, 0.936, 71, 0, "PCIe", 64, (8, 6)),
+    _gpu("RTX-3090-Ti", 23.58, _A, 1.008, 80, 0, "PCIe", 64, (8, 6)),
+    _gpu("RTX-2080-Ti", 10.6, _A, 0.616, 54, 0, "PCIe", 32, (7, 5)),
+    _gpu("RTX-3060", 11.6, _A, 0.36, 25, 0, "PCIe", 64, (8, 6)),
+    _gpu("RTX-3070", 7.6, _A, 0.448, 41, 0, "PCIe", 64, (8, 6)),
+    _gpu("RTX-3080", 9.6, _A, 0.76, 60, 0, "PCIe", 64, (8, 6)),
+    _gpu("RTX-4060", 7.6, _A, 0.272, 30, 60, "PCIe", 32, (8, 9)),
+    _gpu("RTX-4070", 11.6, _A, 0.504, 58, 117, "PCIe", 64, (8, 9)),
+    _gpu("RTX-4070-Super", 11.6, _A, 0.504, 71, 142, "PCIe", 64, (8, 9)),
     _gpu("RTX-4060-Ti-16GB", 15.6, _A, 0.288, 44, 88, "PCIe", 32, (8, 9)),
     _gpu("RTX-4070-Ti", 11.6, _A, 0.504, 80, 160, "PCIe", 64, (8, 9)),
     _gpu("RTX-4070-Ti-Super", 15.6, _A, 0.672, 88, 176, "PCIe", 64, (8, 9)),

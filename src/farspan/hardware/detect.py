@@ -41,6 +41,7 @@ _PRODUCTS = (
     (r"\b(A6000|A5000|A4000|A10G|A10|A30|A40|L40|L20|L4|T4)\b", r"\1"),
     (r"\bRTX ((?:3090|4070|4080|4090|5070|5080|5090)(?: Ti)?(?: SUPER)?(?: D)?)\b", r"RTX-\1"),
     (r"\bRTX (4060|5060) Ti\b", r"RTX-\1-Ti-16GB"),
+    (r"\bRTX (2080 Ti|3060|3070|3080|4060)\b(?! Ti)", r"RTX-\1"),
 )
 
 
@@ -71,14 +72,14 @@ def open_nvml() -> Any:
     except ModuleNotFoundError:
         raise MissingPackageError(
             "detecting GPUs needs nvidia-ml-py, which is not installed",
-            f"run {install_command('cuda')}, or name the GPUs as in --gpus 8xH200",
+            f"run {install_command('cuda')}, or name the GPUs as in --gpus 8xH200; --gpus none serves on a CPU",
         ) from None
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         raise NotFoundError(
             f"the NVIDIA driver cannot be asked for its GPUs ({error})",
-            "run this on the GPU machine, or name the GPUs as in --gpus 8xH200",
+            "run this on the GPU machine, or name the GPUs as in --gpus 8xH200; --gpus none serves on a CPU",
         ) from None
     return pynvml
 
@@ -149,7 +150,10 @@ def _node(found: Sequence[tuple[str, int]]) -> Node:
     """The node of GPUs by product and bytes, which must be of one kind."""
     names = [name for name, _ in found]
     if not found:
-        raise NotFoundError("the NVIDIA driver reports no GPU", "name the GPUs as in --gpus 8xH200")
+        raise NotFoundError(
+            "the NVIDIA driver reports no GPU",
+            "name the GPUs as in --gpus 8xH200; --gpus none serves on a CPU",
+        )
     if len(set(names)) > 1:
         kinds = ", ".join(sorted(set(names)))
         raise InputError(f"this machine has GPUs of different kinds ({kinds})", "name the ones to plan for")

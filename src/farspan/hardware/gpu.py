@@ -46,6 +46,11 @@ class Gpu(ValueHash):
 
     __hash__ = ValueHash.__hash__
 
+    @property
+    def is_amd(self) -> bool:
+        """Whether it is an AMD Instinct, which ROCm drives."""
+        return self.link == "Infinity Fabric"
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

@@ -16,6 +16,7 @@ class ImageItem(NamedTuple):
         hidden_size: Width of the tower.
         intermediate_size: Width of its MLP.
         rotated: Whether it rotates queries and keys by position.
+        one_by_one: Whether the tower takes one at a time, however many there are.
     """
 
     tokens: int
@@ -24,6 +25,7 @@ class ImageItem(NamedTuple):
     hidden_size: int
     intermediate_size: int
     rotated: bool
+    one_by_one: bool = False
 
 
 class _Shape(NamedTuple):
@@ -35,6 +37,7 @@ class _Shape(NamedTuple):
         merge: Patches of a side that become one token.
         patches: Patches of the largest image where its size is not fixed; 0 for `tiles` of `side`.
         frames: Times each patch is repeated in time.
+        one_by_one: Whether the tower takes one at a time.
     """
 
     side: int = 336
@@ -42,12 +45,14 @@ class _Shape(NamedTuple):
     merge: int = 1
     patches: int = 0
     frames: int = 1
+    one_by_one: bool = False
 
 
 # From the families' preprocessor_config.json and vLLM's get_max_image_tokens.
 _SHAPES: dict[str, _Shape] = {
     "gemma3": _Shape(896, merge=4),
-    "gemma4": _Shape(merge=3, patches=2520),
+    # Its largest item is a video: 32 frames of 70 tokens, each with 8 more around it.
+    "gemma4": _Shape(merge=3, patches=20160, one_by_one=True),
     "idefics3": _Shape(364, tiles=17, merge=3),
     "internvl": _Shape(448, tiles=13, merge=2),
     "internvl_chat": _Shape(448, tiles=13, merge=2),
@@ -93,6 +98,7 @@ def largest_image(config: Mapping[str, object]) -> ImageItem | None:
         hidden_size=hidden,
         intermediate_size=_number(vision, "intermediate_size") or hidden * ratio,
         rotated=shape.frames > 1,
+        one_by_one=shape.one_by_one,
     )
 
 

@@ -23,15 +23,25 @@ BUFFER_BYTES = int(0.045 * GIB)
 _HIDDEN_COPIES = 4.25
 _GATED_COPIES = 3  # gate and up in one tensor, and their product
 _PLAIN_COPIES = 2  # of a vision tower's MLP
-_ROTATED_COPIES = (
-    2.8  # widths more where the tower rotates queries and keys in float32 (Qwen3.5, 2x RTX 5090)
-)
+# A tower that rotates queries and keys (qwen2_5_vl.py: Qwen2_5_VisionAttention.forward): whole widths alive in its
+# attention (input, normed input, positions), and those that ranks share out: QKV, queries and keys once more,
+# rotated, and what they attend to; in float32 before 0.12.0, its result beside its input.
+_TOWER_WHOLE, _TOWER_SHARED, _TOWER_SHARED_FLOAT32 = 3, 8, 13
 # MLA's chunked prefill workspace at most (mla_attention.py: determine_chunked_prefill_workspace_size).
 _LATENT_WORKSPACE_TOKENS = 65536
 # Kernels and handles outside torch: H100 servers with one GPU printed 0.07 to 0.17, from 0.18.0 on 0.24 to 0.27.
 _OUTSIDE_TORCH_OLD, _OUTSIDE_TORCH_NEW = int(0.22 * GIB), int(0.25 * GIB)
+# The same before Hopper (four servers on A100, compiled and eager: 0.10 to 0.13), on consumer Blackwell (Qwen3.5-9B
+# and Qwen3.6-35B-A3B, each on one RTX 5090) and on AMD (one MI300X).
+_OUTSIDE_TORCH_AMPERE, _OUTSIDE_TORCH_SM120, _OUTSIDE_TORCH_AMD = (
+    int(0.12 * GIB),
+    int(0.54 * GIB),
+    int(1.44 * GIB),
+)
 # Collectives over NVLink in a compiled model: 0.10.2 on 2x H200, 0.12.0 on 8x H200, 0.19.0 on 2x and 4x H100.
 _COLLECTIVES_OLD, _COLLECTIVES_OLD_EIGHT, _COLLECTIVES_NEW = int(1.16 * GIB), int(0.52 * GIB), int(1.83 * GIB)
+# Collectives without a path from GPU to GPU (Qwen3.5-9B on 2x RTX 5090).
+_COLLECTIVES_SM120 = int(0.7 * GIB)
 # The rejection sampler's logits and probabilities beside the sampler's (Qwen3.5-9B with MTP, one RTX 5090).
 _DRAFT_LOGIT_BYTES = 17
 # FlashInfer's sampler, compiled at the first profile run: one server (0.24.0, one H200).
@@ -103,6 +113,7 @@ def profile_run(config: VllmConfig, limits: BatchLimits) -> ProfileRun:
     forward = max(
         (_layer_bytes(config, layer, limits.tokens) for layer in _distinct(model.layers)), default=0.0
     )
+    forward += limits.tokens * _layer_inputs(model) * model.dtype_bytes
     between = 0 if config.pp == 1 else 2 * hidden
     images, encoder = _image_bytes(config, limits)
     base, collectives = _outside_torch(config)
@@ -127,6 +138,11 @@ def _distinct(layers: tuple[LayerSpec, ...]) -> list[LayerSpec]:
             (layer.attention, layer.num_heads, layer.num_kv_heads, layer.intermediate_size, layer.moe), layer
         )
     return list(found.values())
+
+
+def _layer_inputs(model: ModelSpec) -> int:
+    """Values of its own a token brings for every layer, alive through the step (Gemma: get_per_layer_inputs)."""
+    return next((weight.shape[1] for weight in model.weights if weight.name == "embed_tokens_per_layer"), 0)
 
 
 def _layer_bytes(config: VllmConfig, layer: LayerSpec, tokens: int) -> float:
@@ -179,15 +195,20 @@ def _image_bytes(config: VllmConfig, limits: BatchLimits) -> tuple[int, int]:
     items = max(1, limits.tokens // image.tokens)
     pixels = items * image.pixels * model.dtype_bytes
     kept = pixels + items * image.tokens * model.hidden_size * model.dtype_bytes
-    return kept, pixels + items * _tower_bytes(image, model.dtype_bytes)
+    at_once = 1 if image.one_by_one else items
+    return kept, pixels + at_once * _tower_bytes(config, image)
 
 
-def _tower_bytes(image: ImageItem, dtype_bytes: int) -> int:
-    """Peak of the tower; ranks were not seen to share it out."""
-    copies = _HIDDEN_COPIES + (_ROTATED_COPIES if image.rotated else 0)
-    return int(
-        image.patches * dtype_bytes * (_PLAIN_COPIES * image.intermediate_size + copies * image.hidden_size)
-    )
+def _tower_bytes(config: VllmConfig, image: ImageItem) -> int:
+    """Peak of the tower on one rank: of its MLP or of its attention."""
+    tp, hidden = config.tp, image.hidden_size
+    widths = _PLAIN_COPIES * image.intermediate_size / tp + _HIDDEN_COPIES * hidden
+    if image.rotated:
+        shared = _TOWER_SHARED_FLOAT32 if config.rules.tower_float32 else _TOWER_SHARED
+        # What comes out is whole again on every rank: as it is, and as the ranks have added it up.
+        whole = _TOWER_WHOLE + (1 if tp == 1 else 2)
+        widths = max(widths, (whole + shared / tp) * hidden)
+    return int(image.patches * config.model.dtype_bytes * widths)
 
 
 def _outside_torch(config: VllmConfig) -> tuple[int, int]:
@@ -195,14 +216,22 @@ def _outside_torch(config: VllmConfig) -> tuple[int, int]:
     rules, gpu, given = config.rules, config.gpu, config.given
     base = _OUTSIDE_TORCH_NEW if rules.new_kernels else _OUTSIDE_TORCH_OLD
     compiled = not given.enforce_eager
-    hopper = gpu.capability[0] == 9
+    hopper, consumer = gpu.capability[0] == 9, gpu.capability[0] == 12
+    if gpu.capability[0] == 8:
+        base = _OUTSIDE_TORCH_AMPERE
+    elif consumer:
+        base = _OUTSIDE_TORCH_SM120
+    elif gpu.is_amd:
+        base = _OUTSIDE_TORCH_AMD
     if rules.flashinfer_sampler and given.flashinfer_sampler is not False and compiled and hopper:
         base += _FLASHINFER_SAMPLER
     memory = memory_of(config.calibration)
     if memory is not None:
         base = max(0, base + memory.outside_torch_bytes)
-    if config.tp == 1 or gpu.link == "PCIe" or not compiled:
+    if config.tp == 1 or not compiled:
         return base, 0
+    if gpu.link == "PCIe":
+        return base, _COLLECTIVES_SM120 if consumer else 0
     if rules.new_kernels:
         return base, _COLLECTIVES_NEW + int(0.03 * GIB) * (config.tp - 2)
     return base, _COLLECTIVES_OLD if config.tp < 8 else _COLLECTIVES_OLD_EIGHT

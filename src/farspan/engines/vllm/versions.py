@@ -88,6 +88,7 @@ class VllmRules(ValueHash):
         prefix_caches_states: Whether prefix caching is on by default for models with recurrent layers.
         e5m2_meets_quantized_query: Whether FlashAttention on Hopper accepts E5M2 and then asserts E4M3.
         offload_needs_one_group: Whether `--cpu-offload-gb` stops a server with several KV groups.
+        tower_float32: Whether vision towers rotate queries and keys in float32.
         smallest_window_block: Whether sliding-window layers start from the smallest block of the kernel.
     """
 
@@ -128,6 +129,7 @@ class VllmRules(ValueHash):
     e5m2_meets_quantized_query: bool = True
     smallest_window_block: bool = False
     offload_needs_one_group: bool = True
+    tower_float32: bool = False
 
     __hash__ = ValueHash.__hash__
 
@@ -213,7 +215,7 @@ RULES = {
 # The versions whose planning code was run beside farspan's; the others' rules were read in their wheels.
 KNOWN_VERSIONS = tuple(RULES)
 
-_V0_9 = replace(_V0_12, near_ratio=1.0)
+_V0_9 = replace(_V0_12, near_ratio=1.0, tower_float32=True)
 _V0_17 = replace(_V0_14, sampler_bytes=12.5)
 _V0_18 = replace(_V0_17, near_ratio=1.5, new_kernels=True, estimates_graphs=True)
 _V0_22 = replace(
