@@ -47,7 +47,7 @@ def engine_of(process: subprocess.Popen[str]) -> psutil.Process:
 
 
 def post(url: str, path: str, body: Any) -> httpx.Response:
-    return httpx.post(url + path, json=body, timeout=60)
+    return httpx.post(url + path, json=body, timeout=300)
 
 
 def metrics(url: str) -> dict[str, float]:

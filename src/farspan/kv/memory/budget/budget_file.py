@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farspan.errors import KVError
+from farspan.kv.memory.budget.counted_time import CountedTime
 from farspan.kv.memory.budget.fair_share import MemberClaim
 
 FOLDER_VARIABLE = "FARSPAN_BUDGET_DIR"
@@ -41,6 +42,7 @@ _FILE_BYTES = (SLOTS + 1) * _SLOT_BYTES
 _MOST = 2**56  # bytes; no figure of a sound file is larger
 _LOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
 _LOCK_ALL_S = 2.0
+_MOST_COUNTED_S = 0.05
 _WISH_S = 3.0  # a wish that was not said again for so long is forgotten
 
 
@@ -231,10 +233,11 @@ class BudgetFile:
             BudgetError: Somebody keeps it for seconds: a member that is stopped.
         """
         with self._lock:
-            until = time.monotonic() + _LOCK_ALL_S
+            waited, clock = 0.0, CountedTime(_MOST_COUNTED_S)
             wait = 0.0001
             while not self._set_lock(0, fcntl.F_WRLCK):
-                if time.monotonic() > until:
+                waited += clock.passed()
+                if waited > _LOCK_ALL_S:
                     raise BudgetError(
                         f"{self.path} has been locked for {_LOCK_ALL_S:g} s",
                         "see whether one of the servers is stopped",

@@ -18,11 +18,10 @@ from farspan.kv.memory.budget.budget_file import (
     check_folder,
     name_and_device,
 )
+from farspan.kv.memory.budget.counted_time import CountedTime
 from farspan.sizes import format_bytes
 
-# For how long a member that was asked for idle memory is waited for. No more than a part of a second counts between two
-# looks at it: where this process gets no time, the member gets none.
-_TRIM_S = 5.0
+_TRIM_S = 5.0  # for so long a member that was asked for idle memory is waited for
 _MOST_COUNTED_S = 0.1
 _LOOK_S = 0.02
 
@@ -167,7 +166,7 @@ def trim(path: Path, server: str | None = None) -> list[int]:
             chosen = _choose(file, server)
             for number, slot in chosen.items():
                 file.ask(number, slot.limit, slot.trims_asked + 1)
-        counted, last = 0.0, time.monotonic()
+        counted, clock = 0.0, CountedTime(_MOST_COUNTED_S)
         waiting: Sequence[int] = list(chosen)
         while waiting:
             now = file.members()
@@ -180,8 +179,7 @@ def trim(path: Path, server: str | None = None) -> list[int]:
                 break
             if waiting:
                 time.sleep(_LOOK_S)
-            counted += min(_MOST_COUNTED_S, time.monotonic() - last)
-            last = time.monotonic()
+            counted += clock.passed()
         return [chosen[number].pid for number in waiting]
     finally:
         file.close()

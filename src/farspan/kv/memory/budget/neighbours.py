@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from farspan.kv.memory.budget.counted_time import CountedTime
+
 SILENT_S = 30.0  # without a look of it for so long, as its neighbours count, a member is not waited for
-# The most that counts between two looks of who counts: on a machine where that one gets no time, the other gets none.
 _MOST_COUNTED_S = 1.0
 # Looks that a neighbour must have begun and ended for its figures to be current: the first may have begun before.
 _WHOLE_LOOKS = 2
@@ -56,15 +57,12 @@ class SilenceCount:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._counted_at: float | None = None
+        self._time = CountedTime(_MOST_COUNTED_S, clock)
         self._silences: dict[Neighbour, _Silence] = {}
 
     def count(self, neighbours: Iterable[tuple[Neighbour, int]]) -> None:
         """Take note of how often each neighbour has looked in all."""
-        now = self._clock()
-        passed = 0.0 if self._counted_at is None else min(now - self._counted_at, _MOST_COUNTED_S)
-        self._counted_at = now
+        passed = self._time.passed()
         before, self._silences = self._silences, {}
         for neighbour, looks in neighbours:
             last = before.get(neighbour)
