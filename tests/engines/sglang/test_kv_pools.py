@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from farspan.integrations.sglang.adapters import ADAPTERS
-from sglang_site import site
+from sglang_on_cpu import site
 
 ROOT = Path(__file__).resolve().parents[3]
 VERSIONS = sorted(ADAPTERS)
