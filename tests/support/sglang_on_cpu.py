@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from farspan.launch.local import LocalServer, find_free_port
@@ -53,6 +56,28 @@ def checkpoint(home: Path, *, pools: int) -> Path:
     spec.loader.exec_module(module)
     made: Path = (module.checkpoint if pools == 2 else module.recall)(home)
     return made
+
+
+def run_process(version: str, script: Path, *arguments: str, timeout_s: float, **variables: str) -> str:
+    """Run a script of tests/engines/sglang that is given a version and its folder; return the last line it writes.
+
+    What 0.5.23's scheduler imports cannot be stood in for, and the engines' Python has it.
+    """
+    package = Path(os.environ.get("FARSPAN_SGLANG_SOURCE", ROOT)) / f".sglang-{version}"
+    with TemporaryDirectory() as home:
+        python, paths = sys.executable, [ROOT / "src"]
+        if version != "0.5.16":
+            python = os.environ["FARSPAN_ENGINES_PYTHON"]
+            paths += [site(Path(home) / "site"), package]
+        done = subprocess.run(
+            [python, "-W", "ignore", str(script), version, str(package), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env={**os.environ, "PYTHONPATH": ":".join(map(str, paths)), **variables},
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()[-1]
 
 
 class RunningServer(NamedTuple):
