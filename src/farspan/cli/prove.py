@@ -11,7 +11,7 @@ from rich.console import Console
 from farspan.cli.measurement_options import api_key_option, depths_option
 from farspan.cli.output import json_option, print_json
 from farspan.cli.plan_options import plan_options
-from farspan.cli.start_options import ready_limit_option
+from farspan.cli.start_options import force_option, ready_limit_option
 from farspan.sizes import parse_token_list
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def _plan_options_that_apply(command: Any) -> Any:
 @click.option(
     "--seed", type=int, help="Decides the prompts, the same for every engine.  [default: a fresh one]"
 )
+@force_option
 @ready_limit_option
 @click.option("--retry-failed", is_flag=True, help="Try engines and requests again that failed before.")
 @click.option(

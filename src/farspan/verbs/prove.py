@@ -31,6 +31,8 @@ _ENTRY = re.compile(
     r"(?:(?P<name>[a-z0-9][a-z0-9.-]*)=)?(?P<engine>[a-z]+)(?:@(?P<version>[0-9][\w.]*))?", re.ASCII
 )
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*", re.ASCII)
+
 
 @dataclass(frozen=True, slots=True)
 class ProofCommands:
@@ -257,6 +259,11 @@ def _read_engines(given: str | Sequence[str]) -> dict[str, tuple[str, str]]:
 
 def _by_engine(given: Sequence[str], entries: Mapping[str, Any]) -> dict[str, str]:
     """Read values for all engines, or for one as NAME=VALUE; the latter come first."""
+    for text in given:
+        name, equals, _ = text.partition("=")
+        # Variables are in capitals or have an underscore, flags begin with a dash, paths and images have a slash.
+        if equals and name not in entries and _NAME.fullmatch(name):
+            raise InputError(f"{name} is no engine of this proof", f"name one of {', '.join(entries)}")
     common = {name: text for text in given if text.partition("=")[0] not in entries for name in entries}
     own = {
         name: value

@@ -39,6 +39,13 @@ class Quiet:
         return lambda *args, **kwargs: name == "is_none"
 
 
+class Drafting(Quiet):
+    """EAGLE, as its own code asks for it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: name == "is_eagle"
+
+
 def no_speculation() -> Values:
     return Values(
         speculative_algorithm=None,
@@ -202,10 +209,15 @@ def pool_from_0_5_16(case: dict[str, Any], version: str) -> dict[str, Any]:
         "kv_cache_dtype_str": "auto",
         "page_size": case["page"],
         "sliding_window_size": case["window"] or None,
-        "spec_algorithm": Quiet(),
+        "spec_algorithm": Drafting() if case.get("draft_layers") else Quiet(),
+        "fused_entry_bytes": lambda kind: None,
         "is_draft_worker": False,
         "post_capture_kv_active": False,
-        "spec_aux_config": Values(eagle_draft_num_layers=None, dflash_draft_num_layers=None),
+        "spec_aux_config": Values(
+            eagle_draft_num_layers=case.get("draft_layers"),
+            eagle_draft_swa_num_layers=None,
+            dflash_draft_num_layers=None,
+        ),
         "is_hybrid_swa": split,
         "use_mla_backend": bool(case["kv_lora_rank"]),
         "layer_info": Values(

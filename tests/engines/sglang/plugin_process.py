@@ -47,9 +47,11 @@ class Row:
 
 def arguments(**changes: Any) -> Any:
     from farspan.integrations.sglang.adapters import SETTINGS
+    from farspan.integrations.sglang.rank_agreement import _REFUSED
 
     plain = {name: values[0] for name, (values, _) in SETTINGS.items()}
-    return Values(**{**plain, "radix_cache_backend": "farspan", **changes})
+    one_process = dict.fromkeys(("tp_size", *_REFUSED))
+    return Values(**{**plain, **one_process, "radix_cache_backend": "farspan", **changes})
 
 
 def build(pools: Any, configurator: Any, **changes: Any) -> Any:
@@ -115,6 +117,9 @@ def play(pool: Any, version: str, seed: int, steps: int) -> dict[str, int]:
     counts["mapped_after"] = table.mapped_bytes
     pool.clear()
     assert pool.available_size() == SIZE
+    pool.ranks = Values(least=lambda rows: min(rows, 3))  # another rank has less memory
+    pool.agree_rows()
+    assert pool.available_size() == 3
     return counts
 
 

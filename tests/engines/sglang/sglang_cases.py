@@ -106,6 +106,8 @@ def our_pools(case: dict[str, Any], rules: SglangRules) -> dict[str, Any]:
     ratio = case["hybrid_ratio"] if rules.hybrid_flag and case["chunked"] and case["split"] else None
     hybrid = is_hybrid(model, rules, ratio=ratio, off=not case["split"])
     layout = kv_layout(model, kv, case["tp"], rules, hybrid=hybrid)
+    if case.get("draft_layers"):
+        layout = layout.with_draft(case["draft_layers"], rules)
     free, total = case["free_gib"] * GIB, case["total_gib"] * GIB
     settings_ = SplitSettings(
         page_size=case["page"],

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import integers
 
 from farspan.engines.sglang.defaults import capture_batch_sizes, default_fraction, prefill_capture_sizes
 from farspan.engines.sglang.versions import SglangRules, rules_of
@@ -51,6 +52,23 @@ def test_pools_rows_and_request_table_are_sglangs_own(oracle: tuple[Oracle, Sgla
 
     check()
     assert seen == {"full", "chunked", "chunked+split", "window", "window+split", "mla", "recurrent"}
+
+
+def test_pools_beside_a_draft_are_sglangs_own(oracle: tuple[Oracle, SglangRules]) -> None:
+    process, rules = oracle
+    if not rules.counts_drafts:
+        assert rules.draft_reserve_mib  # sized without it: the draft comes out of the reserve
+        return
+    drafts = pool_cases().filter(lambda case: case["family"] != "recurrent")
+
+    @EXAMPLES
+    @given(drafts, integers(1, 3))
+    def check(case: dict[str, Any], layers: int) -> None:
+        case = {**case, "draft_layers": layers}
+        theirs = process.ask(case)
+        assert our_pools(case, rules) == ({"stops": True} if "stops" in theirs else theirs)
+
+    check()
 
 
 def test_graph_state_is_sglangs_own_to_the_byte(oracle: tuple[Oracle, SglangRules]) -> None:

@@ -340,7 +340,7 @@ def test_the_ledger_adds_up_and_names_what_it_does_not_know() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"flags": {"--speculative-algorithm": "EAGLE"}}, "speculative decoding"),
+        ({"flags": {"--speculative-algorithm": "DFLASH"}}, "drafts in a way farspan does not mirror"),
         ({"flags": {"--hybrid-kvcache-ratio": "1"}}, "no --hybrid-kvcache-ratio"),
         ({"flags": {"--mem-fraction-static": "1.5"}}, "not between 0 and 1"),
         ({"flags": {"--swa-full-tokens-ratio": "0"}}, "above 0"),

@@ -10,9 +10,10 @@ from farspan.engines.sglang.elastic import ElasticServer, check_version, elastic
 from farspan.engines.sglang.flag_checks import quantizes_while_loading
 from farspan.engines.sglang.flags import SglangFlags, passed_on, read_flags
 from farspan.engines.sglang.layout import SglangKvLayout, is_hybrid, kv_layout
+from farspan.engines.sglang.speculative import Draft, draft_of
 from farspan.engines.sglang.tables import rope_covers
 from farspan.engines.sglang.versions import SglangRules, rules_for
-from farspan.errors import InputError
+from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.gpu import Gpu
 from farspan.models.online_fp8 import with_online_fp8
 from farspan.models.spec import KvDtype, ModelSpec
@@ -46,6 +47,7 @@ class SglangConfig(ValueHash):
         passed_on: Words of the flags farspan does not write itself, as given.
         env: Environment variables, name and value, as given.
         elastic: What is elastic with farspan's plug-in; None without it.
+        draft: What drafts, in speculative decoding with a model; else None.
         calibration: What this machine was found to do under these conditions, if it was.
     """
 
@@ -61,6 +63,7 @@ class SglangConfig(ValueHash):
     passed_on: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     elastic: ElasticServer | None = None
+    draft: Draft | None = None
     calibration: Calibration | None = None
 
     __hash__ = ValueHash.__hash__
@@ -138,7 +141,14 @@ def _config(
     resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
     hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
     layout = kv_layout(model, resolved.kv_dtype, tp // given.attention_groups, rules, hybrid=hybrid)
+    draft = draft_of(model, given.speculation, tp, resolved.kv_dtype)
+    if draft is not None:
+        layout = layout.with_draft(draft.layers, rules)
     elastic = elastic_server(request, given, resolved, layout, rules)
+    if elastic is not None and given.speculation is not None:
+        raise UnsupportedError(
+            "speculative decoding on elastic memory is not mirrored", "plan without one of them"
+        )
     variables = elastic.variables if elastic else ()
     config = SglangConfig(
         model=model,
@@ -153,6 +163,7 @@ def _config(
         passed_on=passed_on(request.engine_flags),
         env=(*split_environment(request.engine_flags)[1].items(), *variables),
         elastic=elastic,
+        draft=draft,
     )
     found = find_calibration(calibrations, config.conditions)
     return config if found is None else replace(config, calibration=found)

@@ -172,6 +172,7 @@ def resolve(
             reserved_bs,
             tp * given.pipeline_stages,
             _prefill_reserve_mib(model, prefill_sizes) + _groups_reserve_mib(given, reserved_bs),
+            given.speculation.reserved_mib(rules) if given.speculation else 0,
         )
         if multimodal:
             fraction *= _vision_factor(model)
@@ -199,13 +200,20 @@ def smi_mib(gpu: Gpu) -> float:
 
 
 def default_fraction(
-    smi: float, chunk: int, max_prefill: int, graph_bs: int, tp: int, prefill_graphs_mib: float
+    smi: float,
+    chunk: int,
+    max_prefill: int,
+    graph_bs: int,
+    tp: int,
+    prefill_graphs_mib: float,
+    draft_mib: float = 0,
 ) -> float:
     """`--mem-fraction-static` when none is given: 1 - reserve/total, the reserve in MiB by rule of thumb."""
     reserved = 512 + max(chunk if chunk > 0 else max_prefill, 2048) * 1.5 + graph_bs * 2
     reserved += tp / 8 * 1024 + prefill_graphs_mib
     if smi > 60 * 1024:
         reserved = max(reserved, 10 * 1024)
+    reserved += draft_mib
     return round((smi - reserved) / smi, 3)
 
 
@@ -344,6 +352,8 @@ def _captures_prefill(given: SglangFlags, model: ModelSpec, gpu: Gpu, rules: Sgl
     if given.attention_groups > 1 or given.pipeline_stages > 1 or given.context_ranks > 1:
         return False
     if given.adapters is not None and not rules.prefill_graphs_with_lora:
+        return False
+    if given.speculation is not None and not rules.prefill_graphs_with_drafts:
         return False
     if rules.prefill_graphs_compiled and (
         given.deterministic or given.hicache or given.cpu_offload_bytes or gpu.capability == (0, 0)

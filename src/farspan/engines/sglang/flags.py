@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from farspan.engines.sglang.adapters import AdapterPool, read_adapters
 from farspan.engines.sglang.flag_checks import check_flags
+from farspan.engines.sglang.speculative import DEFAULT_REQUESTS, Speculation, read_speculation
 from farspan.engines.sglang.versions import SglangRules
 from farspan.errors import InputError, UnsupportedError
 from farspan.models.spec import AttentionKind, KvDtype
@@ -48,7 +49,7 @@ class SglangFlags(NamedTuple):
     """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit;
     `cpu_offload_bytes` of weights stay in the machine's memory, for each GPU; `attention_groups` of ranks each have a
     KV cache of their own (data-parallel attention); `context_ranks` share the tokens of a cache out between them;
-    `adapters` is what is asked of LoRA."""
+    `adapters` is what is asked of LoRA, `speculation` of speculative decoding."""
 
     context_length: int | None
     kv_dtype: KvDtype
@@ -81,6 +82,7 @@ class SglangFlags(NamedTuple):
     attention_groups: int
     context_ranks: int
     adapters: AdapterPool | None
+    speculation: Speculation | None
 
     @property
     def requests_per_group(self) -> int | None:
@@ -98,6 +100,8 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
             version, or asks for something whose memory is not mirrored.
     """
     _refuse(request, rules)
+    speculation = read_speculation(request)
+    _check_speculation(request, speculation)
     hicache = None
     if request.has_flag("--enable-hierarchical-cache", "--enable-hicache"):
         hicache = HicacheFlags(
@@ -121,7 +125,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
         context_length=_optional_int(request, *CONTEXT_LENGTH),
         kv_dtype=_kv_dtype(request),
         mem_fraction_static=fraction,
-        max_running_requests=_max_requests(request),
+        max_running_requests=_max_requests(request) or (DEFAULT_REQUESTS if speculation else None),
         max_total_tokens=_optional_int(request, "--max-total-tokens"),
         chunked_prefill_size=_optional_int(request, "--chunked-prefill-size"),
         max_prefill_tokens=request.int_flag(16384, "--max-prefill-tokens"),
@@ -163,6 +167,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
         attention_groups=attention_groups(request),
         context_ranks=_context_ranks(request),
         adapters=read_adapters(request),
+        speculation=speculation,
     )
 
 
@@ -197,6 +202,21 @@ def _refuse(request: PlanRequest, rules: SglangRules) -> None:
     if page and chunk and chunk > 0 and chunk % page:
         raise InputError(
             f"--chunked-prefill-size {chunk} is not a multiple of --page-size {page}", "round it to one"
+        )
+
+
+def _check_speculation(request: PlanRequest, speculation: Speculation | None) -> None:
+    """Raise for what does not go beside speculative decoding, in SGLang or in what is mirrored of it."""
+    if speculation is None:
+        return
+    if request.has_flag("--enable-lora") and speculation.drafts_with_a_model:
+        raise InputError("SGLang takes LoRA beside NGRAM drafts alone", "drop --enable-lora")
+    if request.int_flag(1, *PIPELINE) > 1:
+        raise InputError("SGLang's pipeline stages do not draft", f"drop {PIPELINE[0]}")
+    if attention_groups(request) > 1 or request.int_flag(1, *_CONTEXT_RANKS) > 1:
+        raise UnsupportedError(
+            "speculative decoding beside data-parallel attention or --dcp-size is not mirrored",
+            "plan without one of them",
         )
 
 

@@ -118,6 +118,21 @@ def load_sizes(config: SglangConfig, context_length: int) -> LoadSizes:
     return LoadSizes(context, tensors, offloaded, ropes, remainder, before, after)
 
 
+def counted_draft_bytes(config: SglangConfig) -> int:
+    """What a draft takes while the pool is sized, copies of embedding and output head included; 0 where it is loaded
+    later."""
+    draft = config.draft
+    return draft.weights + draft.copies if draft is not None and config.rules.counts_drafts else 0
+
+
+def draft_bytes(config: SglangConfig, sizes: PoolSizes) -> tuple[int, int]:
+    """Weights and KV pool of a draft once the server is up; its pool has the slots of the model's."""
+    draft = config.draft
+    if draft is None:
+        return 0, 0
+    return draft.weights, (sizes.full_tokens + config.resolved.page_size) * draft.token_bytes
+
+
 @lru_cache(maxsize=256)
 def _tensor_bytes(model: ModelSpec, tp: int, attention_tp: int, multimodal: bool, capability: int) -> int:
     """Weights of one rank as SGLang holds them; without a vision tower for a server that takes text only."""
@@ -150,13 +165,19 @@ def fixed_bytes(config: SglangConfig, load: LoadSizes, sizes: PoolSizes, availab
         + workspace_bytes(config)
         + eager_bytes(config, sizes)
         + prefill_graph_bytes(config)
+        + sum(draft_bytes(config, sizes))
     )
+
+
+def drafted_tokens(config: SglangConfig) -> int:
+    """Tokens verified at once beside a request's own; each has a column in the table of requests."""
+    return config.given.speculation.tokens if config.given.speculation else 0
 
 
 def table_bytes(config: SglangConfig, rows: int, context_length: int) -> int:
     """Bytes of the table of requests once the server has started; none of its own where the pools' budget has it."""
     if config.elastic is None:
-        return request_table_bytes(rows, context_length, config.rules)
+        return request_table_bytes(rows, context_length, config.rules, drafted_tokens(config))
     every = rows + config.rules.padding_row
     return 0 if config.elastic.pools else idle_table_bytes(every, context_length, pools=False)
 
@@ -175,7 +196,9 @@ def captured_bytes(config: SglangConfig, batch: int) -> int:
     """Bytes of decode's graphs of up to `batch` requests: SGLang's own rule of thumb, or what this machine took."""
     memory = memory_of(config.calibration)
     share = 1.0 if memory is None else memory.graphs_share
-    return int(GRAPH_MIB_PER_BATCH * batch * 2**20 * share)
+    # A draft captures its own steps beside the model's.
+    captures = 1 if config.draft is None else 2
+    return int(GRAPH_MIB_PER_BATCH * batch * 2**20 * share * captures)
 
 
 def lora_bytes(config: SglangConfig) -> int:

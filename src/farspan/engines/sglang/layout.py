@@ -26,6 +26,7 @@ class SglangKvLayout(NamedTuple):
         indexer_bytes: Bytes a token of all sparse-attention index keys together.
         state_bytes: Recurrent state of one request, all layers.
         latent: Whether K and V are one buffer (MLA).
+        draft_cell_bytes: Bytes a token of a draft's layers as the pool is sized, which takes them for the model's own.
     """
 
     full_layers: int
@@ -37,11 +38,25 @@ class SglangKvLayout(NamedTuple):
     indexer_bytes: int
     state_bytes: int
     latent: bool
+    draft_cell_bytes: int = 0
 
     @property
     def cell_bytes(self) -> int:
-        """Bytes a token of the full pool takes: all layers in it."""
-        return self.full_layers * self.full_layer_bytes + self.indexer_bytes
+        """Bytes a token of the full pool takes: all layers in it, and a draft's."""
+        return self.full_layers * self.full_layer_bytes + self.indexer_bytes + self.draft_cell_bytes
+
+    def with_draft(self, layers: int, rules: SglangRules) -> SglangKvLayout:
+        """The layout with that many draft layers, each as large as the model's own (`DefaultPoolConfigurator`)."""
+        if not rules.counts_drafts or (self.window_layers and not rules.counts_drafts_beside_windows):
+            return self
+        if self.window_layers:
+            return self._replace(draft_cell_bytes=layers * self.full_layer_bytes)
+        if not rules.counts_draft_apart:
+            cell = int(self.cell_bytes * (1 + layers / self.full_layers))
+            return self._replace(draft_cell_bytes=cell - self.cell_bytes)
+        keys = int(self.indexer_bytes / self.full_layers) * layers
+        kept = int((self.cell_bytes - self.indexer_bytes) * layers / self.full_layers)
+        return self._replace(draft_cell_bytes=kept + keys)
 
     @property
     def window_cell_bytes(self) -> int:

@@ -15,6 +15,8 @@ from farspan.engines.sglang.footprint import (
     LoadSizes,
     captured_bytes,
     context_size,
+    draft_bytes,
+    drafted_tokens,
     eager_tokens,
     full_pool_bytes,
     grows_on_hopper,
@@ -40,6 +42,7 @@ def make_ledger(state: SglangState) -> MemoryLedger:
     lines = (
         *load_lines(state.config, state.memory.load),
         *_pool_lines(state),
+        *_draft_lines(state),
         *_host_lines(state),
         *_graph_lines(state),
         *_runtime_lines(state),
@@ -124,10 +127,11 @@ def _pool_lines(state: SglangState) -> Iterator[Allocation]:
     else:
         yield Allocation(
             "Request-to-token table",
-            request_table_bytes(state.rows, context, rules),
+            request_table_bytes(state.rows, context, rules, drafted_tokens(state.config)),
             LedgerPhase.POOL,
             "--max-running-requests x --context-length",
-            f"{state.rows + rules.padding_row:,} rows x ({context:,} + 4) x 4 B, outside --mem-fraction-static",
+            f"{state.rows + rules.padding_row:,} rows x ({context:,} + {4 + drafted_tokens(state.config)}) x 4 B, "
+            "outside --mem-fraction-static",
             f"sglang {rules.version} srt/mem_cache/memory_pool.py: ReqToTokenPool",
             Basis.MIRRORED,
         )
@@ -169,6 +173,33 @@ def _pool_lines(state: SglangState) -> Iterator[Allocation]:
         "tokens in the pools",
         "8 B a free token or page" + (", 8 B a full-pool token for the map" if layout.window_layers else ""),
         f"sglang {rules.version} srt/mem_cache/allocator",
+        Basis.MIRRORED,
+    )
+
+
+def _draft_lines(state: SglangState) -> Iterator[Allocation]:
+    """What drafts in speculative decoding."""
+    draft, rules = state.config.draft, state.config.rules
+    if draft is None:
+        return
+    weights, pool = draft_bytes(state.config, state.memory.sizes)
+    when = "counted before the pool is sized" if rules.counts_drafts else "loaded after the pool is sized"
+    yield Allocation(
+        "Draft: weights",
+        weights,
+        LedgerPhase.POOL,
+        "--speculative-draft-model-path",
+        f"{draft.words}; {when}",
+        f"sglang {rules.version} srt/speculative",
+        Basis.ASSUMED,
+    )
+    yield Allocation(
+        "Draft: KV pool",
+        pool,
+        LedgerPhase.POOL,
+        "tokens in the pool",
+        f"({state.memory.sizes.full_tokens:,} + {state.config.resolved.page_size}) x {draft.token_bytes} B",
+        f"sglang {rules.version} {rules.pool_source}",
         Basis.MIRRORED,
     )
 
@@ -278,6 +309,7 @@ def _graph_lines(state: SglangState) -> Iterator[Allocation]:
             LedgerPhase.GRAPHS,
             "--cuda-graph-max-bs",
             f"{GRAPH_MIB_PER_BATCH} MiB x {state.batch} (SGLang's own rule of thumb), {captured} sizes"
+            + (", and as much for the draft" if state.config.draft else "")
             + (f", {memory.graphs_share:.2f} of it as measured" if memory else ""),
             memory.source if memory else f"sglang {rules.version} reserve_for_graph_mb",
             Basis.FITTED if memory else Basis.ASSUMED,

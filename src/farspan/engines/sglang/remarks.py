@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.elastic_figures import elastic_notes
+from farspan.engines.sglang.footprint import drafted_tokens
 from farspan.engines.sglang.hicache import hicache_remarks
 from farspan.engines.sglang.state import SglangState
 from farspan.engines.sglang.tables import radix_copy_bytes, request_table_bytes
@@ -51,6 +53,7 @@ def _notes(state: SglangState, completed: Callable[[Mapping[str, str | None]], s
         *_costs(state, completed),
         *offloaded_weights_note(state.memory.load.offloaded),
         *elastic_notes(state),
+        *_draft_notes(config),
     ]
     heads = _kv_heads(request.model)
     if not config.layout.latent and 0 < heads < request.tp:
@@ -66,14 +69,35 @@ def _notes(state: SglangState, completed: Callable[[Mapping[str, str | None]], s
     return Remarks(notes=tuple(found))
 
 
+def _draft_notes(config: SglangConfig) -> list[str]:
+    """What was counted of speculative decoding; nothing without it."""
+    draft, rules = config.draft, config.rules
+    if config.given.speculation is None:
+        return []
+    found = ["Times are those of decoding without drafts; how many are accepted no plan can know."]
+    if draft is not None:
+        copied = ""
+        if rules.counts_drafts and draft.copies:
+            copied = (
+                f"; while the pool is sized it also holds {format_bytes(draft.copies)} of embedding and output head, "
+                "which it then gives back for the model's"
+            )
+        found.append(
+            f"The draft is counted as {draft.words}, {format_bytes(draft.weights)} a GPU, with KV for every slot of "
+            f"the pool{copied} (assumed)."
+        )
+    return found
+
+
 def _tables(state: SglangState) -> list[str]:
     """The request table: what it costs, and why the fraction is no cure."""
     request, config, load = state.request, state.config, state.memory.load
     rows, left, length = state.rows, state.left_started, state.context_length
     if config.elastic is not None:
         return []
-    table = request_table_bytes(rows, length, config.rules)
-    small = request_table_bytes(max(_SMALL_ROWS, request.concurrency), length, config.rules)
+    drafted = drafted_tokens(config)
+    table = request_table_bytes(rows, length, config.rules, drafted)
+    small = request_table_bytes(max(_SMALL_ROWS, request.concurrency), length, config.rules, drafted)
     if table - small < _WORTH_SAYING:
         return []
     found = [

@@ -12,6 +12,7 @@ from farspan.engines.sglang.elastic import grown_pools, row_bytes
 from farspan.engines.sglang.footprint import (
     LoadSizes,
     context_bytes,
+    counted_draft_bytes,
     fixed_bytes,
     load_sizes,
     lora_bytes,
@@ -199,12 +200,26 @@ def _memory(config: SglangConfig, available_kv_bytes: int | None, context_length
         cap = requests_by_state(
             sizes.state_slots, rules, radix_cache=given.radix_cache, overlap=given.overlap
         )
+    if given.speculation is not None:
+        sizes = _with_headroom(sizes, config)
     if config.has_elastic_pools:
         chunk, page = config.resolved.chunked_prefill_size, config.resolved.page_size
         sizes = grown_pools(sizes, available, config.layout, chunk, context_length, page)
         if sizes.full_tokens <= 0:
             return SglangMemory(load, available, NO_POOLS, no_token(), 0, None)
     return SglangMemory(load, available, sizes, None, fixed_bytes(config, load, sizes, available), cap)
+
+
+def _with_headroom(sizes: PoolSizes, config: SglangConfig) -> PoolSizes:
+    """The pool with what older versions add to it for drafts."""
+    speculation, page = config.given.speculation, config.resolved.page_size
+    assert speculation is not None
+    more = speculation.headroom(config.given.requests_per_group or 0, config.rules)
+    if not more:
+        return sizes
+    most = config.given.max_total_tokens
+    tokens = sizes.full_tokens + more
+    return sizes._replace(full_tokens=(tokens if most is None else min(tokens, most)) // page * page)
 
 
 def _kv_bytes(config: SglangConfig, load: LoadSizes, available_kv_bytes: int | None) -> float:
@@ -214,7 +229,7 @@ def _kv_bytes(config: SglangConfig, load: LoadSizes, available_kv_bytes: int | N
         return float(available_kv_bytes)
     slack = load.free_before * (1 - config.resolved.mem_fraction_static)
     reserve = config.rules.multimodal_reserve_bytes if config.resolved.multimodal else 0
-    return load.free_after - lora_bytes(config) - slack - reserve
+    return load.free_after - lora_bytes(config) - counted_draft_bytes(config) - slack - reserve
 
 
 def _split_settings(config: SglangConfig, context_length: int) -> SplitSettings:

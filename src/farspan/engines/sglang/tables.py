@@ -83,9 +83,9 @@ def request_rows(
     return rows if state_cap is None else min(rows, state_cap)
 
 
-def request_table_bytes(rows: int, context_length: int, rules: SglangRules) -> int:
-    """`ReqToTokenPool`: int32 [rows (+1 padding row from 0.5.12), context + 4]."""
-    return (rows + rules.padding_row) * (context_length + _EXTRA_COLUMNS) * INT32
+def request_table_bytes(rows: int, context_length: int, rules: SglangRules, drafted: int = 0) -> int:
+    """`ReqToTokenPool`: int32 [rows (+1 padding row from 0.5.12), context + 4 + tokens drafted at once]."""
+    return (rows + rules.padding_row) * (context_length + _EXTRA_COLUMNS + drafted) * INT32
 
 
 def index_bytes(full: int, window: int, page_size: int, rules: SglangRules) -> int:

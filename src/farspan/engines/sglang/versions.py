@@ -84,6 +84,14 @@ class SglangRules(ValueHash):
         hicache_must_exceed_device: Whether a host pool no larger than the GPU's is refused.
         hicache_auto_sizes: Whether the default host ratio shrinks to the memory of the machine.
         hicache_moves_decode: Whether HiCache's default I/O backend switches the decode backend.
+        counts_drafts: Whether a draft's weights and KV are counted before the pool is sized.
+        counts_drafts_beside_windows: Whether they are where window layers have a pool of their own, too.
+        counts_draft_apart: Whether a draft's bytes a token are rounded apart from the model's.
+        drafts_widen_pool: Whether the pool gets tokens for drafts beyond its budget.
+        draft_reserve_mib: What the default fraction leaves for an EAGLE draft, which is not counted.
+        standalone_reserve_mib: The same for a draft model of its own.
+        ngram_reserve_mib: The same where n-grams draft.
+        prefill_graphs_with_drafts: Whether prefill is captured beside speculative decoding too.
         eager_buffers: Whether steps outside graphs have input buffers of a fixed size, and kernels are warmed up.
         eager_buffers_by_pool: Whether these hold as many tokens as the pool, not only as many as a step.
     """
@@ -129,6 +137,14 @@ class SglangRules(ValueHash):
     hicache_must_exceed_device: bool
     hicache_auto_sizes: bool
     hicache_moves_decode: bool
+    counts_drafts: bool
+    counts_drafts_beside_windows: bool
+    counts_draft_apart: bool
+    drafts_widen_pool: bool
+    draft_reserve_mib: int
+    standalone_reserve_mib: int
+    ngram_reserve_mib: int
+    prefill_graphs_with_drafts: bool
     eager_buffers: bool
     eager_buffers_by_pool: bool
 
@@ -197,6 +213,14 @@ def rules_of(version: str) -> SglangRules:
         hicache_must_exceed_device=not since("0.5.15"),
         hicache_auto_sizes=since("0.5.21"),
         hicache_moves_decode=not since("0.5.10"),
+        counts_drafts=since("0.5.14"),
+        counts_drafts_beside_windows=since("0.5.15"),
+        counts_draft_apart=since("0.5.18"),
+        drafts_widen_pool=not since("0.5.7"),
+        draft_reserve_mib=4096 if since("0.5.10") else 2048,
+        standalone_reserve_mib=6144 if since("0.5.2") else 2048,
+        ngram_reserve_mib=0 if since("0.5.4") else 2048,
+        prefill_graphs_with_drafts=since("0.5.11"),
         eager_buffers=since("0.5.14"),
         eager_buffers_by_pool=since("0.5.15"),
     )

@@ -5,19 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from farspan.engines.vllm.eagle_head import with_eagle_head
 from farspan.engines.vllm.flags import VllmFlags
 from farspan.engines.vllm.speculative import DRAFT_MODEL, EAGLE, EAGLE_3
 from farspan.errors import InputError, NotFoundError, UnsupportedError
 from farspan.models.config import load_model
-from farspan.models.online_fp8 import in_layers, with_online_fp8
+from farspan.models.draft_heads import AVERAGE_LAYER, with_draft_layer, with_eagle_head
+from farspan.models.online_fp8 import with_online_fp8
 from farspan.models.pipeline_stage import stage_models
-from farspan.models.spec import AttentionKind, ModelSpec
-from farspan.models.tensors import DTYPE_BYTES, Shard, WeightPart, WeightTensor
+from farspan.models.spec import ModelSpec
+from farspan.models.tensors import DTYPE_BYTES
 
 # Methods that draft with one more layer of the model's own width on its hidden states.
 _ONE_LAYER = frozenset({"mtp", EAGLE, EAGLE_3})
-_AVERAGE_LAYER = "draft layer"
 _NO_WEIGHTS = frozenset({"", "ngram", "ngram_gpu", "suffix", "[ngram]"})
 
 
@@ -42,18 +41,8 @@ def served_model(model: ModelSpec, given: VllmFlags) -> ModelSpec:
             f"--speculative-config with method {given.speculative} loads a draft that farspan does not read",
             "plan without it, and leave the draft's weights and KV free",
         )
-    return with_eagle_head(changed, given) or _with_draft_layer(changed)
-
-
-def _with_draft_layer(model: ModelSpec) -> ModelSpec:
-    """One layer more, as large as the others on average, and the projection that joins token and hidden state."""
-    inner = sum(tensor.count for tensor in model.weights if in_layers(tensor))
-    count = inner // model.num_layers + 2 * model.hidden_size * model.hidden_size
-    draft = WeightTensor(_AVERAGE_LAYER, WeightPart.DENSE_MLP, (count,), Shard.SPLIT)
-    attending = [layer for layer in model.layers if layer.attention is AttentionKind.FULL]
-    pattern = (attending or list(model.layers))[-1]
-    layer = replace(pattern, index=model.num_layers, shares_kv_with=None)
-    return replace(model, layers=(*model.layers, layer), weights=(*model.weights, draft))
+    third = given.speculative == EAGLE_3
+    return with_eagle_head(changed, given.draft, third=third) or with_draft_layer(changed)
 
 
 def _with_draft_model(model: ModelSpec, given: VllmFlags) -> ModelSpec:
@@ -107,7 +96,7 @@ def draft_notes(model: ModelSpec, served: ModelSpec, given: VllmFlags) -> list[s
         return []
     if given.speculative == DRAFT_MODEL:
         return [f"The draft {given.draft} is counted whole: its weights, and the KV of its layers."]
-    if any(tensor.name == _AVERAGE_LAYER for tensor in served.weights):
+    if any(tensor.name == AVERAGE_LAYER for tensor in served.weights):
         return [
             "The draft layer is counted as large as the model's own layers are on average (assumed), with their KV."
         ]

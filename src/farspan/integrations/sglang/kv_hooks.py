@@ -21,7 +21,7 @@ from farspan.integrations.sglang.elastic_requests import table_bytes
 from farspan.integrations.sglang.kv_allocators import counting_slots, token_allocator, window_allocator
 from farspan.integrations.sglang.kv_pools import elastic_config, kv_pool_class
 from farspan.integrations.sglang.prefill_needs import needs_of_chunk, needs_of_request
-from farspan.integrations.sglang.rank_agreement import rank_agreement
+from farspan.integrations.sglang.rank_agreement import rank_agreement, table_agreement
 from farspan.integrations.sglang.secured_memory import SecuredMemory
 
 _SRT = "sglang.srt"
@@ -68,7 +68,9 @@ class KVHooks:
         """Return the memory of the process; when its KV pools are SGLang's own it is for the table alone."""
         arguments = self._adapter.options(configurator.server_args)
         if self._memory is None or not wants_elastic_pools(arguments):
-            self._memory = DeviceMemory(configurator.device, table_bytes(rows, width), None, arguments)
+            self._memory = DeviceMemory(
+                configurator.device, table_bytes(rows, width), None, arguments, table_agreement(arguments)
+            )
         return self._memory
 
     def check_pools(self, context: Any) -> None:
@@ -138,14 +140,23 @@ class KVHooks:
         self, original: Any, adder: Any, req: Any, has_chunked_req: bool, truncation_align_size: int | None
     ) -> Any:
         secured = _secured_of(adder)
-        if secured is not None:
-            if not adder.tree_cache.req_to_token_pool.prepare([*adder.can_run_list, req]):
-                return import_module(f"{_SRT}.managers.schedule_policy").AddReqResult.NO_TOKEN
+        if secured is None:
+            return original(adder, req, has_chunked_req, truncation_align_size)
+        no_token = import_module(f"{_SRT}.managers.schedule_policy").AddReqResult.NO_TOKEN
+        running = len(adder.running_batch.reqs) if adder.running_batch is not None else 0
+        ranks, request = secured.memory.ranks, (req.rid, len(adder.can_run_list), running)
+        if ranks is not None and running and ranks.was_refused(*request):
+            return no_token
+        result = no_token
+        if adder.tree_cache.req_to_token_pool.prepare([*adder.can_run_list, req]):
             # A prompt that goes on after this pass has what there is. SGLang counts on it: a second one would end it.
             if not has_chunked_req:
                 with adder._lock_node(req.last_node):
                     secured.secure(adder.tree_cache, *needs_of_request(self._adapter.admission, adder, req))
-        return original(adder, req, has_chunked_req, truncation_align_size)
+            result = original(adder, req, has_chunked_req, truncation_align_size)
+        if ranks is not None and result == no_token:
+            ranks.note_refused(*request)
+        return result
 
     def _before_chunk(self, adder: Any, req: Any) -> None:
         secured = _secured_of(adder)
@@ -242,6 +253,8 @@ def _count_slots(original: Any, observer: Any) -> Any:
 def _before_prefill(scheduler: Any, running_batch: Any) -> None:
     secured = _secured_of(scheduler)
     if secured is None:
+        if scheduler.waiting_queue and hasattr(scheduler.req_to_token_pool, "elastic_table"):
+            scheduler.req_to_token_pool.agree_rows()
         return
     if not secured.memory.streams and secured.memory.driver.name == "cuda":
         secured.memory.streams.append(scheduler.forward_stream)

@@ -58,6 +58,8 @@ class RankAgreement:
         self._busy = False
         self._gap = self._left = 1
         self._looked = clock()
+        self._looks = 0
+        self._refused: tuple[object, ...] = ()
 
     def least(self, value: int) -> int:
         """Return the least of all ranks' values."""
@@ -78,7 +80,19 @@ class RankAgreement:
         least, gap = self._exchange([-excess, iterations])
         most = _MOST_BUSY if self._busy else self._most_idle
         self._gap = self._left = max(1, min(gap, 2 * self._gap, most))
+        self._looks += 1
         return -least
+
+    def was_refused(self, *request: object) -> bool:
+        """Return whether a request, beside the same others, was refused since the last look.
+
+        A queue's first request is tried at every step of decoding; what its ranks have is not asked as often.
+        """
+        return self._refused == (self._looks, *request)
+
+    def note_refused(self, *request: object) -> None:
+        """Remember the same."""
+        self._refused = (self._looks, *request)
 
 
 class DelayedEvictor:
@@ -117,8 +131,7 @@ def check_ranks(arguments: Any) -> None:
         UnsupportedError: An option has such a value.
     """
     for name, why in _REFUSED.items():
-        value = option(arguments, name)
-        if value is True or value not in (None, False, 1):
+        if _is_set(value := option(arguments, name)):
             said = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
             raise UnsupportedError(
                 f"--radix-cache-backend {BACKEND} does not work with {said} and elastic KV pools: {why}",
@@ -133,6 +146,24 @@ def rank_agreement(arguments: Any) -> RankAgreement | None:
         UnsupportedError: See `check_ranks`.
     """
     check_ranks(arguments)
+    return _tensor_parallel_ranks(arguments)
+
+
+def table_agreement(arguments: Any) -> RankAgreement | None:
+    """Return the same for a server whose table of requests alone is elastic.
+
+    Where `check_ranks` refuses pools, None: each rank admits by the rows that its own GPU has memory for.
+    """
+    if any(_is_set(option(arguments, name)) for name in _REFUSED):
+        return None
+    return _tensor_parallel_ranks(arguments)
+
+
+def _is_set(value: Any) -> bool:
+    return value is True or value not in (None, False, 1)
+
+
+def _tensor_parallel_ranks(arguments: Any) -> RankAgreement | None:
     if option(arguments, "tp_size") in (None, 1):
         return None
     group = import_module("sglang.srt.distributed.parallel_state").get_tp_group().cpu_group

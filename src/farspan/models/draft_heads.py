@@ -1,4 +1,4 @@
-"""An EAGLE or EAGLE-3 head: a few Llama layers that draft from the target's hidden states, read from their own config.
+"""What drafts from a model's hidden states: an EAGLE or EAGLE-3 head by its own config, or a layer like the model's.
 
 vllm model_executor/models/llama_eagle.py and llama_eagle3.py (0.24.0). Embedding, and EAGLE's output head, are taken to
 be the target's, as they are where the checkpoint has none of its own.
@@ -9,39 +9,65 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from farspan.engines.vllm.flags import VllmFlags
-from farspan.engines.vllm.speculative import EAGLE_3
 from farspan.errors import NotFoundError, UnsupportedError
 from farspan.models.config import read_model_config
+from farspan.models.online_fp8 import in_layers
 from farspan.models.spec import AttentionKind, LayerSpec, ModelSpec
 from farspan.models.tensors import Shard, WeightPart, WeightTensor
 
+AVERAGE_LAYER = "draft layer"
 _AUXILIARY_STATES = 3  # hidden states that EAGLE-3 reads, where the config does not count them
 # Heads that are one Llama layer or several; others have layers of their own kind.
 _CLASSES = frozenset({"LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", "EagleLlamaForCausalLM", "LlamaForCausalLM",
                       "LlamaForCausalLMEagle", "EagleModel", "Eagle3DraftModel"})  # fmt: skip
 
 
-def with_eagle_head(model: ModelSpec, given: VllmFlags) -> ModelSpec | None:
-    """The model with the head that --speculative-config names; None where its config is not at hand.
+def with_draft_layer(model: ModelSpec) -> ModelSpec:
+    """One layer more, as large as the others on average, and the projection that joins token and hidden state.
+
+    A checkpoint of fp8 kind keeps it in FP8 like the others; others leave it unquantized.
+    """
+    inner = sum(tensor.count for tensor in model.weights if in_layers(tensor)) // model.num_layers
+    joined = 2 * model.hidden_size * model.hidden_size
+    in_fp8 = model.quantization is not None and model.quantization.method == "fp8"
+    draft = (
+        WeightTensor(
+            AVERAGE_LAYER, WeightPart.DENSE_MLP, (inner,), Shard.SPLIT, dtype_bytes=1 if in_fp8 else 0
+        ),
+        WeightTensor(f"{AVERAGE_LAYER} projection", WeightPart.DENSE_MLP, (joined,), Shard.SPLIT),
+    )
+    attending = [layer for layer in model.layers if layer.attention is AttentionKind.FULL]
+    pattern = (attending or list(model.layers))[-1]
+    layer = replace(pattern, index=model.num_layers, shares_kv_with=None)
+    return replace(model, layers=(*model.layers, layer), weights=(*model.weights, *draft))
+
+
+def with_eagle_head(model: ModelSpec, draft: str, *, third: bool) -> ModelSpec | None:
+    """The model with the head of a path or name; None where there is none, or its config is not at hand.
+
+    Args:
+        model: The model.
+        draft: Path or name of the head; empty for none.
+        third: Whether it is an EAGLE-3 head.
 
     Raises:
         UnsupportedError: Its config is there, and says what is not mirrored.
     """
-    if not given.draft or model.layers[0].attention not in (AttentionKind.FULL, AttentionKind.SLIDING_WINDOW):
+    if not draft or model.layers[0].attention not in (AttentionKind.FULL, AttentionKind.SLIDING_WINDOW):
         return None
     try:
-        config, name = read_model_config(given.draft, allow_network=False)
+        config, name = read_model_config(draft, allow_network=False)
     except NotFoundError:
         return None
     architectures = config.get("architectures")
     named = architectures if isinstance(architectures, list) else []
+    if named[:1] == [model.architecture] and model.architecture not in _CLASSES:
+        return None  # the checkpoint itself, with a draft layer of its own inside
     if not any(str(one) in _CLASSES for one in named):
         raise UnsupportedError(
             f"the head {name} is {', '.join(map(str, named)) or 'of no known class'}, which farspan does not mirror",
             "plan without it, and leave the draft's weights and KV free",
         )
-    third = given.speculative == EAGLE_3
     hidden, heads = _number(config, "hidden_size", name), _number(config, "num_attention_heads", name)
     keys = _number(config, "num_key_value_heads", name, heads)
     size = _number(config, "head_dim", name, hidden // heads)
