@@ -183,6 +183,27 @@ def test_a_campaign_of_failures_alone_has_a_report(
     assert proof.exit_code == 1
     assert all("did not start" in path.read_text() for path in proof.report.written if path.suffix != ".csv")
     assert (tmp_path / "out" / "builtin.log").stat().st_size
+    words = [
+        "prove",
+        str(recall),
+        "--engines",
+        "builtin",
+        "--flags",
+        "--dtype float8",
+        "--runtime",
+        "local",
+        "--gpus",
+    ]
+    shown = CliRunner().invoke(
+        group, [*words, "none", "--contexts", "1k", "--port", "0", "-o", str(tmp_path / "out")]
+    )
+    (row,) = proof.engines
+    below = [*row.findings, *(f"-> {step}" for step in row.fixes)]
+    assert below
+    verdict = f"NOT PROVEN  builtin: {row.outcome}\n    "
+    assert verdict + "\n    ".join(below) in shown.output, (
+        "the reason and the way out are on the terminal, too"
+    )
 
 
 def test_what_cannot_be_proven_is_said_before_anything_starts(recall: Path, tmp_path: Path) -> None:
