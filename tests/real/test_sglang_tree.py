@@ -20,29 +20,13 @@ import pytest
 from farspan.launch.local import LocalServer, find_free_port
 from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.load_tokenizer import load_tokenizer
+from sglang_site import site
 
 ROOT = Path(__file__).resolve().parents[2]
 # Prompts in chunks of 1,024 tokens, one longer than a window of 8,192.
 PROMPTS = (1500, 9000)
 
 pytestmark = pytest.mark.engines
-
-
-def site(folder: Path) -> Path:
-    """Write what Python finds when it starts: the stand-ins, what an installed farspan has, and versions."""
-    folder.mkdir()
-    stubs = ROOT / "tests" / "engines" / "sglang"
-    (folder / "sitecustomize.py").write_text(
-        f"import sys\nsys.path.insert(0, {str(stubs)!r})\nfrom stubs import install\ninstall('sglang')\n"
-    )
-    entry = "[sglang.srt.plugins]\nfarspan = farspan.integrations.sglang.plugin:register\n"
-    for name in ("farspan_plugin", "torchcodec", "torchvision", "torchaudio", "soundfile"):
-        metadata = folder / f"{name}-1.0.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        if name == "farspan_plugin":
-            (metadata / "entry_points.txt").write_text(entry)
-    return folder
 
 
 def checkpoint(home: Path) -> Path:

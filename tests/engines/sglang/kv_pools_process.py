@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace as Values
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -99,7 +99,7 @@ def content(tokens: array[int]) -> torch.Tensor:
 class Server:
     """One scheduler with its pools."""
 
-    def __init__(self, version: str, case: dict[str, Any]) -> None:
+    def __init__(self, case: dict[str, Any]) -> None:
         self.case, self.hybrid = case, case.get("hybrid", True)
         self.device = case.get("device", "cpu")
         self.sizes = Sizes(**case.get("sizes", {}))
@@ -108,7 +108,6 @@ class Server:
         import sglang.srt.managers.schedule_batch as batches
         import sglang.srt.managers.scheduler as scheduler
 
-        self.scheduler_class = scheduler.Scheduler
         self._build_pools(case["budget"])
         self._build_tree()
         self._build_scheduler(batches, scheduler)
@@ -153,6 +152,7 @@ class Server:
             swa_attention_layer_ids=list(range(full_layers, full_layers + self.sizes.window_layers)),
             get_num_kv_heads=lambda *_: self.sizes.heads,
             get_swa_num_kv_heads=lambda *_: self.sizes.heads,
+            attention_arch=None,
             kv_lora_rank=0,
             linear_attn_registry_result=None,
             num_hidden_layers=self.sizes.full_layers,
@@ -166,7 +166,6 @@ class Server:
             "is_hybrid_swa": self.hybrid,
             "is_hybrid_swa_compress": False,
             "is_draft_worker": False,
-            "is_inkling_mtp_draft": False,
             "draft_swa_full_capacity": False,
             "kv_cache_dtype": torch.float32,
             "sliding_window_size": self.sizes.window if self.hybrid else None,
@@ -174,9 +173,15 @@ class Server:
             "post_capture_kv_active": False,
             "mambaish_config": None,
             "spec_algorithm": Quiet(),
-            "layer_info": Values(num_effective_layers=full_layers, start_layer=0, end_layer=full_layers),
-            "ps": Values(attn_dp_size=1),
+            "layer_info": Values(
+                num_effective_layers=full_layers,
+                start_layer=0,
+                end_layer=full_layers,
+                full_attention_layer_ids=model.full_attention_layer_ids,
+                swa_attention_layer_ids=model.swa_attention_layer_ids,
+            ),
             "use_mla_backend": False,
+            **self.more_of_configurator,
         }
         for name, value in values.items():
             object.__setattr__(me, name, value)
@@ -247,7 +252,7 @@ class Server:
         from sglang.srt.managers.scheduler_components.invariant_checker import SchedulerInvariantChecker
         from sglang.srt.managers.scheduler_components.pool_stats_observer import SchedulerPoolStatsObserver
 
-        batch_class = played_batch(batches)
+        batch_class = self.batches(batches)
         scheduler.ScheduleBatch = batch_class
         self.batch_class = batch_class
         self.last: Any = None
@@ -261,20 +266,21 @@ class Server:
             "full_tokens_per_layer": self.config.full_max_total_num_tokens,
             "swa_tokens_per_layer": self.config.swa_max_total_num_tokens,
             "max_total_num_tokens": self.config.max_total_num_tokens,
-            "get_last_batch": lambda: self.last,
-            "get_running_batch": lambda: self.running,
         }
+        batches_of = {"get_last_batch": lambda: self.last, "get_running_batch": lambda: self.running}
         observer = SchedulerPoolStatsObserver(
             **common,
+            **(batches_of if self.observer_asks else {}),
             session_controller=Values(sessions={}),
             hisparse_coordinator=None,
             enable_hisparse=False,
         )
         self.checker = SchedulerInvariantChecker(
             **common,
+            **batches_of,
+            **self.more_of_checker(),
             disaggregation_mode=DisaggregationMode.NULL,
             page_size=1,
-            server_args=self.settings,
             pool_stats_observer=observer,
         )
         self.observer = observer
@@ -308,7 +314,7 @@ class Server:
             truncation_align_size=None,
             priority_scheduling_preemption_threshold=0,
             new_token_ratio_tracker=Values(current=0.3, decay_step=lambda: None, reset=lambda: None),
-            policy=Values(calc_priority=lambda *_: None),
+            policy=Values(calc_priority=lambda *_, **__: None, shortest_prefill_chunk_limit=lambda *_: None),
             disaggregation_mode=DisaggregationMode.NULL,
             batch_class=batch_class,
             server=self,
@@ -321,7 +327,48 @@ class Server:
             model_config=model_stand_in(self.model),
             is_fully_idle=lambda: self.idle,
             forward_stream=torch.cuda.Stream() if self.device != "cpu" else None,
+            **self.more_of_scheduler,
         )
+
+    # --- what differs between versions: those of 0.5.16 ----------------------------------------------------------
+
+    more_of_configurator: ClassVar[dict[str, Any]] = {
+        "is_inkling_mtp_draft": False,
+        "ps": Values(attn_dp_size=1),
+    }
+    more_of_scheduler: ClassVar[dict[str, Any]] = {}
+    observer_asks = True  # for the batches that run
+
+    def more_of_checker(self) -> dict[str, Any]:
+        return {"server_args": self.settings}
+
+    def batches(self, module: Any) -> type:
+        return played_batch(module)
+
+    def row_of(self, req: Any) -> int:
+        return int(req.req_pool_idx)
+
+    def prefix_of(self, req: Any) -> int:
+        return len(req.prefix_indices)
+
+    def end_of(self, req: Any) -> int:
+        return int(req.extend_range.end)
+
+    def committed_of(self, req: Any) -> int:
+        return int(req.kv_committed_len)
+
+    def commit(self, req: Any, length: int) -> None:
+        req.kv_committed_len = length
+
+    def cache(self, req: Any) -> None:
+        from sglang.srt.mem_cache.common import maybe_cache_unfinished_req
+
+        maybe_cache_unfinished_req(req, self.tree)
+
+    def release(self, req: Any) -> None:
+        from sglang.srt.mem_cache.common import release_kv_cache
+
+        release_kv_cache(req, self.tree)
 
     def _again(self, req: Any) -> None:
         self.counts["retracted"] += 1
@@ -344,7 +391,7 @@ class Server:
         leaving = []
         if s.chunked_req is not None:
             leaving.append(s.chunked_req)
-            if s.chunked_req.extend_range.end > len(s.chunked_req.prefix_indices):
+            if self.end_of(s.chunked_req) > self.prefix_of(s.chunked_req):
                 s.stash_chunked_request(s.chunked_req)
         if self.last is not None and self.last.forward_mode.is_extend():
             before = len(self.last.reqs)
@@ -401,9 +448,9 @@ class Server:
         for req in batch.reqs:
             tokens = req.origin_input_ids + req.output_ids
             stop = req.kv.kv_allocated_len
-            start = len(req.prefix_indices) if batch.forward_mode.is_extend() else stop - 1
+            start = self.prefix_of(req) if batch.forward_mode.is_extend() else stop - 1
             numbers = content(tokens[:stop]).to(self.device)
-            slots = self.requests.req_to_token[req.req_pool_idx, :stop].long()
+            slots = self.requests.req_to_token[self.row_of(req), :stop].long()
             assert int(slots.min()) > 0
             self._layers(slots, start, numbers, write=True)
             if batch.forward_mode.is_extend() or len(req.output_ids) % 8 == 0:
@@ -426,8 +473,6 @@ class Server:
                     assert bool((found == numbers[begin:, None, None]).all()), "contents survive"
 
     def _finish(self, batch: Any) -> None:
-        from sglang.srt.mem_cache.common import maybe_cache_unfinished_req, release_kv_cache
-
         for req in batch.reqs:
             if batch.forward_mode.is_extend():
                 if req.inflight_middle_chunks > 0:
@@ -438,10 +483,10 @@ class Server:
             done = len(req.output_ids) >= req.sampling_params.max_new_tokens
             if done or req.to_finish is not None:
                 req.finished_reason = "done"
-                release_kv_cache(req, self.tree)
+                self.release(req)
                 self.counts["finished"] += 1
             elif batch.forward_mode.is_extend():
-                maybe_cache_unfinished_req(req, self.tree)
+                self.cache(req)
 
     def _check(self) -> None:
         if self.last is not None:
@@ -545,6 +590,7 @@ def played_batch(batches: Any) -> type:
             self.spec_algorithm = Values(is_none=lambda: True)
             self.hisparse_coordinator = self.decoding_reqs = self.chunked_req = None
             self.return_logprob = False
+            self.input_embeds = None
             self.dllm_config = None
             self.server = server
 
@@ -555,46 +601,51 @@ def played_batch(batches: Any) -> type:
             return batch
 
         def prepare_for_extend(self) -> None:
+            server = self.server
             self.forward_mode = ForwardMode.EXTEND
-            self.prefix_lens = [len(one.prefix_indices) for one in self.reqs]
-            self.extend_lens = [one.extend_range.length for one in self.reqs]
-            self.seq_lens_cpu = torch.tensor([one.extend_range.end for one in self.reqs], dtype=torch.int64)
+            self.prefix_lens = [server.prefix_of(one) for one in self.reqs]
+            ends = [server.end_of(one) for one in self.reqs]
+            self.extend_lens = [end - start for start, end in zip(self.prefix_lens, ends, strict=True)]
+            self.seq_lens_cpu = torch.tensor(ends, dtype=torch.int64)
             self.seq_lens = self.seq_lens_cpu.to(self.device)
             self.extend_num_tokens = sum(self.extend_lens)
             _, self.req_pool_indices, self.req_pool_indices_cpu = alloc_for_extend(self)
-            for one in self.reqs:
+            for one, start, end in zip(self.reqs, self.prefix_lens, ends, strict=True):
                 one.extend_batch_idx += 1
-                one.kv_committed_len = one.extend_range.end
+                server.commit(one, end)
                 if not one.retracted_stain:
-                    one.cached_tokens += len(one.prefix_indices) - one.already_computed
-                    one.already_computed = one.extend_range.end
+                    one.cached_tokens += start - one.already_computed
+                    one.already_computed = end
                 one.is_retracted = False
 
         def prepare_for_decode(self) -> None:
             self.forward_mode = ForwardMode.DECODE
-            self._refresh()
+            lengths = self._refresh()
             self.out_cache_loc = alloc_for_decode(self, token_per_req=1)
-            for one in self.reqs:
+            for one, length in zip(self.reqs, lengths, strict=True):
                 one.decode_batch_idx += 1
-                one.kv_committed_len += 1
+                self.server.commit(one, length + 1)
             self.forward_iter += 1
 
-        def _refresh(self) -> None:
-            lengths = [one.kv_committed_len for one in self.reqs]
+        def _refresh(self) -> list[int]:
+            lengths = [self.server.committed_of(one) for one in self.reqs]
             self.seq_lens_cpu = torch.tensor(lengths, dtype=torch.int64)
             self.seq_lens = self.seq_lens_cpu.to(self.device)
-            self.req_pool_indices = torch.tensor(
-                [one.req_pool_idx for one in self.reqs], dtype=torch.int64, device=self.device
-            )
+            rows = [self.server.row_of(one) for one in self.reqs]
+            self.req_pool_indices_cpu = torch.tensor(rows, dtype=torch.int64)
+            self.req_pool_indices = self.req_pool_indices_cpu.to(self.device)
+            return lengths
 
         def filter_batch(
-            self, chunked_req_to_exclude: Any = (), keep_indices: list[int] | None = None
+            self,
+            chunked_req_to_exclude: Any = (),
+            keep_indices: list[int] | None = None,
+            reqs_to_exclude: Any = (),
         ) -> None:
             if keep_indices is not None:
                 self.reqs = [self.reqs[index] for index in keep_indices]
-            self.reqs = [
-                one for one in self.reqs if not one.finished() and one not in list(chunked_req_to_exclude)
-            ]
+            left_out = [*(chunked_req_to_exclude or ()), *(reqs_to_exclude or ())]
+            self.reqs = [one for one in self.reqs if not one.finished() and one not in left_out]
 
         def merge_batch(self, other: Any) -> None:
             self.reqs = self.reqs + other.reqs
@@ -628,7 +679,7 @@ def settings(case: dict[str, Any], chunk: int) -> Settings:
         kv_cache_dtype="auto",
         max_total_tokens=None,
         retraction_policy="length",
-        attention_backend="torch_native",
+        attention_backend="triton",
         disable_radix_cache=False,
     )
 
@@ -674,6 +725,7 @@ def play(server: Server) -> dict[str, Any]:
     server.rest(60)
     server.check_idle()
     return {
+        "tree": type(server.tree).__name__,
         "counts": server.counts,
         "steps": steps,
         "bytes": {"begin": idle_bytes, "peak": peak, "cached": cached, "end": server.mapped()},
@@ -728,11 +780,14 @@ def prepare(version: str, folder: str, on_gpu: bool = False) -> None:
     """Have SGLang of `folder` load the plug-in."""
     sys.path.insert(0, folder)
     import farspan.integrations.sglang.plugin as plugin
+    from farspan.integrations.sglang import device_memory
 
     if not on_gpu:
+        device_memory.POOL_SEGMENT_BYTES = 1  # the smallest that the host has: pages
         logging.disable(logging.CRITICAL)
         torch.set_num_threads(1)
-        install("sglang", HIDDEN)
+        if version == "0.5.16":  # the other has what it imports: see `sglang_site.py`
+            install("sglang", HIDDEN)
         plugin.version = lambda name: version
     plugin.register()
     from sglang.srt.environ import envs
@@ -745,10 +800,18 @@ def prepare(version: str, folder: str, on_gpu: bool = False) -> None:
 def main(version: str, folder: str, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     prepare(version, folder, any(case.get("device", "cpu") != "cpu" for case in cases))
     scenes = {"prompts": answer_one_by_one, "staggered": end_at_different_times}
+    kind = server_class(version)
     return [
-        next((scene for name, scene in scenes.items() if name in case), play)(Server(version, case))
-        for case in cases
+        next((scene for name, scene in scenes.items() if name in case), play)(kind(case)) for case in cases
     ]
+
+
+def server_class(version: str) -> type[Server]:
+    if version == "0.5.16":
+        return Server
+    from kv_pools_0_5_23 import server_23
+
+    return server_23(Server)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 import kv_pools_process
-from kv_pools_process import Server
+from kv_pools_process import Server, server_class
 
 
 def join(path: str, rank: int, ranks: int) -> Any:
@@ -52,7 +52,7 @@ class Rank:
     def __init__(self, version: str, case: dict[str, Any], rank: int, group: Any) -> None:
         self.rank, self.ranks, self.group, self.case = rank, case["ranks"], group, case
         mine = {**case, "neighbour": rank in case.get("neighbours", ())}
-        self.server = Server(version, mine)
+        self.server = server_class(version)(mine)
         # Refusals and a clock of its own; the neighbour too, which begins with the case.
         self.server.refusals._chance = random.Random(f"{case['seed']} {rank}")
         self.exchanges, self.seconds = 0, 0.0

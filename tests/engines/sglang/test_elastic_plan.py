@@ -57,8 +57,9 @@ def test_ten_million_tokens_start_without_limiting_requests() -> None:
     assert "--radix-cache-backend farspan" in " ".join(with_it.flags)
 
 
-def test_pools_of_one_gpu_grow_with_the_requests() -> None:
-    one, four = (plan("llama-3.1-8b", context="128k", concurrency=count) for count in (1, 4))
+@pytest.mark.parametrize("version", ["0.5.16", "0.5.23"])
+def test_pools_of_one_gpu_grow_with_the_requests(version: str) -> None:
+    one, four = (plan("llama-3.1-8b", context="128k", concurrency=count, version=version) for count in (1, 4))
     assert one.fits
     assert four.fits
     idle = one.pools["bytes at idle"]
@@ -108,12 +109,10 @@ def test_pools_stay_sglangs_own_where_the_plugin_would_refuse(
     assert served.pools["bytes at idle"] > 50 * GIB, "pools of one size from the start"
 
 
-def test_a_version_without_elastic_pools_has_nothing_to_switch_off() -> None:
-    newer = plan("llama-3.1-8b", context="128k", version="0.5.23")
-    assert "FARSPAN_KV_POOLS" not in newer.env, (
-        "that version's pools are never elastic: there is nothing to say"
-    )
-    assert any("the plug-in has none for SGLang 0.5.23" in note for note in newer.notes)
+def test_ranks_of_a_version_that_was_not_tried_leave_the_pools_to_sglang() -> None:
+    newer = plan("llama-4-scout", context="1M", gpus="8xH200", version="0.5.23")
+    assert newer.env["FARSPAN_KV_POOLS"] == "sglang"
+    assert any("ranks of SGLang 0.5.23 were not tried" in note for note in newer.notes)
 
 
 def test_a_variable_leaves_the_pools_alone() -> None:

@@ -20,6 +20,8 @@ def configurator(
         "page_size": 1,
         "prefill_only_disable_kv_cache": False,
         "attention_backend": "fa3",
+        "prefill_attention_backend": None,
+        "decode_attention_backend": None,
     }
     return Values(
         server_args=Values(**arguments | options),
@@ -30,10 +32,15 @@ def configurator(
     )
 
 
+def check(given: Any) -> None:
+    kv_hooks._check_pools_possible(given, given.server_args)
+
+
 def test_what_is_known_passes() -> None:
-    kv_hooks._check_pools_possible(configurator())
-    kv_hooks._check_pools_possible(configurator(hybrid=False, attention_backend="triton"))
-    kv_hooks._check_pools_possible(configurator(architecture="GptOssForCausalLM", attention_backend="triton"))
+    check(configurator())
+    check(configurator(hybrid=False, attention_backend="triton"))
+    check(configurator(hybrid=False, attention_backend="torch_native"))
+    check(configurator(architecture="GptOssForCausalLM", attention_backend="triton"))
 
 
 @pytest.mark.parametrize(
@@ -41,22 +48,32 @@ def test_what_is_known_passes() -> None:
     [
         ({"page_size": 16}, "--page-size 16 and elastic KV pools"),
         ({"prefill_only_disable_kv_cache": True}, "--prefill-only-disable-kv-cache"),
-        ({"attention_backend": "triton"}, "reads window layers by the slots of full attention"),
+        (
+            {"attention_backend": "triton"},
+            "Llama 4 on --attention-backend triton, which reads window layers by",
+        ),
+        ({"decode_attention_backend": "triton"}, "Llama 4 on --attention-backend triton"),
+        (
+            {"architecture": "GptOssForCausalLM", "attention_backend": "torch_native"},
+            "window layers on --attention-backend torch_native",
+        ),
     ],
 )
 def test_what_cannot_be_combined_is_refused_in_one_line(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UnsupportedError, match=said) as caught:
-        kv_hooks._check_pools_possible(configurator(**options))
+        check(configurator(**options))
     assert "FARSPAN_KV_POOLS=sglang" in str(caught.value.fix)
 
 
-def test_pools_of_a_draft_model_and_those_sized_after_graphs_are_refused() -> None:
-    draft, late = configurator(), configurator()
-    draft.is_draft_worker, late.post_capture_kv_active = True, True
+def test_pools_of_a_draft_model_those_sized_after_graphs_and_shards_are_refused() -> None:
+    draft, late, sharded = configurator(), configurator(), configurator()
+    draft.is_draft_worker, late.post_capture_kv_active, sharded.kv_shard_size = True, True, 2
     with pytest.raises(UnsupportedError, match="a draft model"):
-        kv_hooks._check_pools_possible(draft)
+        check(draft)
     with pytest.raises(UnsupportedError, match="SGLANG_ENABLE_POST_CAPTURE_KV_SIZING"):
-        kv_hooks._check_pools_possible(late)
+        check(late)
+    with pytest.raises(UnsupportedError, match="--enable-kv-cache-sharding"):
+        check(sharded)
 
 
 def test_the_switch_leaves_the_pools_to_sglang(monkeypatch: pytest.MonkeyPatch) -> None:

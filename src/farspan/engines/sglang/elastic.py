@@ -79,7 +79,7 @@ def elastic_server(
     asked = split_environment(request.engine_flags)[1].get(POOLS_VARIABLE, "")
     reasons = {
         f"of {POOLS_VARIABLE}=sglang": asked == "sglang",
-        f"the plug-in has none for SGLang {rules.version}": not adapter.elastic_pools,
+        f"ranks of SGLang {rules.version} were not tried": request.tp > 1 and not adapter.ranks_agree,
         "pipeline stages run the same requests at different times": given.pipeline_stages > 1,
         "ranks of data-parallel attention have requests of their own": given.attention_groups > 1,
         f"with {resolved.attention_backend} Llama 4 reads window layers by the slots of full attention": (
@@ -92,7 +92,7 @@ def elastic_server(
         "sparse attention has pools of another kind": bool(layout.indexer_bytes),
     }
     why_not = next((why for why, holds in reasons.items() if holds), "")
-    variables = ((POOLS_VARIABLE, "sglang"),) if why_not and adapter.elastic_pools and not asked else ()
+    variables = ((POOLS_VARIABLE, "sglang"),) if why_not and not asked else ()
     return ElasticServer(not why_not, why_not, variables)
 
 

@@ -13,7 +13,9 @@ from importlib import import_module
 from typing import Any
 
 from farspan.errors import UnsupportedError
+from farspan.integrations.sglang.free_groups import FlaggedGroups, FreeGroups, ListedGroups
 from farspan.integrations.sglang.kv_seams import KV_SHAPES
+from farspan.integrations.sglang.prefill_needs import AdderCounts, AdmissionCounts, BudgetCounts
 from farspan.integrations.sglang.prefix_tree.tree_seams import TREE_SHAPES
 
 BACKEND = "farspan"  # of --radix-cache-backend
@@ -35,6 +37,7 @@ SETTINGS: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 _MEMORY = "sglang.srt.mem_cache"
+_OPTIONS = "sglang.srt.arg_groups.model_override_base"
 _POOL = f"{_MEMORY}.memory_pool:ReqToTokenPool"
 _SHAPES = {
     f"{_POOL}.__init__": "(self, size, max_context_len, device, enable_memory_saver)",
@@ -60,8 +63,11 @@ class Adapter:
         version: Its number.
         takes_last: Rows are taken from the end of the free list; from its start otherwise.
         request_state: Attribute of a request that holds its row; empty when the request does.
-        elastic_pools: Its KV pools can be elastic; they are SGLang's own otherwise.
         row_calls: Rows are taken and given back by `alloc_rows` and `free_rows`, also for no request.
+        declares_options: What SGLang decides of the server's options stands beside what was given.
+        ranks_agree: Its tensor-parallel ranks were tried with elastic pools.
+        admission: Where its counts of an admission are.
+        free_groups: How its allocators put off what is freed in a group.
         shapes: `module:attribute` of everything used -> its parameters.
     """
 
@@ -69,8 +75,15 @@ class Adapter:
     takes_last: bool
     request_state: str
     row_calls: bool
-    elastic_pools: bool
+    declares_options: bool
+    ranks_agree: bool
+    admission: AdmissionCounts
+    free_groups: FreeGroups
     shapes: Mapping[str, str]
+
+    def options(self, arguments: Any) -> Any:
+        """Return the server's options as they hold: given, by default, or by what SGLang decided for a model."""
+        return import_module(_OPTIONS).resolved_view(arguments) if self.declares_options else arguments
 
     def evict(self, tree: Any, full: int, window: int) -> None:
         """Evict so many tokens of full attention and of the window from SGLang's prefix cache."""
@@ -92,18 +105,29 @@ ADAPTERS = {
             takes_last=False,
             request_state="",
             row_calls=False,
-            elastic_pools=True,
-            shapes=_SHAPES | TREE_SHAPES["0.5.16"] | KV_SHAPES,
+            declares_options=False,
+            ranks_agree=True,
+            admission=AdderCounts(),
+            free_groups=FlaggedGroups(),
+            shapes=_SHAPES | TREE_SHAPES["0.5.16"] | KV_SHAPES["0.5.16"],
         ),
         Adapter(
             "0.5.23",
             takes_last=True,
             request_state="kv",
             row_calls=True,
-            elastic_pools=False,
+            declares_options=True,
+            ranks_agree=False,
+            admission=BudgetCounts(),
+            free_groups=ListedGroups(),
             shapes=_SHAPES
             | TREE_SHAPES["0.5.23"]
-            | {f"{_POOL}.alloc_rows": "(self, need_size)", f"{_POOL}.free_rows": "(self, indices)"},
+            | KV_SHAPES["0.5.23"]
+            | {
+                f"{_POOL}.alloc_rows": "(self, need_size)",
+                f"{_POOL}.free_rows": "(self, indices)",
+                f"{_OPTIONS}:resolved_view": "(server_args)",
+            },
         ),
     )
 }

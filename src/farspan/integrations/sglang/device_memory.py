@@ -26,6 +26,8 @@ logger = logging.getLogger("sglang.farspan")
 
 QUIET_VARIABLE = "FARSPAN_QUIET_S"
 
+# What KV pools grow by in each layer: the unit of a GPU's memory, and no less on the host, where each is a mapping too.
+POOL_SEGMENT_BYTES = 2 * 2**20
 # Left to the device beside what a request is admitted for: a neighbour may take memory between the two.
 _HEADROOM = 256 * 2**20
 # Seconds between two notes: an idle scheduler ticks at every turn of its loop.
@@ -59,10 +61,10 @@ class DeviceMemory:
         self.ranks = ranks
         self.streams: list[Any] = []
         self.driver, self.wait = self._open_driver(device)
-        # The KV pools grow by a segment a layer, so that theirs is the smallest; the table alone takes larger ones.
-        segment = self.driver.granularity
-        if cap_bytes is None:
-            segment = table_segment_bytes(segment, table_bytes)
+        if cap_bytes is None:  # the table alone, which may take larger ones
+            segment = table_segment_bytes(self.driver.granularity, table_bytes)
+        else:
+            segment = max(self.driver.granularity, POOL_SEGMENT_BYTES)
         headroom = _HEADROOM if self.driver.name == "cuda" else 0
         self.segments = SegmentPool(
             self.driver,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from farspan.errors import UnsupportedError
 from farspan.integrations.sglang.adapters import LEAVE_POOLS
+from farspan.integrations.sglang.free_groups import FreeGroups
 from farspan.kv.memory.page_refs import Pages
 from farspan.kv.memory.pages import PagePool
 from farspan.kv.memory.slot_map import SlotMap
@@ -133,8 +134,8 @@ class SlotLedger:
         return numbers.to(self._device, non_blocking=True)
 
 
-def token_allocator(size: int, dtype: torch.dtype, device: str, pool: Any) -> Any:
-    """Return SGLang's allocator of single slots over an elastic pool."""
+def token_allocator(size: int, dtype: torch.dtype, device: str, pool: Any, groups: FreeGroups) -> Any:
+    """Return SGLang's allocator of single slots over an elastic pool, whose version puts frees off as `groups` do."""
     base = import_module(f"{_ALLOCATORS}.token").TokenToKVPoolAllocator
 
     class ElasticTokenToKVPoolAllocator(base):  # type: ignore[misc, valid-type]
@@ -169,18 +170,13 @@ def token_allocator(size: int, dtype: torch.dtype, device: str, pool: Any) -> An
 
         def free(self, free_index: torch.Tensor) -> None:
             """Take slots back, at the end of the group if one was begun."""
-            if not free_index.numel():
-                return
-            if self.is_not_in_free_group:
+            if free_index.numel() and not groups.put_off(self, free_index):
                 self.ledger.give(free_index)
-            else:
-                self.free_group.append(free_index)
 
         def clear(self) -> None:
             """Take all slots back."""
             self.ledger.reset()
-            self.is_not_in_free_group = True
-            self.free_group: list[torch.Tensor] = []
+            groups.begin(self)
             self.release_pages = None
 
         def merge_and_sort_free(self) -> None:
@@ -200,7 +196,9 @@ def token_allocator(size: int, dtype: torch.dtype, device: str, pool: Any) -> An
     return ElasticTokenToKVPoolAllocator()
 
 
-def window_allocator(size: int, size_swa: int, dtype: torch.dtype, device: str, pool: Any) -> Any:
+def window_allocator(
+    size: int, size_swa: int, dtype: torch.dtype, device: str, pool: Any, groups: FreeGroups
+) -> Any:
     """Return SGLang's allocator of pairs of slots, full attention and window, over two elastic pools."""
     base = import_module(f"{_ALLOCATORS}.swa").SWATokenToKVPoolAllocator
 
@@ -217,8 +215,8 @@ def window_allocator(size: int, size_swa: int, dtype: torch.dtype, device: str, 
             full = pool.full_kv_pool.elastic_pages
             self.slot_map.cover(full.backed_stop)
             full.cover_with(self.slot_map.cover)
-            self.full_attn_allocator = token_allocator(size, dtype, device, pool.full_kv_pool)
-            self.swa_attn_allocator = token_allocator(size_swa, dtype, device, pool.swa_kv_pool)
+            self.full_attn_allocator = token_allocator(size, dtype, device, pool.full_kv_pool, groups)
+            self.swa_attn_allocator = token_allocator(size_swa, dtype, device, pool.swa_kv_pool, groups)
             self.full_to_swa_index_mapping = self.slot_map.tensor
             pool.register_mapping(self.full_to_swa_index_mapping)
 
@@ -228,8 +226,7 @@ def window_allocator(size: int, size_swa: int, dtype: torch.dtype, device: str, 
             self.full_attn_allocator.clear()
             if self.slot_map is not None:
                 self.slot_map.clear()
-            self.is_not_in_free_group = True
-            self.free_group: list[torch.Tensor] = []
+            groups.begin(self)
 
         def alloc(self, need_size: int) -> torch.Tensor | None:
             """Return slots of full attention, each with one of the window; None when there is no memory for them."""

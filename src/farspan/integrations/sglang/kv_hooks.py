@@ -53,14 +53,12 @@ class KVHooks:
         }
         self._before = {
             f"{_SCHEDULER}.get_new_batch_prefill": _before_prefill,
-            f"{_ADDER}.add_chunked_req": _before_chunk,
+            f"{_ADDER}.add_chunked_req": self._before_chunk,
             f"{_SRT}.managers.schedule_batch.ScheduleBatch.check_decode_mem": _before_decode,
         }
 
     def register(self, hooks: Any) -> None:
         """Hook what sizes, builds and asks SGLang's KV pools; `hooks` is SGLang's module of hooks."""
-        if not self._adapter.elastic_pools:
-            return
         for target, hook in self._around.items():
             hooks.HookRegistry.register(target, hook, hooks.HookType.AROUND)
         for target, hook in self._before.items():
@@ -68,10 +66,9 @@ class KVHooks:
 
     def memory_for_table(self, configurator: Any, rows: int, width: int) -> DeviceMemory:
         """Return the memory of the process; when its KV pools are SGLang's own it is for the table alone."""
-        if self._memory is None or not self._wants(configurator.server_args):
-            self._memory = DeviceMemory(
-                configurator.device, table_bytes(rows, width), None, configurator.server_args
-            )
+        arguments = self._adapter.options(configurator.server_args)
+        if self._memory is None or not wants_elastic_pools(arguments):
+            self._memory = DeviceMemory(configurator.device, table_bytes(rows, width), None, arguments)
         return self._memory
 
     def check_pools(self, context: Any) -> None:
@@ -80,7 +77,7 @@ class KVHooks:
         Raises:
             UnsupportedError: It has others: the model or a mode needs another kind of pool.
         """
-        if not self._wants(context.server_args):
+        if not wants_elastic_pools(self._adapter.options(context.server_args)):
             return
         allocator = context.params.token_to_kv_pool_allocator
         if not hasattr(allocator, "secured"):
@@ -93,57 +90,76 @@ class KVHooks:
     def _size_pools(
         self, original: Any, configurator: Any, budget_bytes: int, *, cap_tokens: int | None = None
     ) -> Any:
-        arguments = configurator.server_args
-        if not self._wants(arguments):
+        arguments = self._adapter.options(configurator.server_args)
+        if not wants_elastic_pools(arguments):
             return original(configurator, budget_bytes, cap_tokens=cap_tokens)
         check_settings(arguments)
-        _check_pools_possible(configurator)
+        _check_pools_possible(configurator, arguments)
         ranks = rank_agreement(arguments)
         if ranks is not None:
+            if not self._adapter.ranks_agree:
+                raise _refusal(
+                    f"elastic KV pools on the ranks of SGLang {self._adapter.version}, which were not tried"
+                )
             budget_bytes = ranks.least(budget_bytes)
         config = original(configurator, budget_bytes, cap_tokens=cap_tokens)
         self._memory = DeviceMemory(configurator.device, 0, budget_bytes, arguments, ranks)
-        return elastic_config(configurator, config, budget_bytes, self._memory.segments.segment_bytes)
+        chunk = option(arguments, "chunked_prefill_size")
+        return elastic_config(configurator, config, budget_bytes, self._memory.segments.segment_bytes, chunk)
 
     def _build_pool(self, original: Any, configurator: Any, *, mha_pool_class: type, **sizes: Any) -> Any:
-        if self._wants(configurator.server_args):
+        if wants_elastic_pools(self._adapter.options(configurator.server_args)):
             if sizes.get("quant_method") is not None:
                 raise _refusal("a quantized KV cache other than FP8")
             mha_pool_class = kv_pool_class(mha_pool_class, self._sized_memory())
         return original(configurator, mha_pool_class=mha_pool_class, **sizes)
 
     def _build_allocator(self, original: Any, configurator: Any, **parts: Any) -> Any:
-        if not self._wants(configurator.server_args):
+        arguments = self._adapter.options(configurator.server_args)
+        if not wants_elastic_pools(arguments):
             return original(configurator, **parts)
         pool, sizes = parts["token_to_kv_pool"], parts["sizes"]
         if parts["token_to_kv_pool_allocator"] is not None:
             raise _refusal("KV pools of a draft model")
-        dtype, device = configurator.kv_cache_dtype, configurator.device
+        dtype, device, groups = configurator.kv_cache_dtype, configurator.device, self._adapter.free_groups
         if hasattr(pool, "elastic_pages"):
-            allocator = token_allocator(sizes.max_total_num_tokens, dtype, device, pool)
+            allocator = token_allocator(sizes.max_total_num_tokens, dtype, device, pool, groups)
         elif hasattr(getattr(pool, "full_kv_pool", None), "elastic_pages"):
-            allocator = window_allocator(
-                sizes.full_max_total_num_tokens, sizes.swa_max_total_num_tokens, dtype, device, pool
-            )
+            full, window = sizes.full_max_total_num_tokens, sizes.swa_max_total_num_tokens
+            allocator = window_allocator(full, window, dtype, device, pool, groups)
         else:
             raise _refusal(f"KV pools of the kind {type(pool).__name__}")
-        share = option(configurator.server_args, "swa_full_tokens_ratio")
+        share = option(arguments, "swa_full_tokens_ratio")
         allocator.secured = SecuredMemory(self._sized_memory(), allocator, share, self._adapter.evict)
         logger.info(allocator.secured.describe())
         return allocator
 
-    def _add_request(self, original: Any, adder: Any, req: Any, *rest: Any, **named: Any) -> Any:
+    def _add_request(
+        self, original: Any, adder: Any, req: Any, has_chunked_req: bool, truncation_align_size: int | None
+    ) -> Any:
         secured = _secured_of(adder)
         if secured is None:
-            return original(adder, req, *rest, **named)
-        if not adder.tree_cache.req_to_token_pool.prepare([*adder.can_run_list, req]):
-            return import_module(f"{_SRT}.managers.schedule_policy").AddReqResult.NO_TOKEN
-        with adder._lock_node(req.last_node):
-            secured.secure(adder.tree_cache, *needs_of_request(adder, req))
-        return original(adder, req, *rest, **named)
+            return original(adder, req, has_chunked_req, truncation_align_size)
+        no_token = import_module(f"{_SRT}.managers.schedule_policy").AddReqResult.NO_TOKEN
+        running = len(adder.running_batch.reqs) if adder.running_batch is not None else 0
+        ranks, request = secured.memory.ranks, (req.rid, len(adder.can_run_list), running)
+        if ranks is not None and running and ranks.was_refused(*request):
+            return no_token
+        result = no_token
+        if adder.tree_cache.req_to_token_pool.prepare([*adder.can_run_list, req]):
+            # A prompt that goes on after this pass has what there is. SGLang counts on it: a second one would end it.
+            if not has_chunked_req:
+                with adder._lock_node(req.last_node):
+                    secured.secure(adder.tree_cache, *needs_of_request(self._adapter.admission, adder, req))
+            result = original(adder, req, has_chunked_req, truncation_align_size)
+        if ranks is not None and result == no_token:
+            ranks.note_refused(*request)
+        return result
 
-    def _wants(self, arguments: Any) -> bool:
-        return self._adapter.elastic_pools and wants_elastic_pools(arguments)
+    def _before_chunk(self, adder: Any, req: Any) -> None:
+        secured = _secured_of(adder)
+        if secured is not None:
+            secured.secure(adder.tree_cache, *needs_of_chunk(self._adapter.admission, adder, req))
 
     def _sized_memory(self) -> DeviceMemory:
         if self._memory is None:
@@ -180,8 +196,7 @@ def check_settings(arguments: Any) -> None:
             )
 
 
-def _check_pools_possible(configurator: Any) -> None:
-    arguments = configurator.server_args
+def _check_pools_possible(configurator: Any, arguments: Any) -> None:
     if (page := option(arguments, "page_size")) not in (None, 1):
         raise _refusal(f"--page-size {page} and elastic KV pools")
     if option(arguments, "prefill_only_disable_kv_cache"):
@@ -190,15 +205,26 @@ def _check_pools_possible(configurator: Any) -> None:
         raise _refusal(
             "KV pools that are sized after graphs are captured (SGLANG_ENABLE_POST_CAPTURE_KV_SIZING)"
         )
-    names = configurator.model_config.hf_config.architectures or ()
-    backend = option(arguments, "attention_backend")
-    if configurator.is_hybrid_swa and any(name.startswith("Llama4") for name in names) and backend != "fa3":
-        # Seen in 0.5.16: the triton backend gives such layers all of the row, in slots of the other pool.
-        raise _refusal(
-            f"Llama 4 on --attention-backend {backend}, which reads window layers by the slots of full attention"
-        )
+    if getattr(configurator, "kv_shard_size", 1) > 1:
+        raise _refusal("--enable-kv-cache-sharding")
+    if configurator.is_hybrid_swa:
+        _check_window_backends(configurator.model_config, arguments)
     if configurator.is_draft_worker:
         raise _refusal("KV pools of a draft model")
+
+
+def _check_window_backends(model: Any, arguments: Any) -> None:
+    """Refuse what reads window layers' KV by the slots of full attention, which goes unseen while both are the same."""
+    names = model.hf_config.architectures or ()
+    llama4 = any(name.startswith("Llama4") for name in names)
+    backends = [option(arguments, f"{kind}attention_backend") for kind in ("", "prefill_", "decode_")]
+    for backend in filter(None, backends) if any(backends) else [None]:
+        # Such layers of Llama 4 have no window to SGLang's triton backend, which gives them all of the row.
+        if backend == "torch_native" or (llama4 and backend != "fa3"):
+            raise _refusal(
+                f"{'Llama 4' if llama4 else 'window layers'} on --attention-backend {backend}, which reads window "
+                "layers by the slots of full attention"
+            )
 
 
 def _refusal(what: str) -> UnsupportedError:
@@ -250,12 +276,6 @@ def tick_when_idle(scheduler: Any) -> None:
     if secured is not None and scheduler.is_fully_idle():
         secured.watch(scheduler.tree_cache)
         secured.tick(idle=True)
-
-
-def _before_chunk(adder: Any, req: Any) -> None:
-    secured = _secured_of(adder)
-    if secured is not None:
-        secured.secure(adder.tree_cache, *needs_of_chunk(adder, req))
 
 
 def _before_decode(batch: Any, selected_indices: list[int] | None = None) -> None:

@@ -48,7 +48,8 @@ def kv_pool_class(base: type, memory: DeviceMemory) -> type:
         def _create_buffers_normal(self) -> None:
             keys, values = self._kv_buffer_shapes()
             rows = self.size + self.page_size
-            if (keys[0], values[0]) != (rows, rows) or self.enable_custom_mem_pool or rows % self.page_size:
+            plain_rows = (keys[0], values[0]) == (rows, rows) and self.kv_cache_layout == "nhd"
+            if not plain_rows or self.enable_custom_mem_pool or rows % self.page_size:
                 raise UnsupportedError(
                     f"--radix-cache-backend farspan does not know KV buffers of {keys} for {rows} tokens",
                     LEAVE_POOLS,
@@ -73,7 +74,9 @@ def kv_pool_class(base: type, memory: DeviceMemory) -> type:
     return ElasticMHATokenToKVPool
 
 
-def elastic_config(configurator: Any, config: Any, budget_bytes: int, segment_bytes: int) -> Any:
+def elastic_config(
+    configurator: Any, config: Any, budget_bytes: int, segment_bytes: int, chunk: int | None
+) -> Any:
     """Return SGLang's sizes of the pools, made as large as each could become within `budget_bytes`.
 
     The full-attention pool may hold what is left beside the window that one request needs; the window pool what both
@@ -93,7 +96,7 @@ def elastic_config(configurator: Any, config: Any, budget_bytes: int, segment_by
         full = configurator._apply_token_constraints(min(full, config.max_total_num_tokens))
         return replace(config, max_total_num_tokens=full)
     full_bytes, window_bytes = token_bytes(sizes)
-    window = window_tokens(configurator) * window_bytes
+    window = window_tokens(configurator, chunk) * window_bytes
     most = (budget_bytes - overhead - window) // (full_bytes + _MAP_ENTRY)
     most = configurator._apply_token_constraints(_whole_pages(most, page))
     both = _whole_pages(min(most, budget_bytes // (full_bytes + window_bytes)), page)
@@ -117,9 +120,8 @@ def token_bytes(sizes: Any) -> tuple[int, int]:
     return int(full), int(window)
 
 
-def window_tokens(configurator: Any) -> int:
+def window_tokens(configurator: Any, chunk: int | None) -> int:
     """Return the most window tokens that one request holds: its window, a running chunk and the next one."""
-    chunk = configurator.server_args.chunked_prefill_size
     step = chunk if chunk and chunk > 0 else configurator.model_config.context_len
     return int(configurator.sliding_window_size) + 2 * int(step) + 2 * int(configurator.page_size)
 

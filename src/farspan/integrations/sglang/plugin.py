@@ -74,7 +74,7 @@ def _build_request_pool(
     max_num_reqs: int,
     extra_max_context_len: int,
 ) -> Any:
-    arguments = configurator.server_args
+    arguments = adapter.options(configurator.server_args)
     if option(arguments, "radix_cache_backend") != BACKEND:
         return original(configurator, max_num_reqs=max_num_reqs, extra_max_context_len=extra_max_context_len)
     check_settings(arguments)

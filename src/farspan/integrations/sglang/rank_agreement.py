@@ -58,6 +58,8 @@ class RankAgreement:
         self._busy = False
         self._gap = self._left = 1
         self._looked = clock()
+        self._looks = 0
+        self._refused: tuple[object, ...] = ()
 
     def least(self, value: int) -> int:
         """Return the least of all ranks' values."""
@@ -78,7 +80,19 @@ class RankAgreement:
         least, gap = self._exchange([-excess, iterations])
         most = _MOST_BUSY if self._busy else self._most_idle
         self._gap = self._left = max(1, min(gap, 2 * self._gap, most))
+        self._looks += 1
         return -least
+
+    def was_refused(self, *request: object) -> bool:
+        """Return whether a request, beside the same others, was refused since the last look.
+
+        A queue's first request is tried at every step of decoding; what its ranks have is not asked as often.
+        """
+        return self._refused == (self._looks, *request)
+
+    def note_refused(self, *request: object) -> None:
+        """Remember the same."""
+        self._refused = (self._looks, *request)
 
 
 class DelayedEvictor:
