@@ -119,7 +119,7 @@ def test_docker_gets_secrets_by_name_alone(fakes: Fakes, secrets: tuple[str, str
 
 def test_a_cluster_gets_secrets_by_reference_alone(fakes: Fakes, secrets: tuple[str, str]) -> None:
     fakes.play(log=STARTED, pods=[READY])
-    references = ("--key-secret", "keys:api", "--hf-secret", "hub")
+    references = ("--key-secret", "vllm-api-key:api", "--hf-secret", "hf-token-secret:token")
     done = farspan(*SCOUT, "--runtime", "kubernetes", "--detach", "--json", *references)
     assert done.exit_code == 0, (done.output, done.exception)
     texts = [" ".join(call["argv"]) + call["stdin"] for call in fakes.calls]

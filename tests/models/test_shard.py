@@ -17,6 +17,7 @@ from farspan.models.config import load_model, spec_from_config
 from farspan.models.shard.division import Division
 from farspan.models.shard.dummy_weights import WEIGHTS_FILE, list_tensors, write_dummy_weights
 from farspan.models.shard.rank_config import RankShard, shard_config
+from farspan.models.shard.rank_share import routing_tables
 from farspan.models.shard.write_shard import write_shard
 from farspan.models.spec import KvDtype, ModelSpec
 from farspan.models.tensors import WeightPart
@@ -32,6 +33,7 @@ DIVIDED_BY_8 = (
     "llama-4-scout-17b-16e-instruct", "llama-4-maverick-17b-128e-instruct", "meta-llama-3.1-70b",
     "meta-llama-3.1-405b", "qwen3-235b-a22b", "qwen2.5-3b", "mixtral-8x7b-v0.1", "gpt-oss-120b", "deepseek-v3",
     "deepseek-v3.2", "kimi-k2.5", "qwen3-next-80b-a3b", "qwen3.5-397b-a17b", "gemma-4-26b-a4b", "mimo-v2-flash",
+    "deepseek-v4-flash",
 )  # fmt: skip
 
 
@@ -120,6 +122,18 @@ def test_what_cannot_be_divided_is_named_with_the_nearest_that_can() -> None:
         _shard("llama-4-scout-17b-16e-instruct", tp=16)
     assert caught.value.fix == "use --tp 8"
     _shard("meta-llama-3.1-70b", tp=32)
+    # One rank that is the whole model is no rehearsal.
+    with pytest.raises(UnsupportedError) as caught:
+        _shard("kimi-k3", tp=2)
+    assert caught.value.fix == "plan it with farspan plan, which needs no shard"
+
+
+def test_tables_of_words_are_whole_on_a_rank_and_shorter_in_its_shard() -> None:
+    """Layers that send a word to its experts by a table have it whole on every rank, and a shard has fewer words."""
+    shard = _shard("deepseek-v4-flash", tp=8)
+    missing = 3 * (129_280 - shard.spec.vocab_size) * 6 * 8
+    assert routing_tables(shard.whole) - routing_tables(shard.spec) == missing
+    assert any("tables that send a word to its experts" in sentence for sentence in shard.differences)
 
 
 def test_blocks_of_scales_are_whole_or_refused() -> None:

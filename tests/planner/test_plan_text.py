@@ -87,7 +87,7 @@ def test_the_first_line_says_what_must_be_set_and_when_the_first_token_comes() -
     both = shown("--context", "10M").splitlines()[0]
     assert both.startswith("10M fits ")
     for part in (
-        "vllm 0.33.0 and --max-num-seqs 256 (1.66 at once; one alone has its first token in 49 min 26 s",
+        "vllm 0.33.0 and --max-num-seqs 256 (1.66 at once; one alone has its first token in 50 min 15 s",
         "floor 26 min 35 s, assumed",
         "--max-running-requests 8 --swa-full-tokens-ratio 0.05 (1.43 at once",
     ):

@@ -84,6 +84,9 @@ def test_recall_by_the_command(run: Callable[..., Result], tokenizer_path: MakeP
     words = result.stdout.split()
     assert len(words) == 3999
     assert words.count(words[-1]) == 2
+    refused = run("--tokens", "4k", "--corpus", __file__, tokenizer=str(tokenizer_path("recall")))
+    assert isinstance(refused.exception, FarspanError)
+    assert "the recall checkpoint knows no words but its own" in str(refused.exception)
 
 
 @pytest.mark.parametrize(

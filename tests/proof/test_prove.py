@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import farspan
 from campaign_program import CampaignProgram
+from farspan.cli.main import group
 from farspan.errors import InputError, NetworkError, NotFoundError
 from farspan.measurement.runs.run_folder import load_run
 from farspan.proof.campaign import STATE_FILE, Campaign, Step
@@ -72,6 +76,32 @@ def test_killed_at_every_step_it_goes_on_and_leaves_nothing(tmp_path: Path, reca
     assert [path.stem.split("-")[1] for path in prove.records.glob("*.json")] == ["c"], (
         "farspan logs shows why"
     )
+
+
+def test_a_server_that_dies_while_it_is_measured_is_why_requests_failed(tmp_path: Path, recall: Path) -> None:
+    prove = CampaignProgram(
+        tmp_path, "prove", str(recall), "--engines", "builtin", "--runtime", "local", "--gpus", "none", "--contexts",
+        "1k,16k", "--depths", "0.5", "--output-tokens", "16", "--port", "0", checkpoint=recall,
+    )  # fmt: skip
+    process = prove.start("--json")
+    try:
+        prove.wait_until(lambda: prove.sent("builtin") >= 1, process)
+        (server,) = [one for one in prove.servers() if "guard.py" not in " ".join(one.cmdline())]
+        server.kill()
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 1, err
+    (engine,) = json.loads(out)["engines"]
+    died = "the server ended with status 137 after it had been ready"
+    assert engine["outcome"].startswith(f"not measured to the end: {died}")
+    assert engine["outcome"].endswith("right up to 1k")
+    assert died in err
+    again = prove.start("--json", "--retry-failed")
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert [engine["outcome"] for engine in json.loads(out)["engines"]] == ["right up to 16k"]
+    assert prove.servers() == []
 
 
 def test_commands_of_a_dry_run(recall: Path, tmp_path: Path) -> None:
@@ -155,6 +185,27 @@ def test_a_campaign_of_failures_alone_has_a_report(
     assert proof.exit_code == 1
     assert all("did not start" in path.read_text() for path in proof.report.written if path.suffix != ".csv")
     assert (tmp_path / "out" / "builtin.log").stat().st_size
+    words = [
+        "prove",
+        str(recall),
+        "--engines",
+        "builtin",
+        "--flags",
+        "--dtype float8",
+        "--runtime",
+        "local",
+        "--gpus",
+    ]
+    shown = CliRunner().invoke(
+        group, [*words, "none", "--contexts", "1k", "--port", "0", "-o", str(tmp_path / "out")]
+    )
+    (row,) = proof.engines
+    below = [*row.findings, *(f"-> {step}" for step in row.fixes)]
+    assert below
+    verdict = f"NOT PROVEN  builtin: {row.outcome}\n    "
+    assert verdict + "\n    ".join(below) in shown.output, (
+        "the reason and the way out are on the terminal, too"
+    )
 
 
 def test_what_cannot_be_proven_is_said_before_anything_starts(recall: Path, tmp_path: Path) -> None:
@@ -166,11 +217,44 @@ def test_what_cannot_be_proven_is_said_before_anything_starts(recall: Path, tmp_
         farspan.prove(str(recall), engines="vllm,vllm", contexts="1k", output=tmp_path / "a")
     with pytest.raises(InputError, match="no engine"):
         farspan.prove(str(recall), engines="vllm@", contexts="1k", output=tmp_path / "a")
+    for option in ("flags", "python", "image"):
+        with pytest.raises(InputError, match=r"old is no engine of this proof; name one of vllm, new$"):
+            farspan.prove(
+                str(recall),
+                engines="vllm,new=vllm",
+                contexts="1k",
+                output=tmp_path / "a",
+                **{option: ["old=--x 1"]},
+            )
     with pytest.raises(InputError, match="nothing is to be proven"):
         farspan.prove(str(recall), output=tmp_path / "a")
+    with pytest.raises(InputError, match="recall is named beside --url; leave it out"):
+        farspan.prove(str(recall), url="http://127.0.0.1:9", contexts="1k", output=tmp_path / "a")
     with pytest.raises(InputError, match="neither a model nor --url"):
         farspan.prove(contexts="1k", output=tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_beyond_the_model_it_goes_on_when_forced(recall: Path, tmp_path: Path) -> None:
+    """What a refusal says to add is an option of this command."""
+    words = [
+        "prove",
+        str(recall),
+        "--engines",
+        "builtin",
+        "--runtime",
+        "local",
+        "--gpus",
+        "none",
+        "--contexts",
+        "2M",
+    ]
+    words += ["--dry-run", "-o", str(tmp_path / "out")]
+    refused = CliRunner().invoke(group, words)
+    assert "# cannot be started: a context of 2,000,216 is above" in refused.output
+    assert "ask for 1Mi or less, or add --force" in refused.output
+    forced = CliRunner().invoke(group, [*words, "--force"])
+    assert "--max-model-len 2000216" in forced.output
 
 
 def test_a_seed_of_zero_is_a_seed(tmp_path: Path) -> None:
@@ -201,3 +285,23 @@ def test_a_campaign_is_gone_on_with_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "other" / "mine").touch()
     with pytest.raises(InputError, match="holds no campaign"):
         Campaign(tmp_path / "other", {}, 8)
+
+
+def test_a_full_disk_is_told_with_the_file_and_is_no_other_farspan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Campaign(tmp_path / "c", {}, 7) as campaign:
+        campaign.done(campaign.progress("a"), Step.MEASURED)
+        with monkeypatch.context() as patch:
+            patch.setattr("farspan.proof.campaign.os.fsync", full)
+            with pytest.raises(OSError, match=rf"No space left on device: '.*{STATE_FILE}'"):
+                campaign.done(campaign.progress("b"), Step.MEASURED)
+            with pytest.raises(OSError, match="No space left"):
+                Campaign(tmp_path / "new", {}, 7)
+    with Campaign(tmp_path / "c", {}, 7) as campaign:
+        assert list(campaign.engines) == ["a"]
+    with Campaign(tmp_path / "new", {}, 8) as campaign:
+        assert campaign.seed == 8

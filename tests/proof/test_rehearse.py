@@ -12,7 +12,7 @@ import pytest
 
 import farspan
 from campaign_program import CampaignProgram
-from farspan.errors import InputError, UnsupportedError
+from farspan.errors import DoesNotFitError, InputError, UnsupportedError
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.runs.result import Gaps
 from farspan.measurement.runs.run_folder import load_run
@@ -235,6 +235,22 @@ def test_without_a_gpu_it_says_what_it_would_do(tmp_path: Path, monkeypatch: pyt
 def test_what_cannot_be_rehearsed_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="which 16 ranks do not divide"):
         farspan.rehearse(SCOUT, gpus="8xH200", tp=16, output=tmp_path / "out")
+    # The rank is one GPU's, and the ranks to divide over are the deployment's.
+    with pytest.raises(
+        DoesNotFitError, match=r"one rank of deepseek-v3 at TP 4 has 158 GiB of weights, and one H200 has"
+    ) as heavy:
+        farspan.rehearse(
+            "deepseek-v3", gpus="8xH200", tp=4, engine_version="0.33.0", output=tmp_path / "out", dry_run=True
+        )
+    assert heavy.value.fix == "divide it further, with --tp 8, or keep the weights smaller with --weights"
+    for flag, option in (("-tp", "--tp"), ("--pipeline-parallel-size", "--pp")):
+        with pytest.raises(InputError, match="divides the deployment, and its rank runs alone") as divided:
+            farspan.rehearse(SCOUT, gpus="8xH200", engine_flags=[flag, "4"], dry_run=True)
+        assert divided.value.fix == f"say it with {option} 4, before the --"
+    with pytest.raises(
+        InputError, match=r"above the 128Ki tokens the rank of meta-llama-3.1-70b was made for"
+    ):
+        farspan.rehearse("llama-3.1-70b", gpus="8xH200", engine_version="0.33.0", contexts="1M", dry_run=True)
     with pytest.raises(InputError, match="longer than --context"):
         farspan.rehearse(SCOUT, gpus="8xH200", contexts="1M", context="500k")
     with pytest.raises(UnsupportedError, match="there is no toy of Gpt"):

@@ -15,7 +15,6 @@ from farspan.reports.trust_statement import (
     judge_length,
     judge_recall,
     judge_times,
-    was_checked,
 )
 from report_runs import make_plan, write_engine_run
 from samples import make_result
@@ -33,11 +32,12 @@ def grid() -> list[Result]:
 def test_an_answer_nobody_checked_is_never_right() -> None:
     imported = make_result(score=None, answer="", labels=("imported",))
     summary = make_result(score=1.0, answer="")  # a task that plants nothing scores any words as 1
-    assert not was_checked(imported)
+    assert imported.recall is None
     assert not is_right(imported)
-    assert not was_checked(summary)
+    assert summary.recall is None
     assert not is_right(summary)
     assert is_right(make_result())
+    assert make_result().recall == 1.0
     assert judge_recall([imported, summary]).verdict is TrustLevel.UNKNOWN
     assert judge_recall([imported, make_result()]).verdict is TrustLevel.UNKNOWN
     assert judge_recall([make_result()]).verdict is TrustLevel.PROVEN

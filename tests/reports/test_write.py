@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -218,6 +221,24 @@ def test_any_run_can_be_rendered(
     write_engine_run(folder, results)
     assert render([folder], Format.HTML).endswith("</html>\n")
     assert len(list(csv.reader(io.StringIO(render([folder], Format.CSV))))) == len(contexts) + 1
+
+
+def test_a_full_disk_leaves_the_page_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_engine_run(tmp_path / "run", [])
+    page = write_report([tmp_path / "run"], tmp_path / "report.html").html
+    assert page is not None
+    before = page.read_text()
+    write_text = Path.write_text
+
+    def half(self: Path, text: str, **settings: Any) -> int:
+        write_text(self, text[: len(text) // 2], **settings)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); free some space"):
+        write_report([tmp_path / "run"], page)
+    assert page.read_text() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "run"]
 
 
 def test_runs_and_places_that_are_none(tmp_path: Path) -> None:

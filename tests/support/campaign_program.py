@@ -54,14 +54,14 @@ class CampaignProgram:
         """Start it, send a signal at a moment, and see that nothing of it stays."""
         process = self.start()
         try:
-            _wait(is_time, process)
+            self.wait_until(is_time, process)
             process.send_signal(number)
             _, err = process.communicate(timeout=40)
         finally:
             process.kill()
         assert process.returncode == (130 if number == signal.SIGINT else -number), err
         assert "Traceback" not in err
-        _wait(lambda: not self.servers())
+        self.wait_until(lambda: not self.servers())
         return err
 
     def servers(self) -> list[psutil.Process]:
@@ -78,11 +78,11 @@ class CampaignProgram:
         path = self.out / name / "requests.jsonl"
         return len(path.read_bytes().splitlines()) if path.exists() else 0
 
-
-def _wait(is_time: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + 120
-    while not is_time():
-        assert time.monotonic() < deadline, "it did not come to that"
-        if process is not None and process.poll() is not None:
-            pytest.fail(f"it ended before: {process.communicate()[1]}")
-        time.sleep(0.01)
+    @staticmethod
+    def wait_until(is_time: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+        deadline = time.monotonic() + 120
+        while not is_time():
+            assert time.monotonic() < deadline, "it did not come to that"
+            if process is not None and process.poll() is not None:
+                pytest.fail(f"it ended before: {process.communicate()[1]}")
+            time.sleep(0.01)

@@ -167,8 +167,8 @@ def describe_result(result: Result) -> str:
         words.append(f"TTFT {format_seconds(result.ttft_s)}")
     if result.prefill_tokens_per_s is not None:
         words.append(f"{result.prefill_tokens_per_s:,.0f} tokens/s")
-    if result.score is not None:
-        words.append(f"recall {result.score:.0%}")
+    if result.recall is not None:
+        words.append(f"recall {result.recall:.0%}")
     if result.labels:
         words.append(f"[{', '.join(result.labels)}]")
     return ", ".join(words)

@@ -310,7 +310,7 @@ _COLUMNS = (
     ("status", 0),
 )
 
-_OPTIONAL_COLUMNS = frozenset(("at once", "expected", "engine TTFT", "late by"))
+_OPTIONAL_COLUMNS = frozenset(("at once", "expected", "engine TTFT", "late by", "recall"))
 
 
 def _seconds(value: float | None) -> Text:

@@ -72,14 +72,14 @@ def open_nvml() -> Any:
     except ModuleNotFoundError:
         raise MissingPackageError(
             "detecting GPUs needs nvidia-ml-py, which is not installed",
-            f"run {install_command('cuda')}, or name the GPUs as in --gpus 8xH200",
+            f"run {install_command('cuda')}, or name the GPUs as in --gpus 8xH200; --gpus none serves on a CPU",
         ) from None
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         raise NotFoundError(
             f"the NVIDIA driver cannot be asked for its GPUs ({error})",
-            "run this on the GPU machine, or name the GPUs as in --gpus 8xH200",
+            "run this on the GPU machine, or name the GPUs as in --gpus 8xH200; --gpus none serves on a CPU",
         ) from None
     return pynvml
 
@@ -150,7 +150,10 @@ def _node(found: Sequence[tuple[str, int]]) -> Node:
     """The node of GPUs by product and bytes, which must be of one kind."""
     names = [name for name, _ in found]
     if not found:
-        raise NotFoundError("the NVIDIA driver reports no GPU", "name the GPUs as in --gpus 8xH200")
+        raise NotFoundError(
+            "the NVIDIA driver reports no GPU",
+            "name the GPUs as in --gpus 8xH200; --gpus none serves on a CPU",
+        )
     if len(set(names)) > 1:
         kinds = ", ".join(sorted(set(names)))
         raise InputError(f"this machine has GPUs of different kinds ({kinds})", "name the ones to plan for")

@@ -101,6 +101,9 @@ def _check_secret_values(texts: Sequence[str], options: ServeOptions) -> None:
             )
 
 
+_SECRETS_BY_NAME = ("--hf-secret", "--key-secret")
+
+
 def check_values(values: Mapping[str, str], words: Sequence[str] = (), *, cluster: bool) -> None:
     """Check what the user named, by option; an empty value is one that was not given.
 
@@ -123,7 +126,8 @@ def check_values(values: Mapping[str, str], words: Sequence[str] = (), *, cluste
             )
         if len(value) > _LONGEST:
             raise InputError(f"{name} is longer than {_LONGEST} characters", "shorten it")
-        check_no_secret((value,))
+        # NAME:KEY names a Secret and a key in it, and holds neither.
+        check_no_secret(value.split(":", 1) if name in _SECRETS_BY_NAME else (value,))
     _check_words(words)
     if cluster and any("$(" in value for value in (*values.values(), *words)):
         # A secret's value among them: it would stand on the engine's command line.

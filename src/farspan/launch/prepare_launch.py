@@ -233,7 +233,7 @@ def _flags_without_plan(
         raise InputError(
             f"a context of {format_tokens(context)} is above the {format_tokens(longest)} tokens {spec.name} was made "
             "for",
-            f"use --context {format_tokens(longest)} or less, or add --force",
+            f"ask for {format_tokens(longest)} or less, or add --force",
         )
     own = given.get(name)
     if own is not None and own.isdigit() and int(own) < context and options.context and not options.force:

@@ -1,7 +1,8 @@
 """How long a request takes: a physical floor, and what to expect from efficiencies fitted to real runs.
 
 Floor: operations over the GPU's dense peak, bytes over its bandwidth; nothing runs faster. Expected: the same
-terms over the efficiencies of `timing_fits`, plus the CPU time of SGLang's prefix tree where it was measured.
+terms over the efficiencies of `timing_fits`, plus the CPU time of SGLang's prefix tree where it was measured, plus what
+the ranks exchange where the efficiencies are of one rank alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 from farspan.hardware.gpu import Gpu
 from farspan.models.spec import KvDtype, ModelSpec
 from farspan.planner.calibration import Calibration, kv_name
-from farspan.planner.collectives import CollectiveEstimate, estimate_collectives
+from farspan.planner.collectives import estimate_collectives
 from farspan.planner.roofline import (
     DecodeRates,
     PrefillRates,
@@ -21,6 +22,7 @@ from farspan.planner.roofline import (
     prefill_rates,
 )
 from farspan.planner.timing_fits import (
+    DECODE_ALONE,
     EAGER_EXPERTS_S,
     EAGER_LAYER_S,
     FITS,
@@ -141,11 +143,17 @@ def estimate_time(
             basis += "; prefix tree from CPU measurements of this version"
         else:
             basis += "; the prefix tree's CPU time was not measured for this version and is left out"
-    shared = _collectives(model, gpu, tp, prompt_tokens, chunk, calibration)
-    if shared is not None:
-        terms = (*terms, TimeTerm("collectives", 0.0, shared.prefill_s, shared.formula))
-        expected += shared.prefill_s
-        basis += "; collectives of the ranks are assumed"
+    exchanged = estimate_collectives(model, gpu, tp, prompt_tokens, chunk=chunk)
+    added = _Collectives(
+        prefill_s=exchanged.prefill_s if pace.prefill_alone else 0.0,
+        step_s=exchanged.step_s if pace.decode_alone else 0.0,
+    )
+    if added.prefill_s:
+        terms = (*terms, TimeTerm("collectives", 0.0, added.prefill_s, f"assumed: {exchanged.formula}"))
+        expected += added.prefill_s
+    if any(added):
+        what = "" if added.prefill_s else " between tokens"
+        basis += f"; what {tp} ranks exchange{what} is an estimate, {exchanged.basis}"
     launches = eager_step_seconds(model) if eager else 0.0
     if calibration is not None and calibration.launches is not None:
         launches *= calibration.launches
@@ -156,8 +164,7 @@ def estimate_time(
         ttft_floor_s=floors.linear + floors.attention + floors.local,
         ttft_expected_s=expected,
         itl_floor_s=itl_floor,
-        itl_expected_s=max(fit.step_s + itl_floor / fit.decode, launches)
-        + (shared.step_s if shared else 0.0),
+        itl_expected_s=max(fit.step_s + itl_floor / fit.decode, launches) + added.step_s,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         fitted=pace.fitted,
@@ -165,15 +172,6 @@ def estimate_time(
         terms=terms,
         calibrated=calibration is not None and calibration.linear is not None,
     )
-
-
-def _collectives(
-    model: ModelSpec, gpu: Gpu, tp: int, tokens: int, chunk: int, calibration: Calibration | None
-) -> CollectiveEstimate | None:
-    """What a deployment pays beside one rank that was measured alone; fits to whole deployments hold it already."""
-    if calibration is None or calibration.linear is None or calibration.ranks > 1 or tp == 1:
-        return None
-    return estimate_collectives(model, gpu, tp, tokens, chunk=chunk)
 
 
 @lru_cache(maxsize=64)
@@ -192,6 +190,15 @@ class _Pace(NamedTuple):
     basis: str
     linear_formula: str
     attention_formula: str
+    prefill_alone: bool
+    decode_alone: bool
+
+
+class _Collectives(NamedTuple):
+    """What a deployment pays beside one rank that was measured alone; fits to whole deployments hold it already."""
+
+    prefill_s: float
+    step_s: float
 
 
 @lru_cache(maxsize=256)
@@ -206,10 +213,13 @@ def _pace(
     calibration: Calibration | None,
 ) -> _Pace:
     fit, fitted, basis = choose_fit(engine, version, gpu.name, kv_dtype, backend, experts=has_experts(model))
+    prefill_alone, decode_alone = fit.alone, DECODE_ALONE
     if calibration is not None:
         fit = calibration.apply_to(fit)
         if calibration.linear is not None:
-            fitted, basis = True, calibration.basis
+            fitted, basis, prefill_alone = True, calibration.basis, calibration.ranks == 1
+        if calibration.decode is not None:
+            decode_alone = calibration.ranks == 1
     return _Pace(
         prefill_seconds(model, gpu, tp, kv_dtype),
         decode_rates(model, tp, kv_dtype.value_bytes(model.dtype_bytes)).over(gpu.bandwidth),
@@ -218,6 +228,8 @@ def _pace(
         basis,
         f"{fit.linear:.2f} of the peak",
         f"{fit.attention:.3f} of the peak",
+        prefill_alone,
+        decode_alone,
     )
 
 
@@ -277,7 +289,7 @@ def choose_fit(
     )
     if fallback.experts != experts:
         kind = next(fit for fit in FITS if fit.experts == experts)
-        fallback = fallback._replace(linear=kind.linear)
+        fallback = fallback._replace(linear=kind.linear, alone=kind.alone)
         said += f"; that for weights is {kind.engine} {kind.version}'s, fitted to {kind.runs}"
     return fallback, False, said
 

@@ -14,12 +14,14 @@ class Fit(NamedTuple):
         gpu: The GPU it ran on.
         kv: "bf16" or "fp8".
         backend: Attention backend, or empty for the engine's default.
-        linear: Share of the peak in matrix products of weights; collectives and launch gaps included.
+        linear: Share of the peak in matrix products of weights; launch gaps included, and the collectives of a whole
+            deployment.
         attention: Share of the peak in attention, FP8 peak for an FP8 cache.
         decode: Share of the memory bandwidth while decoding.
         step_s: Seconds a decoding step takes besides reading memory.
         runs: What it was fitted to, in words.
         experts: Whether the model that ran had experts, whose matrices are small.
+        alone: Whether one rank of a deployment ran alone: collectives are not in its shares.
     """
 
     engine: str
@@ -33,12 +35,14 @@ class Fit(NamedTuple):
     step_s: float
     runs: str
     experts: bool = True
+    alone: bool = False
 
 
-# Only vLLM 0.24.0 reported the time between tokens: every fit uses its decoding figures.
+# Only vLLM 0.24.0 reported the time between tokens, of one rank alone: every fit uses its decoding figures.
 _DECODE, _STEP_S = 0.46603, 0.0081454
+DECODE_ALONE = True
 # A single run cannot tell linear from attention work: it borrows the linear efficiency three runs determine.
-_LINEAR, _TRITON_LINEAR = 0.27480, 0.55114
+_LINEAR, _TRITON_LINEAR = 0.27655, 0.55114
 
 # Seconds the CPU takes to launch one layer's kernels without CUDA graphs: one rank of Scout (48 layers) decoded in
 # 68 to 88 ms a token eager on one H200 (vLLM 0.24.0; SGLang 0.5.16 in 67), where reading memory takes 10 to 13; one
@@ -55,7 +59,7 @@ FITS: tuple[Fit, ...] = (
         "bf16",
         "",
         _LINEAR,
-        0.43271,
+        0.43260,
         _DECODE,
         _STEP_S,
         "three prompts of 2.8M to 6.4M tokens, Scout on 8x H200",
@@ -67,7 +71,7 @@ FITS: tuple[Fit, ...] = (
         "fp8",
         "",
         _LINEAR,
-        0.26508,
+        0.26501,
         _DECODE,
         _STEP_S,
         "one prompt of 9.8M tokens, Scout on 8x H200",
@@ -83,6 +87,7 @@ FITS: tuple[Fit, ...] = (
         _DECODE,
         _STEP_S,
         "prompts of 8k to 1M tokens, one rank of Scout alone on one H200, without collectives",
+        alone=True,
     ),
     Fit(
         "vllm",
@@ -96,6 +101,7 @@ FITS: tuple[Fit, ...] = (
         _STEP_S,
         "prompts of 8k to 128k tokens, one rank of Llama 3.1 70B alone on one H200, without collectives",
         experts=False,
+        alone=True,
     ),
     Fit(
         "sglang",
@@ -104,7 +110,7 @@ FITS: tuple[Fit, ...] = (
         "bf16",
         "fa3",
         _LINEAR,
-        0.27113,
+        0.27114,
         _DECODE,
         _STEP_S,
         "one prompt of 2.1M tokens, Scout on 8x H200, eager decode",
@@ -121,6 +127,7 @@ FITS: tuple[Fit, ...] = (
         _DECODE,
         _STEP_S,
         "prompts of 8k to 256k tokens, one rank of Scout alone on one H200, triton backend",
+        alone=True,
     ),
     Fit(
         "sglang",
@@ -133,6 +140,7 @@ FITS: tuple[Fit, ...] = (
         _DECODE,
         _STEP_S,
         "one prompt of 262k tokens, one rank of Scout alone on one H200, triton backend",
+        alone=True,
     ),
     # Never run whole: torch's flash attention alone, 8192 queries over 1M keys, at 281 TFLOP/s.
     Fit(
@@ -146,6 +154,7 @@ FITS: tuple[Fit, ...] = (
         _DECODE,
         _STEP_S,
         "torch's flash attention alone on one H200; the rest is vLLM 0.12.0's",
+        alone=True,
     ),
 )
 

@@ -65,6 +65,11 @@ def build_prompt(
     """
     _check(tokens=tokens, task=task, depth=depth, seed=seed, output_tokens=output_tokens, count=count)
     if tokenizer.recall:
+        if corpus is not None and not isinstance(corpus, BuiltinCorpus):
+            raise UnsupportedError(
+                f"the recall checkpoint knows no words but its own, and none of {corpus.name}",
+                "leave the corpus out",
+            )
         return build_recall_prompt(
             tokenizer,
             tokens=tokens,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from farspan.launch.start_watch import StartError
 from farspan.proof.campaign import Campaign, EngineProgress
 from farspan.proof.keep_log import keep_log
 from farspan.proof.log_findings import examine_kept_log, record_finding
+
+# How long a server whose connections broke may take to be gone.
+_ENDING_S = 3.0
 
 
 def note_start(campaign: Campaign, progress: EngineProgress, launch: Launch) -> None:
@@ -42,6 +46,8 @@ async def serving_measured(
 ) -> AsyncIterator[ServedModel]:
     """Start a server, note how its start went, and keep its log in the run's folder when it is ended with the block.
 
+    A server that ends by itself while it is measured is an error, whatever the requests made of it.
+
     Args:
         campaign: It is saved once the server answers.
         progress: Where the start is noted.
@@ -64,9 +70,25 @@ async def serving_measured(
         progress.compared = [asdict(row) for row in served.report.compared]
         campaign.save()
         try:
-            yield served
+            try:
+                yield served
+            except FarspanError:
+                await _raise_if_ended(served)
+                raise
+            if progress.right is False:
+                await _raise_if_ended(served)
         finally:
             keep_log(served, run)
+
+
+async def _raise_if_ended(served: ServedModel) -> None:
+    """Say that the server is gone, where it is: that is why requests failed.
+
+    Raises:
+        StartError: It has ended.
+    """
+    with suppress(TimeoutError):
+        await asyncio.wait_for(served.wait_for_end(), _ENDING_S)
 
 
 def note_failure(campaign: Campaign, progress: EngineProgress, error: FarspanError, run: Path) -> None:

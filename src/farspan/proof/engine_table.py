@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from farspan.errors import InputError
+from farspan.measurement.http.request_status import Status
 from farspan.measurement.runs.result import Result
 from farspan.measurement.runs.run_folder import load_run
 from farspan.proof.campaign import EngineProgress
@@ -50,7 +51,7 @@ def _describe_outcome(progress: EngineProgress, results: tuple[Result, ...]) -> 
     if progress.failed:
         what = "not measured to the end" if progress.ready_s is not None else "did not start"
         return "; ".join(part for part in (f"{what}: {progress.failed}", upto) if part)
-    wrong = sum(result.score != 1.0 for result in results)
+    wrong = sum(result.status is not Status.OK for result in results)
     if wrong:
         return "; ".join(
             part for part in (f"{wrong} of {len(results)} requests failed or were wrong", upto) if part

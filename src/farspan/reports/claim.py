@@ -21,7 +21,6 @@ from farspan.reports.trust_statement import (
     judge_cold,
     judge_length,
     judge_times,
-    was_checked,
 )
 from farspan.sizes import format_seconds, format_tokens
 
@@ -96,7 +95,7 @@ def write_verdict(results: Sequence[Result]) -> str:
     if not results:
         return "No request has finished."
     right = sum(is_right(result) for result in results)
-    unchecked = sum(result.status is Status.OK and not was_checked(result) for result in results)
+    unchecked = sum(result.status is Status.OK and result.recall is None for result in results)
     total = len(results)
     if unchecked:
         answered = f"{unchecked + right:,} of {total:,} requests were answered"
@@ -152,7 +151,7 @@ def _several_depths(rows: Sequence[Row]) -> bool:
 def choose_figures(run: ReportRun) -> tuple[KeyFigure, ...]:
     """Choose the figures for the top of the page: those of the longest proven (else answered) context."""
     results = run.results
-    right, checked = sum(map(is_right, results)), sum(map(was_checked, results))
+    right, checked = sum(map(is_right, results)), sum(result.recall is not None for result in results)
     proven = find_proven(results)
     sure = TrustLevel.PROVEN if checked else TrustLevel.UNKNOWN
     of = f"{right:,} of {len(results):,}" if checked else "not checked"

@@ -18,7 +18,6 @@ from farspan.measurement.runs.result import Result
 from farspan.reports.kvmemory import KvHeld, find_before, find_kv, find_peak
 from farspan.reports.report_run import ReportRun
 from farspan.reports.series import Series
-from farspan.reports.trust_statement import was_checked
 from farspan.sizes import format_seconds, format_tokens
 
 # More contexts than this are put together by size, or the table would be as long as the list of requests.
@@ -226,7 +225,7 @@ def compare_with_first(runs: Sequence[ReportRun]) -> dict[str, Comparison]:
 
 def tabulate_recall(run: ReportRun, groups: Mapping[int, tuple[int, str]]) -> RecallTable | None:
     """Lay out a run's recall by depth and context; None when no answer was checked."""
-    if not any(was_checked(result) for result in run.results):
+    if not any(result.recall is not None for result in run.results):
         return None
     shown: dict[tuple[int, float], list[Result]] = {}
     for results in group_points(merge_contexts(run.results, groups)).values():
@@ -239,7 +238,7 @@ def tabulate_recall(run: ReportRun, groups: Mapping[int, tuple[int, str]]) -> Re
         results = shown.get((context, depth))
         if results is None:
             return None
-        scores = [result.score for result in results if was_checked(result) and result.score is not None]
+        scores = [result.recall for result in results if result.recall is not None]
         return RecallCell(sum(scores) / len(scores) if scores else None, len(scores), len(results))
 
     rows = tuple(tuple(cell(context, depth) for context in contexts) for depth in depths)

@@ -8,7 +8,6 @@ from typing import Any
 
 from farspan.reports.report_tables import FailureRow, PointRow
 from farspan.reports.run_section import ComparedRun, RunSection
-from farspan.reports.trust_statement import was_checked
 
 REQUEST_COLUMNS = (
     "run", "engine", "model", "context", "depth", "repeat", "seed", "started_at", "status", "error", "prompt_tokens",
@@ -29,7 +28,7 @@ def list_request_rows(section: RunSection) -> Iterator[tuple[object, ...]]:
             result.seed, result.started_at, result.status.value, result.error, result.prompt_tokens,
             result.cached_tokens, result.output_tokens, result.ttft_s, result.queue_s, gaps.mean if gaps else None,
             gaps.p50 if gaps else None, gaps.p99 if gaps else None, result.tpot_s, result.e2e_s,
-            result.prefill_tokens_per_s, result.decode_tokens_per_s, result.score if was_checked(result) else None,
+            result.prefill_tokens_per_s, result.decode_tokens_per_s, result.recall,
             result.most_at_once, planned.expected_s if planned else None, planned.floor_s if planned else None,
             " ".join(result.labels), result.expected_cached_tokens, result.engine_ttft_s, result.stream_late_s,
             result.first_token_held_s,

@@ -48,12 +48,7 @@ class Trust:
 
 def is_right(result: Result) -> bool:
     """Tell whether an answer was compared with something planted, and was right."""
-    return result.status is Status.OK and was_checked(result)
-
-
-def was_checked(result: Result) -> bool:
-    """Tell whether the reply was compared with something planted; of an imported request it never was."""
-    return result.score is not None and bool(result.answer)
+    return result.status is Status.OK and result.recall is not None
 
 
 def judge(run: ReportRun) -> tuple[Trust, ...]:
@@ -140,7 +135,7 @@ def judge_times(answered: Sequence[Result]) -> Trust:
 
 def judge_recall(answered: Sequence[Result]) -> Trust:
     """Judge whether answers were checked at all."""
-    checked = sum(was_checked(result) for result in answered)
+    checked = sum(result.recall is not None for result in answered)
     if not checked:
         return Trust(
             "Recall", TrustLevel.UNKNOWN, "no reply was compared with anything planted in its prompt"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -169,11 +171,22 @@ def find_format(path: Path) -> Format | None:
 
 
 def _write(path: Path, text: str) -> None:
+    # A pipe or a device is written as it is; a file is the old one or the whole new one.
+    draft = path if path.exists() and not path.is_file() else path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")
+        if draft != path:
+            draft.replace(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error})", "pass another place with -o") from error
+        if draft != path:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = (
+            "free some space and do it again: what is done is kept" if full else "pass another place with -o"
+        )
+        raise InputError(f"{path} cannot be written ({error.strerror or error})", fix) from error
 
 
 def _choose_targets(out: Path, formats: Sequence[Format]) -> dict[Format, Path]:

@@ -31,6 +31,8 @@ _ENTRY = re.compile(
     r"(?:(?P<name>[a-z0-9][a-z0-9.-]*)=)?(?P<engine>[a-z]+)(?:@(?P<version>[0-9][\w.]*))?", re.ASCII
 )
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*", re.ASCII)
+
 
 @dataclass(frozen=True, slots=True)
 class ProofCommands:
@@ -77,7 +79,7 @@ def prove(
     Every step done is on disk: after a kill the same call goes on. No server of it stays, however it ends.
 
     Args:
-        model: A catalog name, a checkpoint's folder, or a hub id; may be empty with `url`.
+        model: A catalog name, a checkpoint's folder, or a hub id; empty with `url`: the server says what it serves.
         dry_run: Start nothing; return the commands.
         watcher: Its methods are called as a measurement goes on.
         start_watcher: Its methods are called as a server starts.
@@ -156,6 +158,8 @@ def prove_options(
     lengths = _read_tokens(contexts)
     if not lengths:
         raise InputError("nothing is to be proven", "give --contexts such as 2M,5M,10M")
+    if model and url:
+        raise InputError(f"{model} is named beside --url", "leave it out: the server says what it serves")
     if not model and not url:
         raise InputError("neither a model nor --url is given", "name a model, as farspan plan does")
     tokens = parse_tokens(str(output_tokens))
@@ -257,6 +261,11 @@ def _read_engines(given: str | Sequence[str]) -> dict[str, tuple[str, str]]:
 
 def _by_engine(given: Sequence[str], entries: Mapping[str, Any]) -> dict[str, str]:
     """Read values for all engines, or for one as NAME=VALUE; the latter come first."""
+    for text in given:
+        name, equals, _ = text.partition("=")
+        # Variables are in capitals or have an underscore, flags begin with a dash, paths and images have a slash.
+        if equals and name not in entries and _NAME.fullmatch(name):
+            raise InputError(f"{name} is no engine of this proof", f"name one of {', '.join(entries)}")
     common = {name: text for text in given if text.partition("=")[0] not in entries for name in entries}
     own = {
         name: value

@@ -13,7 +13,7 @@ from typing import Any, Literal, overload
 
 from farspan.engines.engine import Engine
 from farspan.engines.registry import get_engine
-from farspan.errors import InputError, MissingPackageError, UnsupportedError
+from farspan.errors import DoesNotFitError, InputError, MissingPackageError, UnsupportedError
 from farspan.hardware.gpu import Node
 from farspan.hardware.node_spelling import parse_node
 from farspan.launch.runtime import Runtime
@@ -29,6 +29,7 @@ from farspan.models.spec import KvDtype, parse_kv_dtype
 from farspan.planner.calibration_store import load_calibrations
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.request import PlanRequest
+from farspan.proof.rank_refusals import check_divided_by_options, explain_heavy_rank, is_too_heavy, name_rank
 from farspan.proof.rehearsal import KEPT_BY_ENGINES, RehearsalOptions, run_rehearsal
 from farspan.proof.rehearsal_report import RehearsalReport, report_rehearsal
 from farspan.reports.write_report import Format
@@ -243,7 +244,7 @@ def rehearsal_options(
         ignore_fields=tuple(ignore_fields),
     )
     lengths, longest = _read_lengths(contexts, context, answer, shard, toy=toy)
-    flags = tuple(engine_flags)
+    check_divided_by_options(chosen, flags := tuple(engine_flags))
     folder = Path(output) if output else _default_folder(name, chosen.name, shard)
     mark = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=3).hexdigest()
     common: dict[str, Any] = {
@@ -256,7 +257,13 @@ def rehearsal_options(
     }  # fmt: skip
 
     def prepare(rank: Path) -> Runtime:
-        return prepare_server(str(rank.resolve()), **common).runtime
+        try:
+            return prepare_server(str(rank.resolve()), **common).runtime
+        except (DoesNotFitError, InputError) as error:
+            if isinstance(error, DoesNotFitError) and node is not None and is_too_heavy(shard, node.gpu):
+                # The plan of the rank alone would name ranks to divide that one over.
+                raise explain_heavy_rank(config, shard, node.gpu, ignore_fields) from error
+            raise name_rank(error, shard) from error
 
     deployment = None
     if node is not None:

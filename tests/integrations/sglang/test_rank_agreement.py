@@ -16,6 +16,7 @@ from farspan.integrations.sglang.rank_agreement import (
     RankAgreement,
     check_ranks,
     rank_agreement,
+    table_agreement,
 )
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.host import HostDriver
@@ -78,6 +79,7 @@ def server_arguments(**options: Any) -> Values:
 def test_one_process_and_independent_schedulers_have_nobody_to_agree_with() -> None:
     assert rank_agreement(server_arguments()) is None
     assert rank_agreement(server_arguments(dp_size=4)) is None
+    assert table_agreement(server_arguments(dp_size=4)) is None
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,9 @@ def test_what_does_not_run_in_step_is_refused_in_one_line(options: dict[str, Any
     with pytest.raises(UnsupportedError, match=said) as caught:
         check_ranks(server_arguments(**options))
     assert "FARSPAN_KV_POOLS=sglang" in str(caught.value.fix)
+    assert table_agreement(server_arguments(**options)) is None, (
+        "with SGLang's own pools it runs as without farspan"
+    )
 
 
 def test_ranks_with_different_clocks_look_at_the_same_iterations() -> None:
@@ -116,6 +121,16 @@ def test_ranks_with_different_clocks_look_at_the_same_iterations() -> None:
     busy = np.diff([one for one in looks[0] if 520 < one < 1500])
     assert set(busy) == {8}
     assert len([one for one in looks[0] if one < 500]) < 10, "an idle one doubles the time between two looks"
+
+
+def test_a_request_that_was_refused_is_tried_again_at_the_next_look_or_beside_others() -> None:
+    ranks = RankAgreement(list)
+    ranks.note_refused("r1", 0, 5)
+    assert ranks.was_refused("r1", 0, 5)
+    assert not ranks.was_refused("r1", 0, 4), "one has ended"
+    assert not ranks.was_refused("r2", 0, 5)
+    ranks.look(0)
+    assert not ranks.was_refused("r1", 0, 5)
 
 
 def test_pools_grow_by_what_the_poorest_rank_has() -> None:

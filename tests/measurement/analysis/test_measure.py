@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from farspan.cli.live import describe_result
 from farspan.measurement.analysis.measure import measure
+from farspan.measurement.analysis.summary import list_points
 from farspan.measurement.http.client import Exchange
 from farspan.measurement.http.request_status import Status
 from farspan.measurement.http.wire import Usage
@@ -84,6 +88,19 @@ def test_a_wrong_count_is_worse_than_a_wrong_answer() -> None:
     wrong = measure(JOB, exchange(usage=Usage(1000, 0, 4)), answer="a", score=0.5)
     assert wrong.status is Status.WRONG_ANSWER
     assert "50%" in wrong.error
+
+
+def test_where_nothing_was_planted_nothing_is_recalled() -> None:
+    """Random prompts and traces: any words are an answer, and say nothing of what the server saw."""
+    free = measure(JOB, exchange(usage=Usage(1000, 0, 4)), answer="", score=1.0)
+    assert (free.status, free.score, free.recall) == (Status.OK, None, None)
+    silent = measure(JOB, exchange(usage=Usage(1000, 0, 4)), answer="", score=0.0)
+    assert (silent.status, silent.error) == (Status.WRONG_ANSWER, "the reply has no words")
+    [point] = list_points([free])
+    assert point.recall is None
+    # Runs of farspan before it knew better hold a score of 1.
+    assert "recall" not in describe_result(replace(free, score=1.0))
+    assert list_points([replace(free, score=1.0)])[0].recall is None
 
 
 def test_an_early_stop_is_labelled_with_its_reason() -> None:

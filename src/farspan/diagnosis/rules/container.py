@@ -126,8 +126,8 @@ def _stopped_while_starting(server_state: ServerState) -> Diagnosis | None:
             "large models 30 minutes: 180 x 10 s); liveness and readiness probes count from there on",
             "`kubectl describe pod` shows 'Liveness probe failed' or 'Startup probe failed', and who "
             "else ended it",
-            "`farspan plan MODEL` says how long loading takes; docker, systemd and CI have start "
-            "timeouts of their own",
+            "`farspan serve MODEL` shows every phase of a start beside its planned time (before one: --dry-run --json, "
+            "planned_start_s); docker, systemd and CI have start timeouts of their own",
         ),
         Confidence.STRONG,
         evidence=Evidence(stopped.line, server_state.stop_text),
@@ -208,8 +208,8 @@ def _start_unfinished(server_state: ServerState) -> Diagnosis | None:
         (
             "if the process is gone: `dmesg | grep -i kill`, `docker inspect` (OOMKilled, exit code "
             "137), `kubectl describe pod`",
-            "a startup probe that is too short kills a server that only loads; `farspan plan` says "
-            "how long loading takes",
+            "a startup probe that is too short kills a server that only loads; `farspan serve` shows every phase of a "
+            "start beside its planned time, and sets probes by it",
         ),
         Confidence.LIKELY,
         evidence=Evidence(server_state.last.line, f"the last line, during {during}"),

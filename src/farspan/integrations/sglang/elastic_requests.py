@@ -90,15 +90,23 @@ def _elastic_kind(base: Any, adapter: Adapter) -> Any:
             self.prepared_rows: set[int] = set()
             self.ranks = table.ranks
             self.was_short = False
+            self.agreed_rows: int | None = None
 
         def available_size(self) -> int:
             """Return the requests that could be admitted now: rows are free, and there is memory for them.
 
-            Ranks agree on that when the rows are prepared, and until then there is.
+            Ranks agree on that when rows are prepared, and until then there is; or, where nobody prepares rows, in
+            `agree_rows`.
             """
             if self.ranks is not None:
-                return len(self.free_slots)
+                most = len(self.free_slots)
+                return most if self.agreed_rows is None else min(most, self.agreed_rows)
             return min(len(self.free_slots), self.elastic_table.affordable() + len(self.prepared_rows))
+
+        def agree_rows(self) -> None:
+            """Find the rows that all ranks have memory for; they must call it in the same iteration."""
+            if self.ranks is not None:
+                self.agreed_rows = self.ranks.least(self.elastic_table.affordable())
 
         def has_room(self) -> bool:
             """Return whether there is memory for a whole row; as far as ranks agree, since this was asked last."""

@@ -21,7 +21,7 @@ from farspan.integrations.sglang.elastic_requests import table_bytes
 from farspan.integrations.sglang.kv_allocators import counting_slots, token_allocator, window_allocator
 from farspan.integrations.sglang.kv_pools import elastic_config, kv_pool_class
 from farspan.integrations.sglang.prefill_needs import needs_of_chunk, needs_of_request
-from farspan.integrations.sglang.rank_agreement import rank_agreement
+from farspan.integrations.sglang.rank_agreement import rank_agreement, table_agreement
 from farspan.integrations.sglang.secured_memory import SecuredMemory
 
 _SRT = "sglang.srt"
@@ -68,7 +68,9 @@ class KVHooks:
         """Return the memory of the process; when its KV pools are SGLang's own it is for the table alone."""
         arguments = self._adapter.options(configurator.server_args)
         if self._memory is None or not wants_elastic_pools(arguments):
-            self._memory = DeviceMemory(configurator.device, table_bytes(rows, width), None, arguments)
+            self._memory = DeviceMemory(
+                configurator.device, table_bytes(rows, width), None, arguments, table_agreement(arguments)
+            )
         return self._memory
 
     def check_pools(self, context: Any) -> None:
@@ -251,6 +253,8 @@ def _count_slots(original: Any, observer: Any) -> Any:
 def _before_prefill(scheduler: Any, running_batch: Any) -> None:
     secured = _secured_of(scheduler)
     if secured is None:
+        if scheduler.waiting_queue and hasattr(scheduler.req_to_token_pool, "elastic_table"):
+            scheduler.req_to_token_pool.agree_rows()
         return
     if not secured.memory.streams and secured.memory.driver.name == "cuda":
         secured.memory.streams.append(scheduler.forward_stream)

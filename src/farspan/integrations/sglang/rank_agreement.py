@@ -131,8 +131,7 @@ def check_ranks(arguments: Any) -> None:
         UnsupportedError: An option has such a value.
     """
     for name, why in _REFUSED.items():
-        value = option(arguments, name)
-        if value is True or value not in (None, False, 1):
+        if _is_set(value := option(arguments, name)):
             said = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
             raise UnsupportedError(
                 f"--radix-cache-backend {BACKEND} does not work with {said} and elastic KV pools: {why}",
@@ -147,6 +146,24 @@ def rank_agreement(arguments: Any) -> RankAgreement | None:
         UnsupportedError: See `check_ranks`.
     """
     check_ranks(arguments)
+    return _tensor_parallel_ranks(arguments)
+
+
+def table_agreement(arguments: Any) -> RankAgreement | None:
+    """Return the same for a server whose table of requests alone is elastic.
+
+    Where `check_ranks` refuses pools, None: each rank admits by the rows that its own GPU has memory for.
+    """
+    if any(_is_set(option(arguments, name)) for name in _REFUSED):
+        return None
+    return _tensor_parallel_ranks(arguments)
+
+
+def _is_set(value: Any) -> bool:
+    return value is True or value not in (None, False, 1)
+
+
+def _tensor_parallel_ranks(arguments: Any) -> RankAgreement | None:
     if option(arguments, "tp_size") in (None, 1):
         return None
     group = import_module("sglang.srt.distributed.parallel_state").get_tp_group().cpu_group

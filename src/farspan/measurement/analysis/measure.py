@@ -38,7 +38,7 @@ def measure(
     Args:
         job: What was asked.
         exchange: What the client saw.
-        answer: What was planted.
+        answer: What was planted; empty for nothing, which any words answer.
         score: How much of it the reply brings back, 0 to 1; ignored when the request failed.
         around: What happened around it.
         prompt_id: The prompt's name in the prompt store.
@@ -57,7 +57,7 @@ def measure(
         error = f"the server counted {usage.prompt_tokens} prompt tokens, {job.context} were asked for"
     elif finished and score < 1.0:
         status = Status.WRONG_ANSWER
-        error = f"the reply holds {score:.0%} of what was planted"
+        error = f"the reply holds {score:.0%} of what was planted" if answer else "the reply has no words"
     computing = None if ttft is None else ttft - min(usage.queue_s or 0.0, 0.999 * ttft)
     rate = usage.prompt_tokens / computing if usage.prompt_tokens and computing and not warm else None
     tokens = usage.output_tokens or len(times)
@@ -82,7 +82,7 @@ def measure(
         body_bytes=exchange.body_bytes,
         prefill_tokens_per_s=rate,
         finish_reason=exchange.finish_reason,
-        score=score if finished else None,
+        score=score if finished and answer else None,
         answer=answer,
         reply=exchange.text[:REPLY_CHARACTERS],
         labels=tuple(evidence),

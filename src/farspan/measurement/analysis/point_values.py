@@ -82,5 +82,5 @@ def _count(name: str, results: Sequence[Result]) -> float | None:
         return float(sum(result.status is not Status.OK for result in results))
     if name == "trusted":
         return float(sum(result.is_trusted for result in results))
-    scores = [result.score for result in results if result.score is not None]
+    scores = [result.recall for result in results if result.recall is not None]
     return fmean(scores) if scores else None

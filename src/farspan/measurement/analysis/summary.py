@@ -32,7 +32,7 @@ class Point:
         requests: How many requests were made.
         trusted: How many of them the times are taken from.
         prompt_tokens, cached_tokens: As the server counts them; the most frequent value.
-        recall: Mean score of the answered requests; None when none was answered.
+        recall: Mean share of what was planted that came back; None where nothing was planted, or none was answered.
         statuses: How the requests ended, by count.
         labels: Every label that any of them carries.
         concurrency: How many requests they were sent among, in a run that goes through several; else None.
@@ -76,7 +76,7 @@ def list_points(results: Sequence[Result]) -> tuple[Point, ...]:
 
 def _sum_up(key: PointKey, results: Sequence[Result]) -> Point:
     timed = choose_timed(results)
-    scores = [result.score for result in results if result.score is not None]
+    scores = [result.recall for result in results if result.recall is not None]
 
     def middle(name: str) -> float | None:
         return statistic(list_values(MEASURES[name], timed), "median")

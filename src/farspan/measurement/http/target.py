@@ -167,7 +167,8 @@ def choose_model(url: str, cards: list[dict[str, Any]], model: str | None, versi
     if not cards:
         if model is None:
             raise InputError(
-                f"the server at {url} lists no model under /v1/models", "pass --model, and check --url"
+                f"the server at {url} lists no model under /v1/models",
+                "check the address; farspan bench takes a name with --model",
             )
         return ServerInfo(url, model, version=version)
     card = next((c for c in cards if model in (None, c["id"])), None)

@@ -40,7 +40,7 @@ class Result:
         prefill_tokens_per_s: Prompt tokens over TTFT; None unless both are known and the prompt was not
             cached.
         labels: Short names of what limits the trust in this result; `evidence` has a sentence for each.
-        score: 0 to 1, how much of what was planted came back; None when the request failed.
+        score: 0 to 1, how much of what was planted came back; None when the request failed, or nothing was planted.
         token_times_s: Arrival of every event with tokens, seconds since the request's start.
         phase: Only measured requests count in statistics.
         prompt_id: The hash of the prompt's bytes, its name in the prompt store.
@@ -101,6 +101,11 @@ class Result:
     engine_ttft_s: float | None = None
     first_token_held_s: float | None = None
     conversation: int = 0
+
+    @property
+    def recall(self) -> float | None:
+        """How much of what was planted came back, 0 to 1; None where the reply was compared with nothing."""
+        return self.score if self.answer else None
 
     @property
     def stream_late_s(self) -> float | None:

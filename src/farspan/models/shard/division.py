@@ -69,6 +69,7 @@ _FIELDS: dict[FieldKind, tuple[str, ...]] = {
     FieldKind.HEADS: (
         *_names("num_attention_heads"),
         "swa_num_attention_heads",
+        "o_groups",
         "linear_num_key_heads",
         "linear_num_value_heads",
         "linear_num_heads",

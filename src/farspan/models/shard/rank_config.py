@@ -11,7 +11,7 @@ from farspan.errors import InputError, UnsupportedError
 from farspan.models.config import spec_from_config
 from farspan.models.families.field_names import spellings
 from farspan.models.shard.division import Division, divide_fields
-from farspan.models.shard.rank_share import TOWERS, check_blocks, check_share, rank_weights
+from farspan.models.shard.rank_share import TOWERS, check_blocks, check_share, rank_weights, routing_tables
 from farspan.models.shard.text_config import extract_text, take_layers, wrap_text
 from farspan.models.spec import ModelSpec
 from farspan.models.weights import rank_weight_bytes
@@ -76,7 +76,7 @@ def shard_config(
     except UnsupportedError as error:
         near = next(_working(config, whole, division, ignore_fields), None)
         fix = error.fix or "plan it with farspan plan, which needs no shard"
-        if near is not None:
+        if near is not None and near > 1:
             fix = f"use --tp {near}"
         raise UnsupportedError(f"no shard of {name} at {division.text}: {error.message}", fix) from error
     wrapped = wrap_text(config, shard.config) if keep_wrapper else None
@@ -175,6 +175,8 @@ def _differences(
             f"{whole.vocab_size:,}"
         )
         yield "norms, routers and latent projections are whole on every rank, and here"
+    if missing := routing_tables(cut) - routing_tables(shard):
+        yield f"tables that send a word to its experts have the rank's words alone, {format_bytes(missing)} less"
     copied = {
         layer.num_kv_heads
         for layer in cut.layers

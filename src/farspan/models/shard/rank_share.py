@@ -55,14 +55,32 @@ def check_share(cut: ModelSpec, shard: ModelSpec, division: Division) -> None:
     for whole, part in zip(cut.layers, shard.layers, strict=True):
         for what, wanted, got in _compare_layers(whole, part, division):
             if wanted != got:
-                raise UnsupportedError(f"{what} of layer {whole.index} would be {got}, a rank's are {wanted}")
+                raise UnsupportedError(
+                    f"its config cannot say it: {what} of layer {whole.index} would be {_write(got)}, a rank's are "
+                    f"{_write(wanted)}"
+                )
     wanted_parts, parts = rank_weights(cut, division), dict(rank_weight_bytes(shard).by_part)
     for weight_part in {*wanted_parts, *parts}:
         wanted_bytes, got_bytes = wanted_parts.get(weight_part, 0), parts.get(weight_part, 0)
+        if weight_part is WeightPart.ROUTER:
+            wanted_bytes, got_bytes = wanted_bytes - routing_tables(cut), got_bytes - routing_tables(shard)
         if abs(wanted_bytes - got_bytes) > _tolerance(weight_part, wanted_bytes, shard, division):
             raise UnsupportedError(
                 f"its {weight_part.value} weights would take {got_bytes:,} bytes, a rank's take {wanted_bytes:,}"
             )
+
+
+def routing_tables(model: ModelSpec) -> int:
+    """Bytes of tables that send a word to its experts: a row a word, whole on every rank of a deployment."""
+    return sum(
+        tensor.count * tensor.dtype_bytes
+        for tensor in model.weights
+        if tensor.part is WeightPart.ROUTER and tensor.shape[:1] == (model.vocab_size,)
+    )
+
+
+def _write(value: object) -> str:
+    return f"{value:,.10g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def _tolerance(part: WeightPart, wanted: int, shard: ModelSpec, division: Division) -> float:
