@@ -787,7 +787,7 @@ def prepare(version: str, folder: str, on_gpu: bool = False) -> None:
         device_memory.POOL_SEGMENT_BYTES = 1  # the smallest that the host has: pages
         logging.disable(logging.CRITICAL)
         torch.set_num_threads(1)
-        if version == "0.5.16":  # the other has what it imports: see `sglang_site.py`
+        if version == "0.5.16":  # the other has what it imports: see `sglang_on_cpu.py`
             install("sglang", HIDDEN)
         plugin.version = lambda name: version
     plugin.register()

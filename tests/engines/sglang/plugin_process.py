@@ -7,13 +7,10 @@ rows + rows of requests = size) and the contents of every row are checked, and t
 
 from __future__ import annotations
 
-import ast
 import json
 import logging
 import random
 import sys
-from pathlib import Path
-from types import ModuleType
 from types import SimpleNamespace as Values
 from typing import Any
 
@@ -46,21 +43,6 @@ class Row:
     @property
     def holds_kv(self) -> bool:
         return self.req_pool_idx is not None
-
-
-def scheduler_of(folder: Path) -> ModuleType:
-    """Return a module with the one method of the scheduler that is hooked, as the source has it."""
-    tree = ast.parse((folder / "sglang/srt/managers/scheduler.py").read_text("utf-8"))
-    (scheduler,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Scheduler")
-    (idle,) = (
-        each for each in scheduler.body if isinstance(each, ast.FunctionDef) and each.name == "on_idle"
-    )
-    module = ModuleType("sglang.srt.managers.scheduler")
-    idle.body, idle.decorator_list = [ast.Pass()], []
-    scheduler.body, scheduler.bases, scheduler.decorator_list = [idle], [], []
-    code = ast.fix_missing_locations(ast.Module([scheduler], []))
-    exec(compile(code, "scheduler", "exec"), vars(module))
-    return module
 
 
 def arguments(**changes: Any) -> Any:
@@ -152,9 +134,8 @@ class Clock:
 def main(version: str, folder: str, seed: int, steps: int) -> dict[str, Any]:
     sys.path.insert(0, folder)
     logging.disable(logging.CRITICAL)
-    install("sglang", HIDDEN)
-    if version != "0.5.16":  # whose scheduler can be imported as it is
-        sys.modules["sglang.srt.managers.scheduler"] = scheduler_of(Path(folder))
+    if version == "0.5.16":  # the other has what it imports: see `sglang_on_cpu.py`
+        install("sglang", HIDDEN)
     import sglang.srt.mem_cache.kv_cache_configurator as configurator
     import sglang.srt.mem_cache.memory_pool as pools
     import sglang.srt.mem_cache.registry as registry

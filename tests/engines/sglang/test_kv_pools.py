@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from farspan.integrations.sglang.adapters import ADAPTERS
-from sglang_site import site
+from sglang_on_cpu import run_process
 
-ROOT = Path(__file__).resolve().parents[3]
 VERSIONS = sorted(ADAPTERS)
 
 pytestmark = pytest.mark.engines
@@ -24,23 +19,10 @@ pytestmark = pytest.mark.engines
 def play(
     version: str, *cases: dict[str, Any], script: str = "kv_pools_process.py", **variables: str
 ) -> list[Any]:
-    """Play cases in a process of their own; 0.5.23 needs more of its dependencies, which the engines' Python has."""
-    package = Path(os.environ.get("FARSPAN_SGLANG_SOURCE", ROOT)) / f".sglang-{version}"
-    path = Path(__file__).parent / script
-    with TemporaryDirectory() as home:
-        python, paths = sys.executable, [ROOT / "src"]
-        if version != "0.5.16":
-            python = os.environ["FARSPAN_ENGINES_PYTHON"]
-            paths += [site(Path(home) / "site"), package]
-        done = subprocess.run(
-            [python, "-W", "ignore", str(path), version, str(package), json.dumps(cases)],
-            capture_output=True,
-            text=True,
-            timeout=1800,
-            env={**os.environ, "PYTHONPATH": ":".join(map(str, paths)), **variables},
-        )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    text = run_process(
+        version, Path(__file__).parent / script, json.dumps(cases), timeout_s=1800, **variables
+    )
+    found: list[Any] = json.loads(text)
     return found
 
 

@@ -6,31 +6,20 @@ Each version runs in a process of its own (`plugin_process.py`); its package is 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from farspan.integrations.sglang.adapters import ADAPTERS
-
-ROOT = Path(__file__).resolve().parents[3]
+from sglang_on_cpu import run_process
 
 pytestmark = pytest.mark.engines
 
 
 def play(version: str, seed: int, steps: int = 250) -> Any:
-    parent = Path(os.environ.get("FARSPAN_SGLANG_SOURCE", ROOT))
     script = Path(__file__).parent / "plugin_process.py"
-    command = [sys.executable, "-W", "ignore", str(script), version, str(parent / f".sglang-{version}")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(
-        [*command, str(seed), str(steps)], capture_output=True, text=True, timeout=300, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(run_process(version, script, str(seed), str(steps), timeout_s=600))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
