@@ -169,7 +169,7 @@ def _free_memory(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
     share = int(free / total * 100) / 100 if total else 0.0
     if match["of"] == "C":
         return Diagnosis(
-            f"vLLM on a CPU wants {wanted:.1f} GiB of the machine's memory (--gpu-memory-utilization {match['share']}, "
+            f"On a CPU vLLM wants {wanted:.1f} GiB of the machine's memory (--gpu-memory-utilization {match['share']}, "
             f"which counts it there) and {free:.1f} of {total:.1f} GiB are free.",
             (
                 f"--gpu-memory-utilization {max(share - 0.1, 0.1):.2f}, and VLLM_CPU_KVCACHE_SPACE=N for N GiB of KV "
