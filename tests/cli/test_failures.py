@@ -107,6 +107,11 @@ def test_a_full_disk_deep_in_a_group_is_still_one_line() -> None:
     assert failure is not None
     assert failure.exit_code == 2
     assert failure.message == "runs/a/results.jsonl: No space left on device"
+    copied = failures.describe(
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "server.log", None, "runs/a/server.log")
+    )
+    assert copied is not None
+    assert copied.message.startswith("runs/a/server.log: "), "of a copy, what is written"
     wrapped = failures.describe(ExceptionGroup("one", [DoesNotFitError("too large", "buy more")]))
     assert wrapped is not None
     assert wrapped.exit_code == 3

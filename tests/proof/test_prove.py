@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -183,6 +185,27 @@ def test_a_campaign_of_failures_alone_has_a_report(
     assert proof.exit_code == 1
     assert all("did not start" in path.read_text() for path in proof.report.written if path.suffix != ".csv")
     assert (tmp_path / "out" / "builtin.log").stat().st_size
+    words = [
+        "prove",
+        str(recall),
+        "--engines",
+        "builtin",
+        "--flags",
+        "--dtype float8",
+        "--runtime",
+        "local",
+        "--gpus",
+    ]
+    shown = CliRunner().invoke(
+        group, [*words, "none", "--contexts", "1k", "--port", "0", "-o", str(tmp_path / "out")]
+    )
+    (row,) = proof.engines
+    below = [*row.findings, *(f"-> {step}" for step in row.fixes)]
+    assert below
+    verdict = f"NOT PROVEN  builtin: {row.outcome}\n    "
+    assert verdict + "\n    ".join(below) in shown.output, (
+        "the reason and the way out are on the terminal, too"
+    )
 
 
 def test_what_cannot_be_proven_is_said_before_anything_starts(recall: Path, tmp_path: Path) -> None:
@@ -205,6 +228,8 @@ def test_what_cannot_be_proven_is_said_before_anything_starts(recall: Path, tmp_
             )
     with pytest.raises(InputError, match="nothing is to be proven"):
         farspan.prove(str(recall), output=tmp_path / "a")
+    with pytest.raises(InputError, match="recall is named beside --url; leave it out"):
+        farspan.prove(str(recall), url="http://127.0.0.1:9", contexts="1k", output=tmp_path / "a")
     with pytest.raises(InputError, match="neither a model nor --url"):
         farspan.prove(contexts="1k", output=tmp_path / "a")
     assert not (tmp_path / "a").exists()
@@ -260,3 +285,23 @@ def test_a_campaign_is_gone_on_with_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "other" / "mine").touch()
     with pytest.raises(InputError, match="holds no campaign"):
         Campaign(tmp_path / "other", {}, 8)
+
+
+def test_a_full_disk_is_told_with_the_file_and_is_no_other_farspan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Campaign(tmp_path / "c", {}, 7) as campaign:
+        campaign.done(campaign.progress("a"), Step.MEASURED)
+        with monkeypatch.context() as patch:
+            patch.setattr("farspan.proof.campaign.os.fsync", full)
+            with pytest.raises(OSError, match=rf"No space left on device: '.*{STATE_FILE}'"):
+                campaign.done(campaign.progress("b"), Step.MEASURED)
+            with pytest.raises(OSError, match="No space left"):
+                Campaign(tmp_path / "new", {}, 7)
+    with Campaign(tmp_path / "c", {}, 7) as campaign:
+        assert list(campaign.engines) == ["a"]
+    with Campaign(tmp_path / "new", {}, 8) as campaign:
+        assert campaign.seed == 8

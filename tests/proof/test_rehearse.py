@@ -243,6 +243,14 @@ def test_what_cannot_be_rehearsed_is_refused_before_anything_starts(tmp_path: Pa
             "deepseek-v3", gpus="8xH200", tp=4, engine_version="0.33.0", output=tmp_path / "out", dry_run=True
         )
     assert heavy.value.fix == "divide it further, with --tp 8, or keep the weights smaller with --weights"
+    for flag, option in (("-tp", "--tp"), ("--pipeline-parallel-size", "--pp")):
+        with pytest.raises(InputError, match="divides the deployment, and its rank runs alone") as divided:
+            farspan.rehearse(SCOUT, gpus="8xH200", engine_flags=[flag, "4"], dry_run=True)
+        assert divided.value.fix == f"say it with {option} 4, before the --"
+    with pytest.raises(
+        InputError, match=r"above the 128Ki tokens the rank of meta-llama-3.1-70b was made for"
+    ):
+        farspan.rehearse("llama-3.1-70b", gpus="8xH200", engine_version="0.33.0", contexts="1M", dry_run=True)
     with pytest.raises(InputError, match="longer than --context"):
         farspan.rehearse(SCOUT, gpus="8xH200", contexts="1M", context="500k")
     with pytest.raises(UnsupportedError, match="there is no toy of Gpt"):

@@ -92,7 +92,9 @@ def describe(error: BaseException) -> VerbFailure | None:
         )
         return VerbFailure(message, f"see {path} --help", "InputError", EXIT_BAD_INPUT, path)
     if isinstance(error, OSError) and error.errno in _REFUSALS:
-        where = error.filename if error.filename is not None else "its output"
+        # Of a copy, the second is what is written.
+        named = error.filename if error.filename2 is None else error.filename2
+        where = named if named is not None else "its output"
         return VerbFailure(f"{where}: {error.strerror}", _REFUSALS[error.errno], "OSError", EXIT_BAD_INPUT)
     return None
 

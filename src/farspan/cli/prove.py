@@ -17,6 +17,8 @@ from farspan.sizes import parse_token_list
 if TYPE_CHECKING:
     from farspan.proof.prove import ProofResult
 
+# Findings of an engine, and steps against them, below its verdict; the report has all.
+_SHOWN = 3
 EPILOG = """\b
 Examples:
   farspan prove llama-4-scout --gpus 8xH200 --contexts 2M,5M,6.5M,10M
@@ -119,6 +121,7 @@ def command(model: str, *, dry_run: bool, as_json: bool, **settings: Any) -> int
     from farspan.cli.live import PlainWatcher
     from farspan.cli.signals import terminate_like_interrupt
     from farspan.cli.startview import PlainStart
+    from farspan.escape_terminal import printable
     from farspan.verbs.prove import prove
 
     if dry_run:
@@ -141,7 +144,10 @@ def command(model: str, *, dry_run: bool, as_json: bool, **settings: Any) -> int
         print_json(proof.to_json())
         return proof.exit_code
     for row in proof.engines:
-        click.echo(f"{'proven' if row.good else 'NOT PROVEN'}  {row.name}: {row.outcome}")
+        click.echo(printable(f"{'proven' if row.good else 'NOT PROVEN'}  {row.name}: {row.outcome}"))
+        if not row.good:
+            for line in (*row.findings[:_SHOWN], *(f"-> {step}" for step in row.fixes[:_SHOWN])):
+                click.echo(printable(f"    {line}"))
     for path in proof.report.written:
         click.echo(f"The report is {path}")
     return proof.exit_code

@@ -114,12 +114,12 @@ class Campaign:
             if STATE_FILE in names:
                 self._read()
             self.save()
-        except OSError as error:
+        except BlockingIOError as error:
             self._lock.close()
             raise InputError(
                 f"another farspan is at work in {folder}", "wait for it, or pass another -o"
             ) from error
-        except InputError:
+        except (InputError, OSError):
             self._lock.close()
             raise
 
@@ -142,7 +142,11 @@ class Campaign:
         self.save()
 
     def save(self) -> None:
-        """Write the state so that a crash leaves the old one or the new one."""
+        """Write the state so that a crash leaves the old one or the new one.
+
+        Raises:
+            OSError: It cannot be written; the file is named.
+        """
         document = {
             "format": FORMAT,
             "settings": self.settings,
@@ -151,11 +155,14 @@ class Campaign:
         }
         path = self.folder / STATE_FILE
         draft = path.with_name(f"{STATE_FILE}.tmp")
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                json.dump(document, file, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     def _read(self) -> None:
         path = self.folder / STATE_FILE

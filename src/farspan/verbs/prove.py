@@ -79,7 +79,7 @@ def prove(
     Every step done is on disk: after a kill the same call goes on. No server of it stays, however it ends.
 
     Args:
-        model: A catalog name, a checkpoint's folder, or a hub id; may be empty with `url`.
+        model: A catalog name, a checkpoint's folder, or a hub id; empty with `url`: the server says what it serves.
         dry_run: Start nothing; return the commands.
         watcher: Its methods are called as a measurement goes on.
         start_watcher: Its methods are called as a server starts.
@@ -158,6 +158,8 @@ def prove_options(
     lengths = _read_tokens(contexts)
     if not lengths:
         raise InputError("nothing is to be proven", "give --contexts such as 2M,5M,10M")
+    if model and url:
+        raise InputError(f"{model} is named beside --url", "leave it out: the server says what it serves")
     if not model and not url:
         raise InputError("neither a model nor --url is given", "name a model, as farspan plan does")
     tokens = parse_tokens(str(output_tokens))

@@ -29,7 +29,7 @@ from farspan.models.spec import KvDtype, parse_kv_dtype
 from farspan.planner.calibration_store import load_calibrations
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.request import PlanRequest
-from farspan.proof.heavy_rank import explain_heavy_rank, is_too_heavy
+from farspan.proof.rank_refusals import check_divided_by_options, explain_heavy_rank, is_too_heavy, name_rank
 from farspan.proof.rehearsal import KEPT_BY_ENGINES, RehearsalOptions, run_rehearsal
 from farspan.proof.rehearsal_report import RehearsalReport, report_rehearsal
 from farspan.reports.write_report import Format
@@ -244,7 +244,7 @@ def rehearsal_options(
         ignore_fields=tuple(ignore_fields),
     )
     lengths, longest = _read_lengths(contexts, context, answer, shard, toy=toy)
-    flags = tuple(engine_flags)
+    check_divided_by_options(chosen, flags := tuple(engine_flags))
     folder = Path(output) if output else _default_folder(name, chosen.name, shard)
     mark = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=3).hexdigest()
     common: dict[str, Any] = {
@@ -259,11 +259,11 @@ def rehearsal_options(
     def prepare(rank: Path) -> Runtime:
         try:
             return prepare_server(str(rank.resolve()), **common).runtime
-        except DoesNotFitError as error:
-            if node is not None and is_too_heavy(shard, node.gpu):
+        except (DoesNotFitError, InputError) as error:
+            if isinstance(error, DoesNotFitError) and node is not None and is_too_heavy(shard, node.gpu):
                 # The plan of the rank alone would name ranks to divide that one over.
                 raise explain_heavy_rank(config, shard, node.gpu, ignore_fields) from error
-            raise
+            raise name_rank(error, shard) from error
 
     deployment = None
     if node is not None:

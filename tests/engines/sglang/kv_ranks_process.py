@@ -9,6 +9,7 @@ slots and prefixes.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import random
@@ -42,7 +43,13 @@ def join(path: str, rank: int, ranks: int) -> Any:
         backend="gloo",
         timeout=60,
     )
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=ranks, backend="gloo")
+    if "tensor_model_parallel_size" in inspect.signature(parallel_state.initialize_model_parallel).parameters:
+        parallel_state.initialize_model_parallel(tensor_model_parallel_size=ranks, backend="gloo")
+    else:
+        from sglang.srt.runtime_context import get_context
+
+        get_context().override_server_args(device="cpu", tp_size=ranks).install()
+        parallel_state.initialize_model_parallel(backend="gloo")
     return parallel_state
 
 
@@ -97,7 +104,7 @@ class Rank:
             "counts": dict(server.counts),
             "rows": sorted(server.requests.free_slots),
             "slots of rows": [
-                digest(server.requests.req_to_token[one.req_pool_idx, : one.kv.kv_allocated_len].numpy())
+                digest(server.requests.req_to_token[server.row_of(one), : one.kv.kv_allocated_len].numpy())
                 for one in server.running.reqs
             ],
             "used slots": [digest(one.pages.in_use()) for one in ledgers],

@@ -67,7 +67,7 @@ def elastic_server(
         return None
     from farspan.integrations.sglang.adapters import SETTINGS, adapter_for
 
-    adapter = adapter_for(rules.version)
+    adapter_for(rules.version)
     for name, (plain, why) in SETTINGS.items():
         flag = f"--{name.replace('_', '-')}"
         if request.has_flag(flag) and request.engine_flags.get(flag) not in {str(value) for value in plain}:
@@ -79,7 +79,6 @@ def elastic_server(
     asked = split_environment(request.engine_flags)[1].get(POOLS_VARIABLE, "")
     reasons = {
         f"of {POOLS_VARIABLE}=sglang": asked == "sglang",
-        f"ranks of SGLang {rules.version} were not tried": request.tp > 1 and not adapter.ranks_agree,
         "pipeline stages run the same requests at different times": given.pipeline_stages > 1,
         "ranks of data-parallel attention have requests of their own": given.attention_groups > 1,
         f"with {resolved.attention_backend} Llama 4 reads window layers by the slots of full attention": (

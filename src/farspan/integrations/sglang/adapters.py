@@ -65,7 +65,6 @@ class Adapter:
         request_state: Attribute of a request that holds its row; empty when the request does.
         row_calls: Rows are taken and given back by `alloc_rows` and `free_rows`, also for no request.
         declares_options: What SGLang decides of the server's options stands beside what was given.
-        ranks_agree: Its tensor-parallel ranks were tried with elastic pools.
         admission: Where its counts of an admission are.
         free_groups: How its allocators put off what is freed in a group.
         shapes: `module:attribute` of everything used -> its parameters.
@@ -76,7 +75,6 @@ class Adapter:
     request_state: str
     row_calls: bool
     declares_options: bool
-    ranks_agree: bool
     admission: AdmissionCounts
     free_groups: FreeGroups
     shapes: Mapping[str, str]
@@ -106,7 +104,6 @@ ADAPTERS = {
             request_state="",
             row_calls=False,
             declares_options=False,
-            ranks_agree=True,
             admission=AdderCounts(),
             free_groups=FlaggedGroups(),
             shapes=_SHAPES | TREE_SHAPES["0.5.16"] | KV_SHAPES["0.5.16"],
@@ -117,7 +114,6 @@ ADAPTERS = {
             request_state="kv",
             row_calls=True,
             declares_options=True,
-            ranks_agree=False,
             admission=BudgetCounts(),
             free_groups=ListedGroups(),
             shapes=_SHAPES

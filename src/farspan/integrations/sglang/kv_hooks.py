@@ -99,10 +99,6 @@ class KVHooks:
         _check_pools_possible(configurator, arguments)
         ranks = rank_agreement(arguments)
         if ranks is not None:
-            if not self._adapter.ranks_agree:
-                raise _refusal(
-                    f"elastic KV pools on the ranks of SGLang {self._adapter.version}, which were not tried"
-                )
             budget_bytes = ranks.least(budget_bytes)
         config = original(configurator, budget_bytes, cap_tokens=cap_tokens)
         self._memory = DeviceMemory(configurator.device, 0, budget_bytes, arguments, ranks)
