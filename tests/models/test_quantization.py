@@ -97,6 +97,11 @@ def _bits(spec: ModelSpec) -> float:
             4 + 8 / 64,
         ),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8),
+        ({"quant_method": "w8a8_int8"}, 8),
+        ({"quant_method": "w8a8_fp8"}, 8),
+        ({"quant_method": "blockwise_int8", "weight_block_size": [128, 128]}, 8 + 32 / 128**2),
+        ({"quant_method": "moe_wna16", "bits": 4, "group_size": 128}, 4 + 20 / 128),
+        ({"quant_method": "inc", "bits": 4, "group_size": 128}, 4 + 20 / 128),
     ],
 )
 def test_bits_a_weight(quantization: dict[str, Any], bits: float) -> None:
@@ -105,6 +110,16 @@ def test_bits_a_weight(quantization: dict[str, Any], bits: float) -> None:
     # Quantizing changes no count, and leaves the embedding and the head in the model's dtype.
     assert total_parameters(spec).total == total_parameters(spec_from_config(_DENSE, "made")).total
     assert rank_weight_bytes(spec).by_part[WeightPart.LM_HEAD] == 32000 * 4096 * 2
+
+
+def test_w4afp8_keeps_experts_in_four_bits_and_the_rest_in_fp8() -> None:
+    spec = _read(_MOE, quant_method="w4afp8", weight_block_size=[128, 128], group_size=128)
+    held = rank_weight_bytes(spec).by_part
+    experts = 4 * 16 * 3 * 2048 * 4096
+    assert held[WeightPart.EXPERTS] == experts * (4 + 16 / 128) / 8
+    plain = rank_weight_bytes(_read(_MOE, quant_method="experts_int8")).by_part
+    assert plain[WeightPart.EXPERTS] == experts
+    assert plain[WeightPart.ATTENTION] > 1.9 * held[WeightPart.ATTENTION]
 
 
 def test_groups_of_compressed_tensors_reach_what_they_name() -> None:

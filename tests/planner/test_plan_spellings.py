@@ -95,7 +95,11 @@ def test_a_search_that_finds_nothing_says_which_time_is_missed(
     answer = farspan.plan("qwen3-8b", gpus="2xH100", engine="vllm", find=find, offline=True, **given, **times)
     ((request, (found,)),) = answer.found
     assert found.value == 0
-    assert words in found.why_not
+    assert words in found.missed.words
+    document = answer.to_json()["engines"]["vllm"]
+    assert document["why_not"] == found.missed.words
+    late = document["missed_ttft_s"] if "ttft" in times else document["missed_itl_s"]
+    assert late > 0
     assert any(words in line for line in search_lines(request, answer.question, [found]))
 
 
@@ -104,7 +108,7 @@ def test_a_search_that_finds_no_room_blames_no_time() -> None:
         "llama-4-scout", gpus="1xT4", engine="vllm", context="1M", find="concurrency", ttft="1h", offline=True
     )
     ((_, (found,)),) = answer.found
-    assert (found.value, found.why_not) == (0, "")
+    assert (found.value, found.missed.words) == (0, "")
 
 
 def test_blocks_that_no_kernel_takes_are_refused() -> None:

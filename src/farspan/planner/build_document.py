@@ -92,6 +92,9 @@ def build_search(request: PlanRequest, question: Question, found: Iterable[Searc
             tp=answer.tp,
             servers=answer.servers if answer.value else 0,
             refusal=answer.refusal or None,
+            why_not=answer.missed.words or None,
+            missed_ttft_s=answer.missed.ttft_s,
+            missed_itl_s=answer.missed.itl_s,
             plan=None if answer.plan is None else build_engine(context, answer.plan),
         )
     return SearchPlan(_request(request, without=searched_keys(question.value)), question.value, records)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias, cast
 
@@ -35,6 +35,7 @@ _ADVICE = "write it with farspan plan ... --json"
 _MODEL_KEYS = ("parameters", "kv_bytes_per_token")
 _NUMBER_KEYS = ("gpus", "tp", "context", "concurrency")
 _LEVER_KEYS = ("levers", "fix")
+_FOUND_KEYS = ("value", "tp", "servers", "refusal", "why_not", "missed_ttft_s", "missed_itl_s")
 _REFUSED_POINT_KEYS = ("context", "engine", "fits", "fits_with_defaults", "added", "reason", "refused")
 _POINT_KEYS = (
     "context", "engine", "fits", "fits_with_defaults", "added", "version", "reason", "capacity_tokens",
@@ -250,7 +251,7 @@ class SearchPlan(PlanDocument):
         engines = {}
         for engine, found in self.found.items():
             plan = found.plan.to_json() if found.plan else {}
-            engines[engine] = {**write_record(found, ("value", "tp", "servers", "refusal")), **plan}
+            engines[engine] = {**write_record(found, _FOUND_KEYS), **plan}
         return {**request, "find": self.find, "engines": engines}
 
     @classmethod
@@ -270,7 +271,7 @@ class SearchPlan(PlanDocument):
                     required=PLAN_KEYS,
                     known={"engine": engine, "context": context},
                 )
-            found[engine] = FoundRecord(answer.value, answer.tp, answer.servers, answer.refusal, plan)
+            found[engine] = replace(answer, plan=plan)
         return cls(request, find, found)
 
 

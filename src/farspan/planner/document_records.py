@@ -262,6 +262,9 @@ class FoundRecord:
         tp: Tensor-parallel size of one server; 0 when nothing fits.
         servers: Servers alike; 0 when nothing fits.
         refusal: Why the engine refuses the request; None when it does not.
+        why_not: By what even the least that is asked misses the times to be kept; None where that is not the reason.
+        missed_ttft_s: The last request's time to first token then, where it is what is missed.
+        missed_itl_s: Time between tokens then, where it is what is missed.
         plan: The plan of one server with that answer.
     """
 
@@ -269,4 +272,7 @@ class FoundRecord:
     tp: int
     servers: int
     refusal: str | None
+    why_not: str | None = None
+    missed_ttft_s: float | None = None
+    missed_itl_s: float | None = None
     plan: EngineRecord | None = None

@@ -6,7 +6,7 @@ A model of a queue, checked against no server: it says "assumed" wherever it is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from farspan.planner.kvcost import asked_kv_dtype
 from farspan.planner.roofline import active_weight_bytes, decode_rates
@@ -43,6 +43,20 @@ class LoadEstimate:
     itl_s: float
 
 
+class MissedTimes(NamedTuple):
+    """By what a plan misses the times that are to be kept.
+
+    Args:
+        words: The same in words; empty when it keeps to them.
+        ttft_s: The last request's time to first token, where it is what is missed.
+        itl_s: Time between tokens of the full batch, where it is what is missed.
+    """
+
+    words: str = ""
+    ttft_s: float | None = None
+    itl_s: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class TimeGoals:
     """Times to stay within when all requests are sent at once; None for no goal.
@@ -57,25 +71,28 @@ class TimeGoals:
 
     def met_by(self, request: PlanRequest, plan: EnginePlan) -> bool:
         """Whether a plan that fits also keeps to the times."""
-        return not self.find_missed(request, plan)
+        return not self.find_missed(request, plan).words
 
-    def find_missed(self, request: PlanRequest, plan: EnginePlan) -> str:
-        """Say by what a plan that fits misses the times; empty when it keeps to them."""
+    def find_missed(self, request: PlanRequest, plan: EnginePlan) -> MissedTimes:
+        """Say by what a plan that fits misses the times."""
         if self.ttft_s is None and self.itl_s is None:
-            return ""
+            return MissedTimes()
         load = estimate_load(request, plan)
         if load is None:
-            return "its times are not known"
-        missed = []
+            return MissedTimes("its times are not known")
+        words, ttft_s, itl_s = [], None, None
         if self.ttft_s is not None and load.ttft_last_s > self.ttft_s:
+            ttft_s = load.ttft_last_s
             last = "the last" if request.concurrency > 1 else "one alone"
-            missed.append(f"{last} has its first token in {format_seconds(load.ttft_last_s)}")
+            words.append(f"{last} has its first token in {format_seconds(ttft_s)}")
         if self.itl_s is not None and load.itl_s > self.itl_s:
-            missed.append(f"a token takes {format_seconds(load.itl_s)}")
-        return ", ".join(missed)
+            itl_s = load.itl_s
+            words.append(f"a token takes {format_seconds(itl_s)}")
+        return MissedTimes(", ".join(words), ttft_s, itl_s)
 
 
 NO_GOALS = TimeGoals()
+NOT_MISSED = MissedTimes()
 
 
 def estimate_load(request: PlanRequest, plan: EnginePlan) -> LoadEstimate | None:

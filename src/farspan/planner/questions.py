@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from farspan.errors import InputError
 from farspan.planner.bisection import last_holding
-from farspan.planner.load_time import NO_GOALS, TimeGoals
+from farspan.planner.load_time import NO_GOALS, NOT_MISSED, MissedTimes, TimeGoals
 from farspan.planner.memory_model import MemoryModel
 from farspan.planner.plan import check_request, plan_engine, valid_tps
 from farspan.planner.request import EnginePlan, PlanRequest
@@ -32,8 +32,8 @@ class Question(StrEnum):
 class SearchResult:
     """The answer of one engine: `value` (0 when nothing fits) and the plan that gives it, or a refusal.
 
-    `servers` servers of `tp` GPUs each are meant; the plan is one of them. `why_not` says by what even the least that
-    is asked misses the times that are to be kept; empty where that is not the reason.
+    `servers` servers of `tp` GPUs each are meant; the plan is one of them. `missed` says by what even the least that is
+    asked misses the times that are to be kept, with nothing in it where that is not the reason.
     """
 
     engine: str
@@ -43,7 +43,7 @@ class SearchResult:
     refusal: str = ""
     tp: int = 0
     servers: int = 1
-    why_not: str = ""
+    missed: MissedTimes = NOT_MISSED
 
 
 class Fleet(NamedTuple):
@@ -109,14 +109,16 @@ def _search_one(
         plan,
         tp=answered.tp if answered else 0,
         servers=servers,
-        why_not="" if answered else _explain_missed(request, question, engine, goals),
+        missed=NOT_MISSED if answered else _find_missed(request, question, engine, goals),
     )
 
 
-def _explain_missed(request: PlanRequest, question: Question, engine: MemoryModel, goals: TimeGoals) -> str:
-    """Say by what the least that a search could answer misses the times; empty where it does not even fit."""
+def _find_missed(
+    request: PlanRequest, question: Question, engine: MemoryModel, goals: TimeGoals
+) -> MissedTimes:
+    """Say by what the least that a search could answer misses the times; nothing where it does not even fit."""
     if goals == NO_GOALS:
-        return ""
+        return NOT_MISSED
     least = request
     if question is Question.CONTEXT:
         least = request.at(min(request.output_tokens + 1, request.model.max_position_embeddings))
@@ -125,13 +127,14 @@ def _explain_missed(request: PlanRequest, question: Question, engine: MemoryMode
     else:
         fleet = fewest_gpus(request, engine)
         if not fleet.gpus:
-            return ""
+            return NOT_MISSED
         each = -(-request.concurrency // max(1, fleet.servers))
         least = replace(_shaped(request, engine, fleet), concurrency=each)
     plan = engine.outline(least)
-    missed = goals.find_missed(least, plan) if plan.fits else ""
-    if missed and question is Question.GPUS:
-        return f"it fits on {fleet.gpus}, but {missed}, and no more than {MOST_GPUS} are tried"
+    missed = goals.find_missed(least, plan) if plan.fits else NOT_MISSED
+    if missed.words and question is Question.GPUS:
+        words = f"it fits on {fleet.gpus}, but {missed.words}, and no more than {MOST_GPUS} are tried"
+        return missed._replace(words=words)
     return missed
 
 

@@ -42,7 +42,7 @@ def search_lines(
                 format_seconds(plan.time.ttft_expected_s) if plan and plan.time else "-",
                 " ".join((*(f"{key}={value}" for key, value in plan.env.items()), *plan.flags))
                 if plan
-                else answer.why_not or why_not,
+                else answer.missed.words or why_not,
             ]
         )
     if len(rows) > 1:

@@ -666,13 +666,51 @@ def test_buffers_of_lora_are_as_sglang_makes_them(version: str, tp: int, modules
     assert captured is (version == "0.5.23")
 
 
+def lora_bytes(model: str, tp: int, version: str, modules: str) -> int:
+    asked = PlanRequest(
+        load_model(model, allow_network=False), find_gpu("H200"), tp, tp, 32_000, engine_version=version
+    )
+    flags: dict[str, str | None] = {
+        "--enable-lora": None, "--max-lora-rank": "16", "--lora-target-modules": modules
+    }  # fmt: skip
+    return plan_sglang(asked.with_flags(flags)).ledger["LoRA buffers"].bytes
+
+
+def test_lora_of_all_modules_has_words_and_makes_them_twice() -> None:
+    layers = lora_bytes(
+        "llama-3.1-8b", 2, "0.5.16", "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"
+    )
+    words, hidden = 128_256, 4096
+    for version, head in (("0.5.6.post2", words), ("0.5.16", words // 2)):
+        both = 2 * 16 * ((words + hidden) + (hidden + head))
+        assert lora_bytes("llama-3.1-8b", 2, version, "all") == layers + 8 * both * 2
+        alone = lora_bytes("llama-3.1-8b", 2, version, "lm_head")
+        assert alone == 8 * 16 * (hidden + head) * 2
+
+
+def test_lora_of_experts_has_matrices_for_each() -> None:
+    made = lora_bytes("qwen3-30b-a3b", 2, "0.5.16", "gate_proj up_proj down_proj")
+    # 48 layers of 128 experts: 2048 wide, 768 of which a rank of two has half.
+    expert = 2 * 16 * 2048 + 2 * 384 * 16 + 16 * 384 + 2048 * 16
+    assert made == 8 * 48 * 128 * expert * 2
+    with pytest.raises(InputError, match="not for Qwen3MoeForCausalLM"):
+        lora_bytes("qwen3-30b-a3b", 2, "0.5.9", "q_proj")
+
+
+def test_int8_is_taken_at_its_word() -> None:
+    model = load_model("llama-3.1-8b", allow_network=False)
+    asked = PlanRequest(model, find_gpu("H100"), 1, 1, 32_000, engine_version="0.5.16")
+    plan = plan_sglang(asked.with_flags({"--quantization": "w8a8_int8"}))
+    assert plan.weights_bytes / GIB == pytest.approx(8.49, rel=0.01)  # a published w8a8 checkpoint of it
+
+
 def test_lora_that_is_left_to_the_adapters_is_refused() -> None:
     model = load_model("llama-3.1-8b", allow_network=False)
     asked = PlanRequest(model, find_gpu("H100"), 1, 1, 32_000, engine_version="0.5.16")
     for flags in (
         {"--enable-lora": None},
         {"--lora-paths": "a=/adapters/a"},
-        {"--enable-lora": None, "--max-lora-rank": "64", "--lora-target-modules": "all"},
+        {"--enable-lora": None, "--max-lora-rank": "64", "--lora-target-modules": "router"},
     ):
         with pytest.raises(InputError, match="planned by --max-lora-rank and --lora-target-modules"):
             plan_sglang(asked.with_flags(flags))

@@ -75,6 +75,20 @@ def test_a_vision_tower_is_shared_out_over_the_ranks() -> None:
     assert whole / 2 < shared < whole
 
 
+def test_an_encoder_may_be_whole_on_every_rank() -> None:
+    model = model_of("Qwen3.5-4B")
+    shared, whole = (
+        planned(model, "2xA100-40GB", "0.24.0", "--enforce-eager", *flags)
+        for flags in ((), ("--mm-encoder-tp-mode", "data"))
+    )
+    alone = planned(model, "1xA100-40GB", "0.24.0", "--enforce-eager")
+    name = "vision tower at its largest images"
+    assert taken(whole, name) == taken(alone, name)
+    vision = sum(weight.count for weight in model.weights if weight.part.value in ("vision", "projector"))
+    # Nearly all of it is shared out otherwise: half is half of what a rank gains.
+    assert whole.weights_bytes - shared.weights_bytes == pytest.approx(vision * 2 / 2, rel=0.02)
+
+
 def test_gemma_4_takes_one_video_at_a_time_and_every_layer_has_inputs_of_its_own() -> None:
     model = model_of("gemma-4-E2B-it")
     plan = planned(model, "1xMI300X", "0.29.0")

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from farspan.engines.sglang.defaults import LONG_CONTEXT, Resolved, resolve
 from farspan.engines.sglang.elastic import ElasticServer, check_version, elastic_server
-from farspan.engines.sglang.flag_checks import quantizes_while_loading
+from farspan.engines.sglang.flag_checks import INT8, quantizes_while_loading
 from farspan.engines.sglang.flags import SglangFlags, passed_on, read_flags
 from farspan.engines.sglang.layout import SglangKvLayout, is_hybrid, kv_layout
 from farspan.engines.sglang.speculative import Draft, draft_of
@@ -137,7 +137,8 @@ def _config(
     check_version(request, rules)
     given = read_flags(request, rules)
     if quantizes_while_loading(request):
-        model = with_online_fp8(model)
+        named = request.text_flag("", "--quantization")
+        model = with_online_fp8(model, INT8 if named == INT8 else "fp8")
     resolved = resolve(given, model, gpu, tp, rules, long_context=long_context)
     hybrid = is_hybrid(model, rules, ratio=given.hybrid_ratio, off=given.hybrid_off)
     layout = kv_layout(model, resolved.kv_dtype, tp // given.attention_groups, rules, hybrid=hybrid)

@@ -93,6 +93,7 @@ NOT_MIRRORED = {
     "--kt-amx-weight-path": _KTRANSFORMERS,
 }
 _ONLINE_FP8 = ("fp8", "w8a8_fp8")  # methods that quantize other weights while loading
+INT8 = "w8a8_int8"  # takes a checkpoint for INT8 whatever its config says
 _LOADERS = ("gguf", "bitsandbytes", "sharded_state", "flash_rl", "layered")
 _SAME_DTYPE = {"half": "float16", "float": "float32"}
 # Ways to write the method that a checkpoint names otherwise.
@@ -145,8 +146,9 @@ def _unknown(name: str, rules: SglangRules, known: frozenset[str]) -> InputError
 
 
 def quantizes_while_loading(request: PlanRequest) -> bool:
-    """Whether --quantization makes FP8 of a checkpoint that is not quantized."""
-    return request.model.quantization is None and request.text_flag("", "--quantization") in _ONLINE_FP8
+    """Whether --quantization keeps 8 bits a weight where the checkpoint's config says nothing of it."""
+    method = request.text_flag("", "--quantization")
+    return request.model.quantization is None and method in (*_ONLINE_FP8, INT8)
 
 
 def _loads_as_planned(method: str, own: str) -> bool:
@@ -155,7 +157,7 @@ def _loads_as_planned(method: str, own: str) -> bool:
     if own in (same, same.replace("_", "-")):
         return True
     if not own:
-        return method in _ONLINE_FP8
+        return method in (*_ONLINE_FP8, INT8)
     return own == "compressed-tensors" and method in ("fp8", "w8a8_fp8", "w8a8_int8")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from farspan.engines.sglang.adapters import AdapterPool, read_adapters
+from farspan.engines.sglang.adapters import EXPERT_RANKS, AdapterPool, read_adapters
 from farspan.engines.sglang.flag_checks import check_flags
 from farspan.engines.sglang.speculative import DEFAULT_REQUESTS, Speculation, read_speculation
 from farspan.engines.sglang.versions import SglangRules
@@ -18,7 +18,6 @@ CONTEXT_LENGTH = ("--context-length",)
 MAX_REQUESTS = ("--max-running-requests",)
 FRACTION = ("--mem-fraction-static",)
 PIPELINE = ("--pp-size", "--pipeline-parallel-size")
-_EXPERTS = ("--ep-size", "--expert-parallel-size", "--ep")
 _ATTENTION_GROUPS = ("--attn-dp-size", "--attention-data-parallel-size")
 _CONTEXT_RANKS = ("--dcp-size", "--decode-context-parallel-size")
 _DATA_PARALLEL = ("--dp-size", "--data-parallel-size", "--dp")
@@ -166,7 +165,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
         pipeline_stages=request.int_flag(1, *PIPELINE),
         attention_groups=attention_groups(request),
         context_ranks=_context_ranks(request),
-        adapters=read_adapters(request),
+        adapters=read_adapters(request, rules),
         speculation=speculation,
     )
 
@@ -266,7 +265,7 @@ def _context_ranks(request: PlanRequest) -> int:
 
 def _check_experts(request: PlanRequest) -> None:
     """Experts are shared out over ranks whole or in pieces: a rank holds as many bytes either way."""
-    ranks = request.int_flag(1, *_EXPERTS)
+    ranks = request.int_flag(1, *EXPERT_RANKS)
     experts = max((layer.moe.num_experts for layer in request.model.layers if layer.moe), default=0)
     if ranks < 1 or request.tp % ranks or (ranks > 1 and experts % ranks):
         raise InputError(

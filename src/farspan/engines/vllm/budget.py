@@ -54,6 +54,7 @@ def rank_weights(config: VllmConfig) -> LoadedWeights:
         expert_parallel=config.given.expert_parallel,
         expert_replicas=config.expert_replicas,
         adapters=config.given.adapters,
+        whole_encoder=config.given.whole_encoder,
     )
 
 

@@ -85,6 +85,7 @@ class VllmFlags(ValueHash):
         async_scheduling: True or False when asked for.
         chunked_prefill: Whether chunked prefill is on.
         images: Whether the vision tower serves images.
+        whole_encoder: Whether every rank has the whole vision tower (--mm-encoder-tp-mode data).
         throughput_mode: `--performance-mode throughput`, which doubles the default batch.
         calculate_kv_scales: Whether `--calculate-kv-scales` was given.
         cpu_offload_bytes: Weights to keep in the machine's memory, for each GPU.
@@ -127,6 +128,7 @@ class VllmFlags(ValueHash):
     async_scheduling: bool | None
     chunked_prefill: bool
     images: bool
+    whole_encoder: bool
     throughput_mode: bool
     calculate_kv_scales: bool
     cpu_offload_bytes: int
@@ -218,6 +220,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         async_scheduling=_switch(spelled, "--async-scheduling"),
         chunked_prefill=_switch(spelled, "--enable-chunked-prefill") is not False,
         images=_images(spelled),
+        whole_encoder=spelled.text_flag("weights", "--mm-encoder-tp-mode") == "data",
         throughput_mode=spelled.text_flag("", "--performance-mode") == "throughput",
         calculate_kv_scales=_switch(spelled, "--calculate-kv-scales") is True,
         cpu_offload_bytes=_gib(spelled, "--cpu-offload-gb"),

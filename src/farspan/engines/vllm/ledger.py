@@ -53,6 +53,7 @@ def _load_lines(config: VllmConfig, offloaded: int) -> tuple[Allocation, ...]:
     loaded = rank_weights(config)
     parts = rank_weight_bytes(model, tp).by_part
     listed = ", ".join(f"{part.value} {format_bytes(size)}" for part, size in parts.items() if size)
+    listed += ", vision whole on every rank" if config.given.whole_encoder and tp > 1 else ""
     listed += f", absorbed latent projections {format_bytes(loaded.absorbed)}" if loaded.absorbed else ""
     listed += f", LoRA buffers {format_bytes(loaded.adapters)}" if loaded.adapters else ""
     tables = " + ".join(f"{rope.positions:,} x {rope.rotary_dim}" for rope in model.ropes) or "none"

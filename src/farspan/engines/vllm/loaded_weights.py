@@ -37,6 +37,7 @@ def loaded_weights(
     expert_parallel: bool,
     expert_replicas: int,
     adapters: Adapters | None = None,
+    whole_encoder: bool = False,
 ) -> LoadedWeights:
     """What a rank loads; vLLM keeps RoPE tables in the model's dtype.
 
@@ -46,8 +47,12 @@ def loaded_weights(
         expert_parallel: Whether whole experts are shared out over the ranks.
         expert_replicas: Data-parallel engines that share the experts between them.
         adapters: What is asked of LoRA.
+        whole_encoder: Whether every rank has the whole vision tower.
     """
-    parts = rank_weight_bytes(model, tp).by_part
+    parts = dict(rank_weight_bytes(model, tp).by_part)
+    if whole_encoder:
+        whole = rank_weight_bytes(model, 1).by_part
+        parts |= {part: whole[part] for part in (WeightPart.VISION, WeightPart.PROJECTOR) if part in whole}
     split = parts.get(WeightPart.EXPERTS, 0)
     experts = _expert_bytes(model, tp, split, expert_parallel, expert_replicas)
     absorbed, buffers = _absorbed_bytes(model, tp), adapter_bytes(model, adapters, tp)

@@ -201,7 +201,7 @@ def _image_bytes(config: VllmConfig, limits: BatchLimits) -> tuple[int, int]:
 
 def _tower_bytes(config: VllmConfig, image: ImageItem) -> int:
     """Peak of the tower on one rank: of its MLP or of its attention."""
-    tp, hidden = config.tp, image.hidden_size
+    tp, hidden = 1 if config.given.whole_encoder else config.tp, image.hidden_size
     widths = _PLAIN_COPIES * image.intermediate_size / tp + _HIDDEN_COPIES * hidden
     if image.rotated:
         shared = _TOWER_SHARED_FLOAT32 if config.rules.tower_float32 else _TOWER_SHARED

@@ -6,19 +6,20 @@ SGLang collects what its processes leave in a folder (PROMETHEUS_MULTIPROC_DIR),
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from farspan.kv.memory.segments import SegmentPool
 
 PREFIX = "sglang:farspan_memory_"
 
-_GAUGES = {
-    "held_bytes": "Elastic memory that this process holds.",
-    "idle_bytes": "Of it, memory that can go back at once.",
-    "allowed_bytes": "The most it may hold as things stand.",
-    "lacking_bytes": "What requests wait for.",
-    "neighbours_bytes": "What other members of the same budget hold.",
-    "budget_limit_bytes": "What all members of the budget may hold; 0 without a limit.",
+# Name -> (what it says, which process of several is shown: the one that is nearest to its limit).
+_GAUGES: dict[str, tuple[str, Literal["min", "max"]]] = {
+    "held_bytes": ("Elastic memory that a process holds, the one with most.", "max"),
+    "idle_bytes": ("Of it, memory that can go back at once.", "min"),
+    "allowed_bytes": ("The most a process may hold as things stand, the one that may hold least.", "min"),
+    "lacking_bytes": ("What requests wait for.", "max"),
+    "neighbours_bytes": ("What other members of the same budget hold.", "max"),
+    "budget_limit_bytes": ("What all members of the budget may hold; 0 without a limit.", "min"),
 }
 
 
@@ -35,8 +36,8 @@ class MemoryGauges:
         registered = {} if registry is None else {"registry": registry}
         self._segments = segments
         self._gauges = {
-            name: client.Gauge(PREFIX + name, text, multiprocess_mode="mostrecent", **registered)
-            for name, text in _GAUGES.items()
+            name: client.Gauge(PREFIX + name, text, multiprocess_mode=mode, **registered)
+            for name, (text, mode) in _GAUGES.items()
         }
 
     def set(self) -> None:

@@ -49,7 +49,9 @@ def ernie_vl(decoder: Decoder) -> None:
     for index, layer in enumerate(decoder.layers):
         if count and layer.moe is not None:
             weights = decoder.weights.at_layer(index)
-            blocks.router(weights, count=count, hidden=decoder.hidden, name="layers.*.mlp.vision_gate")
+            blocks.router(
+                weights, count=count, hidden=decoder.hidden, name="layers.*.mlp.vision_gate", correction=True
+            )
             name = "layers.*.mlp.vision_experts"
             blocks.experts(weights, count=count, hidden=decoder.hidden, width=width, name=name)
 

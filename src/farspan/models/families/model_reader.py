@@ -73,10 +73,11 @@ def _with_defaults(family: Family, reader: ConfigReader) -> Family:
 def _build(decoder: Decoder, family: Family, notes: tuple[str, ...]) -> ModelSpec:
     from farspan.models.families.decoder_reader import read_layers
 
-    if family.code in ("decilm", "longcat"):
-        from farspan.models.families import decilm, longcat
+    if family.code in ("decilm", "longcat", "zamba2"):
+        from farspan.models.families import decilm, longcat, zamba2
 
-        ropes = (decilm if family.code == "decilm" else longcat).read_layers(decoder)
+        readers = {"decilm": decilm.read_layers, "longcat": longcat.read_layers, "zamba2": zamba2.read_layers}
+        ropes = readers[family.code](decoder)
     else:
         ropes = read_layers(decoder, family)
     if family.code:

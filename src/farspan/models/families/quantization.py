@@ -50,6 +50,12 @@ KNOWN_METHODS = (
     "quark",
     "torchao",
     "bitsandbytes",
+    "w8a8_int8",
+    "w8a8_fp8",
+    "blockwise_int8",
+    "w4afp8",
+    "moe_wna16",
+    "experts_int8",
 )
 
 # Fields that list the modules a quantization leaves alone.
@@ -158,6 +164,19 @@ def _fp8(section: ConfigReader) -> Quantization:
 
 def _mxfp4(section: ConfigReader) -> Quantization:
     return Quantization([(ModuleNames.experts(), MXFP4)], _skipped(section))
+
+
+def _blockwise_int8(section: ConfigReader) -> Quantization:
+    block = section.integers("weight_block_size", [128, 128])
+    return _whole(QuantSpec("blockwise_int8", 8, block[0] * block[1], 32), section)
+
+
+def _w4afp8(section: ConfigReader) -> Quantization:
+    """SGLang's mixture: routed experts in 4-bit integers, everything else in FP8 by blocks."""
+    experts = QuantSpec("w4afp8", 4, section.integer("group_size", 128), 16)
+    block = section.integers("weight_block_size", [128, 128])
+    rest = QuantSpec("fp8", 8, block[0] * block[1], 32)
+    return Quantization([(ModuleNames.experts(), experts), (ModuleNames.all(), rest)], _skipped(section))
 
 
 def _grouped(section: ConfigReader) -> Quantization:
@@ -344,6 +363,16 @@ _READERS = {
     "awq-marlin": _grouped,
     "gptq-marlin": _grouped,
     "auto-round": _grouped,
+    "inc": _grouped,
+    "marlin": _grouped,
+    "moe-wna16": _grouped,
+    "w8a8-int8": lambda section: _whole(QuantSpec("w8a8_int8", 8, 0, 32), section),
+    "w8a8-fp8": lambda section: _whole(QuantSpec("w8a8_fp8", 8, 0, 32), section),
+    "blockwise-int8": _blockwise_int8,
+    "w4afp8": _w4afp8,
+    "experts-int8": lambda section: Quantization(
+        [(ModuleNames.experts(), QuantSpec("experts_int8", 8, 0, 32))], _skipped(section)
+    ),
     "intel/auto-round": _grouped,
     "bitsandbytes": _bitsandbytes,
     "compressed-tensors": _compressed_tensors,

@@ -186,8 +186,14 @@ def step(fields: Fields) -> Fields:
 
 
 def ernie_vl(fields: Fields) -> Fields:
-    """ERNIE VL: text and vision experts are listed in pairs; the vision ones are added after the layers."""
+    """ERNIE VL: text and vision experts are listed in pairs; the vision ones are added after the layers.
+
+    One count beside a pair of widths is the count of both.
+    """
     changed = dict(fields)
+    count, widths = changed.get("moe_num_experts"), changed.get("moe_intermediate_size")
+    if isinstance(count, int) and isinstance(widths, list) and len(widths) == 2:
+        changed["moe_num_experts"] = [count, count]
     for name in ("moe_num_experts", "moe_intermediate_size"):
         value = changed.get(name)
         if isinstance(value, list) and len(value) == 2:

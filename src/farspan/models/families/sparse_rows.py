@@ -81,6 +81,7 @@ SPARSE: dict[str, Family] = {
         harmless=("moe_capacity", "moe_gate", "moe_use_aux_free", "moe_multimodal_dispatch_use_allgather"),
     ),
     "LongcatFlashForCausalLM": Family(code="longcat"),
+    "Zamba2ForCausalLM": Family(code="zamba2", tied=True),
     "HunYuanDenseV1ForCausalLM": Family(
         qk_norm="head",
         qk_norm_if="use_qk_norm=true",

@@ -98,6 +98,8 @@ TOWERS: dict[str, Tower] = {
         patch_bias=False, positions="", temporal=True, pre_norm=True, joins="minimax"
     ),
     "paddleocr_vl": Tower(post_norm=True, head=True),
+    "exaone4_5_vision": _QWEN25,
+    "ernie4_5_vl_moe_vision": Tower(patch_bias=False, positions="", post_norm=True, joins="ernie"),
 }
 
 
@@ -190,7 +192,9 @@ def read_tower(reader: ConfigReader, weights: WeightsBuilder, kind: str, text_hi
             _norm(weights, name, hidden, bias=tower.norm_bias)
     _norm(weights, "blocks.norm1", hidden, bias=tower.norm_bias, copies=depth)
     _norm(weights, "blocks.norm2", hidden, bias=tower.norm_bias, copies=depth)
-    _linear(weights, "blocks.qkv", 3 * hidden, hidden, bias=bias, copies=depth)
+    heads = reader.integer("num_heads" if "num_heads" in reader else "num_attention_heads", 1)
+    keys = reader.integer("num_key_value_heads", heads)
+    _linear(weights, "blocks.qkv", hidden + 2 * keys * (hidden // heads), hidden, bias=bias, copies=depth)
     _linear(weights, "blocks.proj", hidden, hidden, bias=bias or kind == "internvl_vision", copies=depth)
     for name in ("gate", "up") if tower.gated else ("fc1",):
         _linear(weights, f"blocks.{name}", layer_width, hidden, bias=tower.mlp_bias, copies=depth)
@@ -198,7 +202,6 @@ def read_tower(reader: ConfigReader, weights: WeightsBuilder, kind: str, text_hi
     if tower.scales:
         _norm(weights, "blocks.scales", 2 * hidden, bias=False, copies=depth)
     if tower.qk_norm:
-        heads = reader.integer("num_heads" if "num_heads" in reader else "num_attention_heads")
         _norm(weights, "blocks.qk_norm", 2 * hidden // heads, bias=False, copies=depth)
     if tower.head and reader.flag("vision_use_head", True):
         _linear(weights, "head.attention", 4 * hidden, hidden, bias=True)
@@ -308,6 +311,17 @@ def _cohere(reader: ConfigReader, weights: WeightsBuilder, built: Built, text_hi
     _linear(weights, "projector.linear_2", text_hidden, width // 2, bias=True, part=_PROJECTOR)
 
 
+def _ernie(_: ConfigReader, weights: WeightsBuilder, built: Built, text_hidden: int) -> None:
+    """ERNIE VL's resampler: patches joined in space, then in time, then projected."""
+    wide = built.hidden * built.merge**2
+    for name, inputs in (("spatial", wide), ("temporal", 2 * wide)):
+        _linear(weights, f"resampler.{name}_1", wide, inputs, bias=True, part=_PROJECTOR)
+        _linear(weights, f"resampler.{name}_2", wide, wide, bias=True, part=_PROJECTOR)
+        _norm(weights, f"resampler.{name}_norm", wide, bias=True, part=_PROJECTOR)
+    _linear(weights, "resampler.mlp", text_hidden, wide, bias=True, part=_PROJECTOR)
+    _norm(weights, "resampler.after_norm", text_hidden, bias=False, part=_PROJECTOR)
+
+
 def _linear_only(_: ConfigReader, weights: WeightsBuilder, built: Built, text_hidden: int) -> None:
     _linear(weights, "projector", text_hidden, built.hidden, bias=True, part=_PROJECTOR)
 
@@ -338,6 +352,7 @@ _JOINS: dict[str, Callable[[ConfigReader, WeightsBuilder, Built, int], None]] = 
     "internvl": _internvl,
     "step": _step,
     "minimax": _minimax,
+    "ernie": _ernie,
     "linear": _linear_only,
     "cohere": _cohere,
     "unshuffled": _unshuffled,

@@ -94,8 +94,9 @@ WRAPPERS: dict[str, Wrapper] = {
     ),
     "Cohere2VisionForConditionalGeneration": Wrapper(joins="cohere", tied=True),
     "Ernie4_5_VLMoeForConditionalGeneration": Wrapper(
-        "Ernie4_5_VLMoeForCausalLM", prefix="model.", note="assumed: its vision resampler is not counted"
+        "Ernie4_5_VLMoeForCausalLM", prefix="model.", tower="ernie4_5_vl_moe_vision"
     ),
+    "Exaone4_5_ForConditionalGeneration": Wrapper("Exaone4ForCausalLM", tower="exaone4_5_vision"),
     "AriaForConditionalGeneration": Wrapper("AriaTextForCausalLM", joins="llava"),
     "Gemma3nForConditionalGeneration": Wrapper(
         "Gemma3nForCausalLM",
