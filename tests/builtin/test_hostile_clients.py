@@ -29,24 +29,61 @@ def url(probe_folder: Path) -> Iterator[str]:
         yield address(process)
     finally:
         process.terminate()
-        assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+        assert process.wait(timeout=60) in (0, -signal.SIGTERM)
+
+
+# A server that has nothing else to do: how long it takes to answer is the machine's doing.
+IDLE_SERVER = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *_): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(f"http://127.0.0.1:{server.server_port}", flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def idle_url() -> Iterator[str]:
+    with subprocess.Popen([sys.executable, "-c", IDLE_SERVER], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.kill()
 
 
 class Health:
-    """Asks /health all the time, from a thread; `worst` is the longest answer."""
+    """Asks /health all the time, from a thread, and an idle server in turn.
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    Attributes:
+        worst: The longest answer, in seconds.
+        worst_idle: The longest that the idle server took.
+    """
+
+    def __init__(self, url: str, idle_url: str) -> None:
+        self._urls = (f"{url}/health", idle_url)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._ask)
-        self.worst = 0.0
+        self.worst = self.worst_idle = 0.0
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether answers came at once: the promise is 0.1 s, but processes that run beside have their turns too."""
+        return self.worst < max(0.5, 4 * self.worst_idle)
 
     def _ask(self) -> None:
-        with httpx.Client() as client:
+        with httpx.Client(timeout=120) as client:
             while not self._done.wait(0.02):
-                started = time.monotonic()
-                assert client.get(f"{self._url}/health", timeout=30).status_code == 200
-                self.worst = max(self.worst, time.monotonic() - started)
+                taken = []
+                for url in self._urls:
+                    started = time.monotonic()
+                    assert client.get(url).status_code == 200
+                    taken.append(time.monotonic() - started)
+                self.worst, self.worst_idle = max(self.worst, taken[0]), max(self.worst_idle, taken[1])
 
     def __enter__(self) -> "Health":
         self._thread.start()
@@ -168,20 +205,19 @@ def test_parameters_at_the_edge_are_answered(url: str, changes: dict[str, Any]) 
     ],
     ids=["text", "strings", "ids", "chat", "nested"],
 )
-def test_large_bodies_leave_health_quick(url: str, body: dict[str, Any]) -> None:
+def test_large_bodies_leave_health_quick(url: str, idle_url: str, body: dict[str, Any]) -> None:
     path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
     content = json.dumps({**body, "max_tokens": 1}).encode()
-    with Health(url) as health:
-        reply = httpx.post(f"{url}{path}", content=content, timeout=120)
+    with Health(url, idle_url) as health:
+        reply = httpx.post(f"{url}{path}", content=content, timeout=300)
     # What becomes of a nested message is the template's business.
     assert reply.status_code in ((200, 400) if "messages" in body else (400,)), reply.text[:300]
-    # The promise is 0.1 s; a machine that runs other tests beside may take longer to give a process its turn.
-    assert health.worst < 0.5
+    assert health.is_quick, (health.worst, health.worst_idle)
 
 
 def test_a_body_above_the_limit_is_refused(url: str) -> None:
     limit = 2**20 + 32 * 100_000
-    reply = httpx.post(f"{url}/v1/completions", content=b" " * (limit + 1), timeout=60)
+    reply = httpx.post(f"{url}/v1/completions", content=b" " * (limit + 1), timeout=300)
     assert reply.status_code == 413
     assert f"{limit:,} bytes" in reply.json()["error"]["message"]
 
@@ -189,8 +225,8 @@ def test_a_body_above_the_limit_is_refused(url: str) -> None:
         for _ in range(limit // 65536 + 2):
             yield b" " * 65536
 
-    assert httpx.post(f"{url}/v1/completions", content=endless(), timeout=60).status_code == 413
-    assert httpx.post(f"{url}/v1/completions", content=b" " * limit, timeout=60).status_code == 400
+    assert httpx.post(f"{url}/v1/completions", content=endless(), timeout=300).status_code == 413
+    assert httpx.post(f"{url}/v1/completions", content=b" " * limit, timeout=300).status_code == 400
 
 
 def test_a_tokenized_text_comes_back_whole(url: str) -> None:
@@ -218,7 +254,7 @@ def test_a_client_that_hangs_up_is_noticed(probe_folder: Path, key: str | None, 
                 client.sendall(("".join(lines) + "\r\n" + body).encode())
                 time.sleep(0.3)
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             text = httpx.get(f"{url}/metrics", headers=headers).text
             if 'num_requests_running{model_name="probe"} 0.0' in text:
@@ -228,10 +264,12 @@ def test_a_client_that_hangs_up_is_noticed(probe_folder: Path, key: str | None, 
         assert 'kv_cache_promised_bytes{model_name="probe"} 0.0' in text
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
 
 
-def test_a_template_that_never_ends_ends_its_request_alone(probe_folder: Path, tmp_path: Path) -> None:
+def test_a_template_that_never_ends_ends_its_request_alone(
+    probe_folder: Path, tmp_path: Path, idle_url: str
+) -> None:
     folder = tmp_path / "loops"
     folder.mkdir()
     for file in probe_folder.iterdir():
@@ -245,11 +283,11 @@ def test_a_template_that_never_ends_ends_its_request_alone(probe_folder: Path, t
     try:
         url = address(process)
         body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
-        with Health(url) as health:
+        with Health(url, idle_url) as health:
             reply = post(url, "/v1/chat/completions", body)
         assert reply.status_code == 500
         assert "the chat template took longer than 2.0 s" in reply.json()["error"]["message"]
-        assert health.worst < 0.5
+        assert health.is_quick, (health.worst, health.worst_idle)
         asking = [threading.Thread(target=_leave, args=(url, body)) for _ in range(6)]
         for thread in asking:
             thread.start()
@@ -259,7 +297,7 @@ def test_a_template_that_never_ends_ends_its_request_alone(probe_folder: Path, t
         assert workers
         started = time.monotonic()
         process.terminate()
-        assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+        assert process.wait(timeout=60) in (0, -signal.SIGTERM)
         assert time.monotonic() - started < 8
         for thread in asking:
             thread.join()
@@ -283,7 +321,7 @@ def test_a_killed_server_leaves_no_process(probe_folder: Path) -> None:
     workers = psutil.Process(process.pid).children()
     process.kill()
     process.wait()
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert workers
     assert not alive
 
@@ -314,7 +352,7 @@ def test_a_text_process_that_dies_ends_its_request_alone(url: str) -> None:
 
 def test_metrics_are_zero_when_all_is_over(url: str) -> None:
     httpx.post(f"{url}/reset_prefix_cache")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while metrics(url)["farspan:kv_cache_cached_tokens"] and time.monotonic() < deadline:
         time.sleep(0.05)
     for name in ("num_requests_running", "num_requests_waiting", "kv_cache_tokens", "kv_cache_cached_tokens"):

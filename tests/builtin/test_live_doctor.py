@@ -35,7 +35,7 @@ def server(probe_folder: Path) -> Iterator[tuple[str, int]]:
         yield found.group(), process.pid
     finally:
         process.terminate()
-        assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+        assert process.wait(timeout=60) in (0, -signal.SIGTERM)
 
 
 def test_an_idle_server_has_nothing_to_say(server: tuple[str, int]) -> None:

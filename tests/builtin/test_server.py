@@ -28,11 +28,11 @@ def url(probe_folder: Path) -> Iterator[str]:
         yield address(process)
     finally:
         process.terminate()
-        assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+        assert process.wait(timeout=60) in (0, -signal.SIGTERM)
 
 
 def events(url: str, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    with httpx.stream("POST", url + path, json={**body, "stream": True}, timeout=60) as response:
+    with httpx.stream("POST", url + path, json={**body, "stream": True}, timeout=300) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
         data = [line.removeprefix("data: ") for line in response.iter_lines() if line]
@@ -214,12 +214,12 @@ def test_bodies_that_are_not_json_objects(url: str, body: bytes) -> None:
 def test_leaving_early_frees_the_engine(url: str) -> None:
     """A client that hangs up in the middle of a long answer must not hold its KV cache."""
     body = {"prompt": [20, 21, 22], "max_tokens": 15_000, "ignore_eos": True, "stream": True}
-    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=300) as response:
         lines = response.iter_lines()
         for _ in range(5):
             next(lines)
         assert metrics(url)["farspan:num_requests_running"] == 1
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while metrics(url)["farspan:num_requests_running"] and time.monotonic() < deadline:
         time.sleep(0.05)
     assert metrics(url)["farspan:num_requests_running"] == 0
@@ -238,17 +238,17 @@ def test_api_key(probe_folder: Path) -> None:
         assert httpx.get(f"{url}/v1/models", headers=right).status_code == 200
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
 
 
 def test_interrupt_ends_the_server_in_the_middle_of_a_request(probe_folder: Path) -> None:
     process = start(probe_folder, "--kv-cache-gib", "1")
     url = address(process)
     body = {"prompt": [20, 21, 22], "max_tokens": 15_000, "ignore_eos": True, "stream": True}
-    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=300) as response:
         next(response.iter_lines())
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) in (0, 130, -signal.SIGINT)
+        assert process.wait(timeout=60) in (0, 130, -signal.SIGINT)
 
 
 def test_its_log_tells_the_phases_of_the_start(
@@ -263,7 +263,7 @@ def test_its_log_tells_the_phases_of_the_start(
                 time.sleep(0.1)
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(timeout=20)
+            process.wait(timeout=60)
     report = examine([log.read_bytes()])
     phases = [entry.phase for entry in report.timeline]
     assert phases[:3] == [StartPhase.ENGINE, StartPhase.WEIGHTS, StartPhase.READY]
@@ -275,7 +275,7 @@ def test_its_log_tells_the_phases_of_the_start(
 
 def failing(*arguments: str) -> str:
     process = start(*arguments)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "Traceback" not in error
     return error

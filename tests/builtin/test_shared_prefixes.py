@@ -29,7 +29,7 @@ def url(probe_folder: Path) -> Iterator[str]:
         yield builtin_server.address(process)
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
@@ -80,7 +80,7 @@ def test_a_server_without_a_prefix_cache_is_found_out(probe_folder: Path, tmp_pa
         document = json.loads(call(*command))
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
     assert ["cache-missed" in request["labels"] for request in document["requests"]] == [False, *[True] * 3]
     (point,) = document["shared_prefixes"]
     assert (point["cold"], point["warm"], point["missed"], point["ratio"]) == (1, 0, 3, None)

@@ -14,24 +14,13 @@ import httpx
 import psutil
 import pytest
 
-from builtin_server import address, post, start
+from builtin_server import address, engine_of, post, start
 
 LONG = {"prompt": [20, 21, 22], "max_tokens": 15_000, "ignore_eos": True}
 
 
-def engine_of(process: subprocess.Popen[str]) -> psutil.Process:
-    """Return the engine's process; it is there from the server's first moments on."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        for child in psutil.Process(process.pid).children():
-            if "farspan.builtin.engine_process" in child.cmdline():
-                return child
-        time.sleep(0.02)
-    raise AssertionError("there is no engine")
-
-
 def wait_until_busy(url: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while 'num_requests_running{model_name="probe"} 0.0' in httpx.get(f"{url}/metrics").text:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -49,7 +38,7 @@ def test_clients_hear_of_an_engine_that_was_killed(probe_folder: Path, stream: b
         asking.start()
         wait_until_busy(url)
         engine_of(process).kill()
-        asking.join(timeout=10)
+        asking.join(timeout=60)
         assert not asking.is_alive()
         # A stream that has begun says it as its last event.
         assert replies[0].status_code == (200 if stream else 500)
@@ -60,7 +49,7 @@ def test_clients_hear_of_an_engine_that_was_killed(probe_folder: Path, stream: b
         assert httpx.get(f"{url}/v1/models").status_code == 200
     finally:
         process.terminate()
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=120)
     assert "the engine has ended (-9)" in said
 
 
@@ -72,16 +61,20 @@ def test_health_does_not_wait_for_a_step(probe_folder: Path) -> None:
         engine.suspend()  # a step that takes for ever
         try:
             for _ in range(20):
-                assert httpx.get(f"{url}/health", timeout=5).status_code == 200
+                assert httpx.get(f"{url}/health", timeout=60).status_code == 200
             # What it is asked meanwhile is answered when it goes on.
             with pytest.raises(httpx.ReadTimeout):
-                httpx.post(f"{url}/v1/completions", json={"prompt": [5], "max_tokens": 1}, timeout=0.5)
+                httpx.post(
+                    f"{url}/v1/completions",
+                    json={"prompt": [5], "max_tokens": 1},
+                    timeout=httpx.Timeout(60, read=0.5),
+                )
         finally:
             engine.resume()
         assert post(url, "/v1/completions", {"prompt": [5, 6], "max_tokens": 1}).status_code == 200
     finally:
         process.terminate()
-        assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+        assert process.wait(timeout=60) in (0, -signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -95,8 +88,8 @@ def test_nothing_is_left_behind(probe_folder: Path, number: signal.Signals, load
     engine = engine_of(process)
     children = psutil.Process(process.pid).children()
     process.send_signal(number)
-    process.wait(timeout=20)
-    _, alive = psutil.wait_procs([engine, *children], timeout=10)
+    process.wait(timeout=60)
+    _, alive = psutil.wait_procs([engine, *children], timeout=60)
     assert not alive
 
 
@@ -106,8 +99,8 @@ def test_an_engine_in_a_step_without_end_holds_up_no_shutdown(probe_folder: Path
     engine = engine_of(process)
     engine.suspend()
     process.terminate()
-    assert process.wait(timeout=15) in (0, -signal.SIGTERM)
-    psutil.wait_procs([engine], timeout=5)
+    assert process.wait(timeout=60) in (0, -signal.SIGTERM)
+    psutil.wait_procs([engine], timeout=60)
     assert not engine.is_running()
 
 
@@ -128,7 +121,7 @@ def test_signals_to_the_group_let_the_server_end_in_order(probe_folder: Path, tm
     assert post(url, "/v1/completions", {"prompt": "user", "max_tokens": 1}).status_code == 200
     with socket.create_connection((host, int(port))):
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(timeout=20) in (0, 130, -signal.SIGINT)
+        assert process.wait(timeout=60) in (0, 130, -signal.SIGINT)
     assert "Traceback" not in log.read_text()
     assert not [one for one in psutil.process_iter() if _group(one.pid) == process.pid]
 
@@ -143,7 +136,7 @@ def _group(pid: int) -> int:
 def test_an_engine_that_dies_while_it_loads_ends_the_start(probe_folder: Path) -> None:
     process = start(probe_folder)
     engine_of(process).kill()
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "the engine's process ended while it loaded (signal 9)" in said
     assert "Traceback" not in said
@@ -163,7 +156,7 @@ def test_the_key_is_in_no_other_process(probe_folder: Path) -> None:
             assert "open-sesame-4711" not in "\0".join([*child.environ().values(), *child.cmdline()])
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
 
 
 def test_a_tokenizer_is_read_before_the_weights_are_there(probe_folder: Path, tmp_path: Path) -> None:
@@ -171,7 +164,7 @@ def test_a_tokenizer_is_read_before_the_weights_are_there(probe_folder: Path, tm
     shutil.copytree(probe_folder, folder)
     (folder / "tokenizer.json").unlink()
     process = start(folder)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "has no tokenizer.json" in said
     assert "weights of" not in said, "nobody waits for weights that nothing will be asked of"

@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import IO, Any
 
 import httpx
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 
@@ -33,8 +35,19 @@ def address(process: subprocess.Popen[str]) -> str:
     return match.group()
 
 
+def engine_of(process: subprocess.Popen[str]) -> psutil.Process:
+    """Return the engine's process; it is there from the server's first moments on."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for child in psutil.Process(process.pid).children():
+            if "farspan.builtin.engine_process" in child.cmdline():
+                return child
+        time.sleep(0.02)
+    raise AssertionError("there is no engine")
+
+
 def post(url: str, path: str, body: Any) -> httpx.Response:
-    return httpx.post(url + path, json=body, timeout=60)
+    return httpx.post(url + path, json=body, timeout=300)
 
 
 def metrics(url: str) -> dict[str, float]:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from farspan.builtin.sampling_params import SamplingParams
-from farspan.kv.interface import KVCache, NoRoomError, SequenceKV
+from farspan.kv.interface import KVCache, NoRoomError, RoomWait, SequenceKV
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class Request:
         computed: Positions whose KV is in the cache.
         cached_tokens: Leading positions that were there when the request was first admitted; None before.
         admitted: When that was, by time.monotonic().
+        wait: Its wait for room that others hold, while there is none for it.
         output: Tokens generated so far.
     """
 
@@ -50,6 +51,7 @@ class Request:
     computed: int = 0
     cached_tokens: int | None = None
     admitted: float | None = None
+    wait: RoomWait | None = None
     output: list[int] = field(default_factory=list)
     generator: torch.Generator | None = None
 
@@ -226,12 +228,15 @@ class Scheduler:
         """Open a request's sequence; False when there is no room now.
 
         Raises:
-            KVCacheError: It no longer fits: what the cache may take has shrunk since the request was queued.
+            KVCacheError: It no longer fits: what the cache may take has shrunk since the request was queued, or others
+                need what it waits for.
         """
         known = request.tokens(0, len(request.prompt) + len(request.output))
         request.sequence = self._cache.open(known, request.max_length, request.namespace)
         if request.sequence is None:
+            request.wait = self._cache.check_wait(request.max_length, request.wait)
             return False
+        request.wait = None
         request.computed = request.sequence.cached_tokens
         if request.cached_tokens is None:
             request.cached_tokens = request.computed

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from farspan.errors import KVError
+from farspan.kv.memory.budget.neighbours import RoomWait
 from farspan.kv.memory.drivers.driver import NoRoomError
 from farspan.kv.retention import LayerRetention
 
@@ -31,6 +32,7 @@ __all__ = [
     "LayerRetention",
     "NoRoomError",
     "PageRun",
+    "RoomWait",
     "SequenceKV",
     "retentions",
 ]
@@ -162,6 +164,19 @@ class KVCache(ABC):
         Raises:
             KVCacheError: It could not fit even an empty cache; a KVCacheShrunkError where it could, had others not
                 taken the memory.
+        """
+
+    @abstractmethod
+    def check_wait(self, max_length: int, wait: RoomWait | None) -> RoomWait:
+        """Check that a sequence for which `open` found no room may still come to have it.
+
+        Args:
+            max_length: As `open` was given it.
+            wait: What the last call for the same request returned; None at the first.
+
+        Raises:
+            KVCacheShrunkError: It will not, as things stand: what others need for their requests, or keep and do not
+                answer, is too much. What they only keep, or have not said anew since the first call, is waited for.
         """
 
     @abstractmethod

@@ -13,16 +13,17 @@ scheduler sends a request back to the queue.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from farspan.kv.admission import CacheAdmission
 from farspan.kv.compaction import compact
 from farspan.kv.formats import KVFormat, LayerStore
-from farspan.kv.interface import KVCache, KVCacheError, KVCacheShrunkError, KVStatistics, NoRoomError
+from farspan.kv.interface import KVCache, KVCacheError, KVStatistics, NoRoomError, RoomWait
 from farspan.kv.kinds import LayerKind, group_layers
 from farspan.kv.kv_options import KVOptions
 from farspan.kv.memory.budget.pool_budget import POLL_S
@@ -36,7 +37,7 @@ from farspan.kv.prefixes import Hit, PrefixStore, no_hit
 from farspan.kv.retention import LayerRetention
 from farspan.kv.sequence import ElasticSequenceKV
 from farspan.kv.sizing import CacheSize, KindSize, choose_segment_bytes
-from farspan.sizes import GIB, format_bytes
+from farspan.sizes import GIB
 
 if TYPE_CHECKING:
     import torch
@@ -98,10 +99,13 @@ class ElasticKVCache(KVCache):
         )
         self._kinds: list[LayerKind] = []
         self._open: dict[int, ElasticSequenceKV] = {}
+        self._admission = CacheAdmission(
+            self._size, self.segments, self._driver, cap.fixed_bytes, self._open.values()
+        )
         self._prefixes: PrefixStore | None = None
         self._closed = False
         try:
-            self.segments.wait_for(self._size.start_bytes // self._size.segment_bytes)
+            self._admission.wait_for_start()
             for retention, numbers in grouped:
                 self._kinds.append(self._new_kind(retention, numbers, form))
             # Without a layer that keeps everything there is nothing a tree of prefixes could hold on to.
@@ -109,6 +113,7 @@ class ElasticKVCache(KVCache):
                 host_bytes = int(options.host_gib * GIB)
                 self._prefixes = PrefixStore(self._kinds, options.page_tokens, host_bytes, device)
                 self.segments.register_evictor(PrefixEvictor(self._prefixes, self._kinds, self._size))
+            self._admission.keep_in(self._kinds, self._prefixes)
             self._capacity_bytes()
         except BaseException:
             self._give_back()
@@ -128,19 +133,13 @@ class ElasticKVCache(KVCache):
 
     def check_fits(self, max_length: int) -> int:
         """See `KVCache.check_fits`."""
-        needed = self._size.needed_bytes(max_length)
-        capacity = self._capacity_bytes()
-        if needed > capacity:
-            too_large = (
-                f"{max_length} tokens need {format_bytes(needed)} of KV cache and there are "
-                f"{format_bytes(capacity)}"
-            )
-            if needed <= (self._options.cap.fixed_bytes or self._driver.memory().total):
-                raise KVCacheShrunkError(
-                    f"{too_large} now, others hold the rest", "send it again later, or shorten the prompt"
-                )
-            raise KVCacheError(too_large, "shorten the prompt, or start it with a larger --kv-cache-gib")
-        return needed
+        return self._admission.check(max_length)
+
+    def check_wait(self, max_length: int, wait: RoomWait | None) -> RoomWait:
+        """See `KVCache.check_wait`."""
+        wait = wait or RoomWait()
+        self._admission.check(max_length, wait)
+        return wait
 
     def open(
         self, token_ids: NDArray[np.int32], max_length: int, namespace: bytes = b""
@@ -175,7 +174,7 @@ class ElasticKVCache(KVCache):
         """
         sequence = None
         try:
-            if self._admits(limits, hit):
+            if self._admission.admits(limits, hit):
                 pages = self._prefixes.secure(hit, self.take_pages) if self._prefixes else hit.pages
                 sequence = ElasticSequenceKV(self, max_length, limits, hit, pages)
         except NoRoomError:
@@ -196,10 +195,7 @@ class ElasticKVCache(KVCache):
             self._prefixes.evict_all()
         for kind in self._kinds:
             kind.pool.tick()
-        if self.budget is not None:  # what was promised to sequences that are gone is the others' again
-            self.segments.lower_promise(
-                self._missing_segments((0,) * len(self._kinds), no_hit(len(self._kinds)))
-            )
+        self._admission.lower_promise()
         self.segments.tick()
         if idle is None:
             return None
@@ -357,24 +353,6 @@ class ElasticKVCache(KVCache):
             compact(each, [sequence.table(index) for sequence in self._open.values()])
             for index, each in enumerate(self._kinds)
         )
-
-    def _promised(self, kind: int) -> int:
-        return sum(sequence.promised_pages(kind) for sequence in self._open.values())
-
-    def _admits(self, limits: tuple[int, ...], hit: Hit) -> bool:
-        """Whether everybody's needs, with those of a new sequence, can be met from what is there and may be evicted."""
-        if not self._open:  # it fits an empty cache, and this one can be emptied
-            return self.segments.promise_all(self._size.segment_count([max(1, count) for count in limits]))
-        return self.segments.promise(self._missing_segments(limits, hit))
-
-    def _missing_segments(self, limits: Sequence[int], hit: Hit) -> int:
-        """Return the segments that open sequences, and one of `limits` pages behind a hit, may come to lack."""
-        missing = []
-        for index, kind in enumerate(self._kinds):
-            demand = self._promised(index) + limits[index] - hit.reused_pages[index]
-            evictable = self._prefixes.evictable(index) if self._prefixes else 0
-            missing.append(max(0, demand - kind.free_pages - evictable))
-        return self._size.segment_count(missing)
 
     def _new_kind(self, retention: LayerRetention, numbers: tuple[int, ...], form: KVFormat) -> LayerKind:
         rows = [form.row_bytes] * len(numbers)

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 
 from farspan.errors import FarspanError, InputError
 from farspan.kv.memory.budget.member import BudgetMember
+from farspan.kv.memory.budget.neighbours import RoomWait
 from farspan.kv.memory.budget.pool_budget import PoolBudget
+from farspan.kv.memory.budget.prospect import Prospect
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.driver import Driver, Fence, Handle, NoRoomError
 from farspan.kv.memory.lenders import Evictor, Lender
+from farspan.kv.memory.segment_statistics import SegmentStatistics
 from farspan.sizes import format_bytes
 
 __all__ = ["Evictor", "Lender", "NoRoomError", "SegmentPool", "SegmentStatistics"]
@@ -26,33 +29,6 @@ __all__ = ["Evictor", "Lender", "NoRoomError", "SegmentPool", "SegmentStatistics
 # are back within the whole of it when `tick` is called at least four times as often.
 UNMAP_AFTER = 0.5
 DESTROY_AFTER = 0.75
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentStatistics:
-    """What a pool holds, in segments unless said otherwise.
-
-    Attributes:
-        segment_bytes: Bytes of one.
-        created: Physical segments held: lent plus idle.
-        lent: Handed out to ranges.
-        idle: Held and unused: usable at once, destroyed after the quiet time.
-        cap: The most that may be held, once members of the same budget have given back what they do not need.
-        limit: The most that may be held at this moment.
-        ever_created: Created since the start.
-        ever_destroyed: Destroyed since the start.
-        surrendered: Times a range let go of an empty segment early because another needed it.
-    """
-
-    segment_bytes: int
-    created: int
-    lent: int
-    idle: int
-    cap: int
-    limit: int
-    ever_created: int
-    ever_destroyed: int
-    surrendered: int
 
 
 @dataclass(slots=True)
@@ -104,7 +80,7 @@ class SegmentPool:
         self._evictors: list[Evictor] = []
         self._next_evict = float("-inf")
         self._limit_segments = self._soon_segments = 0
-        self._limit_until = float("-inf")
+        self._limit_until = self._next_look = float("-inf")
         self._idle: list[_Idle] = []  # oldest first: taken from the end
         self._created = 0
         self._lenders: list[Lender] = []
@@ -175,26 +151,39 @@ class SegmentPool:
         with self._lock:
             return self._soon_segments
 
-    def promise(self, count: int) -> bool:
+    def promise(self, count: int, needed: int = 0) -> bool:
         """Keep room for `count` segments beyond those that are lent, until the next call; False if there is none.
 
         Without a budget this is `room`, asked once. With one, its members hear of it where there is no room.
+
+        Args:
+            count: Segments.
+            needed: Segments that may be taken in all, also where what evictors keep is now: so much is not idle.
         """
         fits = count <= self.room()
         if self.budget is None:
             return fits
-        return self._promise(max(0, count - self._reusable()), fits)
+        return self._promise(max(0, count - self._reusable()), needed, fits)
 
-    def wait_for(self, count: int, seconds: float = 5.0) -> None:
-        """Wait, no longer than `seconds`, until neighbours have made room for `count` segments that are idle there."""
-        until = time.monotonic() + seconds
-        while self.budget is not None and not self.promise(count) and time.monotonic() < until:
-            time.sleep(self._reread_s)
+    def prospect(self, wait: RoomWait | None = None) -> Prospect:
+        """Return what there may come to be, in bytes, as far as is settled; see `attainable`.
 
-    def lower_promise(self, count: int) -> None:
-        """Let others have what was promised beyond room for `count` segments."""
+        Args:
+            wait: Of the request that asks; None for one that has not begun to wait, to which limits alone are settled.
+        """
+        self._reread()
+        if self.budget is None:
+            return Prospect(self._soon_segments * self.segment_bytes)
+        return self.budget.prospect(self._cap, self.driver.memory(), self._created * self.segment_bytes, wait)
+
+    def withdraw_wish(self) -> None:
+        """Wish for no more: who waited for room waits no longer."""
+        self._wish(0)
+
+    def lower_promise(self, count: int, needed: int = 0) -> None:
+        """Let others have what was promised beyond room for `count` segments; see `promise`."""
         if self.budget is not None:
-            self.budget.lower_promise(max(0, count - self._reusable()))
+            self.budget.lower_promise(max(0, count - self._reusable()), needed)
 
     def promise_all(self, count: int) -> bool:
         """Keep room for `count` segments in all, those that there are among them; see `promise`.
@@ -204,7 +193,7 @@ class SegmentPool:
         if self.budget is None:
             return True
         self._reread()
-        return self._promise(max(0, count - self._created), count <= self._limit_segments)
+        return self._promise(max(0, count - self._created), count, count <= self._limit_segments)
 
     def tick(self) -> None:
         """Give back what was idle for long enough, and follow the cap down; call it between steps.
@@ -212,7 +201,9 @@ class SegmentPool:
         Above the cap, or the budget's, idle segments go at once, then what lenders have empty, then what evictors keep.
         """
         now = self.clock()
-        if now >= self._limit_until:
+        looks = now >= min(self._next_look, self._limit_until)
+        if looks:
+            self._next_look = now + self._reread_s
             self._report()  # what is idle here is part of who must give how much
             self._reread()
         trim = self.budget is not None and self.budget.trim_is_asked
@@ -225,7 +216,7 @@ class SegmentPool:
         self._destroy_idle(now - DESTROY_AFTER * self.quiet_s, excess)
         if trim and self.budget is not None:
             self.budget.trimmed()
-        self._report()
+        self._report(looks)
 
     def _destroy_idle(self, due: float, excess: int) -> None:
         """Destroy what has been idle since before `due`, and up to `excess` segments in any case."""
@@ -289,6 +280,8 @@ class SegmentPool:
         self._closed = True
         handles, self._idle = [idle.handle for idle in self._idle], []
         self._destroy(handles)
+        if self.budget is not None:
+            self.budget.close()
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -356,8 +349,8 @@ class SegmentPool:
         """Return the segments that nobody uses: idle ones, and those that lenders have empty."""
         return len(self._idle) + sum(lender.surrenderable() for lender in self._lenders)
 
-    def _promise(self, fresh: int, fits: bool) -> bool:
-        kept = fits and self.budget is not None and self.budget.promise(fresh)
+    def _promise(self, fresh: int, needed: int, fits: bool) -> bool:
+        kept = fits and self.budget is not None and self.budget.promise(fresh, needed)
         if not kept:
             self._wish(fresh)
         return kept
@@ -367,10 +360,13 @@ class SegmentPool:
             self.budget.wish(count)
             self._report()
 
-    def _report(self) -> None:
+    def _report(self, looked: bool = False) -> None:
         if self.budget is not None:
-            idle = self._reusable() + sum(each.evictable() for each in self._evictors)
-            self.budget.report(min(idle, self._created))
+            self.budget.report(min(self._unneeded(), self._created), looked)
+
+    def _unneeded(self) -> int:
+        """Return about how many segments nobody uses, or evictors could empty."""
+        return self._reusable() + sum(each.evictable() for each in self._evictors)
 
     def _reread(self) -> None:
         memory = self.driver.memory()
@@ -397,4 +393,6 @@ class SegmentPool:
             raise
         finally:
             if self.budget:
-                self.budget.give(done)
+                # What was idle or kept, and went, is still promised to requests that were admitted to it.
+                needed = self.budget.needed
+                self.budget.give(done, max(0, needed - self._unneeded()) if needed else 0)

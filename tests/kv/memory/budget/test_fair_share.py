@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farspan.kv.memory.budget.fair_share import Allowance, MemberClaim, allowance, fair_shares, may_take
+from farspan.kv.memory.budget.fair_share import (
+    Allowance,
+    Figures,
+    MemberClaim,
+    allowance,
+    attainable,
+    fair_shares,
+    may_take,
+)
 
 GIB = 2**30
 
@@ -81,6 +90,38 @@ def test_a_floor_is_kept_free_for_its_member() -> None:
     assert may_take(100, claims, 0, 40)
 
 
+def test_of_two_wishes_that_do_not_fit_beside_each_other_the_older_is_met_first() -> None:
+    older = MemberClaim(held=50 * GIB, idle=50 * GIB, wished=20 * GIB, wished_since=1)
+    newer = MemberClaim(held=45 * GIB, idle=45 * GIB, wished=35 * GIB, wished_since=2)
+    claims = [older, newer]
+    assert may_take(100 * GIB, [older, replace(newer, held=30 * GIB, idle=30 * GIB)], 0, 70 * GIB)
+    assert allowance(100 * GIB, claims, 0).now == 55 * GIB, "it keeps what it has, and takes what is free"
+    assert allowance(100 * GIB, claims, 1).now == 30 * GIB, "it gives what the older lacks"
+    assert not may_take(100 * GIB, claims, 1, 80 * GIB)
+    # One that cannot be met stands in nobody's way, and a small one never has to wait.
+    assert may_take(100 * GIB, [replace(older, wished=60 * GIB), MemberClaim()], 1, 50 * GIB)
+    stuck = MemberClaim(held=60 * GIB, wished=60 * GIB, wished_since=1)
+    assert may_take(100 * GIB, [stuck, replace(newer, held=0, idle=0)], 1, 40 * GIB)
+    assert may_take(100 * GIB, [replace(older, held=0, idle=0, wished=90 * GIB), MemberClaim()], 1, 10 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("figures", "size"),
+    [
+        (Figures.CURRENT, 50),  # in use, and the half is a fair share
+        (Figures.OLD, 90),  # what was in use may be idle by now; a floor stays
+        (Figures.SILENT, 35),  # nothing of it comes back
+    ],
+)
+def test_what_may_come_to_be_depends_on_what_a_neighbours_figures_are_worth(
+    figures: Figures, size: int
+) -> None:
+    neighbour = MemberClaim(held=65, floor=10, wished=20, wished_since=1)
+    claims = [MemberClaim(held=5), neighbour]
+    assert attainable(100, claims, 0, [Figures.CURRENT, figures]) == size
+    assert attainable(100, [replace(claims[0], limit=30), neighbour], 0, [Figures.CURRENT, figures]) == 30
+
+
 sizes = st.integers(0, 10**12)
 members = st.builds(
     lambda held, share, floor, promised, wished, limit: MemberClaim(
@@ -133,3 +174,36 @@ def test_who_gives_back_as_told_makes_room_for_all(total: int, claims: list[Memb
             for claim, share in zip(claims, shares, strict=True)
         ]
         assert given_back >= min(lacking, surplus, sum(max(0, each) for each in idle))
+
+
+@given(sizes, st.lists(members, min_size=1, max_size=6), st.data())
+def test_nobody_is_refused_what_may_be_taken(
+    total: int, claims: list[MemberClaim], data: st.DataObject
+) -> None:
+    """Whoever waits is refused only what it could not be given, whatever it is worth that the others say."""
+    member, size = data.draw(st.integers(0, len(claims) - 1)), data.draw(sizes)
+    figures = [data.draw(st.sampled_from(Figures)) for _ in claims]
+    if may_take(total, claims, member, size):
+        assert size <= attainable(total, claims, member, figures) + len(claims)
+
+
+@given(st.lists(st.tuples(sizes, sizes), min_size=1, max_size=6), st.integers(1, 10**12), st.randoms())
+def test_one_of_several_wishes_is_always_met(
+    pairs: list[tuple[int, int]], total: int, chance: random.Random
+) -> None:
+    """Nobody uses anything: whatever is wished for, somebody's is given, the others give back what it takes."""
+    order = chance.sample(range(1, 100), len(pairs))
+    held = [min(each, total // len(pairs)) for each, _ in pairs]
+    claims = [
+        MemberClaim(held=has, idle=has, wished=min(wished, total - has), wished_since=since)
+        for has, (_, wished), since in zip(held, pairs, order, strict=True)
+    ]
+    wishers = [index for index, claim in enumerate(claims) if claim.wished]
+    for _ in range(100):
+        kept = [min(claim.held, allowance(total, claims, index).now) for index, claim in enumerate(claims)]
+        claims = [
+            replace(claim, held=has, idle=has, wished=claim.wished and claim.held + claim.wished - has)
+            for claim, has in zip(claims, kept, strict=True)
+        ]
+    met = [i for i in wishers if may_take(total, claims, i, claims[i].held + claims[i].wished)]
+    assert met or not wishers

@@ -23,16 +23,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farspan.errors import KVError
+from farspan.kv.memory.budget.counted_time import CountedTime
 from farspan.kv.memory.budget.fair_share import MemberClaim
 
 FOLDER_VARIABLE = "FARSPAN_BUDGET_DIR"
 SUFFIX = ".budget"
 SLOTS = 64
 
-_MAGIC = 0x46415253_50414E01
+_MAGIC = 0x46415253_50414E02
 _HEADER = struct.Struct("<4Q")  # magic, slots, limit + 1 (0 for none), bytes of the device
-# pid, joined, held, floor, promised, wished, idle, when it wished in ms, trims done; its name
-_SLOT = struct.Struct("<9Q64s")
+# pid, joined, held, floor, promised, wished, idle, when it wished in ms, trims done; its name;
+# looks, since when it wishes in ns
+_SLOT = struct.Struct("<9Q64s2Q")
 _ASKED = struct.Struct("<2Q")  # what others write: its limit + 1 (0 for none), trims asked for
 _SLOT_BYTES = 256  # a power of two: a slot never crosses a page, so that the kernel writes it in one piece
 _ASKED_AT = 192
@@ -40,6 +42,7 @@ _FILE_BYTES = (SLOTS + 1) * _SLOT_BYTES
 _MOST = 2**56  # bytes; no figure of a sound file is larger
 _LOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
 _LOCK_ALL_S = 2.0
+_MOST_COUNTED_S = 0.05
 _WISH_S = 3.0  # a wish that was not said again for so long is forgotten
 
 
@@ -67,6 +70,8 @@ class MemberSlot:
         wished_at: When it last said so, in seconds of the monotonic clock.
         trims_asked: How often somebody asked it to give idle memory back.
         trims_done: How many of these it has seen to.
+        looks: How often it has looked at the budget, given back what it had to, and said so.
+        wished_since: Since when it has wished without a break, in ns of the monotonic clock.
     """
 
     pid: int
@@ -81,12 +86,20 @@ class MemberSlot:
     wished_at: float = 0.0
     trims_asked: int = 0
     trims_done: int = 0
+    looks: int = 0
+    wished_since: int = 0
 
     def claim(self, now: float) -> MemberClaim:
         """Return its claim; a wish is good for a few seconds."""
         wished = self.wished if 0 <= now - self.wished_at < _WISH_S else 0
         return MemberClaim(
-            self.held, self.floor, self.promised, wished, min(self.idle, self.held), self.limit
+            held=self.held,
+            floor=self.floor,
+            promised=self.promised,
+            wished=wished,
+            idle=min(self.idle, self.held),
+            limit=self.limit,
+            wished_since=self.wished_since,
         )
 
 
@@ -185,6 +198,8 @@ class BudgetFile:
             int(slot.wished_at * 1000),
             slot.trims_done,
             slot.name.encode("utf-8", "replace")[:63],
+            slot.looks,
+            slot.wished_since,
         )
         self._write(packed, _place(number))
 
@@ -218,10 +233,11 @@ class BudgetFile:
             BudgetError: Somebody keeps it for seconds: a member that is stopped.
         """
         with self._lock:
-            until = time.monotonic() + _LOCK_ALL_S
+            waited, clock = 0.0, CountedTime(_MOST_COUNTED_S)
             wait = 0.0001
             while not self._set_lock(0, fcntl.F_WRLCK):
-                if time.monotonic() > until:
+                waited += clock.passed()
+                if waited > _LOCK_ALL_S:
                     raise BudgetError(
                         f"{self.path} has been locked for {_LOCK_ALL_S:g} s",
                         "see whether one of the servers is stopped",
@@ -291,7 +307,7 @@ class BudgetFile:
         }
 
     def _unpack(self, number: int, data: bytes) -> MemberSlot:
-        pid, joined, *figures, wished_at, done, name = _SLOT.unpack_from(data, _place(number))
+        pid, joined, *figures, wished_at, done, name, looks, since = _SLOT.unpack_from(data, _place(number))
         held, floor, promised, wished, idle = figures
         limit, asked = _ASKED.unpack_from(data, _place(number) + _ASKED_AT)
         if max(*figures, limit) > _MOST:
@@ -309,6 +325,8 @@ class BudgetFile:
             wished_at=wished_at / 1000,
             trims_asked=asked,
             trims_done=done,
+            looks=looks,
+            wished_since=since,
         )
 
     def _damaged(self, why: str) -> BudgetError:

@@ -14,7 +14,10 @@ from typing import NamedTuple
 
 from farspan.errors import InputError
 from farspan.kv.memory.budget.budget_file import BudgetError, BudgetFile, MemberSlot, budget_path
+from farspan.kv.memory.budget.budget_part import BudgetPart
 from farspan.kv.memory.budget.fair_share import Allowance, MemberClaim, allowance, may_take
+from farspan.kv.memory.budget.neighbours import SILENT_S, Neighbour, RoomWait, SilenceCount
+from farspan.kv.memory.budget.prospect import Prospect, prospect
 from farspan.kv.memory.budget.settings import BudgetSettings
 from farspan.sizes import format_bytes
 
@@ -71,6 +74,8 @@ class BudgetMember:
         self._wished_at = 0.0
         self._trims_done = 0
         self._said = ""
+        self._refused_since: float | None = None
+        self._silences = SilenceCount()
         self._number = -1
         self._file = BudgetFile.create(path, device_bytes)
         try:
@@ -114,6 +119,7 @@ class BudgetMember:
             except BudgetError as error:
                 self._say(error)
                 return None
+            self._count_looks(slots)
             claims, mine = self._claims(slots)
             held = sum(claim.held for claim in claims)
             return Outlook(
@@ -123,6 +129,31 @@ class BudgetMember:
                 held - claims[mine].held,
                 slots[self._number].trims_asked if self._number in slots else self._trims_done,
             )
+
+    def prospect(self, free: int, wait: RoomWait | None) -> Prospect:
+        """Return what the member may come to hold.
+
+        Args:
+            free: What is free on the device.
+            wait: Of the request that asks; None for one that has not begun to wait.
+        """
+        with self._lock:
+            try:
+                self._rejoin()
+                header, slots = self._file.read()
+            except BudgetError as error:
+                self._say(error)
+                return Prospect(self.held, (str(error),))
+            self._count_looks(slots)
+            claims, mine = self._claims(slots)
+            total = _total(header.limit, sum(claim.held for claim in claims), free)
+            others = self._neighbours(slots)
+            claimed = [claim for index, claim in enumerate(claims) if index != mine]
+            pairs = {key: (slot, claim) for (key, slot), claim in zip(others.items(), claimed, strict=True)}
+            found = prospect(header.limit, total, claims[mine], pairs, self._silences, wait)
+            if wait is not None and self._is_locked_out:
+                return Prospect(self.held, (self._said,), found.holders)
+            return found
 
     def trimmed(self, trims_asked: int) -> None:
         """Say that idle memory was given back as asked so often."""
@@ -140,6 +171,7 @@ class BudgetMember:
                     claims, mine = self._claims(slots)
                     total = _total(header.limit, sum(claim.held for claim in claims), free)
                     if not may_take(total, claims, mine, size):
+                        self._refused_since = None
                         return False
                     change()
                     try:
@@ -149,8 +181,9 @@ class BudgetMember:
                         raise
             except BudgetError as error:
                 self._say(error)
+                self._refused_since = self._refused_since or time.monotonic()
                 return False
-            self._said = ""
+            self._said, self._refused_since = "", None
             return True
 
     def change(self, change: Callable[[], None], *, wishes: bool = False) -> None:
@@ -160,6 +193,13 @@ class BudgetMember:
             if wishes:
                 self._wished_at = time.monotonic()
             self.write()
+
+    def leave(self, part: BudgetPart) -> None:
+        """Forget the account of a pool that is closed, with what it still has in it."""
+        with self._lock:
+            if part in self._parts:
+                self._parts.remove(part)
+                self.write()
 
     @property
     def promised(self) -> int:
@@ -227,8 +267,23 @@ class BudgetMember:
         own = self._slot()
         if self._number in slots:
             own = replace(own, limit=slots[self._number].limit)
-        others = [slot.claim(now) for number, slot in slots.items() if number != self._number]
+        others = [slot.claim(now) for slot in self._neighbours(slots).values()]
         return [own.claim(now), *others], 0
+
+    def _neighbours(self, slots: Mapping[int, MemberSlot]) -> dict[Neighbour, MemberSlot]:
+        return {
+            Neighbour(number, slot.pid, slot.joined): slot
+            for number, slot in slots.items()
+            if number != self._number
+        }
+
+    def _count_looks(self, slots: Mapping[int, MemberSlot]) -> None:
+        self._silences.count((key, slot.looks) for key, slot in self._neighbours(slots).items())
+
+    @property
+    def _is_locked_out(self) -> bool:
+        """Whether nothing could be claimed for long, because the file could not be locked or written."""
+        return self._refused_since is not None and time.monotonic() - self._refused_since >= SILENT_S
 
     def _slot(self) -> MemberSlot:
         parts = self._parts
@@ -243,84 +298,14 @@ class BudgetMember:
             idle=sum(part.idle for part in parts),
             wished_at=self._wished_at,
             trims_done=self._trims_done,
+            looks=min((part.looks for part in parts), default=0),
+            wished_since=min((part.wished_since for part in parts if part.wished), default=0),
         )
 
     def _say(self, error: BudgetError) -> None:
         if str(error) != self._said:
             self._said = str(error)
             _LOG.error("farspan budget: no growth beyond %s: %s", format_bytes(self.held), error)
-
-
-class BudgetPart:
-    """What one segment pool of a member holds, in bytes.
-
-    Attributes:
-        held: Physical memory.
-        promised: What it may take beyond that for requests that were admitted.
-        wished: What it would take beyond `held` if there were room; 0 when it lacks nothing.
-        idle: Of `held`, what no request needs.
-    """
-
-    def __init__(self, member: BudgetMember) -> None:
-        self.member = member
-        self.held = self.promised = self.wished = self.idle = 0
-
-    def claim(self, size: int, free: int) -> bool:
-        """Count `size` more bytes as held; False, and no change, when the budget has no room for them.
-
-        Args:
-            size: Bytes.
-            free: What is free on the device.
-        """
-        before = self.held, self.promised, self.wished
-        after = self.held + size, max(0, self.promised - size), max(0, self.wished - size)
-        member = self.member
-
-        def put(state: tuple[int, int, int]) -> None:
-            self.held, self.promised, self.wished = state
-
-        whole = member.held + member.promised + sum(after[:2]) - sum(before[:2])
-        return member.take(whole, free, lambda: put(after), lambda: put(before))
-
-    def give(self, size: int) -> None:
-        """Count `size` bytes as given back."""
-
-        def put() -> None:
-            self.held -= size
-
-        self.member.change(put)
-
-    def promise(self, size: int, free: int) -> bool:
-        """Keep `size` bytes beyond what it holds; False, and no change, without room for them."""
-        before = self.promised, self.wished
-
-        def put(promised: int, wished: int) -> None:
-            self.promised, self.wished = promised, wished
-
-        if size <= self.promised:
-            if (size, 0) != before:
-                self.member.change(lambda: put(size, 0))
-            return True
-        whole = self.member.held + self.member.promised + size - self.promised
-        return self.member.take(whole, free, lambda: put(size, 0), lambda: put(*before))
-
-    def lower_promise(self, size: int) -> None:
-        """Let others have what was promised beyond `size` bytes."""
-
-        def put() -> None:
-            self.promised = size
-
-        if size < self.promised:
-            self.member.change(put)
-
-    def report(self, idle: int, wished: int) -> None:
-        """Say what is held and not needed, and what would be taken beyond what is held."""
-
-        def put() -> None:
-            self.idle, self.wished = idle, wished
-
-        if (self.idle, self.wished) != (idle, wished) or (wished and self.member.wish_is_old):
-            self.member.change(put, wishes=bool(wished))
 
 
 def join_budget(settings: BudgetSettings, member: str, device: str, device_bytes: int) -> BudgetMember:

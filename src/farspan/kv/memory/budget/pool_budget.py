@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from farspan.kv.memory.budget.budget_file import name_and_device
 from farspan.kv.memory.budget.fair_share import Allowance
 from farspan.kv.memory.budget.member import BudgetMember, Outlook
+from farspan.kv.memory.budget.neighbours import RoomWait
+from farspan.kv.memory.budget.prospect import Prospect
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.driver import Memory
 from farspan.sizes import format_bytes
@@ -32,8 +35,11 @@ class PoolBudget:
         self._clock = clock
         self._free = 0
         self._most: int | None = None
-        self.wished, self._wished_until = 0, float("-inf")
+        self.wished, self._wished_until, self._wished_since = 0, float("-inf"), 0
         self._trims_done = 0
+        self.needed = (
+            0  # segments that admitted requests may still take: idle or kept ones, and promised ones
+        )
 
     @property
     def name(self) -> str:
@@ -54,6 +60,15 @@ class PoolBudget:
         soon = min(cap.limit(expected, held), allowed.soon - siblings)
         return max(0, now), max(0, soon)
 
+    def prospect(self, cap: Cap, memory: Memory, held: int, wait: RoomWait | None) -> Prospect:
+        """Return what the pool may come to hold; see `BudgetMember.prospect`."""
+        found = self.member.prospect(memory.free, wait)
+        siblings = self.member.held - self._part.held
+        now = self.outlook.allowance.now if self.outlook else found.size
+        expected = Memory(memory.free + max(0, found.size - now), memory.total)
+        size = min(cap.limit(expected, held), found.size - siblings)
+        return found._replace(size=max(0, size))
+
     def claim(self, count: int) -> bool:
         """Count `count` more segments as the pool's; False, and no change, without room for them."""
         if count and not self._part.claim(count * self._segment_bytes, self._free):
@@ -61,33 +76,54 @@ class PoolBudget:
         self.wished = max(0, self.wished - count)
         return True
 
-    def give(self, count: int) -> None:
-        """Count `count` segments as given back."""
+    def give(self, count: int, needed: int = 0) -> None:
+        """Count `count` segments as given back; requests that were admitted still need `needed` that are not held."""
         if count:
-            self._part.give(count * self._segment_bytes)
+            self._part.give(count * self._segment_bytes, needed * self._segment_bytes)
 
-    def promise(self, count: int) -> bool:
-        """Keep room for `count` segments beyond what is held; False, and no change, without room for them."""
+    def promise(self, count: int, needed: int = 0) -> bool:
+        """Keep room for `count` segments beyond what is held; False, and no change, without room for them.
+
+        Args:
+            count: Segments.
+            needed: Segments that may be taken in all, of what is idle or kept now too.
+        """
         if not self._part.promise(count * self._segment_bytes, self._free):
             return False
-        self.wished = 0
+        self.wished, self.needed = 0, needed
         return True
 
-    def lower_promise(self, count: int) -> None:
-        """Let others have what was promised beyond `count` segments."""
+    def lower_promise(self, count: int, needed: int = 0) -> None:
+        """Let others have what was promised beyond `count` segments; see `promise`."""
+        self.needed = needed
         self._part.lower_promise(count * self._segment_bytes)
 
     def wish(self, count: int) -> None:
         """Remember that `count` more segments would be created if there were room, within the pool's own cap."""
         if self._most is not None:
             count = min(count, max(0, self._most - self._part.held) // self._segment_bytes)
-        self.wished, self._wished_until = count, self._clock() + _WISH_S
+        now = self._clock()
+        if not self.wished or now >= self._wished_until:
+            self._wished_since = time.monotonic_ns()
+        self.wished, self._wished_until = count, now + _WISH_S
 
-    def report(self, idle: int) -> None:
-        """Tell the others how many segments are idle, and what is wished for if that was said lately."""
+    def report(self, idle: int, looked: bool = False) -> None:
+        """Tell the others how many segments are idle, and what is wished for if that was said lately.
+
+        Args:
+            idle: Segments.
+            looked: Whether this comes after a look at the budget, with what had to be given back given back.
+        """
         if self._clock() >= self._wished_until:
             self.wished = 0
-        self._part.report(idle * self._segment_bytes, self.wished * self._segment_bytes)
+        idle -= max(0, self.needed - self._part.promised // self._segment_bytes)
+        self._part.report(
+            max(0, idle) * self._segment_bytes, self.wished * self._segment_bytes, self._wished_since, looked
+        )
+
+    def close(self) -> None:
+        """Leave the member; the pool is closed."""
+        self._part.close()
 
     @property
     def trim_is_asked(self) -> bool:
