@@ -21,6 +21,16 @@ class Wording(NamedTuple):
 
 
 WORDINGS: dict[str, tuple[Wording, ...]] = {
+    "vllm-free-memory": (
+        Wording(
+            VLLM_V1,
+            "ValueError: Available memory on node 0 (13.13/23.59 GiB) on startup is less than desired CPU memory "
+            "utilization (0.92, 21.7 GiB). On the CPU backend, the `--gpu-memory-utilization` flag controls the "
+            "fraction of CPU memory reserved (despite its name).",
+            (("vllm/v1/worker/cpu_worker.py", "__init__"),),
+            says=("21.7 GiB of the machine's memory", "--gpu-memory-utilization 0.45"),
+        ),
+    ),
     "no-nvcc": (
         Wording(
             VLLM_V1,

@@ -101,6 +101,14 @@ def test_gemma_4_takes_one_video_at_a_time_and_every_layer_has_inputs_of_its_own
     )
 
 
+def test_graphs_are_estimated_on_amd_from_0_26() -> None:
+    model = model_of("Qwen3.5-4B")
+    off = "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS=0"
+    for version, estimated in (("0.25.1", False), ("0.26.0", True)):
+        with_, without = (planned(model, "1xMI300X", version, *flags) for flags in ((), (off,)))
+        assert (without.available_kv_bytes > with_.available_kv_bytes) is estimated
+
+
 def test_what_is_taken_outside_torch_depends_on_the_generation() -> None:
     model = model_of("Qwen3.5-4B")
     name = "kernels and workspaces outside torch"

@@ -68,7 +68,8 @@ def kv_budget(config: VllmConfig, limits: BatchLimits) -> Budget:
     requested = int(config.gpu.memory_bytes * fraction)
     profile = profile_run(config, limits)
     estimated = given.graph_estimate_env if given.graph_estimate_env is not None else rules.subtracts_graphs
-    graphs = graph_estimate(config, limits) if estimated and rules.estimates_graphs else 0
+    can_estimate = rules.estimates_graphs_on_amd if config.gpu.is_amd else rules.estimates_graphs
+    graphs = graph_estimate(config, limits) if estimated and can_estimate else 0
     predicted = requested - weights - loaded.rope - profile.total - graphs
     available, by_hand, source = predicted, False, "predicted from the card, the model and the flags"
     if config.available_kv_bytes is not None:

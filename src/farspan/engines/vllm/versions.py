@@ -85,6 +85,7 @@ class VllmRules(ValueHash):
         keeps_workspace: Whether buffers of the experts are kept between steps.
         whole_prompts: Whether a step holds a whole prompt, as the engine before V1 made it up to 32,768 tokens.
         estimates_graphs: Whether the memory of CUDA graphs can be estimated and subtracted.
+        estimates_graphs_on_amd: Whether it is on AMD cards, too.
         prefix_caches_states: Whether prefix caching is on by default for models with recurrent layers.
         e5m2_meets_quantized_query: Whether FlashAttention on Hopper accepts E5M2 and then asserts E4M3.
         offload_needs_one_group: Whether `--cpu-offload-gb` stops a server with several KV groups.
@@ -124,6 +125,7 @@ class VllmRules(ValueHash):
     flashinfer_sampler: bool = False
     keeps_workspace: bool = False
     estimates_graphs: bool = False
+    estimates_graphs_on_amd: bool = False
     whole_prompts: bool = False
     prefix_caches_states: bool = False
     e5m2_meets_quantized_query: bool = True
@@ -182,6 +184,7 @@ _V0_27 = replace(
     _V0_24,
     version="0.27.1",
     counts_batches_in_flight=True,
+    estimates_graphs_on_amd=True,
     pads_state_pages=True,
     latent_falls_back=True,
     aligns_latent_blocks=True,
@@ -247,7 +250,7 @@ _CHANGES: tuple[tuple[str, VllmRules], ...] = (
     ("0.22.0", _V0_22),
     ("0.23.0", _V0_23),
     ("0.24.0", _V0_24),
-    ("0.26.0", replace(_V0_24, counts_batches_in_flight=True)),
+    ("0.26.0", replace(_V0_24, counts_batches_in_flight=True, estimates_graphs_on_amd=True)),
     ("0.27.0", _V0_27),
     ("0.28.0", _V0_28),
     ("0.29.0", _V0_29),

@@ -157,9 +157,9 @@ SAMPLER_WARMUP_OOM = Rule(
 
 
 _FREE_MEMORY = compile_pattern(
-    r"Free memory on device (?P<device>\S+ )?\((?P<free>\d+(?:\.\d+)?)/(?P<total>\d+(?:\.\d+)?) "
+    r"(?:Free|Available) memory on (?:device|node) (?:\S+ )?\((?P<free>\d+(?:\.\d+)?)/(?P<total>\d+(?:\.\d+)?) "
     r"GiB\) on startup is "
-    r"less than desired GPU memory utilization \((?P<share>[\d.]+), (?P<wanted>\d+(?:\.\d+)?) GiB\)"
+    r"less than desired (?P<of>[GC])PU memory utilization \((?P<share>[\d.]+), (?P<wanted>\d+(?:\.\d+)?) GiB\)"
 )
 
 
@@ -167,6 +167,16 @@ def _free_memory(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
     match = rule_match.match
     free, total, wanted = float(match["free"]), float(match["total"]), float(match["wanted"])
     share = int(free / total * 100) / 100 if total else 0.0
+    if match["of"] == "C":
+        return Diagnosis(
+            f"On a CPU vLLM wants {wanted:.1f} GiB of the machine's memory (--gpu-memory-utilization {match['share']}, "
+            f"which counts it there) and {free:.1f} of {total:.1f} GiB are free.",
+            (
+                f"--gpu-memory-utilization {max(share - 0.1, 0.1):.2f}, and VLLM_CPU_KVCACHE_SPACE=N for N GiB of KV "
+                "cache",
+                "or end what holds the rest",
+            ),
+        )
     cause = (
         f"vLLM wants {wanted:.1f} GiB of the GPU (--gpu-memory-utilization {match['share']}) and "
         f"{free:.1f} of "
@@ -180,11 +190,11 @@ def _free_memory(rule_match: RuleMatch, server_state: ServerState) -> Diagnosis:
 
 FREE_MEMORY = Rule(
     id="vllm-free-memory",
-    means="vLLM refuses to start: something else holds memory of the GPU.",
+    means="vLLM refuses to start: something else holds memory of the GPU, or on a CPU of the machine.",
     severity=Severity.ERROR,
     pattern=_FREE_MEMORY,
     explain=_free_memory,
-    sources=("vllm-project/vllm#20305", "vllm-project/vllm#25837"),
+    sources=("vllm-project/vllm#20305", "vllm-project/vllm#25837", "vllm 0.32.0 v1/worker/cpu_worker.py"),
 )
 
 
