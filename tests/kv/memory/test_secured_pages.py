@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
@@ -132,3 +134,29 @@ def test_rows_to_come_are_reserved() -> None:
     segments.give(taken)
     rows.check_integrity()
     rows.close()
+
+
+def test_growth_that_is_refused_in_parts_gets_on_although_nothing_of_it_is_kept() -> None:
+    """What was had stays mapped for the quiet time: the next attempt begins where the last one ended."""
+    driver, chance = HostDriver(), random.Random(5)
+    segments = SegmentPool(driver, driver.granularity, reread_s=0.0)
+    pages = PagePool(segments, [driver.granularity], 1, 64)
+    create = driver._create
+
+    def refusing(size: int) -> object:
+        if chance.random() < 0.4:
+            raise NoRoomError("refused by the test")
+        return create(size)
+
+    driver._create = refusing  # type: ignore[method-assign, assignment]
+    found = []
+    for _ in range(60):
+        found.append(pages.secure(60))
+        pages.keep(0)
+        pages.tick()
+    assert found[0] < 60
+    assert found[-1] >= 60
+    pages.check_integrity()
+    pages.close()
+    segments.close()
+    driver.close()

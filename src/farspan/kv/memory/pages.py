@@ -150,8 +150,7 @@ class PagePool:
             The pages that are free and have memory now; perhaps more than `n`, perhaps less.
         """
         self.keep(n)
-        missing = n - self._page_refs.free_pages
-        if missing > 0:
+        if (missing := n - self._page_refs.free_pages) > 0:
             self._grow(self._growth(missing), partly=True)
         return self._page_refs.free_pages
 
@@ -377,9 +376,11 @@ class PagePool:
         count = len(segments) if self._try_back(segments) else 0
         if partly and not count:
             groups = (self._spans(segment) for segment in segments.tolist())
-            count = self._backing.affordable(groups, self._pool.room())
-            while count and not self._try_back(segments[:count]):
-                count //= 2  # somebody took it meanwhile
+            step = most = self._backing.affordable(groups, self._pool.room())
+            while step:  # smaller ones where somebody took it meanwhile
+                got = self._try_back(segments[count : count + step])
+                count += step if got else 0
+                step = min(step, most - count) if got else step // 2
         least = count if self._agree is None else self._agree(count)
         agreed = least if partly or least == len(segments) else 0
         if agreed < count:
