@@ -37,7 +37,7 @@ def server_23(base: Any) -> Any:
 
             known = set(ServerArgs.__struct_fields__)
             options = {name: value for name, value in vars(self.settings).items() if name in known}
-            self.settings = get_context().override_server_args(device="cpu", **options).install()
+            self.settings = get_context().override_server_args(device=self.device, **options).install()
             scheduler.PrefillStats = Values(from_adder=lambda *_, **__: None)
             allocation.support_triton = lambda *_: False
 
