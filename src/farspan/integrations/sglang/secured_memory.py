@@ -76,15 +76,15 @@ class SecuredMemory:
     def promise(self, needs: Needs, waits: bool) -> None:
         """Keep memory for what admitted requests may still need, as far as there is any.
 
-        The rest may go, but not while somebody `waits` and there is nobody who could be given it: what is gathered for a
-        request piece by piece stays until it is enough.
+        The rest may go, but not while somebody `waits` and there is nobody who could be given it: what is gathered
+        for a request piece by piece stays until it is enough.
         """
         self._promised = needs
         if self.memory.segments.budget is not None or not waits:
             self.keep()
 
     def let_wait(self, beside: Needs) -> None:
-        """Keep memory for what was admitted now beside what is promised; who waits for more keeps none from neighbours."""
+        """Keep memory for what was admitted now; who waits for more keeps none from neighbours."""
         if self.memory.segments.budget is not None:
             self.keep(beside)
 
