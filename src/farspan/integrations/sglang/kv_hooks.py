@@ -154,7 +154,7 @@ class KVHooks:
                     secured.secure_beside(adder.tree_cache, needs_of_request(counts, adder, req))
             result = original(adder, req, has_chunked_req, truncation_align_size)
         if req not in adder.can_run_list[-1:]:
-            secured.keep(counts.admitted(adder))
+            secured.let_wait(counts.admitted(adder))
         if ranks is not None and result == no_token:
             ranks.note_refused(*request)
         return result
@@ -190,9 +190,9 @@ class KVHooks:
         if not running_batch.reqs or secured.chunk_waits:
             running_batch.batch_is_full = False  # a neighbour may have what it needs: it is to be asked again
         secured.chunk_waits = False
-        secured.promise(needs_of_admitted(self._adapter.admission, scheduler, running_batch.reqs))
-        secured.watch(scheduler.tree_cache)
         admits = bool(scheduler.waiting_queue) or scheduler.chunked_req is not None
+        secured.promise(needs_of_admitted(self._adapter.admission, scheduler, running_batch.reqs), admits)
+        secured.watch(scheduler.tree_cache)
         secured.begin_iteration(bool(running_batch.reqs) or admits, admits)
         secured.tick(idle=False)
         requests = scheduler.req_to_token_pool

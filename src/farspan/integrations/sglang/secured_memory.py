@@ -73,13 +73,23 @@ class SecuredMemory:
             for one in self._ledgers:
                 one.pages.agree_with(self._ranks.least)
 
-    def promise(self, needs: Needs) -> None:
-        """Keep memory for what admitted requests may still need, as far as there is any; the rest may go."""
+    def promise(self, needs: Needs, waits: bool) -> None:
+        """Keep memory for what admitted requests may still need, as far as there is any.
+
+        The rest may go, but not while somebody `waits` and there is nobody who could be given it: what is gathered
+        for a request piece by piece stays until it is enough.
+        """
         self._promised = needs
-        self.keep()
+        if self.memory.segments.budget is not None or not waits:
+            self.keep()
+
+    def let_wait(self, beside: Needs) -> None:
+        """Keep memory for what was admitted now; who waits for more keeps none from neighbours."""
+        if self.memory.segments.budget is not None:
+            self.keep(beside)
 
     def keep(self, beside: Needs = _NOTHING) -> None:
-        """Keep memory for what is promised, or for `beside` where that is more, and for nothing that only waits."""
+        """Keep memory for what is promised, or for `beside` where that is more, and for nothing else."""
         for one, promised, other in zip(self._ledgers, self._promised, beside, strict=False):
             one.pages.keep(max(promised, other))
 
