@@ -238,6 +238,17 @@ def test_a_tokenized_text_comes_back_whole(url: str) -> None:
     assert post(url, "/detokenize", {"tokens": "x"}).status_code == 400
 
 
+def metrics_say(url: str, headers: dict[str, str], wanted: str) -> str:
+    """Wait for the metrics that say `wanted`, and return them."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        text = httpx.get(f"{url}/metrics", headers=headers, timeout=60).text
+        if wanted in text:
+            return text
+        time.sleep(0.05)
+    raise AssertionError(f"{wanted} is not in {text}")
+
+
 @pytest.mark.parametrize("key", [None, "sesame"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_hangs_up_is_noticed(probe_folder: Path, key: str | None, stream: bool) -> None:
@@ -247,19 +258,16 @@ def test_a_client_that_hangs_up_is_noticed(probe_folder: Path, key: str | None, 
         url = address(process)
         host, port = url.removeprefix("http://").split(":")
         body = json.dumps({"prompt": [20] * 50, "max_tokens": 20_000, "ignore_eos": True, "stream": stream})
-        for _ in range(3):
+        for ended in range(1, 4):
             with socket.create_connection((host, int(port))) as client:
                 lines = [f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"]
                 lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
                 client.sendall(("".join(lines) + "\r\n" + body).encode())
-                time.sleep(0.3)
+                metrics_say(url, headers, 'num_requests_running{model_name="probe"} 1.0')
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            text = httpx.get(f"{url}/metrics", headers=headers).text
-            if 'num_requests_running{model_name="probe"} 0.0' in text:
-                break
-            time.sleep(0.05)
+            text = metrics_say(
+                url, headers, f'success_total{{finished_reason="abort",model_name="probe"}} {ended}.0'
+            )
         assert 'num_requests_running{model_name="probe"} 0.0' in text
         assert 'kv_cache_promised_bytes{model_name="probe"} 0.0' in text
     finally:
