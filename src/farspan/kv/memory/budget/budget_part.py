@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from farspan.kv.memory.budget.member import BudgetMember
+
+class PartOwner(Protocol):
+    """What a part needs of the member that it belongs to."""
+
+    @property
+    def held(self) -> int:
+        """What all parts hold."""
+
+    @property
+    def promised(self) -> int:
+        """What was promised to all parts."""
+
+    @property
+    def wish_is_old(self) -> bool:
+        """Whether a wish that stays has to be said again."""
+
+    def take(self, size: int, free: int, change: Callable[[], None], undo: Callable[[], None]) -> bool:
+        """Carry out a change after which the member has `size` bytes, if the budget allows it."""
+
+    def change(self, change: Callable[[], None], *, wishes: bool = False) -> None:
+        """Carry out a change that needs nobody's leave."""
+
+    def leave(self, part: BudgetPart) -> None:
+        """Forget a part."""
 
 
 class BudgetPart:
@@ -20,7 +43,7 @@ class BudgetPart:
         wished_since: Since when it has wished without a break, in ns of the monotonic clock.
     """
 
-    def __init__(self, member: BudgetMember) -> None:
+    def __init__(self, member: PartOwner) -> None:
         self.member = member
         self.held = self.promised = self.wished = self.idle = 0
         self.looks = self.wished_since = 0

@@ -37,9 +37,8 @@ class PoolBudget:
         self._most: int | None = None
         self.wished, self._wished_until, self._wished_since = 0, float("-inf"), 0
         self._trims_done = 0
-        self.needed = (
-            0  # segments that admitted requests may still take: idle or kept ones, and promised ones
-        )
+        # Segments that admitted requests may still take: idle or kept ones, and promised ones.
+        self.needed = 0
 
     @property
     def name(self) -> str:
