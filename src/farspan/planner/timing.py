@@ -218,7 +218,7 @@ def _pace(
         fit = calibration.apply_to(fit)
         if calibration.linear is not None:
             fitted, basis, prefill_alone = True, calibration.basis, calibration.ranks == 1
-        if calibration.decode is not None:
+        if calibration.decode is not None or calibration.launches is not None:
             decode_alone = calibration.ranks == 1
     return _Pace(
         prefill_seconds(model, gpu, tp, kv_dtype),
