@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from farspan.errors import InputError, UnsupportedError
 from farspan.models.config import spec_from_config
@@ -71,13 +72,15 @@ def shard_config(
         InputError: The config itself cannot be read.
     """
     whole = spec_from_config(config, name, ignore_fields=ignore_fields)
+    near: Iterator[int] = iter(())
     try:
-        shard = _shard(config, whole, division, ignore_fields)
+        alone = _cut(config, whole, division.layers, ignore_fields)
+        near = _working(alone, division)
+        shard = _divide(alone, division)
     except UnsupportedError as error:
-        near = next(_working(config, whole, division, ignore_fields), None)
         fix = error.fix or "plan it with farspan plan, which needs no shard"
-        if near is not None and near > 1:
-            fix = f"use --tp {near}"
+        if (tp := next(near, 1)) > 1:
+            fix = f"use --tp {tp}"
         raise UnsupportedError(f"no shard of {name} at {division.text}: {error.message}", fix) from error
     wrapped = wrap_text(config, shard.config) if keep_wrapper else None
     if wrapped is None:
@@ -85,40 +88,60 @@ def shard_config(
     return replace(shard, config=wrapped, spec=spec_from_config(wrapped, name, ignore_fields=ignore_fields))
 
 
-def _working(
-    config: Mapping[str, Any], whole: ModelSpec, division: Division, ignore_fields: Sequence[str]
-) -> Iterator[int]:
+class _Alone(NamedTuple):
+    """The layers of a rank before tensor parallelism: its stage's, without encoders.
+
+    Attributes:
+        whole: The model that they are of.
+        fields: Their config.json.
+        spec: The same as planners read it.
+        dropped: Whether something around the language model was left out.
+        ignore_fields: Unknown fields that cannot change memory.
+    """
+
+    whole: ModelSpec
+    fields: Mapping[str, Any]
+    spec: ModelSpec
+    dropped: bool
+    ignore_fields: Sequence[str]
+
+
+def _cut(
+    config: Mapping[str, Any], whole: ModelSpec, layers: range | None, ignore_fields: Sequence[str]
+) -> _Alone:
+    fields, dropped = extract_text(config)
+    if layers is not None:
+        if not layers or layers.stop > whole.num_layers:
+            raise UnsupportedError(f"it has {whole.num_layers} layers", "give fewer pipeline stages")
+        take_layers(fields, whole.num_layers, layers)
+    spec = _read(fields, whole.name, ignore_fields)
+    _check_cut(whole, spec, layers)
+    _name_head_size(fields, spec)
+    return _Alone(whole, fields, spec, dropped, ignore_fields)
+
+
+def _working(alone: _Alone, division: Division) -> Iterator[int]:
     """The tensor-parallel sizes that work, the nearest first."""
     near = sorted(range(1, _MOST_RANKS + 1), key=lambda tp: (abs(math.log(tp / division.tp)), tp))
     for tp in near:
         if tp == division.tp or tp % division.ep:
             continue
         try:
-            _shard(config, whole, replace(division, tp=tp), ignore_fields)
+            _divide(alone, replace(division, tp=tp))
         except UnsupportedError:
             continue
         yield tp
 
 
-def _shard(
-    config: Mapping[str, Any], whole: ModelSpec, division: Division, ignore_fields: Sequence[str]
-) -> RankShard:
-    fields, dropped = extract_text(config)
-    if division.layers is not None:
-        if not division.layers or division.layers.stop > whole.num_layers:
-            raise UnsupportedError(f"it has {whole.num_layers} layers", "give fewer pipeline stages")
-        take_layers(fields, whole.num_layers, division.layers)
-    cut = _read(fields, whole.name, ignore_fields)
-    _check_cut(whole, cut, division)
-    _name_head_size(fields, cut)
+def _divide(alone: _Alone, division: Division) -> RankShard:
+    fields = copy.deepcopy(dict(alone.fields))
     divide_fields(fields, division)
     fields.update({key: value for key, value in _TOKEN_IDS.items() if key in fields or key != "pad_token_id"})
-    shard = _read(fields, whole.name, ignore_fields)
-    check_share(cut, shard, division)
+    shard = _read(fields, alone.whole.name, alone.ignore_fields)
+    check_share(alone.spec, shard, division)
     check_blocks(shard)
-    return RankShard(
-        fields, shard, whole, division, tuple(_differences(whole, cut, shard, division, dropped))
-    )
+    differences = _differences(alone.whole, alone.spec, shard, division, alone.dropped)
+    return RankShard(fields, shard, alone.whole, division, tuple(differences))
 
 
 def _read(fields: Mapping[str, Any], name: str, ignore_fields: Sequence[str]) -> ModelSpec:
@@ -128,13 +151,13 @@ def _read(fields: Mapping[str, Any], name: str, ignore_fields: Sequence[str]) ->
         raise UnsupportedError(f"its config would not be read: {error.message}") from error
 
 
-def _check_cut(whole: ModelSpec, cut: ModelSpec, division: Division) -> None:
+def _check_cut(whole: ModelSpec, cut: ModelSpec, layers: range | None) -> None:
     """Check that the decoder alone, or a stage's layers, are the whole model's.
 
     Raises:
         UnsupportedError: They are not.
     """
-    start = division.layers.start if division.layers is not None else 0
+    start = layers.start if layers is not None else 0
     wanted = whole.layers[start : start + len(cut.layers)]
     for layer, own in zip(wanted, cut.layers, strict=False):
         shared = layer.shares_kv_with
@@ -143,11 +166,11 @@ def _check_cut(whole: ModelSpec, cut: ModelSpec, division: Division) -> None:
         )
         if moved != own:
             raise UnsupportedError(f"layer {layer.index} would not be what it is in the whole model")
-    if division.layers is None and len(cut.layers) != whole.num_layers:
+    if layers is None and len(cut.layers) != whole.num_layers:
         raise UnsupportedError(f"it would have {len(cut.layers)} layers, not {whole.num_layers}")
-    if division.layers is None:
-        alone = Division()
-        if rank_weights(cut, alone) != rank_weights(whole, alone):
+    if layers is None:
+        undivided = Division()
+        if rank_weights(cut, undivided) != rank_weights(whole, undivided):
             raise UnsupportedError("the language model alone would not have the weights it has in the whole")
 
 
