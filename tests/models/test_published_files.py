@@ -44,7 +44,7 @@ def _index(total: int) -> dict[str, Any]:
 
 
 def test_assumed_layers_weigh_what_the_index_says(tmp_path: Path) -> None:
-    config = {**_config(), "architectures": ["Zamba2ForCausalLM"]}
+    config = {**_config(), "architectures": ["TeleChat2ForCausalLM"]}
     total = 9_000_000_000
     spec = load_model(_folder(tmp_path, config, **_index(total)))
     assert rank_weight_bytes(spec).total == pytest.approx(total, rel=1e-6)

@@ -20,7 +20,9 @@ Load = Callable[[str], Tokenizer]
 @pytest.mark.parametrize("chunk", [7, 1000, 2**20])
 def test_chunks_join_to_the_text(tokenizer: Load, tmp_path: Path, name: str, chunk: int) -> None:
     (tmp_path / "t.txt").write_text('Größe "naïve" \\ 日本語 \t 👩‍👩‍👧 text.\n' * 200)
-    prompt = build_prompt(tokenizer(name), tokens=3000, seed=4, corpus=TextCorpus(tmp_path / "t.txt"))
+    # The recall checkpoint has words of its own, and is given no others.
+    corpus = TextCorpus(tmp_path / "t.txt") if name == "llama4" else None
+    prompt = build_prompt(tokenizer(name), tokens=3000, seed=4, corpus=corpus)
     chunks = list(prompt.iter_text(chunk))
     assert b"".join(chunks).decode() == prompt.text
     assert all(len(part) == chunk for part in chunks[:-1])
