@@ -58,7 +58,8 @@ package: $(VENV)/.dev
 	rm -rf dist/venv
 
 test-engines: $(VENV)/.dev $(ENGINES_VENV)/.ready $(SGLANG_SOURCES)
-	FARSPAN_ENGINES_PYTHON=$(abspath $(ENGINES_VENV))/bin/python $(BIN)/python -m pytest -m engines
+	FARSPAN_ENGINES_PYTHON=$(abspath $(ENGINES_VENV))/bin/python $(BIN)/python -m pytest -m engines tests/engines -n 2 --dist loadgroup
+	FARSPAN_ENGINES_PYTHON=$(abspath $(ENGINES_VENV))/bin/python $(BIN)/python -m pytest -m engines tests/real
 
 bench-prefill: $(VENV)/.dev $(ENGINES_VENV)/.ready
 	$(BIN)/python benchmarks/prefill.py --vllm-python $(ENGINES_VENV)/bin/python

@@ -1,4 +1,4 @@
-"""Runs the plug-in against one SGLang's own request pool: `plugin_process.py VERSION FOLDER SEED STEPS`, JSON out.
+"""Runs the plug-in against one SGLang's own request pool: `plugin_process.py VERSION FOLDER SEEDS STEPS`, JSON out.
 
 FOLDER holds the unpacked `sglang` package. The pool, its configurator, the hook registry and the scheduler class are
 SGLang's; kernels are stand-ins. Random requests come, grow and go; after every step SGLang's own identity (free
@@ -131,7 +131,7 @@ class Clock:
         return self.now
 
 
-def main(version: str, folder: str, seed: int, steps: int) -> dict[str, Any]:
+def main(version: str, folder: str, seeds: list[int], steps: int) -> dict[str, Any]:
     sys.path.insert(0, folder)
     logging.disable(logging.CRITICAL)
     if version == "0.5.16":  # the other has what it imports: see `sglang_on_cpu.py`
@@ -172,14 +172,16 @@ def main(version: str, folder: str, seed: int, steps: int) -> dict[str, Any]:
         plugin.build_prefix_cache(Values(params=Values(req_to_token_pool=stock)))
     except UnsupportedError as error:
         answer["stock_refused"] = str(error)
-    pool = build(pools, configurator)
-    assert isinstance(pool, pools.ReqToTokenPool)
-    pool.elastic_table._pool.clock = Clock()
-    answer["bytes"] = {"idle": pool.elastic_table.mapped_bytes}
-    answer["counts"] = play(pool, version, seed, steps)
-    answer["shape"] = list(pool.req_to_token.shape)
+    answer["played"] = {}
+    for seed in seeds:
+        pool = build(pools, configurator)
+        assert isinstance(pool, pools.ReqToTokenPool)
+        pool.elastic_table._pool.clock = Clock()
+        idle = pool.elastic_table.mapped_bytes
+        counts = play(pool, version, seed, steps)
+        answer["played"][seed] = {"idle": idle, "counts": counts, "shape": list(pool.req_to_token.shape)}
     return answer
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+    print(json.dumps(main(*sys.argv[1:3], json.loads(sys.argv[3]), int(sys.argv[4]))))

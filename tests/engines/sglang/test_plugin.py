@@ -17,29 +17,35 @@ from sglang_on_cpu import run_process
 pytestmark = pytest.mark.engines
 
 
-def play(version: str, seed: int, steps: int = 250) -> Any:
+SEEDS = [1, 2, 3]
+
+
+@pytest.fixture(scope="module", params=sorted(ADAPTERS))
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def seen(version: str) -> Any:
+    """What all tests of a version look at, from one process: SGLang takes long to import."""
     script = Path(__file__).parent / "plugin_process.py"
-    return json.loads(run_process(version, script, str(seed), str(steps), timeout_s=600))
+    return json.loads(run_process(version, script, json.dumps(SEEDS), "250", timeout_s=600))
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("version", sorted(ADAPTERS))
-def test_rows_keep_sglangs_identity_and_their_contents(version: str, seed: int) -> None:
-    seen = play(version, seed)
-    counts = seen["counts"]
+@pytest.mark.parametrize("seed", SEEDS)
+def test_rows_keep_sglangs_identity_and_their_contents(seen: Any, seed: int) -> None:
+    played = seen["played"][str(seed)]
+    counts = played["counts"]
     assert min(counts[name] for name in ("allocated", "extended", "refused", "freed", "idle")) > 0
-    assert seen["shape"] == [13, 40_000]
-    assert counts["mapped_after"] == seen["bytes"]["idle"] < 13 * 40_000 * 4 / 10
+    assert played["shape"] == [13, 40_000]
+    assert counts["mapped_after"] == played["idle"] < 13 * 40_000 * 4 / 10
 
 
-@pytest.mark.parametrize("version", sorted(ADAPTERS))
-def test_every_seam_has_the_shape_it_was_written_against(version: str) -> None:
-    assert play(version, 1, 1)["shapes"] == dict(ADAPTERS[version].shapes)
+def test_every_seam_has_the_shape_it_was_written_against(seen: Any, version: str) -> None:
+    assert seen["shapes"] == dict(ADAPTERS[version].shapes)
 
 
-@pytest.mark.parametrize("version", sorted(ADAPTERS))
-def test_without_the_option_the_pool_is_sglangs_and_what_cannot_be_combined_is_refused(version: str) -> None:
-    seen = play(version, 1, 1)
+def test_without_the_option_the_pool_is_sglangs_and_what_cannot_be_combined_is_refused(seen: Any) -> None:
     assert seen["stock"] == "ReqToTokenPool"
     assert "request table of the kind ReqToTokenPool, which is not its own" in seen["stock_refused"]
     assert set(seen["refused"]) == {"speculative_algorithm", "disaggregation_mode", "dcp_size"}
