@@ -17,13 +17,23 @@
     lit = mark;
     mark.classList.add("on");
     tip.textContent = mark.dataset.tip;
-    const at = mark.getBoundingClientRect();
+    place();
+    tip.classList.add("shown");
+  };
+
+  const place = () => {
+    const at = lit.getBoundingClientRect();
     const size = tip.getBoundingClientRect();
     const left = at.left + at.width / 2 - size.width / 2;
     const above = at.top - size.height - 8;
     tip.style.left = `${Math.max(4, Math.min(left, innerWidth - size.width - 4))}px`;
     tip.style.top = `${above > 4 ? above : at.bottom + 8}px`;
-    tip.classList.add("shown");
+  };
+
+  // A pointer stays where it was; a mark that the keys chose takes its words along.
+  const scrolled = () => {
+    if (lit && document.activeElement.contains(lit) && document.activeElement !== document.body) place();
+    else hide();
   };
 
   const marksOf = (plot) =>
@@ -62,7 +72,7 @@
       show(marks[Math.max(0, Math.min(marks.length - 1, next))]);
     });
   }
-  addEventListener("scroll", hide, { passive: true, capture: true });
+  addEventListener("scroll", scrolled, { passive: true, capture: true });
 
   for (const button of document.querySelectorAll(".legend button")) {
     button.addEventListener("click", () => {
