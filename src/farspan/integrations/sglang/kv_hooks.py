@@ -51,6 +51,8 @@ class KVHooks:
             f"{_CONFIGURATOR}._build_token_to_kv_pool_allocator": self._build_allocator,
             f"{_STATISTICS}.get_pool_stats": _count_slots,
             f"{_ADDER}.add_one_req": self._add_request,
+            f"{_ADDER}.add_chunked_req": self._add_chunk,
+            f"{_BATCH}.retract_decode": _retract,
         }
         self._before = {
             f"{_SCHEDULER}.get_new_batch_prefill": self._before_prefill,

@@ -36,7 +36,6 @@ _BOTH = {
     f"{_ADDER}.add_chunked_req": "(self, req)",
     f"{_MANAGERS}.scheduler:Scheduler.get_new_batch_prefill": "(self, running_batch)",
     f"{_MANAGERS}.schedule_batch:ScheduleBatch.check_decode_mem": "(self, selected_indices)",
-    f"{_MANAGERS}.schedule_batch:ScheduleBatch.retract_decode": "(self, server_args)",
     f"{_MANAGERS}.schedule_batch:ScheduleBatch.new_tokens_required_next_decode": "(self, selected_indices)",
     f"{_MANAGERS}.scheduler_components.pool_stats_observer:SchedulerPoolStatsObserver.get_pool_stats": "(self)",
 }
