@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from farspan.errors import InputError
-from farspan.kv.memory.budget.budget_file import BudgetError, BudgetFile, MemberSlot, budget_path
+from farspan.kv.memory.budget.budget_file import (
+    BudgetError,
+    BudgetFile,
+    BudgetHeader,
+    MemberSlot,
+    budget_path,
+)
 from farspan.kv.memory.budget.budget_part import BudgetPart
 from farspan.kv.memory.budget.fair_share import Allowance, MemberClaim, allowance, may_take
 from farspan.kv.memory.budget.neighbours import SILENT_S, Neighbour, RoomWait, SilenceCount
@@ -114,19 +120,17 @@ class BudgetMember:
         """
         with self._lock:
             try:
-                self._rejoin()
-                header, slots = self._file.read()
+                header, slots = self._look()
             except BudgetError as error:
                 self._say(error)
                 return None
-            self._count_looks(slots)
-            claims, mine = self._claims(slots)
+            own, *others = claims = self._claims(slots)
             held = sum(claim.held for claim in claims)
             return Outlook(
-                allowance(_total(header.limit, held, free), claims, mine),
+                allowance(_total(header.limit, held, free), claims, 0),
                 header.limit,
-                len(claims) - 1,
-                held - claims[mine].held,
+                len(others),
+                held - own.held,
                 slots[self._number].trims_asked if self._number in slots else self._trims_done,
             )
 
@@ -139,18 +143,15 @@ class BudgetMember:
         """
         with self._lock:
             try:
-                self._rejoin()
-                header, slots = self._file.read()
+                header, slots = self._look()
             except BudgetError as error:
                 self._say(error)
                 return Prospect(self.held, (str(error),))
-            self._count_looks(slots)
-            claims, mine = self._claims(slots)
+            own, *others = claims = self._claims(slots)
             total = _total(header.limit, sum(claim.held for claim in claims), free)
-            others = self._neighbours(slots)
-            claimed = [claim for index, claim in enumerate(claims) if index != mine]
-            pairs = {key: (slot, claim) for (key, slot), claim in zip(others.items(), claimed, strict=True)}
-            found = prospect(header.limit, total, claims[mine], pairs, self._silences, wait)
+            neighbours = self._neighbours(slots).items()
+            pairs = {key: (slot, claim) for (key, slot), claim in zip(neighbours, others, strict=True)}
+            found = prospect(header.limit, total, own, pairs, self._silences, wait)
             if wait is not None and self._is_locked_out:
                 return Prospect(self.held, (self._said,), found.holders)
             return found
@@ -168,9 +169,9 @@ class BudgetMember:
                 self._rejoin()
                 with self._file.locked():
                     header, slots = self._file.read()
-                    claims, mine = self._claims(slots)
+                    claims = self._claims(slots)
                     total = _total(header.limit, sum(claim.held for claim in claims), free)
-                    if not may_take(total, claims, mine, size):
+                    if not may_take(total, claims, 0, size):
                         self._refused_since = None
                         return False
                     change()
@@ -261,14 +262,21 @@ class BudgetMember:
         self._file = file
         _LOG.warning("farspan budget: %s was removed, and is joined anew", self.path)
 
-    def _claims(self, slots: Mapping[int, MemberSlot]) -> tuple[list[MemberClaim], int]:
-        """Return everybody's claims and which is this member's own: that from what it knows itself."""
+    def _look(self) -> tuple[BudgetHeader, dict[int, MemberSlot]]:
+        """Read the file, and take note of who of the neighbours has looked at it since."""
+        self._rejoin()
+        header, slots = self._file.read()
+        self._silences.count((key, slot.looks) for key, slot in self._neighbours(slots).items())
+        return header, slots
+
+    def _claims(self, slots: Mapping[int, MemberSlot]) -> list[MemberClaim]:
+        """Return everybody's claims, first this member's own: that from what it knows itself."""
         now = time.monotonic()
         own = self._slot()
         if self._number in slots:
             own = replace(own, limit=slots[self._number].limit)
         others = [slot.claim(now) for slot in self._neighbours(slots).values()]
-        return [own.claim(now), *others], 0
+        return [own.claim(now), *others]
 
     def _neighbours(self, slots: Mapping[int, MemberSlot]) -> dict[Neighbour, MemberSlot]:
         return {
@@ -276,9 +284,6 @@ class BudgetMember:
             for number, slot in slots.items()
             if number != self._number
         }
-
-    def _count_looks(self, slots: Mapping[int, MemberSlot]) -> None:
-        self._silences.count((key, slot.looks) for key, slot in self._neighbours(slots).items())
 
     @property
     def _is_locked_out(self) -> bool:
