@@ -15,6 +15,7 @@ from farspan.errors import DoesNotFitError, InputError, UnsupportedError
 from farspan.integrations.sglang.memory_gauges import memory_gauges
 from farspan.integrations.sglang.rank_agreement import RankAgreement
 from farspan.integrations.sglang.shared_budget import holders, server_budget
+from farspan.kv.memory.budget.pool_budget import PoolBudget
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.cuda import CudaDriver
 from farspan.kv.memory.drivers.driver import Driver, NoRoomError
@@ -98,14 +99,20 @@ class DeviceMemory:
             try:
                 return make()
             except NoRoomError as error:
-                budget, now = self.segments.budget, time.monotonic()
+                budget = self.segments.budget
+                if budget is None:  # nobody is asked to give anything back
+                    raise DoesNotFitError(
+                        f"no memory to start with: {error.message}",
+                        "free memory of the device, or use another",
+                    ) from error
+                now = time.monotonic()
                 if self._start_until is None:
                     self._start_until = now + self._start_wait_s
                     logger.info(
                         "farspan: the start waits up to %g s for memory: %s", self._start_wait_s, error
                     )
-                if budget is None or now >= self._start_until:
-                    raise _no_room_to_start(self.segments, error, self._start_wait_s) from error
+                if now >= self._start_until:
+                    raise _no_room_to_start(budget, self._start_wait_s) from error
                 time.sleep(_LOOK_S)
                 self.segments.tick()
 
@@ -135,14 +142,9 @@ class DeviceMemory:
         return [int(one.cuda_stream) for one in (torch.cuda.current_stream(number), *self.streams)]
 
 
-def _no_room_to_start(segments: SegmentPool, error: NoRoomError, waited_s: float) -> DoesNotFitError:
-    if segments.budget is None:
-        return DoesNotFitError(
-            f"no memory to start with: {error.message}", "free memory of the device, or use another"
-        )
-    held_by, name = holders(segments.budget.member), segments.budget.name
+def _no_room_to_start(budget: PoolBudget, waited_s: float) -> DoesNotFitError:
     return DoesNotFitError(
-        f"the budget {name} has no room for this server to start, {waited_s:g} s long: {held_by}",
+        f"the budget {budget.name} has no room for this server to start, {waited_s:g} s long: {holders(budget.member)}",
         "raise its limit (farspan kv limit SIZE) or lower a server's (farspan kv limit SIZE --server NAME), wait until "
         "its requests have ended, or start this server first with FARSPAN_BUDGET_FLOOR",
     )
