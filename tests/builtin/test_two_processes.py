@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from builtin_server import address, engine_of, post, start
+from builtin_server import address, engine_of, post, start, suspended
 
 LONG = {"prompt": [20, 21, 22], "max_tokens": 15_000, "ignore_eos": True}
 
@@ -57,9 +57,7 @@ def test_health_does_not_wait_for_a_step(probe_folder: Path) -> None:
     process = start(probe_folder)
     try:
         url = address(process)
-        engine = engine_of(process)
-        engine.suspend()  # a step that takes for ever
-        try:
+        with suspended(engine_of(process)):  # a step that takes for ever
             for _ in range(20):
                 assert httpx.get(f"{url}/health", timeout=60).status_code == 200
             # What it is asked meanwhile is answered when it goes on.
@@ -69,8 +67,6 @@ def test_health_does_not_wait_for_a_step(probe_folder: Path) -> None:
                     json={"prompt": [5], "max_tokens": 1},
                     timeout=httpx.Timeout(60, read=0.5),
                 )
-        finally:
-            engine.resume()
         assert post(url, "/v1/completions", {"prompt": [5, 6], "max_tokens": 1}).status_code == 200
     finally:
         process.terminate()

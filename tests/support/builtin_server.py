@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +46,16 @@ def engine_of(process: subprocess.Popen[str]) -> psutil.Process:
                 return child
         time.sleep(0.02)
     raise AssertionError("there is no engine")
+
+
+@contextmanager
+def suspended(process: psutil.Process) -> Iterator[None]:
+    """Stop a process, and let it go on in the end."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
 
 
 def post(url: str, path: str, body: Any) -> httpx.Response:

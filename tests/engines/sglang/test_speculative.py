@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from farspan.engines.registry import get_engine
 from farspan.errors import InputError, UnsupportedError
-from farspan.hardware.node_spelling import parse_node
 from farspan.models.config import load_model
 from farspan.models.weights import rank_weight_bytes
-from farspan.planner.engine_flags import parse_engine_flags
-from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.planner.request import EnginePlan
 from farspan.sizes import GIB
+from planned import plan_on
 
 _HEAD = {
     "architectures": ["LlamaForCausalLMEagle3"],
@@ -30,17 +28,7 @@ _HEAD_VALUES = 4096 * (8192 + 4096 + 2 * 2048 + 3 * 14336 + 3 * 4096 + 32000)
 
 
 def planned(model: str, gpus: str, version: str, *flags: str) -> EnginePlan:
-    node = parse_node(gpus)
-    request = PlanRequest(
-        load_model(model),
-        node.gpu,
-        node.count,
-        node.count,
-        32_768,
-        engine_version=version,
-        engine_flags=parse_engine_flags(flags),
-    )
-    return get_engine("sglang").plan(request)
+    return plan_on("sglang", version, load_model(model), gpus, 32_768, *flags)
 
 
 def line(plan: EnginePlan, name: str) -> int:

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from farspan.engines.registry import get_engine
-from farspan.hardware.node_spelling import parse_node
 from farspan.models.config import spec_from_config
 from farspan.models.spec import ModelSpec
-from farspan.planner.engine_flags import parse_engine_flags
-from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.planner.request import EnginePlan
 from farspan.sizes import GIB
+from planned import plan_on
 
 _CONFIGS = json.loads((Path(__file__).parents[3] / "benchmarks" / "vllm_servers.json").read_text("utf-8"))[
     "configs"
@@ -27,17 +25,7 @@ def model_of(name: str, **text: object) -> ModelSpec:
 
 
 def planned(model: ModelSpec, gpus: str, version: str, *flags: str) -> EnginePlan:
-    node = parse_node(gpus)
-    request = PlanRequest(
-        model,
-        node.gpu,
-        node.count,
-        node.count,
-        4096,
-        engine_version=version,
-        engine_flags=parse_engine_flags(flags),
-    )
-    return get_engine("vllm").plan(request)
+    return plan_on("vllm", version, model, gpus, 4096, *flags)
 
 
 def taken(plan: EnginePlan, name: str) -> float:
