@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from farspan.kv.memory.drivers.driver import NoRoomError
@@ -103,3 +104,25 @@ def test_pressure_is_of_slots() -> None:
     first, full, same, alone = ledger.pressure(slots).tolist()
     assert first == full == same == 0
     assert alone == 1
+
+
+def test_what_cannot_be_mapped_at_once_is_tried_again() -> None:
+    """The device may have no memory for its own tables when a request that was admitted takes its pages."""
+    ledger, _ = ledger_of(16, 20)
+    ledger.pages.map_late()
+    ledger.secure(10 * 16)
+    driver = ledger.pages._pool.driver
+    mapped, tries = driver._map, []
+
+    def refuse_twice(*arguments: Any) -> Any:
+        tries.append(arguments)
+        if len(tries) <= 2:
+            raise NoRoomError("no memory for tables")
+        return mapped(*arguments)
+
+    driver._map = refuse_twice  # type: ignore[method-assign]
+    taken = ledger.take(10)
+    assert taken is not None
+    assert taken.tolist() == list(range(1, 11))
+    assert len(tries) > 2
+    ledger.pages.check_integrity()
