@@ -136,3 +136,10 @@ def test_a_pool_keeps_what_it_was_told_to_until_its_cap_comes_below() -> None:
     pool.close()
     assert driver.live_handles == 0
     driver.close()
+
+
+def test_it_is_told_as_it_was_given() -> None:
+    told = [(one.initial_text, one.is_fixed) for one in (
+        options(), options(initial_gib=0.125), options(initial_tokens=1_000_000), options(initial_gib=0.25),
+    )]  # fmt: skip
+    assert told == [("", False), ("0.125GiB", False), ("1M", False), ("", True)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from farspan.errors import InputError
 from farspan.kv.memory.budget.settings import BudgetSettings
 from farspan.kv.memory.cap import Cap
-from farspan.sizes import GIB
+from farspan.sizes import GIB, format_tokens
 
 if TYPE_CHECKING:
     from farspan.kv.memory.budget.member import BudgetMember
@@ -82,6 +82,18 @@ class KVOptions:
             raise InputError("a time is negative", "give seconds, 0 or more")
         if self.host_gib < 0:
             raise InputError(f"host_gib is {self.host_gib}", "it must be 0 or more")
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the cache takes all it may at the start, and keeps it."""
+        return self.initial_gib == self.capacity_gib
+
+    @property
+    def initial_text(self) -> str:
+        """The initial size as `--kv-initial` has it; empty for none of its own."""
+        if self.initial_tokens:
+            return format_tokens(self.initial_tokens)
+        return f"{self.initial_gib:g}GiB" if self.initial_gib and not self.is_fixed else ""
 
     @property
     def cap(self) -> Cap:

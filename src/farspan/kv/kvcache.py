@@ -378,7 +378,7 @@ class ElasticKVCache(KVCache):
         wanted = max(int(options.initial_gib * GIB), of_tokens)
         try:
             # Not above the cap: a fixed size is the cap, which is no whole number of segments.
-            most = self.segments.limit_segments() if options.initial_gib == options.capacity_gib else wanted
+            most = self.segments.limit_segments() if options.is_fixed else wanted
             self.segments.keep(min(most, -(-wanted // self._size.segment_bytes)))
         except NoRoomError as error:
             raise InputError(
