@@ -168,6 +168,8 @@ def run(name: str, extra: str, model: Path, found: Path, arguments: argparse.Nam
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
+    if server.poll() is not None:
+        return
     os.killpg(server.pid, signal.SIGTERM)
     try:
         server.wait(20)

@@ -786,6 +786,27 @@ def answer_one_by_one(server: Server) -> dict[str, Any]:
     return {"counts": server.counts, "bytes": server.mapped()}
 
 
+def ask_about_documents(server: Server) -> dict[str, Any]:
+    """Long documents asked about again and again, in turn, and then short prompts, twice: what came from the cache."""
+    server.begin(server.case["seed"])
+    chance = random.Random(server.case["seed"])
+
+    def tokens(length: int) -> array[int]:
+        return array("q", [chance.randrange(1, 50_000) for _ in range(length)])
+
+    def ask(prompt: array[int], end: array[int]) -> int:
+        req = server.send(prompt + end, 2)
+        server.run_until_idle()
+        return int(req.cached_tokens)
+
+    count, length = server.case["documents"]
+    documents = [tokens(length) for _ in range(count)]
+    cached = [[ask(one, tokens(5)) for one in documents] for _ in range(3)]
+    prompts = [tokens(150) for _ in range(server.case["short"])]
+    short = [sum(ask(one, tokens(5)) for one in prompts) for _ in range(2)]
+    return {"documents": cached, "short": short, "counts": server.counts}
+
+
 def prepare(version: str, folder: str, on_gpu: bool = False) -> None:
     """Have SGLang of `folder` load the plug-in."""
     sys.path.insert(0, folder)
@@ -809,7 +830,11 @@ def prepare(version: str, folder: str, on_gpu: bool = False) -> None:
 
 def main(version: str, folder: str, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     prepare(version, folder, any(case.get("device", "cpu") != "cpu" for case in cases))
-    scenes = {"prompts": answer_one_by_one, "staggered": end_at_different_times}
+    scenes = {
+        "documents": ask_about_documents,
+        "prompts": answer_one_by_one,
+        "staggered": end_at_different_times,
+    }
     kind = server_class(version)
     return [
         next((scene for name, scene in scenes.items() if name in case), play)(kind(case)) for case in cases

@@ -50,6 +50,20 @@ def test_requests_are_served_nothing_leaks_and_idle_pools_are_small(version: str
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_memory_moves_to_the_layers_whose_cache_is_used(version: str) -> None:
+    """What window layers have of documents, beside what is at their end, makes room for more documents."""
+    case = {"seed": 11, "budget": 8_000_000, "requests": 1, "documents": [4, 6000], "short": 40}
+    (played,) = play(version, case)
+    first, *again = played["documents"]
+    assert not any(first)
+    for turn in again:
+        assert all(5800 < cached <= 6000 for cached in turn), "every document was kept"
+    assert played["short"][1] >= 0.9 * 40 * 150, (
+        "what is asked later takes the place of what was asked before"
+    )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_neighbour_between_admission_and_allocation_ends_nothing(version: str) -> None:
     """What is free is taken in the middle of steps, and a part of all calls for memory is refused."""
     cases = [

@@ -290,22 +290,28 @@ class SecuredMemory:
             self.secure(tree, tokens, tokens)
 
     def _exchange(self, tree: Any, full: int, window: int, segments: int) -> bool:
-        """Evict tokens of one kind for those the other lacks; return whether it is worth another look."""
+        """Evict tokens of one kind for those the other lacks; return whether it is worth another look.
+
+        What the other has cached is what it lacks too, where that was used later than what would be evicted for it.
+        """
         assert self._window is not None
         full_cached, window_cached = self._cached(tree)
-        full_short = full - self._full.available - full_cached
-        window_short = window - self._window.available - window_cached
+        older = tree.older_kind() if hasattr(tree, "older_kind") else None
+        full_short = full - self._full.available - (0 if older == "window" else full_cached)
+        window_short = window - self._window.available - (0 if older == "full" else window_cached)
         if full_short > 0 and window_short <= 0 and window_cached:
             count = self._tokens_for(full_short, self._full, self._window, segments)
             self._evict(tree, 0, min(count, window_cached))
         elif window_short > 0 and full_short <= 0 and full_cached:
+            # A prefix goes with what window layers have of it, which may be enough.
             count = self._tokens_for(window_short, self._window, self._full, segments)
-            self._evict(tree, min(count, full_cached), 0)
+            least = max(window_short, segments * self._full.segment_tokens)
+            self._evict(tree, min(least if older == "full" else count, full_cached), 0)
             self._full.keep(min(full, self._full.available))
         else:
             return False
         self._settle_all()
-        self._window.secure(max(0, window - int(tree.swa_evictable_size())))
+        self._window.secure(window if older == "full" else max(0, window - int(tree.swa_evictable_size())))
         self._full.secure(full)
         return True
 

@@ -22,6 +22,10 @@ from farspan.kv.memory.pages import PagePool
 _MAP_S, _MAP_AGAIN_S = 30.0, 0.002
 
 
+# Numbers that are made at once, 8 bytes each.
+_RUN = 16_384
+
+
 class _Returned(NamedTuple):
     pages: torch.Tensor
     copied: Any  # an event
@@ -47,6 +51,7 @@ class SlotLedger:
         self._page = pages.page_tokens
         self._device = torch.device(device)
         self._turn: int | None = None
+        self._numbers = (0, torch.empty(0, dtype=torch.int64, device=self._device))  # a run, and its first
         self._returned: deque[_Returned] = deque()
         # Pages:
         self._returning = 0
@@ -178,12 +183,23 @@ class SlotLedger:
             taken = self.pages.alloc(count)
         return taken
 
+    def _run(self, low: int, high: int) -> torch.Tensor:
+        """Return [low, high) on the device, mostly as a part of what was made before: a step of decoding takes one."""
+        first, numbers = self._numbers
+        if low < first or high > first + len(numbers):
+            first, numbers = (
+                low,
+                torch.arange(low, max(high, low + _RUN), dtype=torch.int64, device=self._device),
+            )
+            self._numbers = first, numbers
+        return numbers[low - first : high - first]
+
     def _on_device(self, pages: Pages) -> torch.Tensor:
         if not len(pages):
             return torch.empty(0, dtype=torch.int64, device=self._device)
         low, high = int(pages[0]), int(pages[-1]) + 1
         if high - low == len(pages):
-            return torch.arange(low, high, dtype=torch.int64, device=self._device)
+            return self._run(low, high)
         numbers = torch.empty(len(pages), dtype=torch.int64, pin_memory=self._device.type == "cuda")
         numbers.numpy()[:] = pages
         return numbers.to(self._device, non_blocking=True)

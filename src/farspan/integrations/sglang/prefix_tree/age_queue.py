@@ -23,7 +23,7 @@ Item = TypeVar("Item", bound=Aged)
 
 
 class AgeQueue(Generic[Item]):
-    """A heap that holds everything that may go at most once.
+    """A heap that holds everything that may go; more than once only what was offered again.
 
     Args:
         may_go: Whether something may go now; what may not is dropped when it comes up, and offered again later.
@@ -43,6 +43,11 @@ class AgeQueue(Generic[Item]):
         self._push(item)
         if len(self._heap) > 2 * self._pruned:
             self._prune()
+
+    def offer_again(self, item: Item) -> None:
+        """Queue something that has become older than it was."""
+        item.queued = False
+        self.offer(item)
 
     def pop(self, now: int, scores: Callable[[list[Item]], list[float]] | None = None) -> Item | None:
         """Take what goes first: the oldest, or of those nearly as old the one with the highest score."""
@@ -65,6 +70,13 @@ class AgeQueue(Generic[Item]):
         for other in found:
             self.offer(other)
         return chosen
+
+    def oldest(self) -> Item | None:
+        """Return what was used least recently of what may go, and leave it there."""
+        item = self._oldest()
+        if item is not None:
+            self.offer(item)
+        return item
 
     def __len__(self) -> int:
         return len(self._heap)

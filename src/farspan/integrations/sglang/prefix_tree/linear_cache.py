@@ -11,7 +11,7 @@ import torch
 
 from farspan.errors import KVError
 from farspan.integrations.sglang.prefix_tree.allocator_slots import AllocatorSlots
-from farspan.integrations.sglang.prefix_tree.linear_tree import FoundPrefix, LinearTree, Tokens
+from farspan.integrations.sglang.prefix_tree.linear_tree import FoundPrefix, Kind, LinearTree, Tokens
 from farspan.integrations.sglang.prefix_tree.prefix_rows import token_array
 from farspan.integrations.sglang.prefix_tree.stretch import Place, join
 from farspan.integrations.sglang.prefix_tree.tree_checks import check_tree_counts
@@ -59,6 +59,10 @@ class LinearCache:
         tokens, window_tokens = self.tree.evict(params.num_tokens, params.swa_num_tokens)
         self.update_eviction_metrics(tokens + window_tokens, begun)  # type: ignore[attr-defined]
         return self.interface.EvictResult(num_tokens_evicted=tokens, swa_num_tokens_evicted=window_tokens)
+
+    def older_kind(self) -> Kind | None:
+        """Return which layers' cached KV should make room for the other's; see `LinearTree.older_kind`."""
+        return self.tree.older_kind()
 
     # Counts
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,7 +31,11 @@ from farspan.integrations.sglang.prefix_tree.windows import Windows, complement
 # Tokens that go at once from the end of a long stretch: fewer would be a call to the allocator for every decode step.
 _LEAST = 1024
 
+# Clearly longer unused: by an eighth of the age of what is longer so.
+_OLDER = 8
+
 Tokens = NDArray[np.int64]
+Kind = Literal["full", "window"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,6 +169,7 @@ class LinearTree:
             if window_locked:
                 self.windows.lock(origin, place.position, -1)
             self.windows.touch(node, moved.position, self._clock)
+            self.windows.leave_behind(node, moved.position)
         for each in path(origin):
             each.last = self._clock
         return Extended(moved, done, known)
@@ -229,6 +235,20 @@ class LinearTree:
             window_freed += window_count
         gone.free(self.owner)
         return freed, window_freed
+
+    def older_kind(self) -> Kind | None:
+        """Return which layers' KV was clearly longer unused, of what would go next; None where they are nearly as old.
+
+        What a prompt left behind in window layers counts as older than everything.
+        """
+        leaf = self._leaves.oldest()
+        span = self.windows.queue.oldest() if self.windows else None
+        if leaf is None or span is None:
+            return None
+        slack = (self._clock - min(leaf.last, max(0, span.last))) // _OLDER
+        if span.last < 0 or span.last + slack < leaf.last:
+            return "window"
+        return "full" if leaf.last + slack < span.last else None
 
     def nodes(self) -> Iterator[Stretch]:
         """Yield every stretch, parents before children."""

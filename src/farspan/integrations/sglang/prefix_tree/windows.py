@@ -14,6 +14,11 @@ from farspan.integrations.sglang.prefix_tree.age_queue import AgeQueue
 from farspan.integrations.sglang.prefix_tree.stretch import Interval, Span, Stretch
 
 _START = attrgetter("start")
+# Tokens kept beside a last window, so that a prompt can also be used up to somewhat before its end: a document, say,
+# that was asked another question.
+_BESIDE = 2048
+# Taken from when a span was used that a prompt has left behind: those go before all others, the oldest first.
+_BEHIND = 2**60
 
 
 class Windows:
@@ -138,6 +143,20 @@ class Windows:
             for span in self._inside(node, low, min(position, node.end)):
                 span.last = now
             node = node.parent
+
+    def leave_behind(self, node: Stretch, position: int) -> None:
+        """Have what is well before `position`, where a sequence that went on has come to in `node`, go first.
+
+        It is of use to sequences that leave this one there, and nobody has so far: the next touch would undo it.
+        """
+        limit = position - self.size - _BESIDE
+        for span in reversed(node.spans):
+            if span.stop > limit:
+                continue
+            if span.last < 0:
+                return  # and so are those before it
+            span.last -= _BEHIND
+            self.queue.offer_again(span)
 
     def gaps(self, node: Stretch, start: int, stop: int) -> list[Interval]:
         """Return what of tokens [start, stop) of a stretch window layers do not have."""
