@@ -107,11 +107,10 @@ def suggest(error: click.NoSuchOption) -> tuple[str, str] | None:
 
 
 def _engines_with(flag: str) -> list[str]:
-    """The engines that have a flag, the built-in one last."""
+    """The engines that have a flag."""
     from farspan.engines.registry import all_engines
 
-    names = [engine.name for engine in all_engines() if flag in engine.flag_names()]
-    return sorted(names, key=lambda name: name == "builtin")
+    return [engine.name for engine in all_engines() if flag in engine.flag_names()]
 
 
 def _listed(names: list[str]) -> str:
