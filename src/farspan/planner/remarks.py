@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 ELASTIC_ALWAYS = "Its KV cache is always elastic: --elastic changes nothing."
 
 
-@dataclass(frozen=True, slots=True)
-class Remarks:
+class Remarks(NamedTuple):
     """Sentences about one planned server, the most costly mistake first.
 
     Args:
