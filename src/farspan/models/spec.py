@@ -126,21 +126,26 @@ class IndexerSpec:
         return self.head_dim * 2
 
 
+CONVOLUTION = "conv"
+
+
 @dataclass(frozen=True, slots=True)
 class StateTensor:
     """One recurrent-state tensor of one layer and one request; dimension `split_dim` (heads, or channels) is
     shared out over the ranks."""
 
-    name: str  # "conv" or "recurrent"
+    name: str  # CONVOLUTION, whose last dimension is the steps it looks back, or "recurrent"
     shape: tuple[int, ...]
     dtype_bytes: int
     split_dim: int
 
-    def bytes(self, tp: int = 1) -> int:
-        """Bytes on one rank."""
+    def bytes(self, tp: int = 1, *, drafted: int = 0) -> int:
+        """Bytes on one rank; a convolution keeps one more step for each token drafted."""
         count = self.dtype_bytes
+        last = len(self.shape) - 1
         for axis, size in enumerate(self.shape):
-            count *= -(-size // tp) if axis == self.split_dim else size
+            kept = size + drafted if self.name == CONVOLUTION and axis == last else size
+            count *= -(-kept // tp) if axis == self.split_dim else kept
         return count
 
 
@@ -238,9 +243,9 @@ class LayerSpec:
             total += context // self.tokens_per_entry * entry
         return total + self.state_bytes(tp)
 
-    def state_bytes(self, tp: int = 1) -> int:
-        """Recurrent-state bytes of one request on one rank."""
-        return sum(state.bytes(tp) for state in self.states)
+    def state_bytes(self, tp: int = 1, *, drafted: int = 0) -> int:
+        """Recurrent-state bytes of one request on one rank, `drafted` tokens ahead of it at most."""
+        return sum(state.bytes(tp, drafted=drafted) for state in self.states)
 
 
 @dataclass(frozen=True, slots=True)

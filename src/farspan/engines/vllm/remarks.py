@@ -98,6 +98,12 @@ def _hybrid_is_off(state: VllmState) -> list[str]:
 
 
 def _tables(state: VllmState) -> list[str]:
+    if state.requests_chosen and state.default_tables_fit:
+        return [
+            f"With the default {MAX_NUM_SEQS} {state.default_requests} vLLM would not start: each request keeps its "
+            "recurrent state in a block of its own, and the cache would have fewer. This plan sets "
+            f"{MAX_NUM_SEQS} {state.limits.requests}."
+        ]
     if state.requests_chosen:
         return [
             f"With the default {MAX_NUM_SEQS} {state.default_requests} the block tables alone would take "
