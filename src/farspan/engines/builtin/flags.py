@@ -21,7 +21,14 @@ _FLAGS = frozenset(
         "--max-model-len",
         "--kv-cache-gib",
         "--kv-cache-dtype",
+        "--kv-initial",
+        "--kv-fixed",
+        "--kv-host-gib",
+        "--kv-quiet-s",
         "--kv-segment-mib",
+        "--keep-prefixes-s",
+        "--enable-prefix-caching",
+        "--no-enable-prefix-caching",
         "--kv-budget",
         "--kv-budget-limit",
         "--kv-budget-floor",
@@ -33,7 +40,9 @@ _FLAGS = frozenset(
         "--enforce-eager",
     }
 )
-_SWITCHES = frozenset({"--enforce-eager"})
+_SWITCHES = frozenset(
+    {"--enforce-eager", "--kv-fixed", "--enable-prefix-caching", "--no-enable-prefix-caching"}
+)
 
 
 class BuiltinFlags(NamedTuple):
