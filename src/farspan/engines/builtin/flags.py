@@ -16,7 +16,7 @@ from farspan.sizes import GIB
 DEFAULTS = KVOptions()
 _ARCHITECTURES = frozenset({"LlamaForCausalLM", "Llama4ForConditionalGeneration", "Llama4ForCausalLM"})
 _KV_DTYPES = frozenset({"auto", "fp8_e4m3"})
-_FLAGS = frozenset(
+FLAGS = frozenset(
     {
         "--max-model-len",
         "--kv-cache-gib",
@@ -122,9 +122,9 @@ def _refuse(request: PlanRequest) -> None:
             f"the built-in engine does not keep keys and values as {asked}",
             f"it knows {', '.join(sorted(_KV_DTYPES))}",
         )
-    unknown = sorted(set(request.engine_flags) - _FLAGS)
+    unknown = sorted(set(request.engine_flags) - FLAGS)
     if unknown:
-        raise InputError(f"the built-in engine has no {unknown[0]}", f"it has {', '.join(sorted(_FLAGS))}")
+        raise InputError(f"the built-in engine has no {unknown[0]}", f"it has {', '.join(sorted(FLAGS))}")
     if request.text_flag("auto", "--load-format") not in ("auto", "dummy"):
         raise InputError("--load-format is auto or dummy for the built-in engine", "choose one of them")
     if request.has_flag("--dtype") and request.text_flag("", "--dtype") not in (
