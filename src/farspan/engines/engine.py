@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from farspan.engines.command import ONE_NODE, EngineCommand, Listen, Nodes
 from farspan.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
+    from farspan.engines.command import EngineCommand, Listen, Nodes
     from farspan.engines.logs.line_pattern import LinePattern
     from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metric_source import Measure, MetricSource
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class StartSeconds:
+class StartSeconds(NamedTuple):
     """How long the phases of a start take beside reading the weights, in seconds.
 
     Args:
@@ -56,8 +55,7 @@ class FigureKind(StrEnum):
     SETTING = "setting"  # follows from the arguments alone
 
 
-@dataclass(frozen=True, slots=True)
-class StartFigure:
+class StartFigure(NamedTuple):
     """A figure an engine prints while it starts and a plan predicts.
 
     Args:
@@ -321,7 +319,7 @@ class Engine(ABC):
         flags: Sequence[str],
         env: Mapping[str, str],
         listen: Listen,
-        nodes: Nodes = ONE_NODE,
+        nodes: Nodes | None = None,
         *,
         python: str = "",
     ) -> EngineCommand:
@@ -332,14 +330,16 @@ class Engine(ABC):
             flags: The plan's flags.
             env: The plan's environment variables; the engine's own come in addition.
             listen: Where it listens.
-            nodes: The machines.
+            nodes: The machines; one when None.
             python: The Python of this machine to start the engine with; empty inside an image, whose entrypoint the
                 command replaces.
 
         Raises:
             UnsupportedError: The engine cannot run so.
         """
-        return self.build_command(model, flags, {**env, **self.environment}, listen, nodes, python)
+        from farspan.engines.command import Nodes
+
+        return self.build_command(model, flags, {**env, **self.environment}, listen, nodes or Nodes(), python)
 
     @abstractmethod
     def build_command(
