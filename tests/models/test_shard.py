@@ -14,6 +14,7 @@ from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.catalog import find_gpu
 from farspan.models import catalog
 from farspan.models.config import load_model, spec_from_config
+from farspan.models.shard.config_form import ConfigForm
 from farspan.models.shard.division import Division
 from farspan.models.shard.dummy_weights import WEIGHTS_FILE, list_tensors, write_dummy_weights
 from farspan.models.shard.rank_config import RankShard, shard_config
@@ -226,7 +227,7 @@ def test_no_weights_are_made_up_for_families_without_a_list(tmp_path: Path) -> N
 
 def test_a_multimodal_form_is_kept_for_engines_that_go_by_its_name() -> None:
     name = "llama-4-scout-17b-16e-instruct"
-    shard = shard_config(CONFIGS[name], name, Division(8), keep_wrapper=True)
+    shard = shard_config(CONFIGS[name], name, Division(8), form=ConfigForm(keeps_wrapper=True))
     assert shard.config["architectures"] == ["Llama4ForConditionalGeneration"]
     assert shard.config["text_config"]["num_attention_heads"] == 5
     assert shard.spec.layers == _shard(name, tp=8).spec.layers
