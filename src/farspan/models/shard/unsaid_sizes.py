@@ -93,6 +93,11 @@ def _given(fields: dict[str, Any], name: str) -> bool:
 def _write_head_size(fields: dict[str, Any], model: ModelSpec) -> None:
     if _given(fields, "head_dim"):
         return
+    if (
+        fields.get("model_type") == "kimi_linear"
+    ):  # it takes a size from the heads, which latent attention leaves alone
+        fields["head_dim"] = model.hidden_size // int(fields["num_attention_heads"])
+        return
     sizes = {layer.head_dim for layer in model.layers if _has_heads(layer)}
     if len(sizes) == 1:
         fields["head_dim"] = sizes.pop()
