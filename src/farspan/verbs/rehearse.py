@@ -234,9 +234,7 @@ def rehearsal_options(
     if toy:
         config, name = toy_config(config, ranks), f"toy of {name}"
     layers = None if pp == 1 else range(-(-spec.num_layers // pp))
-    architectures = config.get("architectures")
-    outer = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    form = chosen.config_form(outer, engine_version)
+    form = chosen.config_form(spec.architecture, engine_version)
     shard = shard_config(
         config,
         name,
