@@ -52,7 +52,7 @@ CASES = {
         "llama-4-scout", "sglang", "--tp 8 --contexts 8k,64k,256k --context 10M --kv-dtype fp8_e4m3", SGLANG_FLAGS
     ),
     "scout-vllm-graphs": Case(
-        "llama-4-scout", "vllm", "--tp 8 --contexts 8k,64k,256k,1M --context 10M", VLLM_GRAPHS + FEW_REQUESTS, 420
+        "llama-4-scout", "vllm", "--tp 8 --contexts 8k,64k,256k --context 10M", VLLM_GRAPHS + FEW_REQUESTS, 420
     ),
     "llama70-vllm": Case(
         "llama-3.1-70b", "vllm", "--tp 8 --contexts 8k,32k,128k --context 131072", VLLM_FLAGS

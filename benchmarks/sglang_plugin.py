@@ -176,10 +176,10 @@ def stop(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def ask(prompt: Any) -> dict[str, Any]:
+def ask(prompt: Any, port: int = PORT) -> dict[str, Any]:
     begun = time.monotonic()
     try:
-        answer = generate(prompt.token_ids.tolist(), 8, 400)
+        answer = generate(prompt.token_ids.tolist(), 8, 400, port)
     except (urllib.error.URLError, TimeoutError, OSError) as error:
         return {"error": str(error), "seconds": round(time.monotonic() - begun, 2)}
     words = vocabulary().tokens
@@ -195,30 +195,30 @@ def ask(prompt: Any) -> dict[str, Any]:
     }
 
 
-def generate(tokens: list[int], most: int, limit: float) -> Any:
+def generate(tokens: list[int], most: int, limit: float, port: int = PORT) -> Any:
     """Return SGLang's answer of `most` tokens to token ids."""
     body = {
         "input_ids": tokens,
         "sampling_params": {"max_new_tokens": most, "temperature": 0, "ignore_eos": True},
     }
     request = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"http://127.0.0.1:{port}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=limit) as response:
         return json.load(response)
 
 
-def wait(server: subprocess.Popen[bytes], until: float) -> bool:
+def wait(server: subprocess.Popen[bytes], until: float, port: int = PORT) -> bool:
     while time.monotonic() < until and server.poll() is None:
-        if get("/health") == 200:
+        if get("/health", port) == 200:
             return True
         time.sleep(1)
     return False
 
 
-def get(path: str) -> int:
+def get(path: str, port: int = PORT) -> int:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}{path}", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
             return int(response.status)
     except (urllib.error.URLError, TimeoutError, OSError):
         return 0

@@ -1,47 +1,44 @@
 """The elastic KV pools inside a real SGLang, on one GPU: JSON.
 
-    python benchmarks/sglang_pools.py --site SITE --logs DIR -o pools.json --only life|speed
+    python benchmarks/sglang_pools.py --site SITE --logs DIR -o pools.json --only life|speed|exchange
 
-SITE is a folder with SGLang 0.5.16's packages. The model is the recall checkpoint as a text-only Llama 4, which SGLang
-keeps in one pool, so that an answer is right or wrong. A scene ends when a server does, and says so.
+SITE is a folder with SGLang 0.5.16's packages. A scene ends when a server does, and says so.
 
-life: one server with `--context-length 10000000`: the GPU's memory when ready, after prompts cold and from the cache,
-    after idle and after a flush; requests that end at different times, then idle: memory mapped over the least
-    possible, by the server's log; a neighbour that takes what is free while requests are admitted.
-speed: SGLang as it is and with the plug-in, one after the other, at a context at which both start: time to first token
-    and milliseconds a token, medians, prompts never seen before.
+life: one server with `--context-length 10000000`: the GPU's memory and the plug-in's when ready, after prompts cold and
+    from the cache, after idle and after a flush; requests that end at different times, then idle: memory mapped over
+    the least possible, by the server's log; a neighbour that takes what is free while requests are admitted. The model
+    is the recall checkpoint, so that an answer is right or wrong: in one pool with `--model text`, else in two.
+speed: SGLang as it is and with the plug-in, both on the GPU at once, each prompt put to one and then to the other, in
+    turns: the ratio of their times to first token, and of their milliseconds a token.
+exchange: the same memory for two fixed ratios of full and window tokens, for `--enable-unified-memory` and for the
+    plug-in: long documents that are asked about again and again, many short prompts twice, and the long ones once more.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.client import HTTPException
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import sglang_plugin as plugin
+import farspan
 from farspan.models.probe import vocabulary
 from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.load_tokenizer import load_tokenizer
 from farspan.sizes import parse_token_list
-from sglang_plugin import PORT, ask, generate, get, gpu_bytes, recall, wait
+from sglang_plugin import CONTEXT, PORT, ask, checkpoint, generate, get, gpu_bytes, plugin_site, recall
+from sglang_started import Site, Started, pseudo_random, started
 
 FLAGS = "--attention-backend triton --disable-cuda-graph --skip-server-warmup"
-SAID = r"farspan|max_total_num_tokens|leak|Traceback|Error|[Oo]ut of memory|retract"
-FAILURES = (OSError, ValueError, LookupError, ArithmeticError, HTTPException)
+PLUGIN = "--radix-cache-backend farspan"
 NEIGHBOUR = """
 import sys, time, torch
 held = []
@@ -56,22 +53,35 @@ while time.time() < end:
     time.sleep(0.02)
 print(len(held) * 256, "MiB taken")
 """
+# One server of each is on the GPU at once. Fractions of what is free grow, so that all get the same bytes.
+EXCHANGE = {
+    "ratio 0.8": "--swa-full-tokens-ratio 0.8 --mem-fraction-static 0.05",
+    "ratio 0.1": "--swa-full-tokens-ratio 0.1 --mem-fraction-static 0.053",
+    "unified": "--enable-unified-memory --mem-fraction-static 0.0565",
+    "elastic": f"{PLUGIN} --mem-fraction-static 0.06",
+}
+WORDS = 1000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--site", type=Path, required=True)
     parser.add_argument("--contexts", type=parse_token_list, default=(100_000, 1_000_000))
+    parser.add_argument("--model", choices=["text", "windows"], default="text", help="of life")
+    parser.add_argument(
+        "--prompts-only", action="store_true", help="life without the crowd and the neighbour"
+    )
     parser.add_argument("--flags", default=FLAGS)
     parser.add_argument("--start-s", type=float, default=200.0)
+    parser.add_argument("--scenes", nargs="+", choices=EXCHANGE, default=list(EXCHANGE), help="of exchange")
     parser.add_argument("--logs", type=Path, default=Path.cwd())
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--only", choices=["life", "speed"], required=True)
+    parser.add_argument("--only", choices=["life", "speed", "exchange"], required=True)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         bench = Bench(arguments, Path(home))
         try:
-            {"life": bench.life, "speed": bench.speed}[arguments.only]()
+            {"life": bench.life, "speed": bench.speed, "exchange": bench.exchange}[arguments.only]()
         finally:
             bench.save()
 
@@ -81,198 +91,231 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace, home: Path) -> None:
         self.arguments = arguments
+        self.home = home
         self.seen: dict[str, Any] = {"flags": arguments.flags, "gpu_before": gpu_bytes()}
-        self.model = recall(home)
-        self.tokenizer = load_tokenizer(self.model)
-        self.process: subprocess.Popen[bytes] | None = None
-        self.site = plugin.plugin_site(home)
+        self.site = Site(arguments.site, plugin_site(home), arguments.logs)
 
     def save(self) -> None:
         self.arguments.output.write_text(json.dumps(self.seen, indent=1))
-        print(json.dumps(self.seen, indent=1), flush=True)
-
-    def part(self, into: dict[str, Any], name: str, act: Callable[[], Any]) -> None:
-        if self.process is not None and self.process.poll() is not None:
-            return
-        begun = time.monotonic()
-        try:
-            into[name] = act()
-        except FAILURES as error:
-            into[name] = {"failed": f"{type(error).__name__}: {error}"[:400]}
-        into[f"{name}_s"] = round(time.monotonic() - begun, 1)
-        self.save()
 
     @contextmanager
-    def server(self, name: str, extra: str) -> Iterator[dict[str, Any]]:
-        """Start a server; what it says and how it ends goes into what is yielded."""
-        log = self.arguments.logs / f"pools-{name}.log"
-        words = [
-            sys.executable,
-            "-m",
-            "sglang.launch_server",
-            "--model-path",
-            str(self.model),
-            "--port",
-            str(PORT),
-        ]
-        command = [*words, *shlex.split(self.arguments.flags), *shlex.split(extra)]
-        paths = [str(self.site), str(Path(__file__).parents[1] / "src"), str(self.arguments.site)]
-        environment = dict(os.environ, FARSPAN_QUIET_S="5")
-        environment["PYTHONPATH"] = ":".join([*paths, *filter(None, [os.environ.get("PYTHONPATH", "")])])
-        seen = self.seen.setdefault(name, {"extra": extra})
-        begun = time.monotonic()
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                command, stdout=file, stderr=file, env=environment, start_new_session=True
-            )
-        self.log, self.process = log, process
-        try:
-            seen["ready"] = wait(process, begun + self.arguments.start_s)
-            seen["start_s"] = round(time.monotonic() - begun, 1)
-            seen["gpu_ready"] = gpu_bytes()
-            yield seen
-            seen["alive_at_the_end"] = process.poll() is None and get("/health") == 200
-        finally:
-            plugin.stop(process)
-            seen["log"] = self.lines(SAID)[-40:]
-            self.save()
-            time.sleep(3)
-
-    def lines(self, pattern: str) -> list[str]:
-        text = self.log.read_text("utf-8", "replace").splitlines()
-        return [line[:400] for line in text if re.search(pattern, line)]
+    def server(self, name: str, model: Path, extra: str, **more: Any) -> Iterator[Started]:
+        """Start a server; what it says and how it ends goes into what is saved."""
+        with started(self.site, name, model, f"{self.arguments.flags} {extra}", **more) as server:
+            self.seen[name] = server.seen
+            try:
+                yield server
+            finally:
+                self.save()
 
     # --- life ----------------------------------------------------------------------------------------------------
 
     def life(self) -> None:
-        with self.server("life", f"--context-length {plugin.CONTEXT} --radix-cache-backend farspan") as seen:
-            if not seen["ready"]:
+        model = (checkpoint if self.arguments.model == "windows" else recall)(self.home)
+        tokenizer = load_tokenizer(model)
+        budgets = self.home / "budgets"
+        environment = {
+            "FARSPAN_BUDGET": "life",
+            "FARSPAN_BUDGET_DIR": str(budgets),
+            "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
+        }
+        extra = f"--context-length {CONTEXT} {PLUGIN}"
+        with self.server("life", model, extra, environment=environment) as server:
+            if not server.is_ready(self.arguments.start_s):
                 return
+            server.part("held when ready", lambda: held(budgets))
             for context in self.arguments.contexts:
-                prompt = build_prompt(
-                    self.tokenizer, tokens=context, depth=0.1, seed=context, output_tokens=8
-                )
-                for again in (False, True):
-                    self.part(seen, f"{context}{' again' if again else ''}", lambda one=prompt: ask(one))
-            self.part(seen, "idle", lambda: self.rest(9))
-            self.part(seen, "flushed", self.flush)
-            self.part(seen, "staggered", self.staggered)
-            self.part(seen, "neighbour", self.neighbour)
-            self.part(seen, "flushed at the end", self.flush)
-
-    def rest(self, seconds: float) -> dict[str, Any]:
-        time.sleep(seconds)
-        return {"gpu": gpu_bytes(), "log": self.lines("farspan: KV cache")[-1:]}
-
-    def flush(self) -> dict[str, Any]:
-        urllib.request.urlopen(
-            urllib.request.Request(f"http://127.0.0.1:{PORT}/flush_cache", b"", method="POST"), timeout=30
-        ).read()
-        return self.rest(9)
-
-    def staggered(self) -> dict[str, Any]:
-        """Requests with answers of very different lengths, all at once, then idle."""
-        answers = self.many([(2000, 8 + (index * 37) % 900) for index in range(64)])
-        rested = self.rest(9)
-        numbers = [int(one) for one in re.findall(r"\((\d+)\)", rested["log"][-1])]
-        mapped, packed = sum(numbers[0::2]), sum(numbers[1::2])
-        return {"answers": answers, "mapped": mapped, "packed": packed, "ratio": mapped / packed, **rested}
-
-    def neighbour(self) -> dict[str, Any]:
-        """Somebody takes what is free, again and again, while requests are admitted."""
-        taker = subprocess.Popen(
-            [sys.executable, "-c", NEIGHBOUR, "16"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        time.sleep(5)
-        least = gpu_bytes()
-        answers = self.many([(40_000, 32)] * 24, limit=60)
-        taken = taker.communicate(timeout=60)[0]
-        return {
-            "answers": answers,
-            "gpu_when_taken": least,
-            "neighbour": taken[-300:],
-            "health": get("/health"),
-        }
-
-    def many(self, requests: list[tuple[int, int]], limit: float = 200) -> dict[str, Any]:
-        """Post requests of (prompt tokens, answer tokens) at once; return how they ended."""
-        ended: list[tuple[float, int]] = []
-        failed: list[str] = []
-        words = min(1000, len(vocabulary().tokens))
-
-        def post(number: int, prompt: int, most: int) -> None:
-            begun = time.monotonic()
-            try:
-                answer = generate(pseudo_random(number, prompt, words), most, limit)
-                ended.append((time.monotonic() - begun, answer["meta_info"]["completion_tokens"]))
-            except FAILURES as error:
-                failed.append(f"{type(error).__name__}: {error}"[:200])
-
-        base = int(time.time()) % 100_000
-        threads = [
-            threading.Thread(target=post, args=(base + index, *one)) for index, one in enumerate(requests)
-        ]
-        begun = time.monotonic()
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join()
-        seconds = time.monotonic() - begun
-        return {
-            "sent": len(requests),
-            "ended": len(ended),
-            "tokens": sum(tokens for _, tokens in ended),
-            "failed": failed[:5],
-            "seconds": round(seconds, 2),
-        }
+                prompt = build_prompt(tokenizer, tokens=context, depth=0.1, seed=context, output_tokens=8)
+                for again in ("", " again"):
+                    server.part(f"{context}{again}", lambda one=prompt: ask(one) | held(budgets))
+                    self.save()
+            server.part("idle", lambda: rest(server) | held(budgets))
+            server.part("flushed", lambda: flushed(server) | held(budgets))
+            if not self.arguments.prompts_only:
+                server.part("staggered", lambda: staggered(server))
+                server.part("neighbour", lambda: neighbour(server))
+                server.part("flushed at the end", lambda: flushed(server) | held(budgets))
 
     # --- speed ---------------------------------------------------------------------------------------------------
 
     def speed(self) -> None:
-        for name, extra in (("stock", ""), ("plugin", "--radix-cache-backend farspan")):
-            with self.server(f"speed-{name}", f"--context-length 1100000 {extra}") as seen:
-                if seen["ready"]:
-                    for prompt in (2000, 100_000):
-                        self.part(seen, f"{prompt}", lambda size=prompt: self.pace(size))
-                    self.part(seen, "16 at once", lambda: self.many([(2000, 256)] * 16))
-                    self.part(seen, "16 at once again", lambda: self.many([(2000, 256)] * 16))
+        """Both servers have room for one long prompt and no more, so that both fit."""
+        model = recall(self.home)
+        extra = "--context-length 1100000 --max-total-tokens 1300000 --mem-fraction-static 0.3"
+        with (
+            self.server("speed-stock", model, extra) as stock,
+            self.server("speed-plugin", model, f"{extra} {PLUGIN}", port=PORT + 1) as plugin,
+        ):
+            ready = [one.is_ready(self.arguments.start_s) for one in (stock, plugin)]
+            if not all(ready):
+                return
+            for size, pairs in ((2000, 16), (100_000, 10), (400_000, 4)):
+                plugin.part(f"{size}", lambda one=size, turns=pairs: paired(stock, plugin, one, turns))
+                self.save()
+            for turn in range(3):
+                prompts = [pseudo_random(900 + 16 * turn + index, 2000, WORDS) for index in range(16)]
+                for server in (stock, plugin):
+                    server.part(
+                        f"16 at once, {turn}", lambda one=server, some=prompts: one.many(some, [256] * 16)
+                    )
 
-    def pace(self, size: int) -> dict[str, Any]:
-        """Time prompts never seen before, each alone: the first answers warm the kernels and do not count."""
-        words = len(vocabulary().tokens)
-        first, each = [], []
-        for turn in range(7):
-            seed = int(time.time() * 1000) % 1_000_000
-            tokens = [(seed + place * place * 17 + place * 3) % (words - 10) + 5 for place in range(size)]
-            begun = time.monotonic()
-            generate(tokens, 1, 120)
-            middle = time.monotonic()
-            tokens = (
-                tokens[: size // 2] + tokens[size // 2 + 1 :]
-            )  # half from the cache: the time is decoding's
-            generate(tokens, 1, 120)
-            half = time.monotonic()
-            generate(tokens, 129, 120)
-            ended = time.monotonic()
-            again = time.monotonic()
-            generate(tokens, 1, 120)
-            cached = time.monotonic() - again
+    # --- exchange ------------------------------------------------------------------------------------------------
+
+    def exchange(self) -> None:
+        model = windowed(self.home)
+        fixed = "--context-length 1100000 --load-format dummy --skip-tokenizer-init"
+        with ExitStack() as stack:
+            servers = []
+            for number, name in enumerate(self.arguments.scenes):
+                label = f"exchange-{name.replace(' ', '-')}"
+                extra = f"{fixed} {EXCHANGE[name]}"
+                servers.append(stack.enter_context(self.server(label, model, extra, port=PORT + number)))
+                time.sleep(8)  # One asks what is free on the GPU when the one before has taken its part.
+            for server in servers:
+                server.is_ready(self.arguments.start_s)
+            for server in servers:
+                exchanged(server)
+                self.save()
+
+
+def held(budgets: Path) -> dict[str, Any]:
+    """Return the bytes that the server's elastic memory has, as its budget says."""
+    return {"held": sum(budget.held for budget in farspan.kv_status(folder=budgets).budgets)}
+
+
+def rest(server: Started, seconds: float = 9) -> dict[str, Any]:
+    time.sleep(seconds)
+    return {"gpu": gpu_bytes(), "log": server.lines("farspan: KV cache")[-1:]}
+
+
+def flushed(server: Started) -> dict[str, Any]:
+    server.flush()
+    return rest(server)
+
+
+def staggered(server: Started) -> dict[str, Any]:
+    """Requests with answers of very different lengths, all at once, then idle."""
+    base = int(time.time()) % 100_000
+    most = [8 + (index * 37) % 900 for index in range(64)]
+    answers = server.many([pseudo_random(base + index, 2000, WORDS) for index in range(64)], most)
+    rested = rest(server)
+    numbers = [int(one) for one in re.findall(r"\((\d+)\)", rested["log"][-1])]
+    mapped, packed = sum(numbers[0::2]), sum(numbers[1::2])
+    return {"answers": answers, "mapped": mapped, "packed": packed, "ratio": mapped / packed, **rested}
+
+
+def neighbour(server: Started) -> dict[str, Any]:
+    """Somebody takes what is free, again and again, while requests are admitted."""
+    taker = subprocess.Popen(
+        [sys.executable, "-c", NEIGHBOUR, "16"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    time.sleep(5)
+    least = gpu_bytes()
+    base = int(time.time()) % 100_000
+    prompts = [pseudo_random(base + index, 40_000, WORDS) for index in range(24)]
+    answers = server.many(prompts, [32] * 24, limit=60)
+    taken = taker.communicate(timeout=60)[0]
+    return {
+        "answers": answers,
+        "gpu_when_taken": least,
+        "neighbour": taken[-300:],
+        "health": get("/health", server.port),
+    }
+
+
+def paired(stock: Started, plugin: Started, size: int, pairs: int) -> dict[str, Any]:
+    """Put prompts never seen before to one server and then to the other, alone; the first two warm up.
+
+    The time to first token is that of an answer of one token. Decoding is what 129 tokens take beyond one, both with
+    the prompt from the cache.
+    """
+    first: dict[str, list[float]] = {"stock": [], "plugin": []}
+    each: dict[str, list[float]] = {"stock": [], "plugin": []}
+    words = len(vocabulary().tokens)
+    for turn in range(pairs + 2):
+        tokens = pseudo_random(int(time.time() * 1000) % 1_000_000, size, words)
+        order = [("stock", stock), ("plugin", plugin)]
+        for name, server in order if turn % 2 else order[::-1]:
+            seconds = [timed(tokens, most, server) for most in (1, 1, 129)]
             if turn >= 2:
-                first.append(middle - begun)
-                each.append((ended - half - cached) / 128)
+                first[name].append(seconds[0])
+                each[name].append((seconds[2] - seconds[1]) / 128)
+    return {
+        "ttft_s": {name: statistics.median(some) for name, some in first.items()},
+        "ttft_ratio": ratios(first),
+        "ms_a_token": {name: 1000 * statistics.median(some) for name, some in each.items()},
+        "decode_ratio": ratios(each),
+        "ttft_all": first,
+        "decode_all": each,
+    }
+
+
+def timed(tokens: list[int], most: int, server: Started) -> float:
+    begun = time.monotonic()
+    generate(tokens, most, 120, server.port)
+    return time.monotonic() - begun
+
+
+def ratios(times: dict[str, list[float]]) -> dict[str, float]:
+    """Return the median and the quartiles of the plug-in's time over SGLang's own, pair by pair."""
+    low, middle, high = statistics.quantiles(
+        [ours / theirs for ours, theirs in zip(times["plugin"], times["stock"], strict=True)], n=4
+    )
+    return {"median": middle, "low": low, "high": high}
+
+
+def exchanged(server: Started) -> None:
+    """Put long documents again and again, short prompts twice, and the long ones once more, to a server."""
+    long = [pseudo_random(seed, 400_000, WORDS) for seed in range(1, 5)]
+    short = [pseudo_random(seed, 9000, WORDS) for seed in range(100, 164)]
+
+    def documents() -> dict[str, Any]:
+        one_by_one = [server.many([document], [8], 90) for _ in range(3) for document in long]
         return {
-            "ttft_s": statistics.median(first),
-            "ttft_all": first,
-            "ms_a_token": 1000 * statistics.median(each),
-            "ms_all": [1000 * one for one in each],
-        }
+            key: sum(answer[key] for answer in one_by_one)
+            for key in ("sent", "ended", "prompt_tokens", "cached_tokens", "seconds")
+        } | {"failed": [why for answer in one_by_one for why in answer["failed"]][:5]}
+
+    server.part("answer", lambda: generate(long[0][:60_000], 16, 60, server.port)["output_ids"])
+    server.part("long", documents)
+    server.part("gpu after long", gpu_bytes)
+    server.part("short", lambda: server.many(short, [128] * len(short), 90))
+    server.part("short again", lambda: server.many(short, [128] * len(short), 90))
+    server.part("long again", documents)
+    server.part("answer again", lambda: generate(long[0][:60_000], 16, 60, server.port)["output_ids"])
+    server.part("idle", lambda: rest(server))
 
 
-def pseudo_random(seed: int, count: int, words: int) -> list[int]:
-    return [(seed * 7919 + place * place * 31 + place * 7) % (words - 10) + 5 for place in range(count)]
+def windowed(home: Path) -> Path:
+    """Write the config of a small model with a window in three layers of four, which SGLang gives two pools."""
+    folder = home / "windowed"
+    folder.mkdir()
+    config = {
+        "model_type": "cohere2",
+        "architectures": ["Cohere2ForCausalLM"],
+        "hidden_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "intermediate_size": 512,
+        "vocab_size": 1024,
+        "sliding_window": 8192,
+        "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+        "is_hybrid_swa": True,
+        "hybrid_layer_pattern": [1, 1, 1, 0],
+        "max_position_embeddings": 1_200_000,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "torch_dtype": "bfloat16",
+        "layer_norm_eps": 1e-5,
+        "logit_scale": 1.0,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 if __name__ == "__main__":

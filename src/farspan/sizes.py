@@ -21,6 +21,9 @@ _PATTERN = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*")
 GIB = 2**30
 
 
+LONGEST_WORDS = ("max", "auto", "longest", "full")  # what people write for the longest context that fits
+
+
 def parse_tokens(text: str) -> int:
     """Parse a token count such as `8192`, `10k`, `6.5M` or `2Mi`.
 
@@ -30,6 +33,11 @@ def parse_tokens(text: str) -> int:
     match = _PATTERN.fullmatch(text)
     factor = _FACTORS.get(match.group(2).lower()) if match else None
     if match is None or factor is None:
+        if text.strip().lower() in LONGEST_WORDS:
+            raise InputError(
+                f"{text!r} is not a token count here",
+                "farspan plan MODEL --gpus GPUS --context max tells the longest that fits",
+            )
         power = _POWER.fullmatch(text)
         meant = (
             format_tokens(int(power.group(1)) * 10 ** int(power.group(2)))

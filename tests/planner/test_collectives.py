@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from farspan.engines.registry import get_engine
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.planner.collectives import estimate_collectives
+from farspan.planner.engine_flags import parse_engine_flags
+from farspan.planner.request import PlanRequest
 
 
 def test_one_rank_exchanges_nothing() -> None:
@@ -42,3 +45,31 @@ def test_experts_by_all_to_all() -> None:
     # A model without experts sends nothing to them.
     dense = estimate_collectives(load_model("llama-3.1-8b"), h200, 1, 8192, ep=8)
     assert dense.prefill_s == 0
+
+
+def test_a_prompt_that_is_never_cut_takes_one_step() -> None:
+    model, h200 = load_model("llama-3.1-8b"), find_gpu("H200")
+    whole, cut = (estimate_collectives(model, h200, 8, 80_000, chunk=chunk) for chunk in (-1, 8192))
+    assert whole == estimate_collectives(model, h200, 8, 80_000, chunk=80_000)
+    assert whole.prefill_s < cut.prefill_s
+
+
+def test_vllm_plans_with_its_own_chunk() -> None:
+    def prefill(*flags: str) -> float:
+        flagged = parse_engine_flags(list(flags))
+        request = PlanRequest(
+            load_model("llama-3.1-8b"),
+            find_gpu("H100"),
+            8,
+            8,
+            100_000,
+            engine_version="0.24.0",
+            engine_flags=flagged,
+        )
+        time = get_engine("vllm").plan(request).time
+        assert time is not None
+        return time.ttft_expected_s
+
+    assert (
+        prefill("--max-num-batched-tokens", "1024") > prefill() > prefill("--max-num-batched-tokens", "32768")
+    )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 import farspan
-from farspan.errors import InputError
+from farspan.errors import DoesNotFitError, InputError
 from farspan.models.config import load_model
 from farspan.planner.search_text import search_lines
 
@@ -64,19 +64,43 @@ def test_serve_reads_them_too() -> None:
     assert served.runtime.launch.gpus == 4
 
 
-@pytest.mark.parametrize("word", ["auto", "longest", "AUTO"])
-def test_other_words_for_the_longest_context_name_the_right_one(word: str) -> None:
-    with pytest.raises(InputError, match="write --context max"):
-        farspan.plan("llama-4-scout", context=word, **SCOUT)
-    with pytest.raises(InputError, match="write --context max"):
-        farspan.serve("llama-4-scout", dry_run=True, context=word, **SCOUT)
-
-
-def test_the_longest_is_written_in_any_case() -> None:
-    upper, lower = (
-        farspan.plan("llama-4-scout", context=word, engine="vllm", **SCOUT) for word in ("MAX", "max")
+@pytest.mark.parametrize("word", ["auto", "longest", "AUTO", "MAX", "full"])
+def test_the_longest_context_has_several_words_in_any_case(word: str) -> None:
+    written, longest = (
+        farspan.plan("llama-4-scout", context=one, engine="vllm", **SCOUT) for one in (word, "max")
     )
-    assert upper.to_json() == lower.to_json()
+    assert written.to_json() == longest.to_json()
+    served, known = (
+        farspan.serve("llama-4-scout", dry_run=True, engine="vllm", context=one, **SCOUT).runtime.launch
+        for one in (word, "max")
+    )
+    assert (served.context, served.command) == (known.context, known.command)
+
+
+def test_the_longest_context_is_a_row_among_several() -> None:
+    asked = {"engine": "vllm", "gpus": "4xH200", "offline": True}
+    longest = farspan.plan("llama-4-scout", context="max", **asked).request.context
+    for written in ("1M, max", ["1M", "auto"]):
+        points = farspan.plan("llama-4-scout", contexts=written, **asked).points
+        assert [point.context for point in points] == [1_000_000, longest]
+        assert points[1].fits
+
+
+def test_where_no_longest_is_looked_for_the_error_says_how_to_find_it() -> None:
+    with pytest.raises(InputError, match="--context max tells the longest that fits"):
+        farspan.prove("llama-4-scout", contexts="max", dry_run=True, **SCOUT)
+
+
+def test_a_server_without_a_context_that_does_not_fit_names_the_longest_that_does() -> None:
+    asked = {"engine": "vllm", "gpus": "4xH200", "offline": True, "dry_run": True}
+    longest = farspan.serve("llama-4-scout", context="max", **asked).runtime.launch.context
+    with pytest.raises(
+        DoesNotFitError, match=rf"no --context was given.*--context max, {longest:,} tokens here"
+    ):
+        farspan.serve("llama-4-scout", **asked)
+    with pytest.raises(DoesNotFitError) as given:
+        farspan.serve("llama-4-scout", context="10Mi", **asked)
+    assert "no --context was given" not in str(given.value)
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def _lines(answer: PlanAnswer | SweepAnswer | SearchAnswer, *, explain: bool) ->
         )
     elif isinstance(answer, SweepAnswer):
         yield plan_text.where(answer.request)
+        yield from plan_text.gpu_note(answer.request, width)
         yield from plan_text.sweep_lines(answer.points, answer.fixes, width=width)
     else:
         from farspan.planner.search_text import search_lines

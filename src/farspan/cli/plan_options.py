@@ -31,7 +31,7 @@ _OPTIONS = (
     click.option(
         "--context",
         metavar="SIZE",
-        help="Longest request, prompt and answer together: 128k, 2M, 2Mi; max for the longest that fits.",
+        help="Longest request, prompt and answer together: 128k, 2M, 2Mi; max or auto for the longest that fits.",
     ),
     click.option("--concurrency", default=1, show_default=True, help="Requests of that length at once."),
     click.option("--output-tokens", metavar="SIZE", default="200", show_default=True, help="Tokens of the answer."),

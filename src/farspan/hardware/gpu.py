@@ -32,6 +32,7 @@ class Gpu(ValueHash):
         link: "NVLink", "PCIe" or "Infinity Fabric".
         link_bandwidth: Bytes/s from one GPU to the others, both directions added, as vendors state it.
         capability: CUDA compute capability such as (9, 0); (0, 0) for others.
+        assumed: What was assumed when this GPU was chosen for what the user wrote; empty when they named it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Gpu(ValueHash):
     link: str
     link_bandwidth: float
     capability: tuple[int, int] = (0, 0)
+    assumed: str = ""
 
     __hash__ = ValueHash.__hash__
 

@@ -1,10 +1,11 @@
-"""How people write a set of GPUs: `8xH200`, `8*h200`, `H200:8`, `h200x8`, `H200`, or `detect`."""
+"""How people write a set of GPUs: `8xH200`, `8*h200`, `H200:8`, `h200x8`, `H200`, `8x140GB`, or `detect`."""
 
 from __future__ import annotations
 
 import re
 
-from farspan.errors import InputError
+from farspan.errors import InputError, NotFoundError
+from farspan.hardware.by_memory import gpu_by_memory
 from farspan.hardware.catalog import find_gpu, given_gpu, known_gpu
 from farspan.hardware.gpu import Gpu, Node
 
@@ -17,7 +18,7 @@ def parse_node(text: str, memory_gib: float | None = None) -> Node:
     """Read a set of GPUs of one kind, or `detect` (this machine's, through NVML).
 
     Args:
-        text: The count and the name, in either order, in any case.
+        text: The count and the name, or the memory of one GPU, in either order, in any case.
         memory_gib: Memory of one GPU as torch sees it, for a kind the catalog lacks or knows otherwise.
 
     Raises:
@@ -31,7 +32,7 @@ def parse_node(text: str, memory_gib: float | None = None) -> Node:
         return detect_node()
     name, count = _split(wanted)
     if not count:
-        raise InputError(f"{text!r} is not a set of GPUs", "write it as 8xH200, H200 or detect")
+        raise InputError(f"{text!r} is not a set of GPUs", "write it as 8xH200, H200, 8x140GB or detect")
     return Node(_gpu(name, memory_gib), count)
 
 
@@ -43,11 +44,20 @@ def _split(text: str) -> tuple[str, int]:
     if match is not None:
         return match[2], int(match[1])
     match = _NAME_FIRST.fullmatch(text)
-    if match is not None and (known_gpu(match[1]) is not None or ":" in text):
+    if match is not None and (_is_gpu(match[1]) or ":" in text):
         return match[1], int(match[2])
-    alone = re.fullmatch(r"[A-Za-z][\w .-]*|\d{4}", text)
+    alone = re.fullmatch(r"[A-Za-z][\w .-]*|\d{4}", text) or gpu_by_memory(text)
     return (text, 1) if alone else ("", 0)
 
 
+def _is_gpu(name: str) -> bool:
+    return known_gpu(name) is not None or gpu_by_memory(name) is not None
+
+
 def _gpu(name: str, memory_gib: float | None) -> Gpu:
-    return find_gpu(name) if memory_gib is None else given_gpu(name, memory_gib)
+    if memory_gib is not None:
+        return given_gpu(name, memory_gib)
+    gpu = known_gpu(name) or gpu_by_memory(name)
+    if gpu is None and re.fullmatch(r"\d+(?:\.\d+)?", name):
+        raise NotFoundError(f"{name!r} is not a GPU farspan knows", f"for GPUs of {name} GB write {name}GB")
+    return gpu or find_gpu(name)

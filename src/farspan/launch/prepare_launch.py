@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from farspan.engines.command import EngineCommand, Listen, Nodes, check_words, split_lists
 from farspan.engines.flag_ranks import choose_tp
-from farspan.errors import InputError, UnsupportedError
+from farspan.errors import DoesNotFitError, InputError, UnsupportedError
 from farspan.hardware.node_spelling import parse_node
 from farspan.launch.elastic import elastic_notes, with_elastic
 from farspan.launch.engine_python import check_modules, find_python, installed_version, tagged_version
@@ -123,6 +123,7 @@ def prepare(options: ServeOptions) -> PreparedLaunch:
         gpu="" if options.gpus == NO_GPU else parse_node(options.gpus).gpu.name,
         warnings=(
             *_exposure(options, with_key=with_key),
+            *((f"{request.gpu.assumed}.",) if request is not None and request.gpu.assumed else ()),
             *files.notes,
             *elastic_notes(options),
             *describe_download(
@@ -219,7 +220,18 @@ def _plan(
         raise InputError(
             f"--tp {request.tp} is not a multiple of --nodes {options.nodes}", "use all GPUs of each"
         )
-    checked = check_overrides(request, options.engine, force=options.force)
+    try:
+        checked = check_overrides(request, options.engine, force=options.force)
+    except DoesNotFitError as error:
+        if options.context or options.longest:
+            raise
+        longest = longest_context(options, spec, version)
+        if longest >= context:
+            raise
+        raise DoesNotFitError(
+            f"{error.message} (the model's longest, as no --context was given)",
+            f"give --context max, {longest:,} tokens here; {error.fix}",
+        ) from error
     return split_lists(checked.flags, options.words), checked.plan.env, checked.plan, checked.notes, request
 
 

@@ -129,12 +129,15 @@ class IndexerSpec:
         return self.head_dim * 2
 
 
+CONVOLUTION = "conv"
+
+
 @dataclass(frozen=True, slots=True)
 class StateTensor:
     """One recurrent-state tensor of one layer and one request.
 
     Args:
-        name: "conv" or "recurrent".
+        name: CONVOLUTION, whose last dimension is the steps it looks back, or "recurrent".
         shape: Its dimensions.
         dtype_bytes: Bytes of one value.
         split_dim: The dimension (heads, or channels) that is shared out over the ranks.
@@ -149,11 +152,13 @@ class StateTensor:
     groups: int = 0
     group_channels: int = 0
 
-    def bytes(self, tp: int = 1) -> int:
-        """Bytes on one rank."""
+    def bytes(self, tp: int = 1, *, drafted: int = 0) -> int:
+        """Bytes on one rank; a convolution keeps one more step for each token drafted."""
         count = self.dtype_bytes
+        last = len(self.shape) - 1
         for axis, size in enumerate(self.shape):
-            count *= self._share(size, tp) if axis == self.split_dim else size
+            kept = size + drafted if self.name == CONVOLUTION and axis == last else size
+            count *= self._share(kept, tp) if axis == self.split_dim else kept
         return count
 
     def _share(self, size: int, tp: int) -> int:
@@ -257,9 +262,9 @@ class LayerSpec:
             total += context // self.tokens_per_entry * entry
         return total + self.state_bytes(tp)
 
-    def state_bytes(self, tp: int = 1) -> int:
-        """Recurrent-state bytes of one request on one rank."""
-        return sum(state.bytes(tp) for state in self.states)
+    def state_bytes(self, tp: int = 1, *, drafted: int = 0) -> int:
+        """Recurrent-state bytes of one request on one rank, `drafted` tokens ahead of it at most."""
+        return sum(state.bytes(tp, drafted=drafted) for state in self.states)
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,7 +215,7 @@ def _request(request: PlanRequest, without: tuple[str, ...] = ()) -> RequestReco
         **{name: value for name, value in numbers.items() if name not in without},
         output_tokens=request.output_tokens,
         kv_dtype=request.kv_dtype.value,
-        notes=tuple(model.notes),
+        notes=request.notes,
         parameters=ParametersRecord(total_parameters(model).total, active_parameters(model).total),
         kv_bytes_per_token=model.kv_bytes_per_token(KvDtype.BFLOAT16),
     )

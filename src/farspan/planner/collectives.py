@@ -53,7 +53,7 @@ def estimate_collectives(
         prompt_tokens: Tokens of the prompt.
         ep: Ranks that the experts are sent to by all-to-all; 1 where the experts' outputs are added up like an MLP's,
             as they are in one tensor-parallel group, with its experts spread over the ranks or not.
-        chunk: Prompt tokens of one step.
+        chunk: Prompt tokens of one step; 0 or less where a prompt is never cut.
     """
     link = _LINKS.get(gpu.link, _OTHER_LINK)
     one_way = gpu.link_bandwidth / 2 * link.share
@@ -64,7 +64,7 @@ def estimate_collectives(
     sent = _expert_bytes(model, width, ep) / one_way
     per_token = reduced * ring + sent
     exchanges = reduced + 2 * experts
-    steps = -(-prompt_tokens // max(1, chunk))
+    steps = -(-prompt_tokens // chunk) if chunk > 0 else 1
     parts = []
     if reduced:
         parts.append(f"{reduced} all-reduces of {width:,} B a token over {tp} ranks")

@@ -27,6 +27,12 @@ def where(request: PlanRequest) -> str:
     return f"{request.model.name} on {gpus}, TP {request.tp}"
 
 
+def gpu_note(request: PlanRequest, width: int | None = None) -> Iterator[str]:
+    """What is assumed of a GPU that the user did not name, if anything."""
+    if request.gpu.assumed:
+        yield from wrap(f"note: {request.gpu.assumed}.", width)
+
+
 def answer_line(request: PlanRequest, plans: Sequence[EnginePlan], refusals: Mapping[str, str]) -> str:
     """The answer in one line: whether it fits, what must be set, how many at once, and when the first token comes."""
     what = format_tokens(request.context)
@@ -283,7 +289,7 @@ def answer_lines(
     """
     yield from wrap(answer_line(request, plans, refusals), width)
     yield from wrap(kv_line(request, plans[0] if len(plans) + len(refusals) == 1 else None), width)
-    for note in request.model.notes:
+    for note in request.notes:
         yield from wrap(f"note: {note}.", width)
     for plan in plans:
         if plan.fits and (line := load_line(request, plan, goals)):

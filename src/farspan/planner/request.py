@@ -60,6 +60,11 @@ class PlanRequest:
     replicas: int = 1
     calibrations: Calibrations = ()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is assumed of the GPU, then what is known of the model's figures."""
+        return (*((self.gpu.assumed,) if self.gpu.assumed else ()), *self.model.notes)
+
     def at(self, context: int) -> PlanRequest:
         """The same question about another context."""
         return self._changed(context, self.engine_flags)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from farspan.planner.plan_text import ALONE, refusal_lines
+from farspan.planner.plan_text import ALONE, gpu_note, refusal_lines
 from farspan.planner.questions import MOST_GPUS, Question, SearchResult
 from farspan.planner.text_layout import table, wrap
 from farspan.sizes import format_seconds, format_tokens
@@ -28,6 +28,7 @@ def search_lines(
     }
     why_not = f"{MOST_GPUS} are not enough" if question.value == "gpus" else "nothing fits"
     yield from wrap(titles[question.value], width)
+    yield from gpu_note(request, width)
     rows = [["engine", "answer", "first token", "flags or why not"]]
     refusals = {answer.engine: answer.refusal for answer in found if answer.refusal}
     for answer in found:

@@ -113,7 +113,7 @@ def estimate_time(
     """Estimate one cold request alone on a server.
 
     `backend` is the prefill attention backend where it matters. `prefix_tree` says that the engine keeps a prefix
-    tree whose CPU time counts at this length, as SGLang does; `chunk` is its --chunked-prefill-size.
+    tree whose CPU time counts at this length, as SGLang does; `chunk` is how many prompt tokens a step takes at most.
     `eager` says that each step launches its kernels one by one, without CUDA graphs. `calibration` is what this machine
     was found to do under these very conditions. Pure.
     """

@@ -25,7 +25,14 @@ from farspan.planner.load_time import NO_GOALS, TimeGoals
 from farspan.planner.plan import plan_engines
 from farspan.planner.remarks import ELASTIC_ALWAYS
 from farspan.planner.request import EnginePlan, PlanRequest
-from farspan.sizes import GIB, format_tokens, parse_seconds, parse_token_list, parse_tokens
+from farspan.sizes import (
+    GIB,
+    LONGEST_WORDS,
+    format_tokens,
+    parse_seconds,
+    parse_token_list,
+    parse_tokens,
+)
 
 if TYPE_CHECKING:
     from farspan.planner.levers import Fix
@@ -73,9 +80,9 @@ def plan(
         engine: One engine; all of them side by side when None.
         engine_version: The engine's version; the newest known when empty.
         accept_nearest_version: Whether an unknown version is planned as the nearest.
-        context: Longest request in tokens, prompt and answer together: a number, text such as "10M", or "max" for the
-            longest that fits.
-        contexts: Several contexts.
+        context: Longest request in tokens, prompt and answer together: a number, text such as "10M", or "max" (or
+            "auto") for the longest that fits.
+        contexts: Several contexts; "max" may be one of them.
         concurrency: Requests of that length at once.
         output_tokens: Tokens of the answer.
         kv_dtype: Type of the KV cache.
@@ -159,11 +166,7 @@ def plan(
     if contexts:
         from farspan.planner.sweep import sweep
 
-        lengths = (
-            parse_token_list(contexts)
-            if isinstance(contexts, str)
-            else tuple(parse_tokens(str(length)) for length in contexts)
-        )
+        lengths = _read_lengths(contexts, request, engines)
         points = tuple(sweep(request, lengths, engines))
         return SweepAnswer(request, points, _fix_shortest(request, points, engines))
     if context is None:
@@ -200,19 +203,22 @@ def longest_request(request: PlanRequest, engines: Sequence[Engine]) -> PlanRequ
 
 
 def read_context(context: str | int | None) -> str | int | None:
-    """Return a context as it is given, the longest that fits as `LONGEST` however it is written.
-
-    Raises:
-        InputError: It is a word that other programs have for that.
-    """
+    """Return a context as it is given, the longest that fits as `LONGEST` however it is written."""
     if not isinstance(context, str):
         return context
-    word = context.strip().lower()
-    if word in ("auto", "longest", "full"):
-        raise InputError(
-            f"--context {context} is not a token count", "write --context max for the longest that fits"
-        )
-    return LONGEST if word == LONGEST else context
+    return LONGEST if context.strip().lower() in LONGEST_WORDS else context
+
+
+def _read_lengths(
+    contexts: str | Sequence[str | int], request: PlanRequest, engines: Sequence[Engine]
+) -> tuple[int, ...]:
+    """The contexts of a sweep, the longest that fits among them where it is asked for."""
+    words = contexts.split(",") if isinstance(contexts, str) else [str(length) for length in contexts]
+    given = [read_context(word.strip()) for word in words]
+    if LONGEST not in given:
+        return parse_token_list(",".join(words))
+    longest = longest_request(request, engines).context
+    return tuple(dict.fromkeys(longest if word == LONGEST else parse_tokens(str(word)) for word in given))
 
 
 def _override(flags: Mapping[str, str | None]) -> str:

@@ -329,7 +329,7 @@ def _has_gpu() -> bool:
 
 def _one_of(gpus: str | Node, node: Node) -> str:
     """One GPU of that kind, as `serve` reads it."""
-    return gpus if isinstance(gpus, str) and node.count == 1 else f"1x{node.gpu.name}"
+    return gpus if isinstance(gpus, str) and node.count == 1 else f"1x{node.gpu.name.partition(' (')[0]}"
 
 
 def _rank_words(engine: Engine, flags: Sequence[str], *, on_gpu: bool) -> tuple[str, ...]:

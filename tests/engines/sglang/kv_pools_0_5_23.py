@@ -27,6 +27,7 @@ def server_23(base: Any) -> Any:
             "rust_server": None,
         }
         observer_asks = False
+        groups_prefill = True
 
         def _set_globals(self) -> None:
             """Publish the options, as a process of SGLang does when it starts."""

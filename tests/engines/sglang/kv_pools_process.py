@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from oracle import HIDDEN, Quiet
+from page_kernels import install_page_kernels
 from plugin_process import Clock
 from stubs import install
 
@@ -102,12 +103,14 @@ class Server:
     def __init__(self, case: dict[str, Any]) -> None:
         self.case, self.hybrid = case, case.get("hybrid", True)
         self.device = case.get("device", "cpu")
+        self.page = case.get("page", 1)
         self.sizes = Sizes(**case.get("sizes", {}))
         self.settings = settings(case, self.sizes.chunk)
         self._set_globals()
         import sglang.srt.managers.schedule_batch as batches
         import sglang.srt.managers.scheduler as scheduler
 
+        install_page_kernels()
         self._build_pools(case["budget"])
         self._build_tree()
         self._build_scheduler(batches, scheduler)
@@ -169,7 +172,7 @@ class Server:
             "draft_swa_full_capacity": False,
             "kv_cache_dtype": torch.float32,
             "sliding_window_size": self.sizes.window if self.hybrid else None,
-            "page_size": 1,
+            "page_size": self.page,
             "post_capture_kv_active": False,
             "mambaish_config": None,
             "spec_algorithm": Quiet(),
@@ -229,7 +232,7 @@ class Server:
             disable=False,
             req_to_token_pool=self.requests,
             token_to_kv_pool_allocator=self.allocator,
-            page_size=1,
+            page_size=self.page,
             chunked_prefill_size=self.sizes.chunk,
             sliding_window_size=self.sizes.window if self.hybrid else None,
         )
@@ -280,7 +283,7 @@ class Server:
             **batches_of,
             **self.more_of_checker(),
             disaggregation_mode=DisaggregationMode.NULL,
-            page_size=1,
+            page_size=self.page,
             pool_stats_observer=observer,
         )
         self.observer = observer
@@ -303,7 +306,7 @@ class Server:
             waiting_queue=[],
             chunked_req=None,
             is_hybrid_swa=self.hybrid,
-            page_size=1,
+            page_size=self.page,
             chunked_prefill_size=self.sizes.chunk,
             max_prefill_tokens=4 * self.sizes.chunk,
             max_prefill_bs=0,
@@ -338,6 +341,7 @@ class Server:
     }
     more_of_scheduler: ClassVar[dict[str, Any]] = {}
     observer_asks = True  # for the batches that run
+    groups_prefill = False  # what ends with its prompt is freed at once
 
     def more_of_checker(self) -> dict[str, Any]:
         return {"server_args": self.settings}
@@ -474,6 +478,9 @@ class Server:
                     assert bool((found == numbers[begin:, None, None]).all()), "contents survive"
 
     def _finish(self, batch: Any) -> None:
+        grouped = self.groups_prefill or not batch.forward_mode.is_extend()
+        if grouped:
+            self.allocator.free_group_begin()
         for req in batch.reqs:
             if batch.forward_mode.is_extend():
                 if req.inflight_middle_chunks > 0:
@@ -488,6 +495,8 @@ class Server:
                 self.counts["finished"] += 1
             elif batch.forward_mode.is_extend():
                 self.cache(req)
+        if grouped:
+            self.allocator.free_group_end()
 
     def _check(self) -> None:
         if self.last is not None:
@@ -672,7 +681,7 @@ def settings(case: dict[str, Any], chunk: int) -> Settings:
         schedule_policy="fcfs",
         swa_full_tokens_ratio=case.get("ratio", 0.8),
         chunked_prefill_size=chunk,
-        page_size=1,
+        page_size=case.get("page", 1),
         tp_size=case.get("ranks", 1),
         pp_size=1,
         dp_size=1,
@@ -749,10 +758,10 @@ def end_at_different_times(server: Server) -> dict[str, Any]:
     server.run_until_idle()
     server.rest(30)
     found = {"cached": mapped_over_packed(server)}
-    server.secured._evict(server.tree, int(server.tree.full_evictable_size()) // 2, 0)
+    server.secured._evict(server.tree, server.secured._cached(server.tree)[0] // 2, 0)
     server.rest(30)
     server.check_idle()
-    return {**found, "half evicted": mapped_over_packed(server)}
+    return {**found, "half evicted": mapped_over_packed(server), "counts": server.counts}
 
 
 def mapped_over_packed(server: Server) -> float:

@@ -78,6 +78,14 @@ def test_pools_of_one_gpu_grow_with_the_requests(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.5.16", "0.5.23"])
+def test_pools_of_pages_are_elastic(version: str) -> None:
+    one = plan("llama-3.1-8b", context="128k", version=version)
+    paged = plan("llama-3.1-8b", "--page-size", "64", context="128k", version=version)
+    assert "FARSPAN_KV_POOLS" not in paged.env
+    assert paged.pools["bytes at idle"] == one.pools["bytes at idle"], "a page is smaller than a segment"
+
+
+@pytest.mark.parametrize("version", ["0.5.16", "0.5.23"])
 def test_pools_of_tensor_parallel_ranks_are_elastic(version: str) -> None:
     served = plan("llama-4-scout", context="1M", gpus="8xH200", version=version)
     assert "FARSPAN_KV_POOLS" not in served.env

@@ -34,6 +34,8 @@ def test_requests_are_served_nothing_leaks_and_idle_pools_are_small(version: str
         {"seed": 2, "budget": 4_194_304, "requests": 30},
         {"seed": 7, "budget": 3_000_000, "requests": 20, "ratio": 0.1},
         {"seed": 5, "budget": 2_500_000, "requests": 20, "hybrid": False},
+        {"seed": 8, "budget": 3_000_000, "requests": 10, "page": 16},
+        {"seed": 12, "budget": 1_500_000, "requests": 10, "page": 64, "hybrid": False},
     ]
     played = play(version, *cases, FARSPAN_PREFIX_TREE=tree)
     assert played[0]["surrendered"] > 0, "memory has moved"
@@ -61,6 +63,8 @@ def test_a_neighbour_between_admission_and_allocation_ends_nothing(version: str)
             "refuse_part": 0.2,
             "hybrid": False,
         },
+        # A page of 128 tokens is larger than a segment here.
+        {"seed": 10, "budget": 3_000_000, "requests": 8, "neighbour": True, "refuse_part": 0.2, "page": 128},
     ]
     for case, seen in zip(cases, play(version, *cases), strict=True):
         assert seen["counts"]["finished"] >= case["requests"]
@@ -82,6 +86,11 @@ def test_a_refusal_at_any_call_of_the_driver_ends_nothing(version: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_requests_that_end_at_different_times_leave_little_beside_the_least_possible(version: str) -> None:
-    (seen,) = play(version, {"seed": 1, "budget": 20_000_000, "requests": 0, "staggered": 30, "rows": 40})
-    assert 1 <= seen["cached"] < 1.1
+    few = {"seed": 1, "requests": 0, "staggered": 30, "rows": 40}
+    seen, paged = play(version, few | {"budget": 20_000_000}, few | {"budget": 1_400_000, "page": 16})
+    for one in (seen, paged):
+        assert 1 <= one["cached"] < 1.1
+        assert one["counts"]["finished"] == 30
+        assert one["counts"]["aborted"] == 0
     assert 1 <= seen["half evicted"] < 1.4
+    assert paged["counts"]["retracted"] > 0, "memory was short while they were answered"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from oracle import HIDDEN
+from page_kernels import install_page_kernels
 from stubs import install
 
 WIDTH = 6000
@@ -58,18 +59,6 @@ class Request:
         return self.kv_committed_len
 
 
-class ExtendKernel:
-    """SGLang's own slow form of its kernel that allocates pages."""
-
-    def __init__(self, slow: Any) -> None:
-        self.slow = slow
-
-    def __getitem__(self, grid: Any) -> Any:
-        return lambda prefix, stop, last, free, out, _, page: self.slow(
-            prefix, stop, last, free, out, page, "cpu"
-        )
-
-
 class World:
     """A cache of one kind over pools of its own.
 
@@ -81,7 +70,7 @@ class World:
 
     def __init__(self, kind: str, sizes: tuple[int, int], window: int | None, page: int = 1) -> None:
         from sglang.srt.mem_cache import common
-        from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator, TokenToKVPoolAllocator, paged
+        from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator, TokenToKVPoolAllocator
         from sglang.srt.mem_cache.allocator.swa import SWATokenToKVPoolAllocator
         from sglang.srt.mem_cache.base_swa_memory_pool import BaseSWAKVPool
         from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
@@ -89,7 +78,7 @@ class World:
         plain = Values(page_size=page, speculative_algorithm=None, strip_thinking_cache=False)
         for name in ("get_server_args", "get_spec", "get_serving"):
             setattr(common, name, lambda: plain)
-        paged.alloc_extend_kernel = ExtendKernel(paged.alloc_extend_naive)
+        install_page_kernels()
 
         class Pool(BaseSWAKVPool):  # type: ignore[misc]
             def __init__(self) -> None:

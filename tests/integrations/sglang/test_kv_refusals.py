@@ -38,7 +38,7 @@ def check(given: Any) -> None:
 
 def test_what_is_known_passes() -> None:
     check(configurator())
-    check(configurator(hybrid=False, attention_backend="triton"))
+    check(configurator(hybrid=False, attention_backend="triton", page_size=64))
     check(configurator(hybrid=False, attention_backend="torch_native"))
     check(configurator(architecture="GptOssForCausalLM", attention_backend="triton"))
 
@@ -46,7 +46,6 @@ def test_what_is_known_passes() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"page_size": 16}, "--page-size 16 and elastic KV pools"),
         ({"prefill_only_disable_kv_cache": True}, "--prefill-only-disable-kv-cache"),
         (
             {"attention_backend": "triton"},

@@ -156,6 +156,11 @@ def resolve(
     ):
         # 0.5.6.post2 server_args.py: _handle_hicache
         decode = "triton" if _uses_mla(model) and gpu.capability[0] != 10 else "flashinfer"
+    if "triton" in (backend, decode) and kv_dtype is KvDtype.FP8_E4M3 and _cannot_read_e4m3(gpu):
+        raise InputError(
+            f"SGLang's triton kernels read no fp8_e4m3 KV cache on {gpu.name}, whose compute capability is below 8.9",
+            "use fp8_e5m2 or bfloat16",
+        )
     decodes_in_graphs = given.decode_graphs and decode not in ("torch_native", "flex_attention")
     fraction = given.mem_fraction_static
     if fraction is None:
@@ -280,6 +285,11 @@ def default_backend(model: ModelSpec, gpu: Gpu, rules: SglangRules, *, determini
     if major == 10 or (major == 12 and rules.trtllm_on_sm120):
         return "trtllm_mha"
     return "aiter" if amd else "flashinfer"
+
+
+def _cannot_read_e4m3(gpu: Gpu) -> bool:
+    """Whether Triton compiles no load of E4M3 for a card (decode_attention.py loads keys as they are stored)."""
+    return not gpu.is_amd and (7, 0) <= gpu.capability < (8, 9)
 
 
 def _size_class(smi: float, tp: int, rules: SglangRules) -> tuple[int, int]:

@@ -86,7 +86,6 @@ def elastic_server(
             and bool(layout.window_layers)
             and resolved.attention_backend != "fa3"
         ),
-        f"pages of {resolved.page_size} tokens have another allocator": resolved.page_size > 1,
         "MLA has a pool of another kind": layout.latent,
         "sparse attention has pools of another kind": bool(layout.indexer_bytes),
     }
@@ -109,7 +108,8 @@ def grown_pools(
         page: Tokens a page.
     """
     layers = layout.full_layers + layout.window_layers
-    overhead = 4 * 2 * layers * _SEGMENT + context * _ENTRY + 8 * _SEGMENT
+    part = max(_SEGMENT, page * max(layout.full_layer_bytes, layout.window_layer_bytes) // 2)
+    overhead = 4 * 2 * layers * part + context * _ENTRY + 8 * _SEGMENT
     if not layout.window_layers:
         full = int((available - overhead) // layout.cell_bytes) // page * page
         return sizes._replace(full_tokens=min(full, sizes.full_tokens))
@@ -141,11 +141,11 @@ def idle_table_bytes(rows: int, context_length: int, pools: bool) -> int:
     return (2 * -(-row // segment) + 2) * segment
 
 
-def idle_pool_bytes(layout: SglangKvLayout) -> int:
-    """Return what elastic pools have when nothing is in them: a segment of keys and one of values, a layer."""
-    layers = layout.full_layers + layout.window_layers
-    mapping = _SEGMENT if layout.window_layers else 0
-    return 2 * layers * _SEGMENT + mapping
+def idle_pool_bytes(layout: SglangKvLayout, page: int) -> int:
+    """Return what elastic pools have when nothing is in them: memory of keys and of values for a page, a layer."""
+    kinds = (layout.full_layers, layout.full_layer_bytes), (layout.window_layers, layout.window_layer_bytes)
+    pools = sum(2 * layers * -(-page * token // (2 * _SEGMENT)) * _SEGMENT for layers, token in kinds)
+    return pools + (_SEGMENT if layout.window_layers else 0)
 
 
 def _refusal(what: str, why: str) -> UnsupportedError:

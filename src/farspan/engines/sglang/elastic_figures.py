@@ -46,6 +46,6 @@ def _idle_bytes(state: SglangState) -> int:
     rows = state.rows + config.rules.padding_row
     table = idle_table_bytes(rows, state.context_length, pools=config.has_elastic_pools)
     if config.has_elastic_pools:
-        return table + idle_pool_bytes(layout)
+        return table + idle_pool_bytes(layout, page)
     window = pool_bytes(sizes.window_tokens, layout.window_layers, layout.window_layer_bytes, page)
     return table + window + full_pool_bytes(config, sizes)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from farspan.engines.vllm.adapters import Adapters, read_adapters
+from farspan.engines.vllm.capture_flags import json_flag, read_captures
 from farspan.engines.vllm.flag_checks import (
     ONLINE_FP8,
     QUANTIZATION,
     TENSOR_PARALLEL,
-    capture_size,
     check_flags,
 )
 from farspan.engines.vllm.speculative import DRAFT_MODEL, EAGLE, EAGLE_3, speculative_method
@@ -47,7 +45,6 @@ _DTYPES = {
 _FRACTION = ("--gpu-memory-utilization", "--device-memory-utilization")
 _PP = ("--pipeline-parallel-size", "-pp")
 _DCP = ("--decode-context-parallel-size", "-dcp")
-_COMPILATION = ("--compilation-config", "-cc", "-O")
 _TORCH_DTYPES = {  # of --dtype
     "float32": "float32",
     "float": "float32",
@@ -98,6 +95,7 @@ class VllmFlags(ValueHash):
         flashinfer_sampler: VLLM_USE_FLASHINFER_SAMPLER, when given.
         capture_sizes: Batch sizes of --compilation-config or --cudagraph-capture-sizes.
         max_capture_size: Largest batch size captured, when given.
+        full_graphs: Whether whole decode steps are captured, as they are unless a flag says otherwise.
         draft_tokens: Tokens a speculative method drafts a step.
         passed_on: Words of the flags farspan does not write itself, as given.
         env: Environment variables, name and value, as given.
@@ -141,6 +139,7 @@ class VllmFlags(ValueHash):
     flashinfer_sampler: bool | None
     capture_sizes: tuple[int, ...] | None
     max_capture_size: int | None
+    full_graphs: bool
     draft_tokens: int
     passed_on: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
@@ -187,10 +186,10 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         raise InputError(
             f"--gpu-memory-utilization {fraction} is not above 0 and at most 1", "write it as 0.90"
         )
-    speculative = _json(spelled, "--speculative-config", "-sc")
+    speculative = json_flag(spelled, "--speculative-config", "-sc")
     method = speculative_method(speculative)
     connector = _connector(spelled)
-    captures = _captures(spelled)
+    captures = read_captures(spelled)
     drafts = speculative.get("num_speculative_tokens", 0)
     draft_tokens = drafts if isinstance(drafts, int) else 0
     return VllmFlags(
@@ -233,6 +232,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         flashinfer_sampler=_env(spelled, FLASHINFER_SAMPLER_ENV),
         capture_sizes=captures.sizes,
         max_capture_size=captures.largest,
+        full_graphs=captures.full,
         draft_tokens=draft_tokens,
         passed_on=_passed_on(spelled),
         env=tuple(split_environment(spelled.engine_flags)[1].items()),
@@ -270,33 +270,6 @@ def _positive(request: PlanRequest, *names: str) -> int:
     if value < 1:
         raise InputError(f"{names[0]} {value} is not positive", "give at least 1")
     return value
-
-
-class _Captures(NamedTuple):
-    """What the flags say about CUDA graphs: batch sizes, the largest, and whether none is captured."""
-
-    sizes: tuple[int, ...] | None = None
-    largest: int | None = None
-    none: bool = False
-
-
-def _captures(request: PlanRequest) -> _Captures:
-    """vllm config/compilation.py: cudagraph_capture_sizes, max_cudagraph_capture_size, cudagraph_mode, level."""
-    text = request.text_flag("", *_COMPILATION)
-    if text.isdigit():
-        return _Captures(none=text == "0")
-    given = _json(request, *_COMPILATION)
-    sizes = given.get("cudagraph_capture_sizes")
-    if request.has_flag("--cudagraph-capture-sizes"):
-        sizes = request.text_flag("", "--cudagraph-capture-sizes").split()
-    largest = given.get("max_cudagraph_capture_size")
-    if request.has_flag("--max-cudagraph-capture-size"):
-        largest = request.int_flag(0, "--max-cudagraph-capture-size")
-    mode = str(given.get("cudagraph_mode", request.text_flag("", "--cudagraph-mode"))).upper()
-    listed = tuple(sorted({capture_size(size) for size in sizes})) if isinstance(sizes, list) else None
-    return _Captures(
-        listed, int(largest) if isinstance(largest, int) and largest else None, mode in ("NONE", "0")
-    )
 
 
 def _given(request: PlanRequest, name: str) -> bool:
@@ -357,22 +330,9 @@ def _hybrid(request: PlanRequest) -> bool | None:
     return None if disabled is None else not disabled
 
 
-def _json(request: PlanRequest, *names: str) -> dict[str, object]:
-    text = request.text_flag("", *names)
-    if not text:
-        return {}
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        raise InputError(f"{names[0]} {text!r} is not JSON", 'write it as \'{"key": "value"}\'') from None
-    if not isinstance(value, dict):
-        raise InputError(f"{names[0]} {text!r} is not a JSON object", 'write it as \'{"key": "value"}\'')
-    return value
-
-
 def _connector(request: PlanRequest) -> str:
     """The KV connector: named, or the one `--kv-offloading-size` stands for (config/vllm.py)."""
-    given = _json(request, "--kv-transfer-config")
+    given = json_flag(request, "--kv-transfer-config")
     if given:
         return str(given.get("kv_connector", "?"))
     if request.has_flag("--kv-offloading-size"):

@@ -43,6 +43,7 @@ class KvSpec:
         full_chunk: CHUNKED_LOCAL layer treated as FULL: its chunk.
         state_bytes: STATE: bytes of one request's state.
         state_blocks: STATE: blocks one request holds; None for one a `block_size` tokens.
+        state_positions: STATE: whether its block table has a place for every block of the sequence.
     """
 
     kind: SpecKind
@@ -59,6 +60,7 @@ class KvSpec:
     full_chunk: int | None = None
     state_bytes: int = 0
     state_blocks: int | None = None
+    state_positions: bool = False
 
     @property
     def token_bytes(self) -> int:

@@ -26,6 +26,7 @@ def kv_layout(
     hybrid: bool,
     prefix_caching: bool,
     context_ranks: int = 1,
+    draft_tokens: int = 0,
 ) -> VllmKvLayout:
     """The KV layout of a model on one rank. Cached: nothing in it depends on context or memory.
 
@@ -38,11 +39,16 @@ def kv_layout(
         hybrid: Whether hybrid groups are on.
         prefix_caching: Whether prefix caching is on (recurrent layers keep one more state).
         context_ranks: Ranks that share the tokens of one request.
+        draft_tokens: Tokens drafted a step: recurrent layers keep a state for each.
 
     Raises:
         InputError: A kind of attention whose cache is not mirrored, or layers vLLM cannot group.
     """
-    block = aligned_block(model, rules, tp=tp, kv_dtype=kv_dtype, block_size=block_size)
+    block = aligned_block(
+        model, rules, tp=tp, kv_dtype=kv_dtype, block_size=block_size, draft_tokens=draft_tokens
+    )
+    # MambaSpec.max_memory_usage_bytes: mode "align" with prefix caching, else "none".
+    states = (2 if prefix_caching else 1) + (draft_tokens if rules.counts_draft_states else 0)
     specs: dict[str, KvSpec] = {}
     for layer in model.layers:
         name = f"layers.{layer.index}.attn"
@@ -54,7 +60,9 @@ def kv_layout(
                 "a block size of its own, and farspan does not mirror how vLLM groups those",
                 "read the KV cache size off the log of a server with few requests",
             )
-        specs[name] = _layer_spec(model, layer, rules, tp, kv_dtype, block, prefix_caching=prefix_caching)
+        specs[name] = _layer_spec(
+            model, layer, rules, tp, kv_dtype, block, states, prefix_caching, draft_tokens=draft_tokens
+        )
         if layer.indexer is not None:
             # One FP8 or bf16 key a token, on every rank (deepseek_v2.py: DeepseekV32IndexerCache).
             entry = layer.indexer.entry_bytes
@@ -62,12 +70,20 @@ def kv_layout(
     return make_layout(specs, rules, hybrid=hybrid, context_ranks=context_ranks)
 
 
-def aligned_block(model: ModelSpec, rules: VllmRules, *, tp: int, kv_dtype: KvDtype, block_size: int) -> int:
+def aligned_block(
+    model: ModelSpec,
+    rules: VllmRules,
+    *,
+    tp: int,
+    kv_dtype: KvDtype,
+    block_size: int,
+    draft_tokens: int = 0,
+) -> int:
     """The block size once an attention page is at least as large as a recurrent state.
 
     vllm 0.24.0 platforms/interface.py: _align_hybrid_block_size (0.12.0: HybridAttentionMambaModelConfig).
     """
-    states = [layer.state_bytes(tp) for layer in model.layers_of(AttentionKind.LINEAR)]
+    states = [layer.state_bytes(tp, drafted=draft_tokens) for layer in model.layers_of(AttentionKind.LINEAR)]
     attention = [layer for layer in model.layers if not layer.attention.keeps_no_tokens]
     if not states or not attention:
         return block_size
@@ -91,8 +107,10 @@ def _layer_spec(
     tp: int,
     kv_dtype: KvDtype,
     block: int,
-    *,
+    states: int,
     prefix_caching: bool,
+    *,
+    draft_tokens: int,
 ) -> KvSpec:
     value_bytes = kv_dtype.value_bytes(model.dtype_bytes)
     if layer.attention is AttentionKind.LINEAR:
@@ -101,10 +119,10 @@ def _layer_spec(
         return KvSpec(
             SpecKind.STATE,
             block,
-            state_bytes=layer.state_bytes(tp),
+            state_bytes=layer.state_bytes(tp, drafted=draft_tokens),
             page_padded=page,
-            # MambaSpec.max_memory_usage_bytes: mode "align" with prefix caching, else "none".
-            state_blocks=2 if prefix_caching else 1,
+            state_blocks=states,
+            state_positions=prefix_caching,
         )
     if layer.attention is AttentionKind.MLA:
         packed = kv_dtype is KvDtype.FP8_DS_MLA

@@ -85,8 +85,8 @@ def _with_requests(request: PlanRequest, config: VllmConfig, *, allow_env: bool)
     """
     state = build_state(request, config, allow_env=allow_env)
     raised = (config.given.gpu_memory_utilization or 0) > config.rules.default_utilization
-    by_hand = config.given.max_num_seqs is not None or raised
-    if state.lacking > 0 and not by_hand and not request.as_given:
+    cramped = state.states_lacking > 0 or (state.lacking > 0 and not raised)
+    if cramped and config.given.max_num_seqs is None and not request.as_given:
         default = state.limits.requests
         state = settle(
             state,
@@ -95,7 +95,7 @@ def _with_requests(request: PlanRequest, config: VllmConfig, *, allow_env: bool)
                 for requests in _FEWER_REQUESTS
                 if request.concurrency <= requests < default
             ),
-            serves=lambda fewer: fewer.lacking <= 0,
+            serves=lambda fewer: fewer.lacking <= 0 and not fewer.states_lacking,
         )
     return _judge(state)
 
@@ -144,6 +144,7 @@ def _answer(verdict: _Verdict, *, outline: bool) -> EnginePlan:
             prompt_tokens=max(1, request.context - request.output_tokens),
             output_tokens=request.output_tokens,
             kv_dtype=state.memory.kv_dtype,
+            chunk=state.limits.tokens,
             eager=state.config.given.enforce_eager,
             calibration=state.config.calibration,
         ),

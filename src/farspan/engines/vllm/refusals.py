@@ -7,13 +7,15 @@ from farspan.engines.vllm.dropped import has_no_loader, last_version_with
 from farspan.engines.vllm.flags import LONG_CONTEXT_ENV, MAX_MODEL_LEN, MAX_NUM_SEQS
 from farspan.engines.vllm.state import VllmState
 from farspan.engines.vllm.versions import first_version_with
-from farspan.models.spec import KvDtype
+from farspan.models.spec import AttentionKind, KvDtype
 from farspan.sizes import format_bytes
+
+FLASHINFER_CAPABILITY = (7, 5)  # the oldest it supports (v1/attention/backends/flashinfer.py)
 
 
 def refusal(state: VllmState) -> str:
     """Why the server does not start, in one sentence; empty when it does."""
-    return _by_config(state) or _by_check(state) or _by_memory(state)
+    return _by_config(state) or _by_check(state) or _by_states(state) or _by_memory(state)
 
 
 def _by_config(state: VllmState) -> str:
@@ -44,12 +46,31 @@ def _by_config(state: VllmState) -> str:
             f"vLLM {rules.version} asserts that weight offload goes with one KV group, and this model has "
             f"{len(groups)}: drop --cpu-offload-gb or take 0.20.0"
         )
+    if _needs_native_fp8(state):
+        return (
+            f"only Triton's kernels serve this model on {state.request.gpu.name}, and they read no FP8 KV cache below "
+            "compute capability 8.9: use bfloat16"
+        )
     if _e5m2_asserts(state):
         return (
             "fp8_e5m2 meets a quantized query and vLLM asserts kv_cache_dtype in {fp8, fp8_e4m3}: "
             "use fp8_e4m3"
         )
     return ""
+
+
+def _needs_native_fp8(state: VllmState) -> bool:
+    """Whether FP8 KV meets Triton on a card without FP8 (v1/attention/ops/triton_reshape_and_cache_flash.py).
+
+    FlashInfer, which serves the others there, converts it itself; it takes neither sinks before Blackwell nor MLA
+    (v1/attention/backends/flashinfer.py: supports_sink; platforms/cuda.py: _get_backend_priorities).
+    """
+    gpu, model = state.request.gpu, state.request.model
+    if gpu.is_amd or not state.memory.kv_dtype.is_fp8 or not (7, 0) <= gpu.capability < (8, 9):
+        return False
+    latent = next(iter(model.layers_of(AttentionKind.MLA)), None) is not None
+    sinks = any(tensor.name.endswith(".sinks") for tensor in model.weights)
+    return latent or sinks or gpu.capability < FLASHINFER_CAPABILITY
 
 
 def _e5m2_asserts(state: VllmState) -> bool:
@@ -79,6 +100,17 @@ def _by_check(state: VllmState) -> str:
     return (
         f"vLLM refuses to start: {length:,} tokens need {needs} of KV cache and {gib(has)} is available; "
         f"estimated maximum model length {estimate:,}"
+    )
+
+
+def _by_states(state: VllmState) -> str:
+    """Every request of a captured decode step needs a block for its state."""
+    if not state.states_lacking:
+        return ""
+    return (
+        f"vLLM refuses to start: {MAX_NUM_SEQS} {state.limits.requests} exceeds the {state.memory.num_blocks} blocks "
+        f"of the cache, and each request keeps its recurrent state in one; {MAX_NUM_SEQS} {state.memory.num_blocks} "
+        "or fewer starts"
     )
 
 

@@ -22,7 +22,7 @@ from farspan.engines.vllm.layout import kv_layout
 from farspan.engines.vllm.pool import NULL_BLOCKS, VllmKvLayout
 from farspan.engines.vllm.tables import table_bytes
 from farspan.engines.vllm.versions import VllmRules
-from farspan.models.spec import KvDtype
+from farspan.models.spec import AttentionKind, KvDtype
 from farspan.planner.request import PlanRequest
 
 
@@ -104,6 +104,11 @@ class VllmState(NamedTuple):
         return self.tables // self.limits.requests * self.default_requests
 
     @property
+    def default_tables_fit(self) -> bool:
+        """Whether these fit beside everything else."""
+        return self.memory.beside_tables + self.default_tables <= self.request.gpu.memory_bytes
+
+    @property
     def lacking(self) -> int:
         """Bytes the server lacks once everything is allocated, negative when it does not.
 
@@ -112,6 +117,19 @@ class VllmState(NamedTuple):
         if self.request.available_kv_bytes is not None:
             return 0
         return self.memory.beside_tables + self.tables - self.request.gpu.memory_bytes
+
+    @property
+    def states_lacking(self) -> int:
+        """Blocks that capturing decode steps of max_num_seqs requests asks for and the pool has not.
+
+        vllm 0.20.0 config/compilation.py: resolve_cudagraph_mode_and_sizes; drafted tokens may turn whole steps off.
+        """
+        given, layers = self.config.given, self.config.model.layers_of(AttentionKind.LINEAR)
+        if not self.rules.checks_state_blocks or given.enforce_eager or not given.full_graphs:
+            return 0
+        if given.draft_tokens or next(iter(layers), None) is None:
+            return 0
+        return max(self.limits.requests - self.memory.num_blocks, 0)
 
     @property
     def requests_chosen(self) -> bool:
@@ -161,6 +179,7 @@ class VllmState(NamedTuple):
             hybrid=self.memory.hybrid.on,
             prefix_caching=self.memory.prefix_caching,
             context_ranks=self.config.given.context_ranks,
+            draft_tokens=self.config.given.draft_tokens,
         )
 
 
@@ -185,6 +204,7 @@ def _memory(config: VllmConfig, limits: BatchLimits, allow_env: bool) -> VllmMem
         hybrid=hybrid.on,
         prefix_caching=prefix_cached,
         context_ranks=given.context_ranks,
+        draft_tokens=given.draft_tokens,
     )
     budget = kv_budget(config, limits)
     num_blocks = given.num_blocks or layout.num_blocks(budget.available)

@@ -14,8 +14,8 @@ _ROW_ALIGNMENT = 128  # tokens
 
 def row_blocks(group: KvGroup, max_model_len: int, *, aligned: bool) -> int:
     """Entries of one row of a group's block table: windowed layers have full rows too."""
-    if group.spec.kind is SpecKind.STATE and group.spec.state_blocks == 1:
-        return 1
+    if group.spec.kind is SpecKind.STATE and not group.spec.state_positions:
+        return group.spec.state_blocks or 1
     blocks = ceil_div(max_model_len, group.spec.block_size)
     if not aligned or group.spec.kind is SpecKind.STATE:
         return blocks

@@ -87,6 +87,8 @@ class VllmRules(ValueHash):
         estimates_graphs: Whether the memory of CUDA graphs can be estimated and subtracted.
         estimates_graphs_on_amd: Whether it is on AMD cards, too.
         prefix_caches_states: Whether prefix caching is on by default for models with recurrent layers.
+        checks_state_blocks: Whether a pool with fewer blocks than requests stops a server with recurrent layers.
+        counts_draft_states: Whether a request's need counts a recurrent state for each drafted token.
         e5m2_meets_quantized_query: Whether FlashAttention on Hopper accepts E5M2 and then asserts E4M3.
         offload_needs_one_group: Whether `--cpu-offload-gb` stops a server with several KV groups.
         tower_float32: Whether vision towers rotate queries and keys in float32.
@@ -128,6 +130,8 @@ class VllmRules(ValueHash):
     estimates_graphs_on_amd: bool = False
     whole_prompts: bool = False
     prefix_caches_states: bool = False
+    counts_draft_states: bool = False
+    checks_state_blocks: bool = False
     e5m2_meets_quantized_query: bool = True
     smallest_window_block: bool = False
     offload_needs_one_group: bool = True
@@ -145,8 +149,9 @@ _V0_14 = replace(
     check=CapacityCheck.FIRST_GROUP,
     auto_max_model_len=True,
 )
+_V0_15 = replace(_V0_14, counts_draft_states=True)
 _V0_20 = replace(
-    _V0_14,
+    _V0_15,
     version="0.20.0",
     default_utilization=0.92,
     offload_needs_one_group=False,
@@ -155,6 +160,7 @@ _V0_20 = replace(
     sampler_bytes=12.5,
     new_kernels=True,
     keeps_workspace=True,
+    checks_state_blocks=True,
     events_disable_hybrid=False,
     check=CapacityCheck.GROUPS,
     near_ratio=1.5,
@@ -219,7 +225,7 @@ RULES = {
 KNOWN_VERSIONS = tuple(RULES)
 
 _V0_9 = replace(_V0_12, near_ratio=1.0, tower_float32=True)
-_V0_17 = replace(_V0_14, sampler_bytes=12.5)
+_V0_17 = replace(_V0_15, sampler_bytes=12.5)
 _V0_18 = replace(_V0_17, near_ratio=1.5, new_kernels=True, estimates_graphs=True)
 _V0_22 = replace(
     _V0_20,
@@ -242,11 +248,12 @@ _CHANGES: tuple[tuple[str, VllmRules], ...] = (
     ("0.12.0", _V0_12),
     ("0.13.0", _V0_13),
     ("0.14.0", _V0_14),
+    ("0.15.0", _V0_15),
     ("0.17.0", _V0_17),
     ("0.18.0", _V0_18),
     ("0.19.0", replace(_V0_18, check=CapacityCheck.GROUPS)),
     ("0.20.0", _V0_20),
-    ("0.21.0", replace(_V0_20, size_line=SizeLine.CAPACITY)),
+    ("0.20.1", replace(_V0_20, size_line=SizeLine.CAPACITY)),
     ("0.22.0", _V0_22),
     ("0.23.0", _V0_23),
     ("0.24.0", _V0_24),

@@ -35,13 +35,14 @@ class FlaggedGroups:
 
 
 class ListedGroups:
-    """Those of SGLang 0.5.23: a list while a group lasts, and lists of what it is to free of the window."""
+    """Those of SGLang 0.5.23: a list while a group lasts, and lists of window slots and of pages."""
 
     def begin(self, allocator: Any) -> None:
         """See `FreeGroups`."""
         allocator.free_group = None
         allocator.swa_free_group = []
         allocator.swa_page_ids_group = []
+        allocator.free_page_ids_group = []
 
     def put_off(self, allocator: Any, slots: torch.Tensor) -> bool:
         """See `FreeGroups`; slots are copied, because what they are a view of may change until then."""

@@ -18,9 +18,14 @@ from farspan.integrations.sglang.adapters import (
 )
 from farspan.integrations.sglang.device_memory import DeviceMemory
 from farspan.integrations.sglang.elastic_requests import table_bytes
-from farspan.integrations.sglang.kv_allocators import counting_slots, token_allocator, window_allocator
+from farspan.integrations.sglang.kv_allocators import counting_slots, slot_allocator, window_allocator
 from farspan.integrations.sglang.kv_pools import elastic_config, kv_pool_class
-from farspan.integrations.sglang.prefill_needs import needs_of_admitted, needs_of_chunk, needs_of_request
+from farspan.integrations.sglang.prefill_needs import (
+    needs_of_admitted,
+    needs_of_chunk,
+    needs_of_request,
+    tokens_of_two_chunks,
+)
 from farspan.integrations.sglang.rank_agreement import rank_agreement, table_agreement
 from farspan.integrations.sglang.secured_memory import SecuredMemory
 
@@ -122,11 +127,12 @@ class KVHooks:
         if parts["token_to_kv_pool_allocator"] is not None:
             raise _refusal("KV pools of a draft model")
         dtype, device, groups = configurator.kv_cache_dtype, configurator.device, self._adapter.free_groups
+        page = configurator.page_size
         if hasattr(pool, "elastic_pages"):
-            allocator = token_allocator(sizes.max_total_num_tokens, dtype, device, pool, groups)
+            allocator = slot_allocator(sizes.max_total_num_tokens, page, dtype, device, pool, groups)
         elif hasattr(getattr(pool, "full_kv_pool", None), "elastic_pages"):
             full, window = sizes.full_max_total_num_tokens, sizes.swa_max_total_num_tokens
-            allocator = window_allocator(full, window, dtype, device, pool, groups)
+            allocator = window_allocator(full, window, page, dtype, device, pool, groups)
         else:
             raise _refusal(f"KV pools of the kind {type(pool).__name__}")
         share = option(arguments, "swa_full_tokens_ratio")
@@ -154,7 +160,10 @@ class KVHooks:
             if not has_chunked_req:
                 with adder._lock_node(req.last_node):
                     secured.secure_beside(adder.tree_cache, needs_of_request(counts, adder, req))
+            ahead = tokens_of_two_chunks(counts, adder, req)
             result = original(adder, req, has_chunked_req, truncation_align_size)
+            if adder.new_chunked_req is req:
+                secured.free_ahead(adder.tree_cache, ahead)
         if req not in adder.can_run_list[-1:]:
             secured.let_wait(counts.admitted(adder))
         if ranks is not None and result == no_token:
@@ -172,11 +181,12 @@ class KVHooks:
         tree = adder.tree_cache
         secured.secure_beside(tree, needs_of_chunk(self._adapter.admission, adder, req))
         if not adder.is_hybrid_swa:
-            room = secured.room(tree) - len(adder.running_batch.reqs)
+            room = secured.room(tree) - len(adder.running_batch.reqs) * adder.page_size
             adder.rem_chunk_tokens = min(adder.rem_chunk_tokens, room)
             if room <= 0:
                 secured.chunk_waits = True
                 return req
+        secured.free_ahead(tree, tokens_of_two_chunks(self._adapter.admission, adder, req))
         unfinished = original(adder, req)
         secured.chunk_waits = unfinished is not None and adder.rem_chunk_tokens > 0
         return unfinished
@@ -240,8 +250,6 @@ def check_settings(arguments: Any) -> None:
 
 
 def _check_pools_possible(configurator: Any, arguments: Any) -> None:
-    if (page := option(arguments, "page_size")) not in (None, 1):
-        raise _refusal(f"--page-size {page} and elastic KV pools")
     if option(arguments, "prefill_only_disable_kv_cache"):
         raise _refusal("--prefill-only-disable-kv-cache")
     if getattr(configurator, "post_capture_kv_active", False):
@@ -320,4 +328,7 @@ def _retract(original: Any, batch: Any, *arguments: Any) -> Any:
 def _before_decode(batch: Any, selected_indices: list[int] | None = None) -> None:
     secured = _secured_of(batch)
     if secured is not None:
-        secured.decode(batch.tree_cache, batch.new_tokens_required_next_decode(selected_indices))
+        requests = len(batch.reqs if selected_indices is None else selected_indices)
+        tokens = batch.new_tokens_required_next_decode(selected_indices)
+        most = max(tokens, requests * batch.token_to_kv_pool_allocator.page_size)
+        secured.decode(batch.tree_cache, tokens, most)

@@ -70,6 +70,7 @@ def kv_pool_class(base: type, memory: DeviceMemory) -> type:
 
             fill_with_zeros(0, pages.backed_stop)
             pages.prepare_with(fill_with_zeros)
+            pages.map_late()  # while the device computes the chunk before
             self.elastic_pages = pages
             self.k_buffer, self.v_buffer = views[: self.layer_num], views[self.layer_num :]
 
@@ -129,11 +130,19 @@ def window_tokens(configurator: Any, chunk: int | None) -> int:
 
 
 def _overhead_bytes(configurator: Any, sizes: Any, segment_bytes: int) -> int:
-    """Return what one request takes beside its tokens: a row, and four segments a layer that are not full."""
+    """Return what one request takes beside its tokens: a row, and four segments a layer that are not full.
+
+    A page that is larger than a segment takes several.
+    """
     layers = [getattr(sizes, name, 0) for name in ("_full_layers_num", "_swa_layers_num")]
     count = sum(layers) or configurator.layer_info.num_effective_layers
     row = configurator.model_config.context_len * 4
-    return int(4 * 2 * count * segment_bytes + row + 8 * segment_bytes)
+    if any(layers):
+        token = max(_attribute(sizes, "_full_per_token"), _attribute(sizes, "_swa_per_token"))
+    else:
+        token = _attribute(sizes, "_cell_size") / count
+    part = max(segment_bytes, configurator.page_size * token / 2)  # of keys or of values
+    return int(4 * 2 * count * part + row + 8 * segment_bytes)
 
 
 def _whole_pages(tokens: float, page: int) -> int:

@@ -6,6 +6,7 @@ _MEMORY = "sglang.srt.mem_cache"
 _CONFIGURATOR = f"{_MEMORY}.kv_cache_configurator:KVCacheConfigurator"
 _POOL = f"{_MEMORY}.memory_pool:MHATokenToKVPool"
 _PLAIN = f"{_MEMORY}.allocator.token:TokenToKVPoolAllocator"
+_PAGED = f"{_MEMORY}.allocator.paged:PagedTokenToKVPoolAllocator"
 _PAIRS = f"{_MEMORY}.allocator.swa:SWATokenToKVPoolAllocator"
 _ADDER = "sglang.srt.managers.schedule_policy:PrefillAdder"
 _BUDGET = f"{_MEMORY}.prefill_budget"
@@ -29,7 +30,20 @@ _BOTH = {
     f"{_PLAIN}.free": "(self, free_index)",
     f"{_PLAIN}.clear": "(self)",
     f"{_PLAIN}.available_size": "(self)",
+    f"{_PAGED}.__init__": "(self, size, page_size, dtype, device, kvcache, need_sort)",
+    f"{_PAGED}.alloc": "(self, need_size)",
+    f"{_PAGED}.alloc_extend": (
+        "(self, prefix_lens, prefix_lens_cpu, seq_lens, seq_lens_cpu, last_loc, extend_num_tokens, num_new_pages)"
+    ),
+    f"{_PAGED}.alloc_decode": "(self, seq_lens, seq_lens_cpu, last_loc)",
+    f"{_PAGED}.free": "(self, free_index)",
+    f"{_PAGED}.clear": "(self)",
+    "sglang.srt.utils.common:get_num_new_pages": "(seq_lens, page_size, prefix_lens, decode)",
     f"{_PAIRS}.alloc": "(self, need_size)",
+    f"{_PAIRS}.alloc_extend": (
+        "(self, prefix_lens, prefix_lens_cpu, seq_lens, seq_lens_cpu, last_loc, extend_num_tokens)"
+    ),
+    f"{_PAIRS}.alloc_decode": "(self, seq_lens, seq_lens_cpu, last_loc)",
     f"{_PAIRS}.free_swa": "(self, free_index)",
     f"{_PAIRS}.clear": "(self)",
     f"{_ADDER}.add_one_req": "(self, req, has_chunked_req, truncation_align_size)",
@@ -60,6 +74,11 @@ KV_SHAPES: dict[str, dict[str, str]] = {
         f"{_PLAIN}.free_group_end": "(self)",
         f"{_PLAIN}._copy_for_free_group": "(free_index)",
         f"{_PLAIN}.get_all_free_pages": "(self)",
+        f"{_PAGED}.free_segment": "(self, free_index, *, start_pos)",
+        f"{_PAGED}.free_page_ids": "(self, page_ids)",
+        f"{_PAGED}._release_page_ids": "(self, *page_ids)",
+        f"{_PAGED}.get_all_free_pages": "(self)",
+        f"{_PAIRS}.clear_full_to_swa_mapping": "(self, full_indices)",
         f"{_PLAIN}.check_decode_capacity": "(self, *, num_tokens, tree_cache, requests, spec_algorithm)",
         f"{_PLAIN}.evict_to_free_tokens": "(self, tree_cache, num_tokens)",
         f"{_PAIRS}.evict_to_free_tokens": "(self, tree_cache, num_tokens)",

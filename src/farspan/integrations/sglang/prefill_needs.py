@@ -81,13 +81,14 @@ def needs_of_admitted(counts: AdmissionCounts, scheduler: Any, running: list[Any
     That is the part of their answers that SGLang counts on when it admits others, but all of any one of them: whichever
     is left when the others are retracted can be answered to its end. And the rest of a prompt that is half computed.
     """
-    most, span = _most_new_tokens(), _window_span(scheduler)
+    most, span, page = _most_new_tokens(), _window_span(scheduler), scheduler.page_size
     full, window, longest, widest = 0, 0, 0, 0
     for req in running:
         left = min(max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), most)
-        full, longest = full + left, max(longest, left)
+        pages = whole_pages(left, page)
+        full, longest = full + pages, max(longest, pages)
         if span:
-            left = min(left, max(0, span - counts.own_window(req)))
+            left = whole_pages(min(left, max(0, span - counts.own_window(req))), page)
             window, widest = window + left, max(widest, left)
     part = scheduler.new_token_ratio_tracker.current
     full, window = max(ceil(part * full), longest), max(ceil(part * window), widest)
@@ -105,7 +106,7 @@ def needs_of_request(counts: AdmissionCounts, adder: Any, req: Any) -> Needs:
     tokens = extend + more + 2 * adder.page_size
     if req.sampling_params.ignore_eos and getattr(adder.tree_cache, "disable", True):
         tokens += _left_to_generate(adder, req) + 1
-    window = counts.window(adder, extend, more) if adder.is_hybrid_swa else 0
+    window = counts.window(adder, whole_pages(extend, adder.page_size), more) if adder.is_hybrid_swa else 0
     return _beside(counts.admitted(adder), tokens, window)
 
 
@@ -115,6 +116,17 @@ def needs_of_chunk(counts: AdmissionCounts, adder: Any, req: Any) -> Needs:
     chunk = adder.rem_chunk_tokens if adder.rem_chunk_tokens is not None else rest
     window = min(chunk, rest) + 2 * adder.page_size
     return _beside(counts.admitted(adder), rest + _new_tokens(req, 0) + 2 * adder.page_size, window)
+
+
+def whole_pages(tokens: int, page: int) -> int:
+    """Return the slots of the pages that so many tokens take."""
+    return -(-tokens // page) * page
+
+
+def tokens_of_two_chunks(counts: AdmissionCounts, adder: Any, req: Any) -> int:
+    """Return what a prompt that goes on takes in this pass and the next."""
+    chunk = adder.rem_chunk_tokens if adder.rem_chunk_tokens is not None else 0
+    return min(_extend(counts, req), 2 * int(chunk)) + 2 * int(adder.page_size)
 
 
 def _beside(admitted: Needs, full: int, window: int) -> Needs:

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 from farspan.integrations.sglang.device_memory import DeviceMemory
-from farspan.integrations.sglang.kv_allocators import SlotLedger, ledgers
+from farspan.integrations.sglang.kv_allocators import ledgers
 from farspan.integrations.sglang.prefill_needs import Needs
 from farspan.integrations.sglang.rank_agreement import DelayedEvictor
 from farspan.integrations.sglang.shared_budget import CachedPrefixes
+from farspan.integrations.sglang.slot_ledger import SlotLedger
 from farspan.kv.memory.slot_map import SlotMap
 from farspan.sizes import format_bytes
 
@@ -27,6 +28,8 @@ _ROUNDS = 16
 _NOTHING = Needs(0, 0)
 # Seconds a step may wait for what neighbours have idle before SGLang retracts, and until the next such wait.
 _LEND_S, _LEND_AGAIN_S, _LOOK_S = 0.3, 1.0, 0.005
+# Steps of decoding that need no more than there is, until what would spare the cache is asked for again in vain.
+_SPARED = 8
 # Seconds between two looks at what may go, and between two lines of the log.
 _TICK_S, _LOG_S = 0.25, 5.0
 
@@ -66,6 +69,7 @@ class SecuredMemory:
         self._watches = False
         self._promised = _NOTHING
         self._next_wait = float("-inf")
+        self._spared = 0  # steps of decoding until `most` is asked for again
         self.chunk_waits = False
         self._ranks = memory.ranks
         self._delayed: DelayedEvictor | None = None
@@ -91,7 +95,7 @@ class SecuredMemory:
     def keep(self, beside: Needs = _NOTHING) -> None:
         """Keep memory for what is promised, or for `beside` where that is more, and for nothing else."""
         for one, promised, other in zip(self._ledgers, self._promised, beside, strict=False):
-            one.pages.keep(max(promised, other))
+            one.keep(max(promised, other))
 
     def secure_beside(self, tree: Any, needs: Needs) -> None:
         """See `secure`; window tokens of running requests, which SGLang does not count, come on top."""
@@ -109,30 +113,51 @@ class SecuredMemory:
         if self._window is None:
             self._full.secure(full)
             return
-        self._full.pages.keep(full)
+        self._full.keep(full)
         self._release_agreed()
         self._window.secure(max(0, window - int(tree.swa_evictable_size())))
         self._full.secure(full)
         if self._window.available < window and self._may_grow_window(window):
             self._window.secure(window)
-        self._window.pages.keep(min(window, self._window.available))
+        self._window.keep(min(window, self._window.available))
         for step in range(_ROUNDS):
             if not self._exchange(tree, full, window, 2**step):
                 return
 
-    def decode(self, tree: Any, tokens: int) -> None:
+    def decode(self, tree: Any, tokens: int, most: int) -> None:
         """Have memory for the next tokens of all running requests.
 
         The last means before SGLang retracts a request: what is promised for later steps, and what neighbours have
         idle and are about to give back.
+
+        Args:
+            tree: SGLang's prefix cache.
+            tokens: What SGLang retracts for, whole pages of them.
+            most: A page for every request: where fewer are available SGLang evicts what is cached before it counts.
         """
-        if all(one.available >= tokens for one in self._ledgers):
+        if all(one.available >= most for one in self._ledgers):
             return
-        self.secure(tree, tokens, tokens)
+        self._spared = max(0, self._spared - 1)
+        if self._spared and all(one.available >= tokens for one in self._ledgers):
+            return
+        self.secure(tree, most, most)
+        if most > tokens and any(one.available < most for one in self._ledgers):
+            self._spared = _SPARED
         if not self._enough(tree, tokens):
             self._promised = _NOTHING
             self.secure(tree, tokens, tokens)
             self._wait_for_neighbours(tree, tokens)
+
+    def free_ahead(self, tree: Any, tokens: int) -> None:
+        """Have so many tokens available, at the cost of what is cached, as far as that goes.
+
+        What the next pass takes is then back from the GPU when it is scheduled. Evicted only there, it would be read
+        behind the pass that runs, because SGLang orders its scheduler's stream behind that.
+        """
+        short = (max(0, tokens - one.available) for one in self._ledgers)
+        full, *window = map(min, short, self._cached(tree))
+        if full or any(window):
+            self._evict(tree, full, window[0] if window else 0)
 
     def room(self, tree: Any) -> int:
         """Return the tokens of full attention, or of the only pool, that are available or evictable."""
@@ -145,12 +170,11 @@ class SecuredMemory:
     def make_room(self, tree: Any, segments: int) -> None:
         """Have room for so many segments beside the pools, at the cost of what is cached."""
         self.keep()
-        pages = self._full.pages
         for step in range(_ROUNDS):
             cached, _ = self._cached(tree)
             if self._room() >= segments or not cached:
                 return
-            self._evict(tree, min(cached, 2**step * pages.pages_per_segment), 0)
+            self._evict(tree, min(cached, 2**step * self._full.segment_tokens), 0)
             self._settle_all()
 
     def watch(self, tree: Any) -> None:
@@ -163,7 +187,7 @@ class SecuredMemory:
             self._evict(tree, full, window)
             self._settle_all()
 
-        full, *rest = map(_token_bytes, self._ledgers)
+        full, *rest = (one.token_bytes for one in self._ledgers)
         cached = CachedPrefixes(
             self.memory.segments.segment_bytes,
             (full, rest[0] if rest else 0.0),
@@ -204,7 +228,7 @@ class SecuredMemory:
             one.settle()
             one.pages.tick()
         if self._map is not None:
-            self._map.uncover(self._full.pages.backed_stop)
+            self._map.uncover(self._full.mapped_stop)
             self._map.tick()
         self.memory.segments.tick()
         self.memory.note()
@@ -216,7 +240,7 @@ class SecuredMemory:
             pages = one.pages
             least = -(-pages.used // pages.pages_per_segment) * pages.segment_layer_bytes
             parts.append(
-                f"{name} {pages.used - 1:,} of {one.size:,} tokens, {format_bytes(pages.mapped_bytes)} "
+                f"{name} {one.used:,} of {one.size:,} tokens, {format_bytes(pages.mapped_bytes)} "
                 f"mapped ({pages.mapped_bytes}), {format_bytes(least)} packed ({least})"
             )
         held = self.memory.segments.statistics()
@@ -229,8 +253,8 @@ class SecuredMemory:
 
     def _may_grow_window(self, window: int) -> bool:
         assert self._window is not None
-        grown = self._window.pages.mapped_pages + window - self._window.available
-        return grown <= self._share * self._full.pages.mapped_pages
+        grown = self._window.mapped + window - self._window.available
+        return grown <= self._share * self._full.mapped
 
     def _cached(self, tree: Any) -> tuple[int, int]:
         """Return the tokens of full attention, or of the only pool, and of the window that may be evicted."""
@@ -277,7 +301,7 @@ class SecuredMemory:
         elif window_short > 0 and full_short <= 0 and full_cached:
             count = self._tokens_for(window_short, self._window, self._full, segments)
             self._evict(tree, min(count, full_cached), 0)
-            self._full.pages.keep(min(full, self._full.available))
+            self._full.keep(min(full, self._full.available))
         else:
             return False
         self._settle_all()
@@ -307,13 +331,8 @@ class SecuredMemory:
     @staticmethod
     def _tokens_for(short: int, needs: SlotLedger, has: SlotLedger, segments: int) -> int:
         """Return tokens of `has` that have the memory of `short` tokens of `needs`, in whole segments at least."""
-        count = int(short * _token_bytes(needs) / _token_bytes(has)) + 1
-        return max(count, segments * has.pages.pages_per_segment)
+        count = int(short * needs.token_bytes / has.token_bytes) + 1
+        return max(count, segments * has.segment_tokens)
 
     def _mapped(self) -> int:
         return sum(one.pages.mapped_bytes for one in self._ledgers)
-
-
-def _token_bytes(ledger: SlotLedger) -> float:
-    """Return the bytes of a token in all layers of a pool."""
-    return ledger.pages.segment_layer_bytes / ledger.pages.pages_per_segment

@@ -9,7 +9,15 @@ from farspan.models.families import blocks, vision
 from farspan.models.families.config_fields import ConfigReader
 from farspan.models.families.decoder import Decoder, nested
 from farspan.models.families.weights_builder import WeightsBuilder
-from farspan.models.spec import AttentionKind, LatentSpec, LayerSpec, ModelSpec, MoeSpec, StateTensor
+from farspan.models.spec import (
+    CONVOLUTION,
+    AttentionKind,
+    LatentSpec,
+    LayerSpec,
+    ModelSpec,
+    MoeSpec,
+    StateTensor,
+)
 from farspan.models.tensors import DTYPE_BYTES, Shard, WeightPart
 
 _ATTENTION = WeightPart.ATTENTION
@@ -95,7 +103,7 @@ def _layers(decoder: Decoder) -> None:
     reader.ignore("num_nextn_predict_layers", "routed_scaling_factor", "use_grouped_topk")
     inner = kda_heads * kda_dim
     states = (
-        StateTensor("conv", (3 * inner, kernel - 1), DTYPE_BYTES[reader.dtype()], 0),
+        StateTensor(CONVOLUTION, (3 * inner, kernel - 1), DTYPE_BYTES[reader.dtype()], 0),
         StateTensor("recurrent", (kda_heads, kda_dim, kda_dim), _FP32, 0),
     )
     for index in range(decoder.num_layers):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from farspan.models.families.config_fields import ConfigReader
 from farspan.models.families.weights_builder import WeightsBuilder
-from farspan.models.spec import StateTensor
+from farspan.models.spec import CONVOLUTION, StateTensor
 from farspan.models.tensors import DTYPE_BYTES, Shard, WeightPart
 
 _PART, _SPLIT = WeightPart.ATTENTION, Shard.SPLIT
@@ -80,7 +80,7 @@ def gated_delta_net(reader: ConfigReader, hidden: int, dtype_bytes: int) -> Mixe
         key_dim,
         value_dim,
         (
-            StateTensor("conv", (channels, kernel - 1), dtype_bytes, 0),
+            StateTensor(CONVOLUTION, (channels, kernel - 1), dtype_bytes, 0),
             StateTensor("recurrent", (value_heads, value_dim, key_dim), _state_bytes(reader, dtype_bytes), 0),
         ),
         (
@@ -126,7 +126,7 @@ def kimi_delta_attention(reader: ConfigReader, hidden: int, dtype_bytes: int) ->
         dim,
         dim,
         (
-            StateTensor("conv", (3 * inner, kernel - 1), dtype_bytes, 0),
+            StateTensor(CONVOLUTION, (3 * inner, kernel - 1), dtype_bytes, 0),
             StateTensor("recurrent", (heads, dim, dim), _FP32, 0),
         ),
         (
@@ -180,7 +180,7 @@ def mamba2(reader: ConfigReader, hidden: int, dtype_bytes: int) -> Mixer:
         state,
         dim,
         (
-            StateTensor("conv", (channels, kernel - 1), dtype_bytes, 0, groups, 2 * state),
+            StateTensor(CONVOLUTION, (channels, kernel - 1), dtype_bytes, 0, groups, 2 * state),
             StateTensor("recurrent", (heads, dim, state), _state_bytes(reader, dtype_bytes), 0),
         ),
         (
@@ -227,7 +227,7 @@ def mamba1(reader: ConfigReader, hidden: int, dtype_bytes: int) -> Mixer:
         state,
         1,
         (
-            StateTensor("conv", (inner, kernel - 1), dtype_bytes, 0),
+            StateTensor(CONVOLUTION, (inner, kernel - 1), dtype_bytes, 0),
             StateTensor("recurrent", (inner, state), _state_bytes(reader, dtype_bytes), 0),
         ),
         (
@@ -279,7 +279,7 @@ def short_convolution(reader: ConfigReader, hidden: int, dtype_bytes: int) -> Mi
         reader.integer("num_attention_heads"),
         0,
         0,
-        (StateTensor("conv", (width, kernel - 1), dtype_bytes, 0),),
+        (StateTensor(CONVOLUTION, (width, kernel - 1), dtype_bytes, 0),),
         (
             ("conv", (width, 1, kernel), False, False),
             ("in_proj", (3 * width, hidden), True, False),
