@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from farspan.engines.logs.line_pattern import LinePattern
     from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metric_source import Measure, MetricSource
+    from farspan.models.shard.config_form import ConfigForm
     from farspan.planner.lever_candidate import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
 
@@ -106,10 +107,10 @@ class Sglang(Engine):
     def expert_parallel_words(self, ranks: int) -> tuple[str, ...]:
         return ("--ep-size", str(ranks))
 
-    def goes_by_wrapper(self, architecture: str) -> bool:
-        from farspan.engines.sglang.defaults import TEXT_ONLY_BY_DEFAULT
+    def config_form(self, architecture: str, version: str) -> ConfigForm:  # noqa: ARG002
+        from farspan.engines.sglang.rank_form import form_of
 
-        return architecture in TEXT_ONLY_BY_DEFAULT
+        return form_of(architecture)
 
     def log_patterns(self) -> tuple[LinePattern, ...]:
         from farspan.engines.sglang.log_grammar import LINES

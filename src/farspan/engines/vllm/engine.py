@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from farspan.engines.logs.line_pattern import LinePattern
     from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metric_source import Measure, MetricSource
+    from farspan.models.shard.config_form import ConfigForm
     from farspan.planner.lever_candidate import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
 
@@ -33,6 +34,11 @@ class Vllm(Engine):
         from farspan.engines.vllm.plan import plan_vllm
 
         return plan_vllm(request)
+
+    def config_form(self, architecture: str, version: str) -> ConfigForm:
+        from farspan.engines.vllm.rank_form import form_of
+
+        return form_of(architecture, version or self.newest_version)
 
     def outline_server(self, request: PlanRequest) -> EnginePlan:
         from farspan.engines.vllm.plan import outline_vllm
