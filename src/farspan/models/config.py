@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from farspan.errors import InputError, NotFoundError, UnsupportedError
 from farspan.models import catalog
 from farspan.models.config_json import check_bounds
 from farspan.models.families import family_reader
 from farspan.models.families.config_fields import ConfigReader
-from farspan.models.hub_cache import resolve_folder, snapshot_model
 from farspan.models.image_item import largest_image
 from farspan.models.published_files import PublishedFiles, hold_to_checkpoint, read_published
 from farspan.models.rope_override import overridden, parse_override, scaling_override
@@ -29,6 +29,22 @@ WEIGHT_FORMATS: dict[str, object] = {
     "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
     "int4": {"quant_method": "awq", "bits": 4, "group_size": 128},
     "mxfp4": {"quant_method": "mxfp4"},
+}
+# Methods and types that keep as many bits a weight.
+_WEIGHT_SPELLINGS = {
+    "bfloat16": "bf16",
+    "fp16": "bf16",
+    "float16": "bf16",
+    "half": "bf16",
+    "e4m3": "fp8",
+    "fp8_e4m3": "fp8",
+    "w8a8_fp8": "fp8",
+    "awq": "int4",
+    "gptq": "int4",
+    "awq_marlin": "int4",
+    "gptq_marlin": "int4",
+    "w4a16": "int4",
+    "4bit": "int4",
 }
 
 
@@ -73,6 +89,19 @@ def spec_from_config(
     return _only(replace(spec, image=largest_image(config), other_architectures=tuple(architectures[1:])))
 
 
+def parse_weight_format(text: str) -> str:
+    """Read a weight format as people write it: `FP8`, `bfloat16`, `awq`, in any case.
+
+    Raises:
+        InputError: It is none of `WEIGHT_FORMATS`.
+    """
+    wanted = text.strip().lower().replace("-", "_")
+    found = _WEIGHT_SPELLINGS.get(wanted, wanted)
+    if found not in WEIGHT_FORMATS:
+        raise InputError(f"{text!r} is not a weight format", f"choose one of {', '.join(WEIGHT_FORMATS)}")
+    return found
+
+
 def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:
     """Return the config as if its checkpoint kept its weights in another format.
 
@@ -83,13 +112,11 @@ def override_weights(config: Mapping[str, object], weights: str) -> dict[str, ob
     Raises:
         InputError: The format is none of these.
     """
-    if weights not in WEIGHT_FORMATS:
-        raise InputError(f"{weights!r} is not a weight format", f"choose one of {', '.join(WEIGHT_FORMATS)}")
     changed = dict(config)
     text = changed.get("text_config")
     if isinstance(text, Mapping):
         changed["text_config"] = {key: text[key] for key in text if key != "quantization_config"}
-    changed["quantization_config"] = WEIGHT_FORMATS[weights]
+    changed["quantization_config"] = WEIGHT_FORMATS[parse_weight_format(weights)]
     changed.pop("expert_dtype", None)
     return changed
 
@@ -175,8 +202,7 @@ def read_model_config(
     return (override_weights(config, weights) if weights else config), found.name
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(NamedTuple):
     """A model's files, what to call it, and what a reader must know of the files."""
 
     files: PublishedFiles
@@ -192,6 +218,8 @@ def _find(model: str, *, allow_network: bool) -> _Found:
             "give the config.json of the model it was made from, with --weights int4",
         )
     if path.exists() or path.suffix == ".json":
+        from farspan.models.hub_cache import resolve_folder, snapshot_model
+
         path = resolve_folder(path)
         file = path / "config.json" if path.is_dir() else path
         # A snapshot's files are links into a folder of blobs: its name is the repository's.
@@ -227,6 +255,8 @@ def engine_model_name(model: str) -> str:
     """What to call the model on an engine's command line: a folder, or a hub id for a catalog name."""
     path = Path(model).expanduser()
     if path.exists():
+        from farspan.models.hub_cache import resolve_folder
+
         return str(path.parent if path.is_file() else resolve_folder(path))
     entry = catalog.find(model)
     return entry.hub_id if entry is not None else model
