@@ -97,3 +97,22 @@ def test_a_pasted_line_is_no_start_that_waits_unless_it_is_the_bar_itself() -> N
     pasted = BEGIN.splitlines()[2] + "\n"
     assert "The log ends at line" not in said(pasted)
     assert "17 of 50 files" in said(bar(17, "02:40", "05:10"))
+
+
+def test_after_the_weights_are_loaded_it_is_at_what_follows_and_a_kernel_may_be_compiled() -> None:
+    """Lines of vLLM 0.24.0 on an H200: Qwen3-Next stood there for four minutes until it was ended."""
+    worker = "(EngineCore pid=932)"
+    text = f"""\
+(APIServer pid=797) INFO 12-01 08:27:36 [api_server.py:1772] vLLM API server version 0.24.0
+(APIServer pid=797) INFO 12-01 08:27:36 [utils.py:253] non-default args: {{'model': '/m', 'enforce_eager': True}}
+{worker} WARNING 12-01 08:28:15 [gdn/qwen_gdn_linear_attn.py:235] FlashInfer GDN prefill is JIT-compiled; first run \
+may take a while. Set --gdn-prefill-backend triton to skip JIT.
+{worker} INFO 12-01 08:28:15 [v1/worker/gpu_model_runner.py:5160] Starting to load model /m...
+{worker} INFO 12-01 08:28:17 [v1/worker/gpu_model_runner.py:5255] Model loading took 18.69 GiB memory and 1.03 seconds
+"""
+    seen = report(text)
+    words = " ".join(seen.in_plain_terms)
+    assert "after the weights were loaded" in words
+    assert "profile 22.0 s" in words
+    assert "compile" not in words.partition("How long is usual")[2]
+    assert any("--gdn-prefill-backend triton" in noise.why for noise in seen.noise)

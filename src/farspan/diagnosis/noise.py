@@ -103,6 +103,12 @@ HARMLESS: tuple[Harmless, ...] = (
         "A kernel was compiled for a shape not seen at start: that one request was slower.",
     ),
     _harmless(
+        "gdn-compiled",
+        "FlashInfer GDN prefill is JIT-compiled",
+        "A kernel of Qwen3-Next's layers is compiled in the first step, without a line for minutes (more than four on "
+        "16 cores), and kept for the next start; --gdn-prefill-backend triton does without.",
+    ),
+    _harmless(
         "socket-hostname",
         "hostname of the client socket cannot be retrieved",
         "No reverse DNS for this host; connections work by address.",

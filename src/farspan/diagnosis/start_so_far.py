@@ -81,18 +81,21 @@ def starting_terms(server_state: ServerState, timeline: Sequence[Entry]) -> Iter
         yield from _pace(latest.phase, bar)
     engine = find_served(server_state.engine)
     if engine is not None:
-        yield from _usual(engine.start_seconds, latest.phase)
+        yield from _usual(engine.start_seconds, _after(latest), bool(server_state.args.get("enforce_eager")))
 
 
 def _how_long(server_state: ServerState, latest: Entry, bar: Bar | None) -> Iterator[str]:
     line = server_state.last.line
     doing = f"The log ends at line {line:,} while the engine is {_DOES[latest.phase]}"
+    if _after(latest) is not latest.phase:
+        doing = f"The log ends at line {line:,} after the weights were loaded, in what follows without a line"
     first, last = server_state.first_at, server_state.last_at
     if first is None or last is None:
         yield f"{doing}; it has no times."
         return
     # The lines of a bar have no time of their own: what the bar says counts from the phase's beginning.
-    at = latest.at if latest.at is not None else last
+    begun = latest.at if _after(latest) is latest.phase else latest.ended_at
+    at = begun if begun is not None else last
     so_far = max(last - at, bar.took_s if bar is not None else 0.0)
     whole = max(last, at + so_far) - first
     yield f"{doing}: {_seconds(so_far)} in that phase, {_seconds(whole)} since the log's first line, at the least."
@@ -111,7 +114,12 @@ def _pace(phase: StartPhase, bar: Bar) -> Iterator[str]:
         yield f"{line}. {_BEHIND_A_FULL_BAR}" if phase is StartPhase.WEIGHTS else f"{line}."
 
 
-def _usual(usual: StartSeconds, phase: StartPhase) -> Iterator[str]:
+def _after(latest: Entry) -> StartPhase:
+    """The phase a start is in: after weights that are loaded the engine compiles, or runs its largest step."""
+    return StartPhase.COMPILE if latest.phase is StartPhase.WEIGHTS and latest.done else latest.phase
+
+
+def _usual(usual: StartSeconds, phase: StartPhase, eager: bool) -> Iterator[str]:
     order = list(STARTUP)
     steps = {
         StartPhase.ENGINE: usual.engine,
@@ -123,6 +131,7 @@ def _usual(usual: StartSeconds, phase: StartPhase) -> Iterator[str]:
         f"{step.value} {format_seconds(seconds)}"
         for step, seconds in steps.items()
         if seconds and order.index(step) >= order.index(phase)
+        if not (eager and step in (StartPhase.COMPILE, StartPhase.GRAPHS))
     ]
     if order.index(phase) <= order.index(StartPhase.WEIGHTS):
         words.append("weights as long as their bytes take from the disk, which `farspan serve` plans")
