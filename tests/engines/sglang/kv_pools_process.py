@@ -802,7 +802,7 @@ def ask_about_documents(server: Server) -> dict[str, Any]:
     count, length = server.case["documents"]
     documents = [tokens(length) for _ in range(count)]
     cached = [[ask(one, tokens(5)) for one in documents] for _ in range(3)]
-    prompts = [tokens(150) for _ in range(server.case["short"])]
+    prompts = [tokens(100) for _ in range(server.case["short"])]
     short = [sum(ask(one, tokens(5)) for one in prompts) for _ in range(2)]
     return {"documents": cached, "short": short, "counts": server.counts}
 

@@ -43,9 +43,9 @@ class Windows:
     def add(self, node: Stretch, start: int, stop: int, now: int) -> None:
         """Note that window layers have tokens [start, stop) of a stretch, which they had not.
 
-        The last window is a span of its own: what is before it may go without making the end useless.
+        The last window, and somewhat more, is a span of its own: what is before it may go and the end is still of use.
         """
-        tail = (stop - self.size) // self.page * self.page
+        tail = (stop - self.size - _BESIDE) // self.page * self.page
         bounds = [start, tail, stop] if tail > start else [start, stop]
         for low, high in pairwise(bounds):
             span = Span(node, low, high, now)
