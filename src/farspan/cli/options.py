@@ -36,6 +36,15 @@ class EngineName(click.ParamType[Engine]):
         """The engine of a name; refused with what there is."""
         if isinstance(value, Engine):
             return value
+        name, at, version = value.partition("@")
+        if "," in value:
+            self.fail(
+                f"{value!r} is several engines: name one; farspan plan without --engine has all", param, ctx
+            )
+        if at and name.lower() in engine_names():
+            self.fail(
+                f"{value!r} is an engine and a version: write {name} --engine-version {version}", param, ctx
+            )
         try:
             return get_engine(value)
         except InputError as error:
