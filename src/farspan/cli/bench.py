@@ -9,7 +9,13 @@ import click
 from rich.console import Console
 
 from farspan.cli.live import choose_watcher
-from farspan.cli.measurement_options import api_key_option, depths_option, fail_if_option, percentiles_option
+from farspan.cli.measurement_options import (
+    api_key_option,
+    corpus_options,
+    depths_option,
+    fail_if_option,
+    percentiles_option,
+)
 from farspan.cli.options import (
     is_given,
     parse_engines,
@@ -189,6 +195,7 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
 @click.option(
     "--task", default="needle", show_default=True, help="What is planted in the prompt and asked for."
 )
+@corpus_options
 @click.option(
     "--tokenizer",
     help="The server's tokenizer: a folder, tokenizer.json or tokenizer.model, a hub id, or a server with /tokenize."

@@ -28,6 +28,21 @@ api_key_option: Decorator = click.option(
 )
 
 
+def corpus_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--corpus` and `--corpus-field`."""
+    field = click.option(
+        "--corpus-field",
+        metavar="NAME",
+        help="Of JSON records, the field that holds the text; a.b for one inside another.  [default: text]",
+    )
+    corpus = click.option(
+        "--corpus",
+        metavar="PATH",
+        help="Your own text: a file, JSON lines, or a folder of such; built-in text when left out.",
+    )
+    return corpus(field(command))
+
+
 def depths_option(default: str) -> Decorator:
     """Return `--depths`."""
     return click.option(

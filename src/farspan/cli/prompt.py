@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from farspan.cli.measurement_options import api_key_option
+from farspan.cli.measurement_options import api_key_option, corpus_options
 from farspan.cli.output import json_option
 from farspan.errors import InputError
 from farspan.prompts.tasks import TASKS
@@ -38,7 +38,7 @@ Examples:
     metavar="PATH|URL",
     help="Hugging Face folder, hub id, tokenizer.json, tokenizer.model, or a server that has /tokenize.",
 )
-@click.option("--corpus", metavar="PATH", help="Text file or folder of text; built-in text when left out.")
+@corpus_options
 @click.option(
     "--task", type=click.Choice(sorted(TASKS)), default="needle", show_default=True, help="What is asked."
 )
@@ -96,6 +96,7 @@ def _describe(written: WrittenPrompt) -> str:
         else ", not verified"
     )
     lines = [
+        *(f"! {warning}." for warning in written.warnings),
         f"{written.tokens:,} tokens in {format_seconds(written.seconds)}, "
         f"peak memory {written.peak_rss_mib:.0f} MiB{verified}",
         f"  text      {written.corpus}, seed {written.seed}",

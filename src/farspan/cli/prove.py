@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from farspan.cli.measurement_options import api_key_option, depths_option
+from farspan.cli.measurement_options import api_key_option, corpus_options, depths_option
 from farspan.cli.output import json_option, print_json
 from farspan.cli.plan_options import plan_options
 from farspan.cli.start_options import force_option, ready_limit_option
@@ -92,6 +92,7 @@ def _plan_options_that_apply(command: Any) -> Any:
     "--volume", default="", help="Kubernetes: pvc:NAME or a folder of the machines, for the models."
 )
 @click.option("--hf-secret", default="", metavar="NAME[:KEY]", help="Kubernetes: Secret with HF_TOKEN.")
+@corpus_options
 @click.option(
     "--tokenizer", help="The servers' tokenizer.  [default: the model's folder, or by what the server names]"
 )

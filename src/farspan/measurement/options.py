@@ -53,6 +53,8 @@ class BenchOptions:
         burstiness: Shape of the gaps between requests: 1 is Poisson, infinity is constant.
         warmup, cooldown: Requests before and after the measured ones, kept but in no statistics.
         task: What is planted and asked for.
+        corpus: Text file, JSON lines, or a folder of such; built-in text when None.
+        corpus_field: Of JSON records, the field that holds the text; "text" when None.
         tokenizer: The server's tokenizer: a folder, a file, a hub id or a server with /tokenize; None finds it by what
             the server says it has loaded.
         api: Which API to use.
@@ -100,6 +102,8 @@ class BenchOptions:
     warmup: int = 0
     cooldown: int = 0
     task: str = "needle"
+    corpus: str | None = None
+    corpus_field: str | None = None
     tokenizer: Path | str | None = None
     api: Api = Api.COMPLETIONS
     prompt_as: PromptAs = PromptAs.IDS
@@ -169,6 +173,8 @@ class BenchOptions:
         for depth in self.depths:
             if not 0 <= depth <= 1:
                 raise InputError(f"depth {depth:g} is outside 0 to 1", "give depths such as 0.1,0.9")
+        if self.corpus_field is not None and self.corpus is None:
+            raise InputError(f"--corpus-field {self.corpus_field} is of a corpus", "add --corpus FILE")
         for percentile in self.percentiles:
             if not 0 < percentile < 100:
                 raise InputError(f"percentile {percentile:g} is outside 0 to 100", "give such as 50,90,99")
@@ -232,7 +238,16 @@ class BenchOptions:
             raise InputError("a trace is sent at its times, from the first request on", "start another run")
         if self.api is Api.CHAT:
             raise InputError("a chat's template is in no trace", "use --api completions")
-        for name in ("rate", "concurrencies", "shared_prefix", "depths", "repeats", "output_tokens", "task"):
+        for name in (
+            "rate",
+            "concurrencies",
+            "shared_prefix",
+            "depths",
+            "repeats",
+            "output_tokens",
+            "task",
+            "corpus",
+        ):
             if getattr(self, name) != self.__dataclass_fields__[name].default:
                 option = "concurrency" if name == "concurrencies" else name.replace("_", "-")
                 raise InputError(
@@ -310,6 +325,8 @@ class BenchOptions:
             "burstiness": None if self.rate is None or math.isinf(self.burstiness) else self.burstiness,
             "warmup": self.warmup,
             "cooldown": self.cooldown,
+            "corpus": self.corpus,
+            "corpus_field": self.corpus_field,
             "tokenizer": str(self.tokenizer) if self.tokenizer else None,
             "prompts": str(self.prompts) if self.prompts else None,
             "in_order": self.in_order,

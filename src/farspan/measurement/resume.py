@@ -68,6 +68,8 @@ def _read_options(run: Path, info: RunInfo) -> BenchOptions:
             warmup=had["warmup"],
             cooldown=had["cooldown"],
             task=identity.task,
+            corpus=had.get("corpus"),
+            corpus_field=had.get("corpus_field"),
             tokenizer=had["tokenizer"],
             api=Api(identity.api),
             prompt_as=PromptAs(identity.prompt_as),

@@ -42,6 +42,8 @@ from farspan.measurement.runs.job import Job, LoadPhase
 from farspan.measurement.runs.result import Result
 from farspan.measurement.runs.run_folder import INFO_FILE, Identity, RunStore, load_info, new_start, open_run
 from farspan.measurement.trace import BLOCK_TOKENS
+from farspan.prompts.corpus import Corpus, corpus_warnings, open_corpus
+from farspan.sizes import format_tokens
 
 
 async def run_bench(
@@ -76,8 +78,9 @@ async def run_bench(
             server, tuple(dict.fromkeys(job.context for job in jobs if job.output_tokens == output)), output
         )
     times = read_plan_times(options.plan) if options.plan else PlanTimes({})
+    corpus = await asyncio.to_thread(open_corpus, options.corpus, options.corpus_field)
     if make_prompt is None:
-        make_prompt = await asyncio.to_thread(_prompt_maker, server, options, watcher)
+        make_prompt = await asyncio.to_thread(_prompt_maker, server, options, corpus, watcher)
     identity = Identity(
         model=server.model,
         api=options.api.value,
@@ -85,6 +88,7 @@ async def run_bench(
         task="trace" if options.trace else options.task,
         seed=seed,
         ignore_eos=options.ignore_eos,
+        corpus=await asyncio.to_thread(lambda: corpus.key) if options.corpus else "",
     )
     start = new_start(options.record(), server)
     with open_run(options.run, identity, start, resume=options.resume) as store:
@@ -239,7 +243,7 @@ async def _describe_environment(options: BenchOptions, server: ServerInfo) -> di
     }
 
 
-def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -> PromptMaker:
+def _prompt_maker(server: ServerInfo, options: BenchOptions, corpus: Corpus, watcher: Watcher) -> PromptMaker:
     from farspan.measurement.server_tokenizer import load_server_tokenizer
     from farspan.prompts.block_prompt import build_block_prompt
     from farspan.prompts.exact_builder import Prompt, build_prompt
@@ -249,6 +253,7 @@ def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -
     tokenizer, source = load_server_tokenizer(server, options.tokenizer, api_key=options.api_key)
     if options.tokenizer is None and source != server.root:
         watcher.step(f"tokenizer: {source}")
+    warned: set[int] = set()
 
     def make(job: Job) -> Any:
         if options.trace is not None:
@@ -277,9 +282,10 @@ def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -
         return prompt if turn is None else TurnPrompt(prompt, shared.tokens if shared else 0, tokenizer)
 
     def build(job: Job, shared: SharedPrefix | None, turn: Turn | None) -> Prompt:
-        return build_prompt(
+        prompt = build_prompt(
             tokenizer,
             tokens=job.context,
+            corpus=corpus,
             task=options.task,
             depth=job.depth,
             seed=job.prompt_seed,
@@ -288,6 +294,11 @@ def _prompt_maker(server: ServerInfo, options: BenchOptions, watcher: Watcher) -
             shared=shared,
             turn=turn,
         )
+        if job.context not in warned:
+            warned.add(job.context)
+            for warning in corpus_warnings(corpus, prompt.corpus_passes):
+                watcher.step(f"! {format_tokens(job.context)} tokens: {warning}.")
+        return prompt
 
     return make
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farspan.errors import InputError
+from farspan.prompts.corpus_files import find_corpus_files
 from farspan.prompts.cuts import find_cuts, is_cut
 from farspan.prompts.generator import GENERATOR_VERSION, choose_phrases, generate_text, grammar
 
@@ -88,13 +89,21 @@ class BuiltinCorpus(PhraseCorpus):
 class TextCorpus(Corpus):
     """A file, or all text files of a folder in the order of their names, joined by blank lines.
 
+    Args:
+        path: The file or folder.
+        field: Of JSON records, the field that holds the text; "text" when None.
+
+    Attributes:
+        left_out: Files of the folder that hold no text.
+
     Raises:
-        InputError: The path is missing, unreadable, or holds no text.
+        InputError: The path is missing, unreadable, of a kind that cannot be read, or holds no text.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, field: str | None = None) -> None:
         self.name = str(path)
-        files = _text_files(Path(path).expanduser())
+        found = find_corpus_files(path, field)
+        files, self.left_out = found.files, found.left_out
         sizes = [file.stat().st_size for file in files]
         self._files = files
         self._ends = list(accumulate(size + len(_SEPARATOR) for size in sizes))
@@ -143,25 +152,37 @@ class TextCorpus(Corpus):
         return b"".join(parts)
 
 
-def _text_files(path: Path) -> list[Path]:
-    fix = "give a text file, or a folder with text files"
-    if not path.exists():
-        raise InputError(f"{path} does not exist", fix)
-    candidates = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    files = []
-    for file in candidates:
-        if file != path and any(part.startswith(".") for part in file.relative_to(path).parts):
-            continue
-        try:
-            with file.open("rb") as opened:
-                start = opened.read(4096)
-        except OSError as error:
-            raise InputError(f"{file} cannot be read ({error.strerror})", fix) from error
-        if start.strip() and b"\0" not in start:
-            files.append(file)
-    if not files:
-        raise InputError(f"{path} holds no text", fix)
-    return files
+def open_corpus(path: str | Path | None, field: str | None = None) -> Corpus:
+    """Return the corpus of a file or folder; built-in text when there is none.
+
+    Raises:
+        InputError: The path cannot be used, or a field is named and no path.
+    """
+    if path is not None:
+        return TextCorpus(path, field)
+    if field is not None:
+        raise InputError(f"--corpus-field {field} is of a corpus", "add --corpus FILE")
+    return BuiltinCorpus()
+
+
+def corpus_warnings(corpus: Corpus, passes: float) -> tuple[str, ...]:
+    """Say what limits the worth of a prompt's text: a corpus that is repeated, files that were left out.
+
+    Args:
+        corpus: Where the text came from.
+        passes: How often the prompt goes through it.
+    """
+    warnings = []
+    if passes > 1:
+        warnings.append(
+            f"{corpus.name} is shorter than the prompt: its text stands there {passes:,.1f} times, one after the "
+            "other; give a longer corpus, or none for built-in text, which does not repeat"
+        )
+    if isinstance(corpus, TextCorpus) and corpus.left_out:
+        count, first = len(corpus.left_out), corpus.left_out[0]
+        files = "1 file holds" if count == 1 else f"{count:,} files hold"
+        warnings.append(f"{files} no text and {'is' if count == 1 else 'are'} left out, such as {first}")
+    return tuple(warnings)
 
 
 def split_pieces(text: str) -> list[str]:

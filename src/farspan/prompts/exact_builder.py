@@ -113,7 +113,12 @@ def build_prompt(
             body = lay_out(index, variant, tokens=budget, seed=seed, chat=chat, shared=shared)
             if body is None:
                 return None
-            return replace(draft, parts=body.parts, needle_positions=body.positions)
+            return replace(
+                draft,
+                parts=body.parts,
+                needle_positions=body.positions,
+                corpus_passes=body.corpus_passes,
+            )
 
         checked = tokenizer.proof is Proof.CHECKED
         prompt = settle(fill, tokenizer, tokens) if checked else fill(tokens)

@@ -89,6 +89,14 @@ class CorpusIndex:
             found = self._segments[number] = _map_segment(self._folder_of(number))
         return found
 
+    def passes(self, tokens: int) -> float:
+        """How often so many tokens go through the corpus; 0 where it does not end, or they need not all of it."""
+        count = self.corpus.segments
+        if count is None or not all(self._folder_of(number).is_dir() for number in range(count)):
+            return 0.0
+        whole = sum(self.segment(number).tokens for number in range(count))
+        return tokens * self._times(self.corpus.segment(0)) / whole if whole else 0.0
+
     def prepare(self, numbers: Iterable[int]) -> None:
         """Make several segments at once, one a core."""
         missing = [number for number in dict.fromkeys(numbers) if not self._folder_of(number).is_dir()]
@@ -126,9 +134,13 @@ class CorpusIndex:
     def _text_of(self, number: int) -> str:
         """Return a segment's text; a short corpus repeated, as it will be read, so that prompts have few parts."""
         text = self.corpus.segment(number)
-        if self.corpus.segments == 1 and 0 < len(text) < _LEAST_CHARACTERS:
-            return " ".join([text.strip()] * (_LEAST_CHARACTERS // len(text)))
-        return text
+        times = self._times(text)
+        return " ".join([text.strip()] * times) if times > 1 else text
+
+    def _times(self, text: str) -> int:
+        """How often a corpus of this one text stands in its segment."""
+        is_short = self.corpus.segments == 1 and 0 < len(text) < _LEAST_CHARACTERS
+        return _LEAST_CHARACTERS // len(text) if is_short else 1
 
     def _save(self, number: int, segment: IndexedSegment) -> None:
         def write(draft: Path) -> None:

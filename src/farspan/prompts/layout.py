@@ -32,10 +32,12 @@ class PromptBody:
     Attributes:
         parts: In order; their tokens add up to the length asked for.
         positions: Index of the first token of everything planted, ascending.
+        corpus_passes: How often it goes through its corpus: above 1 the text is repeated; 0 where it does not end.
     """
 
     parts: Sequence[Part]
     positions: tuple[int, ...]
+    corpus_passes: float = 0.0
 
 
 def lay_out(
@@ -77,8 +79,11 @@ def lay_out(
         middle, positions = planted
         positions = [before + position for position in positions]
     missing = room - sum(part.tokens for part in middle)
+    read = sum(part.tokens for part in (*common, *(() if task.words else middle)))
     return PromptBody(
-        [head, *common, *middle, *lay_out_filling(tokenizer, missing, seed), tail], tuple(positions)
+        [head, *common, *middle, *lay_out_filling(tokenizer, missing, seed), tail],
+        tuple(positions),
+        index.passes(read) if read else 0.0,
     )
 
 

@@ -37,6 +37,7 @@ class Prompt:
         output_tokens: How many tokens a reply needs, or as given.
         parts: What it is made of.
         scorer: Compares a reply with the answer.
+        corpus_passes: How often it goes through its corpus: above 1 its text is repeated; 0 where it cannot be.
     """
 
     tokens: int
@@ -48,6 +49,7 @@ class Prompt:
     output_tokens: int
     parts: Sequence[Part]
     scorer: Scorer
+    corpus_passes: float = 0.0
 
     @property
     def token_ids(self) -> TokenIds:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from farspan.errors import InputError
 from farspan.prompts.cache import replace_file
-from farspan.prompts.corpus import BuiltinCorpus, TextCorpus
+from farspan.prompts.corpus import corpus_warnings, open_corpus
 from farspan.prompts.exact_builder import iter_prompts
 from farspan.prompts.load_tokenizer import load_tokenizer
 from farspan.prompts.prompt import Prompt
@@ -41,6 +41,7 @@ class PromptRequest:
         tokens: Exact length as the server counts, BOS and template included.
         tokenizer: Folder, file or URL.
         corpus: File or folder of text; None for built-in text.
+        corpus_field: Of JSON records, the field that holds the text; "text" when None.
         task: One of `farspan.prompts.tasks.TASKS`.
         depth: Where the needle lies, 0 to 1.
         seed: The first prompt's; others count up.
@@ -58,6 +59,7 @@ class PromptRequest:
     tokens: int
     tokenizer: str
     corpus: str | None = None
+    corpus_field: str | None = None
     task: str = "needle"
     depth: float = 0.5
     seed: int = 0
@@ -97,6 +99,9 @@ class WrittenPrompt:
         additive: Why token counts add up at cuts.
         verified_with: The tokenizers that encoded the whole again and agreed.
         verify_seconds: What that took.
+        corpus_passes: How often the prompt goes through its corpus: above 1 the text is repeated; 0 where it does not
+            end, or is longer than the prompt.
+        warnings: What limits the text's worth: a corpus that is repeated, files that were left out.
     """
 
     tokens: int
@@ -118,6 +123,8 @@ class WrittenPrompt:
     additive: str
     verified_with: tuple[str, ...]
     verify_seconds: float
+    corpus_passes: float = 0.0
+    warnings: tuple[str, ...] = ()
 
 
 def write_prompts(
@@ -140,7 +147,7 @@ def write_prompts(
     key = request.api_key if same else None
     others = [load_tokenizer(request.verify_with, api_key=key)] if request.verify_with else []
     checks = [tokenizer, *others] if request.verify else others
-    corpus = TextCorpus(request.corpus) if request.corpus else BuiltinCorpus()
+    corpus = open_corpus(request.corpus, request.corpus_field)
     prompts = iter_prompts(
         tokenizer,
         request.number,
@@ -179,6 +186,8 @@ def write_prompts(
             additive=tokenizer.proof.value,
             verified_with=tuple(check.name for check in checks),
             verify_seconds=verify_seconds if checks else 0.0,
+            corpus_passes=round(prompt.corpus_passes, 3),
+            warnings=corpus_warnings(corpus, prompt.corpus_passes),
         )
         start = time.perf_counter()
 

@@ -258,6 +258,8 @@ class _EngineProof:
             repeats=options.repeats,
             warmup=options.warmup,
             output_tokens=options.output_tokens,
+            corpus=options.corpus,
+            corpus_field=options.corpus_field,
             tokenizer=options.tokenizer or alike.tokenizer,
             seed=self.campaign.seed,
             in_order=True,

@@ -55,6 +55,8 @@ class ProveOptions:
         output_tokens: Tokens of an answer.
         concurrency: After the requests that are alone, so many at once; 0 for none.
         load_contexts: Prompt lengths of those.
+        corpus: The prompts' text: a file, JSON lines, or a folder of such; built-in text when None.
+        corpus_field: Of JSON records, the field that holds the text; "text" when None.
         tokenizer: The servers' tokenizer; None finds it by the record or what the server names.
         seed: Decides the prompts, the same for every engine; None takes a fresh one, or the campaign's own.
         ready_limit_s: Longest start of a server; None for three times the planned one and ten minutes.
@@ -75,6 +77,8 @@ class ProveOptions:
     output_tokens: int = 200
     concurrency: int = 0
     load_contexts: tuple[int, ...] = ()
+    corpus: str | None = None
+    corpus_field: str | None = None
     tokenizer: Path | str | None = None
     seed: int | None = None
     ready_limit_s: float | None = None
@@ -95,4 +99,5 @@ class ProveOptions:
             "output_tokens": self.output_tokens,
             "concurrency": self.concurrency,
             "load_contexts": self.load_contexts,
+            **({"corpus": self.corpus, "corpus_field": self.corpus_field} if self.corpus else {}),
         }

@@ -250,6 +250,7 @@ def _list_environment(run: ReportRun) -> tuple[tuple[str, str], ...]:
         ("Longest context", limit),
         ("API", f"{identity.api}, prompts as {identity.prompt_as}"),
         ("Task", identity.task),
+        *((("Text", str(latest.arguments["corpus"])),) if latest.arguments.get("corpus") else ()),
         ("Seed", str(identity.seed)),
         ("Requests at a time", str(latest.arguments.get("concurrency", "unknown"))),
     ]

@@ -36,6 +36,7 @@ def prompt(
     *,
     output: str | Path | None = None,
     corpus: str | Path | None = None,
+    corpus_field: str | None = None,
     task: str = "needle",
     depth: float = 0.5,
     count: int | None = None,
@@ -57,7 +58,8 @@ def prompt(
         tokens: Exact length as the server counts: a number, or text such as "10M".
         tokenizer: Hugging Face folder, hub id, tokenizer.json, tokenizer.model, or the URL of a server with /tokenize.
         output: A file; a folder when several are built; None to return the prompt.
-        corpus: Text file or folder of text; built-in text when None.
+        corpus: Text file, JSON lines, or a folder of such; built-in text when None.
+        corpus_field: Of JSON records, the field that holds the text, `a.b` for one inside another; "text" when None.
         task: One of `farspan.prompts.tasks.TASKS`.
         depth: Where the needle lies, 0 to 1.
         count: How many things to plant, or hops of a chain.
@@ -83,6 +85,7 @@ def prompt(
         tokens=parse_tokens(str(tokens)),
         tokenizer=str(tokenizer),
         corpus=None if corpus is None else str(corpus),
+        corpus_field=corpus_field,
         task=task,
         depth=depth,
         seed=seed,

@@ -109,6 +109,8 @@ def prove_options(
     output_tokens: str | int = 200,
     concurrency: int = 0,
     load_contexts: str | Sequence[str | int] | None = None,
+    corpus: str | Path | None = None,
+    corpus_field: str | None = None,
     tokenizer: str | Path | None = None,
     seed: int | None = None,
     ready_limit: float | None = None,
@@ -139,6 +141,8 @@ def prove_options(
         output_tokens: Tokens of an answer.
         concurrency: After the requests that are alone, so many at once; 0 for none.
         load_contexts: Prompt lengths of those; the shortest of `contexts` when None.
+        corpus: The prompts' text: a file, JSON lines, or a folder of such; built-in text when None.
+        corpus_field: Of JSON records, the field that holds the text; "text" when None.
         tokenizer: The servers' tokenizer, where it is not found by itself.
         seed: Decides the prompts, the same for every engine.
         ready_limit: Longest start of a server, s.
@@ -204,6 +208,8 @@ def prove_options(
         output_tokens=tokens,
         concurrency=concurrency,
         load_contexts=_read_tokens(load_contexts or ()),
+        corpus=None if corpus is None else str(corpus),
+        corpus_field=corpus_field,
         tokenizer=tokenizer,
         seed=seed,
         ready_limit_s=ready_limit,
@@ -307,19 +313,16 @@ def _list_commands(options: ProveOptions, engine: ProvenEngine, seed: int) -> tu
         return shlex.join(
             [
                 *("farspan", "bench", "--url", url, "--run", run, "--resume", "--in-order"),
-                *(
-                    "--contexts",
-                    ",".join(map(_write_tokens, contexts)),
-                    "--depths",
-                    ",".join(f"{d:g}" for d in depths),
-                ),
+                *("--contexts", ",".join(map(_write_tokens, contexts))),
+                *("--depths", ",".join(f"{d:g}" for d in depths)),
                 *("--output-tokens", str(options.output_tokens), "--seed", str(seed), *alike, *more),
             ]
         )
 
     # What a proof finds in the record of a server that it has started itself.
     tokenizer = options.tokenizer or ("" if runtime is None else runtime.launch.tokenizer)
-    alike = ("--tokenizer", str(tokenizer)) if tokenizer else ()
+    given = {"--tokenizer": tokenizer, "--corpus": options.corpus, "--corpus-field": options.corpus_field}
+    alike = tuple(word for name, value in given.items() if value for word in (name, str(value)))
     by_hand = _ByHand.of(runtime, run)
     warm = ("--warmup", str(options.warmup)) if options.warmup else ()
     lines = [

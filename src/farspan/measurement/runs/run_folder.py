@@ -41,7 +41,10 @@ _PRETTY = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What every request of one run has in common; a run can only be resumed with the same."""
+    """What every request of one run has in common; a run can only be resumed with the same.
+
+    `corpus` is a hash of the user's own text, empty for built-in text.
+    """
 
     model: str
     api: str
@@ -49,6 +52,7 @@ class Identity:
     task: str
     seed: int
     ignore_eos: bool
+    corpus: str = ""
 
 
 @dataclass(frozen=True, slots=True)
