@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from farspan.diagnosis.capacity import plain_terms
 from farspan.diagnosis.knowledge import knowledge
+from farspan.diagnosis.start_so_far import starting_terms
 from farspan.diagnosis.timeline import Entry, Timeline
 from farspan.diagnosis.work_done import start_terms, work_terms
 from farspan.engines.logs.findings import Evidence, Finding, Noise, Severity
@@ -218,6 +219,7 @@ class Doctor:
             timeline=timeline,
             capacity=dict(server_state.figures),
             in_plain_terms=(
+                *starting_terms(server_state, timeline),
                 *plain_terms(server_state),
                 *work_terms(rated),
                 *start_terms(server_state, timeline),

@@ -25,6 +25,7 @@ class Entry:
         percent: The last progress seen.
         done: Whether its end was seen.
         text: Its last message.
+        bar: The last line of its progress bar; empty when it has none.
     """
 
     phase: StartPhase
@@ -37,6 +38,7 @@ class Entry:
     percent: float | None = None
     done: bool = False
     text: str = ""
+    bar: str = ""
 
     @property
     def seconds(self) -> float | None:
@@ -68,6 +70,7 @@ class Timeline:
             entry.ended_at = at
         if event.percent is not None:
             entry.percent = event.percent
+            entry.bar = event.text
         if event.seconds is not None:
             entry.took_s = max(entry.took_s or 0.0, event.seconds)
         if event.gib is not None:

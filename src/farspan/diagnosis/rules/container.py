@@ -188,15 +188,7 @@ STOPPED_UNSERVED = StateRule(
 
 
 def _start_unfinished(server_state: ServerState) -> Diagnosis | None:
-    if (
-        server_state.started is None
-        or server_state.phase in (None, StartPhase.READY)
-        or server_state.ready is not None
-    ):
-        return None
-    if server_state.died is not None or server_state.stopped is not None or server_state.failed:
-        return None
-    if server_state.rates.lines or server_state.access_log.answered:
+    if not server_state.is_starting:
         return None
     if not server_state.args and not server_state.version:
         return None  # a few lines of a log, pasted: nobody says that it ends there

@@ -177,6 +177,14 @@ class ServerState:
         return next(self.tracebacks.fatal(), None) is not None
 
     @property
+    def is_starting(self) -> bool:
+        """Whether the log breaks off in a start that nothing has ended."""
+        if self.started is None or self.phase in (None, StartPhase.READY) or self.failed:
+            return False
+        ended = (self.ready, self.died, self.stopped)
+        return all(one is None for one in ended) and not (self.rates.lines or self.access_log.answered)
+
+    @property
     def failure(self) -> Traceback | None:
         """The first error of a server that failed; one that only passes on another where the log has no more."""
         after = self.ready.line if self.ready is not None else 0

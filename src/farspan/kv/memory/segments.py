@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from farspan.errors import FarspanError, InputError
 from farspan.kv.memory.budget.member import BudgetMember
@@ -19,6 +18,7 @@ from farspan.kv.memory.budget.pool_budget import PoolBudget
 from farspan.kv.memory.budget.prospect import Prospect
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.driver import Driver, Fence, Handle, NoRoomError
+from farspan.kv.memory.idle_segments import IdleSegment, IdleSegments
 from farspan.kv.memory.lenders import Evictor, Lender
 from farspan.kv.memory.segment_statistics import SegmentStatistics
 from farspan.sizes import format_bytes
@@ -29,13 +29,6 @@ __all__ = ["Evictor", "Lender", "NoRoomError", "SegmentPool", "SegmentStatistics
 # are back within the whole of it when `tick` is called at least four times as often.
 UNMAP_AFTER = 0.5
 DESTROY_AFTER = 0.75
-
-
-@dataclass(slots=True)
-class _Idle:
-    handle: Handle
-    since: float
-    fence: Fence | None
 
 
 class SegmentPool:
@@ -81,8 +74,8 @@ class SegmentPool:
         self._next_evict = float("-inf")
         self._limit_segments = self._soon_segments = 0
         self._limit_until = self._next_look = float("-inf")
-        self._idle: list[_Idle] = []  # oldest first: taken from the end
-        self._created = 0
+        self._idle = IdleSegments()
+        self._created = self._kept = 0
         self._lenders: list[Lender] = []
         self._surrendering = False
         self._ever_created = self._ever_destroyed = self._surrendered = 0
@@ -130,8 +123,18 @@ class SegmentPool:
         """
         since = self.clock() if since is None else since
         with self._lock:
-            self._idle.extend(_Idle(handle, since, fence) for handle in handles)
-            self._idle.sort(key=lambda idle: idle.since)
+            self._idle.add([IdleSegment(handle, since, fence) for handle in handles])
+
+    def keep(self, count: int) -> None:
+        """Hold `count` segments from now on, used or not: what is idle goes back to the device beyond them alone.
+
+        A budget that others need is stronger, and so is a cap that comes down below them.
+
+        Raises:
+            NoRoomError: There is no room for so many; none is kept then.
+        """
+        self.give(self.take(count - self._created + len(self._idle)))
+        self._kept = count
 
     def room(self) -> int:
         """Return the segments that `take` could give now: idle, creatable, or surrendered by their holders."""
@@ -221,14 +224,8 @@ class SegmentPool:
     def _destroy_idle(self, due: float, excess: int) -> None:
         """Destroy what has been idle since before `due`, and up to `excess` segments in any case."""
         with self._lock:
-            going: list[_Idle] = []
-            staying: list[_Idle] = []
-            for idle in self._idle:
-                wanted = idle.since <= due or len(going) < excess
-                passed = idle.fence is None or idle.fence.done()
-                (going if wanted and passed else staying).append(idle)
-            self._idle = staying
-        self._destroy([idle.handle for idle in going])
+            going = self._idle.take_due(due, spare=self._created - self._kept, excess=excess)
+        self._destroy(going)
 
     # --- who else holds segments ---------------------------------------------------------------------------------
 
@@ -265,7 +262,7 @@ class SegmentPool:
     def check_integrity(self) -> None:
         """Raise AssertionError when a count or a state is wrong."""
         with self._lock:
-            handles = [idle.handle for idle in self._idle]
+            handles = self._idle.handles
             assert len(set(handles)) == len(handles), "a segment is idle once"
             for handle in handles:
                 assert handle.alive, "idle segments are alive"
@@ -278,26 +275,23 @@ class SegmentPool:
         if self._closed:
             return
         self._closed = True
-        handles, self._idle = [idle.handle for idle in self._idle], []
-        self._destroy(handles)
+        self._destroy(self._idle.clear())
         if self.budget is not None:
             self.budget.close()
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _claim(self, count: int) -> tuple[list[_Idle], int]:
+    def _claim(self, count: int) -> tuple[list[IdleSegment], int]:
         """Return idle segments, no longer the pool's, and how many more may be created, counted as held already."""
         if len(self._idle) < count:
             self._reread()
         for surrendered in (False, True):
             with self._lock:
-                cut = max(0, len(self._idle) - count)
-                fresh = count - (len(self._idle) - cut)
+                fresh = max(0, count - len(self._idle))
                 missing = fresh and fresh - max(0, self._limit_segments - self._created)
                 granted = missing <= 0 and (self.budget is None or self.budget.claim(fresh))
                 if granted:
-                    taken = self._idle[cut:]
-                    del self._idle[cut:]
+                    taken = self._idle.take(count)
                     self._created += fresh
                     return taken, fresh
             if not surrendered:
@@ -310,11 +304,10 @@ class SegmentPool:
             "free pages, raise the cap, or take less memory beside it",
         )
 
-    def _unclaim(self, taken: list[_Idle], created: list[Handle], fresh: int) -> None:
+    def _unclaim(self, taken: list[IdleSegment], created: list[Handle], fresh: int) -> None:
         """Undo a claim of which only some could be created."""
         with self._lock:
-            self._idle.extend(taken)
-            self._idle.sort(key=lambda idle: idle.since)
+            self._idle.add(taken)
             self._created -= fresh - len(created)
             self._ever_created += len(created)
             if self.budget:
