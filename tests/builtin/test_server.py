@@ -288,6 +288,8 @@ def test_bad_starts_are_one_clear_line(probe_folder: Path, tmp_path: Path) -> No
     assert "is not a folder" in failing(str(tmp_path / "none"))
     assert "not a token count" in failing(str(probe_folder), "--max-model-len", "lots")
     assert "max_position_embeddings" in failing(str(probe_folder), "--max-model-len", "30M")
+    assert "--kv-fixed has no size; add --kv-cache-gib" in failing(str(probe_folder), "--kv-fixed")
+    assert "is above the most" in failing(str(probe_folder), "--kv-cache-gib", "1", "--kv-initial", "2GiB")
     assert "torch sees no CUDA device" in failing(str(probe_folder), "--device", "cuda")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

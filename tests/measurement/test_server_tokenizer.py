@@ -65,6 +65,8 @@ def test_a_tokenizer_is_loaded_as_people_name_it(cache: Path, checkpoint: Path) 
     assert load_tokenizer(cache / "models--someone--recall").fingerprint == known
     with pytest.raises(NotFoundError, match="HF_HUB_OFFLINE is set"):
         load_tokenizer("someone/else")
+    with pytest.raises(NotFoundError, match="no tokenizer of meta-llama/Llama-4-Scout-17B-16E-Instruct, and"):
+        load_tokenizer("llama-4-scout")  # a catalog name stands for its hub id
     with pytest.raises(NotFoundError, match="a hub id"):
         load_tokenizer("nothing")
 

@@ -147,3 +147,14 @@ def test_the_doctor_reads_a_servers_log_by_its_name(record: ServerRecord) -> Non
     assert report.lines == 1
     with pytest.raises(InputError, match="the name of a server in farspan status"):
         farspan.doctor("scouts")
+
+
+def test_a_prompt_is_built_with_the_tokenizer_of_a_server_by_its_name(
+    record: ServerRecord, tmp_path: Path
+) -> None:
+    named = farspan.prompt("2k", record.name, output=tmp_path / "named.txt", verify_with=record.name)
+    folder = farspan.prompt("2k", record.tokenizer, output=tmp_path / "folder.txt")
+    assert (tmp_path / "named.txt").read_text() == (tmp_path / "folder.txt").read_text()
+    assert named.prompts[0].tokenizer == folder.prompts[0].tokenizer
+    with pytest.raises(InputError, match="nobody does not exist"):
+        farspan.prompt("2k", "nobody", output=tmp_path / "none.txt")

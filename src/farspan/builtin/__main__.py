@@ -21,7 +21,7 @@ from farspan.kv.memory.budget.settings import (
     NAME_VARIABLE,
     budget_settings,
 )
-from farspan.sizes import format_bytes, parse_tokens
+from farspan.sizes import GIB, format_bytes, parse_bytes, parse_tokens
 
 _KV = KVOptions()
 
@@ -40,6 +40,13 @@ _KV = KVOptions()
     type=float,
     help="The most the KV cache may grow to.  [default: half of what is free, read again before each growth]",
 )
+@click.option(
+    "--kv-initial",
+    default="",
+    metavar="SIZE",
+    help="Memory taken at the start and kept, as 8GiB or as the tokens it holds, 1M; the cache grows from there.",
+)
+@click.option("--kv-fixed", is_flag=True, help="Take all of --kv-cache-gib at the start, and keep it.")
 @click.option(
     "--kv-cache-dtype",
     default="auto",
@@ -108,6 +115,8 @@ def serve(
     served_model_name: str | None,
     max_model_len: str | None,
     kv_cache_gib: float | None,
+    kv_initial: str,
+    kv_fixed: bool,
     kv_cache_dtype: str,
     page_size: int,
     kv_segment_mib: int | None,
@@ -147,8 +156,11 @@ def serve(
     budget = budget_settings(
         {NAME_VARIABLE: kv_budget, LIMIT_VARIABLE: kv_budget_limit, FLOOR_VARIABLE: kv_budget_floor}
     )
+    initial_gib, initial_tokens = _read_initial(kv_initial, kv_cache_gib, is_fixed=kv_fixed)
     kv = KVOptions(
         capacity_gib=kv_cache_gib,
+        initial_gib=initial_gib,
+        initial_tokens=initial_tokens,
         fp8=kv_cache_dtype == "fp8_e4m3",
         page_tokens=page_size,
         segment_mib=kv_segment_mib,
@@ -194,6 +206,23 @@ def serve(
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=75)
         uvicorn.Server(config).run(sockets=[listener])
     log.stopped()
+
+
+def _read_initial(size: str, capacity_gib: float | None, *, is_fixed: bool) -> tuple[float, int]:
+    """The memory to take at the start: GiB, and the positions it must hold."""
+    if is_fixed:
+        if size:
+            raise InputError(
+                "--kv-fixed and --kv-initial both say what is taken at the start", "give one of them"
+            )
+        if capacity_gib is None:
+            raise InputError("--kv-fixed has no size", "add --kv-cache-gib")
+        return capacity_gib, 0
+    if not size:
+        return 0.0, 0
+    if size.strip().lower().endswith("b"):
+        return parse_bytes(size) / GIB, 0
+    return 0.0, parse_tokens(size)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -144,6 +144,8 @@ class InferenceEngine:
             "load_format": self.model.load_format.value,
             "enforce_eager": self.options.enforce_eager,
             "kv_cache_gib": kv.capacity_gib,
+            "kv_initial": kv.initial_text or None,
+            "kv_fixed": kv.is_fixed,
             "kv_cache_dtype": "fp8_e4m3" if kv.fp8 else "auto",
             "kv_host_gib": kv.host_gib,
             "kv_segment_mib": kv.segment_mib,

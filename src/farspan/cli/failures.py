@@ -85,6 +85,8 @@ def describe(error: BaseException) -> VerbFailure | None:
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "farspan"
+        if isinstance(error, click.NoSuchOption) and (meant := _meant(error)):
+            return VerbFailure(*meant, "InputError", EXIT_BAD_INPUT, path)
         message = (
             _shortened(" ".join(error.format_message().split()))
             .rstrip(".?")
@@ -97,6 +99,12 @@ def describe(error: BaseException) -> VerbFailure | None:
         where = named if named is not None else "its output"
         return VerbFailure(f"{where}: {error.strerror}", _REFUSALS[error.errno], "OSError", EXIT_BAD_INPUT)
     return None
+
+
+def _meant(error: click.NoSuchOption) -> tuple[str, str] | None:
+    from farspan.cli.unknown_option import suggest
+
+    return suggest(error)
 
 
 def _shortened(message: str) -> str:

@@ -36,7 +36,8 @@ Examples:
     "--tokenizer",
     required=True,
     metavar="PATH|URL",
-    help="Hugging Face folder, hub id, tokenizer.json, tokenizer.model, or a server that has /tokenize.",
+    help="Hugging Face folder, hub id, catalog name, tokenizer.json, tokenizer.model, or a server: its address, "
+    "where it has /tokenize, or its name in farspan status.",
 )
 @corpus_options
 @click.option(

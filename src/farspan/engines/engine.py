@@ -242,6 +242,10 @@ class Engine(ABC):
         """
         return None
 
+    def flag_names(self) -> frozenset[str]:
+        """The flags that some release of it has, with their dashes; empty where they are not known."""
+        return frozenset()
+
     def elastic_words(self) -> tuple[str, ...]:
         """The flags that make its KV cache elastic; none where it always is.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from farspan.errors import InputError
 from farspan.kv.memory.budget.settings import BudgetSettings
 from farspan.kv.memory.cap import Cap
-from farspan.sizes import GIB
+from farspan.sizes import GIB, format_tokens
 
 if TYPE_CHECKING:
     from farspan.kv.memory.budget.member import BudgetMember
@@ -26,6 +26,9 @@ class KVOptions:
         capacity_gib: The most keys and values may take, GiB. None follows the device: `share` of what is free there
             and what the cache holds, read again before each growth.
         share: See `capacity_gib`; above 0, at most 1.
+        initial_gib: Memory that is taken at the start and kept, used or not, GiB; the cache grows from there. With as
+            much as `capacity_gib` the cache is of a fixed size.
+        initial_tokens: The same, as much as one sequence of so many positions takes; the larger of the two counts.
         fp8: Keep keys and values as FP8 E4M3 with a scale a head and position, not in the model's dtype.
         page_tokens: Positions a page: what is allocated, shared and matched in one piece.
         segment_mib: Memory that one layer grows by, MiB, a power of two. None chooses by the capacity.
@@ -43,6 +46,8 @@ class KVOptions:
 
     capacity_gib: float | None = None
     share: float = DEFAULT_SHARE
+    initial_gib: float = 0.0
+    initial_tokens: int = 0
     fp8: bool = False
     page_tokens: int = 16
     segment_mib: int | None = None
@@ -59,6 +64,14 @@ class KVOptions:
             raise InputError(f"capacity_gib is {self.capacity_gib}", "it must be positive")
         if not 0 < self.share <= 1:
             raise InputError(f"share is {self.share}", "it must be above 0 and at most 1")
+        if self.initial_gib < 0 or self.initial_tokens < 0:
+            raise InputError("the initial size is negative", "give 0 or more")
+        if self.capacity_gib is not None and self.initial_gib > self.capacity_gib:
+            raise InputError(
+                f"the initial size, {self.initial_gib:g} GiB, is above the most the cache may take, "
+                f"{self.capacity_gib:g} GiB",
+                "lower --kv-initial, or raise --kv-cache-gib",
+            )
         if self.page_tokens < 1:
             raise InputError(f"page_tokens is {self.page_tokens}", "it must be at least 1")
         if self.segment_mib is not None and (
@@ -69,6 +82,18 @@ class KVOptions:
             raise InputError("a time is negative", "give seconds, 0 or more")
         if self.host_gib < 0:
             raise InputError(f"host_gib is {self.host_gib}", "it must be 0 or more")
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the cache takes all it may at the start, and keeps it."""
+        return self.initial_gib == self.capacity_gib
+
+    @property
+    def initial_text(self) -> str:
+        """The initial size as `--kv-initial` has it; empty for none of its own."""
+        if self.initial_tokens:
+            return format_tokens(self.initial_tokens)
+        return f"{self.initial_gib:g}GiB" if self.initial_gib and not self.is_fixed else ""
 
     @property
     def cap(self) -> Cap:

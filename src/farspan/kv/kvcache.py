@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from farspan.errors import InputError
 from farspan.kv.admission import CacheAdmission
 from farspan.kv.compaction import compact
 from farspan.kv.formats import KVFormat, LayerStore
@@ -37,7 +38,7 @@ from farspan.kv.prefixes import Hit, PrefixStore, no_hit
 from farspan.kv.retention import LayerRetention
 from farspan.kv.sequence import ElasticSequenceKV
 from farspan.kv.sizing import CacheSize, KindSize, choose_segment_bytes
-from farspan.sizes import GIB
+from farspan.sizes import GIB, format_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -114,6 +115,7 @@ class ElasticKVCache(KVCache):
                 self._prefixes = PrefixStore(self._kinds, options.page_tokens, host_bytes, device)
                 self.segments.register_evictor(PrefixEvictor(self._prefixes, self._kinds, self._size))
             self._admission.keep_in(self._kinds, self._prefixes)
+            self._keep_initial(options)
             self._capacity_bytes()
         except BaseException:
             self._give_back()
@@ -370,9 +372,24 @@ class ElasticKVCache(KVCache):
             raise
         return kind
 
+    def _keep_initial(self, options: KVOptions) -> None:
+        """Take the memory that the cache keeps from its start on."""
+        of_tokens = self._size.needed_bytes(options.initial_tokens) if options.initial_tokens else 0
+        wanted = max(int(options.initial_gib * GIB), of_tokens)
+        try:
+            # Not above the cap: a fixed size is the cap, which is no whole number of segments.
+            most = self.segments.limit_segments() if options.is_fixed else wanted
+            self.segments.keep(min(most, -(-wanted // self._size.segment_bytes)))
+        except NoRoomError as error:
+            raise InputError(
+                f"the initial size, {format_bytes(wanted)}, has no room: {error.message}",
+                "lower --kv-initial, or raise --kv-cache-gib",
+            ) from error
+
     def _capacity_bytes(self) -> int:
         # Not `room`, which asks page pools: a server asks while its engine's thread works with them.
         return self.segments.limit_segments() * self._size.segment_bytes
 
     def _above_start(self) -> bool:
-        return self.segments.statistics().created * self._size.segment_bytes > self._size.start_bytes
+        start = max(self._size.start_bytes // self._size.segment_bytes, self.segments.kept)
+        return self.segments.statistics().created > start

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from farspan.planner.request import PlanRequest
 
 ELASTIC_ALWAYS = "Its KV cache is always elastic: --elastic changes nothing."
 
@@ -34,3 +38,13 @@ class Remarks:
         """Every sentence as it is shown, behind `!` or `note:`."""
         yield from (f"! {warning}" for warning in self.warnings)
         yield from (f"note: {note}" for note in self.notes)
+
+
+def flags_without_effect(request: PlanRequest, names: Iterable[str], needed: str) -> list[str]:
+    """What to say of flags that do nothing unless another is given too."""
+    idle = [name for name in names if name in request.engine_flags]
+    return (
+        [f"{' and '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing without {needed}."]
+        if idle
+        else []
+    )

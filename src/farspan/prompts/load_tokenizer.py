@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from farspan.errors import InputError, NotFoundError
+from farspan.models import catalog
 from farspan.models.hub import is_hub_id
 from farspan.models.hub_cache import resolve_folder
 from farspan.prompts.hub_tokenizer import TOKENIZER_FILES, find_hub_tokenizer
@@ -17,7 +18,7 @@ def load_tokenizer(source: str | Path, *, api_key: str | None = None) -> Tokeniz
 
     Args:
         source: A Hugging Face folder, also as the cache names it (models--owner--name), a hub id such as owner/name, a
-            tokenizer.json, a tokenizer.model in tiktoken's format, or the URL of a
+            name of `farspan models`, a tokenizer.json, a tokenizer.model in tiktoken's format, or the URL of a
             server that has /tokenize.
         api_key: Sent to that server as a bearer token.
 
@@ -30,12 +31,14 @@ def load_tokenizer(source: str | Path, *, api_key: str | None = None) -> Tokeniz
 
         return RemoteTokenizer(text, api_key=api_key)
     path = resolve_folder(Path(source).expanduser())
-    if not path.exists() and is_hub_id(text):
-        path = find_hub_tokenizer(text)
+    if not path.exists():
+        entry = catalog.find(text)
+        hub_id = entry.hub_id if entry is not None else text
+        path = find_hub_tokenizer(hub_id) if is_hub_id(hub_id) else path
     if not path.exists():
         raise NotFoundError(
             f"{text} does not exist",
-            "give a Hugging Face folder, a hub id, a tokenizer.json, a tokenizer.model or a URL",
+            "give a Hugging Face folder, a hub id, a catalog name, a tokenizer.json, a tokenizer.model or a URL",
         )
     file = _tokenizer_file(path)
     if file.suffix == ".json":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from farspan.errors import InputError
+from farspan.launch.server_records import StateFolder
 from farspan.prompts.write_prompts import PromptFormat, PromptRequest, WrittenPrompt, write_prompts
 from farspan.sizes import parse_tokens
 
@@ -56,7 +57,8 @@ def prompt(
 
     Args:
         tokens: Exact length as the server counts: a number, or text such as "10M".
-        tokenizer: Hugging Face folder, hub id, tokenizer.json, tokenizer.model, or the URL of a server with /tokenize.
+        tokenizer: Hugging Face folder, hub id, catalog name, tokenizer.json, tokenizer.model, the URL of a server with
+            /tokenize, or the name of a server that farspan has started.
         output: A file; a folder when several are built; None to return the prompt.
         corpus: Text file, JSON lines, or a folder of such; built-in text when None.
         corpus_field: Of JSON records, the field that holds the text, `a.b` for one inside another; "text" when None.
@@ -83,7 +85,7 @@ def prompt(
         raise InputError("several prompts need a folder", "name one with -o")
     request = PromptRequest(
         tokens=parse_tokens(str(tokens)),
-        tokenizer=str(tokenizer),
+        tokenizer=_find_tokenizer(str(tokenizer)),
         corpus=None if corpus is None else str(corpus),
         corpus_field=corpus_field,
         task=task,
@@ -96,7 +98,7 @@ def prompt(
         output=None if output is None else Path(output),
         number=number,
         verify=verify,
-        verify_with=verify_with,
+        verify_with=None if verify_with is None else _find_tokenizer(verify_with),
         api_key=api_key,
     )
     kept = io.BytesIO()
@@ -106,3 +108,11 @@ def prompt(
         if on_written is not None:
             on_written(one)
     return WrittenPrompts(tuple(written), kept.getvalue())
+
+
+def _find_tokenizer(given: str) -> str:
+    """What a server's name stands for: the folder of its tokenizer, or its address; anything else as it is."""
+    if Path(given).expanduser().exists() or any(mark in given for mark in ":/."):
+        return given
+    record = next((record for record in StateFolder().records() if record.name == given), None)
+    return given if record is None else record.tokenizer or record.url or given

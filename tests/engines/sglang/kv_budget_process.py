@@ -25,8 +25,8 @@ from farspan.kv.memory.budget.member import BudgetMember, budget_path
 from farspan.kv.memory.drivers.driver import NoRoomError
 from farspan.kv.memory.drivers.host import HostDriver
 from farspan.kv.memory.segments import SegmentPool
-kind, limit, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-member = BudgetMember(budget_path("shared", "host"), "neighbour", 2**40, limit=limit)
+kind, limit, seed, device = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+member = BudgetMember(budget_path("shared", device), "neighbour", 2**40, limit=limit)
 driver = HostDriver()
 pool = SegmentPool(driver, 4096, quiet_s=0.2 if kind == "restless" else 1e6, budget=member, reread_s=0.001)
 chance, lent = random.Random(seed), []
@@ -58,8 +58,8 @@ while True:
 class Neighbour:
     """A process that has a part of the budget: `restless`, `idle` with all of it, or `busy` with all of it."""
 
-    def __init__(self, kind: str, limit: int, seed: int) -> None:
-        command = [sys.executable, "-c", NEIGHBOUR, kind, str(limit), str(seed)]
+    def __init__(self, kind: str, limit: int, seed: int, device: str = "host") -> None:
+        command = [sys.executable, "-c", NEIGHBOUR, kind, str(limit), str(seed), device]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"

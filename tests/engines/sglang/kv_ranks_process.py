@@ -19,7 +19,8 @@ import tempfile
 import time
 import traceback
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -79,6 +80,11 @@ class Rank:
         box = [news]
         torch.distributed.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
+
+    def seen(self) -> dict[str, Any]:
+        """Return what else is to be known of it at the end."""
+        microseconds = round(self.seconds / max(self.exchanges, 1) * 1e6)
+        return {"exchanges": self.exchanges, "exchange_us": microseconds}
 
     def compare(self) -> None:
         """Raise AssertionError when ranks differ."""
@@ -158,7 +164,7 @@ def play(one: Rank) -> dict[str, Any]:
         one.compare()
         peak = max(peak, server.mapped())
         steps += 1
-        if steps > 6_000:
+        if steps > case.get("most_steps", 6_000):
             raise AssertionError(f"requests are never served: {server.counts}, {server.secured.describe()}")
         if case.get("dies") == [one.rank, steps]:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -178,8 +184,7 @@ def play(one: Rank) -> dict[str, Any]:
         "bytes": {"begin": begin_bytes, "peak": peak, "end": server.mapped()},
         "physical_end": server.memory.driver.physical_bytes(),
         "refused": server.refusals.refused,
-        "exchanges": one.exchanges,
-        "exchange_us": round(one.seconds / max(one.exchanges, 1) * 1e6),
+        **one.seen(),
     }
 
 
@@ -189,9 +194,24 @@ def leave(server: Server) -> None:
     server.memory.segments._limit_until = float("-inf")
 
 
-def run(version: str, case: dict[str, Any], path: str) -> list[dict[str, Any]]:
-    """Play a case with all its ranks; return for each how it ended, and what it saw or the end of its error."""
-    children = [fork(version, case, f"{path}/group", rank) for rank in range(case["ranks"])]
+def run(path: str, ranks: int, begin: Callable[[int, Any], Rank]) -> list[dict[str, Any]]:
+    """Play a case with all its ranks; return for each how it ended, and what it saw or the end of its error.
+
+    Args:
+        path: Folder of the processes' meeting point.
+        ranks: How many.
+        begin: Returns the rank of a number and a process group.
+    """
+
+    def rank_of(number: int) -> dict[str, Any]:
+        groups = join(f"{path}/group", number, ranks)
+        return play(begin(number, groups.get_tp_group().cpu_group))
+
+    return results([fork(partial(rank_of, number)) for number in range(ranks)])
+
+
+def results(children: list[tuple[int, IO[str]]]) -> list[dict[str, Any]]:
+    """Wait for what was forked; return for each how it ended, and what it returned or the end of its error."""
     found = []
     for child, answer in children:
         text = answer.read()
@@ -201,7 +221,8 @@ def run(version: str, case: dict[str, Any], path: str) -> list[dict[str, Any]]:
     return found
 
 
-def fork(version: str, case: dict[str, Any], path: str, rank: int) -> tuple[int, IO[str]]:
+def fork(task: Callable[[], dict[str, Any]]) -> tuple[int, IO[str]]:
+    """Do something in a process of its own."""
     reader, writer = os.pipe()
     child = os.fork()
     if child:
@@ -210,8 +231,7 @@ def fork(version: str, case: dict[str, Any], path: str, rank: int) -> tuple[int,
     code = 0
     with os.fdopen(writer, "w") as answer:
         try:
-            groups = join(path, rank, case["ranks"])
-            found = play(Rank(version, case, rank, groups.get_tp_group().cpu_group))
+            found = task()
         except BaseException:  # noqa: BLE001 the test shows it
             code, found = 1, {"error": traceback.format_exc()[-2000:]}
         json.dump(found, answer)
@@ -223,7 +243,7 @@ def main(version: str, folder: str, cases: list[dict[str, Any]]) -> list[list[di
     found = []
     for case in cases:
         with tempfile.TemporaryDirectory() as path:
-            found.append(run(version, case, path))
+            found.append(run(path, case["ranks"], partial(Rank, version, case)))
     return found
 
 

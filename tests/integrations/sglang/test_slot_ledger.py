@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from farspan.kv.memory.drivers.driver import NoRoomError
@@ -99,7 +100,7 @@ def test_pressure_is_of_slots() -> None:
     taken = ledger.take(8)
     assert taken is not None
     assert taken.tolist() == list(range(1, 9))
-    slots = torch.tensor([16, 4 * 16, 4 * 16 + 15, 8 * 16 + 3])
+    slots = np.array([16, 4 * 16, 4 * 16 + 15, 8 * 16 + 3])
     first, full, same, alone = ledger.pressure(slots).tolist()
     assert first == full == same == 0
     assert alone == 1

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from failing_driver import FailingDriver
 from farspan.kv.memory.cap import Cap
 from farspan.kv.memory.drivers.driver import NoRoomError
 from farspan.kv.memory.drivers.host import HostDriver
@@ -69,6 +70,36 @@ def test_pages_are_prepared_before_anybody_gets_them_and_covered_before_they_hav
     assert pages.secure(1000) == 128
     assert pages.mapped_pages == 128
     pages.check_integrity()
+
+
+def test_what_is_mapped_late_has_memory_at_once_and_is_mapped_when_it_is_handed_out() -> None:
+    driver = FailingDriver()
+    segments = SegmentPool(driver, SEGMENT, Cap(fixed_bytes=40 * SEGMENT), clock=Clock(), reread_s=0)
+    pages, seen = PagePool(segments, [ROW, ROW], 1, 2000), []
+    pages.prepare_with(lambda low, high: seen.append((low, high)))
+    pages.map_late()
+    mapped = driver.mapped_bytes
+    assert pages.secure(300) >= 300
+    assert driver.mapped_bytes == mapped
+    assert driver.physical_bytes() == pages.mapped_bytes == 2 * 5 * SEGMENT
+    assert not seen
+    first = pages.alloc(100)
+    assert first is not None
+    assert seen == [(64, 128)]
+    assert driver.mapped_bytes == mapped + 2 * SEGMENT
+    driver.arm(1)
+    assert pages.alloc(100) is None, "it cannot be mapped now"
+    driver.arm(0)
+    assert pages.free_pages >= 100
+    assert pages.alloc(100) is not None
+    pages.free(first)
+    pages.keep(0)
+    pages.release_empty()  # what was never mapped goes back without being unmapped
+    assert pages.mapped_bytes == 2 * 4 * SEGMENT
+    pages.check_integrity()
+    pages.close()
+    segments.close()
+    assert not driver.live_handles
 
 
 def test_free_all_takes_shared_pages_back_too() -> None:

@@ -77,6 +77,11 @@ class Builtin(Engine):
 
         return LINES
 
+    def flag_names(self) -> frozenset[str]:
+        from farspan.engines.builtin.flags import FLAGS
+
+        return FLAGS
+
     def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
         from farspan.engines.builtin.metrics import METRIC_SOURCES
 

@@ -16,12 +16,19 @@ from farspan.sizes import GIB
 DEFAULTS = KVOptions()
 _ARCHITECTURES = frozenset({"LlamaForCausalLM", "Llama4ForConditionalGeneration", "Llama4ForCausalLM"})
 _KV_DTYPES = frozenset({"auto", "fp8_e4m3"})
-_FLAGS = frozenset(
+FLAGS = frozenset(
     {
         "--max-model-len",
         "--kv-cache-gib",
         "--kv-cache-dtype",
+        "--kv-initial",
+        "--kv-fixed",
+        "--kv-host-gib",
+        "--kv-quiet-s",
         "--kv-segment-mib",
+        "--keep-prefixes-s",
+        "--enable-prefix-caching",
+        "--no-enable-prefix-caching",
         "--kv-budget",
         "--kv-budget-limit",
         "--kv-budget-floor",
@@ -33,7 +40,9 @@ _FLAGS = frozenset(
         "--enforce-eager",
     }
 )
-_SWITCHES = frozenset({"--enforce-eager"})
+_SWITCHES = frozenset(
+    {"--enforce-eager", "--kv-fixed", "--enable-prefix-caching", "--no-enable-prefix-caching"}
+)
 
 
 class BuiltinFlags(NamedTuple):
@@ -115,9 +124,9 @@ def _refuse(request: PlanRequest) -> None:
             f"the built-in engine does not keep keys and values as {asked}",
             f"it knows {', '.join(sorted(_KV_DTYPES))}",
         )
-    unknown = sorted(set(request.engine_flags) - _FLAGS)
+    unknown = sorted(set(request.engine_flags) - FLAGS)
     if unknown:
-        raise InputError(f"the built-in engine has no {unknown[0]}", f"it has {', '.join(sorted(_FLAGS))}")
+        raise InputError(f"the built-in engine has no {unknown[0]}", f"it has {', '.join(sorted(FLAGS))}")
     if request.text_flag("auto", "--load-format") not in ("auto", "dummy"):
         raise InputError("--load-format is auto or dummy for the built-in engine", "choose one of them")
     if request.has_flag("--dtype") and request.text_flag("", "--dtype") not in (

@@ -120,6 +120,11 @@ class Sglang(Engine):
 
         return RULES
 
+    def flag_names(self) -> frozenset[str]:
+        from farspan.engines.sglang.known_names import flag_names
+
+        return flag_names()
+
     def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
         from farspan.engines.sglang.metrics import METRIC_SOURCES
 

@@ -11,7 +11,22 @@ from farspan.models.spec import ModelSpec
 from farspan.planner.engine_flags import split_environment
 from farspan.planner.request import PlanRequest
 
-_OFF = ("0", "1", "null", "none", "{}", "false")  # values with which a size or a switch asks for nothing
+_OFF = ("0", "-1", "null", "none", "{}", "false")  # values with which a size or a switch asks for nothing
+_ONE_IS_OFF = frozenset(
+    {
+        "--moe-dp-size",
+        "--moe-data-parallel-size",
+        "--dwdp-size",
+        "--attn-cp-size",
+        "--attention-context-parallel-size",
+    }
+)
+_GROUP_OFFLOAD = (
+    "weights of every so many layers kept in RAM and fetched ahead; SGLang has it for models built on DeepSeek V2's "
+    "code, and ends with a TypeError for others"
+)
+# What says how groups of layers are offloaded, and alone does nothing.
+OFFLOAD_DETAILS = ("--offload-num-in-group", "--offload-prefetch-step", "--offload-mode")
 _CONTEXT_PARALLEL = "prefill context parallelism"
 _SYMMETRIC = "symmetric-memory buffers"
 _LAYERS = "layers shared out in another way"
@@ -62,7 +77,7 @@ NOT_MIRRORED = {
     "--cuda-graph-bs-prefill": "prefill graph sizes by hand (use --cuda-graph-max-bs-prefill)",
     "--triton-attention-num-kv-splits": "another number of splits in triton's attention",
     "--triton-attention-split-tile-size": "another number of splits in triton's attention",
-    "--offload-group-size": "prefetching weight offload",
+    "--offload-group-size": _GROUP_OFFLOAD,
     "--enable-paged-experts": "experts paged in and out",
     "--ple-offload-embedding": "embeddings kept in RAM",
     "--prefill-only-disable-kv-cache": "serving without a KV cache",
@@ -105,6 +120,11 @@ _SAME_METHOD = {
 }
 
 
+def _is_off(name: str, value: str | None) -> bool:
+    """Whether a value asks for nothing: none of a thing, or one rank where ranks are counted."""
+    return value is not None and (value.lower() in _OFF or (value == "1" and name in _ONE_IS_OFF))
+
+
 def check_flags(request: PlanRequest, rules: SglangRules) -> None:
     """Raise for flags that the version lacks, that change memory in ways not mirrored, or that load other weights.
 
@@ -120,10 +140,11 @@ def check_flags(request: PlanRequest, rules: SglangRules) -> None:
         if name not in known:
             raise _unknown(name, rules, known)
         what = NOT_MIRRORED.get(name)
-        if what and (value is None or value.lower() not in _OFF):
+        if what and not _is_off(name, value):
+            instead = ", with --cpu-offload-gb GIB, which is planned" if what == _GROUP_OFFLOAD else ""
             raise UnsupportedError(
                 f"{name} ({what}) changes SGLang's memory in a way farspan does not mirror",
-                f"plan without {name}",
+                f"plan without {name}{instead}",
             )
     _check_weights(request, request.model)
     if request.text_flag("cuda", "--device") != "cuda":

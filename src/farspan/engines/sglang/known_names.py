@@ -16,6 +16,12 @@ def flags_of(version: str) -> frozenset[str]:
     return frozenset([f"--{name}" for name in _names("flags", version)])
 
 
+@cache
+def flag_names() -> frozenset[str]:
+    """The flags that some release has."""
+    return frozenset(f"--{name}" for names in _tables()["flags"].values() for name in names)
+
+
 def spell_out(flags: Mapping[str, str | None], version: str) -> dict[str, str | None]:
     """Return flags under their whole names: `--tp` is `--tp-size`, as Python's argparse takes any beginning that only
     one flag of the release has.

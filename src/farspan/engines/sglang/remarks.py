@@ -7,12 +7,13 @@ from functools import lru_cache
 
 from farspan.engines.sglang.config import SglangConfig
 from farspan.engines.sglang.elastic_figures import elastic_notes
+from farspan.engines.sglang.flag_checks import OFFLOAD_DETAILS
 from farspan.engines.sglang.footprint import drafted_tokens
 from farspan.engines.sglang.hicache import hicache_remarks
 from farspan.engines.sglang.state import SglangState
 from farspan.engines.sglang.tables import radix_copy_bytes, request_table_bytes
 from farspan.models.spec import AttentionKind, KvDtype, ModelSpec
-from farspan.planner.remarks import Remarks
+from farspan.planner.remarks import Remarks, flags_without_effect
 from farspan.planner.timing import offloaded_weights_note
 from farspan.sizes import GIB, format_bytes
 
@@ -52,6 +53,7 @@ def _notes(state: SglangState, completed: Callable[[Mapping[str, str | None]], s
     found = [
         *_costs(state, completed),
         *offloaded_weights_note(state.memory.load.offloaded),
+        *flags_without_effect(request, OFFLOAD_DETAILS, "--offload-group-size"),
         *elastic_notes(state),
         *_draft_notes(config),
     ]

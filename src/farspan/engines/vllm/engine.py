@@ -103,6 +103,11 @@ class Vllm(Engine):
 
         return RULES
 
+    def flag_names(self) -> frozenset[str]:
+        from farspan.engines.vllm.known_flags import flag_names
+
+        return flag_names()
+
     def metric_sources(self) -> Mapping[Measure, tuple[MetricSource, ...]]:
         from farspan.engines.vllm.metrics import METRIC_SOURCES
 

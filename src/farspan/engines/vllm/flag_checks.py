@@ -10,13 +10,14 @@ from farspan.planner.request import PlanRequest
 TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp")
 QUANTIZATION = ("--quantization", "-q")
 ONLINE_FP8 = ("fp8", "fp8_per_tensor", "fp8_per_block")  # methods that quantize while loading
+_PREFETCH = "prefetching weight offload"
 # Each changes the arithmetic in ways that are not mirrored: planning on would give a wrong answer.
 _NOT_MIRRORED = {
     "--prefill-context-parallel-size": "prefill context parallelism",
     "--cpu-offload-params": "offload of some weights by name",
-    "--offload-backend": "prefetching weight offload",
-    "--offload-group-size": "prefetching weight offload",
-    "--offload-params": "prefetching weight offload",
+    "--offload-backend": _PREFETCH,
+    "--offload-group-size": _PREFETCH,
+    "--offload-params": _PREFETCH,
     "--enable-eplb": "redundant experts",
     "--enable-elastic-ep": "elastic expert parallelism",
     "--enable-dbo": "two batches at once, each with buffers of its own",
@@ -37,7 +38,11 @@ _NOT_MIRRORED = {
     "VLLM_USE_V2_MODEL_RUNNER": "a model runner chosen by hand",
     "VLLM_USE_V1": "the engine before V1",
 }
-_NEUTRAL = ("1", "0", "null", "none", "auto", "false", "{}")
+_NEUTRAL = ("0", "null", "none", "auto", "false", "{}")
+# Counts of ranks, batches or the like: one is what there is without the flag.
+_NEUTRAL_AT_ONE = frozenset({"--prefill-context-parallel-size", "--ubatch-size", "VLLM_USE_V1"})
+# What says how groups of layers are offloaded, and alone does nothing.
+OFFLOAD_DETAILS = ("--offload-num-in-group", "--offload-prefetch-step")
 
 
 def check_flags(request: PlanRequest, rules: VllmRules) -> None:
@@ -48,10 +53,11 @@ def check_flags(request: PlanRequest, rules: VllmRules) -> None:
         UnsupportedError: A flag changes memory in a way that is not mirrored.
     """
     for name, what in _NOT_MIRRORED.items():
-        if request.has_flag(name) and (request.engine_flags[name] or "yes").lower() not in _NEUTRAL:
+        if request.has_flag(name) and not _is_neutral(name, request.engine_flags[name]):
+            instead = ", with --cpu-offload-gb GIB, which is planned" if what == _PREFETCH else ""
             raise UnsupportedError(
                 f"{name} ({what}) changes vLLM's memory in a way farspan does not mirror",
-                f"plan without {name}",
+                f"plan without {name}{instead}",
             )
     if request.has_flag(*TENSOR_PARALLEL) and request.int_flag(0, *TENSOR_PARALLEL) != request.tp:
         raise InputError(
@@ -62,6 +68,11 @@ def check_flags(request: PlanRequest, rules: VllmRules) -> None:
     if request.has_flag("--calculate-kv-scales") and not rules.calculates_kv_scales:
         raise InputError(f"vllm {rules.version} has no --calculate-kv-scales", "drop it: it went in 0.28.0")
     check_flag_names(request.engine_flags, rules.version)
+
+
+def _is_neutral(name: str, value: str | None) -> bool:
+    """Whether a value asks for what there is without the flag."""
+    return value is not None and (value.lower() in _NEUTRAL or (value == "1" and name in _NEUTRAL_AT_ONE))
 
 
 def _refuse_other_weights(request: PlanRequest) -> None:

@@ -38,6 +38,11 @@ def _releases() -> Mapping[str, tuple[str, str]]:
     return {name: (first, gone) for name, (first, gone) in json.loads(text).items()}
 
 
+def flag_names() -> frozenset[str]:
+    """The flags that some release has."""
+    return frozenset(_releases())
+
+
 def check_flag_names(names: Iterable[str], version: str) -> None:
     """Refuse a flag that this release does not have.
 

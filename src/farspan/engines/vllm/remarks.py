@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from farspan.engines.vllm.flag_checks import OFFLOAD_DETAILS
 from farspan.engines.vllm.flags import (
     CHUNKED_HYBRID_ENV,
     LONG_CONTEXT_ENV,
@@ -13,7 +14,7 @@ from farspan.engines.vllm.printed import kv_cache_size_tokens
 from farspan.engines.vllm.state import VllmState
 from farspan.engines.vllm.versions import KNOWN_VERSIONS, CapacityCheck, SizeLine, is_listed
 from farspan.models.spec import AttentionKind, KvDtype
-from farspan.planner.remarks import Remarks
+from farspan.planner.remarks import Remarks, flags_without_effect
 from farspan.planner.timing import offloaded_weights_note
 from farspan.sizes import GIB, format_bytes
 
@@ -145,6 +146,7 @@ def _unusable_fp8(state: VllmState) -> list[str]:
 
 def _offload(state: VllmState) -> list[str]:
     found = offloaded_weights_note(state.memory.budget.offloaded)
+    found += flags_without_effect(state.request, OFFLOAD_DETAILS, "--offload-group-size")
     if state.config.given.connector:
         found.append(
             "A KV connector keeps or moves finished KV; it does not raise the longest request: every token of a "

@@ -79,7 +79,7 @@ def slot_allocator(
             if free_index.numel() and not groups.put_off(self, free_index):
                 self.ledger.give(self.pages_of(free_index))
 
-        def pressure(self, indices: torch.Tensor) -> NDArray[np.float64]:
+        def pressure(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
             """Return, for each slot, 0 to 1: how much freeing it would help to empty its segment."""
             return self.ledger.pressure(indices)
 
@@ -248,7 +248,7 @@ def window_allocator(
             slots: torch.Tensor | None = super().alloc_decode(seq_lens, seq_lens_cpu, last_loc)
             return slots
 
-        def pressure(self, indices: torch.Tensor) -> NDArray[np.float64]:
+        def pressure(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
             """Return, for each slot of full attention, 0 to 1: how much freeing it would help to empty its segment."""
             found: NDArray[np.float64] = self.full_attn_allocator.pressure(indices)
             return found

@@ -20,7 +20,12 @@ from farspan.integrations.sglang.device_memory import DeviceMemory
 from farspan.integrations.sglang.elastic_requests import table_bytes
 from farspan.integrations.sglang.kv_allocators import counting_slots, slot_allocator, window_allocator
 from farspan.integrations.sglang.kv_pools import elastic_config, kv_pool_class
-from farspan.integrations.sglang.prefill_needs import needs_of_admitted, needs_of_chunk, needs_of_request
+from farspan.integrations.sglang.prefill_needs import (
+    needs_of_admitted,
+    needs_of_chunk,
+    needs_of_request,
+    tokens_of_two_chunks,
+)
 from farspan.integrations.sglang.rank_agreement import rank_agreement, table_agreement
 from farspan.integrations.sglang.secured_memory import SecuredMemory
 
@@ -155,7 +160,10 @@ class KVHooks:
             if not has_chunked_req:
                 with adder._lock_node(req.last_node):
                     secured.secure_beside(adder.tree_cache, needs_of_request(counts, adder, req))
+            ahead = tokens_of_two_chunks(counts, adder, req)
             result = original(adder, req, has_chunked_req, truncation_align_size)
+            if adder.new_chunked_req is req:
+                secured.free_ahead(adder.tree_cache, ahead)
         if req not in adder.can_run_list[-1:]:
             secured.let_wait(counts.admitted(adder))
         if ranks is not None and result == no_token:
@@ -178,6 +186,7 @@ class KVHooks:
             if room <= 0:
                 secured.chunk_waits = True
                 return req
+        secured.free_ahead(tree, tokens_of_two_chunks(self._adapter.admission, adder, req))
         unfinished = original(adder, req)
         secured.chunk_waits = unfinished is not None and adder.rem_chunk_tokens > 0
         return unfinished

@@ -70,6 +70,7 @@ def kv_pool_class(base: type, memory: DeviceMemory) -> type:
 
             fill_with_zeros(0, pages.backed_stop)
             pages.prepare_with(fill_with_zeros)
+            pages.map_late()  # while the device computes the chunk before
             self.elastic_pages = pages
             self.k_buffer, self.v_buffer = views[: self.layer_num], views[self.layer_num :]
 

@@ -123,6 +123,12 @@ def whole_pages(tokens: int, page: int) -> int:
     return -(-tokens // page) * page
 
 
+def tokens_of_two_chunks(counts: AdmissionCounts, adder: Any, req: Any) -> int:
+    """Return what a prompt that goes on takes in this pass and the next."""
+    chunk = adder.rem_chunk_tokens if adder.rem_chunk_tokens is not None else 0
+    return min(_extend(counts, req), 2 * int(chunk)) + 2 * int(adder.page_size)
+
+
 def _beside(admitted: Needs, full: int, window: int) -> Needs:
     return Needs(admitted.full + full + 1, admitted.window + window + 2)
 

@@ -148,6 +148,17 @@ class SecuredMemory:
             self.secure(tree, tokens, tokens)
             self._wait_for_neighbours(tree, tokens)
 
+    def free_ahead(self, tree: Any, tokens: int) -> None:
+        """Have so many tokens available, at the cost of what is cached, as far as that goes.
+
+        What the next pass takes is then back from the GPU when it is scheduled. Evicted only there, it would be read
+        behind the pass that runs, because SGLang orders its scheduler's stream behind that.
+        """
+        short = (max(0, tokens - one.available) for one in self._ledgers)
+        full, *window = map(min, short, self._cached(tree))
+        if full or any(window):
+            self._evict(tree, full, window[0] if window else 0)
+
     def room(self, tree: Any) -> int:
         """Return the tokens of full attention, or of the only pool, that are available or evictable."""
         return self._full.available + self._cached(tree)[0]

@@ -7,6 +7,7 @@ ended, without waiting, and count as available meanwhile.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 
 from farspan.kv.memory.page_refs import Pages
 from farspan.kv.memory.pages import PagePool
+
+# Seconds to go on trying to map memory, and between two tries.
+_MAP_S, _MAP_AGAIN_S = 30.0, 0.002
 
 
 class _Returned(NamedTuple):
@@ -83,9 +87,11 @@ class SlotLedger:
     def take(self, count: int) -> torch.Tensor | None:
         """Return `count` pages, the lowest, or None when there is no memory for them."""
         self.settle()
-        if count > self.pages.free_pages and self._returning:
-            self.settle(wait=True)
+        while count > self.pages.free_pages and self._returned:
+            self._book_first()
         taken = self.pages.alloc(count)
+        if taken is None and count <= self.pages.free_pages:
+            taken = self._alloc_mapped(count)
         if taken is None:
             return None
         self._out += count
@@ -115,14 +121,11 @@ class SlotLedger:
     def settle(self, wait: bool = False) -> None:
         """Book what has come back; with `wait` all of it."""
         while self._returned:
-            pages, copied, turn = self._returned[0]
+            _, copied, turn = self._returned[0]
             due = copied.query() if self._turn is None else turn < self._turn - 1
             if not due and not wait:
                 return
-            copied.synchronize()
-            self._returned.popleft()
-            self._returning -= len(pages)
-            self.pages.free(pages.numpy().astype(np.int32))
+            self._book_first()
 
     def secure(self, tokens: int) -> None:
         """Have memory for so many available slots, as far as there is room, and keep it until told otherwise."""
@@ -152,9 +155,28 @@ class SlotLedger:
             free[pages.numpy()] = True
         return torch.from_numpy(np.flatnonzero(free)).to(self._device)
 
-    def pressure(self, slots: torch.Tensor) -> NDArray[np.float64]:
+    def pressure(self, slots: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Return, for each slot, 0 to 1: how much freeing it would help to empty its segment."""
-        return self.pages.pressure(slots.cpu().numpy() // self._page)
+        return self.pages.pressure((slots // self._page).astype(np.int32))
+
+    def _book_first(self) -> None:
+        """Book what came back first; waits until it has arrived."""
+        pages, copied, _ = self._returned.popleft()
+        copied.synchronize()
+        self._returning -= len(pages)
+        self.pages.free(pages.numpy().astype(np.int32))
+
+    def _alloc_mapped(self, count: int) -> Pages | None:
+        """Try again to map memory that is there, which can lack only what the device maps it with.
+
+        Who has these pages was admitted, and SGLang ends when there are none; the device may have some in a moment.
+        """
+        until = time.monotonic() + _MAP_S
+        taken = None
+        while taken is None and time.monotonic() < until:
+            time.sleep(_MAP_AGAIN_S)
+            taken = self.pages.alloc(count)
+        return taken
 
     def _on_device(self, pages: Pages) -> torch.Tensor:
         if not len(pages):

@@ -2,6 +2,9 @@
 
 Users come and go far more often than memory should, so a segment without users stays mapped for a while: a user who
 comes back pays nothing, another pool that needs the memory gets it, and otherwise it goes back to the device.
+
+To map is what takes longest: 30 us a segment of an H200, where its memory takes 9. So memory can be held first, and
+mapped a part at a time, while the device works on what was mapped before (`hold` with `late`, `map_late`).
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ class Backing:
         self._pool = pool
         self.ranges: list[SegmentedRange] = []
         self._empty: dict[tuple[int, int], _Empty] = {}  # mapped and without users, the longest first
+        self._late: dict[tuple[int, int], Handle] = {}  # held, with memory, not mapped yet
         self._fences: Counter[Fence] = Counter()  # of the empty ones -> how many stand behind it
         try:
             for size in sizes:
@@ -70,11 +74,16 @@ class Backing:
 
     @property
     def mapped_bytes(self) -> int:
-        """Physical bytes mapped now, in use or not."""
-        return sum(one.mapped_segments for one in self.ranges) * self._pool.segment_bytes
+        """Physical bytes mapped now, in use or not, and those that are held to be mapped late."""
+        segments = sum(one.mapped_segments for one in self.ranges) + len(self._late)
+        return segments * self._pool.segment_bytes
 
-    def hold(self, spans: Sequence[SegmentSpan]) -> None:
+    def hold(self, spans: Sequence[SegmentSpan], late: bool = False) -> None:
         """Count one more user of every segment of `spans`, mapping those that are not; all or none.
+
+        Args:
+            spans: The segments.
+            late: Take memory for them, and leave it to `map_late` to map it.
 
         Raises:
             NoRoomError: There is no memory for them; nothing has changed.
@@ -82,9 +91,12 @@ class Backing:
         wanted = {(span.range, index) for span in spans for index in range(span.start, span.stop)}
         # Taken off the list first: what is about to be used must not be surrendered to make room for the rest.
         revived = {key: self._leave(key) for key in wanted & self._empty.keys()}
-        missing = sorted(key for key in wanted if not self.ranges[key[0]].mapped(key[1]))
+        missing = sorted(key for key in wanted if not self._has_memory(key))
         try:
-            self._map(missing)
+            if late:
+                self._late.update(zip(missing, self._pool.take(len(missing)), strict=True))
+            else:
+                self._map(missing)
         except FarspanError:
             self._fences.update(empty.fence for empty in revived.values())
             self._empty = dict(sorted((self._empty | revived).items(), key=lambda item: item[1].since))
@@ -92,15 +104,44 @@ class Backing:
         for span in spans:
             self._users[span.range][span.start : span.stop] += 1
 
+    def is_mapped(self, spans: Sequence[SegmentSpan]) -> bool:
+        """Return whether all of `spans` is mapped."""
+        return all(
+            self.ranges[span.range].mapped(index) for span in spans for index in range(span.start, span.stop)
+        )
+
+    def map_late(self, spans: Sequence[SegmentSpan]) -> None:
+        """Map what of `spans` is held and was not mapped.
+
+        Raises:
+            NoRoomError: The device has no memory for its own tables; what is mapped stays so.
+        """
+        wanted = ((span.range, index) for span in spans for index in range(span.start, span.stop))
+        for number, start, stop in _runs(sorted(key for key in wanted if key in self._late)):
+            keys = [(number, index) for index in range(start, stop)]
+            handles = [self._late[key] for key in keys]
+            try:
+                self.ranges[number].map_segments(start, handles)
+            finally:
+                for key, handle in zip(keys, handles, strict=True):
+                    if handle.address is not None:
+                        del self._late[key]
+
     def release(self, spans: Sequence[SegmentSpan]) -> None:
         """Count one user less of every segment of `spans`; those without any are unmapped after the quiet time."""
         fence, now = self._pool.driver.fence(), self._pool.clock()
+        unmapped = []
         for span in spans:
             users = self._users[span.range][span.start : span.stop]
             assert users.all(), "a segment is released as often as it was held"
             users -= 1
             for index in np.flatnonzero(users == 0):
-                self._enter((span.range, span.start + int(index)), _Empty(now, fence))
+                key = (span.range, span.start + int(index))
+                if key in self._late:
+                    unmapped.append(self._late.pop(key))
+                else:
+                    self._enter(key, _Empty(now, fence))
+        self._pool.give(unmapped)
 
     def affordable(self, groups: Iterable[Sequence[SegmentSpan]], room: int) -> int:
         """Return how many of `groups`, in order, could be held together with `room` segments of the pool's `room`."""
@@ -113,7 +154,7 @@ class Backing:
             for key in wanted:
                 empty = self._empty.get(key)
                 # What could be surrendered is part of the room already; what waits for its fence is not.
-                room -= not self.ranges[key[0]].mapped(key[1]) or (empty is not None and empty.fence.done())
+                room -= not self._has_memory(key) or (empty is not None and empty.fence.done())
             if room < 0:
                 break
             counted |= wanted
@@ -150,16 +191,23 @@ class Backing:
             empty = {index for which, index in self._empty if which == number}
             assert not used & empty, "a segment in use is not empty"
             mapped = {index for index in range(one.segments) if one.mapped(index)}
-            assert used | empty == mapped, "what is mapped is in use or on its way out"
+            late = {index for which, index in self._late if which == number}
+            assert late <= used, "what is to be mapped late is in use"
+            assert not late & mapped, "what is to be mapped late is not mapped"
+            assert used | empty == mapped | late, "what has memory is in use or on its way out"
         assert self._fences == Counter(empty.fence for empty in self._empty.values()), "fences are counted"
 
     def close(self) -> None:
         """Give every segment and the address space back; there are no `ranges` afterwards."""
         for one in self.ranges:
             one.close()
+        self._pool.give(list(self._late.values()))
         self.ranges = []
-        self._empty = {}
+        self._empty, self._late = {}, {}
         self._fences.clear()
+
+    def _has_memory(self, key: tuple[int, int]) -> bool:
+        return self.ranges[key[0]].mapped(key[1]) or key in self._late
 
     def _map(self, missing: list[tuple[int, int]]) -> None:
         handles = self._pool.take(len(missing))

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farspan.errors import FarspanError, InputError
-from farspan.kv.memory.backing import Backing, SegmentSpan
 from farspan.kv.memory.drivers.driver import NoRoomError
+from farspan.kv.memory.layered_segments import LayeredSegments
 from farspan.kv.memory.page_refs import PageReferences, Pages
 from farspan.kv.memory.segments import SegmentPool
 from farspan.kv.sizing import fit_segment
@@ -47,21 +47,17 @@ class PagePool:
         self._pool = segments
         self.row_bytes = tuple(row_bytes)
         self.page_tokens = page_tokens
-        self._page_bytes = [row * page_tokens for row in row_bytes]
-        most = max(1, segments.segment_bytes // max(self._page_bytes))
-        pages, block = fit_segment(min(most, max_pages))
-        # Whether a segment of the pool is just one segment of every layer.
-        self._even = all(page * pages == segments.segment_bytes for page in self._page_bytes)
-        self._page_refs = PageReferences(max_pages, pages, block)
-        self._backing = Backing(segments, [page * max_pages for page in self._page_bytes])
+        page_bytes = [row * page_tokens for row in row_bytes]
+        most = max(1, segments.segment_bytes // max(page_bytes))
+        self._page_refs = PageReferences(max_pages, *fit_segment(min(most, max_pages)))
+        self._memory = LayeredSegments(segments, page_bytes, self._page_refs)
+        self._backing = self._memory.backing
         self._may_shrink = self._counted_on = False
         self._kept = 0
         self._agree: Callable[[int], int] | None = None
-        self._prepare: Callable[[int, int], None] | None = None
-        self._cover: Callable[[int], None] | None = None
         self._poison: Callable[[Pages], None] | None = None
         try:
-            self._back(np.zeros(1, np.int64))
+            self._memory.back(np.zeros(1, np.int64))
         except FarspanError:
             self._backing.close()
             raise
@@ -102,7 +98,7 @@ class PagePool:
     @property
     def segment_layer_bytes(self) -> int:
         """Physical bytes of a segment of this pool, all layers together."""
-        return sum(page * self.pages_per_segment for page in self._page_bytes)
+        return sum(page * self.pages_per_segment for page in self._memory.page_bytes)
 
     @property
     def mapped_bytes(self) -> int:
@@ -112,10 +108,12 @@ class PagePool:
     def available(self) -> int:
         """Return the pages that `alloc` could give now, growth included."""
         room, unbacked = self._pool.room(), self._page_refs.unbacked()
-        if self._even and not self._backing.has_empty:  # the usual case, in no time: all cost the same
+        if self._memory.even and not self._backing.has_empty:  # the usual case, in no time: all cost the same
             count = min(room // len(self.row_bytes), len(unbacked))
         else:
-            count = self._backing.affordable((self._spans(segment) for segment in unbacked.tolist()), room)
+            count = self._backing.affordable(
+                (self._memory.spans(segment) for segment in unbacked.tolist()), room
+            )
         return self._page_refs.free_pages + int(self._page_refs.pages_of(unbacked[:count]).sum())
 
     # --- allocation ----------------------------------------------------------------------------------------------
@@ -125,6 +123,9 @@ class PagePool:
 
         Those that directly follow page `after` come first, as far as they are free; the others ascend from the lowest
         free page. The pool grows by whole segments when it must. The array may be read-only.
+
+        After `map_late` there is also None when the device could not map what has memory. It may a moment later;
+        then there are as many `free_pages` as were asked for.
 
         Raises:
             DriverError: The device refused for another reason than memory; nothing has changed.
@@ -137,6 +138,9 @@ class PagePool:
             if self._page_refs.pages_of(growth).sum() < missing or not self._grow(growth, partly=False):
                 return None
         pages = self._page_refs.take(n, after)
+        if not self._memory.map(pages):
+            self._page_refs.free(pages)
+            return None
         if self._poison is not None:
             self._poison(pages)
         return pages
@@ -165,15 +169,23 @@ class PagePool:
             self.free(pages)
 
     def prepare_with(self, prepare: Callable[[int, int], None]) -> None:
-        """Have `prepare` called with pages [low, high) whenever they get memory, before anybody gets them."""
-        self._prepare = prepare
+        """Have `prepare` called with pages [low, high) whenever they are mapped, before anybody gets them."""
+        self._memory.prepare = prepare
+
+    def map_late(self) -> None:
+        """From now on map memory when pages of it are handed out, and not when they are backed.
+
+        Who secures pages long before they are needed then waits for their memory, and not for it to be mapped, which
+        takes several times as long and can be done while the device works.
+        """
+        self._memory.maps_late = True
 
     def cover_with(self, cover: Callable[[int], None]) -> None:
         """Have `cover` called with the page after the last that is to get memory.
 
         When it raises NoRoomError none gets any.
         """
-        self._cover = cover
+        self._memory.cover = cover
 
     def agree_with(self, agree: Callable[[int], int]) -> None:
         """Stay the same as pools of other processes that are called alike.
@@ -285,7 +297,7 @@ class PagePool:
                 if high - low <= spare:
                     empty.append(segment)
                     spare -= high - low
-        self._unback(empty)
+        self._memory.unback(empty)
         self._may_shrink = False
 
     # --- the memory ----------------------------------------------------------------------------------------------
@@ -307,14 +319,7 @@ class PagePool:
     def check_integrity(self) -> None:
         """Raise AssertionError when a count or a state is wrong."""
         self._page_refs.check_integrity()
-        self._backing.check_integrity()
-        for segment in range(self._page_refs.segments):
-            if self._page_refs.is_backed(segment):
-                for span in self._spans(segment):
-                    one = self._backing.ranges[span.range]
-                    assert all(one.mapped(index) for index in range(span.start, span.stop)), (
-                        "pages have memory"
-                    )
+        self._memory.check_integrity()
         assert self._page_refs.is_backed(0), "the first segment stays"
 
     def close(self) -> None:
@@ -324,33 +329,6 @@ class PagePool:
             self._backing.close()
 
     # --- inside --------------------------------------------------------------------------------------------------
-
-    def _spans(self, segment: int, stop: int | None = None) -> list[SegmentSpan]:
-        """Return the physical segments, of every layer, that hold the pages of a segment, or of [segment, stop).
-
-        Where rows do not divide a segment evenly, neighbours share one and both hold it: then ask one by one.
-        """
-        size = self._pool.segment_bytes
-        low, high = self._page_refs.bounds(segment, stop)
-        return [
-            SegmentSpan(layer, low * page // size, -(-high * page // size))
-            for layer, page in enumerate(self._page_bytes)
-        ]
-
-    def _back(self, segments: NDArray[np.int64]) -> None:
-        """Back whole segments of the pool, ascending, in every layer; all or none."""
-        runs = _runs(segments)
-        if self._cover is not None:
-            self._cover(self._page_refs.bounds(*runs[-1])[1])
-        if self._even:
-            spans = [span for run in runs for span in self._spans(*run)]
-        else:
-            spans = [span for segment in segments.tolist() for span in self._spans(segment)]
-        self._backing.hold(spans)
-        for start, stop in runs:
-            self._page_refs.back(start, stop)
-            if self._prepare is not None:
-                self._prepare(*self._page_refs.bounds(start, stop))
 
     def _growth(self, missing: int) -> NDArray[np.int64]:
         """Return the lowest segments without memory that hold `missing` pages, or all of them."""
@@ -362,7 +340,7 @@ class PagePool:
         # What is empty here is counted on: it is not given up to make room for the rest.
         self._counted_on = True
         try:
-            self._back(segments)
+            self._memory.back(segments)
         except NoRoomError:
             return False
         finally:
@@ -375,7 +353,7 @@ class PagePool:
             return True
         count = len(segments) if self._try_back(segments) else 0
         if partly and not count:
-            groups = (self._spans(segment) for segment in segments.tolist())
+            groups = (self._memory.spans(segment) for segment in segments.tolist())
             step = most = self._backing.affordable(groups, self._pool.room())
             while step:  # smaller ones where somebody took it meanwhile
                 got = self._try_back(segments[count : count + step])
@@ -384,17 +362,5 @@ class PagePool:
         least = count if self._agree is None else self._agree(count)
         agreed = least if partly or least == len(segments) else 0
         if agreed < count:
-            self._unback(segments[agreed:count].tolist())
+            self._memory.unback(segments[agreed:count].tolist())
         return agreed == len(segments)
-
-    def _unback(self, segments: Sequence[int]) -> None:
-        self._backing.release([span for segment in segments for span in self._spans(segment)])
-        for segment in segments:
-            self._page_refs.unback(segment)
-
-
-def _runs(segments: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return ascending numbers, at least one, as runs [start, stop) of neighbours."""
-    ends = np.flatnonzero(np.diff(segments) != 1)
-    starts, stops = segments[np.concatenate(([0], ends + 1))], segments[np.concatenate((ends, [-1]))] + 1
-    return list(zip(starts.tolist(), stops.tolist(), strict=True))

@@ -113,6 +113,11 @@ class SegmentPool:
             self._ever_created += fresh
         return [idle.handle for idle in taken] + created
 
+    @property
+    def kept(self) -> int:
+        """The segments that are held whether used or not; see `keep`."""
+        return self._kept
+
     def give(self, handles: Sequence[Handle], fence: Fence | None = None, since: float | None = None) -> None:
         """Take segments back, unmapped. They are idle now: usable again at once, destroyed after the quiet time.
 
@@ -210,7 +215,7 @@ class SegmentPool:
             self._report()  # what is idle here is part of who must give how much
             self._reread()
         trim = self.budget is not None and self.budget.trim_is_asked
-        excess = self._created - (0 if trim else self._limit_segments)
+        excess = self._created - (self._kept if trim else self._limit_segments)
         if excess > len(self._idle):
             self._call_in(excess - len(self._idle))
         if now >= self._next_evict and not trim and excess > len(self._idle):

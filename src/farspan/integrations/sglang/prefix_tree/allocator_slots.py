@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 class AllocatorSlots:
@@ -22,9 +24,10 @@ class AllocatorSlots:
         """Whether the allocator prefers some slots to be freed before others."""
         return hasattr(self.allocator, "pressure")
 
-    def pressure(self, slots: torch.Tensor) -> torch.Tensor:
+    def pressure(self, slots: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Return for each slot how much freeing it would help."""
-        return torch.as_tensor(self.allocator.pressure(slots.to(torch.int64)))
+        found: NDArray[np.float64] = self.allocator.pressure(slots)
+        return found
 
     def free(self, slots: torch.Tensor) -> None:
         """Take slots back, with what window layers have of them."""

@@ -84,7 +84,7 @@ class LinearTree:
         self.locked = 0
         self.windows = Windows(window, page) if window else None
         self._clock = 0
-        self._root = Stretch(None, None, 0)
+        self._root = Stretch(None, None, 0, owner.prefers)
         self._leaves: AgeQueue[Stretch] = AgeQueue(_may_go)
 
     def root(self) -> Place:
@@ -283,7 +283,7 @@ class LinearTree:
         in_place = node is origin and node.parent is not None and not node.children and node.locks == 1
         if not in_place:
             key = self._key(node, tokens, namespace)
-            parent, node = node, Stretch(node, key, node.end)
+            parent, node = node, Stretch(node, key, node.end, self.owner.prefers)
             parent.children[key] = node
         start = node.end
         node.tokens.append(tokens)

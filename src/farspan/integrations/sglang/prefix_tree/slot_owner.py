@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from farspan.integrations.sglang.prefix_tree.stretch import Span, Stretch, join
 
@@ -32,8 +33,8 @@ class SlotOwner(Protocol):
     def prefers(self) -> bool:
         """Whether `pressure` has anything to say."""
 
-    def pressure(self, slots: torch.Tensor) -> torch.Tensor:
-        """Return for each slot how much freeing it would help."""
+    def pressure(self, slots: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """Return for each slot how much freeing it would help; asked only when `prefers`."""
 
 
 class Gone:
@@ -63,7 +64,7 @@ class Gone:
 def leaf_scores(owner: SlotOwner, leaves: list[Stretch]) -> list[float]:
     """Return how much it would help to free what goes first of each leaf, its end."""
     return _scores(
-        owner, [join(node.slots.views(max(node.start, node.end - _SAMPLE), node.end)) for node in leaves]
+        owner, [node.slots.numbers(max(node.start, node.end - _SAMPLE), node.end) for node in leaves]
     )
 
 
@@ -72,12 +73,12 @@ def span_scores(owner: SlotOwner, spans: list[Span]) -> list[float]:
     samples = []
     for span in spans:
         assert span.stretch is not None
-        samples.append(join(span.stretch.slots.views(span.start, min(span.stop, span.start + _SAMPLE))))
+        samples.append(span.stretch.slots.numbers(span.start, min(span.stop, span.start + _SAMPLE)))
     return _scores(owner, samples)
 
 
-def _scores(owner: SlotOwner, samples: list[torch.Tensor]) -> list[float]:
+def _scores(owner: SlotOwner, samples: list[NDArray[np.integer[Any]]]) -> list[float]:
     """Return how much each candidate's slots would help, on average; one question for all."""
-    answer = owner.pressure(join(samples)).to("cpu", torch.float64).numpy()
+    answer = owner.pressure(np.concatenate(samples))
     ends = np.cumsum([len(each) for each in samples])[:-1]
     return [float(part.mean()) for part in np.split(answer, ends)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from farspan.errors import KVError
+from farspan.integrations.sglang.prefix_tree.host_copy import HostCopy
 from farspan.kv.tree.growing_arrays import BLOCK_VALUES, GrowingArray
 
 Interval = tuple[int, int]
@@ -22,44 +23,72 @@ class SlotPieces:
 
     Args:
         start: Position of the first token.
+        mirrored: Whether they are on the CPU too, for `numbers`.
+
+    Attributes:
+        mirrored: See above.
     """
 
-    __slots__ = ("_pieces", "_starts", "end")
+    __slots__ = ("_copies", "_pieces", "_starts", "end", "mirrored")
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, start: int, mirrored: bool) -> None:
         self.end = start
+        self.mirrored = mirrored
         self._starts: list[int] = []
         self._pieces: list[torch.Tensor] = []
+        self._copies: list[HostCopy] = []  # of the pieces, when mirrored
 
     def append(self, slots: torch.Tensor) -> None:
         """Keep `slots`, which must be the caller's own to give away."""
         self._starts.append(self.end)
         self._pieces.append(slots)
         self.end += len(slots)
+        if self.mirrored:
+            if self._copies:
+                self._copies[-1].settle()
+            self._copies.append(HostCopy.of(slots))
 
     def views(self, start: int, stop: int) -> list[torch.Tensor]:
         """Return the slots of positions [start, stop) in order."""
-        found: list[torch.Tensor] = []
+        return [self._pieces[index][low:high] for index, low, high in self._parts(start, stop)]
+
+    def numbers(self, start: int, stop: int) -> NDArray[np.integer[Any]]:
+        """Return the slots of positions [start, stop) on the CPU; they must be mirrored."""
+        return np.concatenate(
+            [self._copies[index].numbers()[low:high] for index, low, high in self._parts(start, stop)]
+        )
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the number of each piece that has some of positions [start, stop), and which part of it that is."""
         index = max(0, bisect_right(self._starts, start) - 1)
         while index < len(self._pieces) and self._starts[index] < stop:
-            first, piece = self._starts[index], self._pieces[index]
-            view = piece[max(0, start - first) : stop - first]
-            if len(view):
-                found.append(view)
+            first, size = self._starts[index], len(self._pieces[index])
+            low, high = max(0, start - first), min(stop - first, size)
+            if low < high:
+                yield index, low, high
             index += 1
-        return found
 
     def cut(self, at: int) -> SlotPieces:
         """Return the part before position `at`; this one keeps the rest. Neither keeps memory of the other alive."""
         index = bisect_right(self._starts, at) - 1
-        head = SlotPieces(self._starts[0])
-        head._starts, head._pieces, head.end = self._starts[:index], self._pieces[:index], at
+        head = SlotPieces(self._starts[0], self.mirrored)
+        head._starts, head._pieces, head._copies = (
+            self._starts[:index],
+            self._pieces[:index],
+            self._copies[:index],
+        )
+        head.end = at
         first, piece = self._starts[index], self._pieces[index]
+        copies = self._copies[index : index + 1]
         if at > first:
             head._starts.append(first)
             head._pieces.append(piece[: at - first].clone())
+            head._copies += [each.part(0, at - first) for each in copies]
+            copies = [each.part(at - first, len(piece)) for each in copies]
             piece = piece[at - first :].clone()
-        self._starts, self._pieces = [at, *self._starts[index + 1 :]], [piece, *self._pieces[index + 1 :]]
+        self._starts = [at, *self._starts[index + 1 :]]
+        self._pieces = [piece, *self._pieces[index + 1 :]]
+        self._copies = [*copies, *self._copies[index + 1 :]]
         return head
 
 
@@ -78,6 +107,12 @@ class Span:
 
 class Stretch:
     """Tokens [start, end) of every sequence that goes through it, counted from the root; a root has no parent.
+
+    Args:
+        parent: What it hangs from.
+        key: What its parent finds it by.
+        start: Position of its first token.
+        mirrored: Whether its slots are on the CPU too; see `SlotPieces`.
 
     Attributes:
         locks: Requests that use it, itself or something below it.
@@ -106,14 +141,14 @@ class Stretch:
         "window_locks",
     )
 
-    def __init__(self, parent: Stretch | None, key: Any, start: int) -> None:
+    def __init__(self, parent: Stretch | None, key: Any, start: int, mirrored: bool) -> None:
         self.parent = parent
         self.key = key
         self.start = start
         self.end = start
         self.children: dict[Any, Stretch] = {}
         self.tokens = GrowingArray(start, 1, BLOCK_VALUES, np.int64)
-        self.slots = SlotPieces(start)
+        self.slots = SlotPieces(start, mirrored)
         self.locks = 0
         self.last = 0
         self.queued = False
@@ -170,7 +205,7 @@ def split(node: Stretch, at: int, page: int) -> Stretch:
     parent = node.parent
     assert parent is not None
     assert node.start < at < node.end
-    head = Stretch(parent, node.key, node.start)
+    head = Stretch(parent, node.key, node.start, node.slots.mirrored)
     head.end, head.tokens, head.slots = at, node.tokens.cut(at), node.slots.cut(at)
     head.locks, head.last = node.locks, node.last
     parent.children[node.key] = head
