@@ -62,7 +62,7 @@ def test_what_a_server_with_drafts_printed_follows_from_its_kv_memory() -> None:
 
 
 def test_prefix_caching_of_recurrent_models_is_on_from_0_26() -> None:
-    """Two RTX 5090s, 0.26.1rc1 (recipes #810): 491 blocks hold 377,456 tokens, a request 335 blocks and 3 x 2 states."""
+    """Two RTX 5090s, 0.26.1rc1 (recipes #810): 491 blocks hold 377,456 tokens, a request 335 and 3 x 2 states."""
     found = [
         plan_vllm(
             PlanRequest(
