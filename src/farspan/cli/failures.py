@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import click
 
@@ -30,8 +30,7 @@ _REFUSALS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class VerbFailure:
+class VerbFailure(NamedTuple):
     """A failure, as it is said.
 
     Args:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
 from click.core import ParameterSource
-from click.shell_completion import CompletionItem
 
 from farspan.engines.engine import Engine
 from farspan.engines.registry import engine_names, get_engine
 from farspan.errors import InputError
 from farspan.launch.runtime_names import RUNTIMES, parse_runtime
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class EngineName(click.ParamType[Engine]):
@@ -88,9 +90,7 @@ class ModelName(click.ParamType[str]):
         """Complete a model's name; files where it is the beginning of none."""
         from farspan.models import catalog
 
-        return _complete(catalog.offered_names(), incomplete.lower()) or [
-            CompletionItem(incomplete, type="file")
-        ]
+        return _complete(catalog.offered_names(), incomplete.lower()) or _items([incomplete], "file")
 
 
 class GpuNames(click.ParamType[str]):
@@ -109,11 +109,18 @@ class GpuNames(click.ParamType[str]):
 
         number, card = re.fullmatch(r"((?:.*,)?(?:\d+[xX*])?)(.*)", incomplete, re.DOTALL).groups()  # type: ignore[union-attr]
         names = [gpu.name for gpu in gpus()] + ([] if number else ["detect"])
-        return [CompletionItem(f"{number}{name}") for name in names if name.lower().startswith(card.lower())]
+        return _items([f"{number}{name}" for name in names if name.lower().startswith(card.lower())])
 
 
 def _complete(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return _items([name for name in names if name.startswith(incomplete)])
+
+
+def _items(names: Iterable[str], kind: str = "plain") -> list[CompletionItem]:
+    """Names as a shell takes them; a verb that runs needs none."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(name, type=kind) for name in names]
 
 
 def parse_fractions(text: str) -> tuple[float, ...]:

@@ -48,9 +48,6 @@ class Nodes:
         return self.rank == "0"
 
 
-ONE_NODE = Nodes()
-
-
 @dataclass(frozen=True, slots=True)
 class Listen:
     """Where the server listens and under what name."""

@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from farspan.engines.command import ONE_NODE, EngineCommand, Listen, Nodes
 from farspan.errors import InputError, UnsupportedError
+from farspan.models.shard.config_form import ANY_ENGINE, ConfigForm
 
 if TYPE_CHECKING:
+    from farspan.engines.command import EngineCommand, Listen, Nodes
     from farspan.engines.logs.line_pattern import LinePattern
     from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metric_source import Measure, MetricSource
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class StartSeconds:
+class StartSeconds(NamedTuple):
     """How long the phases of a start take beside reading the weights, in seconds.
 
     Args:
@@ -56,8 +56,7 @@ class FigureKind(StrEnum):
     SETTING = "setting"  # follows from the arguments alone
 
 
-@dataclass(frozen=True, slots=True)
-class StartFigure:
+class StartFigure(NamedTuple):
     """A figure an engine prints while it starts and a plan predicts.
 
     Args:
@@ -298,9 +297,14 @@ class Engine(ABC):
             f"the {self.name} engine does not share experts out over {ranks} ranks", "drop --ep"
         )
 
-    def goes_by_wrapper(self, architecture: str) -> bool:  # noqa: ARG002
-        """Whether its memory depends on the name of a multimodal architecture whose encoders it does not load."""
-        return False
+    def config_form(self, architecture: str, version: str) -> ConfigForm:  # noqa: ARG002
+        """How it reads the config of one rank of such a model, alone.
+
+        Args:
+            architecture: The whole model's.
+            version: The engine's; the newest when empty.
+        """
+        return ANY_ENGINE
 
     # Starting it.
 
@@ -321,7 +325,7 @@ class Engine(ABC):
         flags: Sequence[str],
         env: Mapping[str, str],
         listen: Listen,
-        nodes: Nodes = ONE_NODE,
+        nodes: Nodes | None = None,
         *,
         python: str = "",
     ) -> EngineCommand:
@@ -332,14 +336,16 @@ class Engine(ABC):
             flags: The plan's flags.
             env: The plan's environment variables; the engine's own come in addition.
             listen: Where it listens.
-            nodes: The machines.
+            nodes: The machines; one when None.
             python: The Python of this machine to start the engine with; empty inside an image, whose entrypoint the
                 command replaces.
 
         Raises:
             UnsupportedError: The engine cannot run so.
         """
-        return self.build_command(model, flags, {**env, **self.environment}, listen, nodes, python)
+        from farspan.engines.command import Nodes
+
+        return self.build_command(model, flags, {**env, **self.environment}, listen, nodes or Nodes(), python)
 
     @abstractmethod
     def build_command(

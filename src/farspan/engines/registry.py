@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 
 from farspan.engines.engine import Engine
@@ -29,6 +28,8 @@ def get_engine(name: str) -> Engine:
     """
     module = ENGINE_MODULES.get(name.strip().lower())
     if module is None:
+        import difflib
+
         near = difflib.get_close_matches(name.lower(), ENGINE_MODULES, n=1)
         meant = f"did you mean {near[0]}? " if near else ""
         raise NotFoundError(

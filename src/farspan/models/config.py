@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from farspan.errors import InputError, NotFoundError, UnsupportedError
 from farspan.models import catalog
 from farspan.models.config_json import check_bounds
 from farspan.models.families import family_reader
 from farspan.models.families.config_fields import ConfigReader
-from farspan.models.hub_cache import resolve_folder, snapshot_model
 from farspan.models.image_item import largest_image
 from farspan.models.published_files import PublishedFiles, hold_to_checkpoint, read_published
 from farspan.models.rope_override import overridden, parse_override, scaling_override
@@ -175,8 +175,7 @@ def read_model_config(
     return (override_weights(config, weights) if weights else config), found.name
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(NamedTuple):
     """A model's files, what to call it, and what a reader must know of the files."""
 
     files: PublishedFiles
@@ -192,6 +191,8 @@ def _find(model: str, *, allow_network: bool) -> _Found:
             "give the config.json of the model it was made from, with --weights int4",
         )
     if path.exists() or path.suffix == ".json":
+        from farspan.models.hub_cache import resolve_folder, snapshot_model
+
         path = resolve_folder(path)
         file = path / "config.json" if path.is_dir() else path
         # A snapshot's files are links into a folder of blobs: its name is the repository's.
@@ -227,6 +228,8 @@ def engine_model_name(model: str) -> str:
     """What to call the model on an engine's command line: a folder, or a hub id for a catalog name."""
     path = Path(model).expanduser()
     if path.exists():
+        from farspan.models.hub_cache import resolve_folder
+
         return str(path.parent if path.is_file() else resolve_folder(path))
     entry = catalog.find(model)
     return entry.hub_id if entry is not None else model

@@ -7,8 +7,9 @@ index of the weight files says how many bytes they hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from farspan.errors import InputError
 from farspan.models.config_json import MAX_FILE_BYTES, parse_config_json, read_config_json
@@ -23,8 +24,7 @@ _QUANTIZATION_FILE = "hf_quant_config.json"
 _TOLERANCE = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedFiles:
+class PublishedFiles(NamedTuple):
     """What was found.
 
     Args:
@@ -61,7 +61,7 @@ def read_published(file: Path) -> PublishedFiles:
 
     files = complete(config, str(file), beside)
     index = file.parent / INDEX_FILE
-    return replace(files, weights_bytes=read_weight_index(index).total_size) if index.is_file() else files
+    return files._replace(weights_bytes=read_weight_index(index).total_size) if index.is_file() else files
 
 
 def complete(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
+from typing import NamedTuple
 
 from farspan.models.spec import ModelSpec
 from farspan.models.tensors import QuantSpec, Shard, WeightPart, WeightTensor
@@ -15,8 +16,7 @@ _VOCAB_PADDING = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class WeightBreakdown:
+class WeightBreakdown(NamedTuple):
     """Weight bytes of one rank, or parameters, by part; `total` sums them."""
 
     by_part: Mapping[WeightPart, int]
@@ -25,7 +25,8 @@ class WeightBreakdown:
 
 def _rank_elements(tensor: WeightTensor, tp: int) -> int:
     """Elements of all copies on one rank."""
-    if tensor.part is WeightPart.EXPERTS and tensor.quant is not None and tensor.quant.method == "mxfp4":
+    experts = tensor.part is WeightPart.EXPERTS and tensor.shard is not Shard.REPLICATED
+    if experts and tensor.quant is not None and tensor.quant.method == "mxfp4":
         return _padded_experts(tensor, tp)
     if tensor.shard is Shard.REPLICATED or (tp == 1 and tensor.shard is not Shard.VOCAB):
         return tensor.count

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from farspan.models.spec import AttentionKind, KvDtype, LayerSpec
 from farspan.planner.request import PlanRequest
 
 
-@dataclass(frozen=True, slots=True)
-class KindCost:
+class KindCost(NamedTuple):
     """Layers that keep the same of a request.
 
     Args:
@@ -23,8 +22,7 @@ class KindCost:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class KvCost:
+class KvCost(NamedTuple):
     """KV of one request on one GPU.
 
     Args:

@@ -5,7 +5,6 @@ A model of a queue, checked against no server: it says "assumed" wherever it is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from farspan.planner.kvcost import asked_kv_dtype
@@ -22,8 +21,7 @@ BASIS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class LoadEstimate:
+class LoadEstimate(NamedTuple):
     """What `concurrency` requests sent at the same moment see, in seconds.
 
     Args:
@@ -57,8 +55,7 @@ class MissedTimes(NamedTuple):
     itl_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TimeGoals:
+class TimeGoals(NamedTuple):
     """Times to stay within when all requests are sent at once; None for no goal.
 
     Args:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from farspan.errors import InputError
 from farspan.models.spec import ModelSpec
-from farspan.planner.memory_model import MemoryModel
 from farspan.planner.request import EnginePlan, PlanRequest
 from farspan.sizes import format_tokens
+
+if TYPE_CHECKING:
+    from farspan.planner.memory_model import MemoryModel
 
 # vLLM's way to serve a context longer than the model was made for: its planner says what that is worth.
 _LONG_CONTEXT_ENV = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from farspan.planner.request import PlanRequest
@@ -13,8 +12,7 @@ if TYPE_CHECKING:
 ELASTIC_ALWAYS = "Its KV cache is always elastic: --elastic changes nothing."
 
 
-@dataclass(frozen=True, slots=True)
-class Remarks:
+class Remarks(NamedTuple):
     """Sentences about one planned server, the most costly mistake first.
 
     Args:

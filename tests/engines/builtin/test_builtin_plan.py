@@ -10,6 +10,7 @@ from farspan.engines.builtin.flags import read_flags
 from farspan.engines.builtin.layout import cache_size
 from farspan.engines.builtin.plan import plan_builtin
 from farspan.engines.builtin.pool import bytes_of, longest_sequence
+from farspan.engines.registry import get_engine
 from farspan.errors import InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.kv.formats import KVFormat
@@ -136,7 +137,7 @@ def test_weights_that_do_not_fit_leave_no_cache() -> None:
 )
 def test_what_the_engine_cannot_do_is_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        plan_builtin(request(**changes))
+        get_engine("builtin").plan_server(request(**changes))
 
 
 def test_switches_and_made_up_weights_are_passed_on() -> None:

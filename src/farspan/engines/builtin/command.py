@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from farspan.engines.command import EngineCommand, Listen, Nodes
 from farspan.errors import UnsupportedError
 
-KEY_VARIABLE = "FARSPAN_API_KEY"
-
 
 def builtin_command(
-    model: str, flags: Sequence[str], env: Mapping[str, str], listen: Listen, nodes: Nodes, python: str
+    model: str,
+    flags: Sequence[str],
+    env: Mapping[str, str],
+    listen: Listen,
+    nodes: Nodes,
+    python: str,
+    key_variable: str,
 ) -> EngineCommand:
     """The command of a server; see `farspan.engines.engine.Engine.command`.
 
@@ -22,6 +26,6 @@ def builtin_command(
         raise UnsupportedError(
             "the built-in engine runs on one machine", "drop --nodes, or use vLLM or SGLang"
         )
-    secrets = (KEY_VARIABLE,) if listen.with_key else ()
+    secrets = (key_variable,) if listen.with_key else ()
     program = (python or "python3", "-m", "farspan.builtin")
     return EngineCommand(program, (model, *flags, *listen.flags), env, secrets)

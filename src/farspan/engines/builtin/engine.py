@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from farspan import __version__
-from farspan.engines.builtin.command import KEY_VARIABLE, builtin_command
 from farspan.engines.builtin.start_phases import START_SECONDS
 from farspan.engines.engine import Engine, StartFigure
+from farspan.errors import InputError
 
 if TYPE_CHECKING:
     from farspan.engines.command import EngineCommand, Listen, Nodes
@@ -26,14 +26,25 @@ class Builtin(Engine):
         return (__version__,)
 
     def plan_server(self, request: PlanRequest) -> EnginePlan:
+        self._check_ranks(request)
         from farspan.engines.builtin.plan import plan_builtin
 
         return self._warn_of_version(request, plan_builtin(request))
 
     def outline_server(self, request: PlanRequest) -> EnginePlan:
+        self._check_ranks(request)
         from farspan.engines.builtin.plan import outline_builtin
 
         return self._warn_of_version(request, outline_builtin(request))
+
+    def _check_ranks(self, request: PlanRequest) -> None:
+        """Refuse several ranks, before anything is imported to plan with.
+
+        Raises:
+            InputError: There are several.
+        """
+        if request.tp != 1:
+            raise InputError("the built-in engine runs on one GPU", "plan it with --tp 1")
 
     def _warn_of_version(self, request: PlanRequest, plan: EnginePlan) -> EnginePlan:
         """The plan, with a warning where it is of another version than the one asked for.
@@ -70,7 +81,9 @@ class Builtin(Engine):
         nodes: Nodes,
         python: str,
     ) -> EngineCommand:
-        return builtin_command(model, flags, env, listen, nodes, python)
+        from farspan.engines.builtin.command import builtin_command
+
+        return builtin_command(model, flags, env, listen, nodes, python, self.key_variable)
 
     def log_patterns(self) -> tuple[LinePattern, ...]:
         from farspan.engines.builtin.log_grammar import LINES
@@ -93,7 +106,7 @@ ENGINE = Builtin(
     title="built-in engine",
     owned_by="farspan",
     modules=("torch", "fastapi", "uvicorn"),
-    key_variable=KEY_VARIABLE,
+    key_variable="FARSPAN_API_KEY",
     context_flag="--max-model-len",
     step_tokens_flag="--max-num-batched-tokens",
     dummy_weight_flags=("--load-format", "dummy"),

@@ -73,18 +73,18 @@ def read_flags(request: PlanRequest) -> BuiltinFlags:
     """Read the flags of a request; the same object for every context of a sweep.
 
     Raises:
-        InputError: More than one rank, a model the engine does not run, a KV type other than the model's or FP8, a
+        InputError: A model the engine does not run, a KV type other than the model's or FP8, a
             flag it does not have.
     """
     given = tuple(request.engine_flags.items())
-    return _read(given, request.model, request.gpu, request.tp, request.kv_dtype)
+    return _read(given, request.model, request.gpu, request.kv_dtype)
 
 
 @lru_cache(maxsize=256)
 def _read(
-    given: tuple[tuple[str, str | None], ...], model: ModelSpec, gpu: Gpu, tp: int, kv_dtype: KvDtype
+    given: tuple[tuple[str, str | None], ...], model: ModelSpec, gpu: Gpu, kv_dtype: KvDtype
 ) -> BuiltinFlags:
-    request = PlanRequest(model, gpu, tp, tp, 1, kv_dtype=kv_dtype, engine_flags=dict(given))
+    request = PlanRequest(model, gpu, 1, 1, 1, kv_dtype=kv_dtype, engine_flags=dict(given))
     _refuse(request)
     step = request.int_flag(2048, "--max-num-batched-tokens")
     kept = [
@@ -109,8 +109,6 @@ def _read(
 
 def _refuse(request: PlanRequest) -> None:
     model = request.model
-    if request.tp != 1:
-        raise InputError("the built-in engine runs on one GPU", "plan it with --tp 1")
     if model.architecture not in _ARCHITECTURES:
         raise InputError(
             f"the built-in engine does not run {model.architecture}",

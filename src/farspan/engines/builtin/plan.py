@@ -30,7 +30,7 @@ def plan_builtin(request: PlanRequest) -> EnginePlan:
     """What the built-in engine would do with a request.
 
     Raises:
-        InputError: More than one rank, a model it does not run, a KV type other than the model's, a flag it
+        InputError: A model it does not run, a KV type other than the model's, a flag it
             does not have.
     """
     return _plan(request, outline=False)

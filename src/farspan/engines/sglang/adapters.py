@@ -6,7 +6,7 @@ experts, each of which has matrices of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from farspan.engines.sglang.versions import SglangRules
 from farspan.errors import InputError, UnsupportedError
@@ -14,7 +14,6 @@ from farspan.models.lora import adapter_values
 from farspan.models.spec import AttentionKind, LayerSpec, ModelSpec
 from farspan.planner.request import PlanRequest
 from farspan.planner.versions import version_key
-from farspan.value_hash import ValueHash
 
 # As peft names them, and what SGLang keeps them as (lora/utils.py: get_normalized_target_modules).
 _PROJECTIONS = {
@@ -32,8 +31,7 @@ EXPERT_RANKS = ("--ep-size", "--expert-parallel-size", "--ep")
 _OTHER_FLAGS = ("--lora-use-virtual-experts", "--experts-shared-outer-loras")
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterPool(ValueHash):
+class AdapterPool(NamedTuple):
     """What was asked of LoRA.
 
     Args:
@@ -47,8 +45,6 @@ class AdapterPool(ValueHash):
     rank: int
     projections: frozenset[str]
     splits_words: bool
-
-    __hash__ = ValueHash.__hash__
 
 
 def read_adapters(request: PlanRequest, rules: SglangRules) -> AdapterPool | None:

@@ -8,32 +8,30 @@ from pathlib import Path
 
 from farspan.engines.command import MASTER_PORT, EngineCommand, Listen, Nodes
 
-# SGLang itself reads no key from the environment: see `start_with_key`.
-KEY_VARIABLE = "SGLANG_API_KEY"
 # SGLang's image runs whatever it is given, and its runtime image has no `sglang` program (sgl-project/sglang#26897).
-IMAGE_PROGRAM = ("python3", "-m", "sglang.launch_server")
+_IMAGE_PROGRAM = ("python3", "-m", "sglang.launch_server")
 # Both are off by default: /metrics, and cached tokens in an answer's usage, by which a run is known to be cold.
 _PROOF_FLAGS = ("--enable-metrics", "--enable-cache-report")
 
 
 def sglang_command(
-    model: str, flags: Sequence[str], env: Mapping[str, str], listen: Listen, nodes: Nodes, python: str
+    model: str,
+    flags: Sequence[str],
+    env: Mapping[str, str],
+    listen: Listen,
+    nodes: Nodes,
+    python: str,
+    key_variable: str,
 ) -> EngineCommand:
     """The command of one server, or of one machine of it; see `farspan.engines.engine.Engine.command`."""
-    program = (python, *IMAGE_PROGRAM[1:]) if python else IMAGE_PROGRAM
+    program = (python, *_IMAGE_PROGRAM[1:]) if python else _IMAGE_PROGRAM
     secrets: tuple[str, ...] = ()
     if listen.with_key:
         program = (program[0], "-c", _start_with_key())
-        secrets = (KEY_VARIABLE,)
+        secrets = (key_variable,)
     proof = (flag for flag in _PROOF_FLAGS if flag not in flags)
     arguments = ("--model-path", model, *flags, *proof, *listen.flags, *_node_flags(nodes))
     return EngineCommand(program, arguments, env, secrets)
-
-
-def live_path(*, with_key: bool) -> str:
-    """/ping answers from the HTTP process; with an API key it wants the key, which a probe cannot send, while /health
-    does not (`add_api_key_middleware`), so /health is asked then."""
-    return "/health" if with_key else "/ping"
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from farspan.engines.engine import Engine
-from farspan.engines.sglang.command import IMAGE_PROGRAM, KEY_VARIABLE, live_path, sglang_command
 from farspan.engines.sglang.start_phases import START_FIGURES, START_SECONDS
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from farspan.engines.logs.line_pattern import LinePattern
     from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metric_source import Measure, MetricSource
+    from farspan.models.shard.config_form import ConfigForm
     from farspan.planner.lever_candidate import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
 
@@ -97,18 +97,22 @@ class Sglang(Engine):
         nodes: Nodes,
         python: str,
     ) -> EngineCommand:
-        return sglang_command(model, flags, env, listen, nodes, python)
+        from farspan.engines.sglang.command import sglang_command
+
+        return sglang_command(model, flags, env, listen, nodes, python, self.key_variable)
 
     def live_path(self, *, with_key: bool) -> str:
-        return live_path(with_key=with_key)
+        # /ping answers from the HTTP process; with an API key it wants the key, which a probe cannot send, and /health
+        # does not (`add_api_key_middleware`).
+        return "/health" if with_key else "/ping"
 
     def expert_parallel_words(self, ranks: int) -> tuple[str, ...]:
         return ("--ep-size", str(ranks))
 
-    def goes_by_wrapper(self, architecture: str) -> bool:
-        from farspan.engines.sglang.defaults import TEXT_ONLY_BY_DEFAULT
+    def config_form(self, architecture: str, version: str) -> ConfigForm:  # noqa: ARG002
+        from farspan.engines.sglang.rank_form import form_of
 
-        return architecture in TEXT_ONLY_BY_DEFAULT
+        return form_of(architecture)
 
     def log_patterns(self) -> tuple[LinePattern, ...]:
         from farspan.engines.sglang.log_grammar import LINES
@@ -136,7 +140,8 @@ ENGINE = Sglang(
     title="SGLang",
     owned_by="sglang",
     distributions=("sglang",),
-    key_variable=KEY_VARIABLE,
+    # SGLang itself reads no key from the environment: see `start_with_key`.
+    key_variable="SGLANG_API_KEY",
     context_flag="--context-length",
     data_parallel_flags=("--data-parallel-size", "--dp-size", "--dp"),
     tensor_parallel_flags=("--tensor-parallel-size", "--tp-size", "--tp"),
@@ -164,7 +169,7 @@ ENGINE = Sglang(
     start_seconds=START_SECONDS,
     start_figures=START_FIGURES,
     kv_figure="max_total_num_tokens",
-    shell_program=(*IMAGE_PROGRAM, "--model-path", "{model}"),
+    shell_program=("python3", "-m", "sglang.launch_server", "--model-path", "{model}"),
     metric_prefix=b"sglang:",
     dummy_weight_flags=("--load-format", "dummy"),
     metrics_hint="start SGLang with --enable-metrics",

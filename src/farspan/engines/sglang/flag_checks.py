@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
 from farspan.engines.sglang.known_names import flags_of
 from farspan.engines.sglang.versions import SglangRules
 from farspan.errors import InputError, UnsupportedError
@@ -159,6 +157,8 @@ def _unknown(name: str, rules: SglangRules, known: frozenset[str]) -> InputError
             f"sglang {rules.version} has no --hybrid-kvcache-ratio",
             "use --swa-full-tokens-ratio 0.05 instead",
         )
+    import difflib
+
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return InputError(
         f"sglang {rules.version} has no flag {name}",

@@ -6,8 +6,8 @@ Up to 0.5.13 the pool is sized before the draft is loaded, and the draft's weigh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from farspan.engines.sglang.versions import SglangRules
 from farspan.errors import InputError, NotFoundError, UnsupportedError
@@ -17,7 +17,6 @@ from farspan.models.spec import KvDtype, LayerSpec, ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import rank_weight_bytes
 from farspan.planner.request import PlanRequest
-from farspan.value_hash import ValueHash
 
 ALGORITHM = ("--speculative-algorithm", "--speculative-algo")
 _DRAFT = ("--speculative-draft-model-path", "--speculative-draft-model")
@@ -49,8 +48,7 @@ _WITH_CHAINS = _DRAFT_INSIDE | {"DeepseekV2ForCausalLM", "GptOssForCausalLM"}
 _NGRAM_TOKENS = 12  # --speculative-ngram-max-match-window-size
 
 
-@dataclass(frozen=True, slots=True)
-class Speculation(ValueHash):
+class Speculation(NamedTuple):
     """What was asked for, with SGLang's defaults.
 
     Args:
@@ -66,8 +64,6 @@ class Speculation(ValueHash):
     steps: int
     topk: int
     tokens: int
-
-    __hash__ = ValueHash.__hash__
 
     @property
     def drafts_with_a_model(self) -> bool:
@@ -89,8 +85,7 @@ class Speculation(ValueHash):
         return rules.draft_reserve_mib if self.drafts_with_a_model else rules.ngram_reserve_mib
 
 
-@dataclass(frozen=True, slots=True)
-class Draft(ValueHash):
+class Draft(NamedTuple):
     """What a draft takes of one GPU.
 
     Args:
@@ -107,8 +102,6 @@ class Draft(ValueHash):
     copies: int
     token_bytes: int
     words: str
-
-    __hash__ = ValueHash.__hash__
 
 
 def read_speculation(request: PlanRequest) -> Speculation | None:

@@ -5,7 +5,7 @@ Mirrors `create_lora_weights` of vllm lora/layers, 0.24.0 and later. Adapters th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError, UnsupportedError
@@ -14,7 +14,6 @@ from farspan.models.spec import AttentionKind, ModelSpec
 from farspan.models.tensors import DTYPE_BYTES
 from farspan.planner.request import PlanRequest
 from farspan.planner.versions import version_key
-from farspan.value_hash import ValueHash
 
 # The first release whose layers were read: which take adapters differs before, and there is room for added words.
 _SINCE = "0.24.0"
@@ -37,8 +36,7 @@ _OTHER_FLAGS = ("--enable-tower-connector-lora", "--enable-mixed-moe-lora-format
                 "--lora-target-modules", "--default-mm-loras", "--specialize-active-lora")  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Adapters(ValueHash):
+class Adapters(NamedTuple):
     """What was asked of LoRA.
 
     Args:
@@ -52,8 +50,6 @@ class Adapters(ValueHash):
     rank: int
     sharded: bool
     dtype: str
-
-    __hash__ = ValueHash.__hash__
 
 
 def read_adapters(request: PlanRequest, rules: VllmRules) -> Adapters | None:

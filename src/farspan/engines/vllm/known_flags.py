@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 
 from farspan.errors import InputError
 from farspan.planner.versions import version_key
@@ -34,7 +34,7 @@ _OPTIMIZATION = re.compile(r"--O[0-3]?")
 @lru_cache(maxsize=1)
 def _releases() -> Mapping[str, tuple[str, str]]:
     """The first release that has a flag and the first that has it no longer; empty where none is known."""
-    text = files(__package__).joinpath("known_flags.json").read_text("utf-8")
+    text = Path(__file__).with_name("known_flags.json").read_text(encoding="utf-8")
     return {name: (first, gone) for name, (first, gone) in json.loads(text).items()}
 
 

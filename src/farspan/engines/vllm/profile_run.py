@@ -8,7 +8,7 @@ whose logs are public (docs/accuracy.md).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from farspan.engines.vllm.config import VllmConfig
 from farspan.engines.vllm.defaults import BatchLimits, on_second_runner
@@ -50,8 +50,7 @@ _DRAFT_LOGIT_BYTES = 17
 _FLASHINFER_SAMPLER = int(1.75 * GIB)
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileRun:
+class ProfileRun(NamedTuple):
     """What the profile run takes, in bytes.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,8 +25,7 @@ from farspan.models.spec import AttentionKind, KvDtype
 from farspan.planner.request import PlanRequest
 
 
-@dataclass(frozen=True, slots=True)
-class VllmMemory:
+class VllmMemory(NamedTuple):
     """A server's KV layout, budget and pool: worked out once for a sweep.
 
     Args:
@@ -242,7 +240,7 @@ def _narrowest(config: VllmConfig, limits: BatchLimits, allow_env: bool) -> tupl
         range(config.pp), key=lambda index: (memories[index].num_blocks, memories[index].budget.available)
     )
     first = memories[0]
-    shown = replace(memories[index], shown_available=first.shown_available, printed=first.printed)
+    shown = memories[index]._replace(shown_available=first.shown_available, printed=first.printed)
     return shown, stages[index]
 
 

@@ -284,6 +284,7 @@ _FIRST_SEEN = {
     "Gemma4ForConditionalGeneration": "0.19.0",
     "DeepseekV4ForCausalLM": "0.20.0",
     "KimiK3ForConditionalGeneration": "0.27.0",
+    "KimiK3LinearForCausalLM": "0.27.0",
 }
 
 

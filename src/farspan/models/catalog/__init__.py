@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _FOLDER = Path(__file__).parent
 _ADDITIONS = "additions.json"
@@ -29,8 +28,7 @@ _ALIASES = {
 _NOT_OFFERED = ("deepseek-v4-flash",)
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogEntry:
+class CatalogEntry(NamedTuple):
     """A stored config.
 
     Args:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from farspan.models.families.config_fields import ConfigReader
-from farspan.models.families.layer_kinds import layer_count
-from farspan.models.families.quantization import read_quantization
 from farspan.models.families.weights_builder import WeightsBuilder
 from farspan.models.spec import LayerSpec, ModelSpec
 from farspan.models.tensors import RopeSpec
+
+if TYPE_CHECKING:
+    from farspan.models.families.quantization import Quantization
 
 # vllm 0.33.0 config/model.py: _get_and_verify_max_len, where no field names a length.
 UNSAID_POSITIONS = 2048
@@ -42,15 +44,15 @@ class Decoder:
     def __post_init__(self) -> None:
         reader = self.reader
         self.hidden = reader.integer("hidden_size")
-        self.num_layers = layer_count(reader)
+        self.num_layers = _layer_count(reader)
         self.vocab = reader.integer("vocab_size")
         self.positions = reader.integer("max_position_embeddings", UNSAID_POSITIONS)
         self.tied = reader.flag("tie_word_embeddings", self.tied_by_default)
         if self.outer is not reader:
             self.tied = self.outer.flag("tie_word_embeddings", self.tied)
-        quantization = read_quantization(reader)
+        quantization = _quantization(reader)
         if quantization is None and self.outer is not reader:
-            quantization = read_quantization(self.outer)
+            quantization = _quantization(self.outer)
         self.weights = WeightsBuilder(quantization, self.prefix)
         self.weights.embedding(self.vocab, self.hidden, tied=self.tied)
         if self.final_norm:
@@ -82,6 +84,28 @@ class Decoder:
             tie_word_embeddings=self.tied,
             notes=notes,
         )
+
+
+def _layer_count(reader: ConfigReader) -> int:
+    """Decoder layers: `num_hidden_layers`, or as many as the block list has."""
+    if "num_hidden_layers" in reader:
+        return reader.integer("num_hidden_layers")
+    for name in ("layers_block_type", "layer_types", "block_configs"):
+        value = reader.fields.get(name)
+        if isinstance(value, list) and value:
+            return len(value)
+    return reader.integer("num_hidden_layers")
+
+
+def _quantization(reader: ConfigReader) -> Quantization | None:
+    """How a config says its checkpoint is quantized; None where it is not."""
+    section = reader.section("quantization_config") or reader.section("compression_config")
+    if section is None:
+        return None
+    # Imported for quantized checkpoints alone: it is long, and a plan must answer in 0.3 s.
+    from farspan.models.families.quantization import read_quantization
+
+    return read_quantization(section)
 
 
 def flat(reader: ConfigReader, name: str, *, tied: bool = False) -> Decoder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from farspan.models.families.config_fields import ConfigReader
 from farspan.models.families.declaration import Experts, Family, Switch
@@ -17,9 +17,11 @@ from farspan.models.families.layer_kinds import (
     layer_kinds,
     sparse_layers,
 )
-from farspan.models.families.mixers import Mixer, read_mixer
 from farspan.models.spec import IndexerSpec, LatentSpec, MoeSpec
 from farspan.models.tensors import DTYPE_BYTES
+
+if TYPE_CHECKING:
+    from farspan.models.families.mixers import Mixer
 
 
 def switch(reader: ConfigReader, value: Switch) -> bool:
@@ -32,8 +34,7 @@ def switch(reader: ConfigReader, value: Switch) -> bool:
     return reader.flag(name, default == "true")
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionDims:
+class AttentionDims(NamedTuple):
     """The dimensions of a grouped-query or latent layer."""
 
     heads: int
@@ -136,6 +137,8 @@ class DimensionReader:
                 if name.startswith(("mamba_", "linear_", "conv_", "ssm_")):
                     self.reader.ignore(name)
             return None
+        from farspan.models.families.mixers import read_mixer  # most models have none, and it is long
+
         return read_mixer(self.family.linear, self.reader, self.hidden, self.dtype_bytes)
 
     def read_indexers(self) -> list[IndexerSpec | None]:

@@ -47,17 +47,6 @@ _NAMES = {
 _LETTERS = {"M": LINEAR, "*": FULL, "-": MLP, "E": EXPERTS}
 
 
-def layer_count(reader: ConfigReader) -> int:
-    """Decoder layers: `num_hidden_layers`, or as many as the block list has."""
-    if "num_hidden_layers" in reader:
-        return reader.integer("num_hidden_layers")
-    for name in ("layers_block_type", "layer_types", "block_configs"):
-        value = reader.fields.get(name)
-        if isinstance(value, list) and value:
-            return len(value)
-    return reader.integer("num_hidden_layers")
-
-
 def layer_kinds(reader: ConfigReader, family: Family, layers: int) -> list[str]:
     """The kind of each layer.
 

@@ -102,8 +102,8 @@ class Quantization:
         return None
 
 
-def read_quantization(reader: ConfigReader) -> Quantization | None:
-    """Read `quantization_config`, if the config has one.
+def read_quantization(section: ConfigReader) -> Quantization:
+    """Read a config's `quantization_config`.
 
     Bytes: `fp8` with `weight_block_size` [a, b] keeps one float32 scale per a x b weights (transformers
     5.23 integrations/finegrained_fp8.py: FP8Linear); MXFP4 one byte per 32 weights (OCP MX), NVFP4 one per 16;
@@ -112,9 +112,6 @@ def read_quantization(reader: ConfigReader) -> Quantization | None:
     Raises:
         UnsupportedError: The method is not modelled; it is named.
     """
-    section = reader.section("quantization_config") or reader.section("compression_config")
-    if section is None:
-        return None
     method = section.text("quant_method", "").lower().replace("_", "-")
     if not method and ("quant_algo" in section or "quantization" in section):
         method = "modelopt"

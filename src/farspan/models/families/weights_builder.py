@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from farspan.models.families.quantization import Quantization
 from farspan.models.tensors import Shard, WeightPart, WeightTensor
+
+if TYPE_CHECKING:
+    from farspan.models.families.quantization import Quantization
 
 _BLOCK = re.compile(r"(\.\d+)\.(self_attn|linear_attn|mlp|mixer)\.")
 
