@@ -15,6 +15,7 @@ from farspan.engines.engine import Engine
 from farspan.engines.registry import engine_names, get_engine
 from farspan.errors import InputError
 from farspan.launch.runtime_names import RUNTIMES, parse_runtime
+from farspan.models.config import WEIGHT_FORMATS, parse_weight_format
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -91,6 +92,32 @@ class ModelName(click.ParamType[str]):
         from farspan.models import catalog
 
         return _complete(catalog.offered_names(), incomplete.lower()) or _items([incomplete], "file")
+
+
+class WeightFormat(click.ParamType[str]):
+    """A format of weights, as people write it; the value is one of `WEIGHT_FORMATS`."""
+
+    name = "weights"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        """What help shows in the value's place."""
+        return f"[{'|'.join(WEIGHT_FORMATS)}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The format of a spelling; refused with what there is."""
+        try:
+            return parse_weight_format(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Complete a format."""
+        return _complete(WEIGHT_FORMATS, incomplete)
 
 
 class GpuNames(click.ParamType[str]):

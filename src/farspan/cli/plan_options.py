@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from farspan.models.config import WEIGHT_FORMATS
+from farspan.cli.options import WeightFormat
 from farspan.models.spec import KvDtype
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -42,8 +42,8 @@ _OPTIONS = (
         metavar="TYPE",
         help=f"Type of the KV cache: {', '.join(kind.value for kind in KvDtype)}; bf16, e4m3 ... in any case.",
     ),
-    click.option("--weights", type=click.Choice(list(WEIGHT_FORMATS), case_sensitive=False),
-                 help="Plan as if weights were kept so."),
+    click.option("--weights", type=WeightFormat(),
+                 help="Plan as if weights were kept so; awq, gptq, bfloat16 ... in any case."),
     click.option(
         "--engine-version",
         default="",

@@ -58,6 +58,11 @@ def _gpu(name: str, memory_gib: float | None) -> Gpu:
     if memory_gib is not None:
         return given_gpu(name, memory_gib)
     gpu = known_gpu(name) or gpu_by_memory(name)
+    if gpu is None and (several := _COUNT_FIRST.fullmatch(name)) is not None:
+        raise InputError(
+            f"{name!r} on several machines is not a set of GPUs",
+            f"write all of them together, as 16x{several[2]} for 2x8; farspan serve has --nodes for machines",
+        )
     if gpu is None and re.fullmatch(r"\d+(?:\.\d+)?", name):
         raise NotFoundError(f"{name!r} is not a GPU farspan knows", f"for GPUs of {name} GB write {name}GB")
     return gpu or find_gpu(name)
