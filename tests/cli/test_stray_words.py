@@ -7,7 +7,9 @@ import pytest
 
 from farspan.cli.failures import describe
 from farspan.cli.main import group
+from farspan.cli.options import parse_fraction, parse_fractions
 from farspan.errors import InputError
+from farspan.prompts.tasks import parse_task
 
 PLAN = ("plan", "llama-4-scout", "--offline")
 GPUS = ("--gpus", "8xH200")
@@ -73,3 +75,28 @@ def test_flags_behind_the_dashes_are_left_alone() -> None:
         "VLLM_USE_V1=1",
     ]
     assert group.main(words, prog_name="farspan", standalone_mode=False) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "task"),
+    [
+        ("summarize", "summarise"),
+        ("NIAH", "needle"),
+        ("variable_tracking", "variable-tracking"),
+        ("Chain", "chain"),
+    ],
+)
+def test_a_task_is_named_as_other_tools_do(written: str, task: str) -> None:
+    assert parse_task(written) == task
+    with pytest.raises(InputError, match="there is no task 'poem'; use one of summarise, needle"):
+        parse_task("poem")
+
+
+def test_a_depth_may_be_a_percentage() -> None:
+    assert parse_fractions("10%, 0.5,90 %") == (0.1, 0.5, 0.9)
+    assert parse_fraction("30%") == 0.3
+    for wrong in ("50", "120%", "5%0", "x%"):
+        with pytest.raises(InputError, match=r"write it as 0\.1,0\.9 or 10%,90%"):
+            parse_fractions(wrong)
+    with pytest.raises(InputError, match=r"'0.1,0.2' is not a fraction; write it as 0\.3 or 30%"):
+        parse_fraction("0.1,0.2")
