@@ -68,7 +68,7 @@ def _unlisted(state: VllmState) -> list[str]:
 
 
 def _shared_with_host(state: VllmState) -> list[str]:
-    """vllm utils/mem_utils.py: MemorySnapshot.measure, is_integrated_gpu; docs/accuracy.md, servers found afterwards."""
+    """vllm utils/mem_utils.py: MemorySnapshot.measure, is_integrated_gpu. The figures: docs/accuracy.md."""
     gpu = state.request.gpu
     if gpu.capability != _INTEGRATED:
         return []
