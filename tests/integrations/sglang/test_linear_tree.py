@@ -245,3 +245,34 @@ def test_a_prefix_grows_without_being_copied() -> None:
     assert two.data_ptr() == one.data_ptr()
     more = grown_prefix(place, two, torch.arange(90, 200, dtype=torch.int32), 90, 100)
     assert more.tolist() == list(range(200))
+
+
+def test_what_prompts_left_behind_in_window_layers_goes_before_any_end() -> None:
+    tree = LinearTree(Slots(), window=24)
+    prompts = [ids(*range(start, start + 6000)) for start in (0, 10_000, 20_000)]
+    for prompt in prompts:
+        tree.unlock(store(tree, prompt, chunk=256))
+    assert tree.older_kind() == "window"
+    behind = sum(span.stop - span.start for node in tree.nodes() for span in node.spans if span.last < 0)
+    assert behind > 3 * 3500
+    assert tree.evict(0, behind) == (0, behind)
+    for prompt in prompts:
+        assert tree.match(prompt).place.position == 6000
+        assert tree.match(prompt[:5000]).place.position == 5000, "and somewhat before its end"
+        assert tree.match(prompt[:2000]).place.position == 0
+    check_tree_counts(tree)
+
+
+def test_the_kind_that_was_clearly_longer_unused_is_known() -> None:
+    tree = LinearTree(Slots(), window=24)
+    assert tree.older_kind() is None
+    for start in (0, 1000):
+        tree.unlock(store(tree, ids(*range(start, start + 100))))
+    assert tree.older_kind() is None, "a prefix is as old as what window layers have of it"
+    place = store(tree, ids(*range(1000)), chunk=100)  # goes on from the first, whose end was in its middle
+    tree.unlock_window(place)
+    for _ in range(50):
+        tree.match(ids(*range(1000, 1100)))
+    assert tree.older_kind() == "window", "what a running prompt has locked is no leaf that could go"
+    tree.unlock(place, window=False)
+    check_tree_counts(tree)
