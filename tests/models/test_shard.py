@@ -14,6 +14,7 @@ from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.catalog import find_gpu
 from farspan.models import catalog
 from farspan.models.config import load_model, spec_from_config
+from farspan.models.shard.config_form import ConfigForm
 from farspan.models.shard.division import Division
 from farspan.models.shard.dummy_weights import WEIGHTS_FILE, list_tensors, write_dummy_weights
 from farspan.models.shard.rank_config import RankShard, shard_config
@@ -33,7 +34,7 @@ DIVIDED_BY_8 = (
     "llama-4-scout-17b-16e-instruct", "llama-4-maverick-17b-128e-instruct", "meta-llama-3.1-70b",
     "meta-llama-3.1-405b", "qwen3-235b-a22b", "qwen2.5-3b", "mixtral-8x7b-v0.1", "gpt-oss-120b", "deepseek-v3",
     "deepseek-v3.2", "kimi-k2.5", "qwen3-next-80b-a3b", "qwen3.5-397b-a17b", "gemma-4-26b-a4b", "mimo-v2-flash",
-    "deepseek-v4-flash",
+    "deepseek-v4-flash", "kimi-k3", "minimax-m3", "nemotron-3-nano-30b-a3b",
 )  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def test_what_cannot_be_divided_is_named_with_the_nearest_that_can() -> None:
     _shard("meta-llama-3.1-70b", tp=32)
     # One rank that is the whole model is no rehearsal.
     with pytest.raises(UnsupportedError) as caught:
-        _shard("kimi-k3", tp=2)
+        _shard("falcon-7b", tp=2)
     assert caught.value.fix == "plan it with farspan plan, which needs no shard"
 
 
@@ -226,7 +227,7 @@ def test_no_weights_are_made_up_for_families_without_a_list(tmp_path: Path) -> N
 
 def test_a_multimodal_form_is_kept_for_engines_that_go_by_its_name() -> None:
     name = "llama-4-scout-17b-16e-instruct"
-    shard = shard_config(CONFIGS[name], name, Division(8), keep_wrapper=True)
+    shard = shard_config(CONFIGS[name], name, Division(8), form=ConfigForm(keeps_wrapper=True))
     assert shard.config["architectures"] == ["Llama4ForConditionalGeneration"]
     assert shard.config["text_config"]["num_attention_heads"] == 5
     assert shard.spec.layers == _shard(name, tp=8).spec.layers

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from farspan.errors import InputError, UnsupportedError
+from farspan.models.shard.config_form import ANY_ENGINE, ConfigForm
 
 if TYPE_CHECKING:
     from farspan.engines.command import EngineCommand, Listen, Nodes
@@ -296,9 +297,14 @@ class Engine(ABC):
             f"the {self.name} engine does not share experts out over {ranks} ranks", "drop --ep"
         )
 
-    def goes_by_wrapper(self, architecture: str) -> bool:  # noqa: ARG002
-        """Whether its memory depends on the name of a multimodal architecture whose encoders it does not load."""
-        return False
+    def config_form(self, architecture: str, version: str) -> ConfigForm:  # noqa: ARG002
+        """How it reads the config of one rank of such a model, alone.
+
+        Args:
+            architecture: The whole model's.
+            version: The engine's; the newest when empty.
+        """
+        return ANY_ENGINE
 
     # Starting it.
 

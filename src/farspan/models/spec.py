@@ -110,12 +110,15 @@ class IndexerSpec(NamedTuple):
     DeepSeek V3.2 style (`fp8_scale_block` > 0): `head_dim` FP8 values and one float32 scale per block,
     whatever the KV dtype (vllm 0.32.0 models/deepseek_v2.py: DeepseekV32IndexerCache).
     With `fp8_scale_block` = 0 the keys are bf16, also whatever the KV dtype (MiniMax M3).
+    Its heads are whole on every rank, or `divided` as KV heads are (MiniMax M3: vllm 0.33.0
+    models/minimax_m3/nvidia/model.py: MiniMaxM3SparseAttention; sglang 0.5.23 srt/models/minimax_m3.py).
     """
 
     num_heads: int
     head_dim: int
     top_k: int  # tokens (or blocks, MiniMax M3) a query attends to
     fp8_scale_block: int = 128
+    divided: bool = False
 
     @property
     def entry_bytes(self) -> int:
@@ -129,13 +132,23 @@ CONVOLUTION = "conv"
 
 
 class StateTensor(NamedTuple):
-    """One recurrent-state tensor of one layer and one request; dimension `split_dim` (heads, or channels) is
-    shared out over the ranks."""
+    """One recurrent-state tensor of one layer and one request.
 
-    name: str  # CONVOLUTION, whose last dimension is the steps it looks back, or "recurrent"
+    Args:
+        name: CONVOLUTION, whose last dimension is the steps it looks back, or "recurrent".
+        shape: Its dimensions.
+        dtype_bytes: Bytes of one value.
+        split_dim: The dimension (heads, or channels) that is shared out over the ranks.
+        groups: Groups of channels in it that heads share: divided while there are enough, then one copy a rank.
+        group_channels: Channels of one group.
+    """
+
+    name: str
     shape: tuple[int, ...]
     dtype_bytes: int
     split_dim: int
+    groups: int = 0
+    group_channels: int = 0
 
     def bytes(self, tp: int = 1, *, drafted: int = 0) -> int:
         """Bytes on one rank; a convolution keeps one more step for each token drafted."""
@@ -143,8 +156,14 @@ class StateTensor(NamedTuple):
         last = len(self.shape) - 1
         for axis, size in enumerate(self.shape):
             kept = size + drafted if self.name == CONVOLUTION and axis == last else size
-            count *= -(-kept // tp) if axis == self.split_dim else kept
+            count *= self._share(kept, tp) if axis == self.split_dim else kept
         return count
+
+    def _share(self, size: int, tp: int) -> int:
+        if not self.groups:
+            return -(-size // tp)
+        own = -(-(size - self.groups * self.group_channels) // tp)
+        return own + max(1, self.groups // tp) * self.group_channels
 
 
 class MoeSpec(NamedTuple):
@@ -361,6 +380,12 @@ def _tp_refusal(model: ModelSpec, tp: int) -> tuple[str, str] | None:
             return (
                 f"tensor parallel {tp} does not divide the {heads} attention heads of {model.name}",
                 f"choose one of {choices}",
+            )
+        groups = max((state.groups for state in layer.states), default=0)
+        if groups > 1 and groups % tp:  # vllm 0.33.0 layers/mamba/mamba_mixer2.py: MambaMixer2; SGLang's too
+            return (
+                f"tensor parallel {tp} does not divide the {groups} groups of Mamba heads of {model.name}",
+                f"choose one of {', '.join(str(size) for size in range(1, groups + 1) if groups % size == 0)}",
             )
         if layer.attention in (AttentionKind.MLA, AttentionKind.COMPRESSED) or not kv_heads:
             continue

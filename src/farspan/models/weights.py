@@ -25,7 +25,8 @@ class WeightBreakdown(NamedTuple):
 
 def _rank_elements(tensor: WeightTensor, tp: int) -> int:
     """Elements of all copies on one rank."""
-    if tensor.part is WeightPart.EXPERTS and tensor.quant is not None and tensor.quant.method == "mxfp4":
+    experts = tensor.part is WeightPart.EXPERTS and tensor.shard is not Shard.REPLICATED
+    if experts and tensor.quant is not None and tensor.quant.method == "mxfp4":
         return _padded_experts(tensor, tp)
     if tensor.shard is Shard.REPLICATED or (tp == 1 and tensor.shard is not Shard.VOCAB):
         return tensor.count

@@ -10,6 +10,7 @@ from typing import Any
 from farspan.engines.engine import Engine
 from farspan.errors import DoesNotFitError, InputError, UnsupportedError
 from farspan.hardware.gpu import Gpu
+from farspan.models.shard.config_form import ConfigForm
 from farspan.models.shard.rank_config import RankShard, shard_config
 from farspan.planner.engine_flags import parse_engine_flags
 from farspan.planner.weights_fit import fewest_ranks
@@ -47,7 +48,7 @@ def name_rank(error: DoesNotFitError | InputError, shard: RankShard) -> DoesNotF
 
 
 def explain_heavy_rank(
-    config: Mapping[str, Any], shard: RankShard, gpu: Gpu, ignore_fields: Sequence[str]
+    config: Mapping[str, Any], shard: RankShard, gpu: Gpu, form: ConfigForm, ignore_fields: Sequence[str]
 ) -> DoesNotFitError:
     """Say by how much it is too heavy, and over how many ranks it would not be.
 
@@ -55,13 +56,16 @@ def explain_heavy_rank(
         config: The whole model's config.json.
         shard: The rank that is too heavy.
         gpu: The GPU it is to run on.
+        form: How the engine reads a rank's config.
         ignore_fields: As `shard_config` takes them.
     """
     name, division = shard.whole.name, shard.division
     fix = "name a larger GPU with --gpus, or keep the weights smaller with --weights"
     for ranks in (division.tp * 2**power for power in range(1, _DOUBLINGS + 1)):
         try:
-            smaller = shard_config(config, name, replace(division, tp=ranks), ignore_fields=ignore_fields)
+            smaller = shard_config(
+                config, name, replace(division, tp=ranks), form=form, ignore_fields=ignore_fields
+            )
         except UnsupportedError:
             continue
         if not is_too_heavy(smaller, gpu):

@@ -234,13 +234,12 @@ def rehearsal_options(
     if toy:
         config, name = toy_config(config, ranks), f"toy of {name}"
     layers = None if pp == 1 else range(-(-spec.num_layers // pp))
-    architectures = config.get("architectures")
-    outer = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    form = chosen.config_form(spec.architecture, engine_version)
     shard = shard_config(
         config,
         name,
         Division(ranks, ep, layers),
-        keep_wrapper=chosen.goes_by_wrapper(outer),
+        form=form,
         ignore_fields=tuple(ignore_fields),
     )
     lengths, longest = _read_lengths(contexts, context, answer, shard, toy=toy)
@@ -262,7 +261,7 @@ def rehearsal_options(
         except (DoesNotFitError, InputError) as error:
             if isinstance(error, DoesNotFitError) and node is not None and is_too_heavy(shard, node.gpu):
                 # The plan of the rank alone would name ranks to divide that one over.
-                raise explain_heavy_rank(config, shard, node.gpu, ignore_fields) from error
+                raise explain_heavy_rank(config, shard, node.gpu, form, ignore_fields) from error
             raise name_rank(error, shard) from error
 
     deployment = None

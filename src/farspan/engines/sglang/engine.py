@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from farspan.engines.logs.line_pattern import LinePattern
     from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metric_source import Measure, MetricSource
+    from farspan.models.shard.config_form import ConfigForm
     from farspan.planner.lever_candidate import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
 
@@ -30,9 +31,11 @@ class Sglang(Engine):
     def _of_replicas(self, request: PlanRequest, *, outline: bool) -> EnginePlan:
         from farspan.engines.sglang.flags import attention_groups
 
-        if request.engine_flags and attention_groups(request) > 1:
-            # The groups of data-parallel attention share the weights: they are one server.
-            return self.outline_server(request) if outline else self.plan_server(request)
+        if request.engine_flags:
+            spelled = self.spell_out(request)
+            if attention_groups(spelled) > 1:
+                # The groups of data-parallel attention share the weights: they are one server.
+                return self.outline_server(spelled) if outline else self.plan_server(spelled)
         return super()._of_replicas(request, outline=outline)
 
     def plan_server(self, request: PlanRequest) -> EnginePlan:
@@ -106,10 +109,10 @@ class Sglang(Engine):
     def expert_parallel_words(self, ranks: int) -> tuple[str, ...]:
         return ("--ep-size", str(ranks))
 
-    def goes_by_wrapper(self, architecture: str) -> bool:
-        from farspan.engines.sglang.defaults import TEXT_ONLY_BY_DEFAULT
+    def config_form(self, architecture: str, version: str) -> ConfigForm:  # noqa: ARG002
+        from farspan.engines.sglang.rank_form import form_of
 
-        return architecture in TEXT_ONLY_BY_DEFAULT
+        return form_of(architecture)
 
     def log_patterns(self) -> tuple[LinePattern, ...]:
         from farspan.engines.sglang.log_grammar import LINES

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from farspan.engines.logs.line_pattern import LinePattern
     from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metric_source import Measure, MetricSource
+    from farspan.models.shard.config_form import ConfigForm
     from farspan.planner.lever_candidate import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
 
@@ -34,10 +35,25 @@ class Vllm(Engine):
 
         return plan_vllm(request)
 
+    def config_form(self, architecture: str, version: str) -> ConfigForm:
+        from farspan.engines.vllm.rank_form import form_of
+
+        return form_of(architecture, version or self.newest_version)
+
     def outline_server(self, request: PlanRequest) -> EnginePlan:
         from farspan.engines.vllm.plan import outline_vllm
 
         return outline_vllm(request)
+
+    def spell_out(self, request: PlanRequest) -> PlanRequest:
+        """Return the question with flags under their whole names: dashes for underscores, and the whole of a beginning
+        that only one flag has.
+        """
+        from farspan.engines.vllm.known_flags import spell_out
+        from farspan.engines.vllm.versions import rules_for
+
+        rules, _ = rules_for(request.engine_version)
+        return request.with_flags(spell_out(request.engine_flags, rules.version))
 
     def quantizes_by_layer(self, request: PlanRequest, version: str) -> bool:
         from farspan.engines.vllm.flag_checks import ONLINE_FP8, QUANTIZATION

@@ -20,6 +20,8 @@ OWN_READERS = {
     "Gemma4ForCausalLM": "gemma4",
     "Gemma4ForConditionalGeneration": "gemma4",
     "KimiK3ForConditionalGeneration": "kimi_k3",
+    "KimiK3LinearForCausalLM": "kimi_k3",
+    "KimiLinearForCausalLM": "kimi_k3",
     "Llama4ForCausalLM": "llama4",
     "Llama4ForConditionalGeneration": "llama4",
     "MiMoV2FlashForCausalLM": "mimo",

@@ -22,6 +22,7 @@ from farspan.models.tensors import DTYPE_BYTES, Shard, WeightPart
 
 _ATTENTION = WeightPart.ATTENTION
 _FP32 = DTYPE_BYTES["float32"]
+_NOTE = "weights follow vLLM 0.32's classes; no independent implementation was at hand to check them"
 
 
 def _delta_attention(weights: WeightsBuilder, hidden: int, heads: int, head_dim: int, kernel: int) -> None:
@@ -145,8 +146,26 @@ def _layers(decoder: Decoder) -> None:
         decoder.weights.add(WeightPart.NORM, "output_attn_res_proj", 1, hidden)
 
 
+# What Kimi K3's decoder has and Kimi Linear has not, under whose name vLLM serves both.
+_OWN_FIELDS = ("routed_expert_hidden_size", "attn_res_block_size", "mla_use_output_gate")
+TEXT_ARCHITECTURE = "KimiK3LinearForCausalLM"  # SGLang's name of the decoder alone
+
+
 def read(reader: ConfigReader, name: str) -> ModelSpec:
-    """Read a config of this family (see `farspan.models.families`)."""
+    """Read a config of this family (see `farspan.models.families`): the whole, or its decoder alone."""
+    if reader.texts("architectures")[0] == "KimiK3ForConditionalGeneration":
+        return _read_whole(reader, name)
+    if not any(field in reader for field in _OWN_FIELDS):
+        from farspan.models.families import model_reader
+
+        return model_reader.read(reader, name)
+    decoder = Decoder(name, TEXT_ARCHITECTURE, reader, reader)
+    _layers(decoder)
+    reader.ignore("head_dim")
+    return decoder.build([], (_NOTE,))
+
+
+def _read_whole(reader: ConfigReader, name: str) -> ModelSpec:
     decoder = nested(reader, name, "language_model.model.")
     _layers(decoder)
     reader.ignore("media_placeholder_token_id", "image_placeholder")
@@ -154,5 +173,4 @@ def read(reader: ConfigReader, name: str) -> ModelSpec:
     if tower is None:
         reader.refuse("vision_config", "is missing", "use the model's complete config.json")
     vision.moonvit(tower, decoder.weights, decoder.hidden)
-    note = "weights follow vLLM 0.32's classes; no independent implementation was at hand to check them"
-    return decoder.build([], (note,))
+    return decoder.build([], (_NOTE,))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from farspan.models.families import blocks
 from farspan.models.families.config_fields import ConfigReader
-from farspan.models.families.decoder import Decoder, flat
+from farspan.models.families.decoder import Decoder, flat, nested
 from farspan.models.families.layer_kinds import sparse_layers
 from farspan.models.families.rope import rope_table
 from farspan.models.families.weights_builder import WeightsBuilder
 from farspan.models.spec import IndexerSpec, ModelSpec, MoeSpec
-from farspan.models.tensors import WeightPart
+from farspan.models.tensors import Shard, WeightPart
 
 
 def _indexer(reader: ConfigReader, layers: int) -> tuple[IndexerSpec | None, list[bool]]:
@@ -26,6 +26,7 @@ def _indexer(reader: ConfigReader, layers: int) -> tuple[IndexerSpec | None, lis
         head_dim=section.integer("sparse_index_dim"),
         top_k=section.integer("sparse_topk_blocks"),
         fp8_scale_block=0,
+        divided=True,
     )
     disabled = section.per_layer("sparse_disable_index_value", layers, [0, 1])
     if any(on and not off for on, off in zip(frequency, disabled, strict=True)):
@@ -42,6 +43,7 @@ def _own_fields(reader: ConfigReader, layers: int) -> tuple[IndexerSpec, list[bo
         head_dim=reader.integer("index_head_dim"),
         top_k=reader.integer("index_topk_blocks"),
         fp8_scale_block=0,
+        divided=True,
     )
     reader.ignore("index_block_size", "index_local_blocks")
     return indexer, [
@@ -51,7 +53,8 @@ def _own_fields(reader: ConfigReader, layers: int) -> tuple[IndexerSpec, list[bo
 
 def _indexer_weights(weights: WeightsBuilder, hidden: int, indexer: IndexerSpec) -> None:
     part, name = WeightPart.INDEXER, "layers.*.self_attn.indexer."
-    weights.linear(part, name + "q_proj", indexer.num_heads * indexer.head_dim, hidden)
+    rows, heads = indexer.num_heads * indexer.head_dim, indexer.num_heads
+    weights.linear(part, name + "q_proj", rows, hidden, Shard.KV_HEADS, units=heads)
     weights.linear(part, name + "k_proj", indexer.head_dim, hidden)
     weights.norm(name + "q_norm", indexer.head_dim, part=part)
     weights.norm(name + "k_norm", indexer.head_dim, part=part)
@@ -73,7 +76,9 @@ def _moe(decoder: Decoder) -> tuple[MoeSpec, list[bool], int]:
 
 
 def read(reader: ConfigReader, name: str) -> ModelSpec:
-    """Read a config of this family (see `farspan.models.families`)."""
+    """Read a config of this family (see `farspan.models.families`), its fields at the top or under `text_config`."""
+    if reader.section("text_config") is not None:
+        return read_into(nested(reader, name, "model."))
     return read_into(flat(reader, name))
 
 

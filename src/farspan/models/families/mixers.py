@@ -27,6 +27,8 @@ class Mixer:
         value_dim: Size of one head's value side.
         states: What one request keeps of it.
         weights: Its tensors, as (name, shape, whether it is a projection, whether every rank holds it whole).
+        grouped: Rows of them that belong to groups of heads, as (name, shape, whether it is a projection).
+        groups: The number of those groups.
     """
 
     heads: int
@@ -34,6 +36,8 @@ class Mixer:
     value_dim: int
     states: tuple[StateTensor, ...]
     weights: tuple[tuple[str, tuple[int, ...], bool, bool], ...]
+    grouped: tuple[tuple[str, tuple[int, ...], bool], ...] = ()
+    groups: int = 0
 
     def add(self, weights: WeightsBuilder, name: str) -> None:
         """Record one layer's tensors under `name`."""
@@ -43,6 +47,9 @@ class Mixer:
                 continue
             shard = Shard.REPLICATED if whole else _SPLIT
             weights.add(_PART, f"layers.*.{name}.{tensor}", *shape, shard=shard, quantizable=projection)
+        for tensor, shape, projection in self.grouped:
+            full = f"layers.*.{name}.{tensor}"
+            weights.add(_PART, full, *shape, shard=Shard.KV_HEADS, units=self.groups, quantizable=projection)
 
 
 def read_mixer(kind: str, reader: ConfigReader, hidden: int, dtype_bytes: int) -> Mixer:
@@ -144,7 +151,11 @@ def _name(reader: ConfigReader, *names: str) -> str:
 
 def mamba2(reader: ConfigReader, hidden: int, dtype_bytes: int) -> Mixer:
     """Mamba 2 (Nemotron-H, Granite 4, Bamba, Falcon-H1); the state is kept in the model's dtype unless the config says
-    otherwise."""
+    otherwise.
+
+    Keys and queries are shared by groups of heads; a lone group is copied to every rank (vllm 0.33.0
+    layers/mamba/mamba_utils.py: extra_groups_for_head_shards; sglang 0.5.23 srt/configs/mamba_utils.py).
+    """
     expand = reader.integer(_name(reader, "mamba_expand", "expand"), 2)
     heads = reader.integer(_name(reader, "mamba_num_heads", "mamba_n_heads", "n_mamba_heads", "num_heads"))
     size_name = _name(reader, "mamba_head_dim", "mamba_d_head", "mamba_headdim")
@@ -161,22 +172,23 @@ def mamba2(reader: ConfigReader, hidden: int, dtype_bytes: int) -> Mixer:
     conv_bias = reader.flag(_name(reader, "use_conv_bias", "mamba_conv_bias"), True)
     bias = reader.flag(_name(reader, "mamba_proj_bias", "use_bias", "add_bias_linear"), False)
     normed = reader.flag("mamba_rms_norm", True)
-    channels = inner + 2 * groups * state
-    rows = inner + channels + heads
+    shared = 2 * groups * state
+    channels = inner + shared
+    rows = 2 * inner + heads
     return Mixer(
         heads,
         state,
         dim,
         (
-            StateTensor(CONVOLUTION, (channels, kernel - 1), dtype_bytes, 0),
+            StateTensor(CONVOLUTION, (channels, kernel - 1), dtype_bytes, 0, groups, 2 * state),
             StateTensor("recurrent", (heads, dim, state), _state_bytes(reader, dtype_bytes), 0),
         ),
         (
             ("dt_bias", (heads,), False, False),
             ("A_log", (heads,), False, False),
             ("D", (heads,), False, False),
-            ("conv1d", (channels, 1, kernel), False, False),
-            *((("conv1d.bias", (channels,), False, False),) if conv_bias else ()),
+            ("conv1d", (inner, 1, kernel), False, False),
+            *((("conv1d.bias", (inner,), False, False),) if conv_bias else ()),
             ("in_proj", (rows, hidden), True, False),
             *(
                 (("in_proj.bias", (rows,), False, False), ("out_proj.bias", (hidden,), False, True))
@@ -186,6 +198,13 @@ def mamba2(reader: ConfigReader, hidden: int, dtype_bytes: int) -> Mixer:
             *((("norm", (inner,), False, False),) if normed else ()),
             ("out_proj", (hidden, inner), True, False),
         ),
+        (
+            ("conv1d", (shared, 1, kernel), False),
+            *((("conv1d.bias", (shared,), False),) if conv_bias else ()),
+            ("in_proj", (shared, hidden), True),
+            *((("in_proj.bias", (shared,), False),) if bias else ()),
+        ),
+        groups,
     )
 
 

@@ -31,7 +31,7 @@ SERVED = frozenset(
     InternS2MobiusForConditionalGeneration InternS2PreviewForConditionalGeneration
     IsaacForConditionalGeneration JAISLMHeadModel JetMoeForCausalLM JetNemotronForCausalLM
     JetVLMForConditionalGeneration K2HorizonForCausalLM KananaVForConditionalGeneration
-    KeyeForConditionalGeneration KeyeVL1_5ForConditionalGeneration KimiK3LinearForCausalLM
+    KeyeForConditionalGeneration KeyeVL1_5ForConditionalGeneration
     LightOnOCRForConditionalGeneration Llama_Nemotron_Nano_VL LlavaLlamaForCausalLM
     LlavaMistralForCausalLM LlavaOnevision2ForConditionalGeneration LlavaQwenForCausalLM
     LlavaVidForCausalLM LocateAnythingForConditionalGeneration LongcatFlashNgramForCausalLM

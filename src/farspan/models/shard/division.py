@@ -54,6 +54,8 @@ class FieldKind(StrEnum):
 
     HEADS = "heads"  # divided evenly
     KV_HEADS = "KV heads"  # divided, and one a rank once there are more ranks
+    GROUPS = "groups of Mamba heads"  # divided, and a lone one copied to every rank
+    EXPANSION = "Mamba's width in hidden sizes"  # divided evenly, and still a whole number
     WIDTH = "width"  # divided evenly
     EXPERT_WIDTH = "expert width"  # divided over the ranks that share an expert
     EXPERTS = "experts"  # shared out whole
@@ -73,26 +75,37 @@ _FIELDS: dict[FieldKind, tuple[str, ...]] = {
         "linear_num_key_heads",
         "linear_num_value_heads",
         "linear_num_heads",
+        "mamba_num_heads",
+        "mamba_n_heads",
+        "n_mamba_heads",
+        "num_attention_heads_per_layer",
     ),
     FieldKind.KV_HEADS: (
         *_names("num_key_value_heads"),
         "swa_num_key_value_heads",
         "num_global_key_value_heads",
+        "sparse_num_index_heads",
+        "multi_query_group_num",
     ),
+    FieldKind.GROUPS: ("n_groups", "mamba_n_groups", "mamba_ngroups"),
+    FieldKind.EXPANSION: ("mamba_expand", "expand"),
     FieldKind.WIDTH: (
         *_names("intermediate_size", "shared_expert_intermediate_size"),
         "intermediate_size_mlp",
         "dense_intermediate_size",
         "prefix_dense_intermediate_size",
+        "mamba_d_ssm",
     ),
     FieldKind.EXPERT_WIDTH: _names("moe_intermediate_size"),
     FieldKind.EXPERTS: _names("num_experts"),
     FieldKind.TOP_K: _names("num_experts_per_tok"),
-    FieldKind.VOCABULARY: _names("vocab_size"),
+    FieldKind.VOCABULARY: (*_names("vocab_size"), "vocab_size_per_layer_input"),
 }
 _KIND_OF = {name: kind for kind, names in _FIELDS.items() for name in names}
-# Where one section holds the dimensions of recurrent layers.
-_NESTED = ("linear_attn_config",)
+# Fields beside which Mamba's width is no multiple of the hidden size.
+_OWN_MAMBA_WIDTH = ("mamba_num_heads", "mamba_d_ssm")
+# Sections that hold the dimensions of some layers, or of an indexer.
+_NESTED = ("linear_attn_config", "sparse_attention_config")
 VOCABULARY_ROWS = 64  # what engines pad the vocabulary to a multiple of
 
 
@@ -117,8 +130,11 @@ def divide_fields(fields: MutableMapping[str, Any], division: Division) -> None:
 
 
 def _present(fields: Mapping[str, Any]) -> Iterator[tuple[str, FieldKind]]:
+    own_mamba_width = any(fields.get(name) for name in _OWN_MAMBA_WIDTH)
     for name in list(fields):
-        if name in _KIND_OF and fields[name] and not isinstance(fields[name], bool):
+        if name not in _KIND_OF or not fields[name] or isinstance(fields[name], bool):
+            continue
+        if _KIND_OF[name] is not FieldKind.EXPANSION or not own_mamba_width:
             yield name, _KIND_OF[name]
 
 
@@ -137,6 +153,12 @@ def _divide(name: str, value: Any, kind: FieldKind, division: Division) -> Any:
                 f"{name} is {value}, which {division.tp} ranks can neither divide nor copy evenly"
             )
         return max(1, value // division.tp)
+    if kind is FieldKind.GROUPS and value == 1:
+        return 1
+    if kind is FieldKind.EXPANSION and value % division.tp:
+        raise UnsupportedError(
+            f"Mamba's width is {name}, {value}, times the hidden size, and {division.tp} ranks do not divide it"
+        )
     ranks = {FieldKind.EXPERTS: division.ep, FieldKind.EXPERT_WIDTH: division.expert_tp}.get(
         kind, division.tp
     )

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from farspan.errors import InputError, UnsupportedError
 from farspan.models.config import spec_from_config
-from farspan.models.families.field_names import spellings
+from farspan.models.shard.config_form import ANY_ENGINE, ConfigForm
 from farspan.models.shard.division import Division, divide_fields
 from farspan.models.shard.rank_share import TOWERS, check_blocks, check_share, rank_weights, routing_tables
-from farspan.models.shard.text_config import extract_text, take_layers, wrap_text
+from farspan.models.shard.text_config import extract_text, nest_text, take_layers, wrap_text
+from farspan.models.shard.unsaid_sizes import check_head_size, write_sizes
 from farspan.models.spec import ModelSpec
 from farspan.models.weights import rank_weight_bytes
 from farspan.sizes import format_bytes
@@ -53,7 +54,7 @@ def shard_config(
     name: str,
     division: Division,
     *,
-    keep_wrapper: bool = False,
+    form: ConfigForm = ANY_ENGINE,
     ignore_fields: Sequence[str] = (),
 ) -> RankShard:
     """Make the config of one rank. What it describes is read again and held against the rank's share of the whole.
@@ -62,8 +63,7 @@ def shard_config(
         config: The whole model's config.json.
         name: What to call the model.
         division: How it is divided.
-        keep_wrapper: Leave a multimodal config's form, with the rank's language model inside, for an engine that goes
-            by the architecture's name and loads no encoder.
+        form: How the engine that is to serve it reads configs.
         ignore_fields: Unknown fields that the user says cannot change memory.
 
     Raises:
@@ -74,7 +74,7 @@ def shard_config(
     whole = spec_from_config(config, name, ignore_fields=ignore_fields)
     near: Iterator[int] = iter(())
     try:
-        alone = _cut(config, whole, division.layers, ignore_fields)
+        alone = _cut(config, whole, division, form, ignore_fields)
         near = _working(alone, division)
         shard = _divide(alone, division)
     except UnsupportedError as error:
@@ -82,10 +82,14 @@ def shard_config(
         if (tp := next(near, 1)) > 1:
             fix = f"use --tp {tp}"
         raise UnsupportedError(f"no shard of {name} at {division.text}: {error.message}", fix) from error
-    wrapped = wrap_text(config, shard.config) if keep_wrapper else None
-    if wrapped is None:
+    formed: Mapping[str, Any] | None = None
+    if form.keeps_wrapper:
+        formed = wrap_text(config, shard.config)
+    elif form.nested:
+        formed = nest_text(shard.config, form.model_type)
+    if formed is None:
         return shard
-    return replace(shard, config=wrapped, spec=spec_from_config(wrapped, name, ignore_fields=ignore_fields))
+    return replace(shard, config=formed, spec=spec_from_config(formed, name, ignore_fields=ignore_fields))
 
 
 class _Alone(NamedTuple):
@@ -96,6 +100,7 @@ class _Alone(NamedTuple):
         fields: Their config.json.
         spec: The same as planners read it.
         dropped: Whether something around the language model was left out.
+        rewritten: What its config says otherwise for the engine's sake; empty for nothing.
         ignore_fields: Unknown fields that cannot change memory.
     """
 
@@ -103,21 +108,33 @@ class _Alone(NamedTuple):
     fields: Mapping[str, Any]
     spec: ModelSpec
     dropped: bool
+    rewritten: str
     ignore_fields: Sequence[str]
 
 
 def _cut(
-    config: Mapping[str, Any], whole: ModelSpec, layers: range | None, ignore_fields: Sequence[str]
+    config: Mapping[str, Any],
+    whole: ModelSpec,
+    division: Division,
+    form: ConfigForm,
+    ignore_fields: Sequence[str],
 ) -> _Alone:
     fields, dropped = extract_text(config)
+    if form.decoder:
+        fields["architectures"] = [form.decoder]
+    if form.model_type and not form.nested:
+        fields["model_type"] = form.model_type
+    layers = division.layers
     if layers is not None:
         if not layers or layers.stop > whole.num_layers:
             raise UnsupportedError(f"it has {whole.num_layers} layers", "give fewer pipeline stages")
         take_layers(fields, whole.num_layers, layers)
     spec = _read(fields, whole.name, ignore_fields)
     _check_cut(whole, spec, layers)
-    _name_head_size(fields, spec)
-    return _Alone(whole, fields, spec, dropped, ignore_fields)
+    if division.tp > 1:
+        write_sizes(fields, spec)
+    fields, rewritten = check_head_size(fields, spec, form, division.tp)
+    return _Alone(whole, fields, spec, dropped, rewritten, ignore_fields)
 
 
 def _working(alone: _Alone, division: Division) -> Iterator[int]:
@@ -140,7 +157,7 @@ def _divide(alone: _Alone, division: Division) -> RankShard:
     shard = _read(fields, alone.whole.name, alone.ignore_fields)
     check_share(alone.spec, shard, division)
     check_blocks(shard)
-    differences = _differences(alone.whole, alone.spec, shard, division, alone.dropped)
+    differences = _differences(alone, shard, division)
     return RankShard(fields, shard, alone.whole, division, tuple(differences))
 
 
@@ -174,19 +191,11 @@ def _check_cut(whole: ModelSpec, cut: ModelSpec, layers: range | None) -> None:
             raise UnsupportedError("the language model alone would not have the weights it has in the whole")
 
 
-def _name_head_size(fields: dict[str, Any], cut: ModelSpec) -> None:
-    """Write the size of a head where the config leaves it to be the hidden size over the heads."""
-    if any(name in fields for name in spellings("head_dim")):
-        return
-    sizes = {layer.head_dim for layer in cut.layers if layer.latent is None and not layer.keeps_no_tokens}
-    if len(sizes) == 1:
-        fields["head_dim"] = sizes.pop()
-
-
-def _differences(
-    whole: ModelSpec, cut: ModelSpec, shard: ModelSpec, division: Division, dropped: bool
-) -> Iterator[str]:
+def _differences(alone: _Alone, shard: ModelSpec, division: Division) -> Iterator[str]:
+    whole, cut = alone.whole, alone.spec
     tp, layers = division.tp, len(cut.layers)
+    if alone.rewritten:
+        yield alone.rewritten
     if tp > 1:
         size = whole.hidden_size * whole.dtype_bytes
         yield (
@@ -208,7 +217,7 @@ def _differences(
     for heads in sorted(copied):
         yield f"its one KV head is one of {heads}, of which {tp} ranks hold {tp // heads} copies each"
     towers = sum(size for part, size in rank_weight_bytes(whole, tp).by_part.items() if part in TOWERS)
-    if dropped:
+    if alone.dropped:
         yield (
             f"the encoders around the language model are left out: {format_bytes(towers)} of a rank's weights"
             if towers

@@ -8,7 +8,7 @@ from math import isqrt
 
 from farspan.errors import UnsupportedError
 from farspan.models.shard.division import VOCABULARY_ROWS, Division
-from farspan.models.spec import LayerSpec, ModelSpec
+from farspan.models.spec import IndexerSpec, LayerSpec, ModelSpec
 from farspan.models.tensors import WeightPart
 from farspan.models.weights import WeightBreakdown, rank_weight_bytes
 
@@ -106,7 +106,7 @@ def _compare_layers(
         yield "the window", whole.window, part.window
         yield "RoPE", whole.rope, part.rope
         yield "the latent", whole.latent, part.latent
-        yield "the indexer", whole.indexer, part.indexer
+        yield "the indexer", _indexer_share(whole.indexer, tp), part.indexer
         yield "tokens an entry", whole.tokens_per_entry, part.tokens_per_entry
     yield "bytes of recurrent state", whole.state_bytes(tp), part.state_bytes(1)
     shared = whole.shares_kv_with
@@ -121,6 +121,12 @@ def _compare_layers(
             whole.moe.shared_intermediate_size / tp,
             part.moe.shared_intermediate_size,
         )
+
+
+def _indexer_share(indexer: IndexerSpec | None, tp: int) -> IndexerSpec | None:
+    if indexer is None or not indexer.divided:
+        return indexer
+    return indexer._replace(num_heads=max(1, indexer.num_heads // tp))
 
 
 def _distance(layer: LayerSpec) -> int | None:
