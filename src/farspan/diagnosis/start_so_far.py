@@ -68,12 +68,9 @@ def read_bar(text: str) -> Bar | None:
 def starting_terms(server_state: ServerState, timeline: Sequence[Entry]) -> Iterator[str]:
     """How long the start has been under way, what it waits for, and what usually follows; or how far it was when it
     ended."""
-    entries = [entry for entry in timeline if entry.phase in _DOES]
-    if not entries:
+    latest = _latest(timeline)
+    if latest is None:
         return
-    # Lines of several processes mix: what is furthest is what the start is at.
-    order = {phase: number for number, phase in enumerate(STARTUP)}
-    latest = max(entries, key=lambda entry: order[entry.phase])
     bar = read_bar(latest.bar) if latest.bar else None
     if not server_state.is_starting:
         yield from _ended_at(server_state, latest, bar)
@@ -86,6 +83,27 @@ def starting_terms(server_state: ServerState, timeline: Sequence[Entry]) -> Iter
     engine = find_served(server_state.engine)
     if engine is not None:
         yield from _usual(engine.start_seconds, latest.phase)
+
+
+def describe_start(server_state: ServerState, timeline: Sequence[Entry]) -> str:
+    """What a start is doing, in a few words; empty where the log shows none under way."""
+    found = _latest(timeline)
+    if found is None or not server_state.is_starting:
+        return ""
+    bar = read_bar(found.bar) if found.bar else None
+    if bar is None:
+        return _DOES[found.phase]
+    return f"{_DOES[found.phase]}, {bar.done:,} of {bar.total:,} in {_seconds(bar.took_s)}"
+
+
+def _latest(timeline: Sequence[Entry]) -> Entry | None:
+    """The phase that a start is at. Lines of several processes mix: it is the one that is furthest."""
+    order = {phase: number for number, phase in enumerate(STARTUP)}
+    return max(
+        (entry for entry in timeline if entry.phase in _DOES),
+        key=lambda entry: order[entry.phase],
+        default=None,
+    )
 
 
 def _how_long(server_state: ServerState, latest: Entry, bar: Bar | None) -> Iterator[str]:
