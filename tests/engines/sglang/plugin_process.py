@@ -169,9 +169,12 @@ def main(version: str, folder: str, seeds: list[int], steps: int) -> dict[str, A
             refused[name] = str(error)
     answer["refused"] = refused
     try:
-        plugin.build_prefix_cache(Values(params=Values(req_to_token_pool=stock)))
+        plugin.build_prefix_cache(adapter_for(version), Values(params=Values(req_to_token_pool=stock)))
     except UnsupportedError as error:
         answer["stock_refused"] = str(error)
+    given = arguments(radix_eviction_policy="lru")  # and 0.5.23's override of a model
+    given._resolved_overrides = [("Qwen3VLForConditionalGeneration", {"radix_eviction_policy": "priority"})]
+    answer["policy"] = adapter_for(version).options(given).radix_eviction_policy
     answer["played"] = {}
     for seed in seeds:
         pool = build(pools, configurator)

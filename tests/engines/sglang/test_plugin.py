@@ -45,6 +45,10 @@ def test_every_seam_has_the_shape_it_was_written_against(seen: Any, version: str
     assert seen["shapes"] == dict(ADAPTERS[version].shapes)
 
 
+def test_options_are_what_sglang_makes_of_them(seen: Any, version: str) -> None:
+    assert seen["policy"] == {"0.5.16": "lru", "0.5.23": "priority"}[version]
+
+
 def test_without_the_option_the_pool_is_sglangs_and_what_cannot_be_combined_is_refused(seen: Any) -> None:
     assert seen["stock"] == "ReqToTokenPool"
     assert "request table of the kind ReqToTokenPool, which is not its own" in seen["stock_refused"]

@@ -43,6 +43,14 @@ def context(**changes: Any) -> Any:
     return Values(**(plain | changes))
 
 
+def build(version: str, given: Any) -> Any:
+    return choose_cache.build_cache(version, given, given.server_args)
+
+
+def why(version: str, given: Any) -> str | None:
+    return choose_cache.why_sglangs(version, given, given.server_args)
+
+
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """Stand-ins for what is asked of SGLang: its settings, and its own tree."""
@@ -62,7 +70,7 @@ def test_farspans_is_the_default(
 ) -> None:
     monkeypatch.setattr(choose_cache, "cache_class", lambda methods: lambda params: "farspan's")
     with caplog.at_level(logging.INFO, "sglang.farspan"):
-        assert choose_cache.build_cache("0.5.16", context()) == "farspan's"
+        assert build("0.5.16", context()) == "farspan's"
     assert "the prefix tree is farspan's, a window of 8,192 tokens, pages of 1 tokens" in caplog.text
 
 
@@ -71,15 +79,15 @@ def test_sglangs_is_one_variable_away(
 ) -> None:
     monkeypatch.setenv(choose_cache.TREE_VARIABLE, "sglang")
     with caplog.at_level(logging.INFO, "sglang.farspan"):
-        assert choose_cache.build_cache("0.5.16", context()) == "SGLang's"
+        assert build("0.5.16", context()) == "SGLang's"
     assert "the prefix tree is SGLang's own: FARSPAN_PREFIX_TREE=sglang" in caplog.text
     monkeypatch.setenv(choose_cache.TREE_VARIABLE, "stock")
     with pytest.raises(InputError, match="FARSPAN_PREFIX_TREE is 'stock'; set it to farspan or sglang"):
-        choose_cache.build_cache("0.5.16", context())
+        build("0.5.16", context())
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"),
+    ("changes", "said"),
     [
         ({"disable_radix_cache": True}, "--disable-radix-cache"),
         ({"is_hybrid_ssm": True}, "recurrent state"),
@@ -95,14 +103,21 @@ def test_sglangs_is_one_variable_away(
         ({"aware": True}, "what window layers keep of prompts"),
     ],
 )
-def test_what_it_does_not_do_gets_sglangs(modules: Any, changes: dict[str, Any], why: str) -> None:
-    reason = choose_cache.why_sglangs("0.5.16", context(**changes))
+def test_what_it_does_not_do_gets_sglangs(modules: Any, changes: dict[str, Any], said: str) -> None:
+    reason = why("0.5.16", context(**changes))
     assert reason is not None
-    assert why in reason
-    assert choose_cache.why_sglangs("0.5.16", context()) is None
+    assert said in reason
+    assert why("0.5.16", context()) is None
+
+
+def test_what_holds_counts_and_not_what_was_given(modules: Any) -> None:
+    given = context()
+    decided = Values(**vars(given.server_args) | {"radix_eviction_policy": "priority"})
+    reason = choose_cache.why_sglangs("0.5.23", given, decided)
+    assert reason == "--radix-eviction-policy priority: only the order of last use is known to farspan's"
 
 
 def test_another_tree_that_is_asked_for_is_used(modules: dict[str, bool]) -> None:
     modules["cpp"] = True
-    assert choose_cache.why_sglangs("0.5.16", context()) == "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE"
-    assert choose_cache.why_sglangs("0.6", context()) == "farspan has none for SGLang 0.6"
+    assert why("0.5.16", context()) == "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE"
+    assert why("0.6", context()) == "farspan has none for SGLang 0.6"

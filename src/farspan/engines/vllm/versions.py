@@ -198,11 +198,12 @@ _V0_24 = replace(
     second_sampler_bytes=4.0,
     e5m2_meets_quantized_query=False,
 )
+_V0_26 = replace(
+    _V0_24, counts_batches_in_flight=True, estimates_graphs_on_amd=True, prefix_caches_states=True
+)
 _V0_27 = replace(
-    _V0_24,
+    _V0_26,
     version="0.27.1",
-    counts_batches_in_flight=True,
-    estimates_graphs_on_amd=True,
     pads_state_pages=True,
     latent_falls_back=True,
     aligns_latent_blocks=True,
@@ -212,7 +213,6 @@ _V0_27 = replace(
     second_runner=Runner.DENSE,
     second_sampler_bytes=0.0,
     second_runner_models=frozenset({"KimiK3ForConditionalGeneration"}),
-    prefix_caches_states=True,
 )
 _V0_29 = replace(
     _V0_27,
@@ -276,7 +276,7 @@ _CHANGES: tuple[tuple[str, VllmRules], ...] = (
     ("0.22.0", _V0_22),
     ("0.23.0", _V0_23),
     ("0.24.0", _V0_24),
-    ("0.26.0", replace(_V0_24, counts_batches_in_flight=True, estimates_graphs_on_amd=True)),
+    ("0.26.0", _V0_26),
     ("0.27.0", _V0_27),
     ("0.28.0", _V0_28),
     ("0.29.0", _V0_29),

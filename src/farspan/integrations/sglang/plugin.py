@@ -41,7 +41,7 @@ def register() -> None:
 
     def build_tree(context: Any) -> Any:
         kv.check_pools(context)
-        return build_prefix_cache(context)
+        return build_prefix_cache(adapter, context)
 
     hooks.HookRegistry.register(_BUILDER, build_request_pool, hooks.HookType.AROUND)
     hooks.HookRegistry.register(_IDLE, _after_idle, hooks.HookType.AFTER)
@@ -49,7 +49,7 @@ def register() -> None:
     import_module(f"{_SRT}.mem_cache.registry").register_radix_cache_backend(BACKEND, build_tree)
 
 
-def build_prefix_cache(context: Any) -> Any:
+def build_prefix_cache(adapter: Adapter, context: Any) -> Any:
     """Return the prefix cache, after making sure that the table of requests is elastic.
 
     Raises:
@@ -62,7 +62,7 @@ def build_prefix_cache(context: Any) -> Any:
             "its own: models with recurrent state and disaggregated decoding have such",
             "start without the option",
         )
-    return build_cache(version("sglang"), context)
+    return build_cache(adapter.version, context, adapter.options(context.server_args))
 
 
 def _build_request_pool(

@@ -45,17 +45,18 @@ _METHODS: dict[str, type[LinearCache]] = {"0.5.16": CacheMethods16, "0.5.23": Ca
 logger = logging.getLogger("sglang.farspan")
 
 
-def build_cache(version: str, context: Any) -> Any:
+def build_cache(version: str, context: Any, options: Any) -> Any:
     """Return the prefix cache for a server; the log says which, and why where it is SGLang's own.
 
     Args:
         version: SGLang's.
         context: SGLang's `TreeCacheBuildContext`.
+        options: Of the server, as they hold; those of the context are as they were given.
 
     Raises:
         InputError: `FARSPAN_PREFIX_TREE` is no tree.
     """
-    reason = why_sglangs(version, context)
+    reason = why_sglangs(version, context, options)
     if reason:
         logger.info(f"farspan: the prefix tree is SGLang's own: {reason}")
         return import_module("sglang.srt.mem_cache.registry").default_radix_cache_factory(context)
@@ -69,8 +70,8 @@ def build_cache(version: str, context: Any) -> Any:
     return cache_class(_METHODS[version])(params)
 
 
-def why_sglangs(version: str, context: Any) -> str | None:
-    """Return why a server gets SGLang's own tree; None when it gets farspan's."""
+def why_sglangs(version: str, context: Any, options: Any) -> str | None:
+    """Return why a server gets SGLang's own tree; None when it gets farspan's. See `build_cache`."""
     asked = os.environ.get(TREE_VARIABLE, "farspan")
     if asked not in ("farspan", "sglang"):
         raise InputError(f"{TREE_VARIABLE} is {asked!r}", "set it to farspan or sglang")
@@ -85,11 +86,11 @@ def why_sglangs(version: str, context: Any) -> str | None:
     if context.is_hybrid_swa and not context.full_tokens_per_layer:
         return "every layer of the model has a window"
     for name, (plain, why) in _OPTIONS.items():
-        value = getattr(context.server_args, name)
+        value = getattr(options, name)
         if value not in plain:
             return f"--{name.replace('_', '-')} {value}: {why}"
     for name, (plain, why) in _NEW_OPTIONS.items():
-        value = getattr(context.server_args, name, plain[0])
+        value = getattr(options, name, plain[0])
         if value not in plain:
             return f"--{name.replace('_', '-')} {value}: {why}"
     return _why_params(context)
