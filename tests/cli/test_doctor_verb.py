@@ -76,3 +76,33 @@ def test_what_the_user_knows_goes_to_the_planner() -> None:
     report = json.loads(done.stdout)
     assert report["version"] == "0.5.16"
     assert any("tokens at once" in step for step in report["findings"][0]["fix"])
+
+
+LINE = (
+    "INFO 12-18 14:37:28 [loggers.py:236] Engine 000: Avg prompt throughput: 637856.3 tokens/s, Avg generation "
+    "throughput: 1.7 tokens/s, Running: 1 reqs, Waiting: 0 reqs, GPU KV cache usage: 41.3%, Prefix cache hit rate: 0.0%"
+)
+
+
+def test_a_pasted_line_is_read_itself() -> None:
+    for pasted in (LINE, f"{LINE}\n{LINE}\n", f"{LINE}\n" * 200):
+        done = doctor(pasted)
+        assert done.returncode == 0
+        assert b"6,378,563 prompt tokens" in done.stdout
+    missing = doctor("my log.txt")
+    assert missing.returncode == 2
+    assert b"my log.txt cannot be read (No such file or directory)" in missing.stderr
+
+
+def test_a_redirected_file_needs_no_dash_and_a_pipe_is_told_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text(LINE + "\n")
+    command = [sys.executable, "-m", "farspan", "doctor"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with (tmp_path / "a.log").open("rb") as log:
+        done = subprocess.run(
+            command, stdin=log, capture_output=True, env=environment, check=False, timeout=60
+        )
+    assert b"6,378,563 prompt tokens" in done.stdout
+    piped = doctor(data=LINE.encode())
+    assert piped.returncode == 2
+    assert b"give a log (- for a pipe)" in piped.stderr

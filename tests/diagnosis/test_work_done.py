@@ -6,7 +6,7 @@ import pytest
 
 from farspan.diagnosis.diagnose import Report
 from farspan.diagnosis.examine import examine
-from farspan.diagnosis.report_text import answer
+from farspan.diagnosis.report_text import answer, report_lines
 
 RATE = (
     "(APIServer pid=1) INFO 12-18 {} [loggers.py:236] Engine 000: Avg prompt throughput: {} tokens/s, "
@@ -121,3 +121,13 @@ def test_a_single_pasted_line_is_answered(line: str, words: str) -> None:
     assert report.recognised
     assert words in answer(report)
     assert not any("ends during the start" in finding.cause for finding in report.findings)
+
+
+def test_small_weights_are_said_in_their_own_unit() -> None:
+    log = (
+        "2026-12-01T08:05:05.291Z farspan built-in engine: torch 2.13.0+cpu loaded in 3.81 s\n"
+        "2026-12-01T08:05:06.195Z farspan built-in engine: weights of 0.019 GiB loaded in 0.90 s\n"
+    )
+    report = _report(log)
+    assert "Weights take 19.5 MiB on a GPU." in " ".join(report.in_plain_terms)
+    assert any("weights" in line and line.endswith("900.0 ms, 19.5 MiB") for line in report_lines(report))

@@ -3,9 +3,13 @@ be kept, and words for the longest context."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from click.testing import CliRunner
 
 import farspan
+from farspan.cli.plan import command
 from farspan.errors import DoesNotFitError, InputError
 from farspan.models.config import load_model
 from farspan.planner.search_text import search_lines
@@ -150,3 +154,41 @@ def test_blocks_that_no_kernel_takes_are_refused() -> None:
 def test_rope_scaling_multiplies_what_the_model_reaches_and_not_what_its_own_scaling_began_from() -> None:
     own = load_model("llama-4-scout").max_position_embeddings
     assert load_model("llama-4-scout", rope_scaling="yarn:2").max_position_embeddings == 2 * own
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("AWQ", "int4"),
+        ("gptq", "int4"),
+        ("w4a16", "int4"),
+        ("FP8", "fp8"),
+        ("bfloat16", "bf16"),
+        ("fp8-e4m3", "fp8"),
+    ],
+)
+def test_weights_are_named_by_their_method_too(written: str, meant: str) -> None:
+    asked = {"engine": "vllm", "context": "1M", **SCOUT}
+    spelled, named = (farspan.plan("llama-4-scout", weights=one, **asked) for one in (written, meant))
+    assert spelled.plans[0].ledger == named.plans[0].ledger
+    result = CliRunner().invoke(
+        command, ["llama-4-scout", "--gpus", "8xH200", "--context", "1M", "--weights", written]
+    )
+    assert result.exit_code == 0
+
+
+def test_no_weight_format_and_machines_among_the_gpus_are_refused_with_what_to_write() -> None:
+    refused = CliRunner().invoke(
+        command, ["llama-4-scout", "--gpus", "8xH200", "--context", "1M", "--weights", "int3"]
+    )
+    assert "'int3' is not a weight format; choose one of bf16, fp8, int4, mxfp4" in refused.output
+    with pytest.raises(InputError, match="write all of them together, as 16xH200"):
+        farspan.plan("llama-4-scout", gpus="2x8xH200", context="1M", offline=True)
+
+
+def test_a_cpu_is_a_machine_without_gpus(tmp_path: Path) -> None:
+    folder = farspan.probe(tmp_path / "recall", heads=2, kv_heads=2).folder
+    asked = {"engine": "builtin", "runtime": "local", "context": "10k", "dry_run": True}
+    cpu, none = (farspan.serve(str(folder), gpus=word, **asked).runtime.launch for word in ("cpu", "none"))
+    assert cpu.command == none.command
+    assert cpu.gpus == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 
 import click
@@ -20,6 +22,7 @@ Examples:
   docker logs scout 2>&1 | farspan doctor -
   farspan doctor llama-4-scout-vllm
   farspan doctor container:scout
+  farspan doctor 'INFO 12-18 14:37:28 [loggers.py:236] Engine 000: Avg prompt throughput: 637856.3 tokens/s, ...'
   farspan doctor pod:llm/scout-0 --previous --json
   farspan doctor --url http://localhost:8000
   farspan doctor pid:4711 --for 30
@@ -90,7 +93,7 @@ def command(
     from a pipe.
     """
     report = doctor(
-        source,
+        source or ("" if url else _redirected()),
         url=url,
         live=live,
         seconds=seconds,
@@ -112,3 +115,11 @@ def command(
         sys.exit(EXIT_BAD_INPUT)
     if report.worst is Severity.ERROR:
         sys.exit(EXIT_FAILED)
+
+
+def _redirected() -> str:
+    """`-` where a file is redirected to standard input; a pipe may be anybody's, and is asked for by `-`."""
+    try:
+        return "-" if stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode) else ""
+    except (OSError, ValueError):
+        return ""

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from farspan.models.config import WEIGHT_FORMATS
+from farspan.cli.options import WeightFormat
+from farspan.cli.stray_word import refuse_stray
 from farspan.models.spec import KvDtype
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -42,8 +43,8 @@ _OPTIONS = (
         metavar="TYPE",
         help=f"Type of the KV cache: {', '.join(kind.value for kind in KvDtype)}; bf16, e4m3 ... in any case.",
     ),
-    click.option("--weights", type=click.Choice(list(WEIGHT_FORMATS), case_sensitive=False),
-                 help="Plan as if weights were kept so."),
+    click.option("--weights", type=WeightFormat(),
+                 help="Plan as if weights were kept so; awq, gptq, bfloat16 ... in any case."),
     click.option(
         "--engine-version",
         default="",
@@ -67,5 +68,5 @@ def plan_options(command: _Command) -> _Command:
 
 
 engine_flags_argument = click.argument(
-    "engine_flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE FLAGS]"
+    "engine_flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE FLAGS]", callback=refuse_stray
 )

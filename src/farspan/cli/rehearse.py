@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from farspan.cli.options import EngineName, GpuNames, ModelName
+from farspan.cli.options import EngineName, GpuNames, ModelName, WeightFormat
 from farspan.cli.output import json_option, print_json
 from farspan.cli.plan_options import (
     accept_nearest_version_option,
@@ -18,7 +18,6 @@ from farspan.cli.plan_options import (
     offline_option,
 )
 from farspan.cli.start_options import force_option, ready_limit_option
-from farspan.models.config import WEIGHT_FORMATS
 from farspan.sizes import parse_token_list
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ Exit code: 0 the rank started and answered every prompt; 1 it did not; 2 bad inp
 )
 @click.option(
     "--weights",
-    type=click.Choice(list(WEIGHT_FORMATS), case_sensitive=False),
+    type=WeightFormat(),
     help="As if weights were kept so.",
 )
 @click.option("--output-tokens", default="32", show_default=True, metavar="SIZE", help="Tokens of an answer.")

@@ -13,6 +13,8 @@ from farspan.planner.text_layout import table
 from farspan.sizes import format_seconds, format_tokens
 from farspan.verbs.status import status
 
+_LONGEST_WHY = 160  # characters; --json has all of it
+
 _EPILOG = """\b
 Examples:
   farspan status
@@ -51,9 +53,14 @@ def _rows(servers: Sequence[ServerStatus]) -> list[list[str]]:
                 format_tokens(record.context),
                 record.url or "-",
                 format_seconds(max(time.time() - record.started, 0.0)),
-                f"{server.why}; farspan stop {record.name} forgets it"
+                f"{_shortened(server.why)}; farspan stop {record.name} forgets it"
                 if server.state in ("gone", "failed")
-                else server.why,
+                else _shortened(server.why),
             ]
         )
     return rows
+
+
+def _shortened(why: str) -> str:
+    why = " ".join(why.split())
+    return why if len(why) <= _LONGEST_WHY else f"{why[:_LONGEST_WHY]}..."

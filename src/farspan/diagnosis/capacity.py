@@ -135,7 +135,8 @@ def _memory(server_state: ServerState) -> Iterator[str]:
     if weights is not None:
         seconds = figures.get("weights_s") or 0.0
         speed = f" in {seconds:.0f} s ({weights / seconds:.2f} GiB/s a GPU)" if seconds >= 1 else ""
-        yield f"Weights take {weights:.1f} GiB on a GPU{speed}."
+        size = f"{weights:.1f} GiB" if weights >= 1 else format_bytes(weights * GIB)
+        yield f"Weights take {size} on a GPU{speed}."
     kv = figures.get("available_kv_gib", figures.get("kv_pool_gib"))
     if kv is not None:
         yield f"KV gets {kv:.1f} GiB on a GPU."

@@ -10,7 +10,7 @@ from farspan.engines.logs.findings import Finding, Severity
 from farspan.engines.logs.records import StartPhase
 from farspan.engines.registry import find_served
 from farspan.escape_terminal import printable
-from farspan.sizes import format_seconds
+from farspan.sizes import GIB, format_bytes, format_seconds
 
 _EVIDENCE = 220
 
@@ -113,7 +113,11 @@ def _timeline(report: Report) -> Iterator[str]:
     for entry in report.timeline:
         since = "" if entry.at is None or first is None else f"+{entry.at - first:.0f} s"
         took = "" if not entry.seconds else format_seconds(entry.seconds)
-        size = "" if entry.gib is None else f"{entry.gib:.1f} GiB"
+        size = "" if entry.gib is None else _size(entry.gib)
         percent = "" if entry.done or entry.percent is None else f"{entry.percent:.0f} %"
         words = ", ".join(word for word in (took, size, percent) if word)
         yield f"  {clock(entry.at):<19} {since:>9}  {entry.phase.value:<12} {words}".rstrip()
+
+
+def _size(gib: float) -> str:
+    return f"{gib:.1f} GiB" if abs(gib) >= 1 or not gib else format_bytes(gib * GIB)

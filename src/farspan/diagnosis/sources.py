@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from farspan.errors import InputError
 
 _PIECE = 1 << 20
 _GZIP = b"\x1f\x8b"
+_PASTED_WORDS = 5
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
@@ -22,13 +24,17 @@ def read_source(source: str, *, container: str = "", previous: bool = False) -> 
     """Yield the log in pieces of at most 1 MiB.
 
     Args:
-        source: A path (gzip is unpacked), `-` for standard input, `container:NAME`, or `pod:[NAMESPACE/]NAME`.
+        source: A path (gzip is unpacked), `-` for standard input, `container:NAME`, `pod:[NAMESPACE/]NAME`, or lines of
+            the log themselves, pasted.
         container: Of a pod with several, the one to read.
         previous: Of a pod, the log of the container's life before its restart.
 
     Raises:
         InputError: The log cannot be read.
     """
+    if is_pasted(source):
+        yield source.encode("utf-8", "surrogateescape")
+        return
     kind, colon, name = source.partition(":")
     if colon and kind in ("container", "pod"):
         yield from _run(_logs_command(kind, name, container, previous=previous))
@@ -50,6 +56,13 @@ def read_source(source: str, *, container: str = "", previous: bool = False) -> 
             f"{source} cannot be read ({reason})",
             "give a log file, the name of a server in farspan status, -, container:NAME or pod:NAME",
         ) from error
+
+
+def is_pasted(source: str) -> bool:
+    """Whether a source is a piece of a log and not its name: it has lines or many words, and no file is called so."""
+    if os.path.exists(source):  # noqa: PTH110 it is False for a name that is too long, where Path raises
+        return False
+    return "\n" in source.strip() or len(source.split()) >= _PASTED_WORDS
 
 
 def _logs_command(kind: str, name: str, container: str, *, previous: bool) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from farspan.engines.engine import Engine
 from farspan.engines.registry import all_engines
@@ -31,5 +32,11 @@ def choose_tp(spec: ModelSpec, gpus: int, flags: Mapping[str, str | None]) -> in
 def _count(flags: Mapping[str, str | None], spellings: Callable[[Engine], Sequence[str]]) -> int:
     """Return the number that a flag is given, by any engine's spelling of it; 0 where it is not, or is no number."""
     names = {name for engine in all_engines() for name in spellings(engine)}
-    given = next((flags[name] or "" for name in names if name in flags), "")
+    given = next((value or "" for name, value in flags.items() if _is_one(name, names)), "")
     return int(given) if given.isdecimal() else 0
+
+
+def _is_one(written: str, names: AbstractSet[str]) -> bool:
+    """Whether a flag is one of these, with underscores or shortened as the engines take it."""
+    name = written.replace("_", "-") if written.startswith("--") else written
+    return name in names or (name.startswith("--") and any(flag.startswith(name) for flag in names))

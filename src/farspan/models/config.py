@@ -30,6 +30,22 @@ WEIGHT_FORMATS: dict[str, object] = {
     "int4": {"quant_method": "awq", "bits": 4, "group_size": 128},
     "mxfp4": {"quant_method": "mxfp4"},
 }
+# Methods and types that keep as many bits a weight.
+_WEIGHT_SPELLINGS = {
+    "bfloat16": "bf16",
+    "fp16": "bf16",
+    "float16": "bf16",
+    "half": "bf16",
+    "e4m3": "fp8",
+    "fp8_e4m3": "fp8",
+    "w8a8_fp8": "fp8",
+    "awq": "int4",
+    "gptq": "int4",
+    "awq_marlin": "int4",
+    "gptq_marlin": "int4",
+    "w4a16": "int4",
+    "4bit": "int4",
+}
 
 
 def spec_from_config(
@@ -73,6 +89,19 @@ def spec_from_config(
     return _only(replace(spec, image=largest_image(config), other_architectures=tuple(architectures[1:])))
 
 
+def parse_weight_format(text: str) -> str:
+    """Read a weight format as people write it: `FP8`, `bfloat16`, `awq`, in any case.
+
+    Raises:
+        InputError: It is none of `WEIGHT_FORMATS`.
+    """
+    wanted = text.strip().lower().replace("-", "_")
+    found = _WEIGHT_SPELLINGS.get(wanted, wanted)
+    if found not in WEIGHT_FORMATS:
+        raise InputError(f"{text!r} is not a weight format", f"choose one of {', '.join(WEIGHT_FORMATS)}")
+    return found
+
+
 def override_weights(config: Mapping[str, object], weights: str) -> dict[str, object]:
     """Return the config as if its checkpoint kept its weights in another format.
 
@@ -83,13 +112,11 @@ def override_weights(config: Mapping[str, object], weights: str) -> dict[str, ob
     Raises:
         InputError: The format is none of these.
     """
-    if weights not in WEIGHT_FORMATS:
-        raise InputError(f"{weights!r} is not a weight format", f"choose one of {', '.join(WEIGHT_FORMATS)}")
     changed = dict(config)
     text = changed.get("text_config")
     if isinstance(text, Mapping):
         changed["text_config"] = {key: text[key] for key in text if key != "quantization_config"}
-    changed["quantization_config"] = WEIGHT_FORMATS[weights]
+    changed["quantization_config"] = WEIGHT_FORMATS[parse_weight_format(weights)]
     changed.pop("expert_dtype", None)
     return changed
 
@@ -209,6 +236,8 @@ def _find(model: str, *, allow_network: bool) -> _Found:
 
     if hub.is_hub_id(model):
         return _Found(hub.fetch_published(model, allow_network=allow_network), model)
+    if (address := re.match(r"(?:https?://)?(?:www\.)?huggingface\.co/([\w.-]+/[\w.-]+)", model)) is not None:
+        raise NotFoundError(f"{model!r} is the address of a model", f"write its hub id: {address[1]}")
     close = catalog.suggestions(model)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise NotFoundError(

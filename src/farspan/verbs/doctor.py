@@ -11,7 +11,7 @@ from farspan.diagnosis.diagnose import Report
 from farspan.diagnosis.examine import examine
 from farspan.diagnosis.live.look import WATCHED_S, live_report, look
 from farspan.diagnosis.live.reach import reach_of
-from farspan.diagnosis.sources import read_source
+from farspan.diagnosis.sources import is_pasted, read_source
 from farspan.engines.logs.findings import Severity
 from farspan.engines.logs.server_state import Hints
 from farspan.errors import InputError
@@ -37,8 +37,8 @@ def doctor(
 
     Args:
         source: A file, the name of a server that farspan started, "-" for standard input, "container:NAME",
-            "pod:[NAMESPACE/]NAME", or the log's bytes in pieces. "pid:N", and a container or pod with `live`, are
-            looked at as they run.
+            "pod:[NAMESPACE/]NAME", lines of the log itself, or its bytes in pieces. "pid:N", and a container or
+            pod with `live`, are looked at as they run.
         url: Where a running server answers, to be looked at.
         live: Look at the running container or pod, beside its log.
         seconds: How long to watch a running server.
@@ -67,7 +67,7 @@ def doctor(
     elif not source:
         raise InputError(
             "there is nothing to look at",
-            "give a log, a server's name, container:NAME, pod:NAME, pid:N, or --url",
+            "give a log (- for a pipe), a server's name, container:NAME, pod:NAME, pid:N, or --url",
         )
     report = _read(source, hints, container=container, previous=previous, bundle=bundle)
     if seen is None:
@@ -86,7 +86,11 @@ def _read_server(name: str) -> Iterable[bytes] | None:
     from farspan.launch.server_records import StateFolder
     from farspan.verbs.logs import logs
 
-    if Path(name).exists() or name not in {record.name for record in StateFolder().records()}:
+    if (
+        is_pasted(name)
+        or Path(name).exists()
+        or name not in {record.name for record in StateFolder().records()}
+    ):
         return None
     return logs(name).pieces()
 

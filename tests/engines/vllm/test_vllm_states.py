@@ -61,6 +61,26 @@ def test_what_a_server_with_drafts_printed_follows_from_its_kv_memory() -> None:
         assert answer.printed["GPU KV cache size"] == pytest.approx(printed, rel=0.0005)
 
 
+def test_prefix_caching_of_recurrent_models_is_on_from_0_26() -> None:
+    """Two RTX 5090s, 0.26.1rc1 (recipes #810): 491 blocks hold 377,456 tokens, a request 335 and 3 x 2 states."""
+    found = [
+        plan_vllm(
+            PlanRequest(
+                load_model("qwen3.5-27b", allow_network=False),
+                find_gpu("RTX 5090"),
+                2,
+                2,
+                262_144,
+                engine_version=version,
+                available_kv_bytes=491 * 25_690_112,
+                as_given=True,
+            )
+        ).printed["GPU KV cache size"]
+        for version in ("0.25.1", "0.26.1rc1")
+    ]
+    assert found == [491 * 262_144 // 338, 377_456]
+
+
 class TestBlocksForStates:
     """A pool with fewer blocks than requests (vllm config/compilation.py: resolve_cudagraph_mode_and_sizes)."""
 

@@ -31,9 +31,11 @@ class Sglang(Engine):
     def _of_replicas(self, request: PlanRequest, *, outline: bool) -> EnginePlan:
         from farspan.engines.sglang.flags import attention_groups
 
-        if request.engine_flags and attention_groups(request) > 1:
-            # The groups of data-parallel attention share the weights: they are one server.
-            return self.outline_server(request) if outline else self.plan_server(request)
+        if request.engine_flags:
+            spelled = self.spell_out(request)
+            if attention_groups(spelled) > 1:
+                # The groups of data-parallel attention share the weights: they are one server.
+                return self.outline_server(spelled) if outline else self.plan_server(spelled)
         return super()._of_replicas(request, outline=outline)
 
     def plan_server(self, request: PlanRequest) -> EnginePlan:

@@ -45,6 +45,16 @@ class Vllm(Engine):
 
         return outline_vllm(request)
 
+    def spell_out(self, request: PlanRequest) -> PlanRequest:
+        """Return the question with flags under their whole names: dashes for underscores, and the whole of a beginning
+        that only one flag has.
+        """
+        from farspan.engines.vllm.known_flags import spell_out
+        from farspan.engines.vllm.versions import rules_for
+
+        rules, _ = rules_for(request.engine_version)
+        return request.with_flags(spell_out(request.engine_flags, rules.version))
+
     def quantizes_by_layer(self, request: PlanRequest, version: str) -> bool:
         from farspan.engines.vllm.flag_checks import ONLINE_FP8, QUANTIZATION
         from farspan.planner.versions import version_key

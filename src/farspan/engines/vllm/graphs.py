@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from farspan.engines.vllm.config import VllmConfig
 from farspan.engines.vllm.defaults import BatchLimits
+from farspan.engines.vllm.flashinfer import captured_workspace
 from farspan.models.spec import AttentionKind
 from farspan.planner.calibration import memory_of
 from farspan.sizes import GIB
@@ -40,6 +41,10 @@ def capture_sizes(config: VllmConfig, limits: BatchLimits) -> tuple[int, ...]:
 
 def graph_estimate(config: VllmConfig, limits: BatchLimits) -> int:
     """What vLLM estimates before the KV cache is sized ("Estimated CUDA graph memory")."""
+    return _graphs_alone(config, limits) + captured_workspace(config, limits)
+
+
+def _graphs_alone(config: VllmConfig, limits: BatchLimits) -> int:
     captured = capture_sizes(config, limits)
     if not captured:
         return 0
@@ -62,7 +67,8 @@ def graph_bytes(config: VllmConfig, limits: BatchLimits) -> int:
     share = 1.0 if memory is None else memory.graphs_share
     if sizes and _piecewise_only(config):
         return int(_PIECEWISE_TAKEN * sizes / _FULL_SIZES * share)
-    return int(graph_estimate(config, limits) * _TAKEN_OVER_ESTIMATE * share)
+    alone = int(_graphs_alone(config, limits) * _TAKEN_OVER_ESTIMATE * share)
+    return alone + captured_workspace(config, limits)
 
 
 def _piecewise_only(config: VllmConfig) -> bool:

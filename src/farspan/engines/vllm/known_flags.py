@@ -65,6 +65,29 @@ def check_flag_names(names: Iterable[str], version: str) -> None:
             raise InputError(f"vllm {version} has no {name}", f"drop it: it went in {gone}")
 
 
+def spell_out(flags: Mapping[str, str | None], version: str) -> dict[str, str | None]:
+    """Return flags under their whole names: `--tensor_parallel` is `--tensor-parallel-size`.
+
+    vLLM's FlexibleArgumentParser takes dashes for underscores, and Python's argparse below it any beginning that only
+    one flag of the release has (utils/argparse_utils.py; it leaves allow_abbrev as it is).
+    """
+    known = _releases()
+    spelled: dict[str, str | None] = {}
+    for written, value in flags.items():
+        name = written.replace("_", "-") if written.startswith("--") else written
+        if name.startswith("--") and "." not in name and name not in known and name not in _OTHERS:
+            whole = [flag for flag in (*known, *_OTHERS) if flag.startswith(name) and _has(flag, version)]
+            name = whole[0] if len(whole) == 1 else name
+        spelled[name] = value
+    return spelled
+
+
+def _has(flag: str, version: str) -> bool:
+    first, gone = _releases().get(flag, ("", ""))
+    key = version_key(version)
+    return not (first and key < version_key(first)) and not (gone and key >= version_key(gone))
+
+
 def _nearest(name: str, known: Mapping[str, tuple[str, str]]) -> str:
     from difflib import get_close_matches
 

@@ -32,12 +32,14 @@ _LATENT_WORKSPACE_TOKENS = 65536
 # Kernels and handles outside torch: H100 servers with one GPU printed 0.07 to 0.17, from 0.18.0 on 0.24 to 0.27.
 _OUTSIDE_TORCH_OLD, _OUTSIDE_TORCH_NEW = int(0.22 * GIB), int(0.25 * GIB)
 # The same before Hopper (four servers on A100, compiled and eager: 0.10 to 0.13), on consumer Blackwell (Qwen3.5-9B
-# and Qwen3.6-35B-A3B, each on one RTX 5090) and on AMD (one MI300X).
+# on one RTX 5090, 0.18.0) and on AMD (one MI300X).
 _OUTSIDE_TORCH_AMPERE, _OUTSIDE_TORCH_SM120, _OUTSIDE_TORCH_AMD = (
     int(0.12 * GIB),
     int(0.54 * GIB),
     int(1.44 * GIB),
 )
+# Consumer Blackwell from 0.20.0 on: Qwen3.6-35B-A3B on one RTX 5090, less FlashInfer's workspace (flashinfer.py).
+_OUTSIDE_TORCH_SM120_NEW = int(0.155 * GIB)
 # Collectives over NVLink in a compiled model: 0.10.2 on 2x H200, 0.12.0 on 8x H200, 0.19.0 on 2x and 4x H100.
 _COLLECTIVES_OLD, _COLLECTIVES_OLD_EIGHT, _COLLECTIVES_NEW = int(1.16 * GIB), int(0.52 * GIB), int(1.83 * GIB)
 # Collectives without a path from GPU to GPU (Qwen3.5-9B on 2x RTX 5090).
@@ -219,7 +221,7 @@ def _outside_torch(config: VllmConfig) -> tuple[int, int]:
     if gpu.capability[0] == 8:
         base = _OUTSIDE_TORCH_AMPERE
     elif consumer:
-        base = _OUTSIDE_TORCH_SM120
+        base = _OUTSIDE_TORCH_SM120_NEW if rules.subtracts_graphs else _OUTSIDE_TORCH_SM120
     elif gpu.is_amd:
         base = _OUTSIDE_TORCH_AMD
     if rules.flashinfer_sampler and given.flashinfer_sampler is not False and compiled and hopper:

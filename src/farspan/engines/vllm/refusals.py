@@ -5,12 +5,11 @@ from __future__ import annotations
 from farspan.engines.vllm.budget import gib
 from farspan.engines.vllm.dropped import has_no_loader, last_version_with
 from farspan.engines.vllm.flags import LONG_CONTEXT_ENV, MAX_MODEL_LEN, MAX_NUM_SEQS
+from farspan.engines.vllm.flashinfer import oldest_capability
 from farspan.engines.vllm.state import VllmState
 from farspan.engines.vllm.versions import first_version_with
 from farspan.models.spec import AttentionKind, KvDtype
 from farspan.sizes import format_bytes
-
-FLASHINFER_CAPABILITY = (7, 5)  # the oldest it supports (v1/attention/backends/flashinfer.py)
 
 
 def refusal(state: VllmState) -> str:
@@ -70,7 +69,7 @@ def _needs_native_fp8(state: VllmState) -> bool:
         return False
     latent = next(iter(model.layers_of(AttentionKind.MLA)), None) is not None
     sinks = any(tensor.name.endswith(".sinks") for tensor in model.weights)
-    return latent or sinks or gpu.capability < FLASHINFER_CAPABILITY
+    return latent or sinks or gpu.capability < oldest_capability(state.rules.version)
 
 
 def _e5m2_asserts(state: VllmState) -> bool:

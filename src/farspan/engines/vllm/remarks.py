@@ -19,6 +19,7 @@ from farspan.planner.timing import offloaded_weights_note
 from farspan.sizes import GIB, format_bytes
 
 _TABLES_WORTH_SAYING = 2 * GIB
+_INTEGRATED = (12, 1)  # GB10
 
 
 def find_remarks(state: VllmState, *, starts: bool) -> Remarks:
@@ -31,6 +32,7 @@ def find_remarks(state: VllmState, *, starts: bool) -> Remarks:
             *_tables(state),
             *_unusable_fp8(state),
             *_unlisted(state),
+            *_shared_with_host(state),
         ),
         notes=(
             *_hybrid_is_off(state),
@@ -62,6 +64,18 @@ def _unlisted(state: VllmState) -> list[str]:
     return [
         f"No vLLM up to {KNOWN_VERSIONS[-1]} lists {architecture}: planned as if vLLM treated its layers "
         "like those of other models."
+    ]
+
+
+def _shared_with_host(state: VllmState) -> list[str]:
+    """vllm utils/mem_utils.py: MemorySnapshot.measure, is_integrated_gpu. The figures: docs/accuracy.md."""
+    gpu = state.request.gpu
+    if gpu.capability != _INTEGRATED:
+        return []
+    return [
+        f"{gpu.name} shares its memory with the host, and vLLM counts what processes of the host take while it "
+        "starts: public servers had 0 to 5 GiB less KV cache than planned, two of unknown flags 13. Its log says "
+        "what is left: Available KV cache memory."
     ]
 
 
