@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError, UnsupportedError
-from farspan.models.spec import CONVOLUTION, LayerSpec, ModelSpec
-from farspan.models.tensors import DTYPE_BYTES
+from farspan.models.spec import CONVOLUTION, ModelSpec
+from farspan.models.state_dtypes import with_recurrent_dtype
 from farspan.planner.request import PlanRequest
 from farspan.planner.versions import version_key
 
@@ -42,19 +40,8 @@ def state_dtype(request: PlanRequest, rules: VllmRules) -> str:
 
 
 def with_state_dtype(model: ModelSpec, dtype: str) -> ModelSpec:
-    """The model with its recurrent states in that type (mamba_utils.py: _mamba_state_dtype); its convolutions keep
-    their own.
-    """
-    if not dtype or model.architecture.startswith(_OF_OTHERS):
+    """The model with its recurrent states in that type (mamba_utils.py: _mamba_state_dtype)."""
+    plain = any(layer.states and layer.states[0].name != CONVOLUTION for layer in model.layers)
+    if not dtype or plain or model.architecture.startswith(_OF_OTHERS):
         return model
-    return replace(model, layers=tuple(_with_dtype(layer, DTYPE_BYTES[dtype]) for layer in model.layers))
-
-
-def _with_dtype(layer: LayerSpec, dtype_bytes: int) -> LayerSpec:
-    if not any(state.name == CONVOLUTION for state in layer.states):
-        return layer
-    states = tuple(
-        state if state.name == CONVOLUTION else replace(state, dtype_bytes=dtype_bytes)
-        for state in layer.states
-    )
-    return replace(layer, states=states)
+    return with_recurrent_dtype(model, dtype)
