@@ -38,6 +38,8 @@ def parse_tokens(text: str) -> int:
                 f"{text!r} is not a token count here",
                 "farspan plan MODEL --gpus GPUS --context max tells the longest that fits",
             )
+        if "," in text and all(_PATTERN.fullmatch(part.strip()) for part in text.split(",")):
+            raise InputError(f"{text!r} is several token counts", "give one here; several go with --contexts")
         power = _POWER.fullmatch(text)
         meant = (
             format_tokens(int(power.group(1)) * 10 ** int(power.group(2)))

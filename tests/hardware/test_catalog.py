@@ -100,8 +100,16 @@ def test_a_gpu_the_catalog_lacks_is_planned_with_its_memory() -> None:
 def test_an_unknown_gpu_names_a_close_one() -> None:
     with pytest.raises(InputError, match="did you mean H200"):
         parse_node("8xH2000")
-    with pytest.raises(InputError, match="known are H200"):
+    with pytest.raises(InputError, match=r"known are H200, .* and more: farspan gpus. Any other"):
         find_gpu("voodoo2")
+
+
+@pytest.mark.parametrize("text", ["none", "CPU", "0"])
+def test_a_machine_without_gpus_is_nothing_to_plan_for(text: str) -> None:
+    with pytest.raises(
+        InputError, match=r"has no GPU to plan for.*--gpus none for a CPU, with --runtime local"
+    ):
+        parse_node(text)
 
 
 def test_the_pages_count_the_cards() -> None:

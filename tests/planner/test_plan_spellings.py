@@ -3,6 +3,8 @@ be kept, and words for the longest context."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
@@ -182,3 +184,11 @@ def test_no_weight_format_and_machines_among_the_gpus_are_refused_with_what_to_w
     assert "'int3' is not a weight format; choose one of bf16, fp8, int4, mxfp4" in refused.output
     with pytest.raises(InputError, match="write all of them together, as 16xH200"):
         farspan.plan("llama-4-scout", gpus="2x8xH200", context="1M", offline=True)
+
+
+def test_a_cpu_is_a_machine_without_gpus(tmp_path: Path) -> None:
+    folder = farspan.probe(tmp_path / "recall", heads=2, kv_heads=2).folder
+    asked = {"engine": "builtin", "runtime": "local", "context": "10k", "dry_run": True}
+    cpu, none = (farspan.serve(str(folder), gpus=word, **asked).runtime.launch for word in ("cpu", "none"))
+    assert cpu.command == none.command
+    assert cpu.gpus == 0

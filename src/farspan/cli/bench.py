@@ -41,6 +41,7 @@ from farspan.measurement.lengths import parse_lengths
 from farspan.measurement.observe.engine_observer import INTERVAL_S
 from farspan.measurement.observe.evidence import HUNG_AFTER_S
 from farspan.measurement.shared_length import parse_shared_length
+from farspan.prompts.tasks import parse_task
 from farspan.sizes import parse_token_list
 from farspan.verbs.bench import bench, bench_dry_run, default_run_folder
 
@@ -193,7 +194,12 @@ Exit code: 0 every request was answered and right; 1 some request failed or was 
     help="Requests after the measured ones, so that the last of these are not alone either.",
 )
 @click.option(
-    "--task", default="needle", show_default=True, help="What is planted in the prompt and asked for."
+    "--task",
+    type=parse_task,
+    metavar="TASK",
+    default="needle",
+    show_default=True,
+    help="What is planted in the prompt and asked for.",
 )
 @corpus_options
 @click.option(

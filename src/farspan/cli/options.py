@@ -36,6 +36,15 @@ class EngineName(click.ParamType[Engine]):
         """The engine of a name; refused with what there is."""
         if isinstance(value, Engine):
             return value
+        name, at, version = value.partition("@")
+        if "," in value:
+            self.fail(
+                f"{value!r} is several engines: name one; farspan plan without --engine has all", param, ctx
+            )
+        if at and name.lower() in engine_names():
+            self.fail(
+                f"{value!r} is an engine and a version: write {name} --engine-version {version}", param, ctx
+            )
         try:
             return get_engine(value)
         except InputError as error:
@@ -151,18 +160,37 @@ def _items(names: Iterable[str], kind: str = "plain") -> list[CompletionItem]:
 
 
 def parse_fractions(text: str) -> tuple[float, ...]:
-    """Parse a comma-separated list of fractions such as `0.1,0.9`.
+    """Parse a comma-separated list of fractions such as `0.1,0.9` or `10%,90%`.
 
     Raises:
         InputError: It is not a list of numbers from 0 to 1.
     """
     try:
-        fractions = tuple(float(part) for part in text.split(",") if part.strip())
+        fractions = tuple(_fraction(part) for part in text.split(",") if part.strip())
     except ValueError:
         fractions = ()
     if not fractions or not all(0 <= fraction <= 1 for fraction in fractions):
-        raise InputError(f"{text!r} is not a list of fractions from 0 to 1", "write it as 0.1,0.9")
+        raise InputError(f"{text!r} is not a list of fractions from 0 to 1", "write it as 0.1,0.9 or 10%,90%")
     return fractions
+
+
+def parse_fraction(text: str) -> float:
+    """Parse one fraction such as `0.3` or `30%`.
+
+    Raises:
+        InputError: It is no number.
+    """
+    try:
+        return _fraction(text)
+    except ValueError:
+        raise InputError(f"{text!r} is not a fraction", "write it as 0.3 or 30%") from None
+
+
+def _fraction(text: str) -> float:
+    number, percent, rest = text.strip().partition("%")
+    if rest:
+        raise ValueError
+    return float(number) / (100 if percent else 1)
 
 
 def parse_json_object(text: str) -> dict[str, Any]:

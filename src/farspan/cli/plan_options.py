@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from farspan.cli.options import WeightFormat
+from farspan.cli.stray_word import refuse_stray
 from farspan.models.spec import KvDtype
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -67,5 +68,5 @@ def plan_options(command: _Command) -> _Command:
 
 
 engine_flags_argument = click.argument(
-    "engine_flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE FLAGS]"
+    "engine_flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENGINE FLAGS]", callback=refuse_stray
 )

@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from farspan.cli.measurement_options import api_key_option, corpus_options
+from farspan.cli.options import parse_fraction
 from farspan.cli.output import json_option
 from farspan.errors import InputError
-from farspan.prompts.tasks import TASKS
+from farspan.prompts.tasks import TASKS, parse_task
 from farspan.prompts.write_prompts import PromptFormat, WrittenPrompt, process_start
 from farspan.sizes import format_seconds
 from farspan.verbs.prompt import prompt
@@ -41,9 +42,21 @@ Examples:
 )
 @corpus_options
 @click.option(
-    "--task", type=click.Choice(sorted(TASKS)), default="needle", show_default=True, help="What is asked."
+    "--task",
+    type=parse_task,
+    default="needle",
+    show_default=True,
+    metavar=f"[{'|'.join(sorted(TASKS))}]",
+    help="What is asked.",
 )
-@click.option("--depth", type=float, default=0.5, show_default=True, help="Where the needle lies, 0 to 1.")
+@click.option(
+    "--depth",
+    type=parse_fraction,
+    metavar="FRACTION",
+    default="0.5",
+    show_default=True,
+    help="Where the needle lies, 0 to 1, or 30%.",
+)
 @click.option("--count", type=int, metavar="K", help="How many things to plant, or hops of a chain.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides everything random.")
 @click.option("--chat", is_flag=True, help="The text is the user message of a chat; the template is counted.")

@@ -63,6 +63,8 @@ _MEANT = {
     "--output-file": ("--output",),
     "--output-dir": ("--output", "--run"),
     "--folder": ("--output", "--run"),
+    "--duration": ("--time-limit",),
+    "--max-time": ("--time-limit",),
     "--timeout": ("--first-token-timeout", "--ready-limit"),
     "--host-port": ("--port",),
     "--replace": ("--if-exists replace",),

@@ -120,6 +120,7 @@ _GPUS = (
     _gpu("RTX-5080", 15.5, _A, 0.96, 113, 225, "PCIe", 128, (12, 0)),
     _gpu("RTX-5090-D", 31.36, _A, 1.792, 148, 297, "PCIe", 128, (12, 0)),
 )
+_LISTED = 12  # in an error; `farspan gpus` has all
 _ALIASES = {
     "a100": "a10080gb",
     "a10080": "a10080gb",
@@ -196,7 +197,8 @@ def find_gpu(name: str) -> Gpu:
         import difflib
 
         close = difflib.get_close_matches(name.upper(), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        hint += " Any other is planned with --gpu-memory-gib"
+        listed = f"known are {', '.join(known[:_LISTED])} and more: farspan gpus"
+        hint = f"did you mean {close[0]}?" if close else listed
+        hint += f"{'' if close else '.'} Any other is planned with --gpu-memory-gib"
         raise NotFoundError(f"{name!r} is not a GPU farspan knows", hint)
     return gpu

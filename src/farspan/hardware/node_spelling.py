@@ -9,9 +9,15 @@ from farspan.hardware.by_memory import gpu_by_memory
 from farspan.hardware.catalog import find_gpu, given_gpu, known_gpu
 from farspan.hardware.gpu import Gpu, Node
 
+_NO_GPU = ("none", "cpu", "no", "0")
 _NAME = r"[A-Za-z0-9][\w .-]*?"
 _COUNT_FIRST = re.compile(rf"(\d{{1,4}})\s*(?:[x×*]\s*|\s)({_NAME})", re.IGNORECASE)
 _NAME_FIRST = re.compile(rf"({_NAME})\s*[x×*:]\s*(\d{{1,4}})", re.IGNORECASE)
+
+
+def names_no_gpu(text: str) -> bool:
+    """Whether a text says that there is no GPU: `none`, `cpu`, `0`."""
+    return text.strip().lower() in _NO_GPU
 
 
 def parse_node(text: str, memory_gib: float | None = None) -> Node:
@@ -30,6 +36,11 @@ def parse_node(text: str, memory_gib: float | None = None) -> Node:
         from farspan.hardware.detect import detect_node
 
         return detect_node()
+    if names_no_gpu(text):
+        raise InputError(
+            f"--gpus {text} has no GPU to plan for",
+            "name the GPUs, as 8xH200; farspan serve takes --gpus none for a CPU, with --runtime local",
+        )
     name, count = _split(wanted)
     if not count:
         raise InputError(f"{text!r} is not a set of GPUs", "write it as 8xH200, H200, 8x140GB or detect")

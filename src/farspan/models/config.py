@@ -236,6 +236,8 @@ def _find(model: str, *, allow_network: bool) -> _Found:
 
     if hub.is_hub_id(model):
         return _Found(hub.fetch_published(model, allow_network=allow_network), model)
+    if (address := re.match(r"(?:https?://)?(?:www\.)?huggingface\.co/([\w.-]+/[\w.-]+)", model)) is not None:
+        raise NotFoundError(f"{model!r} is the address of a model", f"write its hub id: {address[1]}")
     close = catalog.suggestions(model)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise NotFoundError(

@@ -21,7 +21,7 @@ from farspan.prompts.layout import head_tokens, lay_out, least_tokens
 from farspan.prompts.prompt import Prompt
 from farspan.prompts.recall import build_recall_prompt
 from farspan.prompts.shared_prefix import SharedPrefix
-from farspan.prompts.tasks import TASKS, Task, TaskRequest
+from farspan.prompts.tasks import TASKS, Task, TaskRequest, parse_task
 from farspan.prompts.tokenizer import Tokenizer
 from farspan.prompts.turn import Turn
 from farspan.prompts.verify import settle
@@ -63,7 +63,8 @@ def build_prompt(
         InputError: The task is unknown or does not fit, or the corpus, tokenizer or cache cannot be used.
         UnsupportedError: A prefix is to be shared, and the tokenizer's counts do not add up.
     """
-    _check(tokens=tokens, task=task, depth=depth, seed=seed, output_tokens=output_tokens, count=count)
+    task = parse_task(task)
+    _check(tokens=tokens, depth=depth, seed=seed, output_tokens=output_tokens, count=count)
     if tokenizer.recall:
         if corpus is not None and not isinstance(corpus, BuiltinCorpus):
             raise UnsupportedError(
@@ -148,11 +149,7 @@ def iter_prompts(tokenizer: Tokenizer, number: int, *, seed: int = 0, **options:
         yield build_prompt(tokenizer, seed=seed + i, **options)
 
 
-def _check(
-    *, tokens: int, task: str, depth: float, seed: int, output_tokens: int | None, count: int | None
-) -> None:
-    if task not in TASKS:
-        raise InputError(f"there is no task {task!r}", f"use one of {', '.join(TASKS)}")
+def _check(*, tokens: int, depth: float, seed: int, output_tokens: int | None, count: int | None) -> None:
     if not 0 <= depth <= 1:
         raise InputError(f"a depth of {depth:g} is outside the prompt", "use 0 (beginning) to 1 (end)")
     if seed < 0:

@@ -11,10 +11,11 @@ from typing import Any, Literal, overload
 from farspan.engines.engine import Engine
 from farspan.engines.registry import get_engine
 from farspan.errors import InputError
+from farspan.hardware.node_spelling import names_no_gpu
 from farspan.launch.docker import DockerOptions
 from farspan.launch.manifest import ClusterOptions, parse_toleration
 from farspan.launch.plain_values import check_runtime_values
-from farspan.launch.prepare_launch import prepare
+from farspan.launch.prepare_launch import NO_GPU, prepare
 from farspan.launch.runtime import IfExists, Runtime
 from farspan.launch.runtime_names import parse_runtime
 from farspan.launch.runtimes.choose import choose_runtime
@@ -190,7 +191,7 @@ def prepare_server(
         runtime=parse_runtime(runtime),
         context=None if context in (None, LONGEST) else parse_tokens(str(context)),
         longest=context == LONGEST,
-        gpus=gpus,
+        gpus=NO_GPU if names_no_gpu(gpus) else gpus,
         tp=tp,
         nodes=nodes,
         node_rank=node_rank,

@@ -41,6 +41,10 @@ def write_sizes(fields: dict[str, Any], model: ModelSpec) -> None:
     Raises:
         UnsupportedError: The engines compute one of them in any case; it is named.
     """
+    if "block_configs" in fields:
+        raise UnsupportedError(
+            "its layers are listed as objects that only code in the whole model's checkpoint reads"
+        )
     _write_head_size(fields, model)
     _write_mlp_width(fields, model)
     _write_mamba_sizes(fields, model)
@@ -105,7 +109,7 @@ def _write_head_size(fields: dict[str, Any], model: ModelSpec) -> None:
 
 def _write_mlp_width(fields: dict[str, Any], model: ModelSpec) -> None:
     widths = {layer.intermediate_size for layer in model.layers if layer.intermediate_size}
-    if _given(fields, "intermediate_size") or len(widths) != 1 or "block_configs" in fields:
+    if _given(fields, "intermediate_size") or len(widths) != 1:
         return
     if model.architecture in _FIXED_WIDTHS:
         raise UnsupportedError(
