@@ -97,3 +97,14 @@ def test_a_pasted_line_is_no_start_that_waits_unless_it_is_the_bar_itself() -> N
     pasted = BEGIN.splitlines()[2] + "\n"
     assert "The log ends at line" not in said(pasted)
     assert "17 of 50 files" in said(bar(17, "02:40", "05:10"))
+
+
+def test_a_start_that_was_ended_says_how_long_loading_takes() -> None:
+    stopped = "(EngineCore_DP0 pid=80) KeyboardInterrupt: terminated\n"
+    text = said(BEGIN + bar(10, "01:00", "04:00") + stopped)
+    assert (
+        "When the start ended, its own progress line had 10 of 50 files in 60.0 s: at that pace all of them take 5 min"
+        in text
+    )
+    assert "When the start ended" not in said(BEGIN + bar(50, "05:00", "00:00") + stopped)
+    assert "When the start ended" not in said(BEGIN + bar(10, "01:00", "04:00") + READY)
