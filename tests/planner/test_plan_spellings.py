@@ -192,3 +192,12 @@ def test_a_cpu_is_a_machine_without_gpus(tmp_path: Path) -> None:
     cpu, none = (farspan.serve(str(folder), gpus=word, **asked).runtime.launch for word in ("cpu", "none"))
     assert cpu.command == none.command
     assert cpu.gpus == 0
+
+
+def test_a_context_beyond_the_model_names_what_reaches_further() -> None:
+    asked = {"gpus": "8xH200", "engine": "vllm", "offline": True}
+    with pytest.raises(
+        InputError, match=r"use --context 40Ki or less; --rope-scaling yarn:4 reaches further"
+    ):
+        farspan.plan("qwen3-235b-a22b", context="128Ki", **asked)
+    assert farspan.plan("qwen3-235b-a22b", context="128Ki", rope_scaling="yarn:4", **asked).plans

@@ -19,6 +19,7 @@ from farspan.errors import DoesNotFitError, InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
+from farspan.models.state_dtypes import with_recurrent_dtype
 from farspan.planner.answers import PlanAnswer
 from farspan.planner.checked import check_overrides
 from farspan.planner.document import PlanDocument
@@ -520,6 +521,28 @@ def test_recurrent_layers_get_a_state_pool() -> None:
     assert found.starts
     assert found.pools["state slots"] > 0
     assert found.ledger["Recurrent state pool"].bytes % model.layers[0].state_bytes(4) == 0
+
+
+@pytest.mark.parametrize("version", ["0.5.16", "0.5.23"])
+def test_states_are_float32_unless_a_flag_says_otherwise(version: str) -> None:
+    """As SGLang keeps them (configs/mamba_utils.py); Qwen3-Next's config says nothing, and its own type is bfloat16."""
+    model = load_model("Qwen/Qwen3.5-35B-A3B", allow_network=False)
+    halved = with_recurrent_dtype(model, "bfloat16")
+    assert halved.layers[0].state_bytes(1) < model.layers[0].state_bytes(1)
+    slots = {
+        (spec is halved, dtype): plan_sglang(
+            replace(
+                request(version, 32_000, KvDtype.AUTO),
+                model=spec,
+                tp=1,
+                engine_flags={"--mamba-ssm-dtype": dtype} if dtype else {},
+            )
+        ).pools["state slots"]
+        for spec in (model, halved)
+        for dtype in ("", "bfloat16")
+    }
+    assert slots[False, ""] == slots[True, ""]
+    assert slots[False, "bfloat16"] == slots[True, "bfloat16"] > 1.8 * slots[False, ""]
 
 
 def test_a_pipeline_is_planned_by_its_tightest_stage() -> None:

@@ -92,7 +92,6 @@ NOT_MIRRORED = {
     "--enable-symm-mem": _SYMMETRIC,
     "--enable-torch-symm-mem": _SYMMETRIC,
     "--keep-mm-feature-on-device": "image features kept on the GPU",
-    "--mamba-ssm-dtype": _STATES,
     "--enable-int8-mamba-checkpoint": _STATES,
     "--enable-linear-replayssm": _STATES,
     "--enable-linear-replayssm-spec": _STATES,

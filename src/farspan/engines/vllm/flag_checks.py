@@ -25,7 +25,6 @@ _NOT_MIRRORED = {
     "--disable-sliding-window": "windowed layers that keep every token",
     "--swa-bounded-replay": "windowed layers that replay tokens",
     "--mamba-cache-dtype": "recurrent states of another type",
-    "--mamba-ssm-cache-dtype": "recurrent states of another type",
     "--mamba-block-size": "recurrent states kept at other distances",
     "--mamba-cache-mode": "recurrent states kept at other distances",
     "--use-replayssm": "recurrent states replayed from a buffer",

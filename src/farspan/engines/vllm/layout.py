@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from farspan.engines.vllm.compressed import compressed_layout, is_compressed
 from farspan.engines.vllm.kv_spec import KvSpec, SpecKind, ceil_div
 from farspan.engines.vllm.pool import VllmKvLayout, make_layout
 from farspan.engines.vllm.versions import VllmRules
-from farspan.errors import InputError
 from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec
 
 # FlashAttention's kernel takes any multiple of 16 (v1/attention/backends/flash_attn.py).
@@ -42,8 +42,10 @@ def kv_layout(
         draft_tokens: Tokens drafted a step: recurrent layers keep a state for each.
 
     Raises:
-        InputError: A kind of attention whose cache is not mirrored, or layers vLLM cannot group.
+        GroupingError: vLLM cannot group the layers.
     """
+    if is_compressed(model):
+        return compressed_layout(model, rules)
     block = aligned_block(
         model, rules, tp=tp, kv_dtype=kv_dtype, block_size=block_size, draft_tokens=draft_tokens
     )
@@ -54,12 +56,6 @@ def kv_layout(
         name = f"layers.{layer.index}.attn"
         if layer.shares_kv_with is not None or layer.attention is AttentionKind.NONE:
             continue
-        if layer.attention is AttentionKind.COMPRESSED:
-            raise InputError(
-                f"{model.name} keeps latents at several rates and running compressor states, each in a cache with "
-                "a block size of its own, and farspan does not mirror how vLLM groups those",
-                "read the KV cache size off the log of a server with few requests",
-            )
         specs[name] = _layer_spec(
             model, layer, rules, tp, kv_dtype, block, states, prefix_caching, draft_tokens=draft_tokens
         )
