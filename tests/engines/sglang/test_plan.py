@@ -15,7 +15,7 @@ from farspan.engines.sglang.engine import ENGINE as SGLANG
 from farspan.engines.sglang.plan import outline_sglang, plan_sglang
 from farspan.engines.sglang.tables import radix_copy_bytes, request_rows
 from farspan.engines.sglang.versions import KNOWN_VERSIONS, rules_of
-from farspan.errors import DoesNotFitError, InputError
+from farspan.errors import DoesNotFitError, InputError, UnsupportedError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype

@@ -138,7 +138,7 @@ def check_flags(request: PlanRequest, rules: SglangRules) -> None:
         if name not in known:
             raise _unknown(name, rules, known)
         what = NOT_MIRRORED.get(name)
-        if what and not _is_off(name, value):
+        if what and not _is_off(name, value) and not _is_default(name, value, rules):
             instead = ", with --cpu-offload-gb GIB, which is planned" if what == _GROUP_OFFLOAD else ""
             raise UnsupportedError(
                 f"{name} ({what}) changes SGLang's memory in a way farspan does not mirror",
