@@ -7,7 +7,7 @@ alignment belong to `farspan.planner`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -301,7 +301,7 @@ class ModelSpec(ValueHash):
     quantization: QuantSpec | None = None
     kv_fp8: bool = False
     tie_word_embeddings: bool = False
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     image: ImageItem | None = None
     config_overrides: str = ""
     other_architectures: tuple[str, ...] = ()
@@ -338,6 +338,11 @@ class ModelSpec(ValueHash):
         """Whether the checkpoint carries a vision tower."""
         return any(weight.part is WeightPart.VISION for weight in self.weights)
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether it keeps latents of folded tokens (DeepSeek V4)."""
+        return any(layer.attention is AttentionKind.COMPRESSED for layer in self.layers)
+
     def layers_of(self, *kinds: AttentionKind) -> Iterator[LayerSpec]:
         """The layers whose attention is one of `kinds`, in order."""
         return (layer for layer in self.layers if layer.attention in kinds)
@@ -354,8 +359,7 @@ class ModelSpec(ValueHash):
 
     def largest_tp(self, gpus: int) -> int:
         """The largest tensor-parallel size up to `gpus` that the heads allow; `gpus` where none does."""
-        allowed = (tp for tp in range(gpus, 0, -1) if _tp_refusal(self, tp) is None)
-        return next(allowed, gpus)
+        return next((tp for tp in range(gpus, 0, -1) if _tp_refusal(self, tp) is None), gpus)
 
     def check_tp(self, tp: int) -> None:
         """Refuse a tensor-parallel size the engines refuse.
@@ -363,8 +367,7 @@ class ModelSpec(ValueHash):
         Raises:
             InputError: `tp` does not divide the query heads, or fits the KV heads neither way.
         """
-        refusal = _tp_refusal(self, tp)
-        if refusal is not None:
+        if (refusal := _tp_refusal(self, tp)) is not None:
             raise InputError(*refusal)
 
 

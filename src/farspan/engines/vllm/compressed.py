@@ -15,18 +15,13 @@ from farspan.engines.vllm.kv_spec import KvSpec, SpecKind, ceil_div
 from farspan.engines.vllm.pool import VllmKvLayout
 from farspan.engines.vllm.versions import CompressedPool, VllmRules
 from farspan.errors import InputError
-from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec, StateTensor
+from farspan.models.spec import KvDtype, LayerSpec, ModelSpec, StateTensor
 
 BLOCK = 256  # tokens; the one size of DeepseekV4SparseMLABackend.get_supported_kernel_block_sizes
 _ENTRY_BYTES = 584  # 448 FP8 values, 64 bf16 RoPE values, 8 bytes of scales (v1/kv_cache_interface.py)
 _PAGE_ALIGNMENT = 576
 _WINDOW_BLOCK = 64  # DeepseekV4SWACache
 _STATE_BLOCKS = {4: 4, 128: 8}  # tokens, by the rate (CompressorStateCache)
-
-
-def is_compressed(model: ModelSpec) -> bool:
-    """Whether the model keeps latents of folded tokens."""
-    return any(layer.attention is AttentionKind.COMPRESSED for layer in model.layers)
 
 
 def check_compressed(
@@ -51,8 +46,6 @@ def check_compressed(
     Raises:
         InputError: One of them was asked for; it is named.
     """
-    if not is_compressed(model):
-        return
     if not (kv_dtype.is_fp8 or (kv_dtype is KvDtype.AUTO and rules.latent_auto_fp8)):
         raise InputError(
             f"vllm {rules.version} keeps the latents of {model.name} in FP8 alone, and --kv-dtype is {kv_dtype.value}",

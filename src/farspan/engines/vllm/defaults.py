@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from farspan.engines.vllm.compressed import BLOCK, is_compressed
 from farspan.engines.vllm.flags import VllmFlags
 from farspan.engines.vllm.speculative import DRAFT_MODEL, uses_eagle
 from farspan.engines.vllm.versions import Runner, VllmRules
@@ -70,7 +69,9 @@ def default_block_size(model: ModelSpec, gpu: Gpu, kv_dtype: KvDtype, rules: Vll
     vllm 0.12.0 platforms/cuda.py: check_and_update_config; from 0.20.0 platforms/interface.py:
     update_block_size_for_backend.
     """
-    if is_compressed(model):
+    if model.is_compressed:
+        from farspan.engines.vllm.compressed import BLOCK  # for DeepSeek V4 alone
+
         return BLOCK
     latent = [layer for layer in model.layers if layer.attention is AttentionKind.MLA]
     if not latent:
@@ -94,7 +95,7 @@ def resolve_kv_dtype(model: ModelSpec, wanted: KvDtype) -> KvDtype:
     sparse_latent = any(
         layer.indexer is not None and layer.attention is AttentionKind.MLA for layer in model.layers
     )
-    if is_compressed(model):
+    if model.is_compressed:
         return KvDtype.FP8_DS_MLA
     if wanted is KvDtype.FP8_DS_MLA and not sparse_latent:
         raise InputError(f"fp8_ds_mla is for sparse MLA models, not {model.name}", "use fp8_e4m3")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from farspan.engines.vllm.compressed import compressed_layout, is_compressed
 from farspan.engines.vllm.kv_spec import KvSpec, SpecKind, ceil_div
 from farspan.engines.vllm.pool import VllmKvLayout, make_layout
 from farspan.engines.vllm.versions import VllmRules
@@ -44,7 +43,9 @@ def kv_layout(
     Raises:
         GroupingError: vLLM cannot group the layers.
     """
-    if is_compressed(model):
+    if model.is_compressed:
+        from farspan.engines.vllm.compressed import compressed_layout  # for DeepSeek V4 alone
+
         return compressed_layout(model, rules)
     block = aligned_block(
         model, rules, tp=tp, kv_dtype=kv_dtype, block_size=block_size, draft_tokens=draft_tokens

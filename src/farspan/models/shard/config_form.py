@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigForm:
+class ConfigForm(NamedTuple):
     """What an engine asks of a rank's config beside its sizes.
 
     Args:
