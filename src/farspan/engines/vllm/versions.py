@@ -101,6 +101,7 @@ class VllmRules(ValueHash):
         offload_needs_one_group: Whether `--cpu-offload-gb` stops a server with several KV groups.
         tower_float32: Whether vision towers rotate queries and keys in float32.
         compressed_pool: How the pool of latents of folded tokens is counted.
+        pads_kimi_experts: Whether a rank's share of a Kimi expert is at least 256 wide.
         latent_auto_fp8: Whether such latents are FP8 where no KV type is asked for; else that stops the server.
         smallest_window_block: Whether sliding-window layers start from the smallest block of the kernel.
     """
@@ -144,6 +145,7 @@ class VllmRules(ValueHash):
     checks_state_blocks: bool = False
     e5m2_meets_quantized_query: bool = True
     compressed_pool: CompressedPool = CompressedPool.SLOTS
+    pads_kimi_experts: bool = False
     latent_auto_fp8: bool = False
     smallest_window_block: bool = False
     offload_needs_one_group: bool = True
@@ -227,6 +229,7 @@ _V0_29 = replace(
     aligns_tables=True,
     state_page_uniform=True,
     compressed_pool=CompressedPool.BLOCKS,
+    pads_kimi_experts=True,
 )
 _V0_32 = replace(_V0_29, version="0.32.0", smallest_window_block=False, latent_auto_fp8=True)
 _V0_33 = replace(_V0_32, version="0.33.0")
@@ -258,6 +261,7 @@ _V0_28 = replace(
     calculates_kv_scales=False,
     large_card_bytes=160 * GIB,
     compressed_pool=CompressedPool.OVERLAID,
+    pads_kimi_experts=True,
     second_runner_models=frozenset({"KimiK3ForConditionalGeneration", "DeepseekV4ForCausalLM"}),
 )
 

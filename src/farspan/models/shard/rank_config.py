@@ -14,7 +14,7 @@ from farspan.models.shard.config_form import ANY_ENGINE, ConfigForm
 from farspan.models.shard.division import Division, divide_fields
 from farspan.models.shard.rank_share import TOWERS, check_blocks, check_share, rank_weights, routing_tables
 from farspan.models.shard.text_config import extract_text, nest_text, take_layers, wrap_text
-from farspan.models.shard.unsaid_sizes import check_head_size, write_sizes
+from farspan.models.shard.unsaid_sizes import check_expert_width, check_head_size, write_sizes
 from farspan.models.spec import ModelSpec
 from farspan.models.weights import rank_weight_bytes
 from farspan.sizes import format_bytes
@@ -100,6 +100,7 @@ class _Alone(NamedTuple):
         fields: Their config.json.
         spec: The same as planners read it.
         dropped: Whether something around the language model was left out.
+        least_expert_width: What the engine pads a rank's share of an expert's width to; 0 for nothing.
         rewritten: What its config says otherwise for the engine's sake; empty for nothing.
         ignore_fields: Unknown fields that cannot change memory.
     """
@@ -108,6 +109,7 @@ class _Alone(NamedTuple):
     fields: Mapping[str, Any]
     spec: ModelSpec
     dropped: bool
+    least_expert_width: int
     rewritten: str
     ignore_fields: Sequence[str]
 
@@ -134,7 +136,7 @@ def _cut(
     if division.tp > 1:
         write_sizes(fields, spec)
     fields, rewritten = check_head_size(fields, spec, form, division.tp)
-    return _Alone(whole, fields, spec, dropped, rewritten, ignore_fields)
+    return _Alone(whole, fields, spec, dropped, form.least_expert_width, rewritten, ignore_fields)
 
 
 def _working(alone: _Alone, division: Division) -> Iterator[int]:
@@ -157,6 +159,8 @@ def _divide(alone: _Alone, division: Division) -> RankShard:
     shard = _read(fields, alone.whole.name, alone.ignore_fields)
     check_share(alone.spec, shard, division)
     check_blocks(shard)
+    if division.expert_tp > 1:
+        check_expert_width(shard, alone.least_expert_width)
     differences = _differences(alone, shard, division)
     return RankShard(fields, shard, alone.whole, division, tuple(differences))
 
