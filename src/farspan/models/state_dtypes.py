@@ -19,7 +19,7 @@ def with_recurrent_dtype(model: ModelSpec, dtype: str) -> ModelSpec:
 
 def _with_size(layer: LayerSpec, dtype_bytes: int) -> LayerSpec:
     states = tuple(
-        state if state.name == CONVOLUTION else replace(state, dtype_bytes=dtype_bytes)
+        state if state.name == CONVOLUTION else state._replace(dtype_bytes=dtype_bytes)
         for state in layer.states
     )
     return replace(layer, states=states)

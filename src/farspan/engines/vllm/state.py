@@ -122,12 +122,13 @@ class VllmState(NamedTuple):
 
         vllm 0.20.0 config/compilation.py: resolve_cudagraph_mode_and_sizes; drafted tokens may turn whole steps off.
         """
+        missing = self.limits.requests - self.memory.num_blocks
+        if missing <= 0 or not self.rules.checks_state_blocks:
+            return 0
         given, layers = self.config.given, self.config.model.layers_of(AttentionKind.LINEAR)
-        if not self.rules.checks_state_blocks or given.enforce_eager or not given.full_graphs:
+        if given.enforce_eager or not given.full_graphs or given.draft_tokens:
             return 0
-        if given.draft_tokens or next(iter(layers), None) is None:
-            return 0
-        return max(self.limits.requests - self.memory.num_blocks, 0)
+        return 0 if next(layers, None) is None else missing
 
     @property
     def requests_chosen(self) -> bool:
