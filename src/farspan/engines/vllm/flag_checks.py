@@ -38,8 +38,10 @@ _NOT_MIRRORED = {
     "VLLM_USE_V1": "the engine before V1",
 }
 _NEUTRAL = ("0", "null", "none", "auto", "false", "{}")
-# Counts of ranks, batches or the like: one is what there is without the flag.
-_NEUTRAL_AT_ONE = frozenset({"--prefill-context-parallel-size", "--ubatch-size", "VLLM_USE_V1"})
+# Counts of ranks or batches, and switches: one is what there is without the flag, or as good as that.
+_NEUTRAL_AT_ONE = frozenset(
+    {"--prefill-context-parallel-size", "--ubatch-size", "VLLM_USE_V1", "VLLM_USE_V2_MODEL_RUNNER"}
+)
 # What says how groups of layers are offloaded, and alone does nothing.
 OFFLOAD_DETAILS = ("--offload-num-in-group", "--offload-prefetch-step")
 
