@@ -42,11 +42,13 @@ class Bar:
         done: Steps done.
         total: Of so many.
         took_s: Seconds they took, by the bar.
+        is_download: Whether the steps are files that come from the hub.
     """
 
     done: int
     total: int
     took_s: float
+    is_download: bool = False
 
     @property
     def left_s(self) -> float | None:
@@ -62,7 +64,7 @@ def read_bar(text: str) -> Bar | None:
     seconds = 0
     for part in match["took"].split(":"):
         seconds = seconds * 60 + int(part)
-    return Bar(int(match["done"]), int(match["total"]), float(seconds))
+    return Bar(int(match["done"]), int(match["total"]), float(seconds), "Fetching " in text[: match.start()])
 
 
 def starting_terms(server_state: ServerState, timeline: Sequence[Entry]) -> Iterator[str]:
@@ -93,7 +95,8 @@ def describe_start(server_state: ServerState, timeline: Sequence[Entry]) -> str:
     bar = read_bar(found.bar) if found.bar else None
     if bar is None:
         return _DOES[found.phase]
-    return f"{_DOES[found.phase]}, {bar.done:,} of {bar.total:,} in {_seconds(bar.took_s)}"
+    doing = "downloading the model" if bar.is_download else _DOES[found.phase]
+    return f"{doing}, {bar.done:,} of {bar.total:,} in {_seconds(bar.took_s)}"
 
 
 def _latest(timeline: Sequence[Entry]) -> Entry | None:
@@ -125,14 +128,18 @@ def _ended_at(server_state: ServerState, latest: Entry, bar: Bar | None) -> Iter
     loading = latest.phase is StartPhase.WEIGHTS and server_state.ready is None
     if bar is None or not loading or not bar.done or bar.done == bar.total:
         return
+    what = "downloaded" if bar.is_download else "read"
     whole = bar.took_s * bar.total / bar.done
     yield (
-        f"When the start ended, its own progress line had {bar.done:,} of {bar.total:,} files in "
+        f"When the start ended, its own progress line had {what} {bar.done:,} of {bar.total:,} files in "
         f"{_seconds(bar.took_s)}: at that pace all of them take {_seconds(whole)}."
     )
 
 
 def _pace(phase: StartPhase, bar: Bar) -> Iterator[str]:
+    if bar.is_download:
+        yield from _download(bar)
+        return
     what = "files" if phase is StartPhase.WEIGHTS else "steps"
     line = f"Its own progress line: {bar.done:,} of {bar.total:,} {what} in {_seconds(bar.took_s)}"
     if bar.done < bar.total:
@@ -143,6 +150,16 @@ def _pace(phase: StartPhase, bar: Bar) -> Iterator[str]:
         yield f"{line}{rest}."
     else:
         yield f"{line}. {_BEHIND_A_FULL_BAR}" if phase is StartPhase.WEIGHTS else f"{line}."
+
+
+def _download(bar: Bar) -> Iterator[str]:
+    others = f"the other {bar.total - bar.done:,} take"
+    rest = f"; at that pace {others} {_seconds(bar.left_s)}" if bar.left_s else ""
+    yield (
+        f"It downloads the model from the hub first: {bar.done:,} of {bar.total:,} files in {_seconds(bar.took_s)} by "
+        f"its own progress line{rest}. Then they are read from the disk. A download kept on a mounted volume (HF_HOME) "
+        "is not made again."
+    )
 
 
 def _usual(usual: StartSeconds, phase: StartPhase) -> Iterator[str]:

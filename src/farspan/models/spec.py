@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from farspan.errors import InputError
 from farspan.models.image_item import ImageItem
@@ -89,8 +90,7 @@ def parse_kv_dtype(text: str | KvDtype) -> KvDtype:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class LatentSpec:
+class LatentSpec(NamedTuple):
     """Multi-head latent attention: what is cached is `kv_lora_rank + rope_dim` values a token, on every rank.
 
     `kv_lora_rank` is the compressed part, `rope_dim` the shared RoPE key; `q_lora_rank` is 0 without query
@@ -104,8 +104,7 @@ class LatentSpec:
     q_lora_rank: int
 
 
-@dataclass(frozen=True, slots=True)
-class IndexerSpec:
+class IndexerSpec(NamedTuple):
     """A sparse-attention indexer with a key cache of its own, kept on every rank.
 
     DeepSeek V3.2 style (`fp8_scale_block` > 0): `head_dim` FP8 values and one float32 scale per block,
@@ -132,8 +131,7 @@ class IndexerSpec:
 CONVOLUTION = "conv"
 
 
-@dataclass(frozen=True, slots=True)
-class StateTensor:
+class StateTensor(NamedTuple):
     """One recurrent-state tensor of one layer and one request.
 
     Args:
@@ -143,6 +141,7 @@ class StateTensor:
         split_dim: The dimension (heads, or channels) that is shared out over the ranks.
         groups: Groups of channels in it that heads share: divided while there are enough, then one copy a rank.
         group_channels: Channels of one group.
+        chunk: Tokens that the layer's kernel folds at once, of Mamba's layers; 0 elsewhere.
     """
 
     name: str
@@ -151,6 +150,7 @@ class StateTensor:
     split_dim: int
     groups: int = 0
     group_channels: int = 0
+    chunk: int = 0
 
     def bytes(self, tp: int = 1, *, drafted: int = 0) -> int:
         """Bytes on one rank; a convolution keeps one more step for each token drafted."""
@@ -168,8 +168,7 @@ class StateTensor:
         return own + max(1, self.groups // tp) * self.group_channels
 
 
-@dataclass(frozen=True, slots=True)
-class MoeSpec:
+class MoeSpec(NamedTuple):
     """A mixture-of-experts MLP: `top_k` of `num_experts` run for each token, and the shared ones always."""
 
     num_experts: int

@@ -203,6 +203,7 @@ class RehearsalResult:
 def _longest_json(longest: DeploymentTime) -> dict[str, Any]:
     return {
         **asdict(longest),
+        "collectives": longest.collectives._asdict() if longest.collectives is not None else None,
         "seconds": longest.seconds,
         "low_s": longest.low_s,
         "high_s": longest.high_s,

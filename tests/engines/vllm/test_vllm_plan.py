@@ -444,7 +444,7 @@ def test_kv_offload_takes_host_memory_and_raises_no_request() -> None:
     [
         ("--enable-eplb", None, "redundant experts"),
         ("--disable-sliding-window", None, "keep every token"),
-        ("--mamba-ssm-cache-dtype", "float32", "recurrent states of another type"),
+        ("--mamba-cache-dtype", "float32", "recurrent states of another type"),
         ("--offload-backend", "prefetch", "prefetching weight offload"),
         ("--quantization", "bitsandbytes", "plan that checkpoint with --weights fp8"),
     ],

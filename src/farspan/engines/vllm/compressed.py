@@ -8,7 +8,7 @@ cache of one group, and belongs to one group at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from farspan.engines.vllm.kv_groups import GroupingError, KvGroup, LayerSpecs
 from farspan.engines.vllm.kv_spec import KvSpec, SpecKind, ceil_div
@@ -218,7 +218,7 @@ def _fit_pages(specs: LayerSpecs, sizes: Sequence[int]) -> Mapping[str, KvSpec]:
         larger = [size for size in sizes if size >= spec.page_bytes]
         if not larger:
             raise GroupingError(f"vLLM has no page as large as {name}'s, {spec.page_bytes} bytes")
-        fitted[name] = replace(spec, page_padded=larger[0])
+        fitted[name] = spec._replace(page_padded=larger[0])
     return fitted
 
 

@@ -95,12 +95,14 @@ class VllmRules(ValueHash):
         estimates_graphs: Whether the memory of CUDA graphs can be estimated and subtracted.
         estimates_graphs_on_amd: Whether it is on AMD cards, too.
         prefix_caches_states: Whether prefix caching is on by default for models with recurrent layers.
+        keeps_every_state: Whether Mamba's layers keep a state for every block where prefixes are cached.
         checks_state_blocks: Whether a pool with fewer blocks than requests stops a server with recurrent layers.
         counts_draft_states: Whether a request's need counts a recurrent state for each drafted token.
         e5m2_meets_quantized_query: Whether FlashAttention on Hopper accepts E5M2 and then asserts E4M3.
         offload_needs_one_group: Whether `--cpu-offload-gb` stops a server with several KV groups.
         tower_float32: Whether vision towers rotate queries and keys in float32.
         compressed_pool: How the pool of latents of folded tokens is counted.
+        pads_kimi_experts: Whether a rank's share of a Kimi expert is at least 256 wide.
         latent_auto_fp8: Whether such latents are FP8 where no KV type is asked for; else that stops the server.
         smallest_window_block: Whether sliding-window layers start from the smallest block of the kernel.
     """
@@ -141,9 +143,11 @@ class VllmRules(ValueHash):
     whole_prompts: bool = False
     prefix_caches_states: bool = False
     counts_draft_states: bool = False
+    keeps_every_state: bool = False
     checks_state_blocks: bool = False
     e5m2_meets_quantized_query: bool = True
     compressed_pool: CompressedPool = CompressedPool.SLOTS
+    pads_kimi_experts: bool = False
     latent_auto_fp8: bool = False
     smallest_window_block: bool = False
     offload_needs_one_group: bool = True
@@ -172,6 +176,7 @@ _V0_20 = replace(
     sampler_bytes=12.5,
     new_kernels=True,
     keeps_workspace=True,
+    keeps_every_state=True,
     checks_state_blocks=True,
     events_disable_hybrid=False,
     check=CapacityCheck.GROUPS,
@@ -217,6 +222,7 @@ _V0_27 = replace(
 _V0_29 = replace(
     _V0_27,
     version="0.29.0",
+    keeps_every_state=False,
     check=CapacityCheck.GROUPS_LESS_NULL,
     size_line=SizeLine.ONE_LINE,
     page_unify=PageUnify.PAD,
@@ -227,6 +233,7 @@ _V0_29 = replace(
     aligns_tables=True,
     state_page_uniform=True,
     compressed_pool=CompressedPool.BLOCKS,
+    pads_kimi_experts=True,
 )
 _V0_32 = replace(_V0_29, version="0.32.0", smallest_window_block=False, latent_auto_fp8=True)
 _V0_33 = replace(_V0_32, version="0.33.0")
@@ -255,9 +262,11 @@ _V0_23 = replace(
 )
 _V0_28 = replace(
     _V0_27,
+    keeps_every_state=False,
     calculates_kv_scales=False,
     large_card_bytes=160 * GIB,
     compressed_pool=CompressedPool.OVERLAID,
+    pads_kimi_experts=True,
     second_runner_models=frozenset({"KimiK3ForConditionalGeneration", "DeepseekV4ForCausalLM"}),
 )
 

@@ -18,6 +18,7 @@ class ConfigForm:
         nested: Whether its fields stay under `text_config`.
         fixed_head_sizes: Architectures whose heads are as large as the hidden size divided by their number, whatever
             the config says.
+        least_expert_width: What the engine pads each rank's share of an expert's width to; 0 for nothing.
     """
 
     engine: str = ""
@@ -26,6 +27,7 @@ class ConfigForm:
     model_type: str = ""
     nested: bool = False
     fixed_head_sizes: frozenset[str] = frozenset()
+    least_expert_width: int = 0
 
 
 ANY_ENGINE = ConfigForm()

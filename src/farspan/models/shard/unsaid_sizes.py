@@ -86,6 +86,19 @@ def check_head_size(
     return {**kept, "architectures": [name], **said}, f"written as a {name}, its equal: {rule}"
 
 
+def check_expert_width(shard: ModelSpec, least: int) -> None:
+    """Check that the engine leaves a rank's share of an expert as it is.
+
+    Raises:
+        UnsupportedError: It pads it, which it does not for one rank alone.
+    """
+    width = min((layer.moe.intermediate_size for layer in shard.layers if layer.moe), default=least)
+    if width < least:
+        raise UnsupportedError(
+            f"a rank's expert width is {width}, which the engine pads to {least} on several ranks alone"
+        )
+
+
 def _has_heads(layer: LayerSpec) -> bool:
     return layer.latent is None and not layer.keeps_no_tokens
 
