@@ -141,6 +141,7 @@ class StateTensor(NamedTuple):
         split_dim: The dimension (heads, or channels) that is shared out over the ranks.
         groups: Groups of channels in it that heads share: divided while there are enough, then one copy a rank.
         group_channels: Channels of one group.
+        chunk: Tokens that the layer's kernel folds at once, of Mamba's layers; 0 elsewhere.
     """
 
     name: str
@@ -149,6 +150,7 @@ class StateTensor(NamedTuple):
     split_dim: int
     groups: int = 0
     group_channels: int = 0
+    chunk: int = 0
 
     def bytes(self, tp: int = 1, *, drafted: int = 0) -> int:
         """Bytes on one rank; a convolution keeps one more step for each token drafted."""

@@ -102,6 +102,34 @@ def resolve_kv_dtype(model: ModelSpec, wanted: KvDtype) -> KvDtype:
     return KvDtype.FP8_DS_MLA if sparse_latent and wanted.is_fp8 else wanted
 
 
+# Classes that keep a state for every block of a cached prefix (SupportsMambaPrefixCaching).
+_EVERY_STATE = frozenset(
+    {
+        "BambaForCausalLM",
+        "FalconH1ForCausalLM",
+        "FalconMambaForCausalLM",
+        "GraniteMoeHybridForCausalLM",
+        "JambaForCausalLM",
+        "Mamba2ForCausalLM",
+        "MambaForCausalLM",
+        "NemotronHForCausalLM",
+        "Zamba2ForCausalLM",
+    }
+)
+
+
+def every_state(model: ModelSpec, given: VllmFlags, rules: VllmRules) -> bool:
+    """Whether a request keeps a recurrent state for every block, not the last alone (vllm 0.20.0 to 0.27.1
+    models/config.py: MambaModelConfig, mode "all"; from 0.28.0 on "align").
+    """
+    return (
+        rules.keeps_every_state
+        and model.architecture in _EVERY_STATE
+        and not given.aligned_states
+        and prefix_caching(model, given, rules)
+    )
+
+
 def prefix_caching(model: ModelSpec, given: VllmFlags, rules: VllmRules) -> bool:
     """Whether prefix caching is on (vllm config/model.py: is_prefix_caching_supported)."""
     if given.prefix_caching is not None:

@@ -103,6 +103,7 @@ class VllmFlags(ValueHash):
         adapters: What is asked of LoRA; None without it.
         attention_backend: The attention backend asked for, in lower case; empty for vLLM's own choice.
         state_dtype: The type of recurrent states asked for; empty for the config's.
+        aligned_states: Whether the last recurrent state of a prefix is cached alone: --mamba-cache-mode align.
     """
 
     max_model_len: int | None
@@ -148,6 +149,7 @@ class VllmFlags(ValueHash):
     adapters: Adapters | None
     attention_backend: str
     state_dtype: str
+    aligned_states: bool
 
     __hash__ = ValueHash.__hash__
 
@@ -242,6 +244,7 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         adapters=read_adapters(spelled, rules),
         attention_backend=spelled.text_flag("", "--attention-backend", _BACKEND_ENV).lower(),
         state_dtype=state_dtype(spelled, rules),
+        aligned_states=spelled.text_flag("", "--mamba-cache-mode").lower() == "align",
     )
 
 

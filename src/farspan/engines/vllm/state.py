@@ -12,6 +12,7 @@ from farspan.engines.vllm.defaults import (
     BatchLimits,
     batch_limits,
     default_block_size,
+    every_state,
     on_second_runner,
     prefix_caching,
     resolve_kv_dtype,
@@ -179,6 +180,7 @@ class VllmState(NamedTuple):
             prefix_caching=self.memory.prefix_caching,
             context_ranks=self.config.given.context_ranks,
             draft_tokens=self.config.given.draft_tokens,
+            every_state=every_state(self.config.model, self.config.given, self.config.rules),
         )
 
 
@@ -204,6 +206,7 @@ def _memory(config: VllmConfig, limits: BatchLimits, allow_env: bool) -> VllmMem
         prefix_caching=prefix_cached,
         context_ranks=given.context_ranks,
         draft_tokens=given.draft_tokens,
+        every_state=every_state(model, given, rules),
     )
     budget = kv_budget(config, limits)
     num_blocks = given.num_blocks or layout.num_blocks(budget.available)

@@ -95,6 +95,7 @@ class VllmRules(ValueHash):
         estimates_graphs: Whether the memory of CUDA graphs can be estimated and subtracted.
         estimates_graphs_on_amd: Whether it is on AMD cards, too.
         prefix_caches_states: Whether prefix caching is on by default for models with recurrent layers.
+        keeps_every_state: Whether Mamba's layers keep a state for every block where prefixes are cached.
         checks_state_blocks: Whether a pool with fewer blocks than requests stops a server with recurrent layers.
         counts_draft_states: Whether a request's need counts a recurrent state for each drafted token.
         e5m2_meets_quantized_query: Whether FlashAttention on Hopper accepts E5M2 and then asserts E4M3.
@@ -142,6 +143,7 @@ class VllmRules(ValueHash):
     whole_prompts: bool = False
     prefix_caches_states: bool = False
     counts_draft_states: bool = False
+    keeps_every_state: bool = False
     checks_state_blocks: bool = False
     e5m2_meets_quantized_query: bool = True
     compressed_pool: CompressedPool = CompressedPool.SLOTS
@@ -174,6 +176,7 @@ _V0_20 = replace(
     sampler_bytes=12.5,
     new_kernels=True,
     keeps_workspace=True,
+    keeps_every_state=True,
     checks_state_blocks=True,
     events_disable_hybrid=False,
     check=CapacityCheck.GROUPS,
@@ -219,6 +222,7 @@ _V0_27 = replace(
 _V0_29 = replace(
     _V0_27,
     version="0.29.0",
+    keeps_every_state=False,
     check=CapacityCheck.GROUPS_LESS_NULL,
     size_line=SizeLine.ONE_LINE,
     page_unify=PageUnify.PAD,
@@ -258,6 +262,7 @@ _V0_23 = replace(
 )
 _V0_28 = replace(
     _V0_27,
+    keeps_every_state=False,
     calculates_kv_scales=False,
     large_card_bytes=160 * GIB,
     compressed_pool=CompressedPool.OVERLAID,

@@ -15,11 +15,12 @@ from farspan.models.shard.division import Division, divide_fields
 from farspan.models.shard.rank_share import TOWERS, check_blocks, check_share, rank_weights, routing_tables
 from farspan.models.shard.text_config import extract_text, nest_text, take_layers, wrap_text
 from farspan.models.shard.unsaid_sizes import check_expert_width, check_head_size, write_sizes
-from farspan.models.spec import ModelSpec
+from farspan.models.spec import AttentionKind, ModelSpec
 from farspan.models.weights import rank_weight_bytes
 from farspan.sizes import format_bytes
 
 _MOST_RANKS = 64
+_LATENT = (AttentionKind.MLA, AttentionKind.COMPRESSED)
 # Ids of the special tokens in a shard's own vocabulary, which is shorter than the model's.
 EOS_ID, BOS_ID = 0, 1
 _TOKEN_IDS = {"eos_token_id": EOS_ID, "pad_token_id": EOS_ID, "bos_token_id": BOS_ID}
@@ -216,7 +217,7 @@ def _differences(alone: _Alone, shard: ModelSpec, division: Division) -> Iterato
     copied = {
         layer.num_kv_heads
         for layer in cut.layers
-        if layer.latent is None and 0 < layer.num_kv_heads < tp and not layer.keeps_no_tokens
+        if 0 < layer.num_kv_heads < tp and not (layer.keeps_no_tokens or layer.attention in _LATENT)
     }
     for heads in sorted(copied):
         yield f"its one KV head is one of {heads}, of which {tp} ranks hold {tp // heads} copies each"
