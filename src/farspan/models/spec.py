@@ -26,9 +26,7 @@ class AttentionKind(StrEnum):
     SLIDING_WINDOW = "sliding_window"  # the last `window` tokens
     MLA = "mla"  # one latent vector a token, shared by all heads, copied to every rank
     COMPRESSED = "compressed"  # DeepSeek V4: a sliding window, plus one latent a `tokens_per_entry` tokens
-    NONE = (
-        "none"  # no attention at all: an MLP of its own (Nemotron-H), or a layer whose attention was cut out
-    )
+    NONE = "none"  # no attention: an MLP of its own (Nemotron-H), or a layer whose attention was cut out
     LINEAR = "linear"  # a recurrent state of fixed size: nothing grows with the context
 
     @property
