@@ -109,18 +109,23 @@ def parse_bytes(text: str) -> int:
     return int(whole + fraction) * factor // int(10 ** len(fraction))
 
 
-_SECONDS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s|min|h)?\s*", re.IGNORECASE)
+_SECONDS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_DURATION_PART = re.compile(r"([0-9]*\.?[0-9]+)\s*(ms|sec|s|min|m|h)\s*", re.IGNORECASE)
+_DURATION = re.compile(rf"\s*(?:[0-9]*\.?[0-9]+\s*|(?:{_DURATION_PART.pattern})+)", re.IGNORECASE)
 
 
 def parse_seconds(text: str) -> float:
-    """Parse a duration above 0: `50ms`, `60s`, `2min`, `1h`; seconds without a unit.
+    """Parse a duration above 0: `50ms`, `60s`, `2min`, `1h`, `1h30m`; seconds without a unit.
 
     Raises:
         InputError: It is not one.
     """
-    match = _DURATION.fullmatch(text)
-    seconds = float(match[1]) * _SECONDS[(match[2] or "s").lower()] if match else 0.0
+    parts = _DURATION_PART.findall(text)
+    seconds = 0.0
+    if _DURATION.fullmatch(text):
+        seconds = (
+            sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts) if parts else float(text)
+        )
     if seconds <= 0:
         raise InputError(f"{text!r} is not a duration", "write it as 50ms, 60s or 2min")
     return seconds

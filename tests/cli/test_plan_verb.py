@@ -315,7 +315,7 @@ HEAVY = (
     ),
     *("farspan.models.hub", "farspan.models.hub_cache", "farspan.models.families.mixers"),
     *("farspan.models.families.quantization", "farspan.models.families.served", "farspan.planner.levers"),
-    "farspan.engines.builtin.plan",
+    *("farspan.engines.builtin.plan", "farspan.engines.vllm.compressed"),
 )
 LLAMA_4_ALONE = ("farspan.models.families.table", "farspan.models.families.declaration")
 NO_SEARCH = ("farspan.planner.questions", "farspan.planner.search_text", "farspan.planner.sweep")

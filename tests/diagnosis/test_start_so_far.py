@@ -116,3 +116,26 @@ may take a while. Set --gdn-prefill-backend triton to skip JIT.
     assert "profile 22.0 s" in words
     assert "compile" not in words.partition("How long is usual")[2]
     assert any("--gdn-prefill-backend triton" in noise.why for noise in seen.noise)
+
+
+def test_a_start_that_was_ended_says_how_long_loading_takes() -> None:
+    stopped = "(EngineCore_DP0 pid=80) KeyboardInterrupt: terminated\n"
+    text = said(BEGIN + bar(10, "01:00", "04:00") + stopped)
+    assert "had read 10 of 50 files in 60.0 s: at that pace all of them take 5 min" in text
+    assert "When the start ended" not in said(BEGIN + bar(50, "05:00", "00:00") + stopped)
+    assert "When the start ended" not in said(BEGIN + bar(10, "01:00", "04:00") + READY)
+
+
+def test_a_download_is_told_from_reading() -> None:
+    fetching = "Fetching 50 files:  34%|███▍      | 17/50 [02:40<05:10,  9.41s/it]\n"
+    text = said(BEGIN + fetching)
+    assert "It downloads the model from the hub first: 17 of 50 files in 2 min 40 s" in text
+    assert "the other 33 take 5 min 11 s. Then they are read from the disk." in text
+    assert "17 of 50 files" in said(fetching), "also where nothing else is pasted"
+    loading = said(
+        BEGIN + fetching.replace("34%", "100%").replace("17/50", "50/50") + bar(10, "01:00", "04:00")
+    )
+    assert "Its own progress line: 10 of 50 files in 60.0 s" in loading
+    assert "downloads" not in loading
+    stopped = "(EngineCore_DP0 pid=80) KeyboardInterrupt: terminated\n"
+    assert "had downloaded 17 of 50 files" in said(BEGIN + fetching + stopped)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import farspan
@@ -83,3 +85,12 @@ def test_every_plan_prints_what_was_assumed(question: list[str]) -> None:
     words = ["llama-4-scout", "--gpus", "8x140GB", "--engine", "vllm", "--offline", *question]
     result = CliRunner().invoke(command, words)
     assert "note: assumed: a GPU of 140GB is an H200" in result.output
+
+
+def test_a_log_held_against_a_plan_says_what_was_assumed_too() -> None:
+    log = Path(__file__).parents[1] / "evidence" / "real" / "vllm-0.24.0-scout-shard.log"
+    held = farspan.validate(str(log), "llama-4-scout", gpus="140GB")
+    assert parse_node("140GB").gpu.assumed in held.notes
+    assert not any(
+        "assumed: a GPU" in note for note in farspan.validate(str(log), "llama-4-scout", gpus="H200").notes
+    )

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import farspan
 from farspan.errors import InputError
-from farspan.measurement.options import BenchOptions
+from farspan.measurement.options import BenchOptions, plan_dry_run
 from farspan.measurement.progress import Watcher
 from farspan.measurement.resume import read_last_options
 from farspan.measurement.run import run_bench
@@ -68,3 +69,22 @@ async def test_a_text_of_ones_own_is_sent_and_recorded(
         await run_bench(replace(last, corpus=None, corpus_field=None))
     with pytest.raises(InputError, match="add --corpus"):
         replace(options, corpus=None).check()
+
+
+def test_a_corpus_that_cannot_be_read_is_said_before_anything_is_started(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.txt")
+    options = BenchOptions(url="http://127.0.0.1:1", run=tmp_path / "run", contexts=(400,), corpus=missing)
+    with pytest.raises(InputError, match=r"none\.txt does not exist"):
+        plan_dry_run(options)
+    asked = {
+        "gpus": "8xH200",
+        "contexts": "2M",
+        "offline": True,
+        "dry_run": True,
+        "output": tmp_path / "proof",
+    }
+    with pytest.raises(InputError, match=r"none\.txt does not exist"):
+        farspan.prove("llama-4-scout", corpus=missing, **asked)
+    (tmp_path / "mine.txt").write_text("words of my own " * 100)
+    commands = farspan.prove("llama-4-scout", corpus=tmp_path / "mine.txt", **asked)
+    assert f"--corpus {tmp_path / 'mine.txt'}" in commands.text

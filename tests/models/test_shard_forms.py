@@ -187,6 +187,13 @@ def test_a_rank_of_kimi_k3_is_its_decoder(tp: int) -> None:
     assert sglang.spec.weights == shard.spec.weights
 
 
+def test_latents_are_no_copied_heads() -> None:
+    for name in ("deepseek-v4-flash", "deepseek-v3"):
+        assert not any(
+            "KV head" in line for line in shard_config(CATALOG[name], name, Division(8)).differences
+        )
+
+
 def test_a_stage_of_kimi_k3_has_its_own_recurrent_layers() -> None:
     shard = _shard(CATALOG["kimi-k3"], tp=8, layers=range(47))
     section = shard.config["linear_attn_config"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -66,8 +65,8 @@ def test_kept_and_read_again(data_home: Path) -> None:
     assert path == data_home / "farspan" / "calibration.json" == calibration_path()
     assert path.stat().st_mode & 0o777 == 0o600
     assert load_calibrations() == (MEASURED,)
-    newer = replace(MEASURED, date="2026-12-02", linear=0.35)
-    other = replace(MEASURED, kv="fp8")
+    newer = MEASURED._replace(date="2026-12-02", linear=0.35)
+    other = MEASURED._replace(kv="fp8")
     save_calibration(other)
     save_calibration(newer)
     assert set(load_calibrations()) == {newer, other}
@@ -79,12 +78,12 @@ def test_kept_and_read_again(data_home: Path) -> None:
 def test_without_the_conditions_nothing_changes(data_home: Path) -> None:
     before = _plan().to_json()
     for other in (
-        replace(MEASURED, version="0.12.0"),
-        replace(MEASURED, kv="fp8"),
-        replace(MEASURED, gpu="H100"),
-        replace(MEASURED, eager=True),
-        replace(MEASURED, backend="flashinfer"),
-        replace(MEASURED, engine="sglang"),
+        MEASURED._replace(version="0.12.0"),
+        MEASURED._replace(kv="fp8"),
+        MEASURED._replace(gpu="H100"),
+        MEASURED._replace(eager=True),
+        MEASURED._replace(backend="flashinfer"),
+        MEASURED._replace(engine="sglang"),
     ):
         save_calibration(other)
     assert _plan().to_json() == before
@@ -157,7 +156,7 @@ def test_sglang_and_builtin_use_theirs(data_home: Path) -> None:
     conditions = plain["sglang"].conditions
     assert conditions is not None
     assert conditions.backend
-    save_calibration(replace(MEASURED, **conditions._asdict()))
+    save_calibration(MEASURED._replace(**conditions._asdict()))
     plan = farspan.plan("llama-4-scout", gpus="8xH200", engine="sglang", context="1M")
     assert isinstance(plan, PlanAnswer)
     sglang = plan["sglang"]
@@ -168,7 +167,7 @@ def test_sglang_and_builtin_use_theirs(data_home: Path) -> None:
     assert isinstance(small, PlanAnswer)
     own = small["builtin"].conditions
     assert own is not None
-    save_calibration(replace(MEASURED, **own._asdict()))
+    save_calibration(MEASURED._replace(**own._asdict()))
     again = farspan.plan("llama-3.1-8b", gpus="1xH200", engine="builtin", context="64k")
     assert isinstance(again, PlanAnswer)
     assert again["builtin"].calibration is not None
@@ -259,7 +258,7 @@ def test_nothing_fitted_is_not_kept(data_home: Path) -> None:
     with pytest.raises(InputError, match="nothing was fitted"):
         save_calibration(bare)
     with pytest.raises(InputError, match="farspan writes"):
-        save_calibration(replace(MEASURED, linear=2.0))
+        save_calibration(MEASURED._replace(linear=2.0))
     assert not (data_home / "farspan").exists()
 
 
@@ -274,7 +273,7 @@ def test_shares_of_the_peaks_come_back() -> None:
     assert linear == pytest.approx(0.4, rel=1e-6)
     assert attention == pytest.approx(0.6, rel=1e-6)
     # What was fitted gives the measurements back.
-    measured = replace(MEASURED, linear=linear, attention=attention)
+    measured = MEASURED._replace(linear=linear, attention=attention)
     for tokens, seconds in points:
         time = estimate_time(
             model, gpu, tp=1, engine="vllm", version="0.24.0", prompt_tokens=tokens, output_tokens=200,

@@ -131,13 +131,17 @@ def test_a_plan_too_slow_for_the_times_says_so_and_exits_with_3() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("50ms", 0.05), ("60s", 60), ("2 min", 120), ("1.5", 1.5), ("1H", 3600)]
+    ("text", "seconds"),
+    [
+        *[("50ms", 0.05), ("60s", 60), ("2 min", 120), ("1.5", 1.5), ("1H", 3600)],
+        *[("5m", 300), ("90 sec", 90), ("1h30m", 5400), ("1 h 02 min", 3720), ("2m30s", 150), (" 7 ", 7)],
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_seconds(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1s", "soon", "1 day"])
+@pytest.mark.parametrize("text", ["", "0", "-1s", "soon", "1 day", "1h30", "h", "0m", "1..5s"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(InputError, match="is not a duration"):
         parse_seconds(text)

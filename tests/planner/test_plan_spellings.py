@@ -192,3 +192,25 @@ def test_a_cpu_is_a_machine_without_gpus(tmp_path: Path) -> None:
     cpu, none = (farspan.serve(str(folder), gpus=word, **asked).runtime.launch for word in ("cpu", "none"))
     assert cpu.command == none.command
     assert cpu.gpus == 0
+
+
+def test_a_context_beyond_the_model_names_what_reaches_further() -> None:
+    asked = {"gpus": "8xH200", "engine": "vllm", "offline": True}
+    with pytest.raises(
+        InputError, match=r"use --context 40Ki or less; --rope-scaling yarn:4 reaches further"
+    ):
+        farspan.plan("qwen3-235b-a22b", context="128Ki", **asked)
+    assert farspan.plan("qwen3-235b-a22b", context="128Ki", rope_scaling="yarn:4", **asked).plans
+
+
+def test_two_words_for_one_thing_are_refused_where_they_differ() -> None:
+    asked = {"engine": "vllm", "context": "1M", **SCOUT}
+    for ask in (farspan.plan, lambda *model, **words: farspan.serve(*model, dry_run=True, **words)):
+        with pytest.raises(
+            InputError, match="--kv-dtype fp8_e5m2 and --kv-cache-dtype fp8_e4m3 differ; give one"
+        ):
+            ask("llama-4-scout", kv_dtype="e5m2", engine_flags=("--kv-cache-dtype", "fp8_e4m3"), **asked)
+        ask("llama-4-scout", kv_dtype="fp8", engine_flags=("--kv-cache-dtype", "fp8_e4m3"), **asked)
+        ask("llama-4-scout", kv_dtype="auto", engine_flags=("--kv-cache-dtype", "fp8_e4m3"), **asked)
+    with pytest.raises(InputError, match="--context and --contexts both say how long requests are"):
+        farspan.plan("llama-4-scout", contexts="1M,2M", **asked)

@@ -210,3 +210,15 @@ def test_a_shared_prefix_counts_and_built_in_text_never_repeats(tokenizer: Load,
     alone = build_prompt(tokenizer("llama4"), tokens=2000, corpus=TextCorpus(path))
     assert prompt.corpus_passes == pytest.approx(alone.corpus_passes, rel=0.05)
     assert build_prompt(tokenizer("llama4"), tokens=2000).corpus_passes == 0
+
+
+@pytest.mark.parametrize("task", ["common-words", "frequent-words"])
+def test_a_task_that_has_its_own_words_does_not_pass_over_a_corpus(
+    tokenizer: Load, tmp_path: Path, task: str
+) -> None:
+    (tmp_path / "short.txt").write_text(SENTENCE * 20)
+    with pytest.raises(
+        UnsupportedError, match=f"the task {task} is a list of words of its own, and none of .*short"
+    ):
+        build_prompt(tokenizer("llama4"), tokens=2000, task=task, corpus=TextCorpus(tmp_path / "short.txt"))
+    assert build_prompt(tokenizer("llama4"), tokens=2000, task=task).tokens == 2000

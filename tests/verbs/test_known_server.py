@@ -158,3 +158,22 @@ def test_a_prompt_is_built_with_the_tokenizer_of_a_server_by_its_name(
     assert named.prompts[0].tokenizer == folder.prompts[0].tokenizer
     with pytest.raises(InputError, match="nobody does not exist"):
         farspan.prompt("2k", "nobody", output=tmp_path / "none.txt")
+
+
+def test_the_status_of_a_start_says_what_it_is_doing(
+    record: ServerRecord, state: StateFolder, tmp_path: Path
+) -> None:
+    log = tmp_path / "start.log"
+    log.write_text(
+        "(APIServer pid=1) INFO 12-02 10:00:00 [api_server.py:1772] vLLM API server version 0.12.0\n"
+        "(APIServer pid=1) INFO 12-02 10:00:00 [utils.py:253] non-default args: {'model': '/m'}\n"
+        "(EngineCore_DP0 pid=80) INFO 12-02 10:00:20 [gpu_model_runner.py:3467] Starting to load model /m...\n"
+        "Loading safetensors checkpoint shards:  34% Completed | 17/50 [02:40<05:10,  9.41s/it]\n"
+    )
+    state.save(replace(record, ready_s=None, log=str(log), url="http://127.0.0.1:9"))
+    (server,) = farspan.status().servers
+    assert (server.state, server.why) == ("starting", "loading the weights, 17 of 50 in 2 min 40 s")
+    log.unlink()
+    (server,) = farspan.status().servers
+    assert server.state == "starting"
+    assert "Connection refused" in server.why

@@ -63,6 +63,7 @@ _MEANT = {
     "--output-file": ("--output",),
     "--output-dir": ("--output", "--run"),
     "--folder": ("--output", "--run"),
+    "--tail": ("--lines",),
     "--duration": ("--time-limit",),
     "--max-time": ("--time-limit",),
     "--timeout": ("--first-token-timeout", "--ready-limit"),

@@ -42,11 +42,13 @@ class Bar:
         done: Steps done.
         total: Of so many.
         took_s: Seconds they took, by the bar.
+        is_download: Whether the steps are files that come from the hub.
     """
 
     done: int
     total: int
     took_s: float
+    is_download: bool = False
 
     @property
     def left_s(self) -> float | None:
@@ -62,18 +64,19 @@ def read_bar(text: str) -> Bar | None:
     seconds = 0
     for part in match["took"].split(":"):
         seconds = seconds * 60 + int(part)
-    return Bar(int(match["done"]), int(match["total"]), float(seconds))
+    return Bar(int(match["done"]), int(match["total"]), float(seconds), "Fetching " in text[: match.start()])
 
 
 def starting_terms(server_state: ServerState, timeline: Sequence[Entry]) -> Iterator[str]:
-    """How long the start has been under way, what it waits for, and what usually follows."""
-    entries = [entry for entry in timeline if entry.phase in _DOES]
-    if not entries or not server_state.is_starting:
+    """How long the start has been under way, what it waits for, and what usually follows; or how far it was when it
+    ended."""
+    latest = _latest(timeline)
+    if latest is None:
         return
-    # Lines of several processes mix: what is furthest is what the start is at.
-    order = {phase: number for number, phase in enumerate(STARTUP)}
-    latest = max(entries, key=lambda entry: order[entry.phase])
     bar = read_bar(latest.bar) if latest.bar else None
+    if not server_state.is_starting:
+        yield from _ended_at(server_state, latest, bar)
+        return
     if bar is None and not server_state.args and not server_state.version:
         return  # a few lines of a log, pasted
     yield from _how_long(server_state, latest, bar)
@@ -82,6 +85,28 @@ def starting_terms(server_state: ServerState, timeline: Sequence[Entry]) -> Iter
     engine = find_served(server_state.engine)
     if engine is not None:
         yield from _usual(engine.start_seconds, _after(latest), bool(server_state.args.get("enforce_eager")))
+
+
+def describe_start(server_state: ServerState, timeline: Sequence[Entry]) -> str:
+    """What a start is doing, in a few words; empty where the log shows none under way."""
+    found = _latest(timeline)
+    if found is None or not server_state.is_starting:
+        return ""
+    bar = read_bar(found.bar) if found.bar else None
+    if bar is None:
+        return _DOES[found.phase]
+    doing = "downloading the model" if bar.is_download else _DOES[found.phase]
+    return f"{doing}, {bar.done:,} of {bar.total:,} in {_seconds(bar.took_s)}"
+
+
+def _latest(timeline: Sequence[Entry]) -> Entry | None:
+    """The phase that a start is at. Lines of several processes mix: it is the one that is furthest."""
+    order = {phase: number for number, phase in enumerate(STARTUP)}
+    return max(
+        (entry for entry in timeline if entry.phase in _DOES),
+        key=lambda entry: order[entry.phase],
+        default=None,
+    )
 
 
 def _how_long(server_state: ServerState, latest: Entry, bar: Bar | None) -> Iterator[str]:
@@ -101,7 +126,23 @@ def _how_long(server_state: ServerState, latest: Entry, bar: Bar | None) -> Iter
     yield f"{doing}: {_seconds(so_far)} in that phase, {_seconds(whole)} since the log's first line, at the least."
 
 
+def _ended_at(server_state: ServerState, latest: Entry, bar: Bar | None) -> Iterator[str]:
+    """How far a start was that ended while it loaded, and how long loading takes: for whoever sets a limit."""
+    loading = latest.phase is StartPhase.WEIGHTS and server_state.ready is None
+    if bar is None or not loading or not bar.done or bar.done == bar.total:
+        return
+    what = "downloaded" if bar.is_download else "read"
+    whole = bar.took_s * bar.total / bar.done
+    yield (
+        f"When the start ended, its own progress line had {what} {bar.done:,} of {bar.total:,} files in "
+        f"{_seconds(bar.took_s)}: at that pace all of them take {_seconds(whole)}."
+    )
+
+
 def _pace(phase: StartPhase, bar: Bar) -> Iterator[str]:
+    if bar.is_download:
+        yield from _download(bar)
+        return
     what = "files" if phase is StartPhase.WEIGHTS else "steps"
     line = f"Its own progress line: {bar.done:,} of {bar.total:,} {what} in {_seconds(bar.took_s)}"
     if bar.done < bar.total:
@@ -117,6 +158,16 @@ def _pace(phase: StartPhase, bar: Bar) -> Iterator[str]:
 def _after(latest: Entry) -> StartPhase:
     """The phase a start is in: after weights that are loaded the engine compiles, or runs its largest step."""
     return StartPhase.COMPILE if latest.phase is StartPhase.WEIGHTS and latest.done else latest.phase
+
+
+def _download(bar: Bar) -> Iterator[str]:
+    others = f"the other {bar.total - bar.done:,} take"
+    rest = f"; at that pace {others} {_seconds(bar.left_s)}" if bar.left_s else ""
+    yield (
+        f"It downloads the model from the hub first: {bar.done:,} of {bar.total:,} files in {_seconds(bar.took_s)} by "
+        f"its own progress line{rest}. Then they are read from the disk. A download kept on a mounted volume (HF_HOME) "
+        "is not made again."
+    )
 
 
 def _usual(usual: StartSeconds, phase: StartPhase, eager: bool) -> Iterator[str]:

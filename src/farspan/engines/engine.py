@@ -17,13 +17,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from farspan.errors import InputError, UnsupportedError
-from farspan.models.shard.config_form import ANY_ENGINE, ConfigForm
 
 if TYPE_CHECKING:
     from farspan.engines.command import EngineCommand, Listen, Nodes
     from farspan.engines.logs.line_pattern import LinePattern
     from farspan.engines.logs.rule import Rule, StateRule
     from farspan.engines.metric_source import Measure, MetricSource
+    from farspan.models.shard.config_form import ConfigForm
     from farspan.planner.lever_candidate import LeverCandidate
     from farspan.planner.request import EnginePlan, PlanRequest
 
@@ -304,6 +304,8 @@ class Engine(ABC):
             architecture: The whole model's.
             version: The engine's; the newest when empty.
         """
+        from farspan.models.shard.config_form import ANY_ENGINE
+
         return ANY_ENGINE
 
     # Starting it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from farspan.engines.registry import get_engine
 from farspan.errors import InputError
@@ -105,14 +105,14 @@ def _with_times(
         constant = fit_prefill(prompts).constant_s
         computed = [PrefillPoint(tokens, seconds - constant) for tokens, seconds in prompts]
         linear, attention = fit_prefill_shares(request.model, request.gpu, request.tp, kv_dtype, computed)
-        found = replace(found, linear=linear, attention=attention)
+        found = found._replace(linear=linear, attention=attention)
     steps = [PrefillPoint(time.context, time.itl_s) for time in observed.times if time.itl_s is not None]
     if not steps:
         return found
     if bare.eager:
         # What an eager step takes is launching, which goes with the layers; only longer ones wait for memory.
         shortest = min(point.seconds for point in steps)
-        found = replace(found, launches=shortest / eager_step_seconds(request.model))
+        found = found._replace(launches=shortest / eager_step_seconds(request.model))
         steps = [point for point in steps if point.seconds > shortest * (1 + _SAME_STEP)]
         if not steps:
             return found
@@ -120,7 +120,7 @@ def _with_times(
         plan.engine, plan.version, request.gpu.name, kv_dtype, bare.backend, experts=bare.experts
     )
     share, step = fit_decode(request.model, request.gpu, request.tp, kv_dtype, steps, known)
-    return replace(found, decode=share, step_s=step)
+    return found._replace(decode=share, step_s=step)
 
 
 def _with_memory(
@@ -145,7 +145,7 @@ def _with_memory(
             and weights.basis == Basis.MIRRORED.value
         ):
             lost += weights.difference_gib
-        found = replace(found, outside_torch_bytes=round(lost * GIB))
+        found = found._replace(outside_torch_bytes=round(lost * GIB))
     if graphs is not None and graphs.planned > 0 and graphs.got >= 0:
-        found = replace(found, graphs_share=graphs.got / graphs.planned)
+        found = found._replace(graphs_share=graphs.got / graphs.planned)
     return found

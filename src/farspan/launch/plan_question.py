@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from farspan.hardware.node_spelling import parse_node
 from farspan.models.spec import ModelSpec
 from farspan.planner.calibration_store import load_calibrations
-from farspan.planner.engine_flags import parse_engine_flags
+from farspan.planner.engine_flags import check_kv_dtypes, parse_engine_flags
 from farspan.planner.request import PlanRequest
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ def longest_context(options: ServeOptions, spec: ModelSpec, version: str) -> int
 
 def plan_question(options: ServeOptions, spec: ModelSpec, context: int, version: str) -> PlanRequest:
     """The question that the options put to the planner."""
+    flags = parse_engine_flags(options.words)
+    check_kv_dtypes(options.kv_dtype, flags)
     node = parse_node(options.gpus)
     total = node.count * options.nodes
     return PlanRequest(
@@ -36,7 +38,7 @@ def plan_question(options: ServeOptions, spec: ModelSpec, context: int, version:
         kv_dtype=options.kv_dtype,
         engine_version=version,
         accept_nearest_version=options.accept_nearest_version,
-        engine_flags=parse_engine_flags(options.words),
+        engine_flags=flags,
         output_tokens=options.output_tokens,
         host_memory_bytes=node.host_memory_bytes,
         # A cluster is not this machine.

@@ -17,6 +17,7 @@ from farspan.measurement.runs.job import Job, LoadPhase
 from farspan.measurement.schedule import plan_arrivals, plan_conversations, plan_jobs, plan_traced_jobs
 from farspan.measurement.shared_length import SharedLength
 from farspan.measurement.trace import Trace
+from farspan.prompts.corpus import open_corpus
 
 _GROUP_SIZE = 4
 TURN_TOKENS = 512
@@ -371,6 +372,7 @@ def plan_dry_run(options: BenchOptions, *, shown: int = 10) -> DryRun:
         InputError: An option is out of range.
     """
     options.check()
+    open_corpus(options.corpus, options.corpus_field)
     seed = options.seed or 0
     jobs = options.plan_jobs(seed)
     arrivals = options.plan_arrivals(len(jobs), seed)

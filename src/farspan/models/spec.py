@@ -7,9 +7,10 @@ alignment belong to `farspan.planner`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from farspan.errors import InputError
 from farspan.models.image_item import ImageItem
@@ -25,9 +26,7 @@ class AttentionKind(StrEnum):
     SLIDING_WINDOW = "sliding_window"  # the last `window` tokens
     MLA = "mla"  # one latent vector a token, shared by all heads, copied to every rank
     COMPRESSED = "compressed"  # DeepSeek V4: a sliding window, plus one latent a `tokens_per_entry` tokens
-    NONE = (
-        "none"  # no attention at all: an MLP of its own (Nemotron-H), or a layer whose attention was cut out
-    )
+    NONE = "none"  # no attention: an MLP of its own (Nemotron-H), or a layer whose attention was cut out
     LINEAR = "linear"  # a recurrent state of fixed size: nothing grows with the context
 
     @property
@@ -89,8 +88,7 @@ def parse_kv_dtype(text: str | KvDtype) -> KvDtype:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class LatentSpec:
+class LatentSpec(NamedTuple):
     """Multi-head latent attention: what is cached is `kv_lora_rank + rope_dim` values a token, on every rank.
 
     `kv_lora_rank` is the compressed part, `rope_dim` the shared RoPE key; `q_lora_rank` is 0 without query
@@ -104,8 +102,7 @@ class LatentSpec:
     q_lora_rank: int
 
 
-@dataclass(frozen=True, slots=True)
-class IndexerSpec:
+class IndexerSpec(NamedTuple):
     """A sparse-attention indexer with a key cache of its own, kept on every rank.
 
     DeepSeek V3.2 style (`fp8_scale_block` > 0): `head_dim` FP8 values and one float32 scale per block,
@@ -132,8 +129,7 @@ class IndexerSpec:
 CONVOLUTION = "conv"
 
 
-@dataclass(frozen=True, slots=True)
-class StateTensor:
+class StateTensor(NamedTuple):
     """One recurrent-state tensor of one layer and one request.
 
     Args:
@@ -143,6 +139,7 @@ class StateTensor:
         split_dim: The dimension (heads, or channels) that is shared out over the ranks.
         groups: Groups of channels in it that heads share: divided while there are enough, then one copy a rank.
         group_channels: Channels of one group.
+        chunk: Tokens that the layer's kernel folds at once, of Mamba's layers; 0 elsewhere.
     """
 
     name: str
@@ -151,6 +148,7 @@ class StateTensor:
     split_dim: int
     groups: int = 0
     group_channels: int = 0
+    chunk: int = 0
 
     def bytes(self, tp: int = 1, *, drafted: int = 0) -> int:
         """Bytes on one rank; a convolution keeps one more step for each token drafted."""
@@ -168,8 +166,7 @@ class StateTensor:
         return own + max(1, self.groups // tp) * self.group_channels
 
 
-@dataclass(frozen=True, slots=True)
-class MoeSpec:
+class MoeSpec(NamedTuple):
     """A mixture-of-experts MLP: `top_k` of `num_experts` run for each token, and the shared ones always."""
 
     num_experts: int
@@ -304,7 +301,7 @@ class ModelSpec(ValueHash):
     quantization: QuantSpec | None = None
     kv_fp8: bool = False
     tie_word_embeddings: bool = False
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     image: ImageItem | None = None
     config_overrides: str = ""
     other_architectures: tuple[str, ...] = ()
@@ -341,6 +338,11 @@ class ModelSpec(ValueHash):
         """Whether the checkpoint carries a vision tower."""
         return any(weight.part is WeightPart.VISION for weight in self.weights)
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether it keeps latents of folded tokens (DeepSeek V4)."""
+        return any(layer.attention is AttentionKind.COMPRESSED for layer in self.layers)
+
     def layers_of(self, *kinds: AttentionKind) -> Iterator[LayerSpec]:
         """The layers whose attention is one of `kinds`, in order."""
         return (layer for layer in self.layers if layer.attention in kinds)
@@ -357,8 +359,7 @@ class ModelSpec(ValueHash):
 
     def largest_tp(self, gpus: int) -> int:
         """The largest tensor-parallel size up to `gpus` that the heads allow; `gpus` where none does."""
-        allowed = (tp for tp in range(gpus, 0, -1) if _tp_refusal(self, tp) is None)
-        return next(allowed, gpus)
+        return next((tp for tp in range(gpus, 0, -1) if _tp_refusal(self, tp) is None), gpus)
 
     def check_tp(self, tp: int) -> None:
         """Refuse a tensor-parallel size the engines refuse.
@@ -366,8 +367,7 @@ class ModelSpec(ValueHash):
         Raises:
             InputError: `tp` does not divide the query heads, or fits the KV heads neither way.
         """
-        refusal = _tp_refusal(self, tp)
-        if refusal is not None:
+        if (refusal := _tp_refusal(self, tp)) is not None:
             raise InputError(*refusal)
 
 

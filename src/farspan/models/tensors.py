@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "uint8": 1}
 
@@ -33,8 +34,7 @@ class Shard(StrEnum):
     VOCAB = "vocab"  # rows padded to a multiple of 64, then divided
 
 
-@dataclass(frozen=True, slots=True)
-class QuantSpec:
+class QuantSpec(NamedTuple):
     """A weight quantization: `bits` a weight, and one scale of `scale_bits` (zero point included) per `group`
     weights."""
 
@@ -77,8 +77,7 @@ class WeightTensor:
         return self.quant is not None
 
 
-@dataclass(frozen=True, slots=True)
-class RopeSpec:
+class RopeSpec(NamedTuple):
     """A cos/sin table an engine builds once: `positions` x `rotary_dim` values. `kind` is the rope type.
 
     Scout's is 10,485,760 x 128: 2.5 GiB in bf16 (vLLM), 5.0 GiB in float32 (SGLang on CUDA), on every rank.

@@ -8,7 +8,6 @@ replaced.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from farspan.models.spec import KvDtype
@@ -50,8 +49,7 @@ class CalibrationKey(NamedTuple):
         return " ".join(word for word in words if word)
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
+class Calibration(NamedTuple):
     """What was fitted to runs on this machine. None stands for what the runs did not tell.
 
     Args:

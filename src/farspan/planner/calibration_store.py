@@ -8,7 +8,6 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +96,9 @@ def save_calibration(calibration: Calibration, path: Path | None = None) -> Path
         raise InputError(
             f"nothing was fitted for {calibration.key}", "measure prompts of two lengths at least"
         )
-    entry = {field.name: getattr(calibration, field.name) for field in fields(calibration)}
-    _read(entry, "it", path)
+    _read(calibration._asdict(), "it", path)
     others = [one for one in load_calibrations(path) if one.key != calibration.key]
-    kept = [
-        {field.name: getattr(one, field.name) for field in fields(one)}
-        for one in sorted((*others, calibration), key=lambda one: one.key)
-    ]
+    kept = [one._asdict() for one in sorted((*others, calibration), key=lambda one: one.key)]
     import orjson
 
     data = orjson.dumps({_VERSION_KEY: FORMAT_VERSION, _ENTRIES_KEY: kept}, option=orjson.OPT_INDENT_2)
@@ -133,8 +128,7 @@ def _read(entry: Any, place: str, path: Path) -> Calibration:
     """
     if not isinstance(entry, dict):
         raise _refused(path, f"cannot be used: {place} is not an object")
-    names = [field.name for field in fields(Calibration)]
-    for name in names:
+    for name in Calibration._fields:
         value, where = entry.get(name), f"{place}.{name}"
         if name in ("eager", "experts"):
             good = isinstance(value, bool)
@@ -145,7 +139,7 @@ def _read(entry: Any, place: str, path: Path) -> Calibration:
             good = good and (name != "date" or _DATE.fullmatch(str(value)) is not None)
         if not good:
             raise _refused(path, f"cannot be used: {where} is not what farspan writes")
-    return Calibration(**{name: entry[name] for name in names if name in entry})
+    return Calibration(**{name: entry[name] for name in Calibration._fields if name in entry})
 
 
 def _is_within(name: str, value: Any) -> bool:

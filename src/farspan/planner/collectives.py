@@ -8,6 +8,7 @@ Nothing is overlapped with computing; small messages cost their latency.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from farspan.hardware.gpu import Gpu
@@ -23,7 +24,8 @@ _LINKS = {"NVLink": _Link(0.8, 10e-6), "Infinity Fabric": _Link(0.7, 15e-6)}
 _OTHER_LINK = _Link(0.6, 30e-6)  # PCIe, through the host
 
 
-class CollectiveEstimate(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CollectiveEstimate:
     """What the collectives of a whole deployment add to a rank alone, in seconds.
 
     Args:

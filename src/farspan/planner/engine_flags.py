@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from farspan.errors import InputError
+from farspan.models.spec import KvDtype, parse_kv_dtype
+
+KV_DTYPE_FLAG = "--kv-cache-dtype"  # of every engine
 
 # vLLM's short names (0.32.0 engine/arg_utils.py), written out; SGLang has none.
 _SHORT = {
@@ -116,3 +119,22 @@ def split_environment(
     """Flags, and environment variables, apart."""
     given = {name: value for name, value in flags.items() if name.startswith("-")}
     return given, {name: value or "" for name, value in flags.items() if name not in given}
+
+
+def check_kv_dtypes(given: KvDtype, flags: Mapping[str, str | None]) -> None:
+    """Refuse two KV cache types of which one would be passed over.
+
+    Args:
+        given: What `--kv-dtype` says.
+        flags: The engine's own flags, with what `KV_DTYPE_FLAG` says.
+
+    Raises:
+        InputError: They differ, or the flag's is no such type.
+    """
+    flag = flags.get(KV_DTYPE_FLAG)
+    if given is KvDtype.AUTO or flag is None:
+        return
+    asked = parse_kv_dtype(flag)
+    same = {given, asked} <= {KvDtype.FP8, KvDtype.FP8_E4M3}
+    if asked is not given and not same:
+        raise InputError(f"--kv-dtype {given.value} and {KV_DTYPE_FLAG} {flag} differ", "give one of them")

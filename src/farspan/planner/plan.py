@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,8 @@ def check_request(request: PlanRequest) -> None:
         raise InputError(
             f"a context of {format_tokens(request.context)} is above the {format_tokens(longest)} tokens "
             f"{model.name} was made for",
-            f"use --context {format_tokens(longest).replace(',', '')} or less",
+            f"use --context {format_tokens(longest).replace(',', '')} or less; --rope-scaling "
+            f"yarn:{math.ceil(request.context / longest)} reaches further, where the model's card says so",
         )
 
 

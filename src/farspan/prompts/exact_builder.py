@@ -93,6 +93,11 @@ def build_prompt(
     least = 0
     introduction = ""
     for variant in TASKS[task](request):
+        if variant.words is not None and not isinstance(index.corpus, BuiltinCorpus):
+            raise UnsupportedError(
+                f"the task {task} is a list of words of its own, and none of {index.corpus.name}",
+                "leave the corpus out, or take another task",
+            )
         if (
             shared is not None
         ):  # the shorter forms leave it out, and a shared prefix may not depend on the form

@@ -54,7 +54,8 @@ def doctor(
     Raises:
         InputError: There is no such log or server, or the bundle cannot be written.
     """
-    hints = Hints(model=model, gpu=parse_node(gpus).gpu.name if gpus else "", engine_version=engine_version)
+    gpu = parse_node(gpus).gpu if gpus else None
+    hints = Hints(model=model, gpu=gpu.name if gpu else "", engine_version=engine_version)
     seen = None
     is_process = isinstance(source, str) and source.startswith("pid:")
     if url or live or is_process:
@@ -70,6 +71,8 @@ def doctor(
             "give a log (- for a pipe), a server's name, container:NAME, pod:NAME, pid:N, or --url",
         )
     report = _read(source, hints, container=container, previous=previous, bundle=bundle)
+    if gpu is not None and gpu.assumed:
+        report = replace(report, in_plain_terms=(*report.in_plain_terms, f"{gpu.assumed}."))
     if seen is None:
         return report
     findings = sorted((*seen.findings, *report.findings), key=lambda one: list(Severity).index(one.severity))

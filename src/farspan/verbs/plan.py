@@ -20,7 +20,7 @@ from farspan.models.rope_override import OVERRIDE_FLAGS
 from farspan.models.spec import KvDtype, ModelSpec, parse_kv_dtype
 from farspan.planner.answers import PlanAnswer, SearchAnswer, SweepAnswer
 from farspan.planner.calibration_store import load_calibrations
-from farspan.planner.engine_flags import parse_engine_flags
+from farspan.planner.engine_flags import check_kv_dtypes, parse_engine_flags
 from farspan.planner.load_time import NO_GOALS, TimeGoals
 from farspan.planner.plan import plan_engines
 from farspan.planner.remarks import ELASTIC_ALWAYS
@@ -135,6 +135,9 @@ def plan(
         raise InputError(
             f"--available-kv-gib {available_kv_gib} is not a memory size", "copy it from the engine's log"
         )
+    if contexts and context is not None:
+        raise InputError("--context and --contexts both say how long requests are", "give one of them")
+    check_kv_dtypes(parse_kv_dtype(kv_dtype), flags)
     _check_answer(context, parse_tokens(str(output_tokens)))
     node = nodes[0]
     goals = TimeGoals(*(None if goal is None else parse_seconds(str(goal)) for goal in (ttft, itl)))

@@ -19,6 +19,7 @@ from farspan.launch.server_records import StateFolder
 from farspan.launch.started_servers import find_key
 from farspan.measurement.options import BenchOptions
 from farspan.measurement.progress import Watcher
+from farspan.prompts.corpus import open_corpus
 from farspan.proof.keep_log import LOG_FILE
 from farspan.proof.prove import ProofResult, run_prove
 from farspan.proof.prove_options import ProvenEngine, ProveOptions
@@ -167,6 +168,7 @@ def prove_options(
     if not model and not url:
         raise InputError("neither a model nor --url is given", "name a model, as farspan plan does")
     tokens = parse_tokens(str(output_tokens))
+    open_corpus(corpus, corpus_field)  # what cannot be read is said before a server is started
     folder = Path(output) if output else Path("proof") / (_slug(model or url))
     if url:
         proven: tuple[ProvenEngine, ...] = (_server(url, folder, state),)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from farspan.diagnosis.examine import examine
+from farspan.diagnosis.start_so_far import describe_start
 from farspan.launch.server_records import StateFolder
 from farspan.launch.started_servers import ServerStatus, find_status
+
+_PIECE_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +48,15 @@ def status(name: str | None = None, *, state: StateFolder | None = None) -> Serv
     """
     state = state or StateFolder()
     records = [state.find(name)] if name else state.records()
-    return ServerStatuses(tuple(find_status(record) for record in records))
+    return ServerStatuses(tuple(_with_start(find_status(record)) for record in records))
+
+
+def _with_start(server: ServerStatus) -> ServerStatus:
+    """A server that is starting, with what its log shows it doing, as far as this machine has it."""
+    log = Path(server.record.log)
+    if server.state != "starting" or not server.record.log or not log.is_file():
+        return server
+    with log.open("rb") as file:
+        report = examine(iter(lambda: file.read(_PIECE_BYTES), b""))
+    doing = describe_start(report.server_state, report.timeline)
+    return replace(server, why=doing) if doing else server

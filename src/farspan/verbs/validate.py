@@ -61,7 +61,8 @@ def validate(
     given = bool(model or gpus or engine_version)
     if plan is not None and given:
         raise InputError("a plan is given, and what to plan too", "give --plan, or MODEL and --gpus")
-    hints = Hints(model=model, gpu=parse_node(gpus).gpu.name if gpus else "", engine_version=engine_version)
+    gpu = parse_node(gpus).gpu if gpus else None
+    hints = Hints(model=model, gpu=gpu.name if gpu else "", engine_version=engine_version)
     name, pieces, record = _open(source, container, state or StateFolder(), previous=previous)
     server = read_server_state(pieces, hints)
     engine = find_served(server.engine)
@@ -95,7 +96,7 @@ def validate(
         planned_version=chosen.version or "",
         plan=planned,
         figures=figures,
-        notes=(*notes, *_notes_on_plan(chosen, server)),
+        notes=(*((gpu.assumed,) if gpu and gpu.assumed else ()), *notes, *_notes_on_plan(chosen, server)),
     )
 
 

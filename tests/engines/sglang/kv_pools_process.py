@@ -110,7 +110,8 @@ class Server:
         import sglang.srt.managers.schedule_batch as batches
         import sglang.srt.managers.scheduler as scheduler
 
-        install_page_kernels()
+        if self.device == "cpu":
+            install_page_kernels()
         self._build_pools(case["budget"])
         self._build_tree()
         self._build_scheduler(batches, scheduler)

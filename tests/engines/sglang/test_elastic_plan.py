@@ -107,6 +107,11 @@ def test_pools_of_tensor_parallel_ranks_are_elastic(version: str) -> None:
             "ranks of data-parallel attention have requests",
         ),
         ("llama-3.1-70b", ["--pp-size", "2"], "pipeline stages run the same requests at different times"),
+        (
+            "llama-3.1-70b",
+            ["--page-size", "64", "--enable-mixed-chunk"],
+            "with --enable-mixed-chunk and pages SGLang 0.5.16 decodes",
+        ),
     ],
 )
 def test_pools_stay_sglangs_own_where_the_plugin_would_refuse(

@@ -15,10 +15,11 @@ from farspan.engines.sglang.engine import ENGINE as SGLANG
 from farspan.engines.sglang.plan import outline_sglang, plan_sglang
 from farspan.engines.sglang.tables import radix_copy_bytes, request_rows
 from farspan.engines.sglang.versions import KNOWN_VERSIONS, rules_of
-from farspan.errors import DoesNotFitError, InputError
+from farspan.errors import DoesNotFitError, InputError, UnsupportedError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
+from farspan.models.state_dtypes import with_recurrent_dtype
 from farspan.planner.answers import PlanAnswer
 from farspan.planner.checked import check_overrides
 from farspan.planner.document import PlanDocument
@@ -520,6 +521,46 @@ def test_recurrent_layers_get_a_state_pool() -> None:
     assert found.starts
     assert found.pools["state slots"] > 0
     assert found.ledger["Recurrent state pool"].bytes % model.layers[0].state_bytes(4) == 0
+
+
+@pytest.mark.parametrize("version", ["0.5.16", "0.5.23"])
+def test_states_are_float32_unless_a_flag_says_otherwise(version: str) -> None:
+    """As SGLang keeps them (configs/mamba_utils.py); Qwen3-Next's config says nothing, and its own type is bfloat16."""
+    model = load_model("Qwen/Qwen3.5-35B-A3B", allow_network=False)
+    halved = with_recurrent_dtype(model, "bfloat16")
+    assert halved.layers[0].state_bytes(1) < model.layers[0].state_bytes(1)
+    slots = {
+        (spec is halved, dtype): plan_sglang(
+            replace(
+                request(version, 32_000, KvDtype.AUTO),
+                model=spec,
+                tp=1,
+                engine_flags={"--mamba-ssm-dtype": dtype} if dtype else {},
+            )
+        ).pools["state slots"]
+        for spec in (model, halved)
+        for dtype in ("", "bfloat16")
+    }
+    assert slots[False, ""] == slots[True, ""]
+    assert slots[False, "bfloat16"] == slots[True, "bfloat16"] > 1.8 * slots[False, ""]
+
+
+def test_the_strategy_for_states_that_auto_comes_to_is_taken() -> None:
+    model = load_model("Qwen/Qwen3.5-27B", allow_network=False)
+
+    def slots(version: str, flags: dict[str, str | None]) -> float:
+        asked = replace(request(version, 32_000, KvDtype.AUTO), model=model, tp=1, engine_flags=flags)
+        return plan_sglang(asked).max_concurrency
+
+    for name, version in (
+        ("--mamba-scheduler-strategy", "0.5.16"),
+        ("--mamba-radix-cache-strategy", "0.5.23"),
+    ):
+        assert slots(version, {name: "extra_buffer"}) == slots(version, {})
+        with pytest.raises(UnsupportedError, match="recurrent states"):
+            slots(version, {name: "no_buffer"})
+    with pytest.raises(UnsupportedError, match="recurrent states"):
+        slots("0.5.10", {"--mamba-scheduler-strategy": "extra_buffer"})
 
 
 def test_a_pipeline_is_planned_by_its_tightest_stage() -> None:

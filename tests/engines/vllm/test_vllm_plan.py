@@ -297,10 +297,6 @@ class TestRefusals:
     def test_calculate_kv_scales_existed(self) -> None:
         assert plan(1_000_000, "0.27.1", "--calculate-kv-scales").starts
 
-    def test_compressed_attention_is_refused_not_guessed(self) -> None:
-        with pytest.raises(InputError, match="latents at several rates"):
-            plan(100_000, "0.33.0", model=load_model("deepseek-v4-flash"))
-
     def test_architecture_of_a_later_version(self) -> None:
         answer = plan(100_000, "0.12.0", model=load_model("gemma-4-26b-a4b"))
         assert not answer.starts
@@ -448,7 +444,7 @@ def test_kv_offload_takes_host_memory_and_raises_no_request() -> None:
     [
         ("--enable-eplb", None, "redundant experts"),
         ("--disable-sliding-window", None, "keep every token"),
-        ("--mamba-ssm-cache-dtype", "float32", "recurrent states of another type"),
+        ("--mamba-cache-dtype", "float32", "recurrent states of another type"),
         ("--offload-backend", "prefetch", "prefetching weight offload"),
         ("--quantization", "bitsandbytes", "plan that checkpoint with --weights fp8"),
     ],

@@ -9,7 +9,9 @@ import pytest
 from farspan.engines.vllm.layout import kv_layout
 from farspan.engines.vllm.plan import plan_vllm
 from farspan.engines.vllm.pool import VllmKvLayout
+from farspan.engines.vllm.state_dtypes import with_state_dtype
 from farspan.engines.vllm.versions import RULES
+from farspan.errors import InputError
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.models.spec import KvDtype
@@ -119,3 +121,46 @@ class TestBlocksForStates:
         refused = self.answer("--max-num-seqs=1024")
         assert not refused.starts
         assert refused.added == ()
+
+
+class TestStatesOfAnotherType:
+    """--mamba-ssm-cache-dtype, as the recipes of Nemotron 3 and Qwen 3.5 give it."""
+
+    def pages(self, model: str, dtype: str = "", version: str = "0.24.0") -> EnginePlan:
+        flags = {"--mamba-ssm-cache-dtype": dtype} if dtype else {}
+        spec = load_model(model, allow_network=False)
+        return plan_vllm(
+            PlanRequest(spec, find_gpu("H200"), 1, 1, 32_000, engine_version=version, engine_flags=flags)
+        )
+
+    def test_half_the_state_is_half_the_block(self) -> None:
+        """A state of 48 x 128 x 128 values, in float32 3 MiB: pages of 784 tokens of 4,096 bytes hold it."""
+        layouts = {
+            dtype: kv_layout(
+                with_state_dtype(load_model("qwen3.5-27b", allow_network=False), dtype),
+                RULES["0.24.0"],
+                tp=1,
+                kv_dtype=KvDtype.AUTO,
+                block_size=16,
+                hybrid=True,
+                prefix_caching=True,
+            ).block_size
+            for dtype in ("", "float32", "float16", "bfloat16")
+        }
+        assert layouts == {"": 784, "float32": 784, "float16": 400, "bfloat16": 400}
+
+    def test_the_plan_follows(self) -> None:
+        own, half = self.pages("qwen3.5-27b"), self.pages("qwen3.5-27b", "float16")
+        assert half.max_concurrency > own.max_concurrency
+        assert half.flags[-2:] == ("--mamba-ssm-cache-dtype", "float16")
+
+    def test_states_without_a_choice_stay(self) -> None:
+        model = load_model("llama-3.1-8b", allow_network=False)
+        assert with_state_dtype(model, "float16") == model
+
+    @pytest.mark.parametrize(
+        ("version", "dtype"), [("0.19.0", "float32"), ("0.21.0", "bfloat16"), ("0.24.0", "int8")]
+    )
+    def test_a_release_without_it_refuses(self, version: str, dtype: str) -> None:
+        with pytest.raises(InputError, match="--mamba-ssm-cache-dtype"):
+            self.pages("qwen3.5-27b", dtype, version)

@@ -9,7 +9,7 @@ import pytest
 
 from farspan.errors import InputError, UnsupportedError
 from farspan.integrations.sglang import kv_hooks
-from farspan.integrations.sglang.adapters import POOLS_VARIABLE
+from farspan.integrations.sglang.adapters import POOLS_VARIABLE, adapter_for
 
 
 def configurator(
@@ -18,6 +18,7 @@ def configurator(
     arguments = {
         "radix_cache_backend": "farspan",
         "page_size": 1,
+        "enable_mixed_chunk": False,
         "prefill_only_disable_kv_cache": False,
         "attention_backend": "fa3",
         "prefill_attention_backend": None,
@@ -29,11 +30,12 @@ def configurator(
         is_hybrid_swa=hybrid,
         is_draft_worker=False,
         post_capture_kv_active=False,
+        page_size=options.get("page_size", 1),
     )
 
 
-def check(given: Any) -> None:
-    kv_hooks._check_pools_possible(given, given.server_args)
+def check(given: Any, version: str = "0.5.16") -> None:
+    kv_hooks._check_pools_possible(adapter_for(version), given, given.server_args)
 
 
 def test_what_is_known_passes() -> None:
@@ -41,11 +43,17 @@ def test_what_is_known_passes() -> None:
     check(configurator(hybrid=False, attention_backend="triton", page_size=64))
     check(configurator(hybrid=False, attention_backend="torch_native"))
     check(configurator(architecture="GptOssForCausalLM", attention_backend="triton"))
+    check(configurator(enable_mixed_chunk=True))
+    check(configurator(enable_mixed_chunk=True, page_size=64), "0.5.23")
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (
+            {"enable_mixed_chunk": True, "page_size": 64},
+            "--enable-mixed-chunk and pages of 64 tokens on SGLang 0.5.16",
+        ),
         ({"prefill_only_disable_kv_cache": True}, "--prefill-only-disable-kv-cache"),
         (
             {"attention_backend": "triton"},

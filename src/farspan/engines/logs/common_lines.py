@@ -39,6 +39,8 @@ COMMON_LINES: tuple[LinePattern, ...] = (
     LinePattern(r'\d - "[^"]+" [1-5]\d\d\b', _ACCESS, _access),
     line_pattern(r"Loading \S+ checkpoint shards:\s+(?P<percent>\d+)%", phase(StartPhase.WEIGHTS)),
     line_pattern(r"loading shards:\s+(?P<percent>\d+)%", phase(StartPhase.WEIGHTS)),
+    # huggingface_hub's bar: the files are not on this machine yet.
+    line_pattern(r"Fetching \d{1,6} files:\s+(?P<percent>\d+)%", phase(StartPhase.WEIGHTS)),
     line_pattern(r"Capturing CUDA graphs.*?(?P<percent>\d+)%\|", phase(StartPhase.GRAPHS)),
     line_pattern(r"Capturing batches.*?(?P<percent>\d+)%\|", phase(StartPhase.GRAPHS)),
     line_pattern(

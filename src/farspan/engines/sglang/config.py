@@ -17,6 +17,7 @@ from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.gpu import Gpu
 from farspan.models.online_fp8 import with_online_fp8
 from farspan.models.spec import KvDtype, ModelSpec
+from farspan.models.state_dtypes import with_recurrent_dtype
 from farspan.planner.calibration import (
     Calibration,
     CalibrationKey,
@@ -136,6 +137,7 @@ def _config(
     request = PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags))
     check_version(request, rules)
     given = read_flags(request, rules)
+    model = with_recurrent_dtype(model, given.state_dtype)
     if quantizes_while_loading(request):
         named = request.text_flag("", "--quantization")
         model = with_online_fp8(model, INT8 if named == INT8 else "fp8")

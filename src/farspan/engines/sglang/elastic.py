@@ -67,7 +67,7 @@ def elastic_server(
         return None
     from farspan.integrations.sglang.adapters import SETTINGS, adapter_for
 
-    adapter_for(rules.version)
+    adapter = adapter_for(rules.version)
     for name, (plain, why) in SETTINGS.items():
         flag = f"--{name.replace('_', '-')}"
         if request.has_flag(flag) and request.engine_flags.get(flag) not in {str(value) for value in plain}:
@@ -85,6 +85,9 @@ def elastic_server(
             request.model.architecture.startswith("Llama4")
             and bool(layout.window_layers)
             and resolved.attention_backend != "fa3"
+        ),
+        "with --enable-mixed-chunk and pages SGLang 0.5.16 decodes without asking for memory": (
+            adapter.mixes_unchecked and resolved.page_size > 1 and request.has_flag("--enable-mixed-chunk")
         ),
         "MLA has a pool of another kind": layout.latent,
         "sparse attention has pools of another kind": bool(layout.indexer_bytes),

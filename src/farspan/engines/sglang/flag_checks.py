@@ -92,7 +92,6 @@ NOT_MIRRORED = {
     "--enable-symm-mem": _SYMMETRIC,
     "--enable-torch-symm-mem": _SYMMETRIC,
     "--keep-mm-feature-on-device": "image features kept on the GPU",
-    "--mamba-ssm-dtype": _STATES,
     "--enable-int8-mamba-checkpoint": _STATES,
     "--enable-linear-replayssm": _STATES,
     "--enable-linear-replayssm-spec": _STATES,
@@ -107,6 +106,7 @@ NOT_MIRRORED = {
 }
 _ONLINE_FP8 = ("fp8", "w8a8_fp8")  # methods that quantize other weights while loading
 INT8 = "w8a8_int8"  # takes a checkpoint for INT8 whatever its config says
+_STRATEGIES = ("--mamba-scheduler-strategy", "--mamba-radix-cache-strategy")
 _LOADERS = ("gguf", "bitsandbytes", "sharded_state", "flash_rl", "layered")
 _SAME_DTYPE = {"half": "float16", "float": "float32"}
 # Ways to write the method that a checkpoint names otherwise.
@@ -138,7 +138,7 @@ def check_flags(request: PlanRequest, rules: SglangRules) -> None:
         if name not in known:
             raise _unknown(name, rules, known)
         what = NOT_MIRRORED.get(name)
-        if what and not _is_off(name, value):
+        if what and not _is_off(name, value) and not _is_default(name, value, rules):
             instead = ", with --cpu-offload-gb GIB, which is planned" if what == _GROUP_OFFLOAD else ""
             raise UnsupportedError(
                 f"{name} ({what}) changes SGLang's memory in a way farspan does not mirror",
@@ -149,6 +149,13 @@ def check_flags(request: PlanRequest, rules: SglangRules) -> None:
         raise UnsupportedError(
             f"--device {request.text_flag('', '--device')} is not a GPU", "plan without --device"
         )
+
+
+def _is_default(name: str, value: str | None, rules: SglangRules) -> bool:
+    """Whether a strategy for recurrent states is the one that `auto` comes to from 0.5.14 on (sglang 0.5.16
+    arg_groups/overrides.py: _mamba_radix_cache_resolution), whose slots are counted.
+    """
+    return name in _STRATEGIES and value in ("auto", "extra_buffer") and rules.tracks_states
 
 
 def _unknown(name: str, rules: SglangRules, known: frozenset[str]) -> InputError:

@@ -20,6 +20,7 @@ FRACTION = ("--mem-fraction-static",)
 PIPELINE = ("--pp-size", "--pipeline-parallel-size")
 _ATTENTION_GROUPS = ("--attn-dp-size", "--attention-data-parallel-size")
 _CONTEXT_RANKS = ("--dcp-size", "--decode-context-parallel-size")
+_STATE_DTYPES = ("float32", "bfloat16", "float16")
 _DATA_PARALLEL = ("--dp-size", "--data-parallel-size", "--dp")
 _TP = ("--tp-size", "--tensor-parallel-size", "--tp")
 _WRITTEN_BY_FARSPAN = (*_TP, *CONTEXT_LENGTH, "--kv-cache-dtype")
@@ -48,7 +49,8 @@ class SglangFlags(NamedTuple):
     """What was given, None where SGLang chooses. Sizes are tokens; `context_length` is the server's limit;
     `cpu_offload_bytes` of weights stay in the machine's memory, for each GPU; `attention_groups` of ranks each have a
     KV cache of their own (data-parallel attention); `context_ranks` share the tokens of a cache out between them;
-    `adapters` is what is asked of LoRA, `speculation` of speculative decoding."""
+    `adapters` is what is asked of LoRA, `speculation` of speculative decoding; `state_dtype` is that of recurrent
+    states."""
 
     context_length: int | None
     kv_dtype: KvDtype
@@ -75,6 +77,7 @@ class SglangFlags(NamedTuple):
     multimodal: bool | None
     mamba_ratio: float
     mamba_slots: int | None
+    state_dtype: str
     hicache: HicacheFlags | None
     cpu_offload_bytes: int
     pipeline_stages: int
@@ -166,6 +169,7 @@ def read_flags(request: PlanRequest, rules: SglangRules) -> SglangFlags:
         attention_groups=attention_groups(request),
         context_ranks=_context_ranks(request),
         adapters=read_adapters(request, rules),
+        state_dtype=_state_dtype(request),
         speculation=speculation,
     )
 
@@ -308,6 +312,18 @@ def _hybrid_ratio(request: PlanRequest) -> float | None:
     if not 0 <= ratio <= 1:
         raise InputError(f"--hybrid-kvcache-ratio {ratio} is not between 0 and 1", "write it as 1")
     return ratio
+
+
+def _state_dtype(request: PlanRequest) -> str:
+    """The type of recurrent states: float32 whatever the model's is (sglang srt/configs/mamba_utils.py:
+    mamba2_state_dtype). From 0.5.9 on a config's own `mamba_ssm_dtype` goes before; those published say float32.
+    """
+    text = request.text_flag("float32", "--mamba-ssm-dtype")
+    if text not in _STATE_DTYPES:
+        raise InputError(
+            f"--mamba-ssm-dtype {text!r} is none of SGLang's", f"choose one of {', '.join(_STATE_DTYPES)}"
+        )
+    return text
 
 
 def _multimodal(request: PlanRequest) -> bool | None:

@@ -13,6 +13,7 @@ from farspan.engines.vllm.graphs import graph_bytes, graph_estimate
 from farspan.engines.vllm.loaded_weights import LoadedWeights, loaded_weights
 from farspan.engines.vllm.pool import VllmKvLayout
 from farspan.engines.vllm.profile_run import ProfileRun, profile_run
+from farspan.engines.vllm.rank_form import least_expert_width
 from farspan.sizes import GIB
 
 # The CUDA context is there before vLLM takes its first snapshot, so no budget counts it.
@@ -54,6 +55,7 @@ def rank_weights(config: VllmConfig) -> LoadedWeights:
         expert_replicas=config.expert_replicas,
         adapters=config.given.adapters,
         whole_encoder=config.given.whole_encoder,
+        least_expert_width=least_expert_width(config.model.architecture, config.rules),
     )
 
 

@@ -127,6 +127,17 @@ def _config(
         )
     served = served_model(model, given)
     _check_context_ranks(served, given, tp)
+    if model.is_compressed:
+        from farspan.engines.vllm.compressed import check_compressed  # for DeepSeek V4 alone
+
+        check_compressed(
+            model,
+            rules,
+            given.kv_dtype,
+            given.block_size,
+            alone=given.pipeline == 1 and not given.speculative,
+            hybrid=given.hybrid is not False,
+        )
     notes: list[str] = []
     whole = given.speculative == DRAFT_MODEL
     if whole and version_key(rules.version) < version_key(_DRAFTS_SINCE):

@@ -69,6 +69,10 @@ def default_block_size(model: ModelSpec, gpu: Gpu, kv_dtype: KvDtype, rules: Vll
     vllm 0.12.0 platforms/cuda.py: check_and_update_config; from 0.20.0 platforms/interface.py:
     update_block_size_for_backend.
     """
+    if model.is_compressed:
+        from farspan.engines.vllm.compressed import BLOCK  # for DeepSeek V4 alone
+
+        return BLOCK
     latent = [layer for layer in model.layers if layer.attention is AttentionKind.MLA]
     if not latent:
         sparse = any(layer.indexer is not None for layer in model.layers)
@@ -91,9 +95,39 @@ def resolve_kv_dtype(model: ModelSpec, wanted: KvDtype) -> KvDtype:
     sparse_latent = any(
         layer.indexer is not None and layer.attention is AttentionKind.MLA for layer in model.layers
     )
+    if model.is_compressed:
+        return KvDtype.FP8_DS_MLA
     if wanted is KvDtype.FP8_DS_MLA and not sparse_latent:
         raise InputError(f"fp8_ds_mla is for sparse MLA models, not {model.name}", "use fp8_e4m3")
     return KvDtype.FP8_DS_MLA if sparse_latent and wanted.is_fp8 else wanted
+
+
+# Classes that keep a state for every block of a cached prefix (SupportsMambaPrefixCaching).
+_EVERY_STATE = frozenset(
+    {
+        "BambaForCausalLM",
+        "FalconH1ForCausalLM",
+        "FalconMambaForCausalLM",
+        "GraniteMoeHybridForCausalLM",
+        "JambaForCausalLM",
+        "Mamba2ForCausalLM",
+        "MambaForCausalLM",
+        "NemotronHForCausalLM",
+        "Zamba2ForCausalLM",
+    }
+)
+
+
+def every_state(model: ModelSpec, given: VllmFlags, rules: VllmRules) -> bool:
+    """Whether a request keeps a recurrent state for every block, not the last alone (vllm 0.20.0 to 0.27.1
+    models/config.py: MambaModelConfig, mode "all"; from 0.28.0 on "align").
+    """
+    return (
+        rules.keeps_every_state
+        and model.architecture in _EVERY_STATE
+        and not given.aligned_states
+        and prefix_caching(model, given, rules)
+    )
 
 
 def prefix_caching(model: ModelSpec, given: VllmFlags, rules: VllmRules) -> bool:

@@ -12,6 +12,7 @@ QUANTIZATION = ("--quantization", "-q")
 ONLINE_FP8 = ("fp8", "fp8_per_tensor", "fp8_per_block")  # methods that quantize while loading
 _PREFETCH = "prefetching weight offload"
 # Each changes the arithmetic in ways that are not mirrored: planning on would give a wrong answer.
+_CACHE_MODE = "--mamba-cache-mode"
 _NOT_MIRRORED = {
     "--prefill-context-parallel-size": "prefill context parallelism",
     "--cpu-offload-params": "offload of some weights by name",
@@ -25,9 +26,8 @@ _NOT_MIRRORED = {
     "--disable-sliding-window": "windowed layers that keep every token",
     "--swa-bounded-replay": "windowed layers that replay tokens",
     "--mamba-cache-dtype": "recurrent states of another type",
-    "--mamba-ssm-cache-dtype": "recurrent states of another type",
     "--mamba-block-size": "recurrent states kept at other distances",
-    "--mamba-cache-mode": "recurrent states kept at other distances",
+    _CACHE_MODE: "recurrent states kept at other distances",
     "--use-replayssm": "recurrent states replayed from a buffer",
     "--mm-ipc-gpu-memory-gb": "GPU memory for images handed over",
     "--diffusion-config": "a diffusion model",
@@ -39,8 +39,10 @@ _NOT_MIRRORED = {
     "VLLM_USE_V1": "the engine before V1",
 }
 _NEUTRAL = ("0", "null", "none", "auto", "false", "{}")
-# Counts of ranks, batches or the like: one is what there is without the flag.
-_NEUTRAL_AT_ONE = frozenset({"--prefill-context-parallel-size", "--ubatch-size", "VLLM_USE_V1"})
+# Counts of ranks or batches, and switches: one is what there is without the flag, or as good as that.
+_NEUTRAL_AT_ONE = frozenset(
+    {"--prefill-context-parallel-size", "--ubatch-size", "VLLM_USE_V1", "VLLM_USE_V2_MODEL_RUNNER"}
+)
 # What says how groups of layers are offloaded, and alone does nothing.
 OFFLOAD_DETAILS = ("--offload-num-in-group", "--offload-prefetch-step")
 
@@ -72,6 +74,8 @@ def check_flags(request: PlanRequest, rules: VllmRules) -> None:
 
 def _is_neutral(name: str, value: str | None) -> bool:
     """Whether a value asks for what there is without the flag."""
+    if name == _CACHE_MODE and value == "align":
+        return True  # read: the mode of most models where prefixes are cached
     return value is not None and (value.lower() in _NEUTRAL or (value == "1" and name in _NEUTRAL_AT_ONE))
 
 

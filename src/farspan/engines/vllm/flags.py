@@ -15,6 +15,7 @@ from farspan.engines.vllm.flag_checks import (
     check_flags,
 )
 from farspan.engines.vllm.speculative import DRAFT_MODEL, EAGLE, EAGLE_3, speculative_method
+from farspan.engines.vllm.state_dtypes import state_dtype
 from farspan.engines.vllm.versions import VllmRules
 from farspan.errors import InputError
 from farspan.models.spec import KvDtype
@@ -101,6 +102,8 @@ class VllmFlags(ValueHash):
         env: Environment variables, name and value, as given.
         adapters: What is asked of LoRA; None without it.
         attention_backend: The attention backend asked for, in lower case; empty for vLLM's own choice.
+        state_dtype: The type of recurrent states asked for; empty for the config's.
+        aligned_states: Whether the last recurrent state of a prefix is cached alone: --mamba-cache-mode align.
     """
 
     max_model_len: int | None
@@ -145,6 +148,8 @@ class VllmFlags(ValueHash):
     env: tuple[tuple[str, str], ...]
     adapters: Adapters | None
     attention_backend: str
+    state_dtype: str
+    aligned_states: bool
 
     __hash__ = ValueHash.__hash__
 
@@ -238,6 +243,8 @@ def read_flags(request: PlanRequest, rules: VllmRules) -> VllmFlags:
         env=tuple(split_environment(spelled.engine_flags)[1].items()),
         adapters=read_adapters(spelled, rules),
         attention_backend=spelled.text_flag("", "--attention-backend", _BACKEND_ENV).lower(),
+        state_dtype=state_dtype(spelled, rules),
+        aligned_states=spelled.text_flag("", "--mamba-cache-mode").lower() == "align",
     )
 
 

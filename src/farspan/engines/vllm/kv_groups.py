@@ -7,7 +7,7 @@ Mirrors vllm v1/core/kv_cache_utils.py (0.33.0: kv_cache_planning.py): get_kv_ca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from farspan.engines.vllm.kv_spec import FULL_KINDS, KvSpec, SpecKind, ceil_div
 from farspan.engines.vllm.versions import PageUnify, VllmRules
@@ -125,7 +125,7 @@ def _merge(specs: Sequence[KvSpec], rules: VllmRules) -> KvSpec:
         raise _CannotMergeError
     if rules.separates_value_size and any(spec.head_size_v != first.head_size_v for spec in specs):
         raise _CannotMergeError
-    return replace(first, full_window=next(iter(windows), None), full_chunk=next(iter(chunks), None))
+    return first._replace(full_window=next(iter(windows), None), full_chunk=next(iter(chunks), None))
 
 
 def _sizes(spec: KvSpec) -> tuple[int | None, ...]:
@@ -186,15 +186,15 @@ def _as_full(layers: LayerSpecs, rules: VllmRules) -> dict[str, KvSpec]:
 def _promoted(spec: KvSpec, block: int | None, rules: VllmRules) -> KvSpec:
     """The same layer keeping every token; other kinds unchanged (vllm: _promote_local_kv_cache_specs)."""
     if spec.kind is SpecKind.SLIDING_WINDOW:
-        full = replace(spec, kind=SpecKind.FULL, window=None, full_window=spec.window)
+        full = spec._replace(kind=SpecKind.FULL, window=None, full_window=spec.window)
     elif spec.kind is SpecKind.CHUNKED_LOCAL:
-        full = replace(spec, kind=SpecKind.FULL, window=None, full_chunk=spec.window)
+        full = spec._replace(kind=SpecKind.FULL, window=None, full_chunk=spec.window)
     else:
         return spec
     block = block or spec.block_size
     if not rules.promotes or spec.page_padded is None:
-        return replace(full, block_size=block)
-    return replace(full, block_size=block, page_padded=max(spec.page_padded, block * spec.token_bytes))
+        return full._replace(block_size=block)
+    return full._replace(block_size=block, page_padded=max(spec.page_padded, block * spec.token_bytes))
 
 
 def _unify_pages(specs: LayerSpecs, rules: VllmRules) -> dict[str, KvSpec]:
@@ -208,13 +208,13 @@ def _unify_pages(specs: LayerSpecs, rules: VllmRules) -> dict[str, KvSpec]:
 
 def _with_page(name: str, spec: KvSpec, page: int, rules: VllmRules) -> KvSpec:
     if spec.kind is SpecKind.STATE and rules.pads_state_pages:
-        return replace(spec, page_padded=page)
+        return spec._replace(page_padded=page)
     if page % spec.page_bytes == 0:
-        larger = replace(spec, block_size=spec.block_size * (page // spec.page_bytes))
+        larger = spec._replace(block_size=spec.block_size * (page // spec.page_bytes))
         if larger.page_bytes == page:
             return larger
     elif rules.page_unify is PageUnify.PAD and spec.kind not in (SpecKind.MLA, SpecKind.STATE):
-        return replace(spec, page_padded=page)
+        return spec._replace(page_padded=page)
     raise GroupingError(
         f"vLLM {rules.version} cannot give layer {name} a page of {page} bytes: its own is {spec.page_bytes}",
         "use a newer vLLM, or another --block-size or --kv-cache-dtype",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class SpecKind(StrEnum):
@@ -24,8 +24,7 @@ def ceil_div(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
 
 
-@dataclass(frozen=True, slots=True)
-class KvSpec:
+class KvSpec(NamedTuple):
     """One layer's KV cache on one rank (vllm v1/kv_cache_interface.py: KVCacheSpec and its subclasses).
 
     Args:

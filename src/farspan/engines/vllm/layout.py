@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import lcm
 
 from farspan.engines.vllm.kv_spec import KvSpec, SpecKind, ceil_div
 from farspan.engines.vllm.pool import VllmKvLayout, make_layout
 from farspan.engines.vllm.versions import VllmRules
-from farspan.errors import InputError
 from farspan.models.spec import AttentionKind, KvDtype, LayerSpec, ModelSpec
 
 # FlashAttention's kernel takes any multiple of 16 (v1/attention/backends/flash_attn.py).
@@ -27,6 +27,7 @@ def kv_layout(
     prefix_caching: bool,
     context_ranks: int = 1,
     draft_tokens: int = 0,
+    every_state: bool = False,
 ) -> VllmKvLayout:
     """The KV layout of a model on one rank. Cached: nothing in it depends on context or memory.
 
@@ -40,26 +41,35 @@ def kv_layout(
         prefix_caching: Whether prefix caching is on (recurrent layers keep one more state).
         context_ranks: Ranks that share the tokens of one request.
         draft_tokens: Tokens drafted a step: recurrent layers keep a state for each.
+        every_state: Whether recurrent layers keep a state for every block.
 
     Raises:
-        InputError: A kind of attention whose cache is not mirrored, or layers vLLM cannot group.
+        GroupingError: vLLM cannot group the layers.
     """
+    if model.is_compressed:
+        from farspan.engines.vllm.compressed import compressed_layout  # for DeepSeek V4 alone
+
+        return compressed_layout(model, rules)
     block = aligned_block(
-        model, rules, tp=tp, kv_dtype=kv_dtype, block_size=block_size, draft_tokens=draft_tokens
+        model,
+        rules,
+        tp=tp,
+        kv_dtype=kv_dtype,
+        block_size=block_size,
+        draft_tokens=draft_tokens,
+        every_state=every_state,
     )
-    # MambaSpec.max_memory_usage_bytes: mode "align" with prefix caching, else "none".
-    states = (2 if prefix_caching else 1) + (draft_tokens if rules.counts_draft_states else 0)
+    # MambaSpec.max_memory_usage_bytes: mode "all", "align" with prefix caching, else "none".
+    states = (
+        None
+        if every_state
+        else (2 if prefix_caching else 1) + (draft_tokens if rules.counts_draft_states else 0)
+    )
     specs: dict[str, KvSpec] = {}
     for layer in model.layers:
         name = f"layers.{layer.index}.attn"
         if layer.shares_kv_with is not None or layer.attention is AttentionKind.NONE:
             continue
-        if layer.attention is AttentionKind.COMPRESSED:
-            raise InputError(
-                f"{model.name} keeps latents at several rates and running compressor states, each in a cache with "
-                "a block size of its own, and farspan does not mirror how vLLM groups those",
-                "read the KV cache size off the log of a server with few requests",
-            )
         specs[name] = _layer_spec(
             model, layer, rules, tp, kv_dtype, block, states, prefix_caching, draft_tokens=draft_tokens
         )
@@ -78,6 +88,7 @@ def aligned_block(
     kv_dtype: KvDtype,
     block_size: int,
     draft_tokens: int = 0,
+    every_state: bool = False,
 ) -> int:
     """The block size once an attention page is at least as large as a recurrent state.
 
@@ -91,6 +102,10 @@ def aligned_block(
     alignment = max(_KERNEL_BLOCK, block_size)
     if rules.aligns_latent_blocks and attention[0].attention is AttentionKind.MLA:
         alignment = max(alignment, 128)
+    if every_state:
+        chunks = (state.chunk for layer in model.layers for state in layer.states if state.chunk)
+        alignment = lcm(alignment, next(chunks, 1))
+        return max(block_size, alignment * ceil_div(ceil_div(max(states), token), alignment))
     return max(block_size, alignment * ceil_div(max(states), alignment * token))
 
 
@@ -107,7 +122,7 @@ def _layer_spec(
     tp: int,
     kv_dtype: KvDtype,
     block: int,
-    states: int,
+    states: int | None,
     prefix_caching: bool,
     *,
     draft_tokens: int,

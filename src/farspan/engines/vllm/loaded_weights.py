@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
 from farspan.engines.vllm.adapters import Adapters, adapter_bytes
 from farspan.models.spec import ModelSpec
-from farspan.models.tensors import WeightPart
+from farspan.models.tensors import WeightPart, WeightTensor
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes, rope_table_bytes
 
 
@@ -38,6 +39,7 @@ def loaded_weights(
     expert_replicas: int,
     adapters: Adapters | None = None,
     whole_encoder: bool = False,
+    least_expert_width: int = 0,
 ) -> LoadedWeights:
     """What a rank loads; vLLM keeps RoPE tables in the model's dtype.
 
@@ -48,7 +50,10 @@ def loaded_weights(
         expert_replicas: Data-parallel engines that share the experts between them.
         adapters: What is asked of LoRA.
         whole_encoder: Whether every rank has the whole vision tower.
+        least_expert_width: What a rank's share of an expert's width is padded to.
     """
+    if tp > 1 and not expert_parallel:
+        model = _with_padded_experts(model, tp, least_expert_width)
     parts = dict(rank_weight_bytes(model, tp).by_part)
     if whole_encoder:
         whole = rank_weight_bytes(model, 1).by_part
@@ -60,6 +65,22 @@ def loaded_weights(
     # Experts that another engine holds cannot be offloaded here.
     offloadable = max(0, offloadable_bytes(model, tp) - max(0, split - experts))
     return LoadedWeights(total, rope_table_bytes(model, model.dtype_bytes), absorbed, buffers, offloadable)
+
+
+def _with_padded_experts(model: ModelSpec, tp: int, least: int) -> ModelSpec:
+    """The model with experts as wide as its ranks' shares are padded to (models/kimi_k3/nvidia/model.py: KimiMoE)."""
+    widths = {layer.moe.intermediate_size for layer in model.layers if layer.moe}
+    if not widths or min(widths) // tp >= least:
+        return model
+    return replace(model, weights=tuple(_padded(tensor, least * tp) for tensor in model.weights))
+
+
+def _padded(tensor: WeightTensor, width: int) -> WeightTensor:
+    if tensor.part is not WeightPart.EXPERTS or len(tensor.shape) != 3:
+        return tensor
+    count, rows, columns = tensor.shape
+    down = tensor.name.endswith("down_proj")
+    return replace(tensor, shape=(count, rows, width) if down else (count, 2 * width, columns))
 
 
 def _expert_bytes(model: ModelSpec, tp: int, split: int, expert_parallel: bool, replicas: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from farspan.engines.vllm.versions import VllmRules, rules_for
 from farspan.models.shard.config_form import ConfigForm
 from farspan.planner.versions import released_version, version_key
 
@@ -48,6 +49,9 @@ _FIXED_HEADS = {
     "Step1ForCausalLM": "",
     "TeleChat2ForCausalLM": "",
 }
+# Decoders whose experts are padded, where the version pads them (vllm 0.28.0 models/kimi_k3/nvidia/model.py: KimiMoE).
+_KIMI = ("KimiLinearForCausalLM", "KimiK3LinearForCausalLM", "KimiK3ForConditionalGeneration")
+_KIMI_WIDTH = 256
 # MiniMax M3's decoder is known only under the config of the whole (transformers_utils/configs/minimax_m3.py).
 _MINIMAX_M3 = (
     "MiniMaxM3ForCausalLM",
@@ -56,13 +60,18 @@ _MINIMAX_M3 = (
 )
 
 
+def least_expert_width(architecture: str, rules: VllmRules) -> int:
+    """What a rank's share of an expert's width is padded to; 0 for nothing."""
+    return _KIMI_WIDTH if rules.pads_kimi_experts and architecture in _KIMI else 0
+
+
 def form_of(architecture: str, version: str) -> ConfigForm:
     """The form of the rank of a model of that architecture."""
     key = version_key(released_version(version)[0])
     fixed = frozenset(name for name, last in _FIXED_HEADS.items() if not last or key <= version_key(last))
     if architecture in _MINIMAX_M3:
         return ConfigForm("vLLM", model_type="minimax_m3_vl", nested=True, fixed_head_sizes=fixed)
-    if architecture == "KimiK3ForConditionalGeneration":
-        # vllm 0.33.0 models/kimi_k3/nvidia/model.py: KimiLinearForCausalLM is K3's decoder.
-        return ConfigForm("vLLM", decoder="KimiLinearForCausalLM", fixed_head_sizes=fixed)
-    return ConfigForm("vLLM", fixed_head_sizes=fixed)
+    # vllm 0.33.0 models/kimi_k3/nvidia/model.py: KimiLinearForCausalLM is K3's decoder.
+    decoder = "KimiLinearForCausalLM" if architecture == "KimiK3ForConditionalGeneration" else ""
+    width = least_expert_width(architecture, rules_for(version)[0])
+    return ConfigForm("vLLM", decoder=decoder, fixed_head_sizes=fixed, least_expert_width=width)

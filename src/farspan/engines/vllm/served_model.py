@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from farspan.engines.vllm.flags import VllmFlags
 from farspan.engines.vllm.speculative import DRAFT_MODEL, EAGLE, EAGLE_3
+from farspan.engines.vllm.state_dtypes import with_state_dtype
 from farspan.errors import InputError, NotFoundError, UnsupportedError
 from farspan.models.config import load_model
 from farspan.models.draft_heads import AVERAGE_LAYER, with_draft_layer, with_eagle_head
@@ -22,12 +23,12 @@ _NO_WEIGHTS = frozenset({"", "ngram", "ngram_gpu", "suffix", "[ngram]"})
 
 @lru_cache(maxsize=256)
 def served_model(model: ModelSpec, given: VllmFlags) -> ModelSpec:
-    """The model with --dtype, --quantization and the draft head of --speculative-config.
+    """The model with --dtype, --quantization, --mamba-ssm-cache-dtype and the draft head of --speculative-config.
 
     Raises:
         UnsupportedError: A draft whose size the flags do not say.
     """
-    changed = model
+    changed = with_state_dtype(model, given.state_dtype)
     if given.dtype and DTYPE_BYTES[given.dtype] != model.dtype_bytes:
         changed = replace(changed, torch_dtype=given.dtype)
     if given.quantize_fp8 and changed.quantization is None:

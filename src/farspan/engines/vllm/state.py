@@ -12,6 +12,7 @@ from farspan.engines.vllm.defaults import (
     BatchLimits,
     batch_limits,
     default_block_size,
+    every_state,
     on_second_runner,
     prefix_caching,
     resolve_kv_dtype,
@@ -122,12 +123,13 @@ class VllmState(NamedTuple):
 
         vllm 0.20.0 config/compilation.py: resolve_cudagraph_mode_and_sizes; drafted tokens may turn whole steps off.
         """
+        missing = self.limits.requests - self.memory.num_blocks
+        if missing <= 0 or not self.rules.checks_state_blocks:
+            return 0
         given, layers = self.config.given, self.config.model.layers_of(AttentionKind.LINEAR)
-        if not self.rules.checks_state_blocks or given.enforce_eager or not given.full_graphs:
+        if given.enforce_eager or not given.full_graphs or given.draft_tokens:
             return 0
-        if given.draft_tokens or next(iter(layers), None) is None:
-            return 0
-        return max(self.limits.requests - self.memory.num_blocks, 0)
+        return 0 if next(layers, None) is None else missing
 
     @property
     def requests_chosen(self) -> bool:
@@ -178,6 +180,7 @@ class VllmState(NamedTuple):
             prefix_caching=self.memory.prefix_caching,
             context_ranks=self.config.given.context_ranks,
             draft_tokens=self.config.given.draft_tokens,
+            every_state=every_state(self.config.model, self.config.given, self.config.rules),
         )
 
 
@@ -203,6 +206,7 @@ def _memory(config: VllmConfig, limits: BatchLimits, allow_env: bool) -> VllmMem
         prefix_caching=prefix_cached,
         context_ranks=given.context_ranks,
         draft_tokens=given.draft_tokens,
+        every_state=every_state(model, given, rules),
     )
     budget = kv_budget(config, limits)
     num_blocks = given.num_blocks or layout.num_blocks(budget.available)

@@ -46,6 +46,14 @@ class PageUnify(StrEnum):
     PAD = "pad"  # pages that do not divide are padded to the largest
 
 
+class CompressedPool(StrEnum):
+    """How the pool of a model with latents of folded tokens (DeepSeek V4) is counted."""
+
+    SLOTS = "slots"  # pages padded to the latents' sizes; a block has a slot for each page of each size
+    OVERLAID = "overlaid"  # groups overlie each other in a block; the check still counts slots
+    BLOCKS = "blocks"  # groups overlie each other, and the check counts blocks
+
+
 @dataclass(frozen=True, slots=True)
 class VllmRules(ValueHash):
     """The memory arithmetic of one vLLM version. Compared by value and hashed once: it is part of cache keys.
@@ -87,11 +95,15 @@ class VllmRules(ValueHash):
         estimates_graphs: Whether the memory of CUDA graphs can be estimated and subtracted.
         estimates_graphs_on_amd: Whether it is on AMD cards, too.
         prefix_caches_states: Whether prefix caching is on by default for models with recurrent layers.
+        keeps_every_state: Whether Mamba's layers keep a state for every block where prefixes are cached.
         checks_state_blocks: Whether a pool with fewer blocks than requests stops a server with recurrent layers.
         counts_draft_states: Whether a request's need counts a recurrent state for each drafted token.
         e5m2_meets_quantized_query: Whether FlashAttention on Hopper accepts E5M2 and then asserts E4M3.
         offload_needs_one_group: Whether `--cpu-offload-gb` stops a server with several KV groups.
         tower_float32: Whether vision towers rotate queries and keys in float32.
+        compressed_pool: How the pool of latents of folded tokens is counted.
+        pads_kimi_experts: Whether a rank's share of a Kimi expert is at least 256 wide.
+        latent_auto_fp8: Whether such latents are FP8 where no KV type is asked for; else that stops the server.
         smallest_window_block: Whether sliding-window layers start from the smallest block of the kernel.
     """
 
@@ -131,8 +143,12 @@ class VllmRules(ValueHash):
     whole_prompts: bool = False
     prefix_caches_states: bool = False
     counts_draft_states: bool = False
+    keeps_every_state: bool = False
     checks_state_blocks: bool = False
     e5m2_meets_quantized_query: bool = True
+    compressed_pool: CompressedPool = CompressedPool.SLOTS
+    pads_kimi_experts: bool = False
+    latent_auto_fp8: bool = False
     smallest_window_block: bool = False
     offload_needs_one_group: bool = True
     tower_float32: bool = False
@@ -160,6 +176,7 @@ _V0_20 = replace(
     sampler_bytes=12.5,
     new_kernels=True,
     keeps_workspace=True,
+    keeps_every_state=True,
     checks_state_blocks=True,
     events_disable_hybrid=False,
     check=CapacityCheck.GROUPS,
@@ -205,6 +222,7 @@ _V0_27 = replace(
 _V0_29 = replace(
     _V0_27,
     version="0.29.0",
+    keeps_every_state=False,
     check=CapacityCheck.GROUPS_LESS_NULL,
     size_line=SizeLine.ONE_LINE,
     page_unify=PageUnify.PAD,
@@ -214,8 +232,10 @@ _V0_29 = replace(
     second_runner=Runner.ALL,
     aligns_tables=True,
     state_page_uniform=True,
+    compressed_pool=CompressedPool.BLOCKS,
+    pads_kimi_experts=True,
 )
-_V0_32 = replace(_V0_29, version="0.32.0", smallest_window_block=False)
+_V0_32 = replace(_V0_29, version="0.32.0", smallest_window_block=False, latent_auto_fp8=True)
 _V0_33 = replace(_V0_32, version="0.33.0")
 
 RULES = {
@@ -240,7 +260,15 @@ _V0_23 = replace(
     _V0_22,
     second_runner_models=frozenset({"Qwen3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"}),
 )
-_V0_28 = replace(_V0_27, calculates_kv_scales=False, large_card_bytes=160 * GIB)
+_V0_28 = replace(
+    _V0_27,
+    keeps_every_state=False,
+    calculates_kv_scales=False,
+    large_card_bytes=160 * GIB,
+    compressed_pool=CompressedPool.OVERLAID,
+    pads_kimi_experts=True,
+    second_runner_models=frozenset({"KimiK3ForConditionalGeneration", "DeepseekV4ForCausalLM"}),
+)
 
 # First release of each set of rules, oldest first; a release follows the last line not above it.
 _CHANGES: tuple[tuple[str, VllmRules], ...] = (
@@ -261,6 +289,7 @@ _CHANGES: tuple[tuple[str, VllmRules], ...] = (
     ("0.27.0", _V0_27),
     ("0.28.0", _V0_28),
     ("0.29.0", _V0_29),
+    ("0.30.0", replace(_V0_29, latent_auto_fp8=True)),
     ("0.32.0", _V0_32),
     ("0.33.0", _V0_33),
 )

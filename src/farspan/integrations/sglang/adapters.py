@@ -65,6 +65,7 @@ class Adapter:
         request_state: Attribute of a request that holds its row; empty when the request does.
         row_calls: Rows are taken and given back by `alloc_rows` and `free_rows`, also for no request.
         declares_options: What SGLang decides of the server's options stands beside what was given.
+        mixes_unchecked: With --enable-mixed-chunk it decodes beside a prompt without asking whether there is memory.
         admission: Where its counts of an admission are.
         free_groups: How its allocators put off what is freed in a group.
         shapes: `module:attribute` of everything used -> its parameters.
@@ -75,6 +76,7 @@ class Adapter:
     request_state: str
     row_calls: bool
     declares_options: bool
+    mixes_unchecked: bool
     admission: AdmissionCounts
     free_groups: FreeGroups
     shapes: Mapping[str, str]
@@ -104,6 +106,7 @@ ADAPTERS = {
             request_state="",
             row_calls=False,
             declares_options=False,
+            mixes_unchecked=True,
             admission=AdderCounts(),
             free_groups=FlaggedGroups(),
             shapes=_SHAPES | TREE_SHAPES["0.5.16"] | KV_SHAPES["0.5.16"],
@@ -114,6 +117,7 @@ ADAPTERS = {
             request_state="kv",
             row_calls=True,
             declares_options=True,
+            mixes_unchecked=False,
             admission=BudgetCounts(),
             free_groups=ListedGroups(),
             shapes=_SHAPES

@@ -103,7 +103,7 @@ class KVHooks:
         if not wants_elastic_pools(arguments):
             return original(configurator, budget_bytes, cap_tokens=cap_tokens)
         check_settings(arguments)
-        _check_pools_possible(configurator, arguments)
+        _check_pools_possible(self._adapter, configurator, arguments)
         ranks = rank_agreement(arguments)
         if ranks is not None:
             budget_bytes = ranks.least(budget_bytes)
@@ -249,7 +249,11 @@ def check_settings(arguments: Any) -> None:
             )
 
 
-def _check_pools_possible(configurator: Any, arguments: Any) -> None:
+def _check_pools_possible(adapter: Adapter, configurator: Any, arguments: Any) -> None:
+    page = configurator.page_size
+    if adapter.mixes_unchecked and page > 1 and option(arguments, "enable_mixed_chunk"):
+        # It counts a token for each, and takes a page; with a prompt's chunk beside it that may be what there is.
+        raise _refusal(f"--enable-mixed-chunk and pages of {page} tokens on SGLang {adapter.version}")
     if option(arguments, "prefill_only_disable_kv_cache"):
         raise _refusal("--prefill-only-disable-kv-cache")
     if getattr(configurator, "post_capture_kv_active", False):

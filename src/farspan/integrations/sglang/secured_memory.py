@@ -158,6 +158,9 @@ class SecuredMemory:
         full, *window = map(min, short, self._cached(tree))
         if full or any(window):
             self._evict(tree, full, window[0] if window else 0)
+            # It was counted on where it was cached, and stays so: neither the other pool nor a neighbour is given it.
+            for one in self._ledgers:
+                one.keep(max(one.kept, min(tokens, one.available)))
 
     def room(self, tree: Any) -> int:
         """Return the tokens of full attention, or of the only pool, that are available or evictable."""

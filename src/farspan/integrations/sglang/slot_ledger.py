@@ -42,12 +42,14 @@ class SlotLedger:
 
     Attributes:
         counts_slots: `available` tells the slots that nobody has, with memory or without.
+        kept: Available slots whose memory stays, see `keep`.
     """
 
     def __init__(self, pages: PagePool, size: int, device: str) -> None:
         self.pages = pages
         self.size = size
         self.counts_slots = False
+        self.kept = 0
         self._page = pages.page_tokens
         self._device = torch.device(device)
         self._turn: int | None = None
@@ -140,6 +142,7 @@ class SlotLedger:
 
     def keep(self, tokens: int) -> None:
         """Keep memory for so many available slots, or as many as there are, from now on."""
+        self.kept = tokens
         self.pages.keep(-(-tokens // self._page))
 
     def reset(self) -> None:

@@ -24,8 +24,6 @@ _ALIASES = {
     "qwen3-coder-480b": "qwen3-coder-480b-a35b-instruct",
     "mixtral-8x7b": "mixtral-8x7b-v0.1",
 }
-# Models that can be read and weighed, though no engine's memory is planned for them: found by name, never offered.
-_NOT_OFFERED = ("deepseek-v4-flash",)
 
 
 class CatalogEntry(NamedTuple):
@@ -99,7 +97,7 @@ def aliases() -> dict[str, tuple[str, ...]]:
 
 def offered_names() -> tuple[str, ...]:
     """The catalog names and short names of the models that some engine plans, sorted."""
-    return tuple(sorted((*_ALIASES, *(name for name in names() if name not in _NOT_OFFERED))))
+    return tuple(sorted((*_ALIASES, *names())))
 
 
 def suggestions(text: str) -> list[str]:

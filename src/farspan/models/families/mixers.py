@@ -57,6 +57,9 @@ def read_mixer(kind: str, reader: ConfigReader, hidden: int, dtype_bytes: int) -
     return _KINDS[kind](reader, hidden, dtype_bytes)
 
 
+_CHUNK = 2048  # where the config names none
+
+
 def _state_bytes(reader: ConfigReader, default: int) -> int:
     """Bytes of one value of the recurrent state (`mamba_ssm_cache_dtype`, `mamba_ssm_dtype`)."""
     for name in ("mamba_ssm_cache_dtype", "mamba_ssm_dtype"):
@@ -66,6 +69,11 @@ def _state_bytes(reader: ConfigReader, default: int) -> int:
                 reader.refuse(name, f"is {value!r}")
             return DTYPE_BYTES[value]
     return default
+
+
+def _chunk(reader: ConfigReader) -> int:
+    """Tokens a kernel of Mamba 2 folds at once (vllm 0.27.1 config/model.py: get_mamba_chunk_size)."""
+    return reader.integer("mamba_chunk_size", reader.integer("chunk_size", _CHUNK))
 
 
 def gated_delta_net(reader: ConfigReader, hidden: int, dtype_bytes: int) -> Mixer:
@@ -181,7 +189,9 @@ def mamba2(reader: ConfigReader, hidden: int, dtype_bytes: int) -> Mixer:
         dim,
         (
             StateTensor(CONVOLUTION, (channels, kernel - 1), dtype_bytes, 0, groups, 2 * state),
-            StateTensor("recurrent", (heads, dim, state), _state_bytes(reader, dtype_bytes), 0),
+            StateTensor(
+                "recurrent", (heads, dim, state), _state_bytes(reader, dtype_bytes), 0, chunk=_chunk(reader)
+            ),
         ),
         (
             ("dt_bias", (heads,), False, False),
@@ -228,7 +238,7 @@ def mamba1(reader: ConfigReader, hidden: int, dtype_bytes: int) -> Mixer:
         1,
         (
             StateTensor(CONVOLUTION, (inner, kernel - 1), dtype_bytes, 0),
-            StateTensor("recurrent", (inner, state), _state_bytes(reader, dtype_bytes), 0),
+            StateTensor("recurrent", (inner, state), _state_bytes(reader, dtype_bytes), 0, chunk=_CHUNK),
         ),
         (
             ("A_log", (inner, state), False, False),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigForm:
+class ConfigForm(NamedTuple):
     """What an engine asks of a rank's config beside its sizes.
 
     Args:
@@ -18,6 +17,7 @@ class ConfigForm:
         nested: Whether its fields stay under `text_config`.
         fixed_head_sizes: Architectures whose heads are as large as the hidden size divided by their number, whatever
             the config says.
+        least_expert_width: What the engine pads each rank's share of an expert's width to; 0 for nothing.
     """
 
     engine: str = ""
@@ -26,6 +26,7 @@ class ConfigForm:
     model_type: str = ""
     nested: bool = False
     fixed_head_sizes: frozenset[str] = frozenset()
+    least_expert_width: int = 0
 
 
 ANY_ENGINE = ConfigForm()

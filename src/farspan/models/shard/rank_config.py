@@ -14,12 +14,13 @@ from farspan.models.shard.config_form import ANY_ENGINE, ConfigForm
 from farspan.models.shard.division import Division, divide_fields
 from farspan.models.shard.rank_share import TOWERS, check_blocks, check_share, rank_weights, routing_tables
 from farspan.models.shard.text_config import extract_text, nest_text, take_layers, wrap_text
-from farspan.models.shard.unsaid_sizes import check_head_size, write_sizes
-from farspan.models.spec import ModelSpec
+from farspan.models.shard.unsaid_sizes import check_expert_width, check_head_size, write_sizes
+from farspan.models.spec import AttentionKind, ModelSpec
 from farspan.models.weights import rank_weight_bytes
 from farspan.sizes import format_bytes
 
 _MOST_RANKS = 64
+_LATENT = (AttentionKind.MLA, AttentionKind.COMPRESSED)
 # Ids of the special tokens in a shard's own vocabulary, which is shorter than the model's.
 EOS_ID, BOS_ID = 0, 1
 _TOKEN_IDS = {"eos_token_id": EOS_ID, "pad_token_id": EOS_ID, "bos_token_id": BOS_ID}
@@ -100,6 +101,7 @@ class _Alone(NamedTuple):
         fields: Their config.json.
         spec: The same as planners read it.
         dropped: Whether something around the language model was left out.
+        least_expert_width: What the engine pads a rank's share of an expert's width to; 0 for nothing.
         rewritten: What its config says otherwise for the engine's sake; empty for nothing.
         ignore_fields: Unknown fields that cannot change memory.
     """
@@ -108,6 +110,7 @@ class _Alone(NamedTuple):
     fields: Mapping[str, Any]
     spec: ModelSpec
     dropped: bool
+    least_expert_width: int
     rewritten: str
     ignore_fields: Sequence[str]
 
@@ -134,7 +137,7 @@ def _cut(
     if division.tp > 1:
         write_sizes(fields, spec)
     fields, rewritten = check_head_size(fields, spec, form, division.tp)
-    return _Alone(whole, fields, spec, dropped, rewritten, ignore_fields)
+    return _Alone(whole, fields, spec, dropped, form.least_expert_width, rewritten, ignore_fields)
 
 
 def _working(alone: _Alone, division: Division) -> Iterator[int]:
@@ -157,6 +160,8 @@ def _divide(alone: _Alone, division: Division) -> RankShard:
     shard = _read(fields, alone.whole.name, alone.ignore_fields)
     check_share(alone.spec, shard, division)
     check_blocks(shard)
+    if division.expert_tp > 1:
+        check_expert_width(shard, alone.least_expert_width)
     differences = _differences(alone, shard, division)
     return RankShard(fields, shard, alone.whole, division, tuple(differences))
 
@@ -212,7 +217,7 @@ def _differences(alone: _Alone, shard: ModelSpec, division: Division) -> Iterato
     copied = {
         layer.num_kv_heads
         for layer in cut.layers
-        if layer.latent is None and 0 < layer.num_kv_heads < tp and not layer.keeps_no_tokens
+        if 0 < layer.num_kv_heads < tp and not (layer.keeps_no_tokens or layer.attention in _LATENT)
     }
     for heads in sorted(copied):
         yield f"its one KV head is one of {heads}, of which {tp} ranks hold {tp // heads} copies each"

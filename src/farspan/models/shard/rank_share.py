@@ -126,7 +126,7 @@ def _compare_layers(
 def _indexer_share(indexer: IndexerSpec | None, tp: int) -> IndexerSpec | None:
     if indexer is None or not indexer.divided:
         return indexer
-    return replace(indexer, num_heads=max(1, indexer.num_heads // tp))
+    return indexer._replace(num_heads=max(1, indexer.num_heads // tp))
 
 
 def _distance(layer: LayerSpec) -> int | None:

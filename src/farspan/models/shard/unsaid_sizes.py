@@ -41,6 +41,10 @@ def write_sizes(fields: dict[str, Any], model: ModelSpec) -> None:
     Raises:
         UnsupportedError: The engines compute one of them in any case; it is named.
     """
+    if "block_configs" in fields:
+        raise UnsupportedError(
+            "its layers are listed as objects that only code in the whole model's checkpoint reads"
+        )
     _write_head_size(fields, model)
     _write_mlp_width(fields, model)
     _write_mamba_sizes(fields, model)
@@ -82,6 +86,19 @@ def check_head_size(
     return {**kept, "architectures": [name], **said}, f"written as a {name}, its equal: {rule}"
 
 
+def check_expert_width(shard: ModelSpec, least: int) -> None:
+    """Check that the engine leaves a rank's share of an expert as it is.
+
+    Raises:
+        UnsupportedError: It pads it, which it does not for one rank alone.
+    """
+    width = min((layer.moe.intermediate_size for layer in shard.layers if layer.moe), default=least)
+    if width < least:
+        raise UnsupportedError(
+            f"a rank's expert width is {width}, which the engine pads to {least} on several ranks alone"
+        )
+
+
 def _has_heads(layer: LayerSpec) -> bool:
     return layer.latent is None and not layer.keeps_no_tokens
 
@@ -105,7 +122,7 @@ def _write_head_size(fields: dict[str, Any], model: ModelSpec) -> None:
 
 def _write_mlp_width(fields: dict[str, Any], model: ModelSpec) -> None:
     widths = {layer.intermediate_size for layer in model.layers if layer.intermediate_size}
-    if _given(fields, "intermediate_size") or len(widths) != 1 or "block_configs" in fields:
+    if _given(fields, "intermediate_size") or len(widths) != 1:
         return
     if model.architecture in _FIXED_WIDTHS:
         raise UnsupportedError(

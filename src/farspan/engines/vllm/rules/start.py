@@ -51,7 +51,7 @@ def _ready_timeout(rule_match: RuleMatch, server_state: ServerState) -> Diagnosi
             "VLLM_ENGINE_READY_TIMEOUT_S=3600 in the environment",
             "make loading faster: weights on a local NVMe disk, --safetensors-load-strategy prefetch "
             "or --load-format "
-            "runai_streamer or fastsafetensors; `farspan plan MODEL` says how long it should take",
+            "runai_streamer or fastsafetensors; `farspan serve MODEL` plans how long it takes",
             "if the log stood still in that phase, a rank hangs: look at the workers' own output",
         ),
         Confidence.STRONG,
