@@ -9,7 +9,8 @@ life: one server with `--context-length 10000000`: the GPU's memory and the plug
     the least possible, by the server's log; a neighbour that takes what is free while requests are admitted. The model
     is the recall checkpoint, so that an answer is right or wrong: in one pool with `--model text`, else in two.
 speed: SGLang as it is and with the plug-in, both on the GPU at once, each prompt put to one and then to the other, in
-    turns: the ratio of their times to first token, and of their milliseconds a token.
+    turns: the ratio of their times to first token, and of their milliseconds a token. The model is the recall
+    checkpoint, or `--checkpoint FOLDER` with made-up weights: a rank of a large one, as `farspan rehearse` writes it.
 exchange: the same memory for two fixed ratios of full and window tokens, for `--enable-unified-memory` and for the
     plug-in: long documents that are asked about again and again, many short prompts twice, and the long ones once more.
 """
@@ -30,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import farspan
-from farspan.models.probe import vocabulary
 from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.load_tokenizer import load_tokenizer
 from farspan.sizes import parse_token_list
@@ -140,8 +140,10 @@ class Bench:
 
     def speed(self) -> None:
         """Both servers have room for one long prompt and no more, so that both fit."""
-        model = recall(self.home)
-        extra = "--context-length 1100000 --max-total-tokens 1300000 --mem-fraction-static 0.3"
+        model = self.arguments.checkpoint or recall(self.home)
+        extra = "--context-length 1100000 --max-total-tokens 1300000 --mem-fraction-static 0.45"
+        if self.arguments.checkpoint:
+            extra += " --load-format dummy --skip-tokenizer-init"
         with (
             self.server("speed-stock", model, extra) as stock,
             self.server("speed-plugin", model, f"{extra} {PLUGIN}", port=PORT + 1) as plugin,
@@ -231,9 +233,8 @@ def paired(stock: Started, plugin: Started, size: int, pairs: int) -> dict[str, 
     """
     first: dict[str, list[float]] = {"stock": [], "plugin": []}
     each: dict[str, list[float]] = {"stock": [], "plugin": []}
-    words = len(vocabulary().tokens)
     for turn in range(pairs + 2):
-        tokens = pseudo_random(int(time.time() * 1000) % 1_000_000, size, words)
+        tokens = pseudo_random(int(time.time() * 1000) % 1_000_000, size, WORDS)
         order = [("stock", stock), ("plugin", plugin)]
         for name, server in order if turn % 2 else order[::-1]:
             seconds = [timed(tokens, most, server) for most in (1, 1, 129)]
