@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Question:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "layers": {name: asdict(spec) for name, spec in self.layers.items()},
+            "layers": {name: spec._asdict() for name, spec in self.layers.items()},
             "max_model_len": self.max_model_len,
             "max_num_batched_tokens": self.max_num_batched_tokens,
             "in_flight": self.max_num_batched_tokens * self.batches_in_flight,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,14 @@ QUESTIONS = 60
 def compact(question: Question) -> dict[str, Any]:
     """A question with each distinct layer written once."""
     kinds = list(dict.fromkeys(question.layers.values()))
-    defaults = asdict(KvSpec(SpecKind.FULL, 0))
+    defaults = KvSpec(SpecKind.FULL, 0)._asdict()
     return {
         "kinds": [
-            {name: value for name, value in asdict(kind).items() if name == "kind" or value != defaults[name]}
+            {
+                name: value
+                for name, value in kind._asdict().items()
+                if name == "kind" or value != defaults[name]
+            }
             for kind in kinds
         ],
         "order": "".join(str(kinds.index(spec)) for spec in question.layers.values()),
