@@ -15,20 +15,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from farspan.integrations.sglang.host_copy import HostCopy
 from farspan.kv.memory.page_refs import Pages
 from farspan.kv.memory.pages import PagePool
 
 # Seconds to go on trying to map memory, and between two tries.
 _MAP_S, _MAP_AGAIN_S = 30.0, 0.002
-
-
 # Numbers that are made at once, 8 bytes each.
 _RUN = 16_384
 
 
 class _Returned(NamedTuple):
-    pages: torch.Tensor
-    copied: Any  # an event
+    pages: HostCopy
+    size: int
     turn: int
 
 
@@ -111,11 +110,7 @@ class SlotLedger:
         if self._device.type == "cpu":
             self.pages.free(pages.numpy().astype(np.int32))
             return
-        host = torch.empty(count, dtype=pages.dtype, pin_memory=True)
-        host.copy_(pages, non_blocking=True)
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record()
-        self._returned.append(_Returned(host, copied, self._turn or 0))
+        self._returned.append(_Returned(HostCopy.of(pages), count, self._turn or 0))
         self._returning += count
 
     def begin_turn(self) -> None:
@@ -128,8 +123,8 @@ class SlotLedger:
     def settle(self, wait: bool = False) -> None:
         """Book what has come back; with `wait` all of it."""
         while self._returned:
-            _, copied, turn = self._returned[0]
-            due = copied.query() if self._turn is None else turn < self._turn - 1
+            pages, _, turn = self._returned[0]
+            due = pages.has_arrived if self._turn is None else turn < self._turn - 1
             if not due and not wait:
                 return
             self._book_first()
@@ -158,9 +153,8 @@ class SlotLedger:
         """Return every page nobody has, with memory or without; changes nothing, so that any rank may ask."""
         free = np.ones(self.size // self._page + 1, np.bool_)
         free[self.pages.in_use()] = False
-        for pages, copied, _ in self._returned:
-            copied.synchronize()
-            free[pages.numpy()] = True
+        for pages, _, _ in self._returned:
+            free[pages.numbers()] = True
         return torch.from_numpy(np.flatnonzero(free)).to(self._device)
 
     def pressure(self, slots: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
@@ -169,10 +163,9 @@ class SlotLedger:
 
     def _book_first(self) -> None:
         """Book what came back first; waits until it has arrived."""
-        pages, copied, _ = self._returned.popleft()
-        copied.synchronize()
-        self._returning -= len(pages)
-        self.pages.free(pages.numpy().astype(np.int32))
+        pages, size, _ = self._returned.popleft()
+        self._returning -= size
+        self.pages.free(pages.numbers().astype(np.int32))
 
     def _alloc_mapped(self, count: int) -> Pages | None:
         """Try again to map memory that is there, which can lack only what the device maps it with.

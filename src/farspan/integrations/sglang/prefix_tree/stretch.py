@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from farspan.errors import KVError
-from farspan.integrations.sglang.prefix_tree.host_copy import HostCopy
+from farspan.integrations.sglang.host_copy import HostCopy
 from farspan.kv.tree.growing_arrays import BLOCK_VALUES, GrowingArray
 
 Interval = tuple[int, int]

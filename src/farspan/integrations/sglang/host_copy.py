@@ -37,9 +37,14 @@ class HostCopy:
         """Return a copy of [low, high) that keeps no memory of the whole; see `numbers`."""
         return HostCopy(self.numbers()[low:high].copy())
 
+    @property
+    def has_arrived(self) -> bool:
+        """Whether `numbers` does not wait."""
+        return self._copied is None or bool(self._copied.query())
+
     def settle(self) -> None:
         """Move to ordinary memory if the copy has ended: there is little of the kind that the device can copy to."""
-        if self._copied is not None and self._copied.query():
+        if self.has_arrived:
             self.numbers()
 
     def numbers(self) -> NDArray[np.integer[Any]]:
