@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import orjson
@@ -21,18 +21,59 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 
-class EngineName(click.ParamType[Engine]):
+Value = TypeVar("Value")
+
+
+class KnownWord(click.ParamType[Value]):
+    """One of some words, which help shows and a shell can complete."""
+
+    def words(self) -> Iterable[str]:
+        """What there is."""
+        raise NotImplementedError
+
+    def parse(self, value: str) -> Value:
+        """The value of a word, or of another spelling of one.
+
+        Raises:
+            InputError: There is no such word; it says what there is.
+        """
+        raise NotImplementedError
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        """What help shows in the value's place."""
+        return f"[{'|'.join(self.words())}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Value:
+        """The value of a word; refused with what there is."""
+        try:
+            return self.parse(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Complete a word."""
+        return _complete(self.words(), incomplete)
+
+
+class EngineName(KnownWord[Engine]):
     """An engine by its name; the value is its object."""
 
     name = "engine"
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
-        """What help shows in the value's place."""
-        return f"[{'|'.join(engine_names())}]"
+    def words(self) -> Iterable[str]:
+        """The engines."""
+        return engine_names()
 
-    def convert(
-        self, value: str | Engine, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Engine:
+    def parse(self, value: str) -> Engine:
+        """The engine of a name."""
+        return get_engine(value)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Engine:
         """The engine of a name; refused with what there is."""
         if isinstance(value, Engine):
             return value
@@ -45,45 +86,27 @@ class EngineName(click.ParamType[Engine]):
             self.fail(
                 f"{value!r} is an engine and a version: write {name} --engine-version {version}", param, ctx
             )
-        try:
-            return get_engine(value)
-        except InputError as error:
-            self.fail(str(error), param, ctx)
+        return super().convert(value, param, ctx)
 
     def shell_complete(
-        self,
-        ctx: click.Context,  # noqa: ARG002
-        param: click.Parameter,  # noqa: ARG002
-        incomplete: str,
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Complete an engine's name."""
-        return _complete(engine_names(), incomplete.lower())
+        """Complete an engine's name, in any case."""
+        return super().shell_complete(ctx, param, incomplete.lower())
 
 
-class RuntimeName(click.ParamType[str]):
+class RuntimeName(KnownWord[str]):
     """A way to run a server, in any case; k8s means kubernetes."""
 
     name = "runtime"
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
-        """What help shows in the value's place."""
-        return f"[{'|'.join(RUNTIMES)}]"
+    def words(self) -> Iterable[str]:
+        """The runtimes."""
+        return RUNTIMES
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The runtime's one name; refused with what there is."""
-        try:
-            return parse_runtime(value)
-        except InputError as error:
-            self.fail(str(error), param, ctx)
-
-    def shell_complete(
-        self,
-        ctx: click.Context,  # noqa: ARG002
-        param: click.Parameter,  # noqa: ARG002
-        incomplete: str,
-    ) -> list[CompletionItem]:
-        """Complete a runtime's name."""
-        return _complete(RUNTIMES, incomplete)
+    def parse(self, value: str) -> str:
+        """The runtime's one name."""
+        return parse_runtime(value)
 
 
 class ModelName(click.ParamType[str]):
@@ -103,30 +126,18 @@ class ModelName(click.ParamType[str]):
         return _complete(catalog.offered_names(), incomplete.lower()) or _items([incomplete], "file")
 
 
-class WeightFormat(click.ParamType[str]):
+class WeightFormat(KnownWord[str]):
     """A format of weights, as people write it; the value is one of `WEIGHT_FORMATS`."""
 
     name = "weights"
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
-        """What help shows in the value's place."""
-        return f"[{'|'.join(WEIGHT_FORMATS)}]"
+    def words(self) -> Iterable[str]:
+        """The formats."""
+        return WEIGHT_FORMATS
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The format of a spelling; refused with what there is."""
-        try:
-            return parse_weight_format(value)
-        except InputError as error:
-            self.fail(str(error), param, ctx)
-
-    def shell_complete(
-        self,
-        ctx: click.Context,  # noqa: ARG002
-        param: click.Parameter,  # noqa: ARG002
-        incomplete: str,
-    ) -> list[CompletionItem]:
-        """Complete a format."""
-        return _complete(WEIGHT_FORMATS, incomplete)
+    def parse(self, value: str) -> str:
+        """The format of a spelling."""
+        return parse_weight_format(value)
 
 
 class GpuNames(click.ParamType[str]):
