@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from farspan.engines.registry import get_engine
-from farspan.hardware.node_spelling import parse_node
-from farspan.models.config import load_model, spec_from_config
 from farspan.planner.engine_flags import parse_engine_flags
-from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.planner.request import EnginePlan
 from farspan.sizes import GIB
+from printed_servers import is_right, request_for
 
 SERVERS = Path(__file__).with_name("vllm_servers.json")
 PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
 BEGIN, END = "<!-- vllm servers -->\n", "<!-- end -->\n"
-RELATIVE, ABSOLUTE = 0.005, 0.3  # what counts as right: half a percent, or 0.3 GiB
 LEFT_OUT = (
     "Left out of these figures, because the planner is wrong there or too little is known of the server:"
 )
@@ -59,23 +57,9 @@ def compare_left_out() -> list[Compared]:
 
 
 def _compare(server: dict[str, Any], configs: dict[str, Any]) -> Compared:
-    name = server["model"]
-    model = (
-        spec_from_config(configs[name], name) if name in configs else load_model(name, allow_network=False)
-    )
-    node = parse_node(server["gpus"])
-    request = PlanRequest(
-        model,
-        node.gpu,
-        node.count,
-        server["tp"],
-        server["context"],
-        engine_version=server["version"],
-        engine_flags=parse_engine_flags(server["flags"]),
-    )
-    plan = get_engine("vllm").plan(request)
+    plan = get_engine("vllm").plan(request_for(server, configs, as_given=False))
     off = plan.available_kv_bytes / GIB - server["available_gib"]
-    return Compared(server, plan, off, abs(off) <= max(RELATIVE * server["available_gib"], ABSOLUTE))
+    return Compared(server, plan, off, is_right(off, server["available_gib"]))
 
 
 def table(compared: Iterable[Compared]) -> list[str]:

@@ -18,16 +18,12 @@ from typing import Any, NamedTuple
 
 from farspan.engines.registry import get_engine
 from farspan.errors import InputError
-from farspan.hardware.node_spelling import parse_node
-from farspan.models.config import load_model, spec_from_config
-from farspan.planner.engine_flags import parse_engine_flags
-from farspan.planner.request import PlanRequest
 from farspan.sizes import GIB
+from printed_servers import RELATIVE, is_right, request_for
 
 SERVERS = Path(__file__).with_name("found_servers.json")
 PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
 BEGIN, END = "<!-- found servers -->\n", "<!-- end of found servers -->\n"
-RELATIVE, ABSOLUTE = 0.005, 0.3  # what counts as right, as in accuracy.py
 KINDS = ("right", "too little", "too much", "said impossible", "said possible", "refused")
 
 
@@ -51,20 +47,7 @@ class Verdict(NamedTuple):
 
 def judge(server: Mapping[str, Any], configs: Mapping[str, Any]) -> Verdict:
     """Plan one server as its flags are given."""
-    name, node = server["model"], parse_node(server["gpus"])
-    model = (
-        spec_from_config(configs[name], name) if name in configs else load_model(name, allow_network=False)
-    )
-    request = PlanRequest(
-        model,
-        node.gpu,
-        node.count,
-        server["tp"],
-        server["context"],
-        engine_version=server["version"],
-        engine_flags=parse_engine_flags(server["flags"]),
-        as_given=True,
-    )
+    request = request_for(server, configs, as_given=True)
     try:
         plan = get_engine(server["engine"]).plan(request)
     except InputError:
@@ -78,10 +61,8 @@ def judge(server: Mapping[str, Any], configs: Mapping[str, Any]) -> Verdict:
     counted = plan.printed.get("GPU KV cache size") or plan.pools.get("full")
     share = counted / told if told and isinstance(counted, int | float) else None
     off = plan.available_kv_bytes / GIB - printed if printed else None
-    if off is None:
-        right = share is not None and abs(share - 1) <= RELATIVE
-    else:
-        right = abs(off) <= max(RELATIVE * printed, ABSOLUTE)
+    as_many = share is not None and abs(share - 1) <= RELATIVE
+    right = as_many if off is None else is_right(off, printed)
     above = (off or 0.0) > 0 or (off is None and (share or 0.0) > 1)
     return Verdict("right" if right else "too much" if above else "too little", off, share)
 

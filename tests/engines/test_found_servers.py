@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -13,18 +12,14 @@ from farspan.engines.vllm.plan import plan_vllm
 from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
 from farspan.planner.request import PlanRequest
+from load_benchmark import load_benchmark
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def found() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("found_servers", ROOT / "benchmarks" / "found_servers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("found_servers")
 
 
 def test_no_fewer_are_right_than_when_they_were_found(found: ModuleType) -> None:

@@ -6,7 +6,6 @@ and stand-ins answer the rest, compiled kernels among it (`--attention-backend t
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -21,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from farspan.launch.local import LocalServer, find_free_port
+from load_benchmark import load_benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
@@ -48,12 +48,7 @@ def site(folder: Path) -> Path:
 
 def checkpoint(home: Path, *, pools: int) -> Path:
     """Write the recall checkpoint as a Llama 4 whose window layers have a pool of their own, or have not."""
-    script = ROOT / "benchmarks" / "sglang_plugin.py"
-    spec = importlib.util.spec_from_file_location("sglang_plugin", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_benchmark("sglang_plugin")
     made: Path = (module.checkpoint if pools == 2 else module.recall)(home)
     return made
 

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from farspan.engines.vllm.plan import plan_vllm
-from farspan.hardware.catalog import find_gpu
 from farspan.models.config import load_model
-from farspan.planner.request import EnginePlan, PlanRequest
+from farspan.planner.request import EnginePlan
+from planned import plan_on
 
 
 def answer(model: str, gpu: str, count: int, kv: str = "fp8_e4m3", version: str = "0.24.0") -> EnginePlan:
-    request = PlanRequest(
-        load_model(model, allow_network=False),
-        find_gpu(gpu),
-        count,
-        count,
-        16_000,
-        engine_version=version,
-        engine_flags={"--kv-cache-dtype": kv},
-    )
-    return plan_vllm(request)
+    flags = "--kv-cache-dtype", kv
+    return plan_on("vllm", version, load_model(model, allow_network=False), f"{count}x{gpu}", 16_000, *flags)
 
 
 @pytest.mark.parametrize("gpu", ["A100-80GB", "A6000"])
