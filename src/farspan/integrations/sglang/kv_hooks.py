@@ -207,6 +207,8 @@ class KVHooks:
         secured.watch(scheduler.tree_cache)
         secured.begin_iteration(bool(running_batch.reqs) or admits, admits)
         secured.tick(idle=False)
+        if not admits:
+            secured.grow_ahead()
         requests = scheduler.req_to_token_pool
         requests.forget_prepared()
         table = requests.elastic_table

@@ -19,6 +19,7 @@ from farspan.integrations.sglang.prefill_needs import Needs
 from farspan.integrations.sglang.rank_agreement import DelayedEvictor
 from farspan.integrations.sglang.shared_budget import CachedPrefixes
 from farspan.integrations.sglang.slot_ledger import SlotLedger
+from farspan.kv.memory.backing import MOST_UNMAPPED
 from farspan.kv.memory.slot_map import SlotMap
 from farspan.sizes import format_bytes
 
@@ -28,10 +29,12 @@ _ROUNDS = 16
 _NOTHING = Needs(0, 0)
 # Seconds a step may wait for what neighbours have idle before SGLang retracts, and until the next such wait.
 _LEND_S, _LEND_AGAIN_S, _LOOK_S = 0.3, 1.0, 0.005
-# Steps of decoding that need no more than there is, until what would spare the cache is asked for again in vain.
+# Steps until what was asked for in vain is asked for again: what would spare the cache, and what would be grown ahead.
 _SPARED = 8
 # Seconds between two looks at what may go, and between two lines of the log.
 _TICK_S, _LOG_S = 0.25, 5.0
+# Segments of a pool that go at one look while requests run, some 4 ms of their time.
+_FEW = 128
 
 
 class SecuredMemory:
@@ -66,10 +69,12 @@ class SecuredMemory:
         self._evict = evict
         self._next_tick = self._next_log = float("-inf")
         self._logged = -1
-        self._watches = False
+        self._watches = self._busy = False
         self._promised = _NOTHING
         self._next_wait = float("-inf")
         self._spared = 0  # steps of decoding until `most` is asked for again
+        self._ahead = 0  # calls until it is grown ahead again
+        self._used = [one.used for one in self._ledgers]
         self.chunk_waits = False
         self._ranks = memory.ranks
         self._delayed: DelayedEvictor | None = None
@@ -162,6 +167,24 @@ class SecuredMemory:
             for one in self._ledgers:
                 one.keep(max(one.kept, min(tokens, one.available)))
 
+    def grow_ahead(self) -> None:
+        """Have a segment more than is in use ready, of every pool; call it when nobody is about to be admitted.
+
+        The device works meanwhile, or there is no request: who comes next does not wait for memory to be mapped. What
+        nobody uses goes after the quiet time.
+        """
+        used = [one.used for one in self._ledgers]
+        self._ahead = max(0, self._ahead - 1)
+        if used == self._used or self._ahead:
+            return
+        self._used = used
+        for one in self._ledgers:
+            if one.used and one.available < one.segment_tokens and one.may_grow:
+                unused = self.memory.segments.statistics().unused
+                unused = unused if self._ranks is None else self._ranks.least(unused)
+                if not one.pages.grow_ahead(unused):
+                    self._ahead = _SPARED
+
     def room(self, tree: Any) -> int:
         """Return the tokens of full attention, or of the only pool, that are available or evictable."""
         return self._full.available + self._cached(tree)[0]
@@ -202,12 +225,13 @@ class SecuredMemory:
         self.memory.segments.register_evictor(self._delayed or cached)
 
     def begin_iteration(self, busy: bool, admits: bool) -> None:
-        """Bring what ranks share up to date; nothing to do when there is one.
+        """Note whether requests run, and bring what ranks share up to date.
 
         Args:
             busy: There is a request.
             admits: One of them waits, or is half computed.
         """
+        self._busy = busy
         if self._ranks is None:
             return
         for one in self._ledgers:
@@ -219,7 +243,10 @@ class SecuredMemory:
             self._release_agreed()
 
     def tick(self, idle: bool) -> None:
-        """Let go of what nobody used for the quiet time; call it often. With `idle` the log says what is left."""
+        """Let go of what nobody used for the quiet time, little at once while requests run; call it often.
+
+        With `idle` the log says what is left.
+        """
         now = self.memory.segments.clock()
         if idle and now >= self._next_log and self._mapped() != self._logged:
             self._next_log, self._logged = now + _LOG_S, self._mapped()
@@ -227,13 +254,14 @@ class SecuredMemory:
         if now < self._next_tick:
             return
         self._next_tick = now + _TICK_S
+        most = _FEW if self._busy else MOST_UNMAPPED
         for one in self._ledgers:
             one.settle()
-            one.pages.tick()
+            one.pages.tick(most)
         if self._map is not None:
             self._map.uncover(self._full.mapped_stop)
             self._map.tick()
-        self.memory.segments.tick()
+        self.memory.segments.tick(most)
         self.memory.note()
 
     def describe(self) -> str:

@@ -86,6 +86,11 @@ class SlotLedger:
         return self.pages.pages_per_segment * self._page
 
     @property
+    def may_grow(self) -> bool:
+        """Whether there are slots without memory."""
+        return self.pages.mapped_pages < self.pages.max_pages
+
+    @property
     def token_bytes(self) -> float:
         """Bytes of a token in all layers of the pool."""
         return self.pages.segment_layer_bytes / self.segment_tokens

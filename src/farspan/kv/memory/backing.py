@@ -36,7 +36,7 @@ class _Empty(NamedTuple):
 
 
 # Segments unmapped by one `tick`: 4 GiB of the smallest, some 60 ms, so that whoever comes next does not wait for all.
-_MOST_UNMAPPED = 2048
+MOST_UNMAPPED = 2048
 
 
 class Backing:
@@ -110,14 +110,15 @@ class Backing:
             self.ranges[span.range].mapped(index) for span in spans for index in range(span.start, span.stop)
         )
 
-    def map_late(self, spans: Sequence[SegmentSpan]) -> None:
-        """Map what of `spans` is held and was not mapped.
+    def map_late(self, spans: Sequence[SegmentSpan]) -> bool:
+        """Map what of `spans` is held and was not mapped; return whether there was any.
 
         Raises:
             NoRoomError: The device has no memory for its own tables; what is mapped stays so.
         """
         wanted = ((span.range, index) for span in spans for index in range(span.start, span.stop))
-        for number, start, stop in _runs(sorted(key for key in wanted if key in self._late)):
+        runs = _runs(sorted(key for key in wanted if key in self._late))
+        for number, start, stop in runs:
             keys = [(number, index) for index in range(start, stop)]
             handles = [self._late[key] for key in keys]
             try:
@@ -126,6 +127,7 @@ class Backing:
                 for key, handle in zip(keys, handles, strict=True):
                     if handle.address is not None:
                         del self._late[key]
+        return bool(runs)
 
     def release(self, spans: Sequence[SegmentSpan]) -> None:
         """Count one user less of every segment of `spans`; those without any are unmapped after the quiet time."""
@@ -161,12 +163,12 @@ class Backing:
             held += 1
         return held
 
-    def tick(self) -> None:
-        """Unmap what has had no user for half the quiet time and is behind its fence; a part of it when it is much."""
+    def tick(self, most: int = MOST_UNMAPPED) -> None:
+        """Unmap what has had no user for half the quiet time and is behind its fence, `most` segments at once."""
         due = self._pool.clock() - UNMAP_AFTER * self._pool.quiet_s
         going: list[tuple[int, int]] = []
         for key, empty in self._empty.items():
-            if empty.since > due or len(going) == _MOST_UNMAPPED:
+            if empty.since > due or len(going) == most:
                 break
             if empty.fence.done():
                 going.append(key)

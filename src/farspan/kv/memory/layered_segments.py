@@ -26,7 +26,7 @@ class LayeredSegments:
         page_bytes: See above.
         backing: Of the layers' ranges.
         even: Whether a segment of the pool is just one segment of every layer.
-        prepare: Called with pages [low, high) when they are mapped, before anybody gets them.
+        prepare: Called with pages [low, high) when new memory is mapped there, before anybody gets them.
         cover: Called with the page after the last that is to get memory; when it raises NoRoomError none gets any.
         maps_late: Segments that are backed from now on have memory, and are mapped when `map` is told of their pages.
     """
@@ -92,11 +92,12 @@ class LayeredSegments:
             return True
         for start, stop in _runs(segments):
             try:
-                self.backing.map_late(self.spans(start, stop))
+                fresh = self.backing.map_late(self.spans(start, stop))
             except NoRoomError:
                 return False
             self._unmapped[start:stop] = False
-            self._prepare(start, stop)
+            if fresh:  # what was mapped all the time holds what was written there last
+                self._prepare(start, stop)
         return True
 
     def check_integrity(self) -> None:

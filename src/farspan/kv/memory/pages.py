@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farspan.errors import FarspanError, InputError
+from farspan.kv.memory.backing import MOST_UNMAPPED
 from farspan.kv.memory.drivers.driver import NoRoomError
 from farspan.kv.memory.layered_segments import LayeredSegments
 from farspan.kv.memory.page_refs import PageReferences, Pages
@@ -145,6 +146,22 @@ class PagePool:
             self._poison(pages)
         return pages
 
+    def grow_ahead(self, unused: int) -> bool:
+        """Back and map a segment more where fewer pages than one has are free; return whether they are there now.
+
+        Whoever needs it next does not wait for it. What is not used goes by `tick`, like all that is empty.
+
+        Args:
+            unused: Segments of memory nobody has; with fewer than it takes, nothing is done.
+        """
+        segment = self._page_refs.unbacked()[:1]
+        if self._page_refs.free_pages >= self.pages_per_segment or not len(segment):
+            return True
+        cost = sum(span.stop - span.start for span in self._memory.spans(int(segment[0])))
+        if cost > unused or not self._grow(segment, partly=False):
+            return False
+        return self._memory.map(np.array(self._page_refs.bounds(int(segment[0]))[:1], np.int32))
+
     def secure(self, n: int) -> int:
         """Back pages until `n` are free, as far as there is room, and keep so many free ones until told otherwise.
 
@@ -169,7 +186,7 @@ class PagePool:
             self.free(pages)
 
     def prepare_with(self, prepare: Callable[[int, int], None]) -> None:
-        """Have `prepare` called with pages [low, high) whenever they are mapped, before anybody gets them."""
+        """Have `prepare` called with pages [low, high) when new memory is mapped there, before anybody gets them."""
         self._memory.prepare = prepare
 
     def map_late(self) -> None:
@@ -267,11 +284,15 @@ class PagePool:
         help_a_segment[0] = 0.0
         return help_a_segment[np.asarray(pages) // self._page_refs.segment_pages]
 
-    def tick(self) -> None:
-        """Let go of segments that have been empty for the quiet time; call it between steps, then the pool's `tick`."""
+    def tick(self, most: int = MOST_UNMAPPED) -> None:
+        """Let go of segments that have been empty for the quiet time; call it between steps, then the pool's `tick`.
+
+        Args:
+            most: Segments of all layers to unmap at once.
+        """
         if self._agree is None:
             self.release_empty()
-        self._backing.tick()
+        self._backing.tick(most)
 
     def surrenderable(self) -> int:
         """See `Lender.surrenderable`. Segments just emptied count, as soon as what was queued before has ended."""

@@ -30,3 +30,8 @@ class SegmentStatistics:
     ever_created: int
     ever_destroyed: int
     surrendered: int
+
+    @property
+    def unused(self) -> int:
+        """What can be had without asking anybody: idle, or to be created."""
+        return self.idle + max(0, self.limit - self.created)

@@ -203,10 +203,13 @@ class SegmentPool:
         self._reread()
         return self._promise(max(0, count - self._created), count, count <= self._limit_segments)
 
-    def tick(self) -> None:
+    def tick(self, most: int | None = None) -> None:
         """Give back what was idle for long enough, and follow the cap down; call it between steps.
 
         Above the cap, or the budget's, idle segments go at once, then what lenders have empty, then what evictors keep.
+
+        Args:
+            most: Segments to give back at once because they were idle; None for all.
         """
         now = self.clock()
         looks = now >= min(self._next_look, self._limit_until)
@@ -221,15 +224,16 @@ class SegmentPool:
         if now >= self._next_evict and not trim and excess > len(self._idle):
             self._next_evict = now + self._reread_s
             self._evict(excess - len(self._idle))
-        self._destroy_idle(now - DESTROY_AFTER * self.quiet_s, excess)
+        self._destroy_idle(now - DESTROY_AFTER * self.quiet_s, excess, most)
         if trim and self.budget is not None:
             self.budget.trimmed()
         self._report(looks)
 
-    def _destroy_idle(self, due: float, excess: int) -> None:
-        """Destroy what has been idle since before `due`, and up to `excess` segments in any case."""
+    def _destroy_idle(self, due: float, excess: int, most: int | None) -> None:
+        """Destroy what has been idle since before `due`, `most` segments, and up to `excess` of them in any case."""
         with self._lock:
-            going = self._idle.take_due(due, spare=self._created - self._kept, excess=excess)
+            spare = min(self._created if most is None else most, self._created - self._kept)
+            going = self._idle.take_due(due, spare=spare, excess=excess)
         self._destroy(going)
 
     # --- who else holds segments ---------------------------------------------------------------------------------

@@ -31,15 +31,24 @@ class AllocatorSlots:
 
     def free(self, slots: torch.Tensor) -> None:
         """Take slots back, with what window layers have of them."""
-        self.allocator.free(slots.to(torch.int64))
+        if hasattr(self.allocator, "swa_attn_allocator"):
+            self.free_window(slots)
+        self.free_full(slots)
 
     def free_full(self, slots: torch.Tensor) -> None:
         """Take slots back of which window layers have nothing."""
-        self.free(slots)
+        getattr(self.allocator, "full_attn_allocator", self.allocator).free(slots.to(torch.int64))
 
     def free_window(self, slots: torch.Tensor) -> None:
-        """Take back only what window layers have of slots."""
-        self.allocator.free_swa(slots.to(torch.int64))
+        """Take back only what window layers have of slots.
+
+        SGLang 0.5.16's `free_swa` looks which slots have anything there, and sets the rest to a number of the host's:
+        both wait for the pass that runs, and the GPU then waits for the scheduler. These slots all have something.
+        """
+        slots = slots.to(torch.int64)
+        window = self.allocator.translate_loc_from_full_to_swa(slots)
+        self.allocator.swa_attn_allocator.free(window.to(torch.int64))
+        self._forget_window(slots)
 
     def move_window(self, kept: torch.Tensor, given: torch.Tensor) -> None:
         """Make what window layers have of `given` that of `kept`, which has nothing there, and take `given` back."""
@@ -50,16 +59,27 @@ class AllocatorSlots:
 
     def _free_moved(self, slots: torch.Tensor) -> None:
         """Take slots back whose part of window layers other slots have now."""
-        self.allocator.full_to_swa_index_mapping[slots] = 0
-        self.allocator.full_attn_allocator.free(slots)
+        self._forget_window(slots)
+        self.free_full(slots)
+
+    def _forget_window(self, slots: torch.Tensor) -> None:
+        self.allocator.full_to_swa_index_mapping.index_fill_(0, slots, 0)
 
 
 class StrictAllocatorSlots(AllocatorSlots):
     """The slots of SGLang 0.5.23's allocators, which must be told what window layers have nothing of."""
 
+    def free(self, slots: torch.Tensor) -> None:
+        """Take slots back, with what window layers have of them."""
+        self.allocator.free(slots.to(torch.int64))
+
     def free_full(self, slots: torch.Tensor) -> None:
         """Take slots back of which window layers have nothing."""
         self.allocator.free_full(slots.to(torch.int64))
+
+    def free_window(self, slots: torch.Tensor) -> None:
+        """Take back only what window layers have of slots."""
+        self.allocator.free_swa(slots.to(torch.int64))
 
     def _free_moved(self, slots: torch.Tensor) -> None:
         self.allocator.clear_full_to_swa_mapping(slots)
