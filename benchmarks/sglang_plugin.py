@@ -206,8 +206,11 @@ def generate(tokens: list[int], most: int, limit: float, port: int = PORT) -> An
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=limit) as response:
-        return json.load(response)
+    try:
+        with urllib.request.urlopen(request, timeout=limit) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        raise OSError(f"{error}: {error.read(400).decode('utf-8', 'replace')}") from error
 
 
 def wait(server: subprocess.Popen[bytes], until: float, port: int = PORT) -> bool:

@@ -150,7 +150,7 @@ class Bench:
             for context in self.arguments.contexts:
                 prompt = build_prompt(tokenizer, tokens=context, depth=0.1, seed=context, output_tokens=8)
                 for again in ("", " again"):
-                    server.part(f"{context}{again}", lambda one=prompt: ask(one) | held(budgets))
+                    server.part(f"{context}{again}", lambda one=prompt: ask(one, server.port) | held(budgets))
                     self.save()
             server.part("idle", lambda: rest(server) | held(budgets))
             server.part("flushed", lambda: flushed(server) | held(budgets))

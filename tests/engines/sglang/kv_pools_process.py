@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
+from device_questions import DeviceQuestions
 from oracle import HIDDEN, Quiet
 from page_kernels import install_page_kernels
 from plugin_process import Clock
@@ -808,6 +809,27 @@ def ask_about_documents(server: Server) -> dict[str, Any]:
     return {"documents": cached, "short": short, "counts": server.counts}
 
 
+def ask_of_the_device(server: Server) -> dict[str, Any]:
+    """Prompts beyond what the pools hold: who asks the device something while they are scheduled and cached."""
+    server.begin(server.case["seed"])
+    questions = DeviceQuestions()
+    server.s.get_new_batch_prefill = questions.around(server.s.get_new_batch_prefill)
+    server.s.stash_chunked_request = questions.around(server.s.stash_chunked_request)
+    for name in ("cache", "release"):
+        setattr(server, name, questions.around(getattr(server, name)))
+    chance = random.Random(server.case["seed"])
+    for length in server.case["questions"]:
+        server.send(array("q", [chance.randrange(1, 50_000) for _ in range(length)]), 1)
+        server.run_until_idle()
+    statistics = server.memory.segments.statistics()
+    return {
+        "asked": questions.asked,
+        "counts": server.counts,
+        "evicted": sum(server.case["questions"]) - sum(server.secured._cached(server.tree)[:1]),
+        "surrendered": statistics.surrendered,
+    }
+
+
 def prepare(version: str, folder: str, on_gpu: bool = False) -> None:
     """Have SGLang of `folder` load the plug-in."""
     sys.path.insert(0, folder)
@@ -833,6 +855,7 @@ def main(version: str, folder: str, cases: list[dict[str, Any]]) -> list[dict[st
     prepare(version, folder, any(case.get("device", "cpu") != "cpu" for case in cases))
     scenes = {
         "documents": ask_about_documents,
+        "questions": ask_of_the_device,
         "prompts": answer_one_by_one,
         "staggered": end_at_different_times,
     }

@@ -63,6 +63,23 @@ def test_memory_moves_to_the_layers_whose_cache_is_used(version: str) -> None:
     )
 
 
+def test_prompts_are_scheduled_without_asking_the_device() -> None:
+    """What asks waits for the pass that runs, and the device then waits for the scheduler.
+
+    Of pages SGLang itself asks which ones slots are in, and 0.5.23 checks on the CPU what its kernel does on a GPU.
+    """
+    lengths = [3000, 6000, 900, 7000, 6500, 300]
+    cases = [
+        {"seed": 21, "budget": 3_000_000, "questions": lengths},
+        {"seed": 22, "budget": 1_200_000, "questions": lengths, "hybrid": False},
+    ]
+    for case, seen in zip(cases, play("0.5.16", *cases), strict=True):
+        assert seen["counts"]["finished"] == len(lengths)
+        assert seen["evicted"] > 5000, "the pools hold less than all prompts"
+        # On a GPU a kernel writes the rows.
+        assert set(seen["asked"]) == {"allocation.py: write_cache_indices"}, case
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_neighbour_between_admission_and_allocation_ends_nothing(version: str) -> None:
     """What is free is taken in the middle of steps, and a part of all calls for memory is refused."""
