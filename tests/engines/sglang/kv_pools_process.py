@@ -830,6 +830,33 @@ def ask_of_the_device(server: Server) -> dict[str, Any]:
     }
 
 
+def map_for_short_prompts(server: Server) -> dict[str, Any]:
+    """Short prompts, one after the other, and then idle: what is mapped while one waits, and what beside."""
+    server.begin(server.case["seed"])
+    chance = random.Random(server.case["seed"])
+    real, mapped, begin = server.memory.driver._map, {"waiting": 0, "beside": 0}, server.mapped()
+
+    def count(*args: Any) -> Any:
+        mapped["waiting" if server.s.waiting_queue else "beside"] += 1
+        return real(*args)
+
+    for number, length in enumerate(server.case["shorts"]):
+        if number == 1:  # the first has its row backed
+            server.memory.driver._map = count
+        server.send(array("q", [chance.randrange(1, 50_000) for _ in range(length)]), 1)
+        server.run_until_idle()
+        server.s.get_new_batch_prefill(server.running)
+        server._check()
+    grown = server.mapped()
+    server.tree.reset()
+    server.requests.clear()
+    server.allocator.clear()
+    server.rest(60)
+    server.check_idle()
+    sizes = {"begin": begin, "grown": grown, "end": server.mapped()}
+    return {"mapped": mapped, "bytes": sizes, "counts": server.counts}
+
+
 def prepare(version: str, folder: str, on_gpu: bool = False) -> None:
     """Have SGLang of `folder` load the plug-in."""
     sys.path.insert(0, folder)
@@ -856,6 +883,7 @@ def main(version: str, folder: str, cases: list[dict[str, Any]]) -> list[dict[st
     scenes = {
         "documents": ask_about_documents,
         "questions": ask_of_the_device,
+        "shorts": map_for_short_prompts,
         "prompts": answer_one_by_one,
         "staggered": end_at_different_times,
     }

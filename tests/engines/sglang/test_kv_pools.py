@@ -81,6 +81,17 @@ def test_prompts_are_scheduled_without_asking_the_device() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_short_prompts_find_memory_that_was_made_ready_before(version: str) -> None:
+    case = {"seed": 23, "budget": 4_000_000, "shorts": [150] * 25}
+    for seen in play(version, case, case | {"hybrid": False}):
+        assert seen["counts"]["finished"] == 25
+        assert seen["mapped"]["beside"] > 10, "the pools have grown"
+        assert seen["mapped"]["waiting"] == 0
+        sizes = seen["bytes"]
+        assert sizes["begin"] == sizes["end"] < sizes["grown"], "what was made ready goes too"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_neighbour_between_admission_and_allocation_ends_nothing(version: str) -> None:
     """What is free is taken in the middle of steps, and a part of all calls for memory is refused."""
     cases = [

@@ -102,6 +102,62 @@ def test_what_is_mapped_late_has_memory_at_once_and_is_mapped_when_it_is_handed_
     assert not driver.live_handles
 
 
+def test_a_segment_that_is_grown_ahead_is_ready_and_goes_when_nobody_used_it() -> None:
+    driver, clock = FailingDriver(), Clock()
+    segments = SegmentPool(driver, SEGMENT, Cap(fixed_bytes=40 * SEGMENT), quiet_s=8, clock=clock, reread_s=0)
+    pages, seen = PagePool(segments, [ROW, ROW], 1, 2000), []
+    pages.prepare_with(lambda low, high: seen.append((low, high)))
+    pages.map_late()
+    used = pages.alloc(30)
+    assert not pages.grow_ahead(1), "two layers take two segments"
+    assert driver.mapped_bytes == 2 * SEGMENT
+    assert pages.grow_ahead(2)
+    assert driver.mapped_bytes == 4 * SEGMENT
+    assert seen == [(64, 128)]
+    assert pages.grow_ahead(0), "a whole segment is free"
+    assert pages.alloc(34 + 64) is not None
+    assert (driver.mapped_bytes, len(seen)) == (4 * SEGMENT, 1), "who came next waited for nothing"
+    pages.free(np.arange(30, 128, dtype=np.int32))
+    pages.keep(1)
+    pages.keep(0)
+    pages.tick()
+    assert pages.grow_ahead(2)
+    assert len(seen) == 1, "what stayed mapped is not prepared again"
+    pages.keep(1)
+    pages.keep(0)
+    for _ in range(3):
+        clock.now += 5
+        pages.tick()
+        segments.tick()
+    assert driver.mapped_bytes == 2 * SEGMENT
+    pages.check_integrity()
+    assert used is not None
+    pages.close()
+    segments.close()
+    assert not driver.live_handles
+
+
+def test_little_of_what_is_idle_goes_at_once_where_the_most_is_said() -> None:
+    segments = pool(40)
+    clock = segments.clock
+    assert isinstance(clock, Clock)
+    pages = PagePool(segments, [ROW], 1, 2000)
+    assert pages.alloc(640) is not None
+    pages.free_all()
+    clock.now += 5
+    pages.tick()
+    for left in (7, 4):
+        clock.now += 5
+        pages.tick(3)
+        assert pages.mapped_bytes == left * SEGMENT
+    clock.now += 10
+    created = segments.statistics().created
+    segments.tick(2)
+    assert segments.statistics().created == created - 2
+    segments.tick()
+    assert segments.statistics().idle == 0
+
+
 def test_free_all_takes_shared_pages_back_too() -> None:
     pages = PagePool(pool(40), [ROW], 1, 2000)
     held = pages.alloc(100)
