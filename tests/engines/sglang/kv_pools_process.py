@@ -847,14 +847,14 @@ def map_for_short_prompts(server: Server) -> dict[str, Any]:
         server.run_until_idle()
         server.s.get_new_batch_prefill(server.running)
         server._check()
-    grown = server.mapped()
+    grown, cached = server.mapped(), server.secured._cached(server.tree)
     server.tree.reset()
     server.requests.clear()
     server.allocator.clear()
     server.rest(60)
     server.check_idle()
     sizes = {"begin": begin, "grown": grown, "end": server.mapped()}
-    return {"mapped": mapped, "bytes": sizes, "counts": server.counts}
+    return {"mapped": mapped, "bytes": sizes, "cached": cached}
 
 
 def prepare(version: str, folder: str, on_gpu: bool = False) -> None:

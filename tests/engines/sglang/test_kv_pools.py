@@ -82,13 +82,17 @@ def test_prompts_are_scheduled_without_asking_the_device() -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_short_prompts_find_memory_that_was_made_ready_before(version: str) -> None:
-    case = {"seed": 23, "budget": 4_000_000, "shorts": [150] * 25}
-    for seen in play(version, case, case | {"hybrid": False}):
-        assert seen["counts"]["finished"] == 25
-        assert seen["mapped"]["beside"] > 10, "the pools have grown"
-        assert seen["mapped"]["waiting"] == 0
+    """They are all kept, too: there is memory that nobody has."""
+    case = {"seed": 23, "budget": 4_000_000, "shorts": [50] * 50}
+    longer = {"seed": 24, "budget": 4_000_000, "shorts": [150] * 20}
+    cases = [case, case | {"hybrid": False}, longer]
+    for one, seen in zip(cases, play(version, *cases), strict=True):
+        assert seen["cached"] == [sum(one["shorts"]), sum(one["shorts"]) if one.get("hybrid", True) else 0]
         sizes = seen["bytes"]
         assert sizes["begin"] == sizes["end"] < sizes["grown"], "what was made ready goes too"
+        if one["shorts"][0] <= 50:  # a segment is 64 tokens
+            assert seen["mapped"]["beside"] > 10, "the pools have grown"
+            assert seen["mapped"]["waiting"] == 0
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -255,7 +255,9 @@ def test_what_prompts_left_behind_in_window_layers_goes_before_any_end() -> None
     assert tree.older_kind() == "window"
     behind = sum(span.stop - span.start for node in tree.nodes() for span in node.spans if span.last < 0)
     assert behind > 3 * 3500
+    assert tree.left_behind
     assert tree.evict(0, behind) == (0, behind)
+    assert not tree.left_behind
     for prompt in prompts:
         assert tree.match(prompt).place.position == 6000
         assert tree.match(prompt[:5000]).place.position == 5000, "and somewhat before its end"

@@ -44,7 +44,7 @@ class SecuredMemory:
         memory: What the pools are made of.
         allocator: SGLang's, elastic.
         window_share: Cached window tokens that may be grown for, a full-attention token; beyond it what is cached there
-            makes room first.
+            and of no use any more makes room first.
         evict: Evicts (tree, full tokens, window tokens) from SGLang's prefix cache.
 
     Attributes:
@@ -122,7 +122,7 @@ class SecuredMemory:
         self._release_agreed()
         self._window.secure(max(0, window - int(tree.swa_evictable_size())))
         self._full.secure(full)
-        if self._window.available < window and self._may_grow_window(window):
+        if self._window.available < window and self._may_grow_window(tree, window):
             self._window.secure(window)
         self._window.keep(min(window, self._window.available))
         for step in range(_ROUNDS):
@@ -179,11 +179,9 @@ class SecuredMemory:
             return
         self._used = used
         for one in self._ledgers:
-            if one.used and one.available < one.segment_tokens and one.may_grow:
-                unused = self.memory.segments.statistics().unused
-                unused = unused if self._ranks is None else self._ranks.least(unused)
-                if not one.pages.grow_ahead(unused):
-                    self._ahead = _SPARED
+            wanted = one.used and one.available < one.segment_tokens and one.may_grow
+            if wanted and not one.pages.grow_ahead(self._unused()):
+                self._ahead = _SPARED
 
     def room(self, tree: Any) -> int:
         """Return the tokens of full attention, or of the only pool, that are available or evictable."""
@@ -282,10 +280,24 @@ class SecuredMemory:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _may_grow_window(self, window: int) -> bool:
+    def _may_grow_window(self, tree: Any, window: int) -> bool:
+        """Return whether the window pool grows rather than that what it has cached goes.
+
+        Beyond its share it does for what is of use, with memory nobody has. SGLang's own tree does not say what is.
+        """
         assert self._window is not None
-        grown = self._window.mapped + window - self._window.available
-        return grown <= self._share * self._full.mapped
+        short = window - self._window.available
+        if self._window.mapped + short <= self._share * self._full.mapped:
+            return True
+        if getattr(tree, "left_behind", True):
+            return False
+        cost = -(-short // self._window.segment_tokens) * self._window.pages.segment_layer_bytes
+        return cost <= self._unused() * self.memory.segments.segment_bytes
+
+    def _unused(self) -> int:
+        """Return the segments that nobody has, on all ranks."""
+        unused = self.memory.segments.statistics().unused
+        return unused if self._ranks is None else self._ranks.least(unused)
 
     def _cached(self, tree: Any) -> tuple[int, int]:
         """Return the tokens of full attention, or of the only pool, and of the window that may be evicted."""

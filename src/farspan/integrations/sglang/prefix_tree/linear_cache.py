@@ -60,6 +60,11 @@ class LinearCache:
         self.update_eviction_metrics(tokens + window_tokens, begun)  # type: ignore[attr-defined]
         return self.interface.EvictResult(num_tokens_evicted=tokens, swa_num_tokens_evicted=window_tokens)
 
+    @property
+    def left_behind(self) -> bool:
+        """Whether window layers have something that a prompt left behind; see `LinearTree.left_behind`."""
+        return self.tree.left_behind
+
     def older_kind(self) -> Kind | None:
         """Return which layers' cached KV should make room for the other's; see `LinearTree.older_kind`."""
         return self.tree.older_kind()

@@ -250,6 +250,12 @@ class LinearTree:
             return "window"
         return "full" if leaf.last + slack < span.last else None
 
+    @property
+    def left_behind(self) -> bool:
+        """Whether window layers have something that a prompt left behind and that may go."""
+        span = self.windows.queue.oldest() if self.windows else None
+        return span is not None and span.last < 0
+
     def nodes(self) -> Iterator[Stretch]:
         """Yield every stretch, parents before children."""
         yield from subtree(self._root)[1:]
