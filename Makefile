@@ -10,6 +10,10 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 ASK_INDEX := import urllib.request; urllib.request.urlopen("$(CPU_INDEX)/torch/", timeout=5)
 TORCH_INDEX ?= $(shell { ! command -v nvidia-smi >/dev/null && $(PYTHON) -c '$(ASK_INDEX)' 2>/dev/null; } && echo --extra-index-url $(CPU_INDEX))
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Two files of tests at a time: servers that a file's tests share are started once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Tests start hundreds of programs, and each would compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 ENGINES_VENV ?= .venv-engines
 # The planner is checked against these releases' own arithmetic, imported as plain Python.
 SGLANG_VERSIONS := 0.5.6.post2 0.5.16 0.5.23
@@ -44,7 +48,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not engines"
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not engines"
 
 # Each of the two is installed as a user would, with what it says it needs, and plans.
 package: $(VENV)/.dev
@@ -58,8 +62,7 @@ package: $(VENV)/.dev
 	rm -rf dist/venv
 
 test-engines: $(VENV)/.dev $(ENGINES_VENV)/.ready $(SGLANG_SOURCES)
-	FARSPAN_ENGINES_PYTHON=$(abspath $(ENGINES_VENV))/bin/python $(BIN)/python -m pytest -m engines tests/engines -n 2 --dist loadgroup
-	FARSPAN_ENGINES_PYTHON=$(abspath $(ENGINES_VENV))/bin/python $(BIN)/python -m pytest -m engines tests/real
+	FARSPAN_ENGINES_PYTHON=$(abspath $(ENGINES_VENV))/bin/python $(PYTEST) -m engines tests/engines tests/real
 
 bench-prefill: $(VENV)/.dev $(ENGINES_VENV)/.ready
 	$(BIN)/python benchmarks/prefill.py --vllm-python $(ENGINES_VENV)/bin/python
