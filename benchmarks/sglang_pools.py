@@ -10,7 +10,7 @@ life: one server with `--context-length 10000000`: the GPU's memory and the plug
     is the recall checkpoint, so that an answer is right or wrong: in one pool with `--model text`, else in two.
 speed: SGLang as it is and with the plug-in, both on the GPU at once, each prompt put to one and then to the other, in
     turns: the ratio of their times to first token, and of their milliseconds a token. The model is the recall
-    checkpoint, or `--checkpoint FOLDER` with made-up weights: a rank of a large one, as `farspan rehearse` writes it.
+    checkpoint, or with `--rank MODEL` one rank of a large one, its weights made up.
 exchange: the same memory for two fixed ratios of full and window tokens, for `--enable-unified-memory` and for the
     plug-in: long documents that are asked about again and again, many short prompts twice, and the long ones once more.
 """
@@ -31,9 +31,14 @@ from pathlib import Path
 from typing import Any
 
 import farspan
+from farspan.engines.registry import get_engine
+from farspan.models.config import read_model_config, spec_from_config
+from farspan.models.shard.division import Division
+from farspan.models.shard.rank_config import shard_config
+from farspan.models.shard.write_shard import write_shard
 from farspan.prompts.exact_builder import build_prompt
 from farspan.prompts.load_tokenizer import load_tokenizer
-from farspan.sizes import parse_token_list
+from farspan.sizes import parse_token_list, parse_tokens
 from sglang_plugin import CONTEXT, PORT, ask, checkpoint, generate, get, gpu_bytes, plugin_site, recall
 from sglang_started import Site, Started, pseudo_random, started
 
@@ -61,6 +66,7 @@ EXCHANGE = {
     "elastic": f"{PLUGIN} --mem-fraction-static 0.06",
 }
 WORDS = 1000
+SIZES = (2000, 100_000, 400_000)
 
 
 def main() -> None:
@@ -72,7 +78,16 @@ def main() -> None:
         "--prompts-only", action="store_true", help="life without the crowd and the neighbour"
     )
     parser.add_argument("--flags", default=FLAGS)
+    parser.add_argument("--port", type=int, default=PORT, help="of the first server")
     parser.add_argument("--start-s", type=float, default=200.0)
+    parser.add_argument(
+        "--rank", help="of speed: a model, one rank of --tp of which is served with made-up weights"
+    )
+    parser.add_argument("--tp", type=int, default=8)
+    parser.add_argument("--room", type=parse_tokens, default=1_300_000, help="of speed: tokens of a KV pool")
+    parser.add_argument(
+        "--pairs", type=int, nargs=len(SIZES), default=(16, 10, 4), help=f"of speed, of {SIZES} tokens"
+    )
     parser.add_argument("--scenes", nargs="+", choices=EXCHANGE, default=list(EXCHANGE), help="of exchange")
     parser.add_argument("--logs", type=Path, default=Path.cwd())
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -99,9 +114,17 @@ class Bench:
         self.arguments.output.write_text(json.dumps(self.seen, indent=1))
 
     @contextmanager
-    def server(self, name: str, model: Path, extra: str, **more: Any) -> Iterator[Started]:
+    def server(
+        self,
+        name: str,
+        model: Path,
+        extra: str,
+        number: int = 0,
+        environment: dict[str, str] | None = None,
+    ) -> Iterator[Started]:
         """Start a server; what it says and how it ends goes into what is saved."""
-        with started(self.site, name, model, f"{self.arguments.flags} {extra}", **more) as server:
+        flags = f"{self.arguments.flags} {extra}"
+        with started(self.site, name, model, flags, self.arguments.port + number, environment) as server:
             self.seen[name] = server.seen
             try:
                 yield server
@@ -139,19 +162,22 @@ class Bench:
     # --- speed ---------------------------------------------------------------------------------------------------
 
     def speed(self) -> None:
-        """Both servers have room for one long prompt and no more, so that both fit."""
-        model = self.arguments.checkpoint or recall(self.home)
-        extra = "--context-length 1100000 --max-total-tokens 1300000 --mem-fraction-static 0.45"
-        if self.arguments.checkpoint:
-            extra += " --load-format dummy --skip-tokenizer-init"
+        """Both servers have room for a few long prompts and no more, so that both fit."""
+        room = self.arguments.room
+        extra = f"--context-length {room - 8192} --max-total-tokens {room} --mem-fraction-static "
+        if self.arguments.rank:
+            # What one has loaded counts against the other's fraction.
+            model, extra = rank_of(self.arguments, self.home), f"{extra} 0.8 --load-format dummy"
+        else:
+            model, extra = recall(self.home), f"{extra} 0.45"
         with (
             self.server("speed-stock", model, extra) as stock,
-            self.server("speed-plugin", model, f"{extra} {PLUGIN}", port=PORT + 1) as plugin,
+            self.server("speed-plugin", model, f"{extra} {PLUGIN}", number=1) as plugin,
         ):
             ready = [one.is_ready(self.arguments.start_s) for one in (stock, plugin)]
             if not all(ready):
                 return
-            for size, pairs in ((2000, 16), (100_000, 10), (400_000, 4)):
+            for size, pairs in zip(SIZES, self.arguments.pairs, strict=True):
                 plugin.part(f"{size}", lambda one=size, turns=pairs: paired(stock, plugin, one, turns))
                 self.save()
             for turn in range(3):
@@ -171,8 +197,9 @@ class Bench:
             for number, name in enumerate(self.arguments.scenes):
                 label = f"exchange-{name.replace(' ', '-')}"
                 extra = f"{fixed} {EXCHANGE[name]}"
-                servers.append(stack.enter_context(self.server(label, model, extra, port=PORT + number)))
-                time.sleep(8)  # One asks what is free on the GPU when the one before has taken its part.
+                servers.append(stack.enter_context(self.server(label, model, extra, number=number)))
+                # What is free on the GPU is asked when the one before has taken its part.
+                servers[-1].has_said("KV Cache is allocated|max_total_num_tokens", self.arguments.start_s)
             for server in servers:
                 server.is_ready(self.arguments.start_s)
             for server in servers:
@@ -285,6 +312,15 @@ def exchanged(server: Started) -> None:
     server.part("long again", documents)
     server.part("answer again", lambda: generate(long[0][:60_000], 16, 60, server.port)["output_ids"])
     server.part("idle", lambda: rest(server))
+
+
+def rank_of(arguments: argparse.Namespace, home: Path) -> Path:
+    """Write one rank of a deployment, as `farspan rehearse` does."""
+    config, name = read_model_config(arguments.rank, allow_network=False)
+    form = get_engine("sglang").config_form(spec_from_config(config, name).architecture, "0.5.16")
+    folder = home / "rank"
+    write_shard(shard_config(config, name, Division(arguments.tp), form=form), folder)
+    return folder
 
 
 def windowed(home: Path) -> Path:

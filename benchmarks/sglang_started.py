@@ -72,6 +72,15 @@ class Started:
         text = self.log.read_text("utf-8", "replace").splitlines()
         return [line[:400] for line in text if re.search(pattern, line)]
 
+    def has_said(self, pattern: str, within_s: float) -> bool:
+        """Wait until a line of the log says something, or the server is gone."""
+        until = time.monotonic() + within_s
+        while time.monotonic() < until and self.process.poll() is None:
+            if self.lines(pattern):
+                return True
+            time.sleep(0.5)
+        return False
+
     def flush(self) -> None:
         """Have it forget its prefixes."""
         path = f"http://127.0.0.1:{self.port}/flush_cache"
