@@ -147,9 +147,10 @@ class PagePool:
         return pages
 
     def grow_ahead(self, unused: int) -> bool:
-        """Back and map a segment more where fewer pages than one has are free; return whether they are there now.
+        """Back and map a segment more where fewer pages than one has are free; return whether they have memory now.
 
-        Whoever needs it next does not wait for it. What is not used goes by `tick`, like all that is empty.
+        Whoever needs it next does not wait for it. What is not used goes by `tick`, like all that is empty. What the
+        device cannot map now is mapped when it is handed out.
 
         Args:
             unused: Segments of memory nobody has; with fewer than it takes, nothing is done.
@@ -160,7 +161,8 @@ class PagePool:
         cost = sum(span.stop - span.start for span in self._memory.spans(int(segment[0])))
         if cost > unused or not self._grow(segment, partly=False):
             return False
-        return self._memory.map(np.array(self._page_refs.bounds(int(segment[0]))[:1], np.int32))
+        self._memory.map(np.array(self._page_refs.bounds(int(segment[0]))[:1], np.int32))
+        return True
 
     def secure(self, n: int) -> int:
         """Back pages until `n` are free, as far as there is room, and keep so many free ones until told otherwise.
