@@ -8,7 +8,14 @@ from farspan.engines.vllm.budget import CONTEXT_BYTES, rank_weights
 from farspan.engines.vllm.config import VllmConfig
 from farspan.engines.vllm.defaults import BatchLimits
 from farspan.engines.vllm.graphs import capture_sizes, graph_bytes
-from farspan.engines.vllm.profile_run import BUFFER_BYTES, ProfileRun, sampler_logit_bytes
+from farspan.engines.vllm.profile_run import (
+    BUFFER_BYTES,
+    CUBLAS_WORKSPACE_BYTES,
+    NORM_WIDTHS,
+    NORM_WIDTHS_FLOAT32,
+    ProfileRun,
+    sampler_logit_bytes,
+)
 from farspan.engines.vllm.state import VllmState
 from farspan.engines.vllm.tables import ENTRY_BYTES, row_blocks
 from farspan.models.weights import rank_weight_bytes
@@ -125,7 +132,8 @@ def _profile_lines(config: VllmConfig, limits: BatchLimits, profile: ProfileRun)
             )
         )
         return tuple(line for line in lines if line.bytes)
-    by_forward = profile.forward >= profile.sampler
+    by_norm = profile.norm == profile.step
+    by_forward = by_norm or profile.step == profile.forward
     lines += [
         _profile_line(
             "images through the vision tower",
@@ -147,8 +155,12 @@ def _profile_lines(config: VllmConfig, limits: BatchLimits, profile: ProfileRun)
             "activations of the largest step" if by_forward else "sampler of the largest step",
             profile.step,
             "--max-num-batched-tokens" if by_forward else "--max-num-seqs",
-            _step_formula(config, limits, by_forward=by_forward),
-            _FIT,
+            _step_formula(config, limits, profile),
+            *(
+                (f"vllm {rules.version} ir/ops/layernorm.py: fused_add_rms_norm", Basis.MIRRORED)
+                if by_norm
+                else (_FIT, Basis.FITTED)
+            ),
         ),
     ]
     return tuple(line for line in lines if line.bytes)
@@ -160,10 +172,13 @@ def _profile_line(
     return Allocation(name, size, LedgerPhase.PROFILE, grows_with, formula, source, basis)
 
 
-def _step_formula(config: VllmConfig, limits: BatchLimits, *, by_forward: bool) -> str:
-    model = config.model
-    if by_forward:
-        return f"{limits.tokens:,} tokens x {model.dtype_bytes} B x (3 x MLP width / TP + 4.25 x {model.hidden_size})"
+def _step_formula(config: VllmConfig, limits: BatchLimits, profile: ProfileRun) -> str:
+    model, tokens, size = config.model, f"{limits.tokens:,} tokens", config.model.dtype_bytes
+    if profile.step == profile.norm:
+        copies = f"{NORM_WIDTHS} x {size} B + {NORM_WIDTHS_FLOAT32} x 4 B"
+        return f"{tokens} x {model.hidden_size} x ({copies}) in a norm, {format_bytes(CUBLAS_WORKSPACE_BYTES)} of cuBLAS"
+    if profile.step == profile.forward:
+        return f"{tokens} x {size} B x (3 x MLP width / TP + 4.25 x {model.hidden_size})"
     rows = min(limits.requests, limits.tokens)
     return (
         f"{rows} requests x {model.vocab_size:,} logits x {sampler_logit_bytes(config):g} B, the hidden states of "

@@ -89,6 +89,7 @@ class VllmRules(ValueHash):
         sampler_bytes: Bytes the sampler takes for each logit while it warms up, beside the logit itself (fitted).
         second_sampler_bytes: The same on the second model runner (read: it copies logits when it must change them).
         new_kernels: Whether kernels and collectives outside torch take what they take from 0.18.0 on (fitted).
+        norms_in_float32: Whether norms that scale by 1 + weight run operation by operation where nothing is compiled.
         flashinfer_sampler: Whether FlashInfer samples by default.
         keeps_workspace: Whether buffers of the experts are kept between steps.
         whole_prompts: Whether a step holds a whole prompt, as the engine before V1 made it up to 32,768 tokens.
@@ -136,6 +137,7 @@ class VllmRules(ValueHash):
     sampler_bytes: float = 36.0
     second_sampler_bytes: float = 0.0
     new_kernels: bool = False
+    norms_in_float32: bool = False
     flashinfer_sampler: bool = False
     keeps_workspace: bool = False
     estimates_graphs: bool = False
@@ -175,6 +177,7 @@ _V0_20 = replace(
     estimates_graphs=True,
     sampler_bytes=12.5,
     new_kernels=True,
+    norms_in_float32=True,
     keeps_workspace=True,
     keeps_every_state=True,
     checks_state_blocks=True,
