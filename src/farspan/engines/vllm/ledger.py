@@ -18,6 +18,7 @@ from farspan.engines.vllm.profile_run import (
 )
 from farspan.engines.vllm.state import VllmState
 from farspan.engines.vllm.tables import ENTRY_BYTES, row_blocks
+from farspan.engines.vllm.versions import VllmRules
 from farspan.models.weights import rank_weight_bytes
 from farspan.planner.calibration import memory_of
 from farspan.planner.ledger import Allocation, Basis, LedgerPhase, MemoryLedger
@@ -92,6 +93,20 @@ def _load_lines(config: VllmConfig, offloaded: int) -> tuple[Allocation, ...]:
             source=f"vllm {rules.version} model_executor/layers/rotary_embedding: _compute_cos_sin_cache",
             basis=Basis.MIRRORED,
         ),
+        *(() if not loaded.ends else (_segment_ends_line(loaded.ends, rules),)),
+    )
+
+
+def _segment_ends_line(size: int, rules: VllmRules) -> Allocation:
+    scoped = f", vllm {rules.version} v1/worker/gpu_worker.py: load_model" if rules.max_split_bytes else ""
+    return Allocation(
+        name="ends of segments",
+        bytes=size,
+        when=LedgerPhase.LOAD,
+        grows_with="weights whose size is no whole number of 2 MiB",
+        formula="weights of 10 MiB and more get whole segments; what is left is counted where it is not split off",
+        source=f"torch c10/cuda/CUDACachingAllocator.cpp: should_split{scoped}",
+        basis=Basis.MIRRORED,
     )
 
 
@@ -176,7 +191,8 @@ def _step_formula(config: VllmConfig, limits: BatchLimits, profile: ProfileRun) 
     model, tokens, size = config.model, f"{limits.tokens:,} tokens", config.model.dtype_bytes
     if profile.step == profile.norm:
         copies = f"{NORM_WIDTHS} x {size} B + {NORM_WIDTHS_FLOAT32} x 4 B"
-        return f"{tokens} x {model.hidden_size} x ({copies}) in a norm, {format_bytes(CUBLAS_WORKSPACE_BYTES)} of cuBLAS"
+        workspace = format_bytes(CUBLAS_WORKSPACE_BYTES)
+        return f"{tokens} x {model.hidden_size} x ({copies}) in a norm, {workspace} of cuBLAS"
     if profile.step == profile.forward:
         return f"{tokens} x {size} B x (3 x MLP width / TP + 4.25 x {model.hidden_size})"
     rows = min(limits.requests, limits.tokens)

@@ -91,6 +91,7 @@ class VllmRules(ValueHash):
         new_kernels: Whether kernels and collectives outside torch take what they take from 0.18.0 on (fitted).
         norms_in_float32: Whether norms that scale by 1 + weight run operation by operation where nothing is compiled.
         flashinfer_sampler: Whether FlashInfer samples by default.
+        max_split_bytes: Size from which torch splits no block while weights are loaded on NVIDIA GPUs; 0 for none.
         keeps_workspace: Whether buffers of the experts are kept between steps.
         whole_prompts: Whether a step holds a whole prompt, as the engine before V1 made it up to 32,768 tokens.
         estimates_graphs: Whether the memory of CUDA graphs can be estimated and subtracted.
@@ -140,6 +141,7 @@ class VllmRules(ValueHash):
     norms_in_float32: bool = False
     flashinfer_sampler: bool = False
     keeps_workspace: bool = False
+    max_split_bytes: int = 0
     estimates_graphs: bool = False
     estimates_graphs_on_amd: bool = False
     whole_prompts: bool = False
@@ -203,6 +205,7 @@ _V0_24 = replace(
         }
     ),
     flashinfer_sampler=True,
+    max_split_bytes=20 * 2**20,
     second_sampler_bytes=4.0,
     e5m2_meets_quantized_query=False,
 )
