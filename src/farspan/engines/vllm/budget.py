@@ -28,7 +28,7 @@ class Budget(NamedTuple):
         weights: Weights as the rank loads them, on the GPU.
         offloaded: Weights kept in the machine's memory instead.
         rope: RoPE tables.
-        ends: Ends of segments that the allocator does not split off.
+        rounding: What torch's allocator counts beyond the weights and tables themselves.
         profile: What the profile run takes.
         graphs_subtracted: CUDA graph estimate taken from the budget.
         available: What vLLM calls "Available KV cache memory"; may be negative.
@@ -40,7 +40,7 @@ class Budget(NamedTuple):
     weights: int
     offloaded: int
     rope: int
-    ends: int
+    rounding: int
     profile: ProfileRun
     graphs_subtracted: int
     available: int
@@ -50,7 +50,7 @@ class Budget(NamedTuple):
     @property
     def loaded(self) -> int:
         """What vLLM calls "Model loading took"."""
-        return self.weights + self.rope + self.ends
+        return self.weights + self.rope + self.rounding
 
 
 def rank_weights(config: VllmConfig) -> LoadedWeights:
@@ -79,14 +79,23 @@ def kv_budget(config: VllmConfig, limits: BatchLimits) -> Budget:
     estimated = given.graph_estimate_env if given.graph_estimate_env is not None else rules.subtracts_graphs
     can_estimate = rules.estimates_graphs_on_amd if config.gpu.is_amd else rules.estimates_graphs
     graphs = graph_estimate(config, limits) if estimated and can_estimate else 0
-    predicted = requested - weights - loaded.rope - loaded.ends - profile.total - graphs
+    predicted = requested - weights - loaded.rope - loaded.rounding - profile.total - graphs
     available, by_hand, source = predicted, False, "predicted from the card, the model and the flags"
     if config.available_kv_bytes is not None:
         available, by_hand, source = config.available_kv_bytes, True, "the engine's own figure"
     elif given.kv_cache_memory_bytes is not None:
         available, by_hand, source = given.kv_cache_memory_bytes, True, "--kv-cache-memory-bytes"
     return Budget(
-        requested, weights, offloaded, loaded.rope, loaded.ends, profile, graphs, available, by_hand, source
+        requested,
+        weights,
+        offloaded,
+        loaded.rope,
+        loaded.rounding,
+        profile,
+        graphs,
+        available,
+        by_hand,
+        source,
     )
 
 

@@ -93,14 +93,14 @@ def _load_lines(config: VllmConfig, offloaded: int) -> tuple[Allocation, ...]:
             source=f"vllm {rules.version} model_executor/layers/rotary_embedding: _compute_cos_sin_cache",
             basis=Basis.MIRRORED,
         ),
-        *(() if not loaded.ends else (_segment_ends_line(loaded.ends, rules),)),
+        *(() if not loaded.rounding else (_rounding_line(loaded.rounding, rules),)),
     )
 
 
-def _segment_ends_line(size: int, rules: VllmRules) -> Allocation:
+def _rounding_line(size: int, rules: VllmRules) -> Allocation:
     scoped = f", vllm {rules.version} v1/worker/gpu_worker.py: load_model" if rules.max_split_bytes else ""
     return Allocation(
-        name="ends of segments",
+        name="rounding by torch's allocator",
         bytes=size,
         when=LedgerPhase.LOAD,
         grows_with="weights whose size is no whole number of 2 MiB",

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from farspan.engines.vllm.adapters import Adapters, adapter_bytes
-from farspan.engines.vllm.segments import segment_ends
+from farspan.engines.vllm.allocator_rounding import allocator_rounding
 from farspan.models.spec import ModelSpec
 from farspan.models.tensors import WeightPart, WeightTensor
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes, rope_table_bytes
@@ -19,7 +19,7 @@ class LoadedWeights(NamedTuple):
     Args:
         weights: All weights, copies included.
         rope: RoPE tables.
-        ends: Ends of segments that the allocator does not split off.
+        rounding: What torch's allocator counts beyond the weights and tables themselves.
         absorbed: MLA's projections, kept a second time in the shape decoding multiplies with.
         adapters: Buffers of LoRA.
         offloadable: What --cpu-offload-gb may keep in the machine's memory.
@@ -27,7 +27,7 @@ class LoadedWeights(NamedTuple):
 
     weights: int
     rope: int
-    ends: int
+    rounding: int
     absorbed: int
     adapters: int
     offloadable: int
@@ -69,9 +69,9 @@ def loaded_weights(
     total = sum(parts.values()) - split + experts + absorbed + buffers
     # Experts that another engine holds cannot be offloaded here.
     offloadable = max(0, offloadable_bytes(model, tp) - max(0, split - experts))
-    ends = segment_ends(model, tp, max_split_bytes)
+    rounding = allocator_rounding(model, tp, max_split_bytes)
     rope = rope_table_bytes(model, model.dtype_bytes)
-    return LoadedWeights(total, rope, ends, absorbed, buffers, offloadable)
+    return LoadedWeights(total, rope, rounding, absorbed, buffers, offloadable)
 
 
 def _with_padded_experts(model: ModelSpec, tp: int, least: int) -> ModelSpec:

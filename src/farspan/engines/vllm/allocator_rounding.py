@@ -7,6 +7,8 @@ c10/cuda/CUDACachingAllocator.cpp: alloc_block, get_free_block, should_split).
 
 from __future__ import annotations
 
+from collections import Counter
+
 from farspan.models.spec import ModelSpec
 from farspan.models.tensors import WeightPart, WeightTensor
 from farspan.models.weights import copy_bytes
@@ -27,7 +29,7 @@ _FUSED = {
 _OUTSIDE = (WeightPart.VISION, WeightPart.PROJECTOR)
 
 
-def segment_ends(model: ModelSpec, tp: int, max_split_bytes: int) -> int:
+def allocator_rounding(model: ModelSpec, tp: int, max_split_bytes: int) -> int:
     """Bytes of one rank's segments that are left over and counted; weights in fewer bits than the model's are left
     out, since kernels lay them out anew.
 
@@ -37,35 +39,34 @@ def segment_ends(model: ModelSpec, tp: int, max_split_bytes: int) -> int:
         max_split_bytes: Size from which blocks are not split while weights are loaded; 0 for none.
     """
     requests = _requests(model, tp)
-    left = sum(copies * _end(size, max_split_bytes) for size, copies in requests)
+    left = sum(count * _end(size, max_split_bytes) for size, count in requests.items())
     if not max_split_bytes:
         return left
-    # What computing RoPE tables leaves free is given to the first weights that nearly fill it.
-    blocks = [block for block in _freed_by_tables(model) if block >= max_split_bytes]
-    taken: dict[int, int] = {}
-    for block in sorted(blocks):
+    # What computing RoPE tables leaves free is given whole to weights that nearly fill it.
+    for block in sorted(block for block in _freed_by_tables(model) if block >= max_split_bytes):
         fitting = [
             size
-            for size, copies in requests
-            if max_split_bytes <= size <= block < size + _MOST_LEFT and taken.get(size, 0) < copies
+            for size, count in requests.items()
+            if count and max_split_bytes <= size <= block < size + _MOST_LEFT
         ]
         if fitting:
             size = max(fitting)
-            taken[size] = taken.get(size, 0) + 1
+            requests[size] -= 1
             left += block - size - _end(size, max_split_bytes)
     return left
 
 
-def _requests(model: ModelSpec, tp: int) -> list[tuple[int, int]]:
-    """Size and number of the weights that get segments of their own, each a tensor of the loaded model."""
-    sizes: dict[tuple[str, int], int] = {}
+def _requests(model: ModelSpec, tp: int) -> Counter[int]:
+    """How many weights of each size get segments of their own; each is a tensor of the loaded model."""
+    sizes: Counter[tuple[str, int]] = Counter()
     for tensor in model.weights:
-        if tensor.part in _OUTSIDE or tensor.quant is not None:
-            continue
-        key = (_loaded_name(tensor), tensor.copies)
-        sizes[key] = sizes.get(key, 0) + copy_bytes(tensor, tp, model.dtype_bytes)
-    rounded = ((-(-size // _ROUNDING) * _ROUNDING, copies) for (_, copies), size in sizes.items())
-    return [(size, copies) for size, copies in rounded if size >= _LEAST_OWN_SEGMENT]
+        if tensor.part not in _OUTSIDE and tensor.quant is None:
+            sizes[_loaded_name(tensor), tensor.copies] += copy_bytes(tensor, tp, model.dtype_bytes)
+    requests: Counter[int] = Counter()
+    for (_, copies), size in sizes.items():
+        if size >= _LEAST_OWN_SEGMENT:
+            requests[-(-size // _ROUNDING) * _ROUNDING] += copies
+    return requests
 
 
 def _loaded_name(tensor: WeightTensor) -> str:
