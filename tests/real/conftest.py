@@ -24,7 +24,7 @@ def engines_python() -> Path:
     return Path(named)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def vllm(engines_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedCheckpoint]:
     home = tmp_path_factory.mktemp("vllm")
     # Two heads rather than eight: the same code paths, at a quarter of the time on two cores.

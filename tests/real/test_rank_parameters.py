@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from farspan.engines.registry import get_engine
 from farspan.models.shard.division import Division
-from farspan.models.shard.rank_config import shard_config
+from farspan.models.shard.rank_config import RankShard, shard_config
 from farspan.models.shard.write_shard import write_shard
 
 pytestmark = pytest.mark.engines
 
+TP = 4
 _COMMON = {
     "vocab_size": 4096, "hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2,
     "intermediate_size": 1024, "max_position_embeddings": 8192, "tie_word_embeddings": False,
@@ -44,31 +45,50 @@ MODELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def _made_by_vllm(python: Path, folder: Path, tp: int) -> Mapping[str, Any]:
+class Made(NamedTuple):
+    """A model farspan cut for one rank, and what vLLM makes of the rank and of the cut model."""
+
+    shard: RankShard
+    rank: Mapping[str, Any]
+    alone: Mapping[str, Any]
+
+
+@pytest.fixture(scope="module")
+def made(engines_python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
+    """Every model, by one process that imports vLLM once."""
+    home = tmp_path_factory.mktemp("ranks")
+    shards: dict[str, RankShard] = {}
+    questions: list[str] = []
+    for name, config in MODELS.items():
+        form = get_engine("vllm").config_form(config["architectures"][0], "0.32.0")
+        shards[name] = shard_config(config, name, Division(TP), form=form)
+        whole, cut = home / name / "whole", home / name / "shard"
+        whole.mkdir(parents=True)
+        (whole / "config.json").write_text(json.dumps(config))
+        write_shard(shards[name], cut)
+        questions += [str(whole), str(TP), str(cut), "1"]
+    answers = _made_by_vllm(engines_python, questions)
+    return {
+        name: Made(shard, rank, alone)
+        for (name, shard), rank, alone in zip(shards.items(), answers[::2], answers[1::2], strict=True)
+    }
+
+
+def _made_by_vllm(python: Path, questions: Sequence[str]) -> list[Mapping[str, Any]]:
     script = Path(__file__).with_name("vllm_parameters.py")
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [python, script, folder, str(tp)],
+        [python, script, *questions],
         capture_output=True, text=True, env=environment, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"bytes"')]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_vllm_makes_of_a_shard_what_it_makes_of_a_rank(
-    engines_python: Path, tmp_path: Path, name: str
-) -> None:
-    config, tp = MODELS[name], 4
-    form = get_engine("vllm").config_form(config["architectures"][0], "0.32.0")
-    shard = shard_config(config, name, Division(tp), form=form)
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    (whole / "config.json").write_text(json.dumps(config))
-    write_shard(shard, tmp_path / "shard")
-    rank = _made_by_vllm(engines_python, whole, tp)
-    alone = _made_by_vllm(engines_python, tmp_path / "shard", 1)
+def test_vllm_makes_of_a_shard_what_it_makes_of_a_rank(made: dict[str, Made], name: str) -> None:
+    shard, rank, alone = made[name]
     assert alone == rank
     assert shard.weight_bytes == pytest.approx(alone["bytes"], rel=0.001)
     states = next((layer.states for layer in shard.spec.layers if layer.states), ())

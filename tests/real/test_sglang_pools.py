@@ -40,7 +40,7 @@ class Alone(NamedTuple):
 def alone(engines_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Alone:
     """Each prompt twice: cold and from the cache."""
     home = tmp_path_factory.mktemp("alone")
-    model, found = checkpoint(home, pools=1), site(home / "site")
+    model, found = checkpoint(home, pools=1, heads=4), site(home / "site")
     tokenizer = load_tokenizer(model)
     made = [build_prompt(tokenizer, tokens=each, depth=0.1, seed=each, output_tokens=8) for each in PROMPTS]
     prompts = [prompt.token_ids.tolist() for prompt in made for _ in range(2)]

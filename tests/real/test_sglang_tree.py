@@ -32,7 +32,7 @@ def answers(python: Path, model: Path, found: Path, log: Path, options: str) -> 
 
 
 def test_a_server_answers_the_same_with_farspans_tree(engines_python: Path, tmp_path: Path) -> None:
-    model, found = checkpoint(tmp_path, pools=2), site(tmp_path / "site")
+    model, found = checkpoint(tmp_path, pools=2, heads=2), site(tmp_path / "site")
     logs = [tmp_path / "sglang.log", tmp_path / "farspan.log"]
     sglangs = answers(engines_python, model, found, logs[0], "")
     ours = answers(engines_python, model, found, logs[1], "--radix-cache-backend farspan")

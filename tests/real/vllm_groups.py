@@ -1,6 +1,6 @@
-"""Print how vLLM's own code groups the caches of DeepSeek V4. Run by its Python.
+"""Print how vLLM's own code groups the caches of DeepSeek V4, a line for each [TOKENS, IN_FLIGHT]. Run by its Python.
 
-python vllm_groups.py RATES TOKENS IN_FLIGHT BYTES
+python vllm_groups.py RATES CASES BYTES
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from vllm.v1.core import kv_cache_utils as planning
@@ -43,7 +44,7 @@ def _specs(rates: list[int]) -> dict[str, KVCacheSpec]:
     return specs
 
 
-def main(rates: list[int], tokens: int, in_flight: int, available: int) -> None:
+def _grouped(rates: list[int], tokens: int, in_flight: int, available: int) -> dict[str, Any]:
     layout = SimpleNamespace(is_block_outermost=True)
     config = SimpleNamespace(
         model_config=SimpleNamespace(max_model_len=tokens),
@@ -63,17 +64,15 @@ def main(rates: list[int], tokens: int, in_flight: int, available: int) -> None:
         num_blocks=available // block, kv_cache_groups=groups, hisparse_host_num_blocks=None
     )
     pages = sum(group.kv_cache_spec.max_memory_usage_pages(config) for group in groups)
-    print(
-        json.dumps(
-            {
-                "groups": [[len(one.layer_names), one.kv_cache_spec.page_size_bytes] for one in groups],
-                "block": block,
-                "needed": block * pages,
-                "concurrency": planning.get_max_concurrency_for_kv_cache_config(config, held),
-            }
-        )
-    )
+    return {
+        "groups": [[len(one.layer_names), one.kv_cache_spec.page_size_bytes] for one in groups],
+        "block": block,
+        "needed": block * pages,
+        "concurrency": planning.get_max_concurrency_for_kv_cache_config(config, held),
+    }
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), *map(int, sys.argv[2:]))
+    rates, cases, available = map(json.loads, sys.argv[1:])
+    for tokens, in_flight in cases:
+        print(json.dumps(_grouped(rates, tokens, in_flight, available)))

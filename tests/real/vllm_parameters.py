@@ -1,13 +1,15 @@
-"""Print what vLLM's own classes make of a config: bytes of parameters, shapes of recurrent states. Run by its Python.
+"""Print what vLLM's own classes make of configs: bytes of parameters, shapes of recurrent states. Run by its Python.
 
-    python vllm_parameters.py FOLDER TP
+    python vllm_parameters.py [FOLDER TP]...
 
-Nothing is allocated: modules are made on the meta device, their tensor-parallel group told to be as large as TP.
+Nothing is allocated: modules are made on the meta device, their tensor-parallel group told to be as large as TP. Each
+is made in a process of its own, forked behind what is slow to import.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import socket
 import sys
 
@@ -24,7 +26,7 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def main(folder: str, tp: int) -> None:
+def _print_parameters(folder: str, tp: int) -> None:
     config = EngineArgs(
         model=folder, load_format="dummy", skip_tokenizer_init=True, enforce_eager=True, max_model_len=4096
     ).create_engine_config()
@@ -38,8 +40,13 @@ def main(folder: str, tp: int) -> None:
     config.parallel_config.tensor_parallel_size = tp
     states = getattr(type(model), "get_mamba_state_shape_from_config", lambda _: ())(config)
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    print(json.dumps({"bytes": size, "states": [list(shape) for shape in states]}))
+    print(json.dumps({"bytes": size, "states": [list(shape) for shape in states]}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    for folder, tp in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        child = multiprocessing.get_context("fork").Process(target=_print_parameters, args=(folder, int(tp)))
+        child.start()
+        child.join()
+        if child.exitcode:
+            sys.exit(f"{folder} failed")

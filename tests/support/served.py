@@ -15,6 +15,7 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     # By itself it leaves one core free, which of two is half of them.
     "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
+    "OMP_WAIT_POLICY": "passive",  # threads that wait leave the core to the tests beside
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
 }

@@ -23,8 +23,9 @@ from farspan.launch.local import LocalServer, find_free_port
 from load_benchmark import load_benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
+CONTEXT = 20_000
 FLAGS = (
-    "--device cpu --attention-backend torch_native --dtype float32 --context-length 20000 "
+    f"--device cpu --attention-backend torch_native --dtype float32 --context-length {CONTEXT} "
     "--max-running-requests 2 --chunked-prefill-size 1024 --skip-server-warmup"
 )
 
@@ -46,10 +47,12 @@ def site(folder: Path) -> Path:
     return folder
 
 
-def checkpoint(home: Path, *, pools: int) -> Path:
+def checkpoint(home: Path, *, pools: int, heads: int) -> Path:
     """Write the recall checkpoint as a Llama 4 whose window layers have a pool of their own, or have not."""
     module = load_benchmark("sglang_plugin")
-    made: Path = (module.checkpoint if pools == 2 else module.recall)(home)
+    # SGLang makes its table of rotary embeddings for every position the model may have.
+    sizes = {"max_position_embeddings": CONTEXT, "num_attention_heads": heads, "num_key_value_heads": heads}
+    made: Path = (module.checkpoint if pools == 2 else module.recall)(home, **sizes)
     return made
 
 
@@ -111,6 +114,10 @@ def serve(
     environment = {
         "PYTHONPATH": ":".join(map(str, (found, package, ROOT / "src"))),
         "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
+        # It takes being stopped for a crash, and would wait 5 s before it looks for what to dump.
+        "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",
+        "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
+        "OMP_WAIT_POLICY": "passive",
         **variables,
     }
     with LocalServer(command, log=log, environment=environment, grace_s=20) as server:

@@ -10,16 +10,16 @@ from farspan.integrations.sglang.adapters import ADAPTERS
 from test_kv_pools import play
 
 CASES: dict[str, dict[str, Any]] = {
-    # Each rank has a GPU: a neighbour on one of them, and the other's limit is low for a while.
+    # Each rank has a GPU, and not all requests have room: a neighbour on one, and the other's limit is low for a while.
     "a budget each": {
         "seed": 5,
-        "limit": 2_500_000,
+        "limit": 1_200_000,
         "devices": ["gpu-0", "gpu-1"],
         "beside": "gpu-1",
         "events": {
             "20": [["limit", "gpu-0", 700_000]],
             "60": [["trim", "gpu-1"]],
-            "140": [["limit", "gpu-0", 2_500_000]],
+            "140": [["limit", "gpu-0", 1_200_000]],
         },
     },
     # As on the CPU, where both are of one device.
