@@ -681,7 +681,7 @@ def test_an_eagle_3_head_by_its_own_config(tmp_path: Path) -> None:
     first = plan_vllm(asked.with_flags(_drafting(method="eagle", model=str(tmp_path))))
     attention = (4096 + 2 * 1024) * 4096 + 4096 * 4096
     expected = attention + 3 * 4096 * 14336 + 2 * 4096 * 4096
-    assert first.weights_bytes - alone.weights_bytes == 2 * expected
+    assert first.ledger["weights"].bytes - alone.ledger["weights"].bytes == 2 * expected
     (tmp_path / "config.json").write_text(
         json.dumps({**head, "architectures": ["MedusaModel"]}), encoding="utf-8"
     )
