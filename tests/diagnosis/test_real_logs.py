@@ -147,6 +147,20 @@ def test_sglang_with_the_recall_checkpoint() -> None:
     assert "Nothing is wrong" in answer(report)
 
 
+def test_a_rank_of_gemma_3_that_was_ended_before_it_was_ready() -> None:
+    report = _report("vllm-0.24.0-gemma-3-27b-rank")
+    assert (report.engine, report.version, report.ready) == ("vllm", "0.24.0", False)
+    figures = report.capacity
+    assert figures["weights_gib"] == 6.67
+    assert figures["peak_activation_gib"] == 0.93
+    assert figures["outside_torch_gib"] == 0.23
+    assert figures["available_kv_gib"] == 120.79
+    assert figures["kv_cache_tokens"] == 8_902_841
+    assert figures["max_concurrency"] == 67.92
+    assert [finding.id for finding in report.findings] == ["start-unfinished"]
+    assert report.timeline[-1].phase is StartPhase.KV
+
+
 def test_a_rank_of_llama_70b_at_the_level_of_debug() -> None:
     report = _report("vllm-0.24.0-llama-70b-rank")
     assert (report.engine, report.version) == ("vllm", "0.24.0")

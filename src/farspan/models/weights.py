@@ -64,6 +64,11 @@ def tensor_bytes(tensor: WeightTensor, elements: int, dtype_bytes: int) -> int:
     return elements * (tensor.dtype_bytes or dtype_bytes)
 
 
+def copy_bytes(tensor: WeightTensor, tp: int, dtype_bytes: int) -> int:
+    """Bytes of one copy of a tensor on one rank."""
+    return tensor_bytes(tensor, _rank_elements(tensor, tp) // tensor.copies, dtype_bytes)
+
+
 def _sum(parts: Iterable[tuple[WeightPart, int]]) -> WeightBreakdown:
     by_part: dict[WeightPart, int] = {}
     for part, amount in parts:

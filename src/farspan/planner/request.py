@@ -151,7 +151,7 @@ class EnginePlan:
         fits: Whether, with `flags` and `env`, it starts and `concurrency` requests of `context` tokens run
             at once.
         reason: One sentence: why it fits, or which allocation breaks it and by how much.
-        weights_bytes: Weights on one GPU as the engine loads them, its RoPE tables included.
+        weights_bytes: Weights on one GPU as the engine loads them, RoPE tables and the allocator's rounding included.
         available_kv_bytes: What is left for KV on one GPU.
         capacity_tokens: Longest single request, prompt and answer together, with these flags.
         max_concurrency: Requests of `context` tokens at once, a ratio; the engine's own figure if it has one.

@@ -11,7 +11,7 @@ from farspan.engines.sglang.flag_checks import INT8, quantizes_while_loading
 from farspan.engines.sglang.flags import SglangFlags, passed_on, read_flags
 from farspan.engines.sglang.layout import SglangKvLayout, is_hybrid, kv_layout
 from farspan.engines.sglang.speculative import Draft, draft_of
-from farspan.engines.sglang.tables import rope_covers
+from farspan.engines.sglang.tables import rope_covers, served_ropes
 from farspan.engines.sglang.versions import SglangRules, rules_for
 from farspan.errors import InputError, UnsupportedError
 from farspan.hardware.gpu import Gpu
@@ -137,7 +137,7 @@ def _config(
     request = PlanRequest(model, gpu, tp, tp, 0, kv_dtype=kv_dtype, engine_flags=dict(flags))
     check_version(request, rules)
     given = read_flags(request, rules)
-    model = with_recurrent_dtype(model, given.state_dtype)
+    model = replace(with_recurrent_dtype(model, given.state_dtype), ropes=served_ropes(model, rules))
     if quantizes_while_loading(request):
         named = request.text_flag("", "--quantization")
         model = with_online_fp8(model, INT8 if named == INT8 else "fp8")

@@ -141,18 +141,23 @@ def _is_chunked(model: ModelSpec) -> bool:
 
 def _wrong_answers(state: SglangState) -> list[str]:
     config = state.config
-    rules, resolved = config.rules, config.resolved
-    if not (
+    rules, resolved, found = config.rules, config.resolved, []
+    if config.model.ropes != state.request.model.ropes:
+        found.append(
+            f"sglang {rules.version} rotates full-attention layers without the RoPE scaling of the config, so that "
+            "answers differ from the model's, those of long prompts most. vLLM scales them, and sglang before 0.5.10."
+        )
+    if (
         rules.hybrid_flag
         and _is_chunked(config.model)
         and resolved.page_size > 1
         and resolved.attention_backend == "fa3"
     ):
-        return []
-    return [
-        f"Page size {resolved.page_size} with Llama 4 on fa3 gives wrong answers in {rules.version} (a "
-        "token table is passed as a page table). Use --page-size 1."
-    ]
+        found.append(
+            f"Page size {resolved.page_size} with Llama 4 on fa3 gives wrong answers in {rules.version} (a "
+            "token table is passed as a page table). Use --page-size 1."
+        )
+    return found
 
 
 def _costs(state: SglangState, completed: Callable[[Mapping[str, str | None]], str]) -> list[str]:

@@ -9,6 +9,7 @@ from math import prod
 from typing import NamedTuple
 
 from farspan.engines.sglang.versions import SglangRules
+from farspan.models.spec import ModelSpec
 from farspan.models.tensors import RopeSpec
 
 INT32 = 4
@@ -95,6 +96,14 @@ def index_bytes(full: int, window: int, page_size: int, rules: SglangRules) -> i
         return free
     mapping = full + window + 1 if rules.hybrid_flag else full + page_size + 1
     return free + mapping * INT64
+
+
+def served_ropes(model: ModelSpec, rules: SglangRules) -> tuple[RopeSpec, ...]:
+    """The model's tables as this version makes them: full layers of Gemma 3 too have the default one, whatever the
+    config's scaling (0.5.10 models/gemma3_causal.py: Gemma3Attention)."""
+    if model.architecture not in rules.ropes_unscaled:
+        return model.ropes
+    return tuple(RopeSpec(rope.rotary_dim, model.max_position_embeddings) for rope in model.ropes)
 
 
 def rope_bytes(rope: RopeSpec, context_length: int) -> int:

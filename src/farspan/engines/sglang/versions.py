@@ -24,6 +24,7 @@ _SWA_SINCE = (
     ),
     ("0.5.16", frozenset({"MellumForCausalLM"})),
 )
+_GEMMA3 = frozenset({"Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"})
 _NEVER_HYBRID = frozenset(
     {"Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma3ForConditionalGeneration", "Olmo2ForCausalLM"}
 )
@@ -53,6 +54,7 @@ class SglangRules(ValueHash):
         sizing_needs_chunks: Whether sizing the window pool by --max-running-requests needs chunked prefill.
         padding_row: Whether the request-to-token table has one more row than requests.
         rows_capped_by_pool: Whether rows are also capped at half the pool's tokens.
+        ropes_unscaled: Architectures whose RoPE tables leave out the scaling that the config asks for.
         given_rows_capped: Whether rows given by --max-running-requests are capped so too.
         encoder_page_table: Whether FA3's graph state holds an encoder page table for every model.
         swa_page_table: Whether FA3's graph state holds a second page table for split pools.
@@ -107,6 +109,7 @@ class SglangRules(ValueHash):
     sizing_needs_chunks: bool
     padding_row: bool
     rows_capped_by_pool: bool
+    ropes_unscaled: frozenset[str]
     given_rows_capped: bool
     encoder_page_table: bool
     swa_page_table: bool
@@ -183,6 +186,7 @@ def rules_of(version: str) -> SglangRules:
         sizing_needs_chunks=since("0.5.22"),
         padding_row=since("0.5.12"),
         rows_capped_by_pool=since("0.5.10"),
+        ropes_unscaled=_GEMMA3 if since("0.5.10") else frozenset(),
         given_rows_capped=since("0.5.14"),
         encoder_page_table=not since("0.5.8"),
         swa_page_table=since("0.5.8"),

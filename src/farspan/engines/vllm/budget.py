@@ -28,6 +28,7 @@ class Budget(NamedTuple):
         weights: Weights as the rank loads them, on the GPU.
         offloaded: Weights kept in the machine's memory instead.
         rope: RoPE tables.
+        rounding: What torch's allocator counts beyond the weights and tables themselves.
         profile: What the profile run takes.
         graphs_subtracted: CUDA graph estimate taken from the budget.
         available: What vLLM calls "Available KV cache memory"; may be negative.
@@ -39,11 +40,17 @@ class Budget(NamedTuple):
     weights: int
     offloaded: int
     rope: int
+    rounding: int
     profile: ProfileRun
     graphs_subtracted: int
     available: int
     given: bool
     source: str
+
+    @property
+    def loaded(self) -> int:
+        """What vLLM calls "Model loading took"."""
+        return self.weights + self.rope + self.rounding
 
 
 def rank_weights(config: VllmConfig) -> LoadedWeights:
@@ -55,6 +62,7 @@ def rank_weights(config: VllmConfig) -> LoadedWeights:
         expert_replicas=config.expert_replicas,
         adapters=config.given.adapters,
         whole_encoder=config.given.whole_encoder,
+        max_split_bytes=0 if config.gpu.is_amd else config.rules.max_split_bytes,
         least_expert_width=least_expert_width(config.model.architecture, config.rules),
     )
 
@@ -71,13 +79,24 @@ def kv_budget(config: VllmConfig, limits: BatchLimits) -> Budget:
     estimated = given.graph_estimate_env if given.graph_estimate_env is not None else rules.subtracts_graphs
     can_estimate = rules.estimates_graphs_on_amd if config.gpu.is_amd else rules.estimates_graphs
     graphs = graph_estimate(config, limits) if estimated and can_estimate else 0
-    predicted = requested - weights - loaded.rope - profile.total - graphs
+    predicted = requested - weights - loaded.rope - loaded.rounding - profile.total - graphs
     available, by_hand, source = predicted, False, "predicted from the card, the model and the flags"
     if config.available_kv_bytes is not None:
         available, by_hand, source = config.available_kv_bytes, True, "the engine's own figure"
     elif given.kv_cache_memory_bytes is not None:
         available, by_hand, source = given.kv_cache_memory_bytes, True, "--kv-cache-memory-bytes"
-    return Budget(requested, weights, offloaded, loaded.rope, profile, graphs, available, by_hand, source)
+    return Budget(
+        requested,
+        weights,
+        offloaded,
+        loaded.rope,
+        loaded.rounding,
+        profile,
+        graphs,
+        available,
+        by_hand,
+        source,
+    )
 
 
 def bytes_beside_tables(
@@ -88,7 +107,7 @@ def bytes_beside_tables(
     The largest peak is the profile run's: later steps use the same memory again.
     """
     pool = num_blocks * layout.bytes_per_block
-    fixed = CONTEXT_BYTES + budget.weights + budget.rope + budget.profile.total
+    fixed = CONTEXT_BYTES + budget.loaded + budget.profile.total
     return fixed + pool + graph_bytes(config, limits)
 
 

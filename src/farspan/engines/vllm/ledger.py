@@ -8,9 +8,17 @@ from farspan.engines.vllm.budget import CONTEXT_BYTES, rank_weights
 from farspan.engines.vllm.config import VllmConfig
 from farspan.engines.vllm.defaults import BatchLimits
 from farspan.engines.vllm.graphs import capture_sizes, graph_bytes
-from farspan.engines.vllm.profile_run import BUFFER_BYTES, ProfileRun, sampler_logit_bytes
+from farspan.engines.vllm.profile_run import (
+    BUFFER_BYTES,
+    CUBLAS_WORKSPACE_BYTES,
+    NORM_WIDTHS,
+    NORM_WIDTHS_FLOAT32,
+    ProfileRun,
+    sampler_logit_bytes,
+)
 from farspan.engines.vllm.state import VllmState
 from farspan.engines.vllm.tables import ENTRY_BYTES, row_blocks
+from farspan.engines.vllm.versions import VllmRules
 from farspan.models.weights import rank_weight_bytes
 from farspan.planner.calibration import memory_of
 from farspan.planner.ledger import Allocation, Basis, LedgerPhase, MemoryLedger
@@ -85,6 +93,20 @@ def _load_lines(config: VllmConfig, offloaded: int) -> tuple[Allocation, ...]:
             source=f"vllm {rules.version} model_executor/layers/rotary_embedding: _compute_cos_sin_cache",
             basis=Basis.MIRRORED,
         ),
+        *(() if not loaded.rounding else (_rounding_line(loaded.rounding, rules),)),
+    )
+
+
+def _rounding_line(size: int, rules: VllmRules) -> Allocation:
+    scoped = f", vllm {rules.version} v1/worker/gpu_worker.py: load_model" if rules.max_split_bytes else ""
+    return Allocation(
+        name="rounding by torch's allocator",
+        bytes=size,
+        when=LedgerPhase.LOAD,
+        grows_with="weights whose size is no whole number of 2 MiB",
+        formula="weights of 10 MiB and more get whole segments; what is left is counted where it is not split off",
+        source=f"torch c10/cuda/CUDACachingAllocator.cpp: should_split{scoped}",
+        basis=Basis.MIRRORED,
     )
 
 
@@ -125,7 +147,8 @@ def _profile_lines(config: VllmConfig, limits: BatchLimits, profile: ProfileRun)
             )
         )
         return tuple(line for line in lines if line.bytes)
-    by_forward = profile.forward >= profile.sampler
+    by_norm = profile.norm == profile.step
+    by_forward = by_norm or profile.step == profile.forward
     lines += [
         _profile_line(
             "images through the vision tower",
@@ -147,8 +170,12 @@ def _profile_lines(config: VllmConfig, limits: BatchLimits, profile: ProfileRun)
             "activations of the largest step" if by_forward else "sampler of the largest step",
             profile.step,
             "--max-num-batched-tokens" if by_forward else "--max-num-seqs",
-            _step_formula(config, limits, by_forward=by_forward),
-            _FIT,
+            _step_formula(config, limits, profile),
+            *(
+                (f"vllm {rules.version} ir/ops/layernorm.py: fused_add_rms_norm", Basis.MIRRORED)
+                if by_norm
+                else (_FIT, Basis.FITTED)
+            ),
         ),
     ]
     return tuple(line for line in lines if line.bytes)
@@ -160,10 +187,14 @@ def _profile_line(
     return Allocation(name, size, LedgerPhase.PROFILE, grows_with, formula, source, basis)
 
 
-def _step_formula(config: VllmConfig, limits: BatchLimits, *, by_forward: bool) -> str:
-    model = config.model
-    if by_forward:
-        return f"{limits.tokens:,} tokens x {model.dtype_bytes} B x (3 x MLP width / TP + 4.25 x {model.hidden_size})"
+def _step_formula(config: VllmConfig, limits: BatchLimits, profile: ProfileRun) -> str:
+    model, tokens, size = config.model, f"{limits.tokens:,} tokens", config.model.dtype_bytes
+    if profile.step == profile.norm:
+        copies = f"{NORM_WIDTHS} x {size} B + {NORM_WIDTHS_FLOAT32} x 4 B"
+        workspace = format_bytes(CUBLAS_WORKSPACE_BYTES)
+        return f"{tokens} x {model.hidden_size} x ({copies}) in a norm, {workspace} of cuBLAS"
+    if profile.step == profile.forward:
+        return f"{tokens} x {size} B x (3 x MLP width / TP + 4.25 x {model.hidden_size})"
     rows = min(limits.requests, limits.tokens)
     return (
         f"{rows} requests x {model.vocab_size:,} logits x {sampler_logit_bytes(config):g} B, the hidden states of "

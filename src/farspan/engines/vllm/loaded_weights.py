@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from farspan.engines.vllm.adapters import Adapters, adapter_bytes
+from farspan.engines.vllm.allocator_rounding import allocator_rounding
 from farspan.models.spec import ModelSpec
 from farspan.models.tensors import WeightPart, WeightTensor
 from farspan.models.weights import offloadable_bytes, rank_weight_bytes, rope_table_bytes
@@ -18,6 +19,7 @@ class LoadedWeights(NamedTuple):
     Args:
         weights: All weights, copies included.
         rope: RoPE tables.
+        rounding: What torch's allocator counts beyond the weights and tables themselves.
         absorbed: MLA's projections, kept a second time in the shape decoding multiplies with.
         adapters: Buffers of LoRA.
         offloadable: What --cpu-offload-gb may keep in the machine's memory.
@@ -25,6 +27,7 @@ class LoadedWeights(NamedTuple):
 
     weights: int
     rope: int
+    rounding: int
     absorbed: int
     adapters: int
     offloadable: int
@@ -40,6 +43,7 @@ def loaded_weights(
     adapters: Adapters | None = None,
     whole_encoder: bool = False,
     least_expert_width: int = 0,
+    max_split_bytes: int = 0,
 ) -> LoadedWeights:
     """What a rank loads; vLLM keeps RoPE tables in the model's dtype.
 
@@ -51,6 +55,7 @@ def loaded_weights(
         adapters: What is asked of LoRA.
         whole_encoder: Whether every rank has the whole vision tower.
         least_expert_width: What a rank's share of an expert's width is padded to.
+        max_split_bytes: Size from which torch does not split blocks while loading; 0 for none.
     """
     if tp > 1 and not expert_parallel:
         model = _with_padded_experts(model, tp, least_expert_width)
@@ -64,7 +69,9 @@ def loaded_weights(
     total = sum(parts.values()) - split + experts + absorbed + buffers
     # Experts that another engine holds cannot be offloaded here.
     offloadable = max(0, offloadable_bytes(model, tp) - max(0, split - experts))
-    return LoadedWeights(total, rope_table_bytes(model, model.dtype_bytes), absorbed, buffers, offloadable)
+    rounding = allocator_rounding(model, tp, max_split_bytes)
+    rope = rope_table_bytes(model, model.dtype_bytes)
+    return LoadedWeights(total, rope, rounding, absorbed, buffers, offloadable)
 
 
 def _with_padded_experts(model: ModelSpec, tp: int, least: int) -> ModelSpec:

@@ -50,11 +50,36 @@ _DRAFT_LOGIT_BYTES = 17
 _FLASHINFER_SAMPLER = int(1.75 * GIB)
 
 
+# Decoders whose norms scale by 1 + weight, which is in float32 then (vllm 0.24.0 layers/layernorm.py: GemmaRMSNorm).
+_FLOAT32_NORMS = frozenset(
+    {
+        "GemmaForCausalLM",
+        "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "Gemma3ForConditionalGeneration",
+        "Rnj1ForCausalLM",
+        "Step3p5ForCausalLM",
+        "Qwen3NextForCausalLM",
+        "Qwen3_5ForCausalLM",
+        "Qwen3_5MoeForCausalLM",
+        "Qwen3_5ForConditionalGeneration",
+        "Qwen3_5MoeForConditionalGeneration",
+    }
+)
+# Widths alive in such a norm after attention where nothing fuses it: what came into the layer and its residual,
+# which the loop over layers holds, what comes into the norm with its residual, and their sum; in float32 that sum,
+# the normed one and the scaled one (ir/ops/layernorm.py: fused_add_rms_norm).
+NORM_WIDTHS, NORM_WIDTHS_FLOAT32 = 5, 3
+# cuBLAS keeps it from the first product on (torch aten/src/ATen/cuda/CublasHandlePool.cpp, Hopper).
+CUBLAS_WORKSPACE_BYTES = 32 * 2**20
+
+
 class ProfileRun(NamedTuple):
     """What the profile run takes, in bytes.
 
     Args:
         forward: Peak of one step through the layers.
+        norm: Peak of a norm that runs in float32, operation by operation; 0 where none does.
         sampler: Peak of the sampler, the hidden states of that step included.
         workspace: Buffers of the experts, kept from the step on.
         images: Inputs and outputs of the vision tower, kept until the run ends.
@@ -64,6 +89,7 @@ class ProfileRun(NamedTuple):
     """
 
     forward: int
+    norm: int
     sampler: int
     workspace: int
     images: int
@@ -73,8 +99,8 @@ class ProfileRun(NamedTuple):
 
     @property
     def step(self) -> int:
-        """The larger of the forward pass and the sampler."""
-        return max(self.forward, self.sampler)
+        """The largest of the forward pass, its norms and the sampler."""
+        return max(self.forward, self.norm, self.sampler)
 
     @property
     def torch_peak(self) -> int:
@@ -120,6 +146,7 @@ def profile_run(config: VllmConfig, limits: BatchLimits) -> ProfileRun:
     base, collectives = _outside_torch(config)
     return ProfileRun(
         forward=int(forward) + between + (0 if config.pp == 1 else BUFFER_BYTES),
+        norm=_norm_bytes(config, limits.tokens),
         sampler=sampler,
         workspace=max(
             (_workspace(config, layer, limits.tokens) for layer in _distinct(model.layers)), default=0
@@ -166,6 +193,18 @@ def _layer_bytes(config: VllmConfig, layer: LayerSpec, tokens: int) -> float:
     keys = layer.kv_heads_per_rank(tp) * (layer.head_dim + layer.value_head_dim)
     attention = width * (2 * model.hidden_size + 2 * heads * layer.head_dim + keys)
     return max(peak, attention)
+
+
+def _norm_bytes(config: VllmConfig, tokens: int) -> int:
+    """Most bytes alive in a norm that runs in float32, one operation after another."""
+    model = config.model
+    if (
+        not (config.given.enforce_eager and config.rules.norms_in_float32)
+        or model.architecture not in _FLOAT32_NORMS
+    ):
+        return 0
+    widths = NORM_WIDTHS * model.dtype_bytes + NORM_WIDTHS_FLOAT32 * 4
+    return tokens * model.hidden_size * widths + CUBLAS_WORKSPACE_BYTES
 
 
 def _workspace(config: VllmConfig, layer: LayerSpec, tokens: int) -> int:

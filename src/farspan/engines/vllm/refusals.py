@@ -89,7 +89,7 @@ def _by_check(state: VllmState) -> str:
     if has <= 0:
         return (
             f"vLLM refuses to start: of {gib(budget.requested)} it may use, weights take "
-            f"{gib(budget.weights + budget.rope)} and the profile run {gib(budget.profile.total)}, "
+            f"{gib(budget.loaded)} and the profile run {gib(budget.profile.total)}, "
             "which leaves no memory for cache blocks"
         )
     if layout.passes_check(state.memory.available, length, state.memory.in_flight):

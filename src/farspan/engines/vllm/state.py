@@ -212,7 +212,7 @@ def _memory(config: VllmConfig, limits: BatchLimits, allow_env: bool) -> VllmMem
     num_blocks = given.num_blocks or layout.num_blocks(budget.available)
     in_flight = limits.in_flight(rules)
     available = num_blocks * layout.bytes_per_block if given.num_blocks else budget.available
-    printed = {"Model loading took": gib(budget.weights + budget.rope)}
+    printed = {"Model loading took": gib(budget.loaded)}
     if available > 0 and num_blocks > 0:
         printed["Available KV cache memory"] = gib(budget.available)
     return VllmMemory(

@@ -89,7 +89,9 @@ class VllmRules(ValueHash):
         sampler_bytes: Bytes the sampler takes for each logit while it warms up, beside the logit itself (fitted).
         second_sampler_bytes: The same on the second model runner (read: it copies logits when it must change them).
         new_kernels: Whether kernels and collectives outside torch take what they take from 0.18.0 on (fitted).
+        norms_in_float32: Whether norms that scale by 1 + weight run operation by operation where nothing is compiled.
         flashinfer_sampler: Whether FlashInfer samples by default.
+        max_split_bytes: Size from which torch splits no block while weights are loaded on NVIDIA GPUs; 0 for none.
         keeps_workspace: Whether buffers of the experts are kept between steps.
         whole_prompts: Whether a step holds a whole prompt, as the engine before V1 made it up to 32,768 tokens.
         estimates_graphs: Whether the memory of CUDA graphs can be estimated and subtracted.
@@ -136,8 +138,10 @@ class VllmRules(ValueHash):
     sampler_bytes: float = 36.0
     second_sampler_bytes: float = 0.0
     new_kernels: bool = False
+    norms_in_float32: bool = False
     flashinfer_sampler: bool = False
     keeps_workspace: bool = False
+    max_split_bytes: int = 0
     estimates_graphs: bool = False
     estimates_graphs_on_amd: bool = False
     whole_prompts: bool = False
@@ -175,6 +179,7 @@ _V0_20 = replace(
     estimates_graphs=True,
     sampler_bytes=12.5,
     new_kernels=True,
+    norms_in_float32=True,
     keeps_workspace=True,
     keeps_every_state=True,
     checks_state_blocks=True,
@@ -200,6 +205,7 @@ _V0_24 = replace(
         }
     ),
     flashinfer_sampler=True,
+    max_split_bytes=20 * 2**20,
     second_sampler_bytes=4.0,
     e5m2_meets_quantized_query=False,
 )

@@ -85,6 +85,7 @@ class Family:
         embedding_norm: Whether a norm follows the embedding.
         tied: Whether the head is the embedding where the config does not say.
         rope: Whether positions are rotated (False for learned positions and ALiBi).
+        plain_windows: Whether sliding layers rotate without the scaling that full layers have.
         experts: The mixture of experts, if any.
         extra: Weights of one layer that nothing above describes, as (name, shape in names of dimensions).
         whole: Such weights of the whole model.
@@ -128,6 +129,7 @@ class Family:
     embedding_norm: bool = False
     tied: bool = False
     rope: bool = True
+    plain_windows: bool = False
     experts: Experts | None = None
     extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
     whole: tuple[tuple[str, tuple[str, ...]], ...] = ()

@@ -73,7 +73,7 @@ class DecoderReader(DimensionReader):
             ):
                 reader.ignore(name)
             return []
-        return rope_tables(reader, head_dims, self.decoder.positions)
+        return rope_tables(reader, head_dims, self.decoder.positions, plain_windows=family.plain_windows)
 
     def _layer(self, weights: WeightsBuilder, index: int) -> None:
         kind = self.kinds[index]

@@ -126,7 +126,7 @@ DENSE: dict[str, Family] = {
     "GemmaForCausalLM": GEMMA,
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
-    "Rnj1ForCausalLM": GEMMA3,
+    "Rnj1ForCausalLM": replace(GEMMA3, defaults=()),
     "Gemma3nForCausalLM": replace(GEMMA3, period=5, code="gemma3n"),
     "VaultGemmaForCausalLM": Family(tied=True, windows="pattern", period=2),
     # GLM
@@ -136,7 +136,7 @@ DENSE: dict[str, Family] = {
     "Glm4MoeLiteForCausalLM": MLA_MOE,
     # Windows, norms and biases of their own
     "Olmo2ForCausalLM": Family(qk_norm="full"),
-    "Olmo3ForCausalLM": Family(qk_norm="full", windows="pattern", period=4),
+    "Olmo3ForCausalLM": Family(qk_norm="full", windows="pattern", period=4, plain_windows=True),
     "OlmoForCausalLM": Family(norm_weights=False, final_norm=False),
     "OlmoHybridForCausalLM": Family(
         linear="gdn",

@@ -8,6 +8,8 @@ from farspan.models.families.config_fields import ConfigReader
 from farspan.models.tensors import RopeSpec
 
 _LARGEST_FACTOR = 1e6
+# A base of sliding layers beside the common set.
+_WINDOW_BASES = ("rope_local_base_freq", "rope_local_theta", "swa_rope_theta")
 # What `rope_parameters` calls the layers that a set is for, and which of ours they are.
 _LAYER_KINDS = {
     "full_attention": "full",
@@ -41,37 +43,51 @@ def rope_table(reader: ConfigReader, head_dim: int, positions: int) -> RopeSpec:
     return section_table(section, head_dim, positions, share, rotary)
 
 
-def rope_tables(reader: ConfigReader, head_dims: Mapping[str, int], positions: int) -> list[RopeSpec]:
+def rope_tables(
+    reader: ConfigReader, head_dims: Mapping[str, int], positions: int, *, plain_windows: bool = False
+) -> list[RopeSpec]:
     """Read the RoPE fields of a decoder whose layer kinds (full, sliding ...) have `head_dims`.
 
-    `rope_parameters` holds one set for all layers, or one a kind (null for a kind that has none); older configs give
-    sliding layers a base of their own beside the common set.
+    `rope_parameters` holds one set for all layers, or one a kind (null for a kind that has none); kinds whose sets are
+    equal share a table. Older configs give sliding layers a base of their own beside the common set, which then is
+    that of full layers alone: sliding layers have the default table (vllm 0.24.0 models/gemma3.py: Gemma3Attention).
+
+    Args:
+        reader: The decoder's config.
+        head_dims: Size of a head, by kind of layer.
+        positions: The model's `max_position_embeddings`.
+        plain_windows: Whether sliding layers are never scaled, without a base of their own too.
     """
-    own_base = "rope_local_base_freq" in reader or "swa_rope_theta" in reader
-    reader.ignore(
-        "rope_theta", "rope_local_base_freq", "swa_rope_theta", "local_rope_theta", "rotary_emb_base"
-    )
+    own_base = any(name in reader for name in _WINDOW_BASES)
+    reader.ignore("rope_theta", "local_rope_theta", "rotary_emb_base", *_WINDOW_BASES)
     share = reader.number("partial_rotary_factor", reader.number("rotary_pct", 1.0))
     rotary = reader.integer("rotary_dim", 0)
     section = rope_section(reader)
     sizes = {kind: size for kind, size in head_dims.items() if size}
+    window = RopeSpec(rotary or int(sizes.get("sliding", 0) * share), positions)
     if section is None:
-        return _distinct(RopeSpec(rotary or int(size * share), positions) for size in sizes.values())
+        full = [RopeSpec(rotary or int(size * share), positions) for size in sizes.values()]
+        return full if own_base else _distinct(full)
     nested = {
         kind: name
         for name, kind in _LAYER_KINDS.items()
         if isinstance(section.fields.get(name), Mapping | None) and name in section.fields
     }
     if not nested:
-        full = section_table(section, next(iter(sizes.values()), 0), positions, share, rotary)
-        return [full, full] if own_base and len(sizes) > 1 else [full]
-    tables = []
+        full_table = section_table(section, next(iter(sizes.values()), 0), positions, share, rotary)
+        if len(sizes) < 2 or "sliding" not in sizes:
+            return [full_table]
+        if own_base:
+            return [full_table, window]
+        return _distinct([full_table, window]) if plain_windows else [full_table]
+    tables: dict[str, RopeSpec] = {}
     for name, kind in _LAYER_KINDS.items():
         own = section.section(name)
         if own is not None and kind in sizes:
-            tables.append(section_table(own, sizes[kind], positions, share, rotary))
+            table = section_table(own, sizes[kind], positions, share, rotary)
+            tables.setdefault(f"{table} {sorted(own.fields.items())}", table)
     section.ignore(*section.fields)
-    return tables
+    return list(tables.values())
 
 
 def _distinct(tables: Iterable[RopeSpec]) -> list[RopeSpec]:

@@ -23,7 +23,8 @@ GPT = Family(
 USE_BIAS = Family(tied=True, bias_qkv="use_bias", bias_out="use_bias", bias_mlp="use_bias")
 GEMMA = Family(tied=True)
 GEMMA2 = Family(tied=True, norms=4, windows="pattern", period=2)
-GEMMA3 = replace(GEMMA2, qk_norm="head", period=6)
+# transformers' default; the configs of 4B and more leave it out.
+GEMMA3 = replace(GEMMA2, qk_norm="head", period=6, defaults=(("rope_local_base_freq", 10_000.0),))
 COHERE = Family(norms=1, tied=True, qk_norm="full", qk_norm_if="use_qk_norm")
 PHI3 = Family(windows="all", bias_qkv=False, bias_out=False)
 GRANITE_MOE = Family(experts=Experts(width=("intermediate_size",), name="block_sparse_moe"))
