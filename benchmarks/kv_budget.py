@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import shlex
-import signal
 import statistics
 import subprocess
 import sys
@@ -37,7 +36,7 @@ import farspan
 from farspan.errors import FarspanError
 from farspan.models.probe import vocabulary, write_probe
 from farspan.sizes import format_bytes, parse_tokens
-from sglang_plugin import gpu_bytes, plugin_site, recall
+from sglang_plugin import gpu_bytes, plugin_site, recall, stop
 
 NAMES = ("a", "b")
 PORTS = (31_881, 31_882)
@@ -157,12 +156,7 @@ def main() -> None:
             measure(servers, answer, arguments)
         finally:
             for process in servers.processes:
-                os.killpg(process.pid, signal.SIGTERM)
-            for process in servers.processes:
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
+                stop(process)
             if arguments.output:
                 arguments.output.write_text(json.dumps(answer, indent=1))
     print(table(answer))
