@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,20 +25,20 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
-class KnownWord(click.ParamType[Value]):
+class KnownWord(click.ParamType[Value], ABC):
     """One of some words, which help shows and a shell can complete."""
 
+    @abstractmethod
     def words(self) -> Iterable[str]:
         """What there is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parse(self, value: str) -> Value:
         """The value of a word, or of another spelling of one.
 
         Raises:
             InputError: There is no such word; it says what there is.
         """
-        raise NotImplementedError
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
         """What help shows in the value's place."""
