@@ -155,7 +155,7 @@ class PagePool:
         Args:
             unused: Segments of memory nobody has; with fewer than it takes, nothing is done.
         """
-        segment = self._page_refs.unbacked()[:1]
+        segment = self._growth(1)
         if self._page_refs.free_pages >= self.pages_per_segment or not len(segment):
             return True
         cost = sum(span.stop - span.start for span in self._memory.spans(int(segment[0])))

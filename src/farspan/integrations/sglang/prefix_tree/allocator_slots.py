@@ -55,12 +55,9 @@ class AllocatorSlots:
         kept, given = kept.to(torch.int64), given.to(torch.int64)
         window = self.allocator.translate_loc_from_full_to_swa(given)
         self.allocator.set_full_to_swa_mapping(kept, window)
-        self._free_moved(given)
-
-    def _free_moved(self, slots: torch.Tensor) -> None:
-        """Take slots back whose part of window layers other slots have now."""
-        self._forget_window(slots)
-        self.free_full(slots)
+        # Their part of window layers is that of others now.
+        self._forget_window(given)
+        self.free_full(given)
 
     def _forget_window(self, slots: torch.Tensor) -> None:
         self.allocator.full_to_swa_index_mapping.index_fill_(0, slots, 0)
@@ -81,6 +78,5 @@ class StrictAllocatorSlots(AllocatorSlots):
         """Take back only what window layers have of slots."""
         self.allocator.free_swa(slots.to(torch.int64))
 
-    def _free_moved(self, slots: torch.Tensor) -> None:
+    def _forget_window(self, slots: torch.Tensor) -> None:
         self.allocator.clear_full_to_swa_mapping(slots)
-        self.allocator.free_full(slots)
