@@ -147,8 +147,7 @@ def _profile_lines(config: VllmConfig, limits: BatchLimits, profile: ProfileRun)
             )
         )
         return tuple(line for line in lines if line.bytes)
-    by_norm = profile.norm == profile.step
-    by_forward = by_norm or profile.step == profile.forward
+    by_norm, by_sampler = profile.largest == "norm", profile.largest == "sampler"
     lines += [
         _profile_line(
             "images through the vision tower",
@@ -167,9 +166,9 @@ def _profile_lines(config: VllmConfig, limits: BatchLimits, profile: ProfileRun)
             Basis.MIRRORED,
         ),
         _profile_line(
-            "activations of the largest step" if by_forward else "sampler of the largest step",
+            "sampler of the largest step" if by_sampler else "activations of the largest step",
             profile.step,
-            "--max-num-batched-tokens" if by_forward else "--max-num-seqs",
+            "--max-num-seqs" if by_sampler else "--max-num-batched-tokens",
             _step_formula(config, limits, profile),
             *(
                 (f"vllm {rules.version} ir/ops/layernorm.py: fused_add_rms_norm", Basis.MIRRORED)
@@ -189,11 +188,11 @@ def _profile_line(
 
 def _step_formula(config: VllmConfig, limits: BatchLimits, profile: ProfileRun) -> str:
     model, tokens, size = config.model, f"{limits.tokens:,} tokens", config.model.dtype_bytes
-    if profile.step == profile.norm:
+    if profile.largest == "norm":
         copies = f"{NORM_WIDTHS} x {size} B + {NORM_WIDTHS_FLOAT32} x 4 B"
         workspace = format_bytes(CUBLAS_WORKSPACE_BYTES)
         return f"{tokens} x {model.hidden_size} x ({copies}) in a norm, {workspace} of cuBLAS"
-    if profile.step == profile.forward:
+    if profile.largest == "forward":
         return f"{tokens} x {size} B x (3 x MLP width / TP + 4.25 x {model.hidden_size})"
     rows = min(limits.requests, limits.tokens)
     return (

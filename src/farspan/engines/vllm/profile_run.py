@@ -103,6 +103,12 @@ class ProfileRun(NamedTuple):
         return max(self.forward, self.norm, self.sampler)
 
     @property
+    def largest(self) -> str:
+        """Which of the three that is: "norm", "forward" or "sampler"."""
+        sizes = {"norm": self.norm, "forward": self.forward, "sampler": self.sampler}
+        return max(sizes, key=sizes.__getitem__)
+
+    @property
     def torch_peak(self) -> int:
         """Peak of torch's allocator above the weights."""
         return max(self.images + self.workspace + self.step, self.encoder)
