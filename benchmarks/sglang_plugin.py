@@ -72,10 +72,15 @@ def plugin_site(home: Path) -> Path:
     return site
 
 
+def _probe(home: Path, sizes: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Write the recall checkpoint, for the whole context unless `sizes` say otherwise; return its folder and config."""
+    folder = write_probe(home / "recall", **{"max_position_embeddings": CONTEXT + 4096, **sizes}).folder
+    return folder, json.loads((folder / "config.json").read_text())
+
+
 def checkpoint(home: Path, **sizes: Any) -> Path:
     """Write the recall checkpoint in the form that SGLang's Llama 4 reads: the text part of a model with images."""
-    folder = write_probe(home / "recall", **{"max_position_embeddings": CONTEXT + 4096, **sizes}).folder
-    config = json.loads((folder / "config.json").read_text())
+    folder, config = _probe(home, sizes)
     text = {key: value for key, value in config.items() if key != "architectures"}
     text["interleave_moe_layer_step"] = config["num_hidden_layers"] + 1
     vision = {
@@ -113,8 +118,7 @@ def checkpoint(home: Path, **sizes: Any) -> Path:
 
 def recall(home: Path, **sizes: Any) -> Path:
     """Write the recall checkpoint as a text-only Llama 4, which SGLang keeps in one pool."""
-    folder = write_probe(home / "recall", **{"max_position_embeddings": CONTEXT + 4096, **sizes}).folder
-    config = json.loads((folder / "config.json").read_text())
+    folder, config = _probe(home, sizes)
     config["interleave_moe_layer_step"] = config["num_hidden_layers"] + 1
     (folder / "config.json").write_text(json.dumps(config))
     return folder

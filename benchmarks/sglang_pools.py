@@ -164,7 +164,7 @@ class Bench:
     def speed(self) -> None:
         """Both servers have room for a few long prompts and no more, so that both fit."""
         room = self.arguments.room
-        extra = f"--context-length {room - 8192} --max-total-tokens {room} --mem-fraction-static "
+        extra = f"--context-length {room - 8192} --max-total-tokens {room} --mem-fraction-static"
         if self.arguments.rank:
             # What one has loaded counts against the other's fraction.
             model, extra = rank_of(self.arguments, self.home), f"{extra} 0.8 --load-format dummy"

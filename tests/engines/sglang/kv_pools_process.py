@@ -15,6 +15,7 @@ import sys
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace as Values
 from typing import Any, ClassVar, NamedTuple
 
@@ -90,6 +91,11 @@ class Refusals:
             return real(*args)
 
         setattr(driver, name, call)
+
+
+def random_tokens(chance: random.Random, count: int) -> array[int]:
+    """Return the tokens of a prompt."""
+    return array("q", [chance.randrange(1, 50_000) for _ in range(count)])
 
 
 def content(tokens: array[int]) -> torch.Tensor:
@@ -540,6 +546,14 @@ class Server:
             self.secured.tick(idle=True)
             self.requests.elastic_table.tick()
 
+    def empty(self) -> None:
+        """Forget all prefixes, and be idle until memory has gone."""
+        self.tree.reset()
+        self.requests.clear()
+        self.allocator.clear()
+        self.rest(60)
+        self.check_idle()
+
     # --- requests ----------------------------------------------------------------------------------------------
 
     def begin(self, seed: int) -> None:
@@ -704,18 +718,15 @@ def play(server: Server) -> dict[str, Any]:
     case = server.case
     server.begin(case["seed"])
     chance = random.Random(case["seed"])
-    begun = [
-        array("q", [chance.randrange(1, 50_000) for _ in range(chance.choice([5, 300, 2000]))])
-        for _ in range(4)
-    ]
+    begun = [random_tokens(chance, chance.choice([5, 300, 2000])) for _ in range(4)]
     server.refusals.armed = True
     idle_bytes, sent, steps = server.mapped(), 0, 0
     peak = 0
     while sent < case["requests"] or not server.idle:
         if sent < case["requests"] and chance.random() < 0.25:
             for _ in range(chance.choice([1, 1, 4])):
-                words = [chance.randrange(1, 50_000) for _ in range(chance.choice([1, 40, 700, 3000]))]
-                req = server.send(chance.choice(begun) + array("q", words), chance.choice([1, 20, 200]))
+                words = random_tokens(chance, chance.choice([1, 40, 700, 3000]))
+                req = server.send(chance.choice(begun) + words, chance.choice([1, 20, 200]))
                 if chance.random() < 0.5:
                     begun[chance.randrange(4)] = req.origin_input_ids[:4000]
                 sent += 1
@@ -731,11 +742,7 @@ def play(server: Server) -> dict[str, Any]:
     server.refusals.armed = False
     server.memory.driver._limit = None
     cached = server.mapped()
-    server.tree.reset()
-    server.requests.clear()
-    server.allocator.clear()
-    server.rest(60)
-    server.check_idle()
+    server.empty()
     return {
         "tree": type(server.tree).__name__,
         "counts": server.counts,
@@ -755,7 +762,7 @@ def end_at_different_times(server: Server) -> dict[str, Any]:
     server.begin(server.case["seed"])
     chance = random.Random(server.case["seed"])
     for _ in range(server.case["staggered"]):
-        tokens = array("q", [chance.randrange(1, 50_000) for _ in range(chance.randint(50, 500))])
+        tokens = random_tokens(chance, chance.randint(50, 500))
         server.send(tokens, chance.randint(1, 150))
     server.run_until_idle()
     server.rest(30)
@@ -780,7 +787,7 @@ def answer_one_by_one(server: Server) -> dict[str, Any]:
     server.begin(server.case["seed"])
     chance = random.Random(server.case["seed"])
     for length, most in server.case["prompts"]:
-        tokens = array("q", [chance.randrange(1, 50_000) for _ in range(length)])
+        tokens = random_tokens(chance, length)
         for _ in range(2):
             server.send(tokens, most)
             server.run_until_idle()
@@ -793,8 +800,7 @@ def ask_about_documents(server: Server) -> dict[str, Any]:
     server.begin(server.case["seed"])
     chance = random.Random(server.case["seed"])
 
-    def tokens(length: int) -> array[int]:
-        return array("q", [chance.randrange(1, 50_000) for _ in range(length)])
+    tokens = partial(random_tokens, chance)
 
     def ask(prompt: array[int], end: array[int]) -> int:
         req = server.send(prompt + end, 2)
@@ -819,14 +825,13 @@ def ask_of_the_device(server: Server) -> dict[str, Any]:
         setattr(server, name, questions.around(getattr(server, name)))
     chance = random.Random(server.case["seed"])
     for length in server.case["questions"]:
-        server.send(array("q", [chance.randrange(1, 50_000) for _ in range(length)]), 1)
+        server.send(random_tokens(chance, length), 1)
         server.run_until_idle()
-    statistics = server.memory.segments.statistics()
+    cached, _ = server.secured._cached(server.tree)
     return {
         "asked": questions.asked,
         "counts": server.counts,
-        "evicted": sum(server.case["questions"]) - sum(server.secured._cached(server.tree)[:1]),
-        "surrendered": statistics.surrendered,
+        "evicted": sum(server.case["questions"]) - cached,
     }
 
 
@@ -843,16 +848,12 @@ def map_for_short_prompts(server: Server) -> dict[str, Any]:
     for number, length in enumerate(server.case["shorts"]):
         if number == 1:  # the first has its row backed
             server.memory.driver._map = count
-        server.send(array("q", [chance.randrange(1, 50_000) for _ in range(length)]), 1)
+        server.send(random_tokens(chance, length), 1)
         server.run_until_idle()
         server.s.get_new_batch_prefill(server.running)
         server._check()
     grown, cached = server.mapped(), server.secured._cached(server.tree)
-    server.tree.reset()
-    server.requests.clear()
-    server.allocator.clear()
-    server.rest(60)
-    server.check_idle()
+    server.empty()
     sizes = {"begin": begin, "grown": grown, "end": server.mapped()}
     return {"mapped": mapped, "bytes": sizes, "cached": cached}
 
